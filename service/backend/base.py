@@ -1,0 +1,59 @@
+"""The contract between a servable and whatever computes its answers."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from service.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class Provider:
+    """Which execution provider was asked for and which one really runs.
+
+    Attributes:
+        requested: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        actual: ONNX Runtime's name of the provider in use, e.g. ``"CPUExecutionProvider"``.
+        device: ``"cpu"`` or ``"cuda:0"``.
+    """
+
+    requested: str
+    actual: str
+    device: str
+
+
+class Backend(Protocol):
+    """One loaded graph. ``run`` may be called from several threads at once."""
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """Inputs in the order of ``run``'s argument, the batch dimension included."""
+        ...
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """Outputs in the order of ``run``'s result."""
+        ...
+
+    @property
+    def provider(self) -> Provider:
+        """What really runs, read back from the session."""
+        ...
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """Compute one batch; the GIL is released meanwhile.
+
+        Args:
+            inputs: One C-contiguous array an input, each with the same first dimension.
+
+        Returns:
+            One array an output, owned by the caller.
+
+        Raises:
+            BackendFailed: The runtime failed; the session stays usable.
+        """
+        ...

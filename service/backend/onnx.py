@@ -1,0 +1,120 @@
+"""ONNX Runtime: opens a graph on the device that was asked for, says which one it got, runs batches."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import onnxruntime as ort
+
+from service.backend.base import Provider
+from service.errors import BackendFailed, GraphInvalid, ProviderUnavailable
+from service.tensors import DTYPES, TensorSpec
+
+_CUDA = "CUDAExecutionProvider"
+_CPU = "CPUExecutionProvider"
+_LOG = logging.getLogger(__name__)
+_DATATYPES = {
+    "tensor(bool)": "BOOL",
+    "tensor(uint8)": "UINT8",
+    "tensor(uint16)": "UINT16",
+    "tensor(uint32)": "UINT32",
+    "tensor(uint64)": "UINT64",
+    "tensor(int8)": "INT8",
+    "tensor(int16)": "INT16",
+    "tensor(int32)": "INT32",
+    "tensor(int64)": "INT64",
+    "tensor(float16)": "FP16",
+    "tensor(float)": "FP32",
+    "tensor(double)": "FP64",
+    "tensor(string)": "BYTES",
+}
+
+
+class OnnxBackend:
+    """An ONNX Runtime session. ``run`` is thread-safe."""
+
+    def __init__(self, path: Path, device: str = "auto", intra_op_threads: int = 1) -> None:
+        """Open the graph.
+
+        Creating a session holds the GIL (microsoft/onnxruntime#27063): tens of milliseconds for
+        a small graph, seconds for a large one.
+
+        Args:
+            path: model.onnx.
+            device: ``"auto"`` takes CUDA where it works and the CPU otherwise; ``"cuda"`` refuses
+                anything else; ``"cpu"`` never tries CUDA.
+            intra_op_threads: Threads for one run, the caller included; at least 1.
+
+        Raises:
+            GraphInvalid: The file is missing, damaged or uses what this runtime does not know.
+            ProviderUnavailable: ``"cuda"`` was asked for and the session came up without it.
+        """
+        options = ort.SessionOptions()
+        options.intra_op_num_threads = intra_op_threads
+        options.inter_op_num_threads = 1
+        # A spinning worker takes the core that the gRPC threads need.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        try:
+            self._session = ort.InferenceSession(path, options, providers=_candidates(device))
+        except Exception as error:  # ONNX Runtime raises its own family and plain RuntimeError
+            if device == "cuda" and _CUDA in str(error):
+                raise ProviderUnavailable(_no_cuda(str(error))) from None
+            raise GraphInvalid(f"{path}: ONNX Runtime cannot open it ({error})") from None
+        # get_available_providers() is no evidence; only the session's own list tells.
+        actual = self._session.get_providers()[0]
+        if device == "cuda" and actual != _CUDA:
+            raise ProviderUnavailable(_no_cuda(f"the session runs on {actual}"))
+        self._provider = Provider(device, actual, "cuda:0" if actual == _CUDA else "cpu")
+        self._inputs = [_spec(node) for node in self._session.get_inputs()]
+        self._outputs = [_spec(node) for node in self._session.get_outputs()]
+        self._input_names = [spec.name for spec in self._inputs]
+        self._output_names = [spec.name for spec in self._outputs]
+
+    @property
+    def inputs(self) -> Sequence[TensorSpec]:
+        """See :class:`service.backend.base.Backend`."""
+        return self._inputs
+
+    @property
+    def outputs(self) -> Sequence[TensorSpec]:
+        """See :class:`service.backend.base.Backend`."""
+        return self._outputs
+
+    @property
+    def provider(self) -> Provider:
+        """See :class:`service.backend.base.Backend`."""
+        return self._provider
+
+    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        """See :class:`service.backend.base.Backend`."""
+        try:
+            return list(self._session.run(self._output_names, dict(zip(self._input_names, inputs, strict=True))))
+        except Exception as error:
+            # The text may hold paths and shapes of the graph: it is logged, never sent.
+            _LOG.exception("ONNX Runtime failed on a batch")
+            raise BackendFailed("the runtime failed on this batch") from error
+
+
+def _candidates(device: str) -> list[str]:
+    """Return the providers to ask for; importing CUDA's libraries from the wheels first."""
+    if device == "cpu" or _CUDA not in ort.get_available_providers():
+        if device == "cuda":
+            raise ProviderUnavailable(_no_cuda("this ONNX Runtime was built without it"))
+        return [_CPU]
+    ort.preload_dlls()
+    return [_CUDA, _CPU]
+
+
+def _no_cuda(why: str) -> str:
+    return f"device 'cuda' was asked for, but CUDA does not run here: {why}. Use --device auto to allow the CPU"
+
+
+def _spec(node: ort.NodeArg) -> TensorSpec:
+    if node.type not in _DATATYPES or _DATATYPES[node.type] not in DTYPES:
+        raise GraphInvalid(f"tensor '{node.name}' has type {node.type}, which the protocol does not have")
+    shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
+    return TensorSpec(node.name, _DATATYPES[node.type], shape)

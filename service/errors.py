@@ -1,0 +1,136 @@
+"""One class per kind of failure, each with the canonical gRPC status name that the client sees.
+
+This module knows names only: ``transport.status`` alone turns them into codes and
+``google.rpc`` details. A message is written for the caller: it says what was expected and
+what came, never a path of the server or another exception's text.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+
+class ServingError(Exception):
+    """A failure of one request, as its caller will see it.
+
+    Attributes:
+        status: Canonical status name, e.g. ``"NOT_FOUND"``.
+        reason: Machine-readable reason in UPPER_SNAKE_CASE, sent as ``ErrorInfo.reason``.
+        message: Text for the caller.
+        retry_after_seconds: When a retry is worth while, or None; sent as ``RetryInfo``.
+        facts: Short facts for ``ErrorInfo.metadata``, e.g. the queue's length.
+    """
+
+    status: ClassVar[str] = "INTERNAL"
+    reason: ClassVar[str] = "INTERNAL"
+
+    def __init__(
+        self, message: str, *, retry_after_seconds: float | None = None, facts: Mapping[str, str] | None = None
+    ) -> None:
+        """Keep the message and the machine-readable details."""
+        super().__init__(message)
+        self.message = message
+        self.retry_after_seconds = retry_after_seconds
+        self.facts = dict(facts or {})
+
+
+class InvalidInput(ServingError):
+    """A wrong name, dtype, shape, byte count, picture or text (INVALID_ARGUMENT)."""
+
+    status = "INVALID_ARGUMENT"
+    reason = "INVALID_INPUT"
+
+
+class ModelNotFound(ServingError):
+    """No model or version of that name (NOT_FOUND)."""
+
+    status = "NOT_FOUND"
+    reason = "MODEL_NOT_FOUND"
+
+
+class ModelNotReady(ServingError):
+    """A known version that is loading, unloading or failed to load (UNAVAILABLE)."""
+
+    status = "UNAVAILABLE"
+    reason = "MODEL_NOT_READY"
+
+
+class Draining(ServingError):
+    """The server finished its lame duck and takes no new work (UNAVAILABLE)."""
+
+    status = "UNAVAILABLE"
+    reason = "DRAINING"
+
+
+class QueueFull(ServingError):
+    """A bounded queue is at its bound; refused at the door (RESOURCE_EXHAUSTED)."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "QUEUE_FULL"
+
+
+class DeadlineUnmeetable(ServingError):
+    """The predicted finish lies past the deadline; refused at the door (RESOURCE_EXHAUSTED)."""
+
+    status = "RESOURCE_EXHAUSTED"
+    reason = "DEADLINE_UNMEETABLE"
+
+
+class DeadlineExceeded(ServingError):
+    """The deadline passed while the request was queued (DEADLINE_EXCEEDED)."""
+
+    status = "DEADLINE_EXCEEDED"
+    reason = "DEADLINE_EXCEEDED"
+
+
+class RequestCancelled(ServingError):
+    """The caller left (CANCELLED)."""
+
+    status = "CANCELLED"
+    reason = "CANCELLED"
+
+
+class Unimplemented(ServingError):
+    """A method or feature that this server does not have (UNIMPLEMENTED)."""
+
+    status = "UNIMPLEMENTED"
+    reason = "UNIMPLEMENTED"
+
+
+class BackendFailed(ServingError):
+    """The runtime failed on a batch; every member gets this (INTERNAL)."""
+
+    status = "INTERNAL"
+    reason = "BACKEND_FAILED"
+
+
+class InternalError(ServingError):
+    """Anything unexpected; logged with the request id, answered without the exception's text (INTERNAL)."""
+
+
+class LoadError(Exception):
+    """A model version cannot be served; the message is for the operator and names what is wrong.
+
+    Callers of an affected model see :class:`ModelNotReady`, never this text in full.
+    """
+
+
+class ManifestInvalid(LoadError):
+    """manifest.json is missing, has an unknown or missing key, or contradicts the graph."""
+
+
+class GraphInvalid(LoadError):
+    """model.onnx is missing, damaged, of another digest, or not servable."""
+
+
+class ProviderUnavailable(LoadError):
+    """CUDA was demanded but the session came up without it."""
+
+
+class GoldenMismatch(LoadError):
+    """A golden vector was not reproduced within the manifest's tolerance."""
+
+
+class SettingsError(Exception):
+    """A flag, variable or configuration file is wrong; one line for the command line, with the remedy."""

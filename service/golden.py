@@ -1,0 +1,71 @@
+"""golden.npz of a model version: raw inputs, the tensors they must become, the answers torch gave.
+
+Publishing writes it, loading replays it: a version is READY only after it gave these answers on
+the device that will serve it.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from service.errors import ManifestInvalid
+
+
+@dataclass(frozen=True, slots=True)
+class Golden:
+    """N examples with their answers.
+
+    Attributes:
+        raw: N encoded pictures or UTF-8 sentences; empty for task ``"tensor"``.
+        inputs: For each input of the graph an array (N, ...): what ``raw`` must become, exactly.
+            Token ids are padded on the right to the longest.
+        outputs: For each output of the graph an array (N, ...): what torch answered.
+    """
+
+    raw: tuple[bytes, ...]
+    inputs: tuple[np.ndarray, ...]
+    outputs: tuple[np.ndarray, ...]
+
+    @property
+    def count(self) -> int:
+        """N, at least 1."""
+        return len(self.inputs[0])
+
+
+def write_golden(golden: Golden, path: Path) -> None:
+    """Write the archive so that :func:`read_golden` gives an equal one back."""
+    arrays = {f"input_{i}": array for i, array in enumerate(golden.inputs)}
+    arrays |= {f"output_{i}": array for i, array in enumerate(golden.outputs)}
+    arrays["raw_bytes"] = np.frombuffer(b"".join(golden.raw), dtype=np.uint8)
+    arrays["raw_sizes"] = np.array([len(item) for item in golden.raw], dtype=np.int64)
+    np.savez_compressed(path, allow_pickle=False, **arrays)
+
+
+def read_golden(path: Path) -> Golden:
+    """Read an archive; nothing in it is ever unpickled.
+
+    Raises:
+        ManifestInvalid: The file is missing, damaged or empty, or its parts differ in length.
+    """
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            arrays = {name: archive[name] for name in archive.files}
+        inputs = _numbered(arrays, "input")
+        outputs = _numbered(arrays, "output")
+        ends = np.cumsum(arrays["raw_sizes"])
+        blob = arrays["raw_bytes"].tobytes()
+    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raise ManifestInvalid(f"{path}: golden vectors are not readable ({error})") from None
+    raw = tuple(blob[end - size : end] for end, size in zip(ends.tolist(), arrays["raw_sizes"].tolist(), strict=True))
+    counts = {len(array) for array in (*inputs, *outputs)} | ({len(raw)} if raw else set())
+    if not inputs or not outputs or len(counts) != 1 or 0 in counts:
+        raise ManifestInvalid(f"{path}: golden vectors are empty or of different lengths {sorted(counts)}")
+    return Golden(raw, inputs, outputs)
+
+
+def _numbered(arrays: dict[str, np.ndarray], kind: str) -> tuple[np.ndarray, ...]:
+    return tuple(arrays[f"{kind}_{i}"] for i in range(sum(name.startswith(f"{kind}_") for name in arrays)))

@@ -1,0 +1,263 @@
+"""manifest.json of a model version: typed, versioned, read and written strictly.
+
+An unknown key, a missing key or a value of another type is an error that names it with its
+place, e.g. ``accuracy[0].value``. Nothing has a default on reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import hashlib
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from service.errors import ManifestInvalid
+from service.spec import ImageSpec, PreprocessingSpec
+from service.tensors import DTYPES, TensorSpec
+
+SCHEMA_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MODEL_FILE = "model.onnx"
+GOLDEN_FILE = "golden.npz"
+
+Task = Literal["image-classification", "sentence-classification", "tensor"]
+
+
+@dataclass(frozen=True, slots=True)
+class Dataset:
+    """What the model was trained on. ``digest`` is ``sha256:`` of the training examples."""
+
+    name: str
+    digest: str
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Where the weights come from. ``seed`` is null for weights that were loaded, not trained."""
+
+    architecture: str
+    recipe: str
+    seed: int | None
+    dataset: Dataset
+    libraries: dict[str, str]
+    git_commit: str
+    created: str
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How good the model is on one split.
+
+    Attributes:
+        metric: E.g. ``"top1"``.
+        value: Of this file, through the service's preprocessing under ONNX Runtime, in [0, 1].
+        torch_value: Of the torch model on the same examples, in [0, 1].
+        dataset: Name of the data set.
+        split: E.g. ``"test"``.
+        count: Number of examples.
+        interval_low: Lower end of the 95 % Wilson interval of ``value``.
+        interval_high: Upper end of it.
+    """
+
+    metric: str
+    value: float
+    torch_value: float
+    dataset: str
+    split: str
+    count: int
+    interval_low: float
+    interval_high: float
+
+
+@dataclass(frozen=True, slots=True)
+class Parity:
+    """How closely this file gives torch's answers, measured at export.
+
+    Attributes:
+        tolerance: Largest absolute difference of a probability that is accepted, here and at load.
+        max_abs_difference: The largest that was measured.
+        batch_sizes: Batch sizes at which it was measured.
+        top1_agreement: Share of examples with the same top-1, in [0, 1].
+        count: Number of examples behind ``top1_agreement``.
+    """
+
+    tolerance: float
+    max_abs_difference: float
+    batch_sizes: tuple[int, ...]
+    top1_agreement: float
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Manifest:
+    """All that a version says of itself.
+
+    Attributes:
+        schema_version: :data:`SCHEMA_VERSION`.
+        task: What goes in and what comes out.
+        inputs: The graph's inputs, in order.
+        outputs: The graph's outputs, in order.
+        preprocessing: How a picture or a sentence becomes the input; null for ``"tensor"``.
+        labels_file: File with one label a line, in class order, beside the manifest; null for none.
+        max_batch_size: Largest batch at which the graph was verified.
+        provenance: Where the weights come from.
+        accuracy: Measured accuracies; may be empty.
+        parity: Agreement with torch.
+        model_digest: ``sha256:`` and the hexadecimal digest of model.onnx.
+    """
+
+    schema_version: int
+    task: Task
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    preprocessing: PreprocessingSpec | None
+    labels_file: str | None
+    max_batch_size: int
+    provenance: Provenance
+    accuracy: tuple[Accuracy, ...]
+    parity: Parity
+    model_digest: str
+
+
+def read_manifest(version_dir: Path) -> Manifest:
+    """Read and check ``manifest.json`` of a version folder.
+
+    Raises:
+        ManifestInvalid: The file is missing or damaged, a key is unknown, missing or of another
+            type, or values contradict each other; the message names the key.
+    """
+    path = version_dir / MANIFEST_FILE
+    try:
+        data = json.loads(path.read_bytes())
+    except FileNotFoundError as error:
+        raise ManifestInvalid(f"{path}: no such file") from error
+    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+        raise ManifestInvalid(f"{path}: not readable as JSON ({error})") from error
+    try:
+        manifest = parse_manifest(data)
+    except ManifestInvalid as error:
+        raise ManifestInvalid(f"{path}: {error}") from None
+    return manifest
+
+
+def parse_manifest(data: Any) -> Manifest:
+    """Build a manifest from parsed JSON; see :func:`read_manifest` for the errors."""
+    if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
+        raise ManifestInvalid(f"schema_version: expected {SCHEMA_VERSION}, got {data['schema_version']!r}")
+    manifest: Manifest = _parse(Manifest, data, "")
+    _check(manifest)
+    return manifest
+
+
+def write_manifest(manifest: Manifest, version_dir: Path) -> None:
+    """Write ``manifest.json`` so that :func:`read_manifest` gives an equal manifest back."""
+    text = json.dumps(dataclasses.asdict(manifest), indent=2, ensure_ascii=False)
+    (version_dir / MANIFEST_FILE).write_text(text + "\n", encoding="utf-8")
+
+
+def file_digest(path: Path) -> str:
+    """Return ``sha256:`` and the hexadecimal digest of a file's bytes."""
+    with path.open("rb") as file:
+        return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_labels(path: Path) -> tuple[str, ...]:
+    """Read labels in class order, one a line.
+
+    Raises:
+        ManifestInvalid: The file is missing or not UTF-8.
+    """
+    try:
+        return tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise ManifestInvalid(f"{path}: labels are not readable ({error})") from error
+
+
+def _check(manifest: Manifest) -> None:
+    """Refuse a manifest whose parts contradict each other."""
+    for spec in (*manifest.inputs, *manifest.outputs):
+        if spec.datatype not in DTYPES:
+            raise ManifestInvalid(f"tensor '{spec.name}': unknown datatype {spec.datatype!r}")
+    if manifest.max_batch_size < 1:
+        raise ManifestInvalid("max_batch_size: must be at least 1")
+    if (manifest.task == "tensor") != (manifest.preprocessing is None):
+        raise ManifestInvalid(f"preprocessing: does not fit task {manifest.task!r}")
+    if manifest.preprocessing is not None:
+        is_image = isinstance(manifest.preprocessing, ImageSpec)
+        if is_image != (manifest.task == "image-classification"):
+            raise ManifestInvalid(f"preprocessing.kind: does not fit task {manifest.task!r}")
+        if manifest.labels_file is None:
+            raise ManifestInvalid("labels_file: a classifier needs labels")
+        if len(manifest.inputs) != 1 or not manifest.outputs or len(manifest.outputs[0].shape) != 2:
+            raise ManifestInvalid("inputs, outputs: a classifier has one input and outputs (N, K)")
+    for name in (manifest.labels_file, getattr(manifest.preprocessing, "tokenizer_file", None)):
+        if name is not None and Path(name).name != name:
+            raise ManifestInvalid(f"{name!r}: must be the name of a file beside the manifest")
+
+
+@functools.cache
+def _hints(cls: type) -> dict[str, Any]:
+    return get_type_hints(cls)
+
+
+def _parse(hint: Any, value: Any, where: str) -> Any:
+    """Build a value of type ``hint`` from parsed JSON, naming ``where`` in every error."""
+    if dataclasses.is_dataclass(hint):
+        return _parse_dataclass(typing.cast(type, hint), value, where)
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Literal:
+        return _expect(value in args, value, where, value, f"one of {list(args)}")
+    if origin in (Union, types.UnionType):
+        return _parse_union(args, value, where)
+    if origin is tuple:
+        _expect(isinstance(value, list), None, where, value, "a list")
+        return tuple(_parse(args[0], element, f"{where}[{i}]") for i, element in enumerate(value))
+    if origin is dict:
+        _expect(isinstance(value, dict), None, where, value, "an object")
+        return {key: _parse(args[1], element, f"{where}.{key}") for key, element in value.items()}
+    if hint is float:
+        ok = isinstance(value, int | float) and not isinstance(value, bool)
+        return _expect(ok, value, where, value, "a number")
+    ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
+    return _expect(ok, value, where, value, hint.__name__)
+
+
+def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
+    """Null chooses None; among several dataclasses the key ``kind`` chooses."""
+    if value is None and type(None) in args:
+        return None
+    choices = [arg for arg in args if arg is not type(None)]
+    if len(choices) == 1:
+        return _parse(choices[0], value, where)
+    kinds = {get_args(_hints(choice)["kind"])[0]: choice for choice in choices}
+    kind = value.get("kind") if isinstance(value, dict) else None
+    _expect(kind in kinds, None, f"{where}.kind", kind, f"one of {sorted(kinds)}")
+    return _parse(kinds[kind], value, where)
+
+
+def _parse_dataclass(cls: type, value: Any, where: str) -> Any:
+    _expect(isinstance(value, dict), None, where or "manifest", value, "an object")
+    hints = _hints(cls)
+    for key in value:
+        _expect(key in hints, None, _join(where, key), "this key", "no such key")
+    for key in hints:
+        _expect(key in value, None, _join(where, key), "nothing", "a value")
+    try:
+        return cls(**{key: _parse(hint, value[key], _join(where, key)) for key, hint in hints.items()})
+    except ValueError as error:
+        raise ManifestInvalid(str(error)) from None
+
+
+def _join(where: str, key: str) -> str:
+    return f"{where}.{key}" if where else key
+
+
+def _expect(ok: bool, result: Any, where: str, came: Any, expected: str) -> Any:
+    if not ok:
+        raise ManifestInvalid(f"{where}: expected {expected}, got {came!r}")
+    return result

@@ -1,0 +1,125 @@
+"""Encoded pictures to uint8 arrays, as an :class:`~service.spec.ImageSpec` describes.
+
+Two steps so that training can vary one: *decode* (any format and mode to L or RGB, upright) and
+*geometry* (resize, crop). Normalisation is in the graph. Pillow releases the GIL while it decodes
+and resizes, so a small pool of threads scales.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from service.errors import InvalidInput
+from service.spec import ImageSpec
+
+FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
+# Our own limit is checked on the header, before any pixel is decoded, and names the numbers.
+Image.MAX_IMAGE_PIXELS = None
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+}
+
+
+@dataclass(frozen=True, slots=True)
+class ImageLimits:
+    """Bounds on one encoded picture.
+
+    Attributes:
+        max_bytes: Largest encoded size in bytes.
+        max_pixels: Largest width times height, read from the header before decoding.
+    """
+
+    max_bytes: int = 32 * 1024 * 1024
+    max_pixels: int = 50_000_000
+
+
+DEFAULT_LIMITS = ImageLimits()
+
+
+def load(data: bytes | memoryview, spec: ImageSpec, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
+    """Turn one encoded picture into the model's input.
+
+    Args:
+        data: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF.
+        spec: The model's preprocessing.
+        limits: Bounds checked before decoding.
+
+    Returns:
+        uint8 (H, W, C), values 0 to 255.
+
+    Raises:
+        InvalidInput: Too large, damaged, truncated or of no known format (INVALID_ARGUMENT).
+    """
+    return fit(decode(data, spec.mode, limits), spec)
+
+
+def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+    """Decode to ``mode``, upright by the EXIF orientation; an alpha channel is dropped.
+
+    Raises:
+        InvalidInput: As for :func:`load`.
+    """
+    if len(data) == 0:
+        raise InvalidInput("picture is empty, expected an encoded picture")
+    if len(data) > limits.max_bytes:
+        raise InvalidInput(f"picture has {len(data)} bytes, expected at most {limits.max_bytes}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # Pillow warns about metadata that we do not use
+            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+                pixels = image.width * image.height
+                if pixels > limits.max_pixels:
+                    raise InvalidInput(
+                        f"picture has {image.width} x {image.height} = {pixels} pixels, "
+                        f"expected at most {limits.max_pixels}"
+                    )
+                return _to_mode(ImageOps.exif_transpose(image), mode)
+    except InvalidInput:
+        raise
+    except UnidentifiedImageError:
+        raise InvalidInput(f"picture is of no known format, expected one of {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
+        raise InvalidInput(f"picture is damaged or truncated ({type(error).__name__})") from None
+
+
+def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
+    """Resize and crop a decoded picture of the right mode to uint8 (H, W, C).
+
+    ``"shorter-edge"`` follows torchvision's ``Resize(int)`` and ``CenterCrop``: the longer edge is
+    rounded down, the offsets are rounded to nearest even, and a picture smaller than the cut is
+    padded with zeros.
+    """
+    if spec.resize == "exact":
+        size = (spec.width, spec.height)
+    else:
+        short, long = sorted(image.size)
+        scaled = int(spec.resize_px * long / short)
+        size = (spec.resize_px, scaled) if image.width <= image.height else (scaled, spec.resize_px)
+    if image.size != size:
+        image = image.resize(size, _FILTERS[spec.interpolation])
+    if size != (spec.width, spec.height):
+        left = round((size[0] - spec.width) / 2.0)
+        top = round((size[1] - spec.height) / 2.0)
+        image = image.crop((left, top, left + spec.width, top + spec.height))
+    return np.asarray(image, dtype=np.uint8).reshape(spec.shape)
+
+
+def _to_mode(image: Image.Image, mode: str) -> Image.Image:
+    """Convert any Pillow mode to L or RGB as 8 bits a channel."""
+    if image.mode.startswith("I"):
+        # 16-bit grey (I;16, or I in older files): keep the high byte, where Pillow would clip.
+        wide = np.asarray(image).astype(np.int64)
+        image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+    elif image.mode == "F":
+        raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits a channel")
+    elif image.mode in ("P", "PA"):
+        image = image.convert("RGBA")
+    return image if image.mode == mode else image.convert(mode)

@@ -1,0 +1,78 @@
+"""Sentences to token ids, as a :class:`~service.spec.TextSpec` and its tokenizer file describe."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from service.errors import InvalidInput, ManifestInvalid
+from service.spec import TextSpec
+
+# No language's longest word comes near it: a longer sentence is refused before it is tokenised.
+MAX_BYTES_PER_TOKEN = 64
+
+
+class SentenceEncoder:
+    """Cleans, splits and numbers sentences. Thread-safe; the tokenizer releases the GIL."""
+
+    def __init__(self, spec: TextSpec, tokenizer: Tokenizer) -> None:
+        """Wrap a tokenizer that must know the specification's padding and unknown ids."""
+        self.spec = spec
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def from_dir(cls, spec: TextSpec, version_dir: Path) -> SentenceEncoder:
+        """Read the tokenizer file of a version folder.
+
+        Raises:
+            ManifestInvalid: The file is missing or not a tokenizer.
+        """
+        path = version_dir / spec.tokenizer_file
+        try:
+            tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # tokenizers raises plain Exception
+            raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
+        size = tokenizer.get_vocab_size()
+        if max(spec.padding_id, spec.unknown_id) >= size:
+            raise ManifestInvalid(f"{path}: has {size} tokens, padding_id or unknown_id lies outside")
+        return cls(spec, tokenizer)
+
+    def encode(self, sentence: bytes | memoryview | str) -> np.ndarray:
+        """Turn one sentence into its token ids.
+
+        Args:
+            sentence: Text, or its UTF-8 bytes.
+
+        Returns:
+            int64 (L,), 1 <= L <= ``max_tokens``.
+
+        Raises:
+            InvalidInput: Not UTF-8, without any token, or too long (INVALID_ARGUMENT).
+        """
+        text = sentence if isinstance(sentence, str) else _utf8(sentence)
+        limit = self.spec.max_tokens * MAX_BYTES_PER_TOKEN
+        if len(text) > limit:
+            raise InvalidInput(f"sentence has {len(text)} characters, expected at most {limit}")
+        ids = self._tokenizer.encode(text, add_special_tokens=False).ids
+        if not ids:
+            raise InvalidInput("sentence holds no token, expected at least one word")
+        if len(ids) > self.spec.max_tokens:
+            raise InvalidInput(f"sentence has {len(ids)} tokens, expected at most {self.spec.max_tokens}")
+        return np.asarray(ids, dtype=np.int64)
+
+
+def pad(rows: list[np.ndarray], padding_id: int) -> np.ndarray:
+    """Stack id rows of any lengths into one int64 (N, longest), padded on the right."""
+    ids = np.full((len(rows), max(map(len, rows))), padding_id, dtype=np.int64)
+    for row, values in zip(ids, rows, strict=True):
+        row[: len(values)] = values
+    return ids
+
+
+def _utf8(data: bytes | memoryview) -> str:
+    try:
+        return bytes(data).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"sentence is not UTF-8: byte {error.start} is 0x{data[error.start]:02x}") from None

@@ -1,0 +1,101 @@
+"""Preprocessing specifications: what turns a picture or a sentence into a model's input, as data.
+
+A specification only describes. ``service.preprocessing`` does it, in training, evaluation and
+serving alike. Both classes are strict: no key has a default on reading.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Interpolation = Literal["nearest", "bilinear", "bicubic"]
+Resize = Literal["exact", "shorter-edge"]
+
+
+@dataclass(frozen=True, slots=True)
+class ImageSpec:
+    """From an encoded picture to a uint8 array (H, W, C).
+
+    Attributes:
+        kind: Always ``"image"``; tells the specifications apart in a manifest.
+        mode: ``"L"`` for one grey channel, ``"RGB"`` for three, in that order.
+        height: H of the model's input in pixels.
+        width: W of the model's input in pixels.
+        resize: ``"exact"`` scales to H x W whatever the aspect ratio; ``"shorter-edge"`` scales the
+            shorter edge to ``resize_px`` and cuts the centre out, as torchvision's presets do.
+        resize_px: Pixels of the shorter edge before the cut; H for ``"exact"``.
+        interpolation: Pillow's filter of that name; it antialiases when it shrinks.
+        mean: Per channel, on the scale [0, 1]. The graph subtracts it; the server does not.
+        std: Per channel, on the scale [0, 1]. The graph divides by it; the server does not.
+    """
+
+    kind: Literal["image"]
+    mode: Literal["L", "RGB"]
+    height: int
+    width: int
+    resize: Resize
+    resize_px: int
+    interpolation: Interpolation
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        """Refuse sizes and channel counts that contradict each other.
+
+        Raises:
+            ValueError: Names the field.
+        """
+        if min(self.height, self.width, self.resize_px) < 1:
+            raise ValueError("preprocessing: height, width and resize_px must be at least 1")
+        if len(self.mean) != self.channels or len(self.std) != self.channels:
+            raise ValueError(f"preprocessing: mean and std need {self.channels} values for mode {self.mode}")
+        if min(self.std) <= 0:
+            raise ValueError("preprocessing: std must be positive")
+
+    @property
+    def channels(self) -> int:
+        """C: 1 for ``"L"``, 3 for ``"RGB"``."""
+        return 1 if self.mode == "L" else 3
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """(H, W, C) of one picture."""
+        return (self.height, self.width, self.channels)
+
+
+@dataclass(frozen=True, slots=True)
+class TextSpec:
+    """From a sentence to int64 token ids (L,).
+
+    The graph itself adds the zeros that its filters need on both sides, so ids may be padded on
+    the right with ``padding_id`` to any length without a change of the answer.
+
+    Attributes:
+        kind: Always ``"text"``.
+        tokenizer_file: File beside the manifest, in the Hugging Face ``tokenizers`` format; it
+            holds the cleaning rules as its normaliser.
+        padding_id: Id that stands for nothing; its embedding is zero.
+        unknown_id: Id of a word outside the vocabulary.
+        max_tokens: Longest sentence served, in tokens; a longer one is refused, not cut.
+    """
+
+    kind: Literal["text"]
+    tokenizer_file: str
+    padding_id: int
+    unknown_id: int
+    max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers.
+
+        Raises:
+            ValueError: Names the field.
+        """
+        if self.max_tokens < 1:
+            raise ValueError("preprocessing: max_tokens must be at least 1")
+        if self.padding_id == self.unknown_id:
+            raise ValueError("preprocessing: padding_id and unknown_id must differ")
+
+
+PreprocessingSpec = ImageSpec | TextSpec

@@ -1,0 +1,84 @@
+"""The protocol's datatypes and tensor specifications, and the check of an array against one.
+
+Shapes are tuples in the protocol's convention: -1 marks a variable dimension and the first
+dimension of a batched tensor is the batch. Letters used in docstrings are defined in
+docs/architecture.md: N batch, H height, W width, C channels, L tokens, K classes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.errors import InvalidInput
+
+# Open Inference Protocol v2, "Tensor Data Types". BF16 travels raw only and has no NumPy dtype:
+# its two bytes are carried as uint16 and meet a graph only through ONNX Runtime's own cast.
+DTYPES: dict[str, np.dtype] = {
+    "BOOL": np.dtype(np.bool_),
+    "UINT8": np.dtype(np.uint8),
+    "UINT16": np.dtype(np.uint16),
+    "UINT32": np.dtype(np.uint32),
+    "UINT64": np.dtype(np.uint64),
+    "INT8": np.dtype(np.int8),
+    "INT16": np.dtype(np.int16),
+    "INT32": np.dtype(np.int32),
+    "INT64": np.dtype(np.int64),
+    "FP16": np.dtype(np.float16),
+    "FP32": np.dtype(np.float32),
+    "FP64": np.dtype(np.float64),
+    "BYTES": np.dtype(object),
+}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def datatype_of(dtype: np.dtype) -> str:
+    """Return the protocol's name of a NumPy dtype.
+
+    Raises:
+        KeyError: The protocol has no such type.
+    """
+    return _NAMES[np.dtype(dtype)]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSpec:
+    """Name, datatype and shape of one input or output.
+
+    Attributes:
+        name: As in the graph.
+        datatype: A key of :data:`DTYPES`.
+        shape: All dimensions, the batch included; -1 is variable.
+    """
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The NumPy dtype of an array of this tensor."""
+        return DTYPES[self.datatype]
+
+    def __str__(self) -> str:
+        """Write as an error message does: ``images UINT8 [-1, 28, 28, 1]``."""
+        return f"{self.name} {self.datatype} {list(self.shape)}"
+
+    def accepts_shape(self, shape: tuple[int, ...]) -> bool:
+        """Tell whether an array of this shape fits, the variable dimensions being free."""
+        return len(shape) == len(self.shape) and all(
+            want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
+        )
+
+    def check(self, array: np.ndarray) -> None:
+        """Refuse an array of another dtype or shape.
+
+        Raises:
+            InvalidInput: Names the tensor, what was expected and what came (INVALID_ARGUMENT).
+        """
+        if array.dtype != self.dtype:
+            came = _NAMES.get(array.dtype, str(array.dtype))
+            raise InvalidInput(f"input '{self.name}': expected datatype {self.datatype}, got {came}")
+        if not self.accepts_shape(array.shape):
+            raise InvalidInput(f"input '{self.name}': expected shape {list(self.shape)}, got {list(array.shape)}")
