@@ -1,0 +1,1 @@
+"""Stubs of the protocols that are our own."""

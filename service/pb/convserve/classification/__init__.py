@@ -1,0 +1,1 @@
+"""Stubs of the classification protocol, by version."""

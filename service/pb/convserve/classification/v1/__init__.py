@@ -1,0 +1,1 @@
+"""Stubs of version 1 of the classification protocol."""
