@@ -1,0 +1,92 @@
+"""Rows of several requests into one batch, and the answers back into rows."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+
+from service.batching.request import PendingRequest
+from service.tensors import TensorSpec
+
+
+class BatchBuffer:
+    """One instance's batch buffers, reused from batch to batch. For that instance's thread only.
+
+    Inputs of fixed shape live in one array of the largest batch; inputs with free dimensions
+    (token ids) are built anew for each batch, since their length varies.
+    """
+
+    def __init__(self, specs: Sequence[TensorSpec], max_batch_size: int, padding_value: int = 0) -> None:
+        """Allocate.
+
+        Args:
+            specs: The graph's inputs, batch dimension first.
+            max_batch_size: Most rows in a batch.
+            padding_value: What fills free dimensions on the right: the padding id of sentences.
+        """
+        self._padding_value = padding_value
+        self._fixed = [
+            np.zeros((max_batch_size, *spec.shape[1:]), dtype=spec.dtype) if -1 not in spec.shape[1:] else None
+            for spec in specs
+        ]
+
+    def assemble(self, requests: Sequence[PendingRequest], bucket: int) -> list[np.ndarray]:
+        """Copy the requests' rows together, in order, and pad to ``bucket`` rows of zeros.
+
+        A lone request that fills its bucket is passed through without a copy. The result is valid
+        until the next call.
+
+        Args:
+            requests: Of one group, at least one; their rows are at most ``bucket``.
+            bucket: Rows of the batch.
+
+        Returns:
+            One array (bucket, ...) an input.
+        """
+        if len(requests) == 1 and requests[0].rows == bucket:
+            return [np.ascontiguousarray(array) for array in requests[0].inputs]
+        return [
+            self._fill(fixed, [request.inputs[i] for request in requests], bucket)
+            for i, fixed in enumerate(self._fixed)
+        ]
+
+    def _fill(self, fixed: np.ndarray | None, arrays: Sequence[np.ndarray], bucket: int) -> np.ndarray:
+        if fixed is None:
+            return self._fill_ragged(arrays, bucket)
+        batch = fixed[:bucket]
+        row = 0
+        for array in arrays:
+            batch[row : row + len(array)] = array
+            row += len(array)
+        batch[row:] = _blank(batch.dtype)
+        return batch
+
+    def _fill_ragged(self, arrays: Sequence[np.ndarray], bucket: int) -> np.ndarray:
+        trailing = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
+        blank = _blank(arrays[0].dtype) or self._padding_value
+        batch = np.full((bucket, *trailing), blank, dtype=arrays[0].dtype)
+        row = 0
+        for array in arrays:
+            batch[(slice(row, row + len(array)), *map(slice, array.shape[1:]))] = array
+            row += len(array)
+        return batch
+
+
+def _blank(dtype: np.dtype) -> int | bytes:
+    """Return what an absent element holds; text must stay text for the runtime to take it."""
+    return b" " if dtype == np.dtype(object) else 0
+
+
+def split(outputs: Sequence[np.ndarray], requests: Sequence[PendingRequest]) -> Iterator[list[np.ndarray]]:
+    """Yield each request's rows of every output, in the order of assembly; padding is left behind."""
+    row = 0
+    for request in requests:
+        yield [output[row : row + request.rows] for output in outputs]
+        row += request.rows
+
+
+def padding_ratio(requests: Sequence[PendingRequest], batch: Sequence[np.ndarray]) -> float:
+    """Return the share of a batch's elements that no request brought, in [0, 1)."""
+    brought = sum(array.size for request in requests for array in request.inputs)
+    return 1.0 - brought / sum(array.size for array in batch)

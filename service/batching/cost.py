@@ -1,0 +1,111 @@
+"""What a batch costs: l(b), the measured latency by batch size, refreshed while serving.
+
+Buckets are the batch sizes that really run; a batch is padded up to the next one. For each bucket
+(and each group of lengths of a sentence model) the table keeps a smoothed mean and a smoothed
+deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 6298 §2), which
+needs no lock: one writer's lost update is another sample, no more.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Hashable, Mapping, Sequence
+
+_MEAN_GAIN = 1 / 16  # slower than TCP's 1/8: a batch's cost has a level, not a path
+_DEVIATION_GAIN = 1 / 8
+_DEVIATIONS = 3.0
+_MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
+
+
+def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
+    """Return 1, 2, 4, ... and ``max_batch_size`` itself.
+
+    >>> buckets_up_to(12)
+    (1, 2, 4, 8, 12)
+    """
+    sizes = []
+    size = 1
+    while size < max_batch_size:
+        sizes.append(size)
+        size *= 2
+    return (*sizes, max_batch_size)
+
+
+class _Estimate:
+    """Mean and deviation of one cell, and its first mean, in seconds."""
+
+    __slots__ = ("deviation", "first", "mean")
+
+    def __init__(self, mean: float, deviation: float) -> None:
+        self.first = mean
+        self.mean = mean
+        self.deviation = deviation
+
+
+class CostModel:
+    """Predicts how long a batch will take. Reads and updates are lock-free and thread-safe."""
+
+    def __init__(self, buckets: Sequence[int], measured: Mapping[Hashable, Sequence[Sequence[float]]]) -> None:
+        """Start from measurements.
+
+        Args:
+            buckets: Batch sizes that run, ascending, at least one.
+            measured: For each group, one list of measured seconds (at least one) a bucket.
+        """
+        self.buckets = tuple(buckets)
+        self._cells = {group: [_estimate(samples) for samples in by_bucket] for group, by_bucket in measured.items()}
+
+    def bucket_of(self, rows: int) -> int:
+        """Return the smallest bucket that holds ``rows``; ``rows`` itself past the largest."""
+        index = bisect_left(self.buckets, rows)
+        return self.buckets[index] if index < len(self.buckets) else rows
+
+    def seconds(self, rows: int, group: Hashable) -> float:
+        """Predict the time of a batch of ``rows``, as a mean."""
+        return self._cell(rows, group).mean
+
+    def bound_seconds(self, rows: int, group: Hashable) -> float:
+        """Predict a time that a batch of ``rows`` seldom exceeds: the mean and three deviations."""
+        cell = self._cell(rows, group)
+        return cell.mean + _DEVIATIONS * cell.deviation
+
+    def least_seconds(self, rows: int, group: Hashable) -> float:
+        """Return what a batch of ``rows`` costs at best: the first measurement or the present mean.
+
+        Whoever gives up on a request must use this one. A pause of the machine inflates the mean;
+        if the inflated mean refused everything, nothing would run and nothing would correct it.
+        """
+        cell = self._cell(rows, group)
+        return min(cell.first, cell.mean)
+
+    def observe(self, rows: int, group: Hashable, seconds: float) -> None:
+        """Learn from a batch that ran."""
+        if group not in self._cells and len(self._cells) < _MAX_GROUPS:
+            known = next(iter(self._cells.values()))
+            self._cells[group] = [_Estimate(cell.mean, cell.deviation) for cell in known]
+        cell = self._cell(rows, group)
+        error = seconds - cell.mean
+        cell.deviation += _DEVIATION_GAIN * (abs(error) - cell.deviation)
+        cell.mean += _MEAN_GAIN * error
+
+    def table(self) -> dict[Hashable, list[tuple[int, float, float]]]:
+        """Return for each group the rows (bucket, mean seconds, bound seconds)."""
+        return {
+            group: [
+                (bucket, cell.mean, cell.mean + _DEVIATIONS * cell.deviation)
+                for bucket, cell in zip(self.buckets, cells, strict=True)
+            ]
+            for group, cells in self._cells.items()
+        }
+
+    def _cell(self, rows: int, group: Hashable) -> _Estimate:
+        # A shape that was never measured (third-party graphs with free dimensions) is taken to cost
+        # what some measured one does until it has run.
+        cells = self._cells.get(group) or next(iter(self._cells.values()))
+        return cells[min(bisect_left(self.buckets, rows), len(cells) - 1)]
+
+
+def _estimate(samples: Sequence[float]) -> _Estimate:
+    """Start from the median, which one slow first run does not move."""
+    middle = sorted(samples)[len(samples) // 2]
+    return _Estimate(middle, sum(abs(sample - middle) for sample in samples) / len(samples))

@@ -1,0 +1,90 @@
+"""A request on its way through the batcher, and the reply that travels with it."""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+
+from service.errors import ServingError
+
+
+@dataclass(frozen=True, slots=True)
+class BatchFacts:
+    """What is known of the batch that a request was part of; one object for the whole batch.
+
+    Attributes:
+        rows: Rows of live requests in the batch.
+        bucket: Rows that ran, padding included.
+        padding_ratio: Share of the elements that ran which were padding, in [0, 1).
+        instance: Number of the instance that ran it, from 0.
+        release_reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"`` or ``"drain"``.
+        released: Instant at which the batch left the queue, in seconds on the batcher's clock.
+        assemble_seconds: Time to copy the rows together.
+        infer_seconds: Time in the backend.
+    """
+
+    rows: int
+    bucket: int
+    padding_ratio: float
+    instance: int
+    release_reason: str
+    released: float
+    assemble_seconds: float
+    infer_seconds: float
+
+
+class Reply(Protocol):
+    """How an answer reaches the caller. Exactly one of the two methods is called, exactly once.
+
+    Both are called on whichever thread settles the request and must return quickly. They must not
+    raise: the batcher logs what escapes and goes on with the neighbours.
+    """
+
+    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
+        """Deliver one array (n, ...) an output: this request's rows only, padding removed.
+
+        The arrays are views of the batch's outputs, which nobody writes to any more.
+        """
+        ...
+
+    def refuse(self, error: ServingError) -> None:
+        """Deliver the failure."""
+        ...
+
+
+class PendingRequest:
+    """Arrays, deadline, arrival and reply of one request.
+
+    Attributes:
+        inputs: One array (n, ...) an input of the graph, same n, checked against the manifest.
+            The batcher reads them until the batch is assembled.
+        rows: n, at least 1.
+        group: Requests of equal groups can share a batch: same trailing shapes, or one bucket of
+            sentence lengths.
+        deadline: Instant after which the answer is worthless, in seconds on the batcher's clock;
+            infinite for none.
+        arrival: Instant at which the server took the request in, on the same clock.
+        reply: Where the answer goes.
+        cancelled: The caller left while the batch was running; its rows are dropped.
+    """
+
+    __slots__ = ("arrival", "cancelled", "deadline", "group", "inputs", "reply", "rows")
+
+    def __init__(
+        self,
+        inputs: Sequence[np.ndarray],
+        group: Hashable,
+        deadline: float,
+        arrival: float,
+        reply: Reply,
+    ) -> None:
+        self.inputs = inputs
+        self.rows: int = len(inputs[0])
+        self.group = group
+        self.deadline = deadline
+        self.arrival = arrival
+        self.reply = reply
+        self.cancelled = False
