@@ -7,15 +7,13 @@ place, e.g. ``accuracy[0].value``. Nothing has a default on reading.
 from __future__ import annotations
 
 import dataclasses
-import functools
 import hashlib
 import json
-import types
-import typing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
+from service import strict
 from service.errors import ManifestInvalid
 from service.spec import ImageSpec, PreprocessingSpec
 from service.tensors import DTYPES, TensorSpec
@@ -149,7 +147,10 @@ def parse_manifest(data: Any) -> Manifest:
     """Build a manifest from parsed JSON; see :func:`read_manifest` for the errors."""
     if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
         raise ManifestInvalid(f"schema_version: expected {SCHEMA_VERSION}, got {data['schema_version']!r}")
-    manifest: Manifest = _parse(Manifest, data, "")
+    try:
+        manifest = strict.parse(Manifest, data)
+    except strict.StrictError as error:
+        raise ManifestInvalid(str(error)) from None
     _check(manifest)
     return manifest
 
@@ -198,66 +199,3 @@ def _check(manifest: Manifest) -> None:
     for name in (manifest.labels_file, getattr(manifest.preprocessing, "tokenizer_file", None)):
         if name is not None and Path(name).name != name:
             raise ManifestInvalid(f"{name!r}: must be the name of a file beside the manifest")
-
-
-@functools.cache
-def _hints(cls: type) -> dict[str, Any]:
-    return get_type_hints(cls)
-
-
-def _parse(hint: Any, value: Any, where: str) -> Any:
-    """Build a value of type ``hint`` from parsed JSON, naming ``where`` in every error."""
-    if dataclasses.is_dataclass(hint):
-        return _parse_dataclass(typing.cast(type, hint), value, where)
-    origin, args = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return _expect(value in args, value, where, value, f"one of {list(args)}")
-    if origin in (Union, types.UnionType):
-        return _parse_union(args, value, where)
-    if origin is tuple:
-        _expect(isinstance(value, list), None, where, value, "a list")
-        return tuple(_parse(args[0], element, f"{where}[{i}]") for i, element in enumerate(value))
-    if origin is dict:
-        _expect(isinstance(value, dict), None, where, value, "an object")
-        return {key: _parse(args[1], element, f"{where}.{key}") for key, element in value.items()}
-    if hint is float:
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
-        return _expect(ok, value, where, value, "a number")
-    ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    return _expect(ok, value, where, value, hint.__name__)
-
-
-def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
-    """Null chooses None; among several dataclasses the key ``kind`` chooses."""
-    if value is None and type(None) in args:
-        return None
-    choices = [arg for arg in args if arg is not type(None)]
-    if len(choices) == 1:
-        return _parse(choices[0], value, where)
-    kinds = {get_args(_hints(choice)["kind"])[0]: choice for choice in choices}
-    kind = value.get("kind") if isinstance(value, dict) else None
-    _expect(kind in kinds, None, f"{where}.kind", kind, f"one of {sorted(kinds)}")
-    return _parse(kinds[kind], value, where)
-
-
-def _parse_dataclass(cls: type, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), None, where or "manifest", value, "an object")
-    hints = _hints(cls)
-    for key in value:
-        _expect(key in hints, None, _join(where, key), "this key", "no such key")
-    for key in hints:
-        _expect(key in value, None, _join(where, key), "nothing", "a value")
-    try:
-        return cls(**{key: _parse(hint, value[key], _join(where, key)) for key, hint in hints.items()})
-    except ValueError as error:
-        raise ManifestInvalid(str(error)) from None
-
-
-def _join(where: str, key: str) -> str:
-    return f"{where}.{key}" if where else key
-
-
-def _expect(ok: bool, result: Any, where: str, came: Any, expected: str) -> Any:
-    if not ok:
-        raise ManifestInvalid(f"{where}: expected {expected}, got {came!r}")
-    return result
