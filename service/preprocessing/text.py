@@ -21,6 +21,7 @@ class SentenceEncoder:
         """Wrap a tokenizer that must know the specification's padding and unknown ids."""
         self.spec = spec
         self._tokenizer = tokenizer
+        self._vocabulary_size: int = tokenizer.get_vocab_size()
 
     @classmethod
     def from_dir(cls, spec: TextSpec, version_dir: Path) -> SentenceEncoder:
@@ -34,10 +35,10 @@ class SentenceEncoder:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
             raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
-        size = tokenizer.get_vocab_size()
-        if max(spec.padding_id, spec.unknown_id) >= size:
-            raise ManifestInvalid(f"{path}: has {size} tokens, padding_id or unknown_id lies outside")
-        return cls(spec, tokenizer)
+        encoder = cls(spec, tokenizer)
+        if max(spec.padding_id, spec.unknown_id) >= encoder._vocabulary_size:
+            raise ManifestInvalid(f"{path}: padding_id or unknown_id lies outside its {encoder._vocabulary_size} ids")
+        return encoder
 
     def encode(self, sentence: bytes | memoryview | str) -> np.ndarray:
         """Turn one sentence into its token ids.
@@ -61,6 +62,23 @@ class SentenceEncoder:
         if len(ids) > self.spec.max_tokens:
             raise InvalidInput(f"sentence has {len(ids)} tokens, expected at most {self.spec.max_tokens}")
         return np.asarray(ids, dtype=np.int64)
+
+    def check_ids(self, ids: np.ndarray) -> None:
+        """Refuse ids that came as a tensor and that the graph could not look up.
+
+        An id outside the embedding table fails the whole batch in the runtime, neighbours included.
+
+        Args:
+            ids: int64 (N, L).
+
+        Raises:
+            InvalidInput: Too many tokens, or an id out of range (INVALID_ARGUMENT).
+        """
+        if not 1 <= ids.shape[1] <= self.spec.max_tokens:
+            raise InvalidInput(f"ids have length {ids.shape[1]}, expected 1 to {self.spec.max_tokens}")
+        least, greatest = int(ids.min()), int(ids.max())
+        if least < 0 or greatest >= self._vocabulary_size:
+            raise InvalidInput(f"ids run from {least} to {greatest}, expected 0 to {self._vocabulary_size - 1}")
 
 
 def pad(rows: list[np.ndarray], padding_id: int) -> np.ndarray:

@@ -1,0 +1,232 @@
+"""Every metric: name, help, labels, buckets; one object, made by the composition root and passed in.
+
+Prefix ``convserve_``, base units, ``_total`` on counters. Labels are bounded: models and versions
+come from the repository, never from a caller, and an unknown model is counted under an empty name.
+Histograms rather than summaries, since only histograms add up over replicas
+(prometheus.io/docs/practices/histograms).
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.gc_collector import GCCollector
+from prometheus_client.platform_collector import PlatformCollector
+from prometheus_client.process_collector import ProcessCollector
+
+# gRFC A66's latency bounds, cut to what a CNN can take: 50 µs to 10 s.
+_SECONDS = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.5e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10.0)
+_ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+_RATIO = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
+_MODEL = ("model", "version")
+STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
+
+
+@dataclass(slots=True)
+class Duration:
+    """A count and a sum of nanoseconds, as ``inference.StatisticDuration`` has them."""
+
+    count: int = 0
+    ns: int = 0
+
+    def add(self, count: int, seconds: float) -> None:
+        """Add ``count`` events that took ``seconds`` together."""
+        self.count += count
+        self.ns += int(seconds * 1e9)
+
+
+@dataclass(slots=True)
+class BatchDurations:
+    """Phases of the executions of one batch size."""
+
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+
+
+@dataclass(slots=True)
+class Statistics:
+    """What ModelStatistics reports of a version since it was loaded. Guarded by ``ModelMetrics``."""
+
+    last_inference_ms: int = 0
+    inference_count: int = 0
+    execution_count: int = 0
+    success: Duration = field(default_factory=Duration)
+    fail: Duration = field(default_factory=Duration)
+    queue: Duration = field(default_factory=Duration)
+    compute_input: Duration = field(default_factory=Duration)
+    compute_infer: Duration = field(default_factory=Duration)
+    compute_output: Duration = field(default_factory=Duration)
+    by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
+
+
+class Metrics:
+    """The registry and its families."""
+
+    def __init__(self, version: str, runtime: str) -> None:
+        """Register everything.
+
+        Args:
+            version: Of convserve, for ``build_info``.
+            runtime: Name and version of the inference runtime, for ``build_info``.
+        """
+        self.registry = CollectorRegistry()
+        ProcessCollector(registry=self.registry)
+        PlatformCollector(registry=self.registry)
+        GCCollector(registry=self.registry)
+        self.requests = self._counter("requests", "Calls answered, by gRPC status code", *_MODEL, "method", "code")
+        self.request_seconds = self._histogram(
+            "request_duration_seconds", "From intake to reply, successful calls", _SECONDS, *_MODEL
+        )
+        self.phase_seconds = self._histogram(
+            "phase_duration_seconds", "Phases of a request: decode, queue, assemble, infer, postprocess", _SECONDS,
+            *_MODEL, "phase",
+        )  # fmt: skip
+        self.queue_depth = self._gauge("queue_depth", "Requests that wait for an instance", *_MODEL)
+        self.inflight = self._gauge("inflight_requests", "Calls taken in and not yet answered")
+        self.batch_size = self._histogram("batch_size", "Rows in a batch, padding excluded", _ROWS, *_MODEL)
+        self.padding_ratio = self._histogram(
+            "batch_padding_ratio", "Share of a batch's elements that was padding", _RATIO, *_MODEL
+        )
+        self.releases = self._counter("batch_release", "Batches, by why they left the queue", *_MODEL, "reason")
+        self.rejected = self._counter("rejected", "Requests refused, by reason", *_MODEL, "reason")
+        self.cancelled = self._counter("cancelled", "Callers who left, by stage of their request", *_MODEL, "stage")
+        self.provider_info = self._gauge(
+            "execution_provider_info", "Provider asked for and provider that runs", *_MODEL,
+            "requested", "actual", "device",
+        )  # fmt: skip
+        self.batch_cost = self._gauge("batch_cost_seconds", "Measured cost of a batch", *_MODEL, "group", "bucket")
+        self.golden_passed = self._gauge("golden_check_passed", "1 if golden vectors were reproduced", *_MODEL)
+        self.golden_error = self._gauge(
+            "golden_check_max_abs_error", "Largest difference from the golden answers", *_MODEL
+        )
+        self.predictions = self._counter("predictions", "Top-1 answers, by class", *_MODEL, "class")
+        self.confidence = self._histogram(
+            "prediction_confidence", "Probability of the top-1 answer",
+            (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0), *_MODEL,
+        )  # fmt: skip
+        self.state = self._gauge("model_state", "1 for the state that the version is in", *_MODEL, "state")
+        self.load_seconds = self._gauge("model_load_duration_seconds", "Time from LOADING to READY", *_MODEL)
+        self._gauge("build_info", "Versions", "version", "runtime").labels(version, runtime).set(1)
+
+    def expose(self) -> bytes:
+        """Return the Prometheus text format, version 0.0.4."""
+        return generate_latest(self.registry)
+
+    def set_state(self, model: str, version: str, state: str) -> None:
+        """Show ``state`` as the only state of a version; one of :data:`STATES`."""
+        for candidate in STATES:
+            self.state.labels(model, version, candidate).set(candidate == state)
+
+    def forget(self, model: str, version: str) -> None:
+        """Drop every series of an unloaded version."""
+        for family in vars(self).values():
+            if isinstance(family, Counter | Gauge | Histogram) and "model" in family._labelnames:
+                family.remove_by_labels({"model": model, "version": version})
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"convserve_{name}", text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(f"convserve_{name}", text, labels, registry=self.registry)
+
+    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
+        return Histogram(f"convserve_{name}", text, labels, registry=self.registry, buckets=buckets)
+
+
+class ModelMetrics:
+    """One version's series with their labels bound, and its statistics. Thread-safe.
+
+    Batches are observed once each, so that a request costs a few microseconds at most.
+    """
+
+    def __init__(self, metrics: Metrics, model: str, version: str, wall_clock_ms: Callable[[], int]) -> None:
+        """Bind the labels.
+
+        Args:
+            metrics: The families.
+            model: Name in the repository.
+            version: Its version as text.
+            wall_clock_ms: Milliseconds since the epoch, for ``last_inference``.
+        """
+        labels = (model, version)
+        self._families = metrics
+        self._labels = labels
+        self._wall_clock_ms = wall_clock_ms
+        self._lock = threading.Lock()
+        self.statistics = Statistics()
+        self._request_seconds = metrics.request_seconds.labels(*labels)
+        self._batch_size = metrics.batch_size.labels(*labels)
+        self._padding_ratio = metrics.padding_ratio.labels(*labels)
+        self._confidence = metrics.confidence.labels(*labels)
+        self._phase = {
+            phase: metrics.phase_seconds.labels(*labels, phase)
+            for phase in ("decode", "queue", "assemble", "infer", "postprocess")
+        }
+
+    def watch_queue(self, depth: Callable[[], int]) -> None:
+        """Read the queue's depth whenever somebody scrapes."""
+        self._families.queue_depth.labels(*self._labels).set_function(depth)
+
+    def observe_batch(
+        self, queue_seconds: Sequence[float], *, rows: int, padding: float, assemble: float, infer: float, reason: str
+    ) -> None:
+        """Count a batch that ran: for each of its requests the seconds in the queue, and its phases."""
+        for seconds in queue_seconds:
+            self._phase["queue"].observe(seconds)
+        self._phase["assemble"].observe(assemble)
+        self._phase["infer"].observe(infer)
+        self._batch_size.observe(rows)
+        self._padding_ratio.observe(padding)
+        self._families.releases.labels(*self._labels, reason).inc()
+        requests = len(queue_seconds)
+        with self._lock:
+            stats = self.statistics
+            stats.inference_count += rows
+            stats.execution_count += 1
+            stats.last_inference_ms = self._wall_clock_ms()
+            stats.queue.add(requests, sum(queue_seconds))
+            stats.compute_input.add(requests, requests * assemble)
+            stats.compute_infer.add(requests, requests * infer)
+            batch = stats.by_batch_size.setdefault(rows, BatchDurations())
+            batch.compute_input.add(1, assemble)
+            batch.compute_infer.add(1, infer)
+
+    def observe_postprocess(self, requests: int, rows: int, seconds: float) -> None:
+        """Count the time from the backend's return to the last reply of a batch."""
+        self._phase["postprocess"].observe(seconds)
+        with self._lock:
+            self.statistics.compute_output.add(requests, requests * seconds)
+            self.statistics.by_batch_size[rows].compute_output.add(1, seconds)
+
+    def observe_decode(self, seconds: float) -> None:
+        """Count the decoding or tokenising of a call's items."""
+        self._phase["decode"].observe(seconds)
+
+    def observe_success(self, seconds: float) -> None:
+        """Count an answered call, from intake to reply."""
+        self._request_seconds.observe(seconds)
+        with self._lock:
+            self.statistics.success.add(1, seconds)
+
+    def observe_failure(self, seconds: float) -> None:
+        """Count a call that ended in an error."""
+        with self._lock:
+            self.statistics.fail.add(1, seconds)
+
+    def observe_predictions(self, best: Iterable[tuple[str, float]]) -> None:
+        """Count top-1 answers: class and probability."""
+        for label, probability in best:
+            self._families.predictions.labels(*self._labels, label).inc()
+            self._confidence.observe(probability)
+
+    def rejected(self, reason: str) -> None:
+        """Count a refused request."""
+        self._families.rejected.labels(*self._labels, reason).inc()
+
+    def cancelled(self, stage: str) -> None:
+        """Count a caller who left."""
+        self._families.cancelled.labels(*self._labels, stage).inc()

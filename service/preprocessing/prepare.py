@@ -1,0 +1,51 @@
+"""One face for both kinds of preprocessing: an item becomes a row, rows become a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from service.preprocessing import image, text
+from service.preprocessing.image import DEFAULT_LIMITS, ImageLimits
+from service.spec import ImageSpec, PreprocessingSpec
+
+
+class Preparer:
+    """Turns encoded pictures or sentences into the model's input. Thread-safe."""
+
+    def __init__(self, spec: PreprocessingSpec, version_dir: Path, image_limits: ImageLimits = DEFAULT_LIMITS) -> None:
+        """Read what the specification needs from the version's folder.
+
+        Raises:
+            ManifestInvalid: The tokenizer file is missing or damaged.
+        """
+        self.spec = spec
+        self._limits = image_limits
+        self._encoder = None if isinstance(spec, ImageSpec) else text.SentenceEncoder.from_dir(spec, version_dir)
+
+    def row(self, item: bytes | memoryview | str) -> np.ndarray:
+        """Turn one item into uint8 (H, W, C) or int64 (L,).
+
+        Raises:
+            InvalidInput: The item cannot be decoded; see the modules for the reasons (INVALID_ARGUMENT).
+        """
+        if self._encoder is not None:
+            return self._encoder.encode(item)
+        assert isinstance(self.spec, ImageSpec)
+        return image.load(item.encode() if isinstance(item, str) else item, self.spec, self._limits)
+
+    def stack(self, rows: list[np.ndarray]) -> np.ndarray:
+        """Put rows together: (N, H, W, C), or (N, longest L) padded on the right."""
+        if isinstance(self.spec, ImageSpec):
+            return np.stack(rows)
+        return text.pad(rows, self.spec.padding_id)
+
+    def check(self, batch: np.ndarray) -> None:
+        """Refuse a tensor of the right dtype and shape that the graph could still not take.
+
+        Raises:
+            InvalidInput: Token ids out of range or too many (INVALID_ARGUMENT).
+        """
+        if self._encoder is not None:
+            self._encoder.check_ids(batch)

@@ -1,0 +1,292 @@
+"""One loaded and proven model version: manifest, backend and batcher, fit for traffic."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import os
+import time
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.backend.base import Backend, Provider
+from service.backend.onnx import OnnxBackend
+from service.batching.assembly import BatchBuffer
+from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.cost import CostModel, buckets_up_to
+from service.batching.policy import BatchingPolicy
+from service.batching.request import BatchFacts, PendingRequest
+from service.errors import GraphInvalid, ManifestInvalid
+from service.golden import read_golden
+from service.manifest import (
+    GOLDEN_FILE,
+    MANIFEST_FILE,
+    MODEL_FILE,
+    Manifest,
+    Task,
+    file_digest,
+    read_labels,
+    read_manifest,
+)
+from service.metrics import Metrics, ModelMetrics
+from service.preprocessing.image import ImageLimits
+from service.preprocessing.prepare import Preparer
+from service.repository import proof
+from service.repository.store import VersionFolder
+from service.settings import Settings
+from service.spec import TextSpec
+from service.tensors import TensorSpec
+
+_DEFAULT_MAX_BATCH_SIZE = 32
+_PREDICTION_CLASSES = 1000  # more classes than this are not counted one by one
+
+
+@dataclass(frozen=True, slots=True)
+class Servable:
+    """A version that answered its golden vectors here, or says that it has none.
+
+    Attributes:
+        name: Model name.
+        version: Version number.
+        task: What goes in and what comes out.
+        manifest: As published; None for a bare third-party graph.
+        inputs: Inputs as callers send them. With batching the first dimension is -1.
+        outputs: Outputs in the same convention.
+        batched: Whether calls may share a batch; False for a graph with a fixed first axis.
+        max_batch_size: Most rows in a call.
+        labels: By class; empty without labels.
+        preparer: Turns pictures or sentences into the input; None for task ``"tensor"``.
+        provider: What was asked for and what runs.
+        digest: ``sha256:…`` of model.onnx.
+        golden: What replaying showed; None if the version has no golden vectors (``verified: false``).
+        objective_seconds: Longest time an answer may take, infinite for none.
+        load_seconds: Time that loading took.
+        batcher: Takes the requests.
+        metrics: Counts them.
+    """
+
+    name: str
+    version: int
+    task: Task
+    manifest: Manifest | None
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    max_batch_size: int
+    labels: tuple[str, ...]
+    preparer: Preparer | None
+    provider: Provider
+    digest: str
+    golden: proof.Proof | None
+    objective_seconds: float
+    load_seconds: float
+    batcher: Batcher
+    metrics: ModelMetrics
+
+    @property
+    def verified(self) -> bool:
+        """Whether the answers were checked on this device."""
+        return self.golden is not None
+
+    def group_of(self, inputs: Sequence[np.ndarray]) -> Hashable:
+        """Return which requests these inputs may share a batch with."""
+        if isinstance(self.preparer, Preparer) and isinstance(self.preparer.spec, TextSpec):
+            return proof.length_group(inputs[0].shape[1])
+        if all(-1 not in spec.shape[1:] for spec in self.inputs):
+            return None
+        return tuple(array.shape[1:] for array in inputs)
+
+
+class _MeteredBatches:
+    """Passes what the batcher tells on to the metrics."""
+
+    def __init__(self, metrics: ModelMetrics) -> None:
+        self._metrics = metrics
+
+    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
+        self._metrics.observe_batch(
+            [facts.released - request.arrival for request in requests],
+            rows=facts.rows,
+            padding=facts.padding_ratio,
+            assemble=facts.assemble_seconds,
+            infer=facts.infer_seconds,
+            reason=facts.release_reason,
+        )
+
+    def failed(self, requests: Sequence[PendingRequest]) -> None:
+        """Every member's call counts its own failure."""
+
+    def rejected(self, reason: str) -> None:
+        self._metrics.rejected(reason)
+
+    def cancelled(self, stage: str) -> None:
+        self._metrics.cancelled(stage)
+
+
+def load(
+    folder: VersionFolder, settings: Settings, metrics: Metrics, on_death: Callable[[], None] = lambda: None
+) -> Servable:
+    """Load one version and prove that it answers as it did at export.
+
+    Blocking, from tens of milliseconds to seconds; call it from the loader's thread. Nothing is
+    registered: the lifecycle decides what becomes READY.
+
+    Args:
+        folder: Where it is.
+        settings: With the model's ``serving.toml`` laid over them.
+        metrics: The families.
+        on_death: Called if an instance's thread dies; see :class:`Batcher`.
+
+    Returns:
+        A servable whose batcher runs. The caller must close the batcher.
+
+    Raises:
+        ManifestInvalid: The manifest is damaged or contradicts the graph.
+        GraphInvalid: The model file is damaged, or is not the one that the manifest describes.
+        ProviderUnavailable: CUDA was demanded and does not run.
+        GoldenMismatch: A golden vector was not reproduced within the manifest's tolerance.
+    """
+    started = time.monotonic()
+    manifest = read_manifest(folder.path) if (folder.path / MANIFEST_FILE).is_file() else None
+    digest = file_digest(folder.path / MODEL_FILE)
+    if manifest is not None and digest != manifest.model_digest:
+        raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
+    instances, threads = _threads(settings)
+    backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, threads)
+    if manifest is not None:
+        _check_graph(manifest, backend)
+    graph = _batch_view(backend)
+    max_batch_size = _max_batch_size(settings, manifest, graph.batched)
+    preparer = None
+    if manifest is not None and manifest.preprocessing is not None:
+        limits = ImageLimits(settings.max_picture_bytes, settings.max_picture_pixels)
+        preparer = Preparer(manifest.preprocessing, folder.path, limits)
+    buckets = buckets_up_to(max_batch_size)
+    golden = _prove(manifest, folder, graph, preparer, buckets)
+    is_text = preparer is not None and isinstance(preparer.spec, TextSpec)
+    cost = CostModel(buckets, proof.measure(graph.run, graph.inputs, buckets, by_length=is_text))
+    model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
+    padding_id = preparer.spec.padding_id if preparer is not None and isinstance(preparer.spec, TextSpec) else 0
+    batcher = Batcher(
+        graph.run,
+        BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds),
+        limits=BatcherLimits(settings.max_queued_requests, instances),
+        new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
+        observer=_MeteredBatches(model_metrics),
+        on_death=on_death,
+    )
+    batcher.start(folder.name)
+    model_metrics.watch_queue(lambda: batcher.queued)
+    servable = Servable(
+        name=folder.name,
+        version=folder.version,
+        task=manifest.task if manifest else "tensor",
+        manifest=manifest,
+        inputs=graph.inputs,
+        outputs=graph.outputs,
+        batched=graph.batched,
+        max_batch_size=max_batch_size,
+        labels=_labels(manifest, folder),
+        preparer=preparer,
+        provider=backend.provider,
+        digest=digest,
+        golden=golden,
+        objective_seconds=settings.latency_objective_seconds or math.inf,
+        load_seconds=time.monotonic() - started,
+        batcher=batcher,
+        metrics=model_metrics,
+    )
+    _publish_gauges(servable, cost, metrics)
+    return servable
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchView:
+    """A graph seen as if it always had a batch axis."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    run: proof.Run
+
+
+def _batch_view(backend: Backend) -> _BatchView:
+    """Give a graph without a free first axis one: a call is then a single row, run as it stands."""
+    tensors = (*backend.inputs, *backend.outputs)
+    if all(spec.shape and spec.shape[0] == -1 for spec in tensors):
+        return _BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [output[np.newaxis] for output in backend.run([array[0] for array in inputs])]
+
+    inputs, outputs = (
+        tuple(dataclasses.replace(spec, shape=(-1, *spec.shape)) for spec in specs)
+        for specs in (backend.inputs, backend.outputs)
+    )
+    return _BatchView(inputs, outputs, False, run)
+
+
+def _threads(settings: Settings) -> tuple[int, int]:
+    """Return instances and threads within a run: by default one instance a core, four at most."""
+    cores = len(os.sched_getaffinity(0))
+    instances = settings.instances or min(cores, 4)
+    return instances, settings.intra_op_threads or max(1, cores // instances)
+
+
+def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:
+    if not batched:
+        return 1
+    verified = manifest.max_batch_size if manifest else _DEFAULT_MAX_BATCH_SIZE
+    return min(settings.max_batch_size or _DEFAULT_MAX_BATCH_SIZE, verified)
+
+
+def _check_graph(manifest: Manifest, backend: Backend) -> None:
+    for kind, stated, real in (
+        ("inputs", manifest.inputs, backend.inputs),
+        ("outputs", manifest.outputs, backend.outputs),
+    ):
+        if list(stated) != list(real):
+            raise ManifestInvalid(
+                f"{kind}: the manifest says {', '.join(map(str, stated))}, the graph has {', '.join(map(str, real))}"
+            )
+
+
+def _prove(
+    manifest: Manifest | None,
+    folder: VersionFolder,
+    graph: _BatchView,
+    preparer: Preparer | None,
+    buckets: Sequence[int],
+) -> proof.Proof | None:
+    """Replay the golden vectors; only a bare graph, which has no manifest, may lack them."""
+    if manifest is None:
+        return None
+    golden = read_golden(folder.path / GOLDEN_FILE)
+    if preparer is not None:
+        proof.check_preprocessing(golden, preparer)
+    return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance)
+
+
+def _labels(manifest: Manifest | None, folder: VersionFolder) -> tuple[str, ...]:
+    if manifest is None or manifest.labels_file is None:
+        return ()
+    labels = read_labels(folder.path / manifest.labels_file)
+    classes = manifest.outputs[0].shape[-1]
+    if classes not in (-1, len(labels)):
+        raise ManifestInvalid(f"{manifest.labels_file}: has {len(labels)} labels, the output has {classes} classes")
+    return labels
+
+
+def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:
+    labels = (servable.name, str(servable.version))
+    provider = servable.provider
+    metrics.provider_info.labels(*labels, provider.requested, provider.actual, provider.device).set(1)
+    metrics.golden_passed.labels(*labels).set(servable.verified)
+    if servable.golden is not None:
+        metrics.golden_error.labels(*labels).set(servable.golden.max_abs_error)
+    metrics.load_seconds.labels(*labels).set(servable.load_seconds)
+    for group, rows in cost.table().items():
+        for bucket, seconds, _ in rows:
+            metrics.batch_cost.labels(*labels, "" if group is None else str(group), str(bucket)).set(seconds)

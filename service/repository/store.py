@@ -1,0 +1,43 @@
+"""The model repository on disk: folders to (name, version, path). Nothing is loaded here."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.errors import SettingsError
+from service.manifest import MODEL_FILE
+
+SERVING_FILE = "serving.toml"
+# Names appear in URLs, metric labels and logs; a leading dot hides what is being written.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+# As Triton and TF Serving: positive integers without leading zeros; other folders are not versions.
+_VERSION = re.compile(r"[1-9][0-9]{0,17}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class VersionFolder:
+    """One version on disk, known by name only."""
+
+    name: str
+    version: int
+    path: Path
+
+
+def scan(root: Path) -> list[VersionFolder]:
+    """List every version folder that holds a model file, by name and version.
+
+    Raises:
+        SettingsError: The repository is not a readable folder.
+    """
+    try:
+        models = [entry for entry in root.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name)]
+        return sorted(
+            VersionFolder(model.name, int(folder.name), folder)
+            for model in models
+            for folder in model.iterdir()
+            if _VERSION.fullmatch(folder.name) and (folder / MODEL_FILE).is_file()
+        )
+    except OSError as error:
+        raise SettingsError(f"model repository {root}: {error.strerror}") from None

@@ -1,0 +1,205 @@
+"""How the server runs: flag > environment > TOML file > default. The only reader of any of them.
+
+Parsed once, validated once, logged once, then passed as an argument. A flag ``--max-queued-requests``
+is the variable ``CONVSERVE_MAX_QUEUED_REQUESTS`` and the TOML key ``max_queued_requests``. Beside a
+model's versions, ``serving.toml`` may override what :class:`ModelSettings` lists.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import os
+import tomllib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, get_args, get_origin, get_type_hints
+
+from service.errors import SettingsError
+from service.strict import StrictError, parse
+
+Device = Literal["auto", "cpu", "cuda"]
+ENVIRONMENT_PREFIX = "CONVSERVE_"
+
+
+def _setting(default: Any, text: str) -> Any:
+    return field(default=default, metadata={"help": text})
+
+
+@dataclass(frozen=True, slots=True)
+class Settings:
+    """Everything an operator can choose. Units stand in the names; 0 threads or instances: choose for me."""
+
+    models: str = _setting("", "model repository: a folder of MODEL/VERSION/model.onnx")
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
+    grpc_port: int = _setting(8001, "gRPC port; 0 takes a free one")
+    http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")
+    versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
+    device: Device = _setting("auto", "cuda refuses to start on a fallback; auto takes CUDA where it works")
+    transport: Literal["auto", "native", "grpcio"] = _setting("auto", "who speaks HTTP/2: see docs/architecture.md")
+    trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
+    instances: int = _setting(0, "threads that run batches of one model; 0 chooses from the cores")
+    intra_op_threads: int = _setting(0, "threads within one run; 0 chooses from the cores and instances")
+    max_batch_size: int = _setting(0, "most rows in a batch; 0 takes what the model was verified at, at most 32")
+    max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
+    max_queued_requests: int = _setting(1024, "most requests of one model that may wait")
+    latency_objective_seconds: float = _setting(0.0, "deadline of a request that brings none or a later one; 0: none")
+    max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
+    max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
+    max_picture_bytes: int = _setting(32 * 1024 * 1024, "largest encoded picture")
+    max_picture_pixels: int = _setting(50_000_000, "most pixels of a picture, checked before decoding")
+    max_sentences_or_pictures: int = _setting(1024, "most items in one Classify call")
+    decode_threads: int = _setting(0, "threads that decode pictures and split sentences; 0: one a core, at most 4")
+    overload_status: Literal["RESOURCE_EXHAUSTED", "UNAVAILABLE"] = _setting(
+        "RESOURCE_EXHAUSTED", "status of a refusal for overload; UNAVAILABLE as Triton has it"
+    )
+    lame_duck_seconds: float = _setting(2.0, "after SIGTERM: not ready, yet still answering, for so long")
+    drain_seconds: float = _setting(30.0, "then: how long what is queued may take before it is given up")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe level that is logged")
+    log_format: Literal["json", "text"] = _setting("json", "one JSON object a line, or text for a terminal")
+
+    def __post_init__(self) -> None:
+        """Refuse values out of range.
+
+        Raises:
+            ValueError: Names the setting, the range and the value.
+        """
+        for name, least, most in (
+            ("grpc_port", 0, 65535),
+            ("http_port", 0, 65535),
+            ("instances", 0, 256),
+            ("intra_op_threads", 0, 256),
+            ("max_batch_size", 0, 4096),
+            ("max_queue_delay_seconds", 0, 10),
+            ("max_queued_requests", 1, 1_000_000),
+            ("latency_objective_seconds", 0, 3600),
+            ("max_message_bytes", 1024, 2**31 - 1),
+            ("max_concurrent_streams", 1, 1_000_000),
+            ("max_picture_bytes", 1, 2**31 - 1),
+            ("max_picture_pixels", 1, 2**31 - 1),
+            ("max_sentences_or_pictures", 1, 1_000_000),
+            ("decode_threads", 0, 64),
+            ("lame_duck_seconds", 0, 600),
+            ("drain_seconds", 0, 3600),
+        ):
+            value = getattr(self, name)
+            if not least <= value <= most:
+                raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What ``MODEL/serving.toml`` may override for one model; an absent key keeps the server's value."""
+
+    versions: str | None = None
+    device: Device | None = None
+    instances: int | None = None
+    intra_op_threads: int | None = None
+    max_batch_size: int | None = None
+    max_queue_delay_seconds: float | None = None
+    max_queued_requests: int | None = None
+    latency_objective_seconds: float | None = None
+
+
+def read_model_settings(path: Path, settings: Settings) -> Settings:
+    """Return the settings with a model's ``serving.toml`` laid over them, if there is one.
+
+    Raises:
+        SettingsError: The file is damaged, or a key is unknown or of another type or range.
+    """
+    if not path.is_file():
+        return settings
+    try:
+        override = parse(ModelSettings, _read_toml(path))
+        given = {name: value for name, value in dataclasses.asdict(override).items() if value is not None}
+        return dataclasses.replace(settings, **given)
+    except ValueError as error:
+        raise SettingsError(f"{path}: {error}") from None
+
+
+def add_flags(parser: argparse.ArgumentParser) -> None:
+    """Add ``--config`` and one flag a setting to a parser."""
+    parser.add_argument("--config", metavar="FILE.toml", help="settings as TOML; flags and environment go before it")
+    hints = get_type_hints(Settings)
+    for setting in dataclasses.fields(Settings):
+        flag = "--" + setting.name.replace("_", "-")
+        text = f"{setting.metadata['help']} (default: {setting.default!r})".replace("%", "%%")
+        if hints[setting.name] is bool:
+            parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
+        else:
+            choices = get_args(hints[setting.name]) or None
+            metavar = None if choices else setting.name.rsplit("_", 1)[-1].upper()
+            parser.add_argument(flag, default=None, choices=choices, metavar=metavar, help=text)
+
+
+def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:
+    """Combine flags, environment, file and defaults.
+
+    Raises:
+        SettingsError: One line that names the flag, variable or key, and what is wrong with it.
+    """
+    hints = get_type_hints(Settings)
+    names = [setting.name for setting in dataclasses.fields(Settings)]
+    values: dict[str, Any] = {}
+    config = flags.config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    if config:
+        values |= _from_file(Path(config))
+    _refuse_unknown_variables(environment, names)
+    for name in names:
+        variable = ENVIRONMENT_PREFIX + name.upper()
+        if variable in environment:
+            values[name] = _convert(hints[name], environment[variable], variable)
+        if (flag := getattr(flags, name, None)) is not None:
+            values[name] = _convert(hints[name], flag, "--" + name.replace("_", "-"))
+    try:
+        settings = Settings(**values)
+    except ValueError as error:
+        raise SettingsError(str(error)) from None
+    if not settings.models:
+        raise SettingsError("no model repository: give --models DIR")
+    return settings
+
+
+def _refuse_unknown_variables(environment: Mapping[str, str], names: Sequence[str]) -> None:
+    known = {ENVIRONMENT_PREFIX + name.upper() for name in (*names, "config")}
+    for variable in environment:
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
+            raise SettingsError(f"environment variable {variable}: there is no such setting")
+
+
+def _from_file(path: Path) -> dict[str, Any]:
+    try:
+        given = _read_toml(path)
+        parsed = parse(Settings, given)
+    except StrictError as error:
+        raise SettingsError(f"{path}: {error}") from None
+    return {name: getattr(parsed, name) for name in given}
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SettingsError(f"{path}: {error.strerror}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise SettingsError(f"{path}: not readable as TOML ({error})") from None
+
+
+def _convert(hint: Any, value: Any, source: str) -> Any:
+    """Turn text from a flag or a variable into the setting's type."""
+    if get_origin(hint) is Literal:
+        if value not in get_args(hint):
+            raise SettingsError(f"{source}: expected one of {', '.join(get_args(hint))}, got {value!r}")
+        return value
+    if hint is bool:
+        if isinstance(value, bool):
+            return value
+        truth = {"1": True, "true": True, "0": False, "false": False}.get(value.lower())
+        if truth is None:
+            raise SettingsError(f"{source}: expected true or false, got {value!r}")
+        return truth
+    try:
+        return hint(value)
+    except ValueError:
+        raise SettingsError(f"{source}: expected {hint.__name__}, got {value!r}") from None
