@@ -1,0 +1,121 @@
+"""TextCNN: convolutions over word vectors, the maximum over time, one linear layer.
+
+Source:
+    Kim (2014), "Convolutional Neural Networks for Sentence Classification", section 2 and, for
+    the numbers, 3.1. Here the variant CNN-rand: word vectors start at random and are trained.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+import torch.nn.functional as F  # noqa: N812 (torch's own spelling)
+from torch import nn
+
+from export.architectures.base import Architecture, Network, Sizes
+
+PADDING_ID = 0
+_INITIAL_RANGE = 0.25  # uniform in [-0.25, 0.25], as the paper's code draws unknown words
+
+
+@dataclass(frozen=True, slots=True)
+class TextCNNOptions:
+    """Options of TextCNN.
+
+    Attributes:
+        widths: Filter widths in tokens; the paper has 3, 4, 5.
+        filters: Filters of each width; the paper has 100.
+        dimensions: Length D of a word vector; the paper has 300.
+        dropout: Share of the pooled features dropped while training, in [0, 1); the paper has 0.5.
+        max_norm: Largest L2 norm of a class's weights, enforced after each step; the paper has 3.
+        table: Type in which the published file stores the word vectors, ``"float16"`` or ``"float32"``.
+    """
+
+    widths: tuple[int, ...]
+    filters: int
+    dimensions: int
+    dropout: float
+    max_norm: float
+    table: Literal["float16", "float32"]
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers.
+
+        Raises:
+            ValueError: Names the option.
+        """
+        if not self.widths or min(self.widths) < 1:
+            raise ValueError(f"widths: expected filter widths of at least 1, got {list(self.widths)}")
+        if self.filters < 1 or self.dimensions < 1:
+            raise ValueError("filters, dimensions: expected at least 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"dropout: expected at least 0 and below 1, got {self.dropout}")
+        if self.max_norm <= 0:
+            raise ValueError(f"max_norm: expected a positive number, got {self.max_norm}")
+
+
+class TextCNN(Network):
+    """Kim's network, with an answer that does not depend on how far ids are padded.
+
+    The network pads ids itself: ``widest - 1`` zeros on the left, ``widest`` on the right. So each
+    filter has at least one window wholly in padding whatever the sentence, and more zeros on the
+    right only repeat that window, which changes no maximum.
+    """
+
+    def __init__(self, options: TextCNNOptions, sizes: Sizes) -> None:
+        """Build the layers with random word vectors; that of padding is zero and gets no gradient."""
+        super().__init__()
+        self.options = options
+        # Sparse gradients: a batch holds some hundred of the thousands of words, and a dense
+        # update would cost more than the convolutions.
+        self.words = nn.Embedding(sizes.vocabulary, options.dimensions, padding_idx=PADDING_ID, sparse=True)
+        with torch.no_grad():
+            self.words.weight.uniform_(-_INITIAL_RANGE, _INITIAL_RANGE)
+            self.words.weight[PADDING_ID] = 0
+        self.convolutions = nn.ModuleList(
+            nn.Conv1d(options.dimensions, options.filters, kernel_size=width) for width in options.widths
+        )
+        self.output = nn.Linear(options.filters * len(options.widths), sizes.classes)
+        self.table: torch.Tensor | None
+        self.register_buffer("table", None, persistent=False)
+
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        """From ids (N, L), L at least 1, to logits (N, K)."""
+        widest = max(self.options.widths)
+        ids = F.pad(inputs, (widest - 1, widest), value=PADDING_ID)  # (N, L + 2 * widest - 1)
+        x = self._vectors(ids).transpose(1, 2)  #                      (N, D, ...)
+        x = torch.cat([F.relu(c(x)).amax(dim=2) for c in self.convolutions], dim=1)  # (N, filters * widths)
+        x = F.dropout(x, self.options.dropout, self.training)
+        logits: torch.Tensor = self.output(x)  #                       (N, K)
+        return logits
+
+    def constrain(self) -> None:
+        """Shrink each class's weights to ``max_norm`` (section 2.1, equation after 5)."""
+        with torch.no_grad():
+            self.output.weight.renorm_(p=2, dim=0, maxnorm=self.options.max_norm)
+
+    def sparse_parameters(self) -> list[nn.Parameter]:
+        """Return the word vectors."""
+        return [cast(nn.Parameter, self.words.weight)]
+
+    def compact(self) -> None:
+        """Replace the trained word vectors by the table that the file stores."""
+        dtype = torch.float16 if self.options.table == "float16" else torch.float32
+        self.table = self.words.weight.detach().to(dtype)
+
+    def _vectors(self, ids: torch.Tensor) -> torch.Tensor:
+        """Look ids up: float32 (N, ..., D)."""
+        if self.table is None:
+            vectors: torch.Tensor = self.words(ids)
+            return vectors
+        return F.embedding(ids, self.table).float()
+
+
+def build(options: TextCNNOptions, sizes: Sizes) -> Network:
+    """Return a TextCNN with random word vectors."""
+    return TextCNN(options, sizes)
+
+
+ARCHITECTURE = Architecture("TextCNN (Kim 2014), CNN-rand: filters over trained word vectors", TextCNNOptions, build)

@@ -1,0 +1,211 @@
+"""``convserve-export``: from data to a published version, one command a step."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+
+import torch
+from rich.console import Console
+from rich.markup import escape
+
+from export.architectures import ARCHITECTURES
+from export.data import Source, open_data
+from export.data.base import DataSet, Split
+from export.data.inputs import Preprocessing
+from export.errors import DataInvalid, ExportError
+from export.evaluate import evaluate_graph
+from export.progress import Bar, Reporter
+from export.publish import publish_run
+from export.recipe import Recipe, bundled_recipes, find_recipe
+from export.run import with_epochs
+from export.runner import Plan, load_classifier, open_divided, run_all
+from export.verify import verify_run, verify_version
+from service.backend.onnx import OnnxBackend
+from service.errors import LoadError
+from service.manifest import MODEL_FILE, read_labels, read_manifest
+
+FAILED = 2
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command.
+
+    Returns:
+        0; 2 after an error, said in one line; 130 after Ctrl-C.
+    """
+    arguments = _parser().parse_args(argv)
+    console, complaints = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    torch.set_num_threads(arguments.threads)
+    try:
+        command: Callable[[argparse.Namespace, Console], int] = arguments.command
+        return command(arguments, console)
+    except (ExportError, LoadError) as error:
+        complaints.print(f"convserve-export: {error}", markup=False, highlight=False)
+        return FAILED
+    except KeyboardInterrupt:
+        complaints.print("convserve-export: interrupted before anything was complete", markup=False)
+        return INTERRUPTED
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="convserve-export", description="Train, convert, prove and publish CNNs.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    listing = commands.add_parser("list", help="show recipes and architectures")
+    listing.set_defaults(command=_list)
+    _add_train(commands.add_parser("train", help="train a recipe into a run folder"))
+    publish = commands.add_parser("publish", help="convert, verify and evaluate a run, and publish it as a version")
+    publish.set_defaults(command=_publish)
+    publish.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
+    publish.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
+    publish.add_argument("--version", type=_positive, metavar="N", help="version number (default: the next free one)")
+    publish.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
+    verify = commands.add_parser("verify", help="check a version against its manifest and golden answers")
+    verify.set_defaults(command=_verify)
+    verify.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
+    verify.add_argument("--run", type=Path, metavar="RUN_DIR", help="compare with the run's torch model as well")
+    verify.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
+    evaluate = commands.add_parser("evaluate", help="measure a version's accuracy through the service's path")
+    evaluate.set_defaults(command=_evaluate)
+    evaluate.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
+    evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
+    evaluate.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
+    evaluate.add_argument("--all", action="store_true", help="every example, not only the test split")
+    for command in (listing, publish, verify, evaluate):
+        command.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
+    return parser
+
+
+def _add_train(train: argparse.ArgumentParser) -> None:
+    train.set_defaults(command=_train)
+    train.add_argument("recipe", metavar="RECIPE", help="name of a bundled recipe, or a .toml file")
+    train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder or file of the data set")
+    train.add_argument("--download", action="store_true", help="fetch the data into DIR if torchvision knows them")
+    train.add_argument("--out", type=Path, metavar="RUN_DIR", help="run folder (default: runs/RECIPE)")
+    seeds = train.add_mutually_exclusive_group()
+    seeds.add_argument("--seed", type=_natural, default=0, metavar="N", help="seed of everything random (default: 0)")
+    seeds.add_argument("--seeds", type=_naturals, metavar="N,N", help="several runs, with mean and spread")
+    train.add_argument("--folds", metavar="K,K|all", help="folds of a set without a test split (default: 0)")
+    train.add_argument("--epochs", type=_positive, metavar="N", help="most epochs (default: the recipe's)")
+    train.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
+    train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    train.add_argument("--resume", action="store_true", help="continue what RUN_DIR holds")
+
+
+def _list(arguments: argparse.Namespace, console: Console) -> int:
+    recipes = {name: find_recipe(name).summary for name in bundled_recipes()}
+    architectures = {name: architecture.summary for name, architecture in ARCHITECTURES.items()}
+    for title, table in (("recipes", recipes), ("architectures", architectures)):
+        console.print(f"[bold]{title}[/bold]")
+        for name, summary in table.items():
+            console.print(f"  {name:16} {escape(summary)}", highlight=False)
+    return 0
+
+
+def _train(arguments: argparse.Namespace, console: Console) -> int:
+    recipe = with_epochs(find_recipe(arguments.recipe), arguments.epochs)
+    out = arguments.out or Path("runs") / recipe.name
+    plan = Plan(recipe, Source(arguments.data, arguments.download), out, arguments.device, arguments.resume)
+    seeds = arguments.seeds or [arguments.seed]
+
+    def bar(title: str, epochs: int) -> AbstractContextManager[Reporter]:
+        return Bar(console, title, epochs)
+
+    records = run_all(plan, seeds, _folds(arguments.folds, recipe), bar, _say(console))
+    if records[-1].state == "interrupted":
+        _say(console)(f"interrupted: epoch {records[-1].best_epoch} is kept in {out}; --resume goes on")
+        return INTERRUPTED
+    return 0
+
+
+def _publish(arguments: argparse.Namespace, console: Console) -> int:
+    publish_run(arguments.run_dir, arguments.models, arguments.version, arguments.data, _say(console))
+    return 0
+
+
+def _verify(arguments: argparse.Namespace, console: Console) -> int:
+    say = _say(console)
+    manifest, worst = verify_version(arguments.version_dir)
+    sizes = ", ".join(map(str, manifest.parity.batch_sizes))
+    say(f"verified: golden answers within {worst:.2g} at batch sizes {sizes}")
+    if arguments.run is not None:
+        recipe, record, preprocessing, classifier = load_classifier(arguments.run)
+        source = Source(arguments.data or Path(record.data_path))
+        data, _ = open_divided(recipe, source, record.seed, record.fold)
+        assert data.test is not None
+        parity = verify_run(arguments.version_dir, recipe, classifier, preprocessing.inputs(data.test))
+        say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
+    return 0
+
+
+def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
+    say, folder = _say(console), arguments.version_dir
+    manifest = read_manifest(folder)
+    if manifest.preprocessing is None or manifest.labels_file is None:
+        raise DataInvalid(f"{folder}: is no classifier of pictures or sentences, so there is nothing to evaluate")
+    recipe = find_recipe(arguments.recipe or manifest.provenance.recipe)
+    # The version's own labels decide which number a class folder has.
+    recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))
+    backend = OnnxBackend(folder / MODEL_FILE, "cpu", arguments.threads)
+    preprocessing = Preprocessing.from_dir(manifest.preprocessing, folder)
+    for name, split in _splits_to_evaluate(arguments, recipe, manifest.provenance.seed or 0):
+        say(f"{name}: {evaluate_graph(backend, preprocessing, split)}")
+    for known in manifest.accuracy:
+        say(f"manifest: top-1 {known.value:.2%} of {known.count} ({known.dataset}, {known.split})")
+    return 0
+
+
+def _splits_to_evaluate(arguments: argparse.Namespace, recipe: Recipe, seed: int) -> list[tuple[str, Split]]:
+    source = Source(arguments.data)
+    if not arguments.all:
+        data, _ = open_divided(recipe, source, seed, None)
+        assert data.test is not None
+        return [(f"{data.name}, {data.test_name}", data.test)]
+    whole: DataSet = open_data(recipe, source)
+    splits = [(f"{whole.name}, train" if whole.test else f"{whole.name}, all", whole.train)]
+    return splits if whole.test is None else [*splits, (f"{whole.name}, test", whole.test)]
+
+
+def _folds(text: str | None, recipe: Recipe) -> list[int | None]:
+    """Read ``--folds``."""
+    if text is None:
+        return [None]
+    if text == "all":
+        if recipe.data.folds == 0:
+            raise DataInvalid(f"{recipe.name}: has no folds, its data set has a test split; use --seeds")
+        return list(range(recipe.data.folds))
+    try:
+        return list(_naturals(text))
+    except argparse.ArgumentTypeError as error:
+        raise DataInvalid(f"--folds: {error}, or 'all'") from None
+
+
+def _say(console: Console) -> Callable[[str], None]:
+    return lambda line: console.print(line, markup=False, highlight=False)
+
+
+def _natural(text: str) -> int:
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def _naturals(text: str) -> list[int]:
+    numbers = [_natural(part) for part in text.split(",")]
+    if len(set(numbers)) != len(numbers):
+        raise argparse.ArgumentTypeError(f"expected different numbers, got {text!r}")
+    return numbers
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,144 @@
+"""From a torch classifier to model.onnx, checked to have the names, types and axes that the service expects."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import onnx
+import torch
+
+from export.classifier import Probabilities
+from export.errors import ConversionFailed
+from service.backend.onnx import OnnxBackend
+from service.spec import ImageSpec, TextSpec
+from service.tensors import TensorSpec
+
+# ONNX Runtime 1.20 runs opsets up to 21; 18 is the one that torch's exporter is written for.
+OPSET = 18
+OUTPUT = "probabilities"
+_EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
+_EXAMPLE_TOKENS = 7
+
+
+def input_spec(spec: ImageSpec | TextSpec) -> TensorSpec:
+    """Return the graph's input: what a request carries."""
+    if isinstance(spec, ImageSpec):
+        return TensorSpec("images", "UINT8", (-1, *spec.shape))
+    return TensorSpec("ids", "INT64", (-1, -1))
+
+
+def output_spec(classes: int) -> TensorSpec:
+    """Return the graph's output: what a response carries."""
+    return TensorSpec(OUTPUT, "FP32", (-1, classes))
+
+
+def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path: Path) -> None:
+    """Write model.onnx; equal weights give equal bytes.
+
+    Args:
+        model: In evaluation mode, on the CPU.
+        spec: The preprocessing before it.
+        classes: K.
+        path: The file to write.
+
+    Raises:
+        ConversionFailed: The model is in training mode (dropout and batch statistics would be
+            frozen into the graph), torch cannot convert it, or the graph is not as it should be.
+    """
+    if any(module.training for module in model.modules()):
+        raise ConversionFailed("the model is in training mode; call eval() before it is converted")
+    graph = _export(model, input_spec(spec))
+    _strip(graph)
+    try:
+        onnx.checker.check_model(graph, full_check=True)
+    except onnx.checker.ValidationError as error:
+        raise ConversionFailed(f"the graph is not valid ONNX ({error})") from None
+    path.write_bytes(graph.SerializeToString(deterministic=True))
+    check_graph(path, input_spec(spec), output_spec(classes))
+
+
+def check_graph(path: Path, expected_input: TensorSpec, expected_output: TensorSpec) -> None:
+    """Refuse a graph whose input or output has another name, type or shape.
+
+    Raises:
+        ConversionFailed: Says what was expected and what came.
+    """
+    backend = OnnxBackend(path, "cpu")
+    for kind, expected, came in (
+        ("input", [expected_input], list(backend.inputs)),
+        ("output", [expected_output], list(backend.outputs)),
+    ):
+        if expected != came:
+            shown = ", ".join(map(str, came))
+            raise ConversionFailed(f"{path}: expected the {kind} {expected[0]}, the graph has {shown}")
+
+
+def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
+    """Trace the model with a dynamic batch and, for sentences, a dynamic length."""
+    sizes = tuple(
+        fixed if fixed > 0 else (_EXAMPLE_BATCH if axis == 0 else _EXAMPLE_TOKENS)
+        for axis, fixed in enumerate(spec.shape)
+    )
+    example = torch.from_numpy(np.ones(sizes, dtype=spec.dtype))
+    axes = {axis: torch.export.Dim.DYNAMIC for axis, fixed in enumerate(spec.shape) if fixed < 0}
+    with _quiet():
+        try:
+            program = torch.onnx.export(
+                model,
+                (example,),
+                dynamo=True,
+                dynamic_shapes=(axes,),
+                input_names=[spec.name],
+                output_names=[OUTPUT],
+                opset_version=OPSET,
+                optimize=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises a family of its own and what torch raises
+            first = str(error).strip().splitlines()[0]
+            raise ConversionFailed(f"torch cannot convert this model ({type(error).__name__}: {first})") from error
+    assert program is not None
+    graph: onnx.ModelProto = program.model_proto
+    return graph
+
+
+def _strip(graph: onnx.ModelProto) -> None:
+    """Remove what differs from one export to the next: paths of this machine, symbols, inferred shapes."""
+    del graph.metadata_props[:]
+    graph.doc_string = ""
+    graph.graph.doc_string = ""
+    graph.graph.name = "convserve"
+    del graph.graph.metadata_props[:]
+    del graph.graph.value_info[:]
+    for node in graph.graph.node:
+        del node.metadata_props[:]
+        node.doc_string = ""
+    for tensor in graph.graph.initializer:
+        del tensor.metadata_props[:]
+        tensor.doc_string = ""
+    names = ("batch", "tokens")
+    for value in (*graph.graph.input, *graph.graph.output):
+        del value.metadata_props[:]
+        value.doc_string = ""
+        for axis, dimension in enumerate(value.type.tensor_type.shape.dim):
+            if dimension.HasField("dim_param"):
+                dimension.dim_param = names[axis]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep the exporter's own chatter from the user; what matters is checked afterwards."""
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(logging.NOTSET)

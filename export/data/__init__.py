@@ -1,0 +1,41 @@
+"""Data sets behind one interface, and the table of their readers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from export.data.base import DataSet, Source, Split, hold_out, report, with_fold
+from export.data.pictures import read_pictures
+from export.data.sentences import read_sentences
+from export.errors import RecipeInvalid
+from export.recipe import Recipe
+from service.spec import ImageSpec
+
+__all__ = ["READERS", "DataSet", "Source", "Split", "hold_out", "open_data", "report", "with_fold"]
+
+
+def _pictures(source: Source, recipe: Recipe) -> DataSet:
+    if not isinstance(recipe.preprocessing, ImageSpec):
+        raise RecipeInvalid(f"{recipe.name}: reader 'pictures' needs preprocessing.kind = 'image'")
+    return read_pictures(source, recipe.data.name, recipe.data.labels, recipe.preprocessing)
+
+
+def _sentences(source: Source, recipe: Recipe) -> DataSet:
+    if isinstance(recipe.preprocessing, ImageSpec):
+        raise RecipeInvalid(f"{recipe.name}: reader 'sentences' needs preprocessing.kind = 'text'")
+    return read_sentences(source, recipe.data.name, recipe.data.labels)
+
+
+READERS: dict[str, Callable[[Source, Recipe], DataSet]] = {"pictures": _pictures, "sentences": _sentences}
+
+
+def open_data(recipe: Recipe, source: Source) -> DataSet:
+    """Read the data set of a recipe.
+
+    Raises:
+        RecipeInvalid: No such reader.
+        DataInvalid: Names the file, and the row where one is wrong.
+    """
+    if recipe.data.reader not in READERS:
+        raise RecipeInvalid(f"data.reader: expected one of {', '.join(READERS)}, got {recipe.data.reader!r}")
+    return READERS[recipe.data.reader](source, recipe)

@@ -1,0 +1,164 @@
+"""The one interface of all data sets: labelled examples that can be selected, encoded and digested.
+
+A reader only reads. What is held out, and by which seed, is decided here, the same way for every set.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from export.errors import DataInvalid
+
+Indices = Sequence[int] | np.ndarray
+
+
+class Split(ABC):
+    """N labelled examples, in order.
+
+    Attributes:
+        labels: int64 (N,), each in [0, K).
+    """
+
+    labels: np.ndarray
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self.labels)
+
+    @abstractmethod
+    def select(self, indices: Indices) -> Self:
+        """Return the examples at these positions, in this order."""
+
+    @abstractmethod
+    def raw(self, index: int) -> bytes:
+        """Return one example as a client would send it: a PNG, or a sentence in UTF-8."""
+
+    @abstractmethod
+    def content(self, index: int) -> bytes:
+        """Return bytes that are equal exactly for equal examples, the label aside."""
+
+    @property
+    def digest(self) -> str:
+        """``sha256:`` and the digest of all examples with their labels, in order."""
+        digest = hashlib.sha256()
+        for index, label in enumerate(self.labels.tolist()):
+            content = self.content(index)
+            digest.update(f"{label} {len(content)} ".encode())
+            digest.update(content)
+        return "sha256:" + digest.hexdigest()
+
+
+@dataclass(frozen=True, slots=True)
+class DataSet:
+    """A training set and what is never trained on.
+
+    Attributes:
+        name: As manifests cite it.
+        classes: K.
+        train: Examples to learn from, the held-out part still among them.
+        test: Untouched examples, or None for a set without a split of its own.
+        test_name: Name of the test split: ``"test"``, or e.g. ``"fold-0-of-10"``.
+    """
+
+    name: str
+    classes: int
+    train: Split
+    test: Split | None
+    test_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """Where a reader finds a data set.
+
+    Attributes:
+        path: A folder or, where the reader knows files, a file.
+        download: Whether the reader may fetch what is missing.
+    """
+
+    path: Path
+    download: bool = False
+
+
+def with_fold(data: DataSet, fold: int, folds: int, seed: int) -> DataSet:
+    """Hold one fold of a set without a test split out as its test split.
+
+    Folds have the classes' shares of the whole set; which example falls into which is decided by
+    ``seed`` alone.
+
+    Raises:
+        DataInvalid: The set has a test split, or fewer examples of a class than folds.
+    """
+    if data.test is not None:
+        raise DataInvalid(f"{data.name} has a test split of its own; folds are for sets without one, use --seeds")
+    if not 0 <= fold < folds or folds < 2:
+        raise DataInvalid(f"{data.name}: fold {fold} of {folds} does not exist; expected 0 <= fold < folds, 2 or more")
+    counts = np.bincount(data.train.labels, minlength=data.classes)
+    if counts.min() < folds:
+        raise DataInvalid(
+            f"{data.name}: class {counts.argmin()} has {counts.min()} examples, too few for {folds} folds"
+        )
+    numbers = _stratified(data.train.labels, np.random.default_rng([seed, folds])) % folds
+    train, test = (data.train.select(np.flatnonzero(mask)) for mask in (numbers != fold, numbers == fold))
+    return DataSet(data.name, data.classes, train, test, f"fold-{fold}-of-{folds}")
+
+
+def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
+    """Divide into what is trained on and what early stopping looks at, by class and seed.
+
+    Returns:
+        The training part and the held-out part; each has at least one example.
+
+    Raises:
+        DataInvalid: There are too few examples for both.
+    """
+    ranks = _stratified(split.labels, np.random.default_rng([seed, 1]))
+    counts = np.bincount(split.labels)
+    held = ranks < np.maximum(1, np.round(counts * share))[split.labels]
+    if held.all():
+        raise DataInvalid(f"the training set of {len(split)} examples is too small to hold any out; add examples")
+    return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))
+
+
+def report(data: DataSet) -> str:
+    """Describe a set in one line: sizes, class balance, and test examples that also stand in the training set."""
+    counts = np.bincount(data.train.labels, minlength=data.classes)
+    line = f"{data.name}: {len(data.train)} training"
+    if data.test is not None:
+        train = {data.train.content(i) for i in range(len(data.train))}
+        leaks = sum(data.test.content(i) in train for i in range(len(data.test)))
+        line += f" and {len(data.test)} test examples ({data.test_name}), {leaks} of them also in the training set"
+    else:
+        line += " examples"
+    return f"{line}; {data.classes} classes of {counts.min()} to {counts.max()} training examples"
+
+
+def check_labels(labels: np.ndarray, classes: int, where: str) -> np.ndarray:
+    """Return labels as int64 (N,).
+
+    Raises:
+        DataInvalid: Empty, or a label outside [0, classes); names the row, counted from 1.
+    """
+    if labels.ndim != 1 or labels.size == 0:
+        raise DataInvalid(f"{where}: is empty, expected at least one example")
+    wrong = np.flatnonzero((labels < 0) | (labels >= classes))
+    if wrong.size:
+        row = int(wrong[0])
+        raise DataInvalid(f"{where}, row {row + 1}: label {labels[row]} is out of range, expected 0 to {classes - 1}")
+    return labels.astype(np.int64)
+
+
+def _stratified(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Return for each example its place in a random order of its class: int64 (N,)."""
+    places = np.empty(len(labels), dtype=np.int64)
+    for label in np.unique(labels):
+        members = rng.permutation(np.flatnonzero(labels == label))
+        places[members] = np.arange(len(members))
+    return places

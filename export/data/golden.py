@@ -1,0 +1,92 @@
+"""Raw inputs for golden vectors that belong to nobody's data set: drawn or written by this project.
+
+They need not be typical of what a model was trained on; they must make every part of it answer.
+"""
+
+from __future__ import annotations
+
+import math
+from importlib import resources
+
+import numpy as np
+from PIL import Image, ImageDraw
+
+from export.data.pictures import encode_png
+from service.spec import ImageSpec, TextSpec
+
+COUNT = 16
+_SENTENCES_FILE = "golden_sentences.txt"
+_OVERSIZE = 8  # strokes are drawn so many times larger and shrunk, which smooths their edges
+
+# Each digit as polylines in a unit square, x to the right and y down.
+_Point = tuple[float, float]
+_RING = [(0.5 + 0.28 * math.sin(a * math.pi / 8), 0.5 - 0.4 * math.cos(a * math.pi / 8)) for a in range(17)]
+_UPPER = [(0.5 + 0.2 * math.sin(a * math.pi / 8), 0.3 - 0.2 * math.cos(a * math.pi / 8)) for a in range(17)]
+_LOWER = [(0.5 + 0.25 * math.sin(a * math.pi / 8), 0.7 - 0.2 * math.cos(a * math.pi / 8)) for a in range(17)]
+_STROKES: tuple[list[list[_Point]], ...] = (
+    [_RING],
+    [[(0.35, 0.25), (0.5, 0.1), (0.5, 0.9)]],
+    [[(0.25, 0.3), (0.35, 0.13), (0.6, 0.1), (0.73, 0.3), (0.25, 0.9), (0.77, 0.9)]],
+    [[(0.27, 0.1), (0.72, 0.1), (0.45, 0.45), (0.7, 0.55), (0.7, 0.8), (0.45, 0.9), (0.25, 0.8)]],
+    [[(0.65, 0.9), (0.65, 0.1), (0.22, 0.65), (0.8, 0.65)]],
+    [[(0.72, 0.1), (0.32, 0.1), (0.28, 0.45), (0.6, 0.42), (0.74, 0.65), (0.6, 0.88), (0.25, 0.86)]],
+    [[(0.65, 0.1), (0.35, 0.4), (0.26, 0.7)], _LOWER],
+    [[(0.24, 0.1), (0.76, 0.1), (0.42, 0.9)]],
+    [_UPPER, _LOWER],
+    [_UPPER, [(0.7, 0.3), (0.66, 0.6), (0.55, 0.9)]],
+)
+
+
+def golden_raw(spec: ImageSpec | TextSpec) -> tuple[bytes, ...]:
+    """Return :data:`COUNT` encoded pictures or sentences, the same on every machine."""
+    return golden_pictures(spec) if isinstance(spec, ImageSpec) else golden_sentences()
+
+
+def golden_sentences() -> tuple[bytes, ...]:
+    """Return sentences in UTF-8, from one word to many, some of them unknown to any vocabulary."""
+    text = resources.files("export.data").joinpath(_SENTENCES_FILE).read_text(encoding="utf-8")
+    return tuple(line.encode() for line in text.splitlines() if line and not line.startswith("#"))
+
+
+def golden_pictures(spec: ImageSpec) -> tuple[bytes, ...]:
+    """Draw digits in varied strokes, places, slants, sizes and noise, light on dark, as PNGs.
+
+    The last two are of another size and of another mode than the model's, so that decoding and
+    resizing are checked as well.
+    """
+    rng = np.random.default_rng(1998)
+    pictures = []
+    for number in range(COUNT):
+        is_odd_one = number >= COUNT - 2
+        height, width = (spec.height + 9, spec.width + 13) if is_odd_one else (spec.height, spec.width)
+        grey = _draw(number % 10, height, width, rng)
+        noise = rng.integers(-20, 21, size=grey.shape) if number % 3 == 2 else 0
+        grey = np.clip(grey + noise, 0, 255).astype(np.uint8)
+        has_colour = (spec.mode == "RGB") != (number == COUNT - 1)
+        pictures.append(encode_png(_tint(grey, rng) if has_colour else grey[..., np.newaxis]))
+    return tuple(pictures)
+
+
+def _draw(digit: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:
+    """Draw one digit: int64 (height, width), 0 to 255."""
+    size = (width * _OVERSIZE, height * _OVERSIZE)
+    canvas = Image.new("L", size)
+    pen = ImageDraw.Draw(canvas)
+    scale = rng.uniform(0.6, 0.8)
+    slant = rng.uniform(-0.2, 0.2)
+    x0, y0 = (1 - scale) / 2 + rng.uniform(-0.08, 0.08, size=2)
+    stroke = round(min(size) * rng.uniform(0.07, 0.12))
+    light = int(rng.integers(180, 256))
+    for line in _STROKES[digit]:
+        points = [
+            ((x0 + scale * (x + slant * (0.5 - y))) * size[0], (y0 + scale * y) * size[1])  # leans to the right
+            for x, y in line
+        ]
+        pen.line(points, fill=light, width=stroke, joint="curve")
+    return np.asarray(canvas.resize((width, height), Image.Resampling.BOX), dtype=np.int64)
+
+
+def _tint(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """Colour a grey picture, different in each channel: uint8 (H, W, 3)."""
+    strengths = rng.uniform(0.4, 1.0, size=3)
+    return (grey[..., np.newaxis] * strengths).astype(np.uint8)

@@ -1,0 +1,161 @@
+"""Examples as a network's input tensors, made by the service's own preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from export.architectures import Sizes
+from export.data.base import Indices, Split
+from export.data.pictures import Pictures
+from export.data.sentences import Sentences
+from export.data.vocabulary import build_tokenizer
+from export.errors import DataInvalid
+from export.recipe import Recipe, TextRecipe
+from service.errors import InvalidInput
+from service.preprocessing import image, text
+from service.spec import ImageSpec, TextSpec
+
+
+class Inputs(Protocol):
+    """N inputs of a network, in the order of a split.
+
+    Attributes:
+        lengths: int64 (N,), what a batch should be alike in to be padded little; None if all are equal.
+    """
+
+    lengths: np.ndarray | None
+
+    def __len__(self) -> int:
+        """N."""
+        ...
+
+    def batch(self, indices: Indices) -> np.ndarray:
+        """Return these inputs as one array: uint8 (n, H, W, C), or int64 (n, longest)."""
+        ...
+
+
+class PictureInputs:
+    """Pictures as they are: uint8 (N, H, W, C)."""
+
+    lengths: np.ndarray | None = None
+
+    def __init__(self, images: np.ndarray) -> None:
+        """Keep the array."""
+        self._images = images
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._images)
+
+    def batch(self, indices: Indices) -> np.ndarray:
+        """See :class:`Inputs`."""
+        return self._images[indices]
+
+
+class TokenInputs:
+    """Token ids of different lengths, padded a batch at a time."""
+
+    lengths: np.ndarray | None
+
+    def __init__(self, rows: list[np.ndarray], padding_id: int) -> None:
+        """Keep the rows."""
+        self._rows = rows
+        self._padding_id = padding_id
+        self.lengths = np.array([len(row) for row in rows], dtype=np.int64)
+
+    def __len__(self) -> int:
+        """N."""
+        return len(self._rows)
+
+    def batch(self, indices: Indices) -> np.ndarray:
+        """See :class:`Inputs`."""
+        return text.pad([self._rows[i] for i in indices], self._padding_id)
+
+
+@dataclass(frozen=True, slots=True)
+class Preprocessing:
+    """What turns examples into inputs: the service's specification, and for sentences the tokenizer."""
+
+    spec: ImageSpec | TextSpec
+    tokenizer: Tokenizer | None
+
+    @classmethod
+    def fit(cls, recipe: Recipe, train: Split) -> Preprocessing:
+        """Learn the vocabulary from the training part; pictures have nothing to learn."""
+        if isinstance(recipe.preprocessing, TextRecipe):
+            assert isinstance(train, Sentences)
+            rules = recipe.preprocessing
+            return cls(recipe.spec, build_tokenizer(train.texts, rules.cleaning, rules.min_count))
+        return cls(recipe.spec, None)
+
+    @classmethod
+    def from_dir(cls, spec: ImageSpec | TextSpec, folder: Path) -> Preprocessing:
+        """Read the tokenizer that a run or a version holds.
+
+        Raises:
+            ManifestInvalid: It is missing or not a tokenizer.
+        """
+        if isinstance(spec, ImageSpec):
+            return cls(spec, None)
+        text.SentenceEncoder.from_dir(spec, folder)  # checks the file
+        return cls(spec, Tokenizer.from_file(str(folder / spec.tokenizer_file)))
+
+    def save(self, folder: Path) -> None:
+        """Write the tokenizer, if there is one."""
+        if isinstance(self.spec, TextSpec):
+            assert self.tokenizer is not None
+            self.tokenizer.save(str(folder / self.spec.tokenizer_file), pretty=False)
+
+    def sizes(self, classes: int) -> Sizes:
+        """Return what the data decide about the network."""
+        if isinstance(self.spec, ImageSpec):
+            return Sizes(classes, self.spec.height, self.spec.width, self.spec.channels)
+        assert self.tokenizer is not None
+        return Sizes(classes, vocabulary=self.tokenizer.get_vocab_size())
+
+    def inputs(self, split: Split) -> Inputs:
+        """Turn a split into inputs for training; pictures in memory need no decoding.
+
+        Raises:
+            DataInvalid: A sentence holds no token or too many; names the row within the split.
+        """
+        if isinstance(split, Pictures):
+            return PictureInputs(split.images)
+        return self._tokens([split.raw(i) for i in range(len(split))])
+
+    def inputs_of_raw(self, raw: list[bytes], first_row: int = 1) -> Inputs:
+        """Turn encoded pictures or UTF-8 sentences into inputs exactly as the service does.
+
+        Args:
+            raw: At least one example.
+            first_row: Number of the first, for messages.
+
+        Raises:
+            DataInvalid: One cannot be read; names its row.
+        """
+        if isinstance(self.spec, TextSpec):
+            return self._tokens(raw, first_row)
+        pictures = []
+        for row, data in enumerate(raw, start=first_row):
+            try:
+                pictures.append(image.load(data, self.spec))
+            except InvalidInput as error:
+                raise DataInvalid(f"example {row}: {error}") from None
+        return PictureInputs(np.stack(pictures))
+
+    def _tokens(self, raw: list[bytes], first_row: int = 1) -> TokenInputs:
+        assert isinstance(self.spec, TextSpec)
+        assert self.tokenizer is not None
+        encoder = text.SentenceEncoder(self.spec, self.tokenizer)
+        rows = []
+        for row, data in enumerate(raw, start=first_row):
+            try:
+                rows.append(encoder.encode(data))
+            except InvalidInput as error:
+                raise DataInvalid(f"sentence {row} ({data[:40].decode(errors='replace')!r}): {error}") from None
+        return TokenInputs(rows, self.spec.padding_id)

@@ -1,0 +1,133 @@
+"""Labelled pictures: NumPy archives, a folder a class, or torchvision's copy of MNIST.
+
+Letters: N pictures, H height, W width, C channels.
+"""
+
+from __future__ import annotations
+
+import io
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from export.data.base import DataSet, Indices, Source, Split, check_labels
+from export.errors import DataInvalid
+from service.errors import InvalidInput
+from service.preprocessing import image
+from service.spec import ImageSpec
+
+_SPLITS = ("train", "test")
+
+
+class Pictures(Split):
+    """Pictures in memory: uint8 (N, H, W, C), C being 1 or 3."""
+
+    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
+        """Keep both; they must have the same N."""
+        self.images = images
+        self.labels = labels
+
+    def select(self, indices: Indices) -> Pictures:
+        """See :class:`Split`."""
+        return Pictures(self.images[indices], self.labels[indices])
+
+    def raw(self, index: int) -> bytes:
+        """Encode one picture as a PNG, which loses nothing."""
+        return encode_png(self.images[index])
+
+    def content(self, index: int) -> bytes:
+        """Return the pixels."""
+        pixels: bytes = self.images[index].tobytes()
+        return pixels
+
+
+def encode_png(picture: np.ndarray) -> bytes:
+    """Encode uint8 (H, W, 1) or (H, W, 3) as a PNG."""
+    buffer = io.BytesIO()
+    Image.fromarray(picture.squeeze(2) if picture.shape[2] == 1 else picture).save(buffer, format="PNG")
+    return buffer.getvalue()
+
+
+def read_pictures(source: Source, name: str, labels: Sequence[str], spec: ImageSpec) -> DataSet:
+    """Read a training and a test set of pictures.
+
+    Takes the first that it finds in the folder: ``train.npz`` and ``test.npz`` with ``images``
+    (N, H, W) or (N, H, W, C) uint8 and ``labels`` (N,); ``train/<label>/*`` and ``test/<label>/*``
+    with encoded pictures, which pass through the service's own preprocessing; torchvision's
+    ``MNIST/raw``, which it may download.
+
+    Raises:
+        DataInvalid: Names the file, and the row where one is wrong.
+    """
+    if all((source.path / f"{split}.npz").is_file() for split in _SPLITS):
+        train, test = (_read_archive(source.path / f"{split}.npz", len(labels), spec) for split in _SPLITS)
+    elif all((source.path / split).is_dir() for split in _SPLITS):
+        train, test = (_read_folders(source.path / split, labels, spec) for split in _SPLITS)
+    elif name == "mnist":
+        train, test = (_read_torchvision(source, split, len(labels)) for split in _SPLITS)
+    else:
+        raise DataInvalid(
+            f"{source.path}: holds no {name}; expected train.npz and test.npz, or the folders train/ and test/"
+        )
+    return DataSet(name, len(labels), train, test, "test")
+
+
+def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
+    try:
+        with np.load(path, allow_pickle=False) as archive:
+            missing = [key for key in ("images", "labels") if key not in archive.files]
+            if missing:
+                raise DataInvalid(f"{path}: has no array '{missing[0]}'; it holds {', '.join(archive.files)}")
+            images, labels = archive["images"], archive["labels"]
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+        raise DataInvalid(f"{path}: not readable as a NumPy archive ({error})") from None
+    if images.ndim == 3:
+        images = images[..., np.newaxis]
+    if images.dtype != np.uint8 or images.shape[1:] != spec.shape:
+        expected = f"uint8 (N, {spec.height}, {spec.width}, {spec.channels})"
+        raise DataInvalid(f"{path}: images are {images.dtype} {images.shape}, expected {expected}")
+    if len(images) != len(labels):
+        raise DataInvalid(f"{path}: has {len(images)} images but {len(labels)} labels")
+    if labels.dtype.kind not in "iu":
+        raise DataInvalid(f"{path}: labels are {labels.dtype}, expected integers")
+    return Pictures(images, check_labels(labels, classes, str(path)))
+
+
+def _read_folders(folder: Path, labels: Sequence[str], spec: ImageSpec) -> Pictures:
+    """Read ``folder/<label>/*`` in the order of labels and file names."""
+    unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in labels)
+    if unknown:
+        raise DataInvalid(f"{folder / unknown[0]}: '{unknown[0]}' is no label of the recipe: {', '.join(labels)}")
+    images, numbers = [], []
+    for number, label in enumerate(labels):
+        if not (folder / label).is_dir():
+            raise DataInvalid(f"{folder / label}: no such folder; each label of the recipe needs one")
+        for path in sorted(entry for entry in (folder / label).iterdir() if entry.is_file()):
+            try:
+                images.append(image.load(path.read_bytes(), spec))
+            except (InvalidInput, OSError) as error:
+                raise DataInvalid(f"{path}: {error}") from None
+            numbers.append(number)
+    if not images:
+        raise DataInvalid(f"{folder}: is empty, expected at least one example")
+    return Pictures(np.stack(images), np.array(numbers, dtype=np.int64))
+
+
+def _read_torchvision(source: Source, split: str, classes: int) -> Pictures:
+    # It costs a second, and archives and folders do without it.
+    from torchvision.datasets import MNIST  # noqa: PLC0415
+
+    try:
+        mnist = MNIST(str(source.path), train=split == "train", download=source.download)
+    except (RuntimeError, OSError, ValueError) as error:
+        if source.download:
+            raise DataInvalid(f"{source.path}: MNIST cannot be downloaded ({error})") from None
+        raise DataInvalid(
+            f"{source.path}: holds no MNIST; expected train.npz and test.npz, the folders train/ and test/, "
+            "or torchvision's MNIST/raw; --download fetches it"
+        ) from None
+    images = mnist.data.numpy()[..., np.newaxis]
+    return Pictures(images, check_labels(mnist.targets.numpy(), classes, f"{source.path}/MNIST/raw, {split}"))

@@ -1,0 +1,97 @@
+"""Labelled sentences from ``label<TAB>text`` files, one example a line."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from export.data.base import DataSet, Indices, Source, Split
+from export.errors import DataInvalid
+
+# Looked for in a folder, in this order.
+_WHOLE = ("all.tsv", "{name}.tsv", "{name}/all.tsv")
+_TRAIN, _TEST = "train.tsv", "test.tsv"
+
+
+class Sentences(Split):
+    """Sentences in memory."""
+
+    def __init__(self, texts: Sequence[str], labels: np.ndarray) -> None:
+        """Keep both; they must have the same N."""
+        self.texts = tuple(texts)
+        self.labels = labels
+
+    def select(self, indices: Indices) -> Sentences:
+        """See :class:`Split`."""
+        return Sentences([self.texts[i] for i in indices], self.labels[indices])
+
+    def raw(self, index: int) -> bytes:
+        """Encode one sentence as UTF-8."""
+        return self.texts[index].encode()
+
+    def content(self, index: int) -> bytes:
+        """Return the sentence in UTF-8."""
+        return self.texts[index].encode()
+
+
+def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
+    """Read sentences from a TSV file, or from a folder with one.
+
+    A folder holds ``train.tsv`` and ``test.tsv``, or one file for all: ``all.tsv``, ``<name>.tsv``
+    or ``<name>/all.tsv``.
+
+    Raises:
+        DataInvalid: Names the file, and the row where one is wrong.
+    """
+    path, classes = source.path, len(labels)
+    if path.is_file():
+        return DataSet(name, classes, _read_tsv(path, classes), None, "")
+    if not path.exists():
+        raise DataInvalid(f"{path}: no such file; expected a TSV file of label<TAB>text, or a folder with one")
+    if (path / _TRAIN).is_file() and (path / _TEST).is_file():
+        return DataSet(name, classes, _read_tsv(path / _TRAIN, classes), _read_tsv(path / _TEST, classes), "test")
+    candidates = [path / pattern.format(name=name) for pattern in _WHOLE]
+    for candidate in candidates:
+        if candidate.is_file():
+            return DataSet(name, classes, _read_tsv(candidate, classes), None, "")
+    raise DataInvalid(
+        f"{path}: holds no sentences; expected {_TRAIN} and {_TEST}, "
+        f"or one of {', '.join(str(candidate.relative_to(path)) for candidate in candidates)}"
+    )
+
+
+def _read_tsv(path: Path, classes: int) -> Sentences:
+    """Read one file. Lines end at LF only: some texts hold characters that Unicode calls line ends."""
+    texts: list[str] = []
+    labels: list[int] = []
+    try:
+        with path.open(encoding="utf-8", newline="\n") as file:
+            for row, line in enumerate(file, start=1):
+                label, text = _parse_row(line.rstrip("\r\n"), classes, f"{path}, row {row}")
+                labels.append(label)
+                texts.append(text)
+    except OSError as error:
+        raise DataInvalid(f"{path}: not readable ({error.strerror})") from None
+    except UnicodeDecodeError:
+        raise DataInvalid(f"{path}, row {len(texts) + 1} or soon after: is not UTF-8") from None
+    if not texts:
+        raise DataInvalid(f"{path}: is empty, expected at least one example")
+    return Sentences(texts, np.array(labels, dtype=np.int64))
+
+
+def _parse_row(line: str, classes: int, where: str) -> tuple[int, str]:
+    # No CSV reader: quote signs are part of the text.
+    columns = line.split("\t", 1)
+    if len(columns) < 2:
+        raise DataInvalid(f"{where}: has one column, expected label<TAB>text")
+    try:
+        label = int(columns[0])
+    except ValueError:
+        raise DataInvalid(f"{where}: label {columns[0]!r} is not an integer") from None
+    if not 0 <= label < classes:
+        raise DataInvalid(f"{where}: label {label} is out of range, expected 0 to {classes - 1}")
+    if not columns[1].strip():
+        raise DataInvalid(f"{where}: the text is empty")
+    return label, columns[1]

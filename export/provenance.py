@@ -1,0 +1,46 @@
+"""Which code and which libraries made a model."""
+
+from __future__ import annotations
+
+import platform
+import subprocess
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+_LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tokenizers")
+_PACKAGE = Path(__file__).resolve().parent
+# What can change a model: the exporter and what it shares with the server.
+_SOURCES = ("export", "service/preprocessing", "service/backend", "service/spec.py", "service/tensors.py")
+
+
+def library_versions() -> dict[str, str]:
+    """Return the versions of Python and of the libraries that touch a model, those installed."""
+    versions = {"python": platform.python_version()}
+    for name in _LIBRARIES:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return versions
+
+
+def git_commit() -> str:
+    """Return HEAD's hash, with ``-dirty`` where the sources differ from it; ``"unknown"`` outside a clone."""
+    try:
+        _git("ls-files", "--error-unmatch", __file__)
+        commit = _git("rev-parse", "HEAD").strip()
+        dirty = _git("status", "--porcelain", "--", *_SOURCES).strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
+    return f"{commit}-dirty" if dirty else commit
+
+
+def now() -> str:
+    """Return the time in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(_PACKAGE.parent), *arguments]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout  # noqa: S603 (fixed words)

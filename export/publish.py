@@ -1,0 +1,195 @@
+"""From a run to a version in a model repository: convert, verify, evaluate, golden vectors, manifest, rename.
+
+A version appears whole or not at all: it is written aside in the same folder, synced and renamed,
+and a published version is never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from export.classifier import Probabilities
+from export.convert import convert, input_spec, output_spec
+from export.data import DataSet, Source
+from export.data.golden import golden_raw
+from export.data.inputs import Preprocessing
+from export.errors import PublishFailed, RunInvalid
+from export.evaluate import Score, evaluate_graph
+from export.recipe import Recipe
+from export.run import RunRecord
+from export.runner import load_classifier, open_divided
+from export.train import Part, evaluate
+from export.verify import verify_graph, verify_version
+from service.backend.onnx import OnnxBackend
+from service.golden import Golden, write_golden
+from service.manifest import (
+    GOLDEN_FILE,
+    MODEL_FILE,
+    SCHEMA_VERSION,
+    Accuracy,
+    Manifest,
+    Parity,
+    Provenance,
+    file_digest,
+    write_manifest,
+)
+from service.spec import ImageSpec
+
+LABELS_FILE = "labels.txt"
+
+Say = Callable[[str], None]
+
+
+def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Path | None, say: Say) -> Path:
+    """Publish a run's best weights.
+
+    Args:
+        run_dir: As ``train --out`` left it.
+        models: The model repository; made if it is not there.
+        version: Positive integer, or None for the next free one.
+        data_path: Where the data are now, or None for where they were.
+        say: Hears one line a step.
+
+    Returns:
+        The version folder.
+
+    Raises:
+        RunInvalid: The folder holds no run, or its data are other ones now.
+        ConversionFailed: The graph is not as it should be.
+        VerificationFailed: The graph does not give torch's answers.
+        PublishFailed: The version exists already, or the repository cannot be written.
+    """
+    recipe, record, preprocessing, classifier = load_classifier(run_dir)
+    data, _ = open_divided(recipe, Source(data_path or Path(record.data_path)), record.seed, record.fold)
+    _check_same_data(run_dir, record, data)
+    test = data.test
+    assert test is not None
+    classes, inputs = data.classes, preprocessing.inputs(test)
+    with write_aside(models / recipe.name, version) as (aside, target):
+        _, torch_accuracy = evaluate(classifier, Part(inputs, test.labels), "cpu")
+        classifier.network.compact()
+        model = Probabilities(classifier).eval()
+        convert(model, recipe.spec, classes, aside / MODEL_FILE)
+        say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
+        backend = OnnxBackend(aside / MODEL_FILE, "cpu")
+        parity = verify_graph(model, backend, inputs, recipe.serving.max_batch_size)
+        say(
+            f"verified: at most {parity.max_abs_difference:.2g} from torch at batch sizes "
+            f"{', '.join(map(str, parity.batch_sizes))}; same top-1 on all {parity.count}"
+        )
+        score = evaluate_graph(backend, preprocessing, test)
+        say(f"evaluated: {score}; torch {torch_accuracy:.2%}")
+        _write_parts(aside, recipe, preprocessing, model)
+        accuracy = _accuracy(data, score, torch_accuracy)
+        write_manifest(_manifest(recipe, record, accuracy, parity, file_digest(aside / MODEL_FILE)), aside)
+        verify_version(aside)
+    say(f"published: {target}")
+    return target
+
+
+@contextlib.contextmanager
+def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Path]]:
+    """Give a folder to fill; on leaving, sync it and rename it to the version. On an error remove it.
+
+    Yields:
+        The folder aside, whose name is no version number so that no server reads it, and the target.
+
+    Raises:
+        PublishFailed: The version exists already, or the repository cannot be written.
+    """
+    target: Path | None = None
+    try:
+        model_dir.mkdir(parents=True, exist_ok=True)
+        target = model_dir / str(version or _next_version(model_dir))
+        if target.exists():
+            raise PublishFailed(f"{target}: exists already; leave --version out for the next free number")
+        aside = Path(tempfile.mkdtemp(prefix=f".aside-{target.name}-", dir=model_dir))
+    except OSError as error:
+        raise PublishFailed(f"{error.filename or model_dir}: cannot be written ({error.strerror})") from None
+    try:
+        yield aside, target
+        aside.chmod(0o755)  # mkdtemp keeps others out; the server may be another user
+        for path in (*aside.iterdir(), aside):
+            _sync(path)
+        try:
+            aside.rename(target)
+        except OSError as error:
+            raise PublishFailed(f"{target}: cannot be published ({error.strerror})") from None
+        _sync(model_dir)
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+
+
+def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:
+    digest = data.train.digest
+    if digest != record.dataset.digest:
+        raise RunInvalid(
+            f"{run_dir}: was trained on {record.dataset.digest}, these data are {digest}; "
+            "--data says where the data of the run are"
+        )
+
+
+def _write_parts(aside: Path, recipe: Recipe, preprocessing: Preprocessing, model: Probabilities) -> None:
+    """Write labels, tokenizer and golden vectors."""
+    (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in recipe.data.labels), encoding="utf-8")
+    preprocessing.save(aside)
+    raw = golden_raw(recipe.spec)
+    inputs = preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+    write_golden(Golden(raw, (inputs,), (model.answer(inputs),)), aside / GOLDEN_FILE)
+
+
+def _accuracy(data: DataSet, score: Score, torch_value: float) -> Accuracy:
+    return Accuracy(
+        metric="top1",
+        value=score.value,
+        torch_value=torch_value,
+        dataset=data.name,
+        split=data.test_name,
+        count=score.count,
+        interval_low=score.interval_low,
+        interval_high=score.interval_high,
+    )
+
+
+def _manifest(recipe: Recipe, record: RunRecord, accuracy: Accuracy, parity: Parity, digest: str) -> Manifest:
+    is_image = isinstance(recipe.spec, ImageSpec)
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        task="image-classification" if is_image else "sentence-classification",
+        inputs=(input_spec(recipe.spec),),
+        outputs=(output_spec(len(recipe.data.labels)),),
+        preprocessing=recipe.spec,
+        labels_file=LABELS_FILE,
+        max_batch_size=recipe.serving.max_batch_size,
+        provenance=Provenance(
+            architecture=recipe.architecture,
+            recipe=recipe.name,
+            seed=record.seed,
+            dataset=record.dataset,
+            libraries=record.libraries,
+            git_commit=record.git_commit,
+            created=record.created,
+        ),
+        accuracy=(accuracy,),
+        parity=parity,
+        model_digest=digest,
+    )
+
+
+def _next_version(model_dir: Path) -> int:
+    return max((int(entry.name) for entry in model_dir.iterdir() if entry.name.isdecimal()), default=0) + 1
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,250 @@
+"""A recipe: everything that decides what is trained, as data. Read strictly from TOML.
+
+Two people with one recipe, one seed and one data set train the same model; so nothing that changes
+the weights lives anywhere else, and nothing here has a default on reading.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from export import strict
+from export.architectures import ARCHITECTURES
+from export.errors import RecipeInvalid
+from service.spec import ImageSpec, TextSpec
+
+TOKENIZER_FILE = "tokenizer.json"
+
+
+@dataclass(frozen=True, slots=True)
+class DataRecipe:
+    """Which examples a model learns from.
+
+    Attributes:
+        reader: A key of :data:`export.data.READERS`.
+        name: Name of the data set, as manifests cite it.
+        labels: One word a class, in class order.
+        held_out: Share of the training set kept back for early stopping, in (0, 1).
+        folds: Number of folds for a set without a test split of its own; 0 where it has one.
+    """
+
+    reader: str
+    name: str
+    labels: tuple[str, ...]
+    held_out: float
+    folds: int
+
+
+@dataclass(frozen=True, slots=True)
+class TextRecipe:
+    """How sentences become ids.
+
+    Attributes:
+        kind: Always ``"text"``.
+        cleaning: Name of a cleaning in :mod:`export.data.vocabulary`.
+        min_count: How often a word must stand in the training examples to get a vector of its own;
+            rarer ones share that of unknown words, which is how that one is trained.
+        max_tokens: Longest sentence served, in tokens.
+    """
+
+    kind: Literal["text"]
+    cleaning: str
+    min_count: int
+    max_tokens: int
+
+    @property
+    def spec(self) -> TextSpec:
+        """What the manifest will say."""
+        return TextSpec("text", TOKENIZER_FILE, padding_id=0, unknown_id=1, max_tokens=self.max_tokens)
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The loop's numbers.
+
+    Attributes:
+        epochs: Most passes over the training part.
+        patience: Epochs without a better held-out accuracy after which training stops.
+        batch_size: Examples a step.
+        optimizer: ``"sgd"`` (Nesterov, momentum 0.9) or ``"adamw"``.
+        learning_rate: Peak of the schedule.
+        sparse_learning_rate: That of word vectors, by SparseAdam; 0 where there are none.
+        weight_decay: Of the dense weights.
+        warmup: Share of all steps over which the rate rises linearly from 0.
+        schedule: After that: ``"cosine"`` falls to 0, ``"constant"`` stays.
+        label_smoothing: Share of the target spread over all classes, in [0, 1).
+    """
+
+    epochs: int
+    patience: int
+    batch_size: int
+    optimizer: Literal["sgd", "adamw"]
+    learning_rate: float
+    sparse_learning_rate: float
+    weight_decay: float
+    warmup: float
+    schedule: Literal["cosine", "constant"]
+    label_smoothing: float
+
+    def __post_init__(self) -> None:
+        """Refuse impossible numbers.
+
+        Raises:
+            ValueError: Names the key.
+        """
+        if min(self.epochs, self.patience, self.batch_size) < 1:
+            raise ValueError("training: epochs, patience and batch_size must be at least 1")
+        if self.learning_rate <= 0:
+            raise ValueError("training.learning_rate: must be positive")
+        if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
+            raise ValueError("training: warmup and label_smoothing must be at least 0 and below 1")
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What the published version is proven for. ``max_batch_size`` is the largest batch verified."""
+
+    max_batch_size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """One model, from data to version.
+
+    Attributes:
+        name: Name of the model in a repository.
+        summary: One line for ``convserve-export list``.
+        data: Which examples.
+        preprocessing: From raw input to tensor.
+        architecture: A key of :data:`export.architectures.ARCHITECTURES`.
+        options: That architecture's options.
+        training: The loop's numbers.
+        serving: What the version is proven for.
+        text: The TOML it was read from.
+    """
+
+    name: str
+    summary: str
+    data: DataRecipe
+    preprocessing: ImageSpec | TextRecipe
+    architecture: str
+    options: Any
+    training: Training
+    serving: Serving
+    text: str
+
+    @property
+    def spec(self) -> ImageSpec | TextSpec:
+        """The preprocessing as the service knows it."""
+        return self.preprocessing.spec if isinstance(self.preprocessing, TextRecipe) else self.preprocessing
+
+    def with_labels(self, labels: tuple[str, ...]) -> Recipe:
+        """Return the recipe with another order of labels, or others."""
+        return dataclasses.replace(self, data=dataclasses.replace(self.data, labels=labels))
+
+
+@dataclass(frozen=True, slots=True)
+class _Tables:
+    """The keys of a recipe file; ``architecture`` and ``preprocessing`` choose their own types."""
+
+    name: str
+    summary: str
+    data: DataRecipe
+    preprocessing: Any
+    architecture: Any
+    training: Training
+    serving: Serving
+
+
+def bundled_recipes() -> list[str]:
+    """Return the names of the recipes that come with the package, sorted."""
+    files = resources.files("export").joinpath("recipes").iterdir()
+    return sorted(file.name.removesuffix(".toml") for file in files if file.name.endswith(".toml"))
+
+
+def find_recipe(name_or_file: str) -> Recipe:
+    """Return a bundled recipe by name, or one from a file that ends in ``.toml``.
+
+    Raises:
+        RecipeInvalid: No such recipe, or it is not valid.
+    """
+    if name_or_file.endswith(".toml"):
+        return read_recipe(Path(name_or_file))
+    if name_or_file not in bundled_recipes():
+        known = ", ".join(bundled_recipes())
+        raise RecipeInvalid(f"no recipe '{name_or_file}'; bundled: {known}; or give a file that ends in .toml")
+    text = resources.files("export").joinpath("recipes", f"{name_or_file}.toml").read_text(encoding="utf-8")
+    return parse_recipe(text, f"{name_or_file}.toml")
+
+
+def read_recipe(path: Path) -> Recipe:
+    """Read a recipe from a file.
+
+    Raises:
+        RecipeInvalid: The file is missing or not valid.
+    """
+    try:
+        return parse_recipe(path.read_text(encoding="utf-8"), str(path))
+    except FileNotFoundError:
+        raise RecipeInvalid(f"{path}: no such file") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeInvalid(f"{path}: not readable ({error})") from None
+
+
+def parse_recipe(text: str, source: str) -> Recipe:
+    """Build a recipe from its TOML; ``source`` begins every message.
+
+    Raises:
+        RecipeInvalid: Not TOML, or a key is unknown, missing or impossible; the message names it.
+    """
+    try:
+        tables = strict.parse(_Tables, tomllib.loads(text))
+        preprocessing = _preprocessing(tables.preprocessing)
+        architecture, options = _architecture(tables.architecture)
+        _check(tables)
+    except (tomllib.TOMLDecodeError, ValueError) as error:
+        raise RecipeInvalid(f"{source}: {error}") from None
+    return Recipe(
+        tables.name,
+        tables.summary,
+        tables.data,
+        preprocessing,
+        architecture,
+        options,
+        tables.training,
+        tables.serving,
+        text,
+    )
+
+
+def _preprocessing(table: Any) -> ImageSpec | TextRecipe:
+    kinds: dict[str, type[ImageSpec] | type[TextRecipe]] = {"image": ImageSpec, "text": TextRecipe}
+    kind = table.get("kind") if isinstance(table, dict) else None
+    if kind not in kinds:
+        raise ValueError(f"preprocessing.kind: expected one of {', '.join(map(repr, kinds))}, got {kind!r}")
+    return strict.parse(kinds[kind], table, "preprocessing")
+
+
+def _architecture(table: Any) -> tuple[str, Any]:
+    name = table.get("name") if isinstance(table, dict) else None
+    if name not in ARCHITECTURES:
+        raise ValueError(f"architecture.name: expected one of {', '.join(map(repr, ARCHITECTURES))}, got {name!r}")
+    options = {key: value for key, value in table.items() if key != "name"}
+    return name, strict.parse(ARCHITECTURES[name].options, options, "architecture")
+
+
+def _check(tables: _Tables) -> None:
+    """Refuse what each key alone allows but the whole does not."""
+    if not 0 < tables.data.held_out < 1:
+        raise ValueError(f"data.held_out: expected a share between 0 and 1, got {tables.data.held_out}")
+    if tables.data.folds != 0 and tables.data.folds < 2:
+        raise ValueError(f"data.folds: expected 0 or at least 2, got {tables.data.folds}")
+    if len(tables.data.labels) < 2 or len(set(tables.data.labels)) != len(tables.data.labels):
+        raise ValueError("data.labels: expected at least two different labels")
+    if tables.serving.max_batch_size < 1:
+        raise ValueError(f"serving.max_batch_size: must be at least 1, got {tables.serving.max_batch_size}")

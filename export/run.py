@@ -1,0 +1,141 @@
+"""A run folder: one training with all that resuming and publishing need.
+
+    recipe.toml     the recipe, word for word
+    run.json        seed, fold, data, history, versions (:class:`RunRecord`)
+    weights.pt      the best weights so far
+    checkpoint.pt   the state after the last complete epoch
+    tokenizer.json  for sentences
+
+Each file is written aside and renamed, so a crash leaves the one before it.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+import pickle
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+
+from export import strict
+from export.errors import RunInvalid
+from export.recipe import Recipe, parse_recipe
+from service.manifest import Dataset
+
+RECIPE_FILE = "recipe.toml"
+RECORD_FILE = "run.json"
+WEIGHTS_FILE = "weights.pt"
+CHECKPOINT_FILE = "checkpoint.pt"
+
+
+@dataclass(frozen=True, slots=True)
+class EpochRecord:
+    """One epoch: mean training loss, then loss and accuracy (in [0, 1]) on the held-out part."""
+
+    epoch: int
+    loss: float
+    held_out_loss: float
+    held_out_accuracy: float
+    seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class RunRecord:
+    """What run.json holds.
+
+    Attributes:
+        recipe: Name of the recipe.
+        seed: Decides weights, order, dropout, held-out part and folds.
+        fold: Which fold is the test split, or null where the set has one of its own.
+        epochs: Most epochs, the recipe's or those of ``--epochs``.
+        data_path: Where the data were.
+        dataset: Name and digest of the training set, the held-out part included.
+        test_name: Name of the test split.
+        state: ``"running"`` until the last epoch; ``"interrupted"`` by Ctrl-C; ``"finished"``.
+        best_epoch: Epoch of weights.pt; 0 before the first is complete.
+        history: Each epoch.
+        test_accuracy: Top-1 of weights.pt on the test split under torch, in [0, 1]; null until finished.
+        test_count: Examples of the test split.
+        libraries: Versions.
+        git_commit: Of the code that trains.
+        created: When training began, ISO 8601 in UTC.
+    """
+
+    recipe: str
+    seed: int
+    fold: int | None
+    epochs: int
+    data_path: str
+    dataset: Dataset
+    test_name: str
+    state: Literal["running", "interrupted", "finished"]
+    best_epoch: int
+    history: tuple[EpochRecord, ...]
+    test_accuracy: float | None
+    test_count: int
+    libraries: dict[str, str]
+    git_commit: str
+    created: str
+
+
+def write_record(folder: Path, record: RunRecord) -> None:
+    """Write run.json."""
+    text = json.dumps(dataclasses.asdict(record), indent=2) + "\n"
+    replace_file(folder / RECORD_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+
+
+def read_run(folder: Path) -> tuple[Recipe, RunRecord]:
+    """Read the recipe, its epochs as they were run, and run.json.
+
+    Raises:
+        RunInvalid: The folder holds no run, or a damaged one.
+        RecipeInvalid: The recipe does not fit this version of the program.
+    """
+    try:
+        text = (folder / RECIPE_FILE).read_text(encoding="utf-8")
+        record = strict.parse(RunRecord, json.loads((folder / RECORD_FILE).read_bytes()))
+    except FileNotFoundError as error:
+        raise RunInvalid(f"{folder}: holds no run ({Path(error.filename).name} is missing); see train --out") from None
+    except (OSError, ValueError) as error:
+        raise RunInvalid(f"{folder / RECORD_FILE}: not readable ({error})") from None
+    recipe = parse_recipe(text, str(folder / RECIPE_FILE))
+    return with_epochs(recipe, record.epochs), record
+
+
+def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
+    """Return the recipe with another number of epochs, or as it is for None."""
+    if epochs is None:
+        return recipe
+    return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=epochs))
+
+
+def save_tensors(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint or weights."""
+    replace_file(path, lambda aside: torch.save(state, aside))
+
+
+def load_tensors(path: Path) -> dict[str, Any]:
+    """Read tensors and plain values; nothing else is ever unpickled.
+
+    Raises:
+        RunInvalid: The file is missing or damaged.
+    """
+    try:
+        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise RunInvalid(f"{path}: no such file; no epoch of this run is complete, see train --resume") from None
+    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise RunInvalid(f"{path}: damaged ({type(error).__name__}); train again") from None
+    return state
+
+
+def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
+    """Write a file aside and rename it over ``path``."""
+    aside = path.with_name(f".{path.name}.aside")
+    write(aside)
+    os.replace(aside, path)

@@ -1,0 +1,240 @@
+"""One run from a recipe to tested weights: read, divide, fit, train, test. And several, with mean and spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from export import provenance
+from export.classifier import Classifier, build_classifier
+from export.data import DataSet, Source, hold_out, open_data, report, with_fold
+from export.data.inputs import Preprocessing
+from export.errors import DataInvalid, RunInvalid
+from export.progress import Reporter
+from export.recipe import Recipe
+from export.run import (
+    RECIPE_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    RunRecord,
+    load_tensors,
+    read_run,
+    replace_file,
+    write_record,
+)
+from export.schedule import epoch_seed
+from export.train import Loop, Part, evaluate
+from service.manifest import Dataset
+
+RESULT_FILE = "result.json"
+
+MakeReporter = Callable[[str, int], AbstractContextManager[Reporter]]
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What all runs of one command share.
+
+    Attributes:
+        recipe: With the epochs to run.
+        source: Where the data are.
+        out: Run folder; with several runs, the folder of theirs.
+        device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        resume: Continue what ``out`` holds.
+    """
+
+    recipe: Recipe
+    source: Source
+    out: Path
+    device: str
+    resume: bool
+
+
+def choose_device(device: str) -> str:
+    """Return a torch device.
+
+    Raises:
+        RunInvalid: CUDA was demanded and torch cannot use it.
+    """
+    if device == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and not torch.cuda.is_available():
+        raise RunInvalid("device 'cuda' was asked for, but torch finds none here; use --device auto or cpu")
+    return device
+
+
+def open_divided(recipe: Recipe, source: Source, seed: int, fold: int | None) -> tuple[DataSet, int | None]:
+    """Read a data set and, if it has no test split, hold a fold out, the first for None.
+
+    Returns:
+        The data, and which fold is their test split; None if they have one of their own.
+
+    Raises:
+        DataInvalid: The data are wrong, or have no folds.
+    """
+    data = open_data(recipe, source)
+    if data.test is not None and fold is None:
+        return data, None
+    if data.test is None and recipe.data.folds == 0:
+        raise DataInvalid(f"{source.path}: has no test split, and the recipe sets data.folds = 0")
+    fold = fold or 0
+    return with_fold(data, fold, recipe.data.folds, seed), fold
+
+
+def run_once(
+    plan: Plan, data: DataSet, folder: Path, make_reporter: MakeReporter, *, seed: int, fold: int | None
+) -> RunRecord:
+    """Train one model into a run folder and test it; a finished run is only read back.
+
+    Raises:
+        RunInvalid: The folder holds another run, or one that was not to be resumed.
+    """
+    recipe, device = plan.recipe, choose_device(plan.device)
+    train, held_out = hold_out(data.train, recipe.data.held_out, seed)
+    preprocessing = Preprocessing.fit(recipe, train)
+    fresh = _record(plan, data, seed, fold)
+    record = _begin(folder, recipe, fresh, plan.resume)
+    if record.state == "finished":
+        return record
+    preprocessing.save(folder)
+    torch.manual_seed(epoch_seed(seed, 0))
+    classifier = build_classifier(recipe, preprocessing.sizes(data.classes))
+    loop = Loop(classifier, recipe.training, seed, device, folder)
+    if plan.resume:
+        loop.resume()
+    parts = [Part(preprocessing.inputs(split), split.labels) for split in (train, held_out)]
+    with make_reporter(folder.name, recipe.training.epochs) as reporter:
+        outcome = loop.run(parts[0], parts[1], reporter)
+    record = dataclasses.replace(
+        record,
+        state="interrupted" if outcome.interrupted else "finished",
+        best_epoch=outcome.best_epoch,
+        history=outcome.history,
+    )
+    if not outcome.interrupted:
+        assert data.test is not None
+        _, accuracy = evaluate(classifier, Part(preprocessing.inputs(data.test), data.test.labels), device)
+        record = dataclasses.replace(record, test_accuracy=accuracy)
+    write_record(folder, record)
+    return record
+
+
+def run_all(
+    plan: Plan, seeds: Sequence[int], folds: Sequence[int | None], make_reporter: MakeReporter, say: Say
+) -> list[RunRecord]:
+    """Train every seed with every fold, one after the other, and write result.json if there are several.
+
+    An interrupted run is the last.
+    """
+    several = len(seeds) * len(folds) > 1
+    records: list[RunRecord] = []
+    for seed in seeds:
+        for fold in folds:
+            data, held_fold = open_divided(plan.recipe, plan.source, seed, fold)
+            say(report(data))
+            folder = plan.out / _folder_name(seed, held_fold) if several else plan.out
+            record = run_once(plan, data, folder, make_reporter, seed=seed, fold=held_fold)
+            records.append(record)
+            if record.test_accuracy is None:
+                return records
+            say(f"{folder}: {record.test_accuracy:.2%} of {record.test_count} ({record.test_name}) right")
+    if several:
+        say(write_result(plan.out, records))
+    return records
+
+
+def write_result(out: Path, records: Sequence[RunRecord]) -> str:
+    """Write result.json and return its line: mean and sample standard deviation of the accuracies."""
+    values = [record.test_accuracy for record in records if record.test_accuracy is not None]
+    mean, spread = statistics.fmean(values), statistics.stdev(values)
+    runs = [
+        {
+            "seed": record.seed,
+            "fold": record.fold,
+            "test_accuracy": record.test_accuracy,
+            "test_count": record.test_count,
+            "best_epoch": record.best_epoch,
+            "seconds": round(sum(epoch.seconds for epoch in record.history), 1),
+        }
+        for record in records
+    ]
+    result = {
+        "recipe": records[0].recipe,
+        "metric": "top1",
+        "mean": mean,
+        "standard_deviation": spread,
+        "runs": runs,
+        "libraries": records[0].libraries,
+        "git_commit": records[0].git_commit,
+    }
+    text = json.dumps(result, indent=2) + "\n"
+    replace_file(out / RESULT_FILE, lambda path: path.write_text(text, encoding="utf-8"))
+    return f"{len(values)} runs: accuracy {mean:.2%}, standard deviation {spread:.2%}, error {1 - mean:.2%}"
+
+
+def load_classifier(folder: Path) -> tuple[Recipe, RunRecord, Preprocessing, Classifier]:
+    """Read a run back, its classifier in evaluation mode with the best weights.
+
+    Raises:
+        RunInvalid: The folder holds no run, or no complete epoch.
+    """
+    recipe, record = read_run(folder)
+    preprocessing = Preprocessing.from_dir(recipe.spec, folder)
+    classifier = build_classifier(recipe, preprocessing.sizes(len(recipe.data.labels)))
+    try:
+        classifier.load_state_dict(load_tensors(folder / WEIGHTS_FILE))
+    except RuntimeError:
+        raise RunInvalid(f"{folder / WEIGHTS_FILE}: does not fit the recipe beside it; train again") from None
+    return recipe, record, preprocessing, classifier.eval()
+
+
+def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord:
+    assert data.test is not None
+    return RunRecord(
+        recipe=plan.recipe.name,
+        seed=seed,
+        fold=fold,
+        epochs=plan.recipe.training.epochs,
+        data_path=str(plan.source.path.resolve()),
+        dataset=Dataset(data.name, data.train.digest),
+        test_name=data.test_name,
+        state="running",
+        best_epoch=0,
+        history=(),
+        test_accuracy=None,
+        test_count=len(data.test),
+        libraries=provenance.library_versions(),
+        git_commit=provenance.git_commit(),
+        created=provenance.now(),
+    )
+
+
+def _begin(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunRecord:
+    """Start a run folder, or check that the one to resume is the same run."""
+    if not (folder / RECORD_FILE).exists():
+        folder.mkdir(parents=True, exist_ok=True)
+        replace_file(folder / RECIPE_FILE, lambda path: path.write_text(recipe.text, encoding="utf-8"))
+        write_record(folder, fresh)
+        return fresh
+    if not resume:
+        raise RunInvalid(f"{folder}: holds a run already; --resume continues it, --out chooses another folder")
+    held_recipe, held = read_run(folder)
+    if held_recipe.text != recipe.text:
+        raise RunInvalid(f"{folder}: holds a run of another recipe; --out chooses another folder")
+    for name in ("seed", "fold", "epochs", "dataset"):
+        before, now = getattr(held, name), getattr(fresh, name)
+        if before != now:
+            raise RunInvalid(f"{folder}: was begun with {name} {before}, not {now}; --out chooses another folder")
+    return held
+
+
+def _folder_name(seed: int, fold: int | None) -> str:
+    return f"seed-{seed}" if fold is None else f"seed-{seed}-fold-{fold}"

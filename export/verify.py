@@ -1,0 +1,146 @@
+"""Proof that a graph gives torch's answers, and that a published version keeps what its manifest says."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from export.classifier import Classifier, Probabilities
+from export.data.inputs import Inputs, Preprocessing
+from export.errors import VerificationFailed
+from export.recipe import Recipe
+from service.backend.base import Backend
+from service.backend.onnx import OnnxBackend
+from service.golden import Golden, read_golden
+from service.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, Parity, file_digest, read_labels, read_manifest
+
+# Largest absolute difference of a probability between torch and ONNX Runtime.
+TOLERANCE = 1e-5
+BATCH_SIZES = (1, 2, 7, 32)
+_BATCHES_A_SIZE = 8
+
+
+def verify_graph(
+    model: Probabilities, backend: Backend, inputs: Inputs, max_batch_size: int, tolerance: float = TOLERANCE
+) -> Parity:
+    """Compare torch and the graph on real inputs: all of them once, and some at each batch size.
+
+    Args:
+        model: The torch side, in evaluation mode, on the CPU.
+        backend: The graph.
+        inputs: Of the whole test set, at least one.
+        max_batch_size: Largest batch to prove, besides :data:`BATCH_SIZES`.
+        tolerance: Largest accepted absolute difference of a probability.
+
+    Raises:
+        VerificationFailed: A probability differs by more, is not a number, or a top-1 differs.
+    """
+    sizes = tuple(sorted({size for size in BATCH_SIZES if size < max_batch_size} | {max_batch_size}))
+    worst = 0.0
+    for size in sizes:
+        for indices in _batches(len(inputs), size)[:_BATCHES_A_SIZE]:
+            batch = inputs.batch(indices)
+            difference = largest_difference(model.answer(batch), backend.run([batch])[0])
+            worst = _accept(difference, worst, tolerance, f"batch size {size}, inputs from {indices[0]}")
+    same = 0
+    for start in range(0, len(inputs), max(sizes)):
+        indices = np.arange(start, min(start + max(sizes), len(inputs)))
+        batch = inputs.batch(indices)
+        torch_answer, answer = model.answer(batch), backend.run([batch])[0]
+        worst = _accept(largest_difference(torch_answer, answer), worst, tolerance, f"inputs from {start}")
+        same += int((torch_answer.argmax(axis=1) == answer.argmax(axis=1)).sum())
+    if same < len(inputs):
+        raise VerificationFailed(f"the graph's top-1 differs from torch's on {len(inputs) - same} of {len(inputs)}")
+    return Parity(tolerance, worst, sizes, same / len(inputs), len(inputs))
+
+
+def verify_version(version_dir: Path) -> tuple[Manifest, float]:
+    """Check a published version as the server will: digest, graph, labels, golden answers at each batch size.
+
+    Returns:
+        The manifest, and the largest absolute difference from a golden answer.
+
+    Raises:
+        LoadError: The manifest or the graph cannot be read.
+        VerificationFailed: Something is not as the manifest says.
+    """
+    manifest = read_manifest(version_dir)
+    path = version_dir / MODEL_FILE
+    backend = OnnxBackend(path, "cpu")
+    digest = file_digest(path)
+    if digest != manifest.model_digest:
+        raise VerificationFailed(f"{path}: digest is {digest}, the manifest says {manifest.model_digest}")
+    came = (tuple(backend.inputs), tuple(backend.outputs))
+    if came != (manifest.inputs, manifest.outputs):
+        shown = ", ".join(str(spec) for specs in came for spec in specs)
+        raise VerificationFailed(f"{path}: the graph has {shown}, which is not what the manifest says")
+    if manifest.labels_file is not None:
+        count, classes = len(read_labels(version_dir / manifest.labels_file)), manifest.outputs[0].shape[1]
+        if count != classes:
+            raise VerificationFailed(f"{version_dir / manifest.labels_file}: has {count} labels for {classes} classes")
+    golden = read_golden(version_dir / GOLDEN_FILE)
+    _check_golden_inputs(version_dir, manifest, golden)
+    return manifest, _check_golden_answers(backend, golden, manifest.parity)
+
+
+def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs: Inputs) -> Parity:
+    """Compare a published version with the run it came from: labels, then every answer on the test set.
+
+    Raises:
+        LoadError: The manifest, the graph or the labels cannot be read.
+        VerificationFailed: The labels are other ones, or an answer differs.
+    """
+    manifest = read_manifest(version_dir)
+    labels = read_labels(version_dir / manifest.labels_file) if manifest.labels_file else ()
+    if labels != recipe.data.labels:
+        raise VerificationFailed(
+            f"{version_dir}: labels are {', '.join(labels)}; the run's {', '.join(recipe.data.labels)}"
+        )
+    classifier.network.compact()
+    backend = OnnxBackend(version_dir / MODEL_FILE, "cpu")
+    model = Probabilities(classifier).eval()
+    return verify_graph(model, backend, inputs, manifest.max_batch_size, manifest.parity.tolerance)
+
+
+def largest_difference(expected: np.ndarray, came: np.ndarray) -> float:
+    """Return the largest absolute difference; infinite for another shape or anything that is not a number."""
+    if expected.shape != came.shape:
+        return float("inf")
+    difference = float(np.abs(expected.astype(np.float64) - came).max())
+    return difference if np.isfinite(difference) else float("inf")
+
+
+def _check_golden_inputs(version_dir: Path, manifest: Manifest, golden: Golden) -> None:
+    """Preprocess the raw inputs again: the same code must give the same tensors, exactly."""
+    if manifest.preprocessing is None:
+        return
+    preprocessing = Preprocessing.from_dir(manifest.preprocessing, version_dir)
+    again = preprocessing.inputs_of_raw(list(golden.raw)).batch(np.arange(golden.count))
+    if not np.array_equal(again, golden.inputs[0]):
+        raise VerificationFailed(f"{version_dir / GOLDEN_FILE}: preprocessing gives other tensors than at export")
+
+
+def _check_golden_answers(backend: Backend, golden: Golden, parity: Parity) -> float:
+    worst = 0.0
+    for size in parity.batch_sizes:
+        for indices in _batches(golden.count, size):
+            answers = backend.run([array[indices] for array in golden.inputs])
+            for expected, came in zip(golden.outputs, answers, strict=True):
+                difference = largest_difference(expected[indices], came)
+                worst = _accept(difference, worst, parity.tolerance, f"golden answers at batch size {size}")
+    return worst
+
+
+def _batches(count: int, size: int) -> Sequence[np.ndarray]:
+    """Return full batches of positions that cover ``count`` examples, starting anew at the end."""
+    return [np.arange(start, start + size) % count for start in range(0, count, size)]
+
+
+def _accept(difference: float, worst: float, tolerance: float, where: str) -> float:
+    if difference > tolerance:
+        raise VerificationFailed(
+            f"a probability differs from torch's by {difference:.3g} ({where}), accepted is {tolerance:g}"
+        )
+    return max(worst, difference)
