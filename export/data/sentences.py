@@ -67,23 +67,24 @@ def _read_tsv(path: Path, classes: int) -> Sentences:
     texts: list[str] = []
     labels: list[int] = []
     try:
-        with path.open(encoding="utf-8", newline="\n") as file:
+        with path.open("rb") as file:
             for row, line in enumerate(file, start=1):
-                label, text = _parse_row(line.rstrip("\r\n"), classes, f"{path}, row {row}")
+                label, text = _parse_row(line, classes, f"{path}, row {row}")
                 labels.append(label)
                 texts.append(text)
     except OSError as error:
         raise DataInvalid(f"{path}: not readable ({error.strerror})") from None
-    except UnicodeDecodeError:
-        raise DataInvalid(f"{path}, row {len(texts) + 1} or soon after: is not UTF-8") from None
     if not texts:
         raise DataInvalid(f"{path}: is empty, expected at least one example")
     return Sentences(texts, np.array(labels, dtype=np.int64))
 
 
-def _parse_row(line: str, classes: int, where: str) -> tuple[int, str]:
-    # No CSV reader: quote signs are part of the text.
-    columns = line.split("\t", 1)
+def _parse_row(line: bytes, classes: int, where: str) -> tuple[int, str]:
+    try:
+        # No CSV reader: quote signs are part of the text.
+        columns = line.decode().rstrip("\r\n").split("\t", 1)
+    except UnicodeDecodeError:
+        raise DataInvalid(f"{where}: is not UTF-8") from None
     if len(columns) < 2:
         raise DataInvalid(f"{where}: has one column, expected label<TAB>text")
     try:

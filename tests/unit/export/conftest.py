@@ -1,0 +1,46 @@
+"""Runs and versions that many tests look at; made once, never changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from export import cli
+from tests.unit.export.samples import tiny_text, write_pictures, write_sentences
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_pictures(tmp_path_factory.mktemp("pictures"))
+
+
+@pytest.fixture(scope="session")
+def sentences(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sentences(tmp_path_factory.mktemp("sentences") / "all.tsv")
+
+
+def _train(folder: Path, name: str, data: Path) -> Path:
+    recipe = folder / "tiny.toml"
+    recipe.write_text(tiny_text(name), encoding="utf-8")
+    run = folder / "run"
+    assert cli.main(["train", str(recipe), "--data", str(data), "--out", str(run), "--threads", "1"]) == 0
+    return run
+
+
+@pytest.fixture(scope="session")
+def picture_run(tmp_path_factory: pytest.TempPathFactory, pictures: Path) -> Path:
+    return _train(tmp_path_factory.mktemp("lenet"), "lenet5-mnist", pictures)
+
+
+@pytest.fixture(scope="session")
+def sentence_run(tmp_path_factory: pytest.TempPathFactory, sentences: Path) -> Path:
+    return _train(tmp_path_factory.mktemp("textcnn"), "textcnn-mr", sentences)
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory: pytest.TempPathFactory, picture_run: Path, sentence_run: Path) -> Path:
+    folder = tmp_path_factory.mktemp("models")
+    for run in (picture_run, sentence_run):
+        assert cli.main(["publish", str(run), "--models", str(folder), "--threads", "1"]) == 0
+    return folder

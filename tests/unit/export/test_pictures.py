@@ -1,0 +1,171 @@
+from __future__ import annotations
+
+import gzip
+import io
+import struct
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from export.data import Source, open_data
+from export.data.pictures import Pictures, encode_png
+from export.errors import DataInvalid, RecipeInvalid
+from export.recipe import find_recipe, parse_recipe
+from tests.unit.export.samples import picture_arrays, tiny_recipe, write_pictures
+
+RECIPE = find_recipe("lenet5-mnist")
+
+
+def _write(folder: Path, **arrays: np.ndarray) -> Path:
+    write_pictures(folder, per_class=2)
+    np.savez(folder / "test.npz", **arrays)
+    return folder
+
+
+def test_archives_are_read(tmp_path: Path) -> None:
+    data = open_data(RECIPE, Source(write_pictures(tmp_path, per_class=2)))
+    assert isinstance(data.train, Pictures)
+    assert data.train.images.shape == (20, 28, 28, 1)
+    assert data.train.labels.dtype == np.int64
+    assert (data.name, data.classes, data.test_name) == ("mnist", 10, "test")
+
+
+def test_a_picture_travels_as_a_png_that_loses_nothing() -> None:
+    images, labels = picture_arrays(1, 0)
+    split = Pictures(images[..., np.newaxis], labels)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(split.raw(3)))), images[3])
+    colour = np.random.default_rng(0).integers(0, 256, size=(4, 5, 3), dtype=np.uint8)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(encode_png(colour)))), colour)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "message"),
+    [
+        ({"images": np.zeros((2, 28, 28), np.uint8)}, "test.npz: has no array 'labels'; it holds images"),
+        (
+            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([0, 10])},
+            "test.npz, row 2: label 10 is out of range, expected 0 to 9",
+        ),
+        (
+            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([-1, 1])},
+            "test.npz, row 1: label -1 is out of range, expected 0 to 9",
+        ),
+        (
+            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([0])},
+            "test.npz: has 2 images but 1 labels",
+        ),
+        (
+            {"images": np.zeros((2, 32, 32), np.uint8), "labels": np.array([0, 1])},
+            "test.npz: images are uint8 (2, 32, 32, 1), expected uint8 (N, 28, 28, 1)",
+        ),
+        (
+            {"images": np.zeros((2, 28, 28), np.float32), "labels": np.array([0, 1])},
+            "test.npz: images are float32 (2, 28, 28, 1), expected uint8 (N, 28, 28, 1)",
+        ),
+        (
+            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([0.0, 1.0])},
+            "test.npz: labels are float64, expected integers",
+        ),
+        (
+            {"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, np.int64)},
+            "test.npz: is empty, expected at least one example",
+        ),
+    ],
+)
+def test_a_bad_archive_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], message: str) -> None:
+    with pytest.raises(DataInvalid) as caught:
+        open_data(RECIPE, Source(_write(tmp_path, **arrays)))
+    assert str(caught.value) == f"{tmp_path}/{message}"
+
+
+def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
+    write_pictures(tmp_path, per_class=2)
+    (tmp_path / "train.npz").write_bytes(b"PK no archive")
+    with pytest.raises(DataInvalid, match=r"train\.npz: not readable as a NumPy archive"):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def test_an_archive_is_never_unpickled(tmp_path: Path) -> None:
+    _write(tmp_path, images=np.zeros((1, 28, 28), np.uint8), labels=np.array([{}], dtype=object))
+    with pytest.raises(DataInvalid, match=r"test\.npz: not readable as a NumPy archive"):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def _write_folders(folder: Path) -> None:
+    for split in ("train", "test"):
+        for label in "0123456789":
+            (folder / split / label).mkdir(parents=True)
+            picture = np.full((28, 28, 1), int(label), dtype=np.uint8)
+            (folder / split / label / "a.png").write_bytes(encode_png(picture))
+
+
+def test_a_folder_a_class_passes_through_the_services_preprocessing(tmp_path: Path) -> None:
+    _write_folders(tmp_path)
+    Image.new("RGB", (56, 56), (9, 9, 9)).save(tmp_path / "train" / "9" / "b.jpg")
+    data = open_data(RECIPE, Source(tmp_path))
+    assert isinstance(data.train, Pictures)
+    assert data.train.images.shape == (11, 28, 28, 1)
+    assert data.train.labels.tolist() == [*range(10), 9]
+    assert int(data.train.images[10, 14, 14, 0]) == 9
+
+
+def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
+    _write_folders(tmp_path)
+    bad = tmp_path / "test" / "4" / "b.png"
+    bad.write_bytes(b"\x89PNG\r\n\x1a\n and no more")
+    with pytest.raises(DataInvalid) as caught:
+        open_data(RECIPE, Source(tmp_path))
+    assert str(caught.value).startswith(f"{bad}: picture is ")
+
+
+def test_a_folder_without_its_label_or_pictures_is_named(tmp_path: Path) -> None:
+    _write_folders(tmp_path)
+    (tmp_path / "train" / "ten").mkdir()
+    with pytest.raises(DataInvalid, match=r"train/ten: 'ten' is no label of the recipe: 0, 1, 2"):
+        open_data(RECIPE, Source(tmp_path))
+    (tmp_path / "train" / "ten").rename(tmp_path / "ten")
+    (tmp_path / "train" / "3").rename(tmp_path / "3")
+    with pytest.raises(DataInvalid, match=r"train/3: no such folder; each label of the recipe needs one"):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def test_empty_folders_are_an_empty_set(tmp_path: Path) -> None:
+    for label in "0123456789":
+        for split in ("train", "test"):
+            (tmp_path / split / label).mkdir(parents=True)
+    with pytest.raises(DataInvalid, match=r"train: is empty, expected at least one example"):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def test_nothing_there_says_what_is_expected(tmp_path: Path) -> None:
+    with pytest.raises(DataInvalid, match=r"nowhere: holds no MNIST; expected train\.npz .* --download fetches it"):
+        open_data(RECIPE, Source(tmp_path / "nowhere"))
+    with pytest.raises(DataInvalid, match=r": holds no shapes; expected train\.npz and test\.npz, or the folders"):
+        open_data(parse_recipe(RECIPE.text.replace('"mnist"', '"shapes"'), "shapes.toml"), Source(tmp_path))
+
+
+def test_torchvisions_own_layout_is_read(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        images, labels = picture_arrays(1, 0)
+        blob = struct.pack(">iiii", 0x803, 10, 28, 28) + images.tobytes()
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(blob)
+        (raw / f"{prefix}-images-idx3-ubyte.gz").write_bytes(gzip.compress(blob))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(
+            struct.pack(">ii", 0x801, 10) + labels.astype(np.uint8).tobytes()
+        )
+    data = open_data(RECIPE, Source(tmp_path))
+    assert isinstance(data.train, Pictures)
+    assert np.array_equal(data.train.images[..., 0], picture_arrays(1, 0)[0])
+
+
+def test_a_reader_must_fit_the_preprocessing() -> None:
+    with pytest.raises(RecipeInvalid, match=r"reader 'sentences' needs preprocessing\.kind = 'text'"):
+        open_data(tiny_recipe("lenet5-mnist", reader='"sentences"'), Source(Path()))
+    with pytest.raises(RecipeInvalid, match=r"reader 'pictures' needs preprocessing\.kind = 'image'"):
+        open_data(tiny_recipe("textcnn-mr", reader='"pictures"'), Source(Path()))
+    with pytest.raises(RecipeInvalid, match=r"data\.reader: expected one of pictures, sentences, got 'sound'"):
+        open_data(tiny_recipe("textcnn-mr", reader='"sound"'), Source(Path()))
