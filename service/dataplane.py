@@ -197,7 +197,8 @@ class DataPlane:
             return None
         arrays = [preparer.stack(rows)]
         reply = _PartReply(gather, places)
-        return gather.add(PendingRequest(arrays, gather.servable.group_of(arrays), deadline, arrival, reply))
+        group = gather.servable.group_of(arrays)
+        return gather.add(PendingRequest(arrays, group, deadline, arrival, reply, queued=self.clock()))
 
 
 class _Submitted:

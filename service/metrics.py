@@ -8,11 +8,12 @@ Histograms rather than summaries, since only histograms add up over replicas
 
 from __future__ import annotations
 
+import copy
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -73,6 +74,7 @@ class Metrics:
             version: Of convserve, for ``build_info``.
             runtime: Name and version of the inference runtime, for ``build_info``.
         """
+        disable_created_metrics()  # one series more for each child, and nobody reads it
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
@@ -157,7 +159,7 @@ class ModelMetrics:
         self._labels = labels
         self._wall_clock_ms = wall_clock_ms
         self._lock = threading.Lock()
-        self.statistics = Statistics()
+        self._statistics = Statistics()
         self._request_seconds = metrics.request_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
         self._padding_ratio = metrics.padding_ratio.labels(*labels)
@@ -184,7 +186,7 @@ class ModelMetrics:
         self._families.releases.labels(*self._labels, reason).inc()
         requests = len(queue_seconds)
         with self._lock:
-            stats = self.statistics
+            stats = self._statistics
             stats.inference_count += rows
             stats.execution_count += 1
             stats.last_inference_ms = self._wall_clock_ms()
@@ -199,8 +201,8 @@ class ModelMetrics:
         """Count the time from the backend's return to the last reply of a batch."""
         self._phase["postprocess"].observe(seconds)
         with self._lock:
-            self.statistics.compute_output.add(requests, requests * seconds)
-            self.statistics.by_batch_size[rows].compute_output.add(1, seconds)
+            self._statistics.compute_output.add(requests, requests * seconds)
+            self._statistics.by_batch_size[rows].compute_output.add(1, seconds)
 
     def observe_decode(self, seconds: float) -> None:
         """Count the decoding or tokenising of a call's items."""
@@ -210,18 +212,23 @@ class ModelMetrics:
         """Count an answered call, from intake to reply."""
         self._request_seconds.observe(seconds)
         with self._lock:
-            self.statistics.success.add(1, seconds)
+            self._statistics.success.add(1, seconds)
 
     def observe_failure(self, seconds: float) -> None:
         """Count a call that ended in an error."""
         with self._lock:
-            self.statistics.fail.add(1, seconds)
+            self._statistics.fail.add(1, seconds)
 
     def observe_predictions(self, best: Iterable[tuple[str, float]]) -> None:
         """Count top-1 answers: class and probability."""
         for label, probability in best:
             self._families.predictions.labels(*self._labels, label).inc()
             self._confidence.observe(probability)
+
+    def snapshot(self) -> Statistics:
+        """Return a consistent copy of the statistics."""
+        with self._lock:
+            return copy.deepcopy(self._statistics)
 
     def rejected(self, reason: str) -> None:
         """Count a refused request."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -9,6 +10,8 @@ from typing import Protocol
 import numpy as np
 
 from service.errors import ServingError
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,7 +43,7 @@ class Reply(Protocol):
     """How an answer reaches the caller. Exactly one of the two methods is called, exactly once.
 
     Both are called on whichever thread settles the request and must return quickly. They must not
-    raise: the batcher logs what escapes and goes on with the neighbours.
+    raise: :class:`PendingRequest` logs what escapes and spares the neighbours.
     """
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
@@ -68,10 +71,11 @@ class PendingRequest:
             infinite for none.
         arrival: Instant at which the server took the request in, on the same clock.
         reply: Where the answer goes.
+        queued: Instant at which its preparation was over, on the same clock.
         cancelled: The caller left while the batch was running; its rows are dropped.
     """
 
-    __slots__ = ("arrival", "cancelled", "deadline", "group", "inputs", "reply", "rows")
+    __slots__ = ("arrival", "cancelled", "deadline", "group", "inputs", "queued", "reply", "rows")
 
     def __init__(
         self,
@@ -80,6 +84,7 @@ class PendingRequest:
         deadline: float,
         arrival: float,
         reply: Reply,
+        queued: float | None = None,
     ) -> None:
         self.inputs = inputs
         self.rows: int = len(inputs[0])
@@ -87,4 +92,19 @@ class PendingRequest:
         self.deadline = deadline
         self.arrival = arrival
         self.reply = reply
+        self.queued = arrival if queued is None else queued
         self.cancelled = False
+
+    def answer(self, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
+        """Settle it with its own rows. Whoever took it out of the queue settles it, once."""
+        try:
+            self.reply.answer(outputs, self, facts)
+        except Exception:
+            _LOG.exception("a reply failed")
+
+    def refuse(self, error: ServingError) -> None:
+        """Settle it with a failure. Whoever took it out of the queue settles it, once."""
+        try:
+            self.reply.refuse(error)
+        except Exception:
+            _LOG.exception("a reply failed")

@@ -107,7 +107,7 @@ class _MeteredBatches:
 
     def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
         self._metrics.observe_batch(
-            [facts.released - request.arrival for request in requests],
+            [facts.released - request.queued for request in requests],
             rows=facts.rows,
             padding=facts.padding_ratio,
             assemble=facts.assemble_seconds,

@@ -1,0 +1,100 @@
+"""The command line: parse, call, print. No logic."""
+
+from __future__ import annotations
+
+import argparse
+import importlib.metadata
+import sys
+from collections.abc import Sequence
+
+from service import __version__, logs, settings
+from service.errors import LoadError, SettingsError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``convserve``; return the exit code: 0 for success, 1 for a failed call, 2 for a wrong setting."""
+    parser = _parser()
+    flags = parser.parse_args(arguments)
+    try:
+        return int(flags.run(flags))
+    except (SettingsError, LoadError) as error:
+        print(f"convserve: {error}", file=sys.stderr)
+        return 2
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="convserve", description="Serve CNN classifiers over gRPC.")
+    parser.add_argument("--version", action="version", version=f"convserve {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    serve = commands.add_parser("serve", help="serve a model repository")
+    settings.add_flags(serve)
+    serve.set_defaults(run=_serve)
+
+    classify = commands.add_parser("classify", help="classify pictures or sentences on a running server")
+    classify.add_argument("--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="default: %(default)s")
+    classify.add_argument("--model", required=True, metavar="NAME")
+    classify.add_argument("--model-version", default="", metavar="N", help="default: the newest that is ready")
+    classify.add_argument("--top-k", type=int, default=5, metavar="K", help="labels to print (default: %(default)s)")
+    classify.add_argument("--timeout-seconds", type=float, default=30.0, metavar="S", help="default: %(default)s")
+    classify.add_argument("--explain", action="store_true", help="also print where the time went")
+    classify.add_argument("--text", nargs="+", metavar="SENTENCE", help="classify sentences instead of pictures")
+    classify.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WebP, GIF, BMP or TIFF files")
+    classify.set_defaults(run=_classify)
+
+    inspect = commands.add_parser("inspect", help="say what a model version or a repository holds")
+    inspect.add_argument("path", metavar="MODEL_OR_REPOSITORY")
+    inspect.set_defaults(run=_inspect)
+    return parser
+
+
+def _serve(flags: argparse.Namespace) -> int:
+    _check_runtime()
+    resolved = settings.resolve(flags)
+    logs.set_up(resolved.log_level, resolved.log_format)
+    from service import server  # noqa: PLC0415 - the runtime is checked before it is imported
+
+    return server.run(resolved)
+
+
+def _classify(flags: argparse.Namespace) -> int:
+    from service import client  # noqa: PLC0415 - `serve` needs no client
+
+    if bool(flags.text) == bool(flags.pictures):
+        raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
+    try:
+        return client.classify_and_print(flags)
+    except client.CallFailed as error:
+        print(f"convserve: {error}", file=sys.stderr)
+        return 1
+
+
+def _inspect(flags: argparse.Namespace) -> int:
+    from service import inspection  # noqa: PLC0415 - `serve` does not need it
+
+    inspection.print_report(flags.path)
+    return 0
+
+
+def _check_runtime() -> None:
+    """Tell the extras `cpu` and `gpu` apart: both install the same import package.
+
+    Raises:
+        SettingsError: Neither or both are installed; with the command that mends it.
+    """
+    installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
+    if not installed:
+        raise SettingsError("no ONNX Runtime: pip install 'convserve[cpu]' or 'convserve[gpu]'")
+    if len(installed) > 1:
+        raise SettingsError(
+            "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install 'convserve[cpu]' or 'convserve[gpu]'"
+        )
+
+
+def _is_installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.distribution(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True

@@ -1,0 +1,210 @@
+"""The composition root: build, start, become ready, drain, stop. Only here do signals and clocks meet."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnxruntime
+
+from service import __version__
+from service.dataplane import DataPlane
+from service.errors import ProviderUnavailable, SettingsError
+from service.metrics import Metrics
+from service.repository.lifecycle import Lifecycle
+from service.settings import Settings
+from service.transport.calls import Calls
+from service.transport.grpcio_door import DoorLimits, GrpcioDoor
+from service.transport.health import Health
+from service.transport.http_endpoint import HttpEndpoint
+from service.transport.servicers import Servicers
+
+if TYPE_CHECKING:
+    from service.transport.fast_lane import FastLane
+
+_LOG = logging.getLogger(__name__)
+_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
+
+
+class Server:
+    """Everything that runs, and its order of starting and stopping."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Build without starting.
+
+        Raises:
+            SettingsError: The settings ask for a transport that cannot be had.
+        """
+        self._settings = settings
+        self._lame_duck = False
+        self.fatal: Exception | None = None
+        self.failed = threading.Event()
+        self.loaded = threading.Event()
+        runtime = f"onnxruntime {onnxruntime.__version__}"
+        self.metrics = Metrics(__version__, runtime)
+        self.lifecycle = Lifecycle(settings, self.metrics, listener=self._refresh_health)
+        threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
+        self._calls = Calls(self.dataplane, self.metrics, settings.overload_status)
+        self._health = Health(self.lifecycle, self.is_ready)
+        servicers = Servicers(self.dataplane, self.is_ready)
+        limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
+        self._grpcio = GrpcioDoor(self._calls, servicers, self._health, limits)
+        self.transport = _choose_transport(settings)
+        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
+        self._fast_lane: FastLane | None = None
+        self._http: HttpEndpoint | None = None
+        self.grpc_port = 0
+        self.http_port = 0
+
+    def is_ready(self) -> bool:
+        """Whether the server serves every wanted version and is not about to stop."""
+        return not self._lame_duck and self.fatal is None and self.lifecycle.is_ready
+
+    def start(self) -> None:
+        """Listen, then load the repository in the background; ``loaded`` is set when that is over.
+
+        Raises:
+            SettingsError: A port cannot be bound.
+        """
+        settings = self._settings
+        try:
+            self._http = HttpEndpoint((settings.host, settings.http_port), self.metrics, self.lifecycle, self.is_ready)
+            self.http_port = self._http.port
+            self._http.start()
+            self._start_doors(f"{settings.host}:{settings.grpc_port}")
+        except OSError as error:
+            raise SettingsError(
+                f"cannot listen on {settings.host}, gRPC port {settings.grpc_port} or HTTP port "
+                f"{settings.http_port}: {error}. Choose others with --grpc-port and --http-port"
+            ) from None
+        fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
+        _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
+        threading.Thread(target=self._load, name="loader", daemon=True).start()
+
+    def _start_doors(self, address: str) -> None:
+        if self.transport == "grpcio":
+            self.grpc_port = self._grpcio.start(address)
+            return
+        from service.transport.fast_lane import FastLane  # noqa: PLC0415 - the extra `fast` may be absent
+
+        self._socket_folder = tempfile.TemporaryDirectory(prefix="convserve-")
+        socket = str(Path(self._socket_folder.name) / "grpcio.sock")
+        self._grpcio.start(f"unix:{socket}")
+        self._fast_lane = FastLane(
+            address,
+            socket,
+            self._calls,
+            max_message_bytes=self._settings.max_message_bytes,
+            max_concurrent_streams=self._settings.max_concurrent_streams,
+            on_death=lambda: self._die(RuntimeError("the intake thread died")),
+        )
+        self.grpc_port = self._fast_lane.port
+        self._fast_lane.start()
+
+    def _load(self) -> None:
+        try:
+            self.lifecycle.load_all()
+        except (ProviderUnavailable, SettingsError) as error:
+            self._die(error)
+        except Exception as error:
+            _LOG.exception("loading the repository failed")
+            self._die(error)
+        self.loaded.set()
+
+    def _die(self, error: Exception) -> None:
+        self.fatal = error
+        self.failed.set()
+        self._refresh_health()
+
+    def _refresh_health(self) -> None:
+        self._health.refresh()
+
+    def drain(self, hurry: threading.Event) -> None:
+        """Leave: not ready at once, lame duck, no new calls, queue finished, doors closed.
+
+        Args:
+            hurry: Set to skip what is left of the waiting.
+        """
+        settings = self._settings
+        self._lame_duck = True
+        self._health.refresh()
+        _LOG.info("draining", extra={"fields": {"in_flight": self._calls.in_flight.count}})
+        hurry.wait(settings.lame_duck_seconds)
+        self.dataplane.start_refusing()
+        give_up = time.monotonic() + (0 if hurry.is_set() else settings.drain_seconds)
+        while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
+            self._calls.in_flight.wait_idle(0.1)
+        self.lifecycle.close(max(0.0, give_up - time.monotonic()))
+        self._close()
+        _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
+
+    def _close(self) -> None:
+        if self._fast_lane is not None:
+            self._fast_lane.close()
+        self._grpcio.stop(grace_seconds=1.0)
+        if self._http is not None:
+            self._http.close()
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        if self._socket_folder is not None:
+            self._socket_folder.cleanup()
+
+
+def run(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; a second signal stops at once.
+
+    Returns:
+        The exit code: 0 after a drain, 2 if the server could not serve as it was told to.
+    """
+    _LOG.info("starting", extra={"fields": {"version": __version__} | asdict(settings)})
+    stop, hurry = threading.Event(), threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        (hurry if stop.is_set() else stop).set()
+
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, on_signal)
+    server = Server(settings)
+    server.start()
+    while not stop.wait(0.5) and not server.failed.is_set():
+        pass
+    if server.fatal is not None:
+        _LOG.error("cannot serve: %s", server.fatal)
+        hurry.set()
+        server.drain(hurry)
+        return 2
+    server.drain(hurry)
+    return 0
+
+
+def _choose_transport(settings: Settings) -> str:
+    """Decide who speaks HTTP/2, and log why.
+
+    Raises:
+        SettingsError: ``native`` was asked for where it cannot be had.
+    """
+    try:
+        import pygrpc_native  # noqa: F401, PLC0415 - the extra `fast` may be absent
+    except ImportError:
+        if settings.transport == "native":
+            raise SettingsError("--transport native needs the extra: pip install 'convserve[fast]'") from None
+        why = "the extra 'fast' is not installed"
+        native = False
+    else:
+        loopback = settings.host.startswith(_LOOPBACK)
+        native = loopback or settings.trust_clients
+        why = "loopback" if loopback else "trusted clients" if native else f"{settings.host} faces a network"
+    if settings.transport != "auto":
+        native, why = settings.transport == "native", "asked for"
+    chosen = "native" if native else "grpcio"
+    _LOG.info("transport %s: %s", chosen, why)
+    return chosen

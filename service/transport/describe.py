@@ -1,0 +1,191 @@
+"""What the server and its models say of themselves, as protocol messages. No state, no I/O."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from service import __version__
+from service.metrics import Duration, Statistics
+from service.pb.convserve.classification.v1 import classification_pb2 as classification
+from service.pb.inference import grpc_service_pb2 as inference
+from service.pb.inference import model_config_pb2 as config
+from service.repository.servable import Servable
+from service.spec import ImageSpec
+from service.tensors import TensorSpec
+
+# Only what works; clients such as perf_analyzer act on it.
+EXTENSIONS = ("classification", "model_configuration", "statistics", "binary_tensor_data", "parameters")
+PLATFORM = "onnxruntime_onnx"  # Triton's name for ONNX graphs, which clients know
+
+
+def server_metadata() -> inference.ServerMetadataResponse:
+    """Name, version and extensions of this server."""
+    return inference.ServerMetadataResponse(name="convserve", version=__version__, extensions=EXTENSIONS)
+
+
+def shape_on_wire(spec: TensorSpec, batched: bool) -> tuple[int, ...]:
+    """Return a tensor's shape as callers send it."""
+    return spec.shape if batched else spec.shape[1:]
+
+
+def model_metadata(servable: Servable, versions: Sequence[Servable]) -> inference.ModelMetadataResponse:
+    """Tensors, versions and properties of a model.
+
+    A model of pictures is shown with its tensor, UINT8 (N, H, W, C); it takes BYTES (N) as well.
+    """
+    response = inference.ModelMetadataResponse(
+        name=servable.name, versions=[str(version.version) for version in versions], platform=PLATFORM
+    )
+    for specs, field in ((servable.inputs, response.inputs), (servable.outputs, response.outputs)):
+        for spec in specs:
+            field.add(name=spec.name, datatype=spec.datatype, shape=shape_on_wire(spec, servable.batched))
+    for key, value in properties(servable).items():
+        response.properties[key] = value
+    return response
+
+
+def properties(servable: Servable) -> dict[str, str]:
+    """Facts that the protocol has no field for: provider truth, digest, proof and accuracy."""
+    facts = {
+        "task": servable.task,
+        "verified": "true" if servable.verified else "false",
+        "execution_provider_requested": servable.provider.requested,
+        "execution_provider_actual": servable.provider.actual,
+        "device": servable.provider.device,
+        "model_digest": servable.digest,
+    }
+    if servable.golden is not None:
+        facts["golden_check_max_abs_error"] = f"{servable.golden.max_abs_error:.3g}"
+    for accuracy in servable.manifest.accuracy if servable.manifest else ():
+        facts[f"accuracy.{accuracy.metric}"] = f"{accuracy.value:.4f}"
+        facts[f"accuracy.{accuracy.metric}.dataset"] = f"{accuracy.dataset}/{accuracy.split} ({accuracy.count})"
+    return facts
+
+
+def model_config(servable: Servable) -> config.ModelConfig:
+    """The model's configuration as Triton's clients read it.
+
+    ``max_batch_size`` is 0 for a graph without a batch axis; ``dims`` leave the batch axis out.
+    """
+    result = config.ModelConfig(
+        name=servable.name,
+        platform=PLATFORM,
+        backend="onnxruntime",
+        max_batch_size=servable.max_batch_size if servable.batched else 0,
+        default_model_filename="model.onnx",
+    )
+    for spec in servable.inputs:
+        result.input.add(
+            name=spec.name,
+            data_type=_data_type(spec),
+            dims=spec.shape[1:],
+            # image_client asks for it before it sends a picture.
+            format=config.ModelInput.FORMAT_NHWC if _is_picture(servable) else config.ModelInput.FORMAT_NONE,
+        )
+    labels_file = servable.manifest.labels_file if servable.manifest else None
+    for spec in servable.outputs:
+        result.output.add(
+            name=spec.name, data_type=_data_type(spec), dims=spec.shape[1:], label_filename=labels_file or ""
+        )
+    if servable.batched:
+        delay_microseconds = int(servable.batcher.policy.max_queue_delay_seconds * 1e6)
+        result.dynamic_batching.max_queue_delay_microseconds = delay_microseconds
+    result.instance_group.add(
+        name=servable.name,
+        count=servable.batcher.instances,
+        kind=config.ModelInstanceGroup.KIND_GPU
+        if servable.provider.device.startswith("cuda")
+        else config.ModelInstanceGroup.KIND_CPU,
+    )
+    for key, value in properties(servable).items():
+        result.parameters[key].string_value = value
+    return result
+
+
+def _data_type(spec: TensorSpec) -> config.DataType:
+    name = "TYPE_STRING" if spec.datatype == "BYTES" else f"TYPE_{spec.datatype}"
+    number: config.DataType = getattr(config, name)
+    return number
+
+
+def _is_picture(servable: Servable) -> bool:
+    return servable.preparer is not None and isinstance(servable.preparer.spec, ImageSpec)
+
+
+def model_statistics(servable: Servable) -> inference.ModelStatistics:
+    """Counts and durations since the version was loaded."""
+    stats: Statistics = servable.metrics.snapshot()
+    message = inference.ModelStatistics(
+        name=servable.name,
+        version=str(servable.version),
+        last_inference=stats.last_inference_ms,
+        inference_count=stats.inference_count,
+        execution_count=stats.execution_count,
+    )
+    for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+        _fill(getattr(message.inference_stats, name), getattr(stats, name))
+    for size, durations in sorted(stats.by_batch_size.items()):
+        batch = message.batch_stats.add(batch_size=size)
+        for name in ("compute_input", "compute_infer", "compute_output"):
+            _fill(getattr(batch, name), getattr(durations, name))
+    return message
+
+
+def _fill(message: inference.StatisticDuration, duration: Duration) -> None:
+    message.count, message.ns = duration.count, duration.ns
+
+
+def describe_model(servable: Servable) -> classification.DescribeModelResponse:
+    """Everything that a version says of itself, for DescribeModel."""
+    response = classification.DescribeModelResponse(
+        model_name=servable.name,
+        model_version=str(servable.version),
+        task=servable.task,
+        state=classification.MODEL_STATE_READY,
+        labels=servable.labels,
+        max_batch_size=servable.max_batch_size if servable.batched else 0,
+        requested_execution_provider=servable.provider.requested,
+        actual_execution_provider=servable.provider.actual,
+        device=servable.provider.device,
+        model_digest=servable.digest,
+        verified=servable.verified,
+    )
+    for specs, field in ((servable.inputs, response.inputs), (servable.outputs, response.outputs)):
+        for spec in specs:
+            field.add(name=spec.name, datatype=spec.datatype, shape=shape_on_wire(spec, servable.batched))
+    if servable.golden is not None:
+        response.golden_check.passed = True
+        response.golden_check.max_abs_error = servable.golden.max_abs_error
+    manifest = servable.manifest
+    if manifest is None:
+        return response
+    if manifest.preprocessing is not None:
+        response.preprocessing_json = json.dumps(dataclasses.asdict(manifest.preprocessing))
+    for accuracy in manifest.accuracy:
+        response.accuracies.add(**dataclasses.asdict(accuracy))
+    parity = manifest.parity
+    response.parity.tolerance = parity.tolerance
+    response.parity.max_abs_difference = parity.max_abs_difference
+    response.parity.top1_agreement = parity.top1_agreement
+    response.parity.count = parity.count
+    _fill_provenance(response.provenance, servable)
+    return response
+
+
+def _fill_provenance(message: classification.Provenance, servable: Servable) -> None:
+    assert servable.manifest is not None
+    provenance = servable.manifest.provenance
+    message.architecture = provenance.architecture
+    message.recipe = provenance.recipe
+    message.dataset = provenance.dataset.name
+    message.dataset_digest = provenance.dataset.digest
+    if provenance.seed is not None:
+        message.seed = provenance.seed
+    message.git_commit = provenance.git_commit
+    created = Timestamp()
+    created.FromJsonString(provenance.created)
+    message.create_time.CopyFrom(created)

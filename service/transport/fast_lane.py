@@ -1,0 +1,156 @@
+"""The native door: HTTP/2 in Rust outside the GIL, the hot unary methods answered from any thread.
+
+One intake thread takes as many calls as wait in one trip across the GIL. Every other method goes on
+to the grpcio server behind it, over a Unix socket.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable, Sequence
+
+from pygrpc_native import EVENT_CALL, NativeGrpcFront
+
+from service.dataplane import Ticket
+from service.errors import QueueFull
+from service.transport.calls import HOT_METHODS, Calls, new_request_id
+from service.transport.status import Status
+
+_LOG = logging.getLogger(__name__)
+_CALLS_A_TRIP = 256
+_POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
+
+Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
+
+
+class MessageTooLarge(QueueFull):
+    """A request message over the limit; gRPC itself answers so (RESOURCE_EXHAUSTED)."""
+
+    reason = "MESSAGE_TOO_LARGE"
+
+
+class FastLane:
+    """Owns the native listener and its intake thread."""
+
+    def __init__(
+        self,
+        target: str,
+        fallback_socket: str,
+        calls: Calls,
+        *,
+        max_message_bytes: int,
+        max_concurrent_streams: int,
+        on_death: Callable[[], None],
+    ) -> None:
+        """Bind, without accepting yet.
+
+        Args:
+            target: ``HOST:PORT``; port 0 takes a free one.
+            fallback_socket: Path of the Unix socket on which the grpcio server listens.
+            calls: Where hot calls go.
+            max_message_bytes: Largest request that is taken. The listener has buffered a larger one
+                by the time it is refused, which is why this door is for trusted callers.
+            max_concurrent_streams: Most calls in flight on one connection.
+            on_death: Called if the intake thread dies.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        self._calls = calls
+        self._max_message_bytes = max_message_bytes
+        self._on_death = on_death
+        self._tickets: dict[int, Ticket] = {}
+        self._closing = False
+        self._front = NativeGrpcFront(
+            target,
+            [(method, False) for method in HOT_METHODS],
+            io_threads=1,
+            call_details=True,
+            max_concurrent_streams=max_concurrent_streams,
+        )
+        self._front.set_fallback(fallback_socket)
+        self._thread = threading.Thread(target=self._intake, name="intake", daemon=True)
+
+    @property
+    def port(self) -> int:
+        """The port that was bound."""
+        return int(self._front.bound_port)
+
+    def start(self) -> None:
+        """Accept calls."""
+        self._front.start()
+        self._thread.start()
+
+    def close(self) -> None:
+        """Close the listener and every connection; end the thread."""
+        self._closing = True
+        self._front.close()
+        self._thread.join(timeout=5)
+
+    def _intake(self) -> None:
+        try:
+            while not self._closing:
+                events = self._front.recv_batch_details(_CALLS_A_TRIP, _POLL_MILLISECONDS)
+                if events is None:
+                    break
+                for kind, call_id, method, payload, _, details in events:
+                    if kind == EVENT_CALL and payload is not None and details is not None:
+                        self._begin(call_id, HOT_METHODS[method], payload, details)
+                    elif (ticket := self._tickets.pop(call_id, None)) is not None:
+                        ticket.cancel()
+        except BaseException:
+            _LOG.exception("the intake thread died")
+            self._on_death()
+
+    def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> None:
+        responder = _NativeResponder(self._front, self._tickets, call_id, details[0])
+        if len(payload) > self._max_message_bytes:
+            text = f"message of {len(payload)} bytes, expected at most {self._max_message_bytes}"
+            responder.fail(self._calls.status_of(MessageTooLarge(text), responder.request_id))
+            self._calls.count(method, "RESOURCE_EXHAUSTED")
+            return
+        ticket = self._calls.begin(method, payload, details[2], responder)
+        if ticket is not None:
+            self._tickets[call_id] = ticket
+            if responder.settled:
+                # Another thread answered before the ticket was noted, so it could not remove it.
+                self._tickets.pop(call_id, None)
+
+
+class _NativeResponder:
+    """Answers one call by its id, from any thread."""
+
+    __slots__ = ("_call_id", "_front", "_metadata", "_request_id", "_tickets", "settled")
+
+    def __init__(
+        self,
+        front: NativeGrpcFront,
+        tickets: dict[int, Ticket],
+        call_id: int,
+        metadata: Sequence[tuple[str, str | bytes]],
+    ) -> None:
+        self.settled = False
+        self._front = front
+        self._tickets = tickets
+        self._call_id = call_id
+        self._metadata = metadata
+        self._request_id = ""
+
+    @property
+    def request_id(self) -> str:
+        """The caller's ``x-request-id``, or one of ours; looked up only when somebody asks."""
+        if not self._request_id:
+            given = next((value for key, value in self._metadata if key == "x-request-id"), "")
+            self._request_id = given if isinstance(given, str) and given else new_request_id()
+        return self._request_id
+
+    def respond(self, payload: bytes) -> None:
+        self.settled = True
+        self._tickets.pop(self._call_id, None)
+        self._front.respond(self._call_id, payload)
+
+    def fail(self, status: Status) -> None:
+        self.settled = True
+        self._tickets.pop(self._call_id, None)
+        self._front.fail(self._call_id, status.number, status.message, status.trailing_metadata)

@@ -1,0 +1,219 @@
+"""The complete door: one grpc.aio server with every servicer, in a thread of its own with its own loop.
+
+Hot calls are begun on the loop and answered from the instances' threads; the replies of a batch reach
+the loop by one ``call_soon_threadsafe``. Behind the native fast lane the same server listens on a Unix
+socket and takes every other method.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+from typing import Any, NoReturn
+
+import grpc
+from grpc_reflection.v1alpha import reflection
+
+from service.errors import ServingError
+from service.pb.convserve.classification.v1 import classification_pb2
+from service.pb.inference import grpc_service_pb2
+from service.transport.calls import HOT_METHODS, Calls, new_request_id
+from service.transport.health import Health
+from service.transport.servicers import Method, Servicers
+from service.transport.status import Status, internal
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """Bounds that gRPC itself enforces.
+
+    Attributes:
+        max_message_bytes: Largest request message.
+        max_concurrent_streams: Most calls in flight on one connection; more wait at the client.
+    """
+
+    max_message_bytes: int
+    max_concurrent_streams: int
+
+
+class GrpcioDoor:
+    """Owns the loop's thread and the server on it. ``start`` and ``stop`` may be called from any thread."""
+
+    def __init__(self, calls: Calls, servicers: Servicers, health: Health, limits: DoorLimits) -> None:
+        """Wire up; nothing listens yet."""
+        self._calls = calls
+        self._servicers = servicers
+        self._health = health
+        self._limits = limits
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._run_loop, name="grpcio", daemon=True)
+        self._server: grpc.aio.Server | None = None
+        self._replies = _ReplyQueue(self._loop)
+
+    def start(self, address: str) -> int:
+        """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
+
+        Raises:
+            OSError: The address cannot be bound.
+        """
+        self._thread.start()
+        return asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
+
+    def stop(self, grace_seconds: float) -> None:
+        """Stop accepting, give calls in flight so long, then end the loop."""
+        asyncio.run_coroutine_threadsafe(self._stop(grace_seconds), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=5)
+
+    def _run_loop(self) -> None:
+        asyncio.set_event_loop(self._loop)
+        self._loop.run_forever()
+        self._loop.close()
+
+    async def _start(self, address: str) -> int:
+        options = [
+            ("grpc.max_receive_message_length", self._limits.max_message_bytes),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.max_concurrent_streams", self._limits.max_concurrent_streams),
+            ("grpc.so_reuseport", 0),
+        ]
+        server = grpc.aio.server(options=options)
+        self._register(server)
+        try:
+            port = server.add_insecure_port(address)
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {address}") from error
+        self._health.attach(self._loop)
+        await server.start()
+        self._server = server
+        return port
+
+    async def _stop(self, grace_seconds: float) -> None:
+        if self._server is not None:
+            await self._server.stop(grace_seconds)
+
+    def _register(self, server: grpc.aio.Server) -> None:
+        services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
+        for path in HOT_METHODS:
+            _, service, name = path.split("/")
+            services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(self._hot(path))
+        for method in self._servicers.methods():
+            _, service, name = method.path.split("/")
+            services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
+                self._cold(method),
+                request_deserializer=method.request_type.FromString,
+                response_serializer=method.response_type.SerializeToString,
+            )
+        handlers = [grpc.method_handlers_generic_handler(service, table) for service, table in services.items()]
+        server.add_generic_rpc_handlers(tuple(handlers))
+        self._health.register(server)
+        names = (
+            grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
+            classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"].full_name,
+            self._health.service_name,
+            reflection.SERVICE_NAME,
+        )
+        reflection.enable_server_reflection(names, server)
+
+    def _hot(self, path: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
+        """Return the handler of a hot method: raw bytes in, raw bytes out."""
+
+        async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            responder = _LoopResponder(self._replies, self._loop.create_future(), _request_id(context))
+            ticket = self._calls.begin(path, payload, context.time_remaining(), responder)
+            try:
+                outcome = await responder.future
+            except asyncio.CancelledError:
+                if ticket is not None:
+                    ticket.cancel()
+                raise
+            if isinstance(outcome, Status):
+                return await _abort(context, outcome)
+            return outcome
+
+        return handle
+
+    def _cold(self, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
+        """Return the handler of a method that answers at once."""
+
+        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            request_id = _request_id(context)
+            try:
+                response = method.handle(request)
+            except ServingError as error:
+                status = self._calls.status_of(error, request_id)
+            except Exception:
+                fields = {"request_id": request_id, "method": method.path}
+                _LOG.exception("a call failed", extra={"fields": fields})
+                status = internal(request_id)
+            else:
+                self._calls.count(method.path, "OK")
+                return response
+            self._calls.count(method.path, status.code.name)
+            return await _abort(context, status)
+
+        return handle
+
+
+class _ReplyQueue:
+    """Carries settled calls to the loop: one wake-up, however many are settled meanwhile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: collections.deque[tuple[asyncio.Future[bytes | Status], bytes | Status]] = collections.deque()
+        self._lock = threading.Lock()
+        self._scheduled = False
+
+    def put(self, future: asyncio.Future[bytes | Status], outcome: bytes | Status) -> None:
+        """Settle a future on its loop, from any thread."""
+        with self._lock:
+            self._waiting.append((future, outcome))
+            if self._scheduled:
+                return
+            self._scheduled = True
+        try:
+            self._loop.call_soon_threadsafe(self._flush)
+        except RuntimeError:
+            _LOG.warning("an answer came after the loop had ended")
+
+    def _flush(self) -> None:
+        with self._lock:
+            settled, self._waiting = self._waiting, collections.deque()
+            self._scheduled = False
+        for future, outcome in settled:
+            if not future.done():
+                future.set_result(outcome)
+
+
+class _LoopResponder:
+    """Answers one call by its future."""
+
+    __slots__ = ("_replies", "future", "request_id")
+
+    def __init__(self, replies: _ReplyQueue, future: asyncio.Future[bytes | Status], request_id: str) -> None:
+        self._replies = replies
+        self.future = future
+        self.request_id = request_id
+
+    def respond(self, payload: bytes) -> None:
+        self._replies.put(self.future, payload)
+
+    def fail(self, status: Status) -> None:
+        self._replies.put(self.future, status)
+
+
+def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
+    for key, value in context.invocation_metadata() or ():
+        if key == "x-request-id" and isinstance(value, str) and value:
+            return value
+    return new_request_id()
+
+
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
+    await context.abort(status.code, status.message, status.trailing_metadata)

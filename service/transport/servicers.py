@@ -1,0 +1,93 @@
+"""The methods that answer at once: metadata, configuration, statistics, readiness, description."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from service.dataplane import DataPlane
+from service.errors import ModelNotReady
+from service.pb.convserve.classification.v1 import classification_pb2 as classification
+from service.pb.inference import grpc_service_pb2 as inference
+from service.repository.servable import Servable
+from service.transport import describe
+
+_INFERENCE = "/inference.GRPCInferenceService/"
+_CLASSIFICATION = "/convserve.classification.v1.ClassificationService/"
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """A unary method: where it is, its types, and what answers it. ``handle`` may raise ServingError."""
+
+    path: str
+    request_type: Any
+    response_type: Any
+    handle: Callable[[Any], Any]
+
+
+class Servicers:
+    """Answers from the data plane and the lifecycle; no method blocks."""
+
+    def __init__(self, dataplane: DataPlane, is_ready: Callable[[], bool]) -> None:
+        """Wire up; ``is_ready`` tells whether the server as a whole is ready to serve."""
+        self._dataplane = dataplane
+        self._is_ready = is_ready
+
+    def methods(self) -> Sequence[Method]:
+        """List every method with its types."""
+
+        def method(name: str, handle: Callable[[Any], Any]) -> Method:
+            request, response = (getattr(inference, name + kind) for kind in ("Request", "Response"))
+            return Method(_INFERENCE + name, request, response, handle)
+
+        return (
+            method("ServerLive", lambda _: inference.ServerLiveResponse(live=True)),
+            method("ServerReady", lambda _: inference.ServerReadyResponse(ready=self._is_ready())),
+            method("ServerMetadata", lambda _: describe.server_metadata()),
+            method("ModelReady", self._model_ready),
+            method("ModelMetadata", self._model_metadata),
+            method("ModelConfig", self._model_config),
+            method("ModelStatistics", self._model_statistics),
+            Method(
+                _CLASSIFICATION + "DescribeModel",
+                classification.DescribeModelRequest,
+                classification.DescribeModelResponse,
+                self._describe_model,
+            ),
+        )
+
+    def _find(self, name: str, version: str) -> Servable:
+        return self._dataplane.lifecycle.find(name, version)
+
+    def _model_ready(self, request: inference.ModelReadyRequest) -> inference.ModelReadyResponse:
+        """Known but not ready is an answer, not an error; unknown is NOT_FOUND."""
+        try:
+            self._find(request.name, request.version)
+        except ModelNotReady:
+            return inference.ModelReadyResponse(ready=False)
+        return inference.ModelReadyResponse(ready=True)
+
+    def _model_metadata(self, request: inference.ModelMetadataRequest) -> inference.ModelMetadataResponse:
+        servable = self._find(request.name, request.version)
+        return describe.model_metadata(servable, self._dataplane.lifecycle.servables(request.name))
+
+    def _model_config(self, request: inference.ModelConfigRequest) -> inference.ModelConfigResponse:
+        return inference.ModelConfigResponse(config=describe.model_config(self._find(request.name, request.version)))
+
+    def _model_statistics(self, request: inference.ModelStatisticsRequest) -> inference.ModelStatisticsResponse:
+        """No name asks for every model, a name without a version for every version of it."""
+        lifecycle = self._dataplane.lifecycle
+        if request.version:
+            chosen: Sequence[Servable] = [self._find(request.name, request.version)]
+        elif request.name:
+            self._find(request.name, "")
+            chosen = lifecycle.servables(request.name)
+        else:
+            names = dict.fromkeys(status.name for status in lifecycle.statuses())
+            chosen = [servable for name in names for servable in lifecycle.servables(name)]
+        return inference.ModelStatisticsResponse(model_stats=map(describe.model_statistics, chosen))
+
+    def _describe_model(self, request: classification.DescribeModelRequest) -> classification.DescribeModelResponse:
+        return describe.describe_model(self._find(request.model_name, request.model_version))

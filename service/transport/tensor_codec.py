@@ -1,0 +1,221 @@
+"""Protocol messages to arrays and back. Byte counts are checked before anything is allocated.
+
+Raw contents become arrays without a copy: little-endian, row-major, as the protocol has it (Open
+Inference Protocol v2, "Tensor Data"). Answers are raw, since that is what tritonclient reads.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from service.errors import InvalidInput
+from service.pb.inference import grpc_service_pb2 as pb
+from service.preprocessing.scores import top_k
+from service.tensors import DTYPES, TensorSpec
+
+# Typed contents by datatype (Open Inference Protocol v2, InferTensorContents); 16-bit floats travel raw only.
+_CONTENTS = {
+    "BOOL": "bool_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+_ID_TAG = b"\x1a"  # ModelInferResponse.id, field 3, length-delimited
+_RAW_TAG = b"\x32"  # ModelInferResponse.raw_output_contents, field 6, length-delimited
+_MAX_DIMENSIONS = 32
+
+
+def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
+    """Turn a request's tensors into arrays by name.
+
+    Returns:
+        Read-only views of raw contents where possible; BYTES become arrays of bytes objects.
+
+    Raises:
+        InvalidInput: Raw and typed contents together, an unknown datatype, a negative dimension, a
+            count of bytes or elements that does not fit the shape, a tensor given twice
+            (INVALID_ARGUMENT).
+    """
+    raw = request.raw_input_contents
+    if raw and len(raw) != len(request.inputs):
+        raise InvalidInput(f"{len(request.inputs)} inputs but {len(raw)} raw contents, expected one for each")
+    arrays: dict[str, np.ndarray] = {}
+    for number, tensor in enumerate(request.inputs):
+        name = tensor.name
+        if name in arrays:
+            raise InvalidInput(f"input '{name}' is given twice")
+        datatype = tensor.datatype
+        if datatype not in DTYPES:
+            raise InvalidInput(f"input '{name}': datatype {datatype!r} is not one of {', '.join(DTYPES)}")
+        shape = tuple(tensor.shape)
+        if len(shape) > _MAX_DIMENSIONS or (shape and min(shape) < 0):
+            raise InvalidInput(f"input '{name}': shape {list(shape)} has a negative dimension or too many")
+        if not raw:
+            arrays[name] = _from_typed(tensor, datatype, shape)
+        elif tensor.HasField("contents"):
+            raise InvalidInput(f"input '{name}' has both raw and typed contents, expected one of them")
+        else:
+            arrays[name] = _from_raw(name, raw[number], datatype, shape)
+    return arrays
+
+
+def _from_raw(name: str, data: bytes, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
+    count = math.prod(shape)
+    if datatype == "BYTES":
+        return _object_array(_split_bytes(name, data, count), shape)
+    dtype = DTYPES[datatype]
+    if len(data) != count * dtype.itemsize:
+        raise InvalidInput(
+            f"input '{name}': {len(data)} bytes of raw contents, expected {count * dtype.itemsize} "
+            f"for {datatype} {list(shape)}"
+        )
+    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
+    name = tensor.name
+    field = _CONTENTS.get(datatype)
+    if field is None:
+        raise InvalidInput(f"input '{name}': {datatype} travels in raw contents only")
+    values = getattr(tensor.contents, field)
+    filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
+    if filled and filled != [field]:
+        raise InvalidInput(f"input '{name}': {datatype} belongs into {field} alone, got {', '.join(filled)}")
+    count = math.prod(shape)
+    if len(values) != count:
+        raise InvalidInput(f"input '{name}': {len(values)} elements, expected {count} for shape {list(shape)}")
+    if datatype == "BYTES":
+        return _object_array(list(values), shape)
+    try:
+        return np.array(values, dtype=DTYPES[datatype]).reshape(shape)
+    except OverflowError:
+        raise InvalidInput(f"input '{name}': an element does not fit {datatype}") from None
+
+
+def _object_array(elements: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:
+    array = np.empty(len(elements), dtype=object)
+    array[:] = elements
+    return array.reshape(shape)
+
+
+def _split_bytes(name: str, data: bytes, count: int) -> list[bytes]:
+    """Split raw BYTES: each element is its length as four little-endian bytes, then its bytes."""
+    if len(data) < 4 * count:
+        raise InvalidInput(f"input '{name}': {len(data)} bytes of raw contents cannot hold {count} BYTES elements")
+    elements, offset = [], 0
+    for number in range(count):
+        if offset + 4 > len(data):
+            raise InvalidInput(f"input '{name}': raw contents end before the length of element {number}")
+        (size,) = struct.unpack_from("<I", data, offset)
+        offset += 4
+        if offset + size > len(data):
+            raise InvalidInput(f"input '{name}': element {number} claims {size} bytes, {len(data) - offset} are left")
+        elements.append(data[offset : offset + size])
+        offset += size
+    if offset != len(data):
+        raise InvalidInput(f"input '{name}': {len(data) - offset} bytes are left after {count} elements")
+    return elements
+
+
+def encode_raw(array: np.ndarray) -> bytes:
+    """Return an array's raw contents; the inverse of decoding."""
+    if array.dtype != object:
+        return array.tobytes()
+    elements = [element.encode() if isinstance(element, str) else bytes(element) for element in array.ravel()]
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
+class RequestedOutput:
+    """One output that a request asks for: its place in the graph, and how many classes (0: the tensor)."""
+
+    __slots__ = ("classes", "index")
+
+    def __init__(self, index: int, classes: int) -> None:
+        self.index = index
+        self.classes = classes
+
+
+def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]) -> Sequence[RequestedOutput]:
+    """Return the outputs in the order asked for; all of them, in the graph's order, if none is named.
+
+    Raises:
+        InvalidInput: An unknown output, one asked for twice, or a ``classification`` that is not a
+            positive integer (INVALID_ARGUMENT).
+    """
+    if not request.outputs:
+        return [RequestedOutput(index, 0) for index in range(len(specs))]
+    places = {spec.name: index for index, spec in enumerate(specs)}
+    wanted: list[RequestedOutput] = []
+    for output in request.outputs:
+        if output.name not in places:
+            raise InvalidInput(f"no output '{output.name}', expected {', '.join(places)}")
+        index = places.pop(output.name)
+        wanted.append(RequestedOutput(index, _classes(output.parameters)))
+    return wanted
+
+
+def _classes(parameters: Mapping[str, pb.InferParameter]) -> int:
+    if "classification" not in parameters:
+        return 0
+    parameter = parameters["classification"]
+    choice = parameter.WhichOneof("parameter_choice")
+    if choice != "int64_param" or parameter.int64_param < 1:
+        raise InvalidInput("parameter 'classification': expected a positive int64_param")
+    return int(parameter.int64_param)
+
+
+def classification(scores: np.ndarray, classes: int, labels: Sequence[str]) -> np.ndarray:
+    """Return the best classes as Triton's classification extension writes them.
+
+    Args:
+        scores: (N, K), or (K,) of a model without batching.
+        classes: How many, cut to K.
+        labels: By class; empty without labels.
+
+    Returns:
+        Objects (N, min(classes, K)), each ``value:index`` or ``value:index:label`` as bytes.
+    """
+    rows = scores if scores.ndim > 1 else scores[np.newaxis]
+    table = [[_scored(row[i], i, labels) for i in top_k(row, classes).tolist()] for row in rows]
+    return np.array(table, dtype=object).reshape(*scores.shape[:-1], -1)
+
+
+def _scored(value: np.floating, index: int, labels: Sequence[str]) -> bytes:
+    label = f":{labels[index]}" if index < len(labels) else ""
+    return f"{value:f}:{index}{label}".encode()
+
+
+def encode_response(head: bytes, request_id: str, raw: Sequence[bytes]) -> bytes:
+    """Put a serialised ModelInferResponse together from a head that many responses share.
+
+    Serialised messages may be concatenated (protobuf encoding, "Last One Wins"), so only id and raw
+    contents are written anew.
+    """
+    parts = [head]
+    if request_id:
+        encoded = request_id.encode()
+        parts += (_ID_TAG, _varint(len(encoded)), encoded)
+    for contents in raw:
+        parts += (_RAW_TAG, _varint(len(contents)), contents)
+    return b"".join(parts)
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number > 0x7F:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)
