@@ -74,7 +74,8 @@ class Metrics:
             version: Of convserve, for ``build_info``.
             runtime: Name and version of the inference runtime, for ``build_info``.
         """
-        disable_created_metrics()  # one series more for each child, and nobody reads it
+        # One series more for each child, and nobody reads it.
+        disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
