@@ -14,7 +14,7 @@ from rich.markup import escape
 
 from export.architectures import ARCHITECTURES
 from export.data import Source, open_data
-from export.data.base import DataSet, Split
+from export.data.base import DataSet, Split, fold_of
 from export.data.inputs import Preprocessing
 from export.errors import DataInvalid, ExportError
 from export.evaluate import evaluate_graph
@@ -152,17 +152,21 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))
     backend = OnnxBackend(folder / MODEL_FILE, "cpu", arguments.threads)
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, folder)
-    for name, split in _splits_to_evaluate(arguments, recipe, manifest.provenance.seed or 0):
+    fold = fold_of(manifest.accuracy[0].split) if manifest.accuracy else None
+    for name, split in _splits_to_evaluate(arguments, recipe, manifest.provenance.seed or 0, fold):
         say(f"{name}: {evaluate_graph(backend, preprocessing, split)}")
     for known in manifest.accuracy:
         say(f"manifest: top-1 {known.value:.2%} of {known.count} ({known.dataset}, {known.split})")
     return 0
 
 
-def _splits_to_evaluate(arguments: argparse.Namespace, recipe: Recipe, seed: int) -> list[tuple[str, Split]]:
+def _splits_to_evaluate(
+    arguments: argparse.Namespace, recipe: Recipe, seed: int, fold: int | None
+) -> list[tuple[str, Split]]:
+    """Return the split that the manifest names, or with ``--all`` every one, each with its name."""
     source = Source(arguments.data)
     if not arguments.all:
-        data, _ = open_divided(recipe, source, seed, None)
+        data, _ = open_divided(recipe, source, seed, fold)
         assert data.test is not None
         return [(f"{data.name}, {data.test_name}", data.test)]
     whole: DataSet = open_data(recipe, source)

@@ -92,7 +92,7 @@ class TextCNN(Network):
         return logits
 
     def constrain(self) -> None:
-        """Shrink each class's weights to ``max_norm`` (section 2.1, equation after 5)."""
+        """Shrink each class's weights to ``max_norm`` (section 2.1)."""
         with torch.no_grad():
             self.output.weight.renorm_(p=2, dim=0, maxnorm=self.options.max_norm)
 

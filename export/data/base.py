@@ -6,6 +6,7 @@ A reader only reads. What is held out, and by which seed, is decided here, the s
 from __future__ import annotations
 
 import hashlib
+import re
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -108,6 +109,12 @@ def with_fold(data: DataSet, fold: int, folds: int, seed: int) -> DataSet:
     numbers = _stratified(data.train.labels, np.random.default_rng([seed, folds])) % folds
     train, test = (data.train.select(np.flatnonzero(mask)) for mask in (numbers != fold, numbers == fold))
     return DataSet(data.name, data.classes, train, test, f"fold-{fold}-of-{folds}")
+
+
+def fold_of(test_name: str) -> int | None:
+    """Return the fold that a test split's name tells, or None for ``"test"``."""
+    match = re.fullmatch(r"fold-(\d+)-of-\d+", test_name)
+    return int(match[1]) if match else None
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:

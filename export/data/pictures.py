@@ -62,6 +62,8 @@ def read_pictures(source: Source, name: str, labels: Sequence[str], spec: ImageS
     Raises:
         DataInvalid: Names the file, and the row where one is wrong.
     """
+    if not source.path.exists() and not source.download:
+        raise DataInvalid(f"{source.path}: no such folder{'; --download fetches MNIST into it' * (name == 'mnist')}")
     if all((source.path / f"{split}.npz").is_file() for split in _SPLITS):
         train, test = (_read_archive(source.path / f"{split}.npz", len(labels), spec) for split in _SPLITS)
     elif all((source.path / split).is_dir() for split in _SPLITS):

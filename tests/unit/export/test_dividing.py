@@ -6,6 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from export.data import DataSet, hold_out, report, with_fold
+from export.data.base import fold_of
 from export.data.sentences import Sentences
 from export.errors import DataInvalid
 
@@ -40,6 +41,11 @@ def test_folds_are_balanced_and_fixed_by_the_seed() -> None:
     assert np.bincount(one.test.labels).tolist() == [3, 2]
     assert _texts(one) == _texts(again) != _texts(other)
     assert one.test_name == "fold-3-of-10"
+
+
+def test_a_split_tells_its_fold() -> None:
+    assert fold_of(with_fold(_data(), 3, 10, 0).test_name) == 3
+    assert fold_of("test") is None
 
 
 def test_a_fold_that_cannot_be_is_refused() -> None:

@@ -140,8 +140,10 @@ def test_empty_folders_are_an_empty_set(tmp_path: Path) -> None:
 
 
 def test_nothing_there_says_what_is_expected(tmp_path: Path) -> None:
-    with pytest.raises(DataInvalid, match=r"nowhere: holds no MNIST; expected train\.npz .* --download fetches it"):
+    with pytest.raises(DataInvalid, match=r"nowhere: no such folder; --download fetches MNIST into it"):
         open_data(RECIPE, Source(tmp_path / "nowhere"))
+    with pytest.raises(DataInvalid, match=r": holds no MNIST; expected train\.npz .* --download fetches it"):
+        open_data(RECIPE, Source(tmp_path))
     with pytest.raises(DataInvalid, match=r": holds no shapes; expected train\.npz and test\.npz, or the folders"):
         open_data(parse_recipe(RECIPE.text.replace('"mnist"', '"shapes"'), "shapes.toml"), Source(tmp_path))
 

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from export import cli, provenance
+from tests.unit.export.samples import tiny_text
+
+
+def _main(*arguments: object) -> int:
+    return cli.main([*map(str, arguments), "--threads", "1"])
+
+
+def test_list_names_recipes_and_architectures(capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    for word in ("lenet5-mnist", "textcnn-mr", "lenet5 ", "textcnn "):
+        assert word in out
+
+
+def test_verify_and_evaluate_a_published_version(
+    models: Path, sentence_run: Path, sentences: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = models / "textcnn-mr" / "1"
+    assert _main("verify", version) == 0
+    assert "verified: golden answers within " in capsys.readouterr().out
+    assert _main("verify", version, "--run", sentence_run) == 0
+    assert "same top-1 on all 40" in capsys.readouterr().out
+    recipe = sentence_run / "recipe.toml"
+    assert _main("evaluate", version, "--data", sentences, "--recipe", recipe) == 0
+    test, manifest = capsys.readouterr().out.splitlines()
+    assert test.startswith("mr, fold-0-of-4: top-1 ")
+    assert manifest.startswith("manifest: top-1 ")
+    assert test.split("top-1 ")[1].split(" of ")[0] == manifest.split("top-1 ")[1].split(" of ")[0]
+    assert _main("evaluate", version, "--data", sentences, "--recipe", recipe, "--all") == 0
+    assert capsys.readouterr().out.startswith("mr, all: top-1 ")
+    assert _main("evaluate", models / "lenet5-mnist" / "1", "--data", pictures, "--all") == 0
+    train, test, _ = capsys.readouterr().out.splitlines()
+    assert train.startswith("mnist, train: top-1 ")
+    assert test.startswith("mnist, test: top-1 ")
+
+
+def test_train_shows_balance_leaks_epochs_and_the_result(
+    tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "run"
+    assert _main("train", "lenet5-mnist", "--data", pictures, "--epochs", 1, "--out", out) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("mnist: 200 training and 50 test examples (test), 0 of them also in the training set")
+    assert lines[1].startswith("epoch   1/1  loss ")
+    assert lines[-1].endswith("of 50 (test) right")
+
+
+def test_ctrl_c_is_answered_by_130(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def press(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Bar, "step", press)
+    assert _main("train", "lenet5-mnist", "--data", pictures, "--out", tmp_path / "run") == 130
+
+
+def test_an_interrupted_run_says_how_to_go_on(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(self: object, epoch: int, *arguments: object) -> None:
+        if epoch == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli.Bar, "step", press)
+    run = tmp_path / "run"
+    assert _main("train", "lenet5-mnist", "--data", pictures, "--out", run) == 130
+    assert capsys.readouterr().out.splitlines()[-1] == f"interrupted: epoch 1 is kept in {run}; --resume goes on"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["train", "lenet", "--data", "x"], "no recipe 'lenet'; bundled: "),
+        (["train", "textcnn-mr", "--data", "gone.tsv"], "gone.tsv: no such file; expected a TSV file"),
+        (["train", "lenet5-mnist", "--data", "x", "--folds", "all"], "lenet5-mnist: has no folds"),
+        (["train", "textcnn-mr", "--data", "x", "--folds", "1,x"], "--folds: expected an integer of at least 0"),
+        (["publish", "gone", "--models", "m"], "gone: holds no run (recipe.toml is missing)"),
+        (["verify", "gone"], "gone/manifest.json: no such file"),
+        (["evaluate", "gone", "--data", "x"], "gone/manifest.json: no such file"),
+    ],
+)
+def test_an_error_is_one_line_and_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    monkeypatch.chdir(tmp_path)
+    assert cli.main(arguments) == 2
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert captured.err.startswith(f"convserve-export: {message}")
+    assert captured.err.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "the following arguments are required: COMMAND"),
+        (["train", "lenet5-mnist"], "the following arguments are required: --data"),
+        (["train", "r", "--data", "x", "--epochs", "0"], "expected an integer of at least 1, got '0'"),
+        (["train", "r", "--data", "x", "--seed", "-1"], "expected an integer of at least 0, got '-1'"),
+        (["train", "r", "--data", "x", "--seeds", "1,1"], "expected different numbers, got '1,1'"),
+        (["train", "r", "--data", "x", "--seed", "1", "--seeds", "2"], "not allowed with argument"),
+        (["train", "r", "--data", "x", "--device", "tpu"], "invalid choice: 'tpu'"),
+    ],
+)
+def test_a_wrong_argument_is_exit_code_2(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_a_bad_row_reaches_the_user_with_file_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    data = tmp_path / "all.tsv"
+    data.write_text("0\ta\n3\tb\n")
+    assert _main("train", "textcnn-mr", "--data", data, "--out", tmp_path / "run") == 2
+    assert capsys.readouterr().err == f"convserve-export: {data}, row 2: label 3 is out of range, expected 0 to 1\n"
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_conversion_on_the_command_line_says_nothing_but_its_results(
+    tmp_path: Path, sentences: Path, sentence_run: Path
+) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(tiny_text("textcnn-mr"))
+    command = [sys.executable, "-W", "default", "-m", "export.cli", "publish", str(sentence_run), "--models",
+               str(tmp_path / "models")]  # fmt: skip
+    done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ, COLUMNS="20"))
+    assert done.stderr == ""
+    assert [line.split(":")[0] for line in done.stdout.splitlines()] == [
+        "converted", "verified", "evaluated", "published",
+    ]  # fmt: skip
+
+
+def test_the_commit_is_that_of_the_sources(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers = {"rev-parse": "abc\n", "status": "", "ls-files": ""}
+    monkeypatch.setattr(provenance, "_git", lambda word, *rest: answers[word])
+    assert provenance.git_commit() == "abc"
+    answers["status"] = " M export/train.py\n"
+    assert provenance.git_commit() == "abc-dirty"
+
+    def no_git(*arguments: str) -> str:
+        raise FileNotFoundError("git")
+
+    monkeypatch.setattr(provenance, "_git", no_git)
+    assert provenance.git_commit() == "unknown"
+
+
+def test_versions_of_the_libraries_are_known() -> None:
+    versions = provenance.library_versions()
+    assert {"python", "torch", "onnx", "numpy", "pillow", "tokenizers"} <= versions.keys()

@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import stat
+from pathlib import Path
+
+import pytest
+
+from export import publish
+from export.errors import PublishFailed, RunInvalid, VerificationFailed
+from export.evaluate import score
+from export.publish import publish_run, write_aside
+from service.golden import read_golden
+from service.manifest import GOLDEN_FILE, MODEL_FILE, file_digest, read_labels, read_manifest
+from tests.unit.export.samples import write_pictures
+
+
+def _quiet(line: str) -> None:
+    pass
+
+
+def test_a_version_holds_all_that_the_service_needs(models: Path) -> None:
+    version = models / "textcnn-mr" / "1"
+    names = {path.name for path in version.iterdir()}
+    assert names == {"model.onnx", "manifest.json", "golden.npz", "labels.txt", "tokenizer.json"}
+    manifest = read_manifest(version)
+    assert manifest.task == "sentence-classification"
+    assert manifest.model_digest == file_digest(version / MODEL_FILE)
+    assert manifest.max_batch_size == 33
+    assert read_labels(version / "labels.txt") == ("negative", "positive")
+    golden = read_golden(version / GOLDEN_FILE)
+    assert golden.count == 16
+    assert golden.outputs[0].shape == (16, 2)
+    assert {path.name for path in (models / "lenet5-mnist" / "1").iterdir()} == names - {"tokenizer.json"}
+
+
+def test_the_manifest_says_where_it_comes_from_and_how_good_it_is(models: Path, sentence_run: Path) -> None:
+    manifest = read_manifest(models / "textcnn-mr" / "1")
+    record = json.loads((sentence_run / "run.json").read_text())
+    assert manifest.provenance.recipe == "textcnn-mr"
+    assert manifest.provenance.seed == 0
+    assert manifest.provenance.dataset.digest == record["dataset"]["digest"]
+    assert manifest.provenance.libraries["torch"] == record["libraries"]["torch"]
+    (accuracy,) = manifest.accuracy
+    assert (accuracy.metric, accuracy.dataset, accuracy.split, accuracy.count) == ("top1", "mr", "fold-0-of-4", 40)
+    assert accuracy.torch_value == record["test_accuracy"]
+    assert accuracy.interval_low < accuracy.value <= accuracy.interval_high
+    assert manifest.parity.top1_agreement == 1.0
+    assert manifest.parity.count == 40
+
+
+def test_versions_are_numbered_and_never_replaced(tmp_path: Path, sentence_run: Path) -> None:
+    (tmp_path / "textcnn-mr" / "4").mkdir(parents=True)
+    (tmp_path / "textcnn-mr" / "notes").mkdir()
+    target = publish_run(sentence_run, tmp_path, None, None, _quiet)
+    assert target == tmp_path / "textcnn-mr" / "5"
+    before = sorted(path.name for path in (tmp_path / "textcnn-mr").iterdir())
+    with pytest.raises(PublishFailed) as caught:
+        publish_run(sentence_run, tmp_path, 5, None, _quiet)
+    assert str(caught.value) == f"{target}: exists already; leave --version out for the next free number"
+    assert sorted(path.name for path in (tmp_path / "textcnn-mr").iterdir()) == before
+
+
+def test_a_version_that_fails_leaves_nothing_behind(
+    tmp_path: Path, sentence_run: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*arguments: object) -> None:
+        raise VerificationFailed("differs")
+
+    monkeypatch.setattr(publish, "verify_graph", refuse)
+    with pytest.raises(VerificationFailed):
+        publish_run(sentence_run, tmp_path, 1, None, _quiet)
+    assert list((tmp_path / "textcnn-mr").iterdir()) == []
+
+
+def test_a_version_appears_whole_and_readable_to_others(tmp_path: Path) -> None:
+    with write_aside(tmp_path / "m", 3) as (aside, target):
+        (aside / "file").write_text("x")
+        assert not aside.name.isdecimal()
+        assert not target.exists()
+    assert (tmp_path / "m" / "3" / "file").read_text() == "x"
+    assert stat.S_IMODE((tmp_path / "m" / "3").stat().st_mode) == 0o755
+    assert [path.name for path in (tmp_path / "m").iterdir()] == ["3"]
+
+
+def test_a_version_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
+    def publish_too_late() -> None:
+        with write_aside(tmp_path, 1) as (aside, target):
+            (aside / "file").write_text("ours")
+            target.mkdir()
+            (target / "file").write_text("theirs")
+
+    with pytest.raises(PublishFailed, match="cannot be published"):
+        publish_too_late()
+    assert (tmp_path / "1" / "file").read_text() == "theirs"
+    assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_repository_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "models").write_text("a file")
+    with (
+        pytest.raises(PublishFailed, match=r"models.*: cannot be written \("),
+        write_aside(tmp_path / "models" / "m", 1),
+    ):
+        pass
+
+
+def test_other_data_than_the_runs_are_refused(tmp_path: Path, picture_run: Path) -> None:
+    other = write_pictures(tmp_path / "other", per_class=4)
+    with pytest.raises(RunInvalid, match=r"was trained on sha256:.*, these data are sha256:.*; --data says where"):
+        publish_run(picture_run, tmp_path / "models", None, other, _quiet)
+
+
+@pytest.mark.parametrize(
+    ("right", "count", "low", "high"),
+    [(0, 10, 0.0, 0.2775), (10, 10, 0.7225, 1.0), (9905, 10000, 0.98841, 0.99222), (5, 10, 0.2366, 0.7634)],
+)
+def test_the_wilson_interval(right: int, count: int, low: float, high: float) -> None:
+    interval = score(right, count)
+    assert interval.interval_low == pytest.approx(low, abs=1e-4)
+    assert interval.interval_high == pytest.approx(high, abs=1e-4)

@@ -1,0 +1,209 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import pytest
+import torch
+
+from export.data import Source
+from export.errors import RunInvalid
+from export.progress import Reporter, Silent
+from export.recipe import parse_recipe
+from export.run import CHECKPOINT_FILE, RECORD_FILE, WEIGHTS_FILE, EpochRecord, load_tensors, read_run, with_epochs
+from export.runner import Plan, choose_device, load_classifier, run_all
+from tests.unit.export.samples import change, tiny_text
+
+
+class StopIn:
+    """Presses Ctrl-C at the first step of one epoch."""
+
+    def __init__(self, epoch: int) -> None:
+        self._epoch = epoch
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        if epoch == self._epoch:
+            raise KeyboardInterrupt
+
+    def epoch(self, record: EpochRecord, is_best: bool) -> None:
+        pass
+
+
+def _using(reporter: Reporter) -> Callable[[str, int], AbstractContextManager[Reporter]]:
+    @contextmanager
+    def make(title: str, epochs: int) -> Iterator[Reporter]:
+        yield reporter
+
+    return make
+
+
+SILENT = _using(Silent())
+
+
+def _plan(out: Path, name: str, data: Path, resume: bool = False, epochs: int | None = None, **changes: str) -> Plan:
+    recipe = with_epochs(parse_recipe(change(tiny_text(name), **changes), "tiny.toml"), epochs)
+    return Plan(recipe, Source(data), out, "cpu", resume)
+
+
+def _run(plan: Plan, reporter: Reporter | None = None) -> list[str]:
+    said: list[str] = []
+    run_all(plan, [0], [None], _using(reporter or Silent()), said.append)
+    return said
+
+
+def _weights(folder: Path) -> dict[str, torch.Tensor]:
+    return load_tensors(folder / WEIGHTS_FILE)
+
+
+def _same(one: Path, two: Path) -> bool:
+    left, right = _weights(one), _weights(two)
+    return left.keys() == right.keys() and all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_pictures_are_learnt(picture_run: Path) -> None:
+    _, record = read_run(picture_run)
+    assert record.state == "finished"
+    assert record.test_accuracy is not None
+    assert record.test_accuracy > 0.9
+    assert record.test_count == 50
+    assert record.fold is None
+    assert record.dataset.digest.startswith("sha256:")
+    assert record.best_epoch in {epoch.epoch for epoch in record.history}
+
+
+def test_sentences_are_learnt_and_padding_stays_zero(sentence_run: Path) -> None:
+    recipe, record, _, classifier = load_classifier(sentence_run)
+    assert record.test_accuracy is not None
+    assert record.test_accuracy > 0.8
+    assert (record.fold, record.test_name, record.test_count) == (0, "fold-0-of-4", 40)
+    assert recipe.name == "textcnn-mr"
+    weights = _weights(sentence_run)
+    assert not weights["network.words.weight"][0].any()
+    assert weights["network.words.weight"][1].any()
+    assert not classifier.training
+
+
+@pytest.mark.parametrize("name", ["lenet5-mnist", "textcnn-mr"])
+def test_resuming_gives_the_weights_of_an_uninterrupted_run(
+    name: str, tmp_path: Path, pictures: Path, sentences: Path
+) -> None:
+    data = pictures if name == "lenet5-mnist" else sentences
+    _run(_plan(tmp_path / "whole", name, data, epochs=4, dropout="0.3"))
+    _run(_plan(tmp_path / "parts", name, data, epochs=4, dropout="0.3"), StopIn(3))
+    _, record = read_run(tmp_path / "parts")
+    assert record.state == "interrupted"
+    assert record.best_epoch in (1, 2)
+    _run(_plan(tmp_path / "parts", name, data, resume=True, epochs=4, dropout="0.3"))
+    assert _same(tmp_path / "whole", tmp_path / "parts")
+    whole, parts = (read_run(tmp_path / each)[1] for each in ("whole", "parts"))
+    assert whole.test_accuracy == parts.test_accuracy
+    assert [epoch.loss for epoch in whole.history] == [epoch.loss for epoch in parts.history]
+    last, resumed = (load_tensors(tmp_path / each / CHECKPOINT_FILE)["weights"] for each in ("whole", "parts"))
+    assert all(torch.equal(last[key], resumed[key]) for key in last)
+
+
+def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, pictures: Path) -> None:
+    _run(_plan(tmp_path / "run", "lenet5-mnist", pictures), StopIn(2))
+    _, record, _, _ = load_classifier(tmp_path / "run")
+    assert (record.state, record.best_epoch, record.test_accuracy) == ("interrupted", 1, None)
+
+
+def test_ctrl_c_in_the_first_epoch_keeps_nothing_but_can_be_resumed(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=1), StopIn(1))
+    with pytest.raises(RunInvalid, match=r"weights\.pt: no such file; no epoch of this run is complete"):
+        load_classifier(tmp_path / "run")
+    _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, resume=True, epochs=1))
+    assert read_run(tmp_path / "run")[1].state == "finished"
+
+
+def test_a_seed_fixes_every_weight(tmp_path: Path, sentences: Path) -> None:
+    for name, seed in (("a", 0), ("b", 0), ("c", 1)):
+        plan = _plan(tmp_path / name, "textcnn-mr", sentences, epochs=1)
+        run_all(plan, [seed], [None], SILENT, lambda line: None)
+    assert _same(tmp_path / "a", tmp_path / "b")
+    different = _weights(tmp_path / "c")["network.output.weight"]
+    assert not torch.equal(_weights(tmp_path / "a")["network.output.weight"], different)
+
+
+def test_training_stops_when_patience_ends(tmp_path: Path, sentences: Path) -> None:
+    rates = {"learning_rate": "1e-12", "sparse_learning_rate": "1e-12", "patience": "2"}
+    _run(_plan(tmp_path / "run", "textcnn-mr", sentences, epochs=30, **rates))
+    _, record = read_run(tmp_path / "run")
+    assert record.state == "finished"
+    assert len(record.history) == record.best_epoch + 2 < 30
+
+
+def test_several_runs_give_mean_and_spread(tmp_path: Path, sentences: Path) -> None:
+    said: list[str] = []
+    plan = _plan(tmp_path, "textcnn-mr", sentences, epochs=1)
+    records = run_all(plan, [0, 5], [1, 3], SILENT, said.append)
+    result = json.loads((tmp_path / "result.json").read_text())
+    values = [run["test_accuracy"] for run in result["runs"]]
+    assert values == [record.test_accuracy for record in records]
+    assert [(run["seed"], run["fold"]) for run in result["runs"]] == [(0, 1), (0, 3), (5, 1), (5, 3)]
+    assert result["mean"] == pytest.approx(sum(values) / 4)
+    assert said[-1].startswith("4 runs: accuracy ")
+    assert (tmp_path / "seed-5-fold-3" / WEIGHTS_FILE).is_file()
+    again = _plan(tmp_path, "textcnn-mr", sentences, epochs=1, resume=True)
+    assert run_all(again, [0, 5], [1, 3], SILENT, said.append) == records
+
+
+def test_the_vocabulary_knows_the_training_part_alone(tmp_path: Path) -> None:
+    rows = [f"{i % 2}\tfilm word{i} word{i}\n" for i in range(40)]
+    (tmp_path / "all.tsv").write_text("".join(rows))
+    _run(_plan(tmp_path / "run", "textcnn-mr", tmp_path / "all.tsv", epochs=1))
+    vocabulary = json.loads((tmp_path / "run" / "tokenizer.json").read_text())["model"]["vocab"]
+    # Of 40 a fold of 10 is held out, and 10 % of each class of the other 30 for early stopping.
+    assert len(vocabulary) == 2 + 1 + 26
+
+
+def test_a_run_is_never_overwritten_nor_mixed_up(tmp_path: Path, pictures: Path, sentences: Path) -> None:
+    run = tmp_path / "run"
+    _run(_plan(run, "lenet5-mnist", pictures, epochs=1))
+    with pytest.raises(RunInvalid, match="holds a run already; --resume continues it, --out chooses another folder"):
+        _run(_plan(run, "lenet5-mnist", pictures, epochs=1))
+    with pytest.raises(RunInvalid, match="holds a run of another recipe"):
+        _run(_plan(run, "textcnn-mr", sentences, resume=True, epochs=1))
+    with pytest.raises(RunInvalid, match="was begun with epochs 1, not 2"):
+        _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=2))
+    with pytest.raises(RunInvalid, match="was begun with seed 0, not 4"):
+        run_all(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=1), [4], [None], SILENT, print)
+
+
+def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(RunInvalid, match=r"holds no run \(recipe\.toml is missing\); see train --out"):
+        read_run(tmp_path)
+    run = tmp_path / "run"
+    _run(_plan(run, "lenet5-mnist", pictures, epochs=1))
+    (run / WEIGHTS_FILE).write_bytes(b"PK nonsense")
+    with pytest.raises(RunInvalid, match=r"weights\.pt: damaged"):
+        load_classifier(run)
+    torch.save({"a": torch.zeros(1)}, run / WEIGHTS_FILE)
+    with pytest.raises(RunInvalid, match=r"weights\.pt: does not fit the recipe beside it; train again"):
+        load_classifier(run)
+    record = json.loads((run / RECORD_FILE).read_text())
+    record["state"] = "running"
+    (run / RECORD_FILE).write_text(json.dumps(record))
+    torch.save({"weights": {}}, run / CHECKPOINT_FILE)
+    with pytest.raises(RunInvalid, match=r"checkpoint\.pt: does not fit this recipe"):
+        _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=1))
+    del record["seed"]
+    (run / RECORD_FILE).write_text(json.dumps(record))
+    with pytest.raises(RunInvalid, match=r"run\.json: not readable \(missing key 'seed'\)"):
+        read_run(run)
+
+
+def test_weights_are_never_unpickled(tmp_path: Path) -> None:
+    torch.save({"a": Path("x")}, tmp_path / "weights.pt")
+    with pytest.raises(RunInvalid, match="damaged"):
+        load_tensors(tmp_path / "weights.pt")
+
+
+def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    assert choose_device("auto") == choose_device("cpu") == "cpu"
+    with pytest.raises(RunInvalid, match="device 'cuda' was asked for, but torch finds none here"):
+        choose_device("cuda")
