@@ -38,7 +38,7 @@ _STROKES: tuple[list[list[_Point]], ...] = (
 
 
 def golden_raw(spec: ImageSpec | TextSpec) -> tuple[bytes, ...]:
-    """Return :data:`COUNT` encoded pictures or sentences, the same on every machine."""
+    """Return :data:`COUNT` encoded pictures or sentences, the same each time."""
     return golden_pictures(spec) if isinstance(spec, ImageSpec) else golden_sentences()
 
 
