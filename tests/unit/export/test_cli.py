@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from export import cli, provenance
-from tests.unit.export.samples import tiny_text
+from tests.unit.export.samples import change, tiny_text
 
 
 def _main(*arguments: object) -> int:
@@ -119,6 +121,25 @@ def test_a_wrong_argument_is_exit_code_2(
         cli.main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_bare_graph_has_nothing_to_evaluate(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    version = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "1")
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest |= {"task": "tensor", "preprocessing": None, "labels_file": None}
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    assert _main("verify", version) == 0
+    assert _main("evaluate", version, "--data", tmp_path) == 2
+    assert "is no classifier of pictures or sentences, so there is nothing to evaluate" in capsys.readouterr().err
+
+
+def test_a_set_without_a_test_split_needs_folds(
+    tmp_path: Path, sentences: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    recipe = tmp_path / "tiny.toml"
+    recipe.write_text(change(tiny_text("textcnn-mr"), folds="0"))
+    assert _main("train", recipe, "--data", sentences) == 2
+    assert "has no test split, and the recipe sets data.folds = 0" in capsys.readouterr().err
 
 
 def test_a_bad_row_reaches_the_user_with_file_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

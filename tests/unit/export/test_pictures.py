@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from export.data import Source, open_data
+from export.data.inputs import Preprocessing
 from export.data.pictures import Pictures, encode_png
 from export.errors import DataInvalid, RecipeInvalid
 from export.recipe import find_recipe, parse_recipe
@@ -162,6 +163,21 @@ def test_torchvisions_own_layout_is_read(tmp_path: Path) -> None:
     data = open_data(RECIPE, Source(tmp_path))
     assert isinstance(data.train, Pictures)
     assert np.array_equal(data.train.images[..., 0], picture_arrays(1, 0)[0])
+
+
+def test_a_download_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*arguments: object, **options: object) -> None:
+        raise RuntimeError("no network")
+
+    monkeypatch.setattr("torchvision.datasets.MNIST", refuse)
+    with pytest.raises(DataInvalid, match=r"new: MNIST cannot be downloaded \(no network\)"):
+        open_data(RECIPE, Source(tmp_path / "new", download=True))
+
+
+def test_a_damaged_picture_sent_is_named_by_its_row() -> None:
+    preprocessing = Preprocessing(RECIPE.spec, None)
+    with pytest.raises(DataInvalid, match=r"example 6: picture is of no known format"):
+        preprocessing.inputs_of_raw([encode_png(np.zeros((28, 28, 1), np.uint8)), b"what"], first_row=5)
 
 
 def test_a_reader_must_fit_the_preprocessing() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -39,6 +40,10 @@ def test_specs_are_the_services_own() -> None:
         (change(LENET, kind='"sound"'), "preprocessing.kind: expected one of 'image', 'text', got 'sound'"),
         (change(LENET, epochs="true"), "training.epochs: expected int, got True"),
         (change(LENET, epochs="0"), "training: epochs, patience and batch_size must be at least 1"),
+        (change(LENET, learning_rate="0"), "training.learning_rate: must be positive"),
+        (change(LENET, warmup="1.0"), "training: warmup and label_smoothing must be at least 0 and below 1"),
+        ("training = 3\n" + LENET.replace("[training]", "[data.more]"), "unknown key 'data.more'"),
+        ("data = 3\n" + re.sub(r"(?s)\[data\].*?\[prep", "[prep", LENET), "data: expected a table, got 3"),
         (change(LENET, mean="[0.1, 0.2]"), "preprocessing: mean and std need 1 values for mode L"),
         (change(LENET, labels='["a", 3]'), "data.labels[1]: expected str, got 3"),
         (change(LENET, labels='["a", "a"]'), "data.labels: expected at least two different labels"),
@@ -46,7 +51,6 @@ def test_specs_are_the_services_own() -> None:
         (change(LENET, max_batch_size="0"), "serving.max_batch_size: must be at least 1, got 0"),
         (change(TEXTCNN, folds="1"), "data.folds: expected 0 or at least 2, got 1"),
         (change(TEXTCNN, table='"int8"'), "architecture.table: expected one of 'float16', 'float32', got 'int8'"),
-        ("training = 3\n" + LENET.replace("[training]", "[other]"), "unknown key 'other'"),
         ("name = ", "Invalid value"),
     ],
 )
