@@ -4,6 +4,9 @@ Buckets are the batch sizes that really run; a batch is padded up to the next on
 (and each group of lengths of a sentence model) the table keeps a smoothed mean and a smoothed
 deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 6298 §2), which
 needs no lock: one writer's lost update is another sample, no more.
+
+Estimates steer what runs, and only what runs is measured. So that a pause of the machine cannot
+shut a batch size out for good, estimates that nobody tests return to the first measurement.
 """
 
 from __future__ import annotations
@@ -14,7 +17,9 @@ from collections.abc import Hashable, Mapping, Sequence
 _MEAN_GAIN = 1 / 16  # slower than TCP's 1/8: a batch's cost has a level, not a path
 _DEVIATION_GAIN = 1 / 8
 _DEVIATIONS = 3.0
+_FORGET_GAIN = 1 / 64  # per batch of another size
 _MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
+_LEAST_SECONDS = 1e-9  # nothing is free: rates divide by a cost
 
 
 def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
@@ -32,14 +37,24 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
 
 
 class _Estimate:
-    """Mean and deviation of one cell, and its first mean, in seconds."""
+    """Mean and deviation of one cell as first measured and at present, and the least it took, in seconds."""
 
-    __slots__ = ("deviation", "first", "mean")
+    __slots__ = ("deviation", "first", "first_deviation", "least", "mean")
 
-    def __init__(self, mean: float, deviation: float) -> None:
-        self.first = mean
-        self.mean = mean
-        self.deviation = deviation
+    def __init__(self, mean: float, deviation: float, least: float) -> None:
+        self.first = self.mean = max(mean, _LEAST_SECONDS)
+        self.first_deviation = self.deviation = deviation
+        self.least = least
+
+    def learn(self, seconds: float) -> None:
+        error = seconds - self.mean
+        self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
+        self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
+
+    def forget(self) -> None:
+        """Move an inflated estimate back towards the first; a lowered one harms nobody."""
+        self.deviation -= _FORGET_GAIN * max(0.0, self.deviation - self.first_deviation)
+        self.mean -= _FORGET_GAIN * max(0.0, self.mean - self.first)
 
 
 class CostModel:
@@ -50,10 +65,14 @@ class CostModel:
 
         Args:
             buckets: Batch sizes that run, ascending, at least one.
-            measured: For each group, one list of measured seconds (at least one) a bucket.
+            measured: For each group, at least one, one list of measured seconds (at least one) a
+                bucket.
         """
         self.buckets = tuple(buckets)
         self._cells = {group: [_estimate(samples) for samples in by_bucket] for group, by_bucket in measured.items()}
+        # A shape that was never measured (third-party graphs with free dimensions) is taken to cost
+        # what this one does until it has run.
+        self._stand_in = next(iter(self._cells.values()))
 
     def bucket_of(self, rows: int) -> int:
         """Return the smallest bucket that holds ``rows``; ``rows`` itself past the largest."""
@@ -70,23 +89,33 @@ class CostModel:
         return cell.mean + _DEVIATIONS * cell.deviation
 
     def least_seconds(self, rows: int, group: Hashable) -> float:
-        """Return what a batch of ``rows`` costs at best: the first measurement or the present mean.
+        """Return what a batch of ``rows`` costs at best: the quickest first measurement or the present mean.
 
         Whoever gives up on a request must use this one. A pause of the machine inflates the mean;
-        if the inflated mean refused everything, nothing would run and nothing would correct it.
+        if the inflated mean refused everything, nothing would run and nothing would correct it. For
+        the same reason a shape that was not measured before serving costs nothing at best.
         """
+        if group not in self._cells:
+            return 0.0
         cell = self._cell(rows, group)
-        return min(cell.first, cell.mean)
+        return min(cell.least, cell.mean)
 
     def observe(self, rows: int, group: Hashable, seconds: float) -> None:
         """Learn from a batch that ran."""
-        if group not in self._cells and len(self._cells) < _MAX_GROUPS:
-            known = next(iter(self._cells.values()))
-            self._cells[group] = [_Estimate(cell.mean, cell.deviation) for cell in known]
-        cell = self._cell(rows, group)
-        error = seconds - cell.mean
-        cell.deviation += _DEVIATION_GAIN * (abs(error) - cell.deviation)
-        cell.mean += _MEAN_GAIN * error
+        index = self._index(rows)
+        cells = self._cells.get(group)
+        if cells is None:
+            if len(self._cells) < _MAX_GROUPS:
+                scale = seconds / self._stand_in[index].mean
+                self._cells[group] = [
+                    _Estimate(cell.mean * scale, cell.deviation * scale, least=0.0) for cell in self._stand_in
+                ]
+            return
+        for other, cell in enumerate(cells):
+            if other == index:
+                cell.learn(seconds)
+            else:
+                cell.forget()
 
     def table(self) -> dict[Hashable, list[tuple[int, float, float]]]:
         """Return for each group the rows (bucket, mean seconds, bound seconds)."""
@@ -95,17 +124,17 @@ class CostModel:
                 (bucket, cell.mean, cell.mean + _DEVIATIONS * cell.deviation)
                 for bucket, cell in zip(self.buckets, cells, strict=True)
             ]
-            for group, cells in self._cells.items()
+            for group, cells in self._cells.copy().items()  # a copy: observe adds groups meanwhile
         }
 
     def _cell(self, rows: int, group: Hashable) -> _Estimate:
-        # A shape that was never measured (third-party graphs with free dimensions) is taken to cost
-        # what some measured one does until it has run.
-        cells = self._cells.get(group) or next(iter(self._cells.values()))
-        return cells[min(bisect_left(self.buckets, rows), len(cells) - 1)]
+        return self._cells.get(group, self._stand_in)[self._index(rows)]
+
+    def _index(self, rows: int) -> int:
+        return min(bisect_left(self.buckets, rows), len(self.buckets) - 1)
 
 
 def _estimate(samples: Sequence[float]) -> _Estimate:
     """Start from the median, which one slow first run does not move."""
     middle = sorted(samples)[len(samples) // 2]
-    return _Estimate(middle, sum(abs(sample - middle) for sample in samples) / len(samples))
+    return _Estimate(middle, sum(abs(sample - middle) for sample in samples) / len(samples), min(samples))

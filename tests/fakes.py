@@ -1,0 +1,212 @@
+"""Stand-ins for the world around the batching core: time, the backend, the caller and the metrics.
+
+Nothing here sleeps. Where a test waits for a thread, it waits for an event or a condition; the
+timeout is a guard that turns a hang into a failure.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Hashable, Iterable, Sequence
+
+import numpy as np
+
+from service.batching.assembly import BatchBuffer
+from service.batching.cost import CostModel
+from service.batching.request import BatchFacts, PendingRequest
+from service.errors import ServingError
+from service.tensors import TensorSpec
+
+GUARD_SECONDS = 10.0
+NUMBERS = TensorSpec("numbers", "FP32", (-1, 2))
+
+
+class FakeClock:
+    """Time that moves only when told."""
+
+    def __init__(self, now: float = 100.0) -> None:
+        self.now = now
+
+    def __call__(self) -> float:
+        return self.now
+
+    def advance(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def per_row(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    """A network that treats each row for itself: (n, ...) -> (n, 2), the row's sum and ten times it."""
+    sums = batch[0].reshape(len(batch[0]), -1).sum(axis=1, dtype=np.float64)
+    return [np.stack([sums, 10 * sums], axis=1)]
+
+
+class FakeBackend:
+    """Records its batches and answers row by row; stands still while its gate is shut.
+
+    Attributes:
+        batches: A copy of the first input of every batch, in order of their beginning.
+        behaviour: What it does with a batch; may raise.
+    """
+
+    def __init__(self, *, open_gate: bool = True) -> None:
+        self.batches: list[np.ndarray] = []
+        self.behaviour: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = per_row
+        self._state = threading.Condition()
+        self._permits = 0
+        self._open = open_gate
+
+    def __call__(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        with self._state:
+            self.batches.append(np.array(batch[0]))
+            self._state.notify_all()
+            assert self._state.wait_for(lambda: self._open or self._permits, GUARD_SECONDS), "the gate stayed shut"
+            self._permits = max(0, self._permits - 1)
+        return self.behaviour(batch)
+
+    @property
+    def sizes(self) -> list[int]:
+        """Rows of every batch, padding included."""
+        return [len(batch) for batch in self.batches]
+
+    def wait_for_batches(self, count: int) -> None:
+        """Wait until that many batches have begun."""
+        with self._state:
+            assert self._state.wait_for(lambda: len(self.batches) >= count, GUARD_SECONDS), self.sizes
+
+    def let_one_pass(self) -> None:
+        with self._state:
+            self._permits += 1
+            self._state.notify_all()
+
+    def open(self) -> None:
+        with self._state:
+            self._open = True
+            self._state.notify_all()
+
+
+class RecordingReply:
+    """Keeps what it is given; being settled twice is kept too, for the test to see."""
+
+    def __init__(self) -> None:
+        self.answers: list[list[np.ndarray]] = []
+        self.facts: list[BatchFacts] = []
+        self.errors: list[ServingError] = []
+        self._settled = threading.Event()
+
+    def answer(self, outputs: Sequence[np.ndarray], _request: PendingRequest, facts: BatchFacts) -> None:
+        self.answers.append([np.array(output) for output in outputs])
+        self.facts.append(facts)
+        self._settled.set()
+
+    def refuse(self, error: ServingError) -> None:
+        self.errors.append(error)
+        self._settled.set()
+
+    @property
+    def times_settled(self) -> int:
+        return len(self.answers) + len(self.errors)
+
+    @property
+    def status(self) -> str:
+        """``"OK"`` or the status refused with; fails unless settled exactly once."""
+        assert self.times_settled == 1, (self.answers, self.errors)
+        return "OK" if self.answers else self.errors[0].status
+
+    def wait(self) -> str:
+        """Wait until settled; return the status."""
+        assert self._settled.wait(GUARD_SECONDS), "never settled"
+        return self.status
+
+
+class RaisingReply(RecordingReply):
+    """Fails after having recorded."""
+
+    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
+        super().answer(outputs, request, facts)
+        raise RuntimeError("a reply of ours is broken")
+
+    def refuse(self, error: ServingError) -> None:
+        super().refuse(error)
+        raise RuntimeError("a reply of ours is broken")
+
+
+class RecordingObserver:
+    """Keeps what it is told as (event, detail), in order."""
+
+    def __init__(self) -> None:
+        self.events: list[tuple[str, object]] = []
+
+    def batch(self, requests: Sequence[PendingRequest], _facts: BatchFacts) -> None:
+        self.events.append(("batch", len(requests)))
+
+    def failed(self, requests: Sequence[PendingRequest]) -> None:
+        self.events.append(("failed", len(requests)))
+
+    def rejected(self, reason: str) -> None:
+        self.events.append(("rejected", reason))
+
+    def cancelled(self, stage: str) -> None:
+        self.events.append(("cancelled", stage))
+
+
+class RaisingObserver(RecordingObserver):
+    """Fails at every event, after having recorded it."""
+
+    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
+        super().batch(requests, facts)
+        raise RuntimeError("broken metrics")
+
+    def failed(self, requests: Sequence[PendingRequest]) -> None:
+        super().failed(requests)
+        raise RuntimeError("broken metrics")
+
+    def rejected(self, reason: str) -> None:
+        super().rejected(reason)
+        raise RuntimeError("broken metrics")
+
+    def cancelled(self, stage: str) -> None:
+        super().cancelled(stage)
+        raise RuntimeError("broken metrics")
+
+
+def make_request(
+    *values: float,
+    group: Hashable = "numbers",
+    deadline: float = float("inf"),
+    arrival: float = 100.0,
+    reply: RecordingReply | None = None,
+) -> PendingRequest:
+    """A request of one row (v, 0) for each value; :func:`per_row` answers (v, 10 v)."""
+    array = np.array([[value, 0.0] for value in values or (1.0,)], dtype=np.float32)
+    return PendingRequest([array], group, deadline, arrival, reply or RecordingReply())
+
+
+def reply_of(request: PendingRequest) -> RecordingReply:
+    assert isinstance(request.reply, RecordingReply)
+    return request.reply
+
+
+def statuses(requests: Iterable[PendingRequest]) -> list[str]:
+    """Wait for all; return their statuses."""
+    return [reply_of(request).wait() for request in requests]
+
+
+def got_own_rows(request: PendingRequest) -> bool:
+    """Tell whether an answered request got :func:`per_row` of exactly its own rows."""
+    (outputs,) = reply_of(request).answers
+    return all(np.array_equal(got, want) for got, want in zip(outputs, per_row(request.inputs), strict=True))
+
+
+def linear_cost(
+    fixed: float = 0.002,
+    per_row: float = 0.0005,
+    buckets: Sequence[int] = (1, 2, 4, 8),
+    groups: Sequence[Hashable] = ("numbers",),
+) -> CostModel:
+    """l(b) = fixed + per_row * b seconds, known exactly."""
+    return CostModel(buckets, {group: [[fixed + per_row * bucket] for bucket in buckets] for group in groups})
+
+
+def number_buffer(max_batch_size: int = 8) -> BatchBuffer:
+    """A buffer for the requests of :func:`make_request`."""
+    return BatchBuffer([NUMBERS], max_batch_size)

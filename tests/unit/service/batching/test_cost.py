@@ -1,0 +1,121 @@
+"""The measured cost: prediction, learning, and no estimate that can shut itself out for good."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+
+from service.batching.cost import CostModel, buckets_up_to
+from tests.fakes import GUARD_SECONDS, linear_cost
+
+
+@pytest.mark.parametrize(
+    ("largest", "buckets"), [(1, (1,)), (2, (1, 2)), (12, (1, 2, 4, 8, 12)), (16, (1, 2, 4, 8, 16))]
+)
+def test_buckets_are_powers_of_two_and_the_largest(largest: int, buckets: tuple[int, ...]) -> None:
+    assert buckets_up_to(largest) == buckets
+
+
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 1), (2, 2), (3, 4), (5, 8), (8, 8), (9, 9)])
+def test_a_batch_runs_at_the_next_bucket(rows: int, bucket: int) -> None:
+    assert linear_cost().bucket_of(rows) == bucket
+
+
+def test_starts_from_the_median_and_the_spread() -> None:
+    cost = CostModel([1], {"g": [[1.0, 1.2, 9.0]]})
+    assert cost.seconds(1, "g") == 1.2
+    assert cost.bound_seconds(1, "g") == pytest.approx(1.2 + 3 * (0.2 + 7.8) / 3)
+    assert cost.least_seconds(1, "g") == 1.0
+
+
+def test_learns_a_new_level() -> None:
+    cost = linear_cost()
+    for _ in range(200):
+        cost.observe(4, "numbers", 0.5)
+    assert cost.seconds(4, "numbers") == pytest.approx(0.5, rel=0.01)
+    assert cost.bound_seconds(4, "numbers") == pytest.approx(0.5, rel=0.05)
+
+
+def test_gives_up_by_the_first_measurement_only_after_a_pause() -> None:
+    cost = linear_cost()
+    before = cost.seconds(8, "numbers")
+    cost.observe(8, "numbers", 30.0)
+    assert cost.seconds(8, "numbers") > 1.0
+    assert cost.least_seconds(8, "numbers") == before
+
+
+def test_an_inflated_estimate_that_nobody_tests_is_forgotten() -> None:
+    """Else a pause during a batch of 8 would rule out batches of 8 for good: what never runs is never measured."""
+    cost = linear_cost()
+    before = cost.bound_seconds(8, "numbers")
+    cost.observe(8, "numbers", 3.0)
+    for _ in range(600):
+        cost.observe(4, "numbers", cost.seconds(4, "numbers"))
+    assert cost.bound_seconds(8, "numbers") == pytest.approx(before, rel=0.05)
+
+
+def test_forgetting_never_raises_an_estimate() -> None:
+    cost = linear_cost()
+    for _ in range(100):
+        cost.observe(8, "numbers", 0.001)
+    quick = cost.seconds(8, "numbers")
+    for _ in range(600):
+        cost.observe(4, "numbers", 0.004)
+    assert cost.seconds(8, "numbers") == quick
+
+
+def test_an_unknown_shape_costs_what_a_known_one_does_until_it_ran() -> None:
+    cost = linear_cost()
+    assert cost.seconds(8, "other") == cost.seconds(8, "numbers")
+    cost.observe(4, "other", 10 * cost.seconds(4, "numbers"))
+    assert cost.seconds(4, "other") == pytest.approx(10 * cost.seconds(4, "numbers"))
+    assert cost.seconds(8, "other") == pytest.approx(10 * cost.seconds(8, "numbers"))
+
+
+def test_nobody_is_given_up_on_account_of_a_shape_that_was_not_measured_at_load() -> None:
+    cost = CostModel([1], {"huge": [[30.0]]})
+    assert cost.least_seconds(1, "tiny") == 0.0
+    cost.observe(1, "tiny", 20.0)  # the first run compiled something
+    assert cost.least_seconds(1, "tiny") == 0.0
+
+
+def test_memory_is_bounded_however_many_shapes_come() -> None:
+    cost = linear_cost()
+    for shape in range(1000):
+        cost.observe(1, shape, 5.0)
+    assert len(cost.table()) == 256
+    assert cost.seconds(1, "numbers") == pytest.approx(0.0025), "a shape without a place must not spoil another's"
+
+
+def test_a_cost_is_never_nothing() -> None:
+    cost = CostModel([1], {"g": [[0.0]]})
+    cost.observe(1, "g", 0.0)
+    assert cost.seconds(1, "g") > 0
+
+
+def test_the_table_shows_every_bucket() -> None:
+    cost = linear_cost(0.002, 0.001, buckets=(1, 4))
+    assert cost.table() == {"numbers": [(1, 0.003, 0.003), (4, 0.006, 0.006)]}
+
+
+def test_reading_while_shapes_are_added_does_not_fail() -> None:
+    cost = linear_cost()
+    errors: list[BaseException] = []
+    done = threading.Event()
+
+    def read() -> None:
+        try:
+            while not done.is_set():
+                cost.table()
+                cost.seconds(3, "numbers")
+        except BaseException as error:
+            errors.append(error)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for shape in range(300):
+        cost.observe(1, shape, 0.001)
+    done.set()
+    reader.join(GUARD_SECONDS)
+    assert not errors
