@@ -3,47 +3,29 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
 
-import numpy as np
-
-from service.batching.assembly import BatchBuffer, padding_ratio, split
+from service.batching.admission import Admission
+from service.batching.assembly import BatchBuffer
+from service.batching.instance import Instance, Run
+from service.batching.observer import Observer, ShieldedObserver
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
-from service.batching.request import BatchFacts, PendingRequest
+from service.batching.request import PendingRequest
 from service.errors import (
-    BackendFailed,
     DeadlineExceeded,
     DeadlineUnmeetable,
     ModelNotReady,
-    QueueFull,
     RequestCancelled,
     ServingError,
 )
 
 _LOG = logging.getLogger(__name__)
-
-Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
-
-
-class Observer(Protocol):
-    """Who is told what happens; must be quick and must not raise. Called without the lock held."""
-
-    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
-        """A batch was answered."""
-
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """A batch failed in the backend."""
-
-    def rejected(self, reason: str) -> None:
-        """A request was refused; ``reason`` is the error's reason in lower case."""
-
-    def cancelled(self, stage: str) -> None:
-        """A caller left while its request was ``"queued"`` or ``"running"``."""
+_IDLE = -math.inf
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,20 +79,21 @@ class Batcher:
             new_buffer: Makes one instance's buffers.
             observer: Told of batches, refusals and cancellations.
             clock: Seconds, monotonic.
-            on_death: Called if an instance's thread dies of an error of ours; everything queued has
-                been refused by then and nothing is admitted any more.
+            on_death: Called once if an instance's thread dies of an error of ours, on that thread;
+                everything queued has been refused by then and nothing is admitted any more.
         """
         self.policy = policy
         self._run = run
         self._limits = limits
         self._new_buffer = new_buffer
-        self._observer = observer
+        self._observer = ShieldedObserver(observer)
         self._clock = clock
         self._on_death = on_death
         self._queue = RequestQueue()
+        self._admission = Admission(self._queue, policy, limits.max_queued_requests, limits.instances)
         self._reserved = 0
         self._idle = limits.instances
-        self._busy_until = [0.0] * limits.instances
+        self._busy_until = [_IDLE] * limits.instances
         self._closing = False
         self._dead = False
         self._lock = threading.Lock()
@@ -122,8 +105,8 @@ class Batcher:
         """Start the instances' threads, named after the model."""
         for instance in range(self._limits.instances):
             thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
-            self._threads.append(thread)
             thread.start()
+            self._threads.append(thread)
 
     @property
     def queued(self) -> int:
@@ -135,6 +118,11 @@ class Batcher:
         """Instances that run a batch."""
         return self._limits.instances - self._idle
 
+    @property
+    def instances(self) -> int:
+        """Threads that run batches."""
+        return self._limits.instances
+
     def reserve(self) -> None:
         """Take a place in the queue before paying for a request's preparation.
 
@@ -145,7 +133,7 @@ class Batcher:
             ModelNotReady: The batcher is closing or dead (UNAVAILABLE).
         """
         with self._lock:
-            error = self._refusal_at_door()
+            error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
             if error is None:
                 self._reserved += 1
         if error is not None:
@@ -162,6 +150,8 @@ class Batcher:
         """Queue a request for which a place was reserved; the reservation is used up either way.
 
         Raises:
+            InvalidInput: It has no rows, or more than a batch holds (INVALID_ARGUMENT).
+            RequestCancelled: Its caller left in the meantime (CANCELLED).
             DeadlineExceeded: Its deadline has passed (DEADLINE_EXCEEDED).
             DeadlineUnmeetable: Its predicted finish lies past its deadline (RESOURCE_EXHAUSTED).
             ModelNotReady: The batcher is dead (UNAVAILABLE).
@@ -169,7 +159,7 @@ class Batcher:
         now = self._clock()
         with self._lock:
             self._reserved -= 1
-            error = self._refusal(request, now)
+            error = _unloading() if self._dead else self._admission.refusal(request, self._busy_until, now)
             if error is None:
                 self._queue.append(request)
                 if self._idle:
@@ -193,7 +183,7 @@ class Batcher:
                 self._settled.notify_all()
         if was_queued:
             self._observer.cancelled("queued")
-            self._refuse([request], RequestCancelled("the caller left"))
+            request.refuse(RequestCancelled("the caller left"))
 
     def close(self, grace_seconds: float | None = None) -> None:
         """Admit nothing more, finish what is reserved, queued or running, end the threads.
@@ -211,164 +201,96 @@ class Batcher:
             leftover = self._queue.drain()
             self._dead = True
             self._work.notify_all()
-        self._refuse(leftover, ModelNotReady("the model was unloaded before this request ran"))
-        for thread in self._threads:
-            thread.join(None if give_up is None else max(0.0, give_up - time.monotonic()))
+        self._reject(leftover, ModelNotReady("the model was unloaded before this request ran"))
+        for thread in tuple(self._threads):
+            if thread is not threading.current_thread():  # on_death may close
+                thread.join(None if give_up is None else max(0.0, give_up - time.monotonic()))
 
     def _is_quiet(self) -> bool:
         return self._dead or not (self._reserved or len(self._queue) or self.running)
 
-    def _refusal_at_door(self) -> ServingError | None:
-        if self._closing or self._dead:
-            return ModelNotReady("the model is being unloaded")
-        waiting = len(self._queue) + self._reserved
-        if waiting < self._limits.max_queued_requests:
-            return None
-        policy = self.policy
-        batches = self._queue.rows / policy.max_batch_size / self._limits.instances
-        group = self._queue.oldest_group()
-        drain_seconds = max(batches, 1.0) * policy.cost.seconds(policy.max_batch_size, group)
-        return QueueFull(
-            f"the queue is full: {waiting} requests wait, at most {self._limits.max_queued_requests} may",
-            retry_after_seconds=drain_seconds,
-            facts={"queued": str(waiting), "limit": str(self._limits.max_queued_requests)},
-        )
-
-    def _refusal(self, request: PendingRequest, now: float) -> ServingError | None:
-        if self._dead:
-            return ModelNotReady("the model is being unloaded")
-        if request.deadline <= now:
-            return DeadlineExceeded("the deadline had passed before the request could be queued")
-        if request.deadline == float("inf"):
-            return None
-        finish = self.policy.predicted_finish(request.rows, request.group, self._queue.rows, self._busy_until, now)
-        if finish <= request.deadline:
-            return None
-        wait_seconds = finish - now
-        return DeadlineUnmeetable(
-            f"the answer would take {wait_seconds:.3f} s, the deadline leaves {request.deadline - now:.3f} s",
-            retry_after_seconds=finish - request.deadline,
-            facts={"queued": str(len(self._queue)), "predicted_seconds": f"{wait_seconds:.6f}"},
-        )
-
-    def _serve(self, instance: int) -> None:
+    def _serve(self, number: int) -> None:
         """The life of an instance's thread."""
         try:
-            buffer = self._new_buffer()
-            while (release := self._await_release(instance)) is not None:
-                self._run_batch(instance, buffer, release)
+            instance = Instance(
+                number,
+                self._run,
+                cost=self.policy.cost,
+                buffer=self._new_buffer(),
+                observer=self._observer,
+                clock=self._clock,
+            )
+            while (release := self._await_release(number)) is not None:
+                instance.run(release)
         except BaseException:
             _LOG.exception("an instance's thread died")
             self._die()
 
-    def _await_release(self, instance: int) -> Release | None:
+    def _await_release(self, number: int) -> Release | None:
         """Wait for the policy to release something; None ends the thread. Late requests are refused here."""
         while True:
             with self._lock:
-                release = self._next_release(instance)
+                release = self._next_release(number)
             if release is None:
                 return None
-            if release.late:
-                for _ in release.late:
-                    self._observer.rejected(DeadlineExceeded.reason.lower())
-                self._refuse(release.late, DeadlineExceeded("the deadline passed while the request was queued"))
+            self._refuse_late(release)
             if release.requests:
                 return release
 
-    def _next_release(self, instance: int) -> Release | None:
-        if self._busy_until[instance]:
-            self._busy_until[instance] = 0.0
-            self._idle += 1
-            self._settled.notify_all()
+    def _next_release(self, number: int) -> Release | None:
+        self._mark_idle(number)
         while not self._dead:
             now = self._clock()
-            decision = self.policy.next(self._queue, self._idle, now, self._closing)
+            decision = self.policy.next(self._queue, self._idle, now, self._closing, self._limits.instances)
             if isinstance(decision, Release):
                 self._queue.take(decision.group, [*decision.late, *decision.requests])
                 if decision.requests:
                     rows = sum(request.rows for request in decision.requests)
-                    self._busy_until[instance] = now + self.policy.cost.seconds(rows, decision.group)
+                    self._busy_until[number] = now + self.policy.cost.seconds(rows, decision.group)
                     self._idle -= 1
                 if self._idle and len(self._queue):
                     self._work.notify()
                 self._settled.notify_all()
                 return decision
-            self._work.wait(None if decision.instant == float("inf") else max(0.0, decision.instant - now))
+            self._work.wait(None if decision.instant == math.inf else max(0.0, decision.instant - now))
         return None
 
-    def _run_batch(self, instance: int, buffer: BatchBuffer, release: Release) -> None:
-        """Assemble, run and answer."""
-        requests = release.requests
-        released = self._clock()
-        rows = sum(request.rows for request in requests)
-        bucket = self.policy.cost.bucket_of(rows)
-        error: ServingError | None = None
-        outputs: list[np.ndarray] = []
-        padding = 0.0
-        assembled = released
-        try:
-            batch = buffer.assemble(requests, bucket)
-            padding = padding_ratio(requests, batch)
-            assembled = self._clock()
-            outputs = self._run(batch)
-            _check_rows(outputs, bucket)
-        except ServingError as raised:
-            error = raised
-        except Exception:
-            _LOG.exception("a batch failed")
-            error = BackendFailed("the batch failed")
-        finished = self._clock()
-        if error is None:
-            self.policy.cost.observe(rows, release.group, finished - assembled)
-        if error is not None:
-            self._observer.failed(requests)
-            self._refuse(requests, error)
+    def _mark_idle(self, number: int) -> None:
+        if self._busy_until[number] != _IDLE:
+            self._busy_until[number] = _IDLE
+            self._idle += 1
+            self._settled.notify_all()
+
+    def _refuse_late(self, release: Release) -> None:
+        if not release.late:
             return
-        facts = BatchFacts(
-            rows, bucket, padding, instance, release.reason, released, assembled - released, finished - assembled
+        now = self._clock()
+        passed = [request for request in release.late if request.deadline <= now]
+        self._reject(passed, DeadlineExceeded("the deadline passed while the request was queued"))
+        retry_seconds = self.policy.cost.seconds(self.policy.max_batch_size, release.group)
+        self._reject(
+            [request for request in release.late if request.deadline > now],
+            DeadlineUnmeetable(
+                "too many requests wait for an answer before the deadline", retry_after_seconds=retry_seconds
+            ),
         )
-        self._answer(requests, outputs, facts)
 
-    def _answer(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        try:
-            self._observer.batch(requests, facts)
-        except Exception:
-            _LOG.exception("the observer failed")
-        for request, rows in zip(requests, split(outputs, requests), strict=True):
-            if request.cancelled:
-                self._observer.cancelled("running")
-                self._refuse([request], RequestCancelled("the caller left"))
-                continue
-            try:
-                request.reply.answer(rows, request, facts)
-            except Exception:
-                _LOG.exception("a reply failed")
-
-    def _refuse(self, requests: Sequence[PendingRequest], error: ServingError) -> None:
+    def _reject(self, requests: Iterable[PendingRequest], error: ServingError) -> None:
         for request in requests:
-            try:
-                request.reply.refuse(error)
-            except Exception:
-                _LOG.exception("a reply failed")
+            self._observer.rejected(error.reason.lower())
+            request.refuse(error)
 
     def _die(self) -> None:
         with self._lock:
+            was_dead = self._dead
             self._dead = self._closing = True
             leftover = self._queue.drain()
             self._work.notify_all()
             self._settled.notify_all()
-        self._refuse(leftover, ModelNotReady("the model stopped working"))
-        self._on_death()
+        self._reject(leftover, ModelNotReady("the model stopped working"))
+        if not was_dead:
+            self._on_death()
 
 
-def _check_rows(outputs: Sequence[np.ndarray], bucket: int) -> None:
-    """Refuse a result that cannot be split: somebody would get another's rows.
-
-    Raises:
-        BackendFailed: An output has another number of rows than went in (INTERNAL).
-    """
-    for output in outputs:
-        if output.ndim == 0 or len(output) != bucket:
-            rows = "no" if output.ndim == 0 else str(len(output))
-            _LOG.error("the backend returned %s rows for a batch of %d", rows, bucket)
-            raise BackendFailed(f"the backend returned {rows} rows for a batch of {bucket}")
+def _unloading() -> ModelNotReady:
+    return ModelNotReady("the model is being unloaded")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 
@@ -20,6 +21,7 @@ class RequestQueue:
         self._groups: dict[Hashable, deque[PendingRequest]] = {}
         self._count = 0
         self._rows = 0
+        self._patient_rows = 0
 
     def __len__(self) -> int:
         """Number of requests that wait."""
@@ -30,11 +32,15 @@ class RequestQueue:
         """Number of rows that wait."""
         return self._rows
 
+    @property
+    def patient_rows(self) -> int:
+        """Number of rows that wait without a deadline."""
+        return self._patient_rows
+
     def append(self, request: PendingRequest) -> None:
         """Put a request behind the others of its group."""
         self._groups.setdefault(request.group, deque()).append(request)
-        self._count += 1
-        self._rows += request.rows
+        self._account(request, 1)
 
     def remove(self, request: PendingRequest) -> bool:
         """Take one request out; tell whether it was still waiting."""
@@ -52,16 +58,15 @@ class RequestQueue:
         """Take everything out, oldest first."""
         everything = sorted(self, key=lambda request: request.arrival)
         self._groups.clear()
-        self._count = self._rows = 0
+        self._count = self._rows = self._patient_rows = 0
         return everything
 
-    def oldest_group(self) -> Hashable | None:
-        """Return the group whose head has waited longest, or None when nothing waits.
+    def groups_by_age(self) -> list[Hashable]:
+        """Return the groups, the one whose head has waited longest first.
 
         Serving groups in this order bounds how long any one can be passed over.
         """
-        heads = ((group[0].arrival, key) for key, group in self._groups.items())
-        return min(heads, key=lambda head: head[0], default=(0.0, None))[1]
+        return sorted(self._groups, key=lambda group: self._groups[group][0].arrival)
 
     def waiting(self, group: Hashable) -> list[PendingRequest]:
         """Return the requests of a group in order of arrival; a copy."""
@@ -79,7 +84,12 @@ class RequestQueue:
                 group.popleft()
             else:
                 group.remove(request)
-            self._count -= 1
-            self._rows -= request.rows
+            self._account(request, -1)
         if not group:
             del self._groups[key]
+
+    def _account(self, request: PendingRequest, sign: int) -> None:
+        self._count += sign
+        self._rows += sign * request.rows
+        if request.deadline == math.inf:
+            self._patient_rows += sign * request.rows

@@ -1,0 +1,74 @@
+"""Who is refused at the door, and with what advice. Pure: it takes ``now`` and decides."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from service.batching.policy import BatchingPolicy
+from service.batching.queue import RequestQueue
+from service.batching.request import PendingRequest
+from service.errors import (
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    InvalidInput,
+    QueueFull,
+    RequestCancelled,
+    ServingError,
+)
+
+
+class Admission:
+    """The door of one batcher; reads its queue, under its lock."""
+
+    def __init__(self, queue: RequestQueue, policy: BatchingPolicy, max_queued_requests: int, instances: int) -> None:
+        """Keep what is asked for at every arrival."""
+        self._queue = queue
+        self._policy = policy
+        self._max_queued_requests = max_queued_requests
+        self._instances = instances
+
+    def refusal_at_door(self, reserved: int) -> ServingError | None:
+        """Return why no place can be reserved, or None.
+
+        Args:
+            reserved: Places taken by requests that are still being prepared.
+        """
+        waiting = len(self._queue) + reserved
+        if waiting < self._max_queued_requests:
+            return None
+        policy = self._policy
+        batches = self._queue.rows / policy.max_batch_size / self._instances
+        group = next((request.group for request in self._queue), None)
+        return QueueFull(
+            f"the queue is full: {waiting} requests wait, at most {self._max_queued_requests} may",
+            retry_after_seconds=max(batches, 1.0) * policy.cost.seconds(policy.max_batch_size, group),
+            facts={"queued": str(waiting), "limit": str(self._max_queued_requests)},
+        )
+
+    def refusal(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> ServingError | None:
+        """Return why a request cannot be queued although it has a place, or None.
+
+        Args:
+            request: It, prepared.
+            busy_until: For each instance the predicted end of its batch; past instants when idle.
+            now: The present instant.
+        """
+        if not 1 <= request.rows <= self._policy.max_batch_size:
+            return InvalidInput(f"expected 1 to {self._policy.max_batch_size} rows in a request, got {request.rows}")
+        if request.cancelled:
+            return RequestCancelled("the caller left")
+        if request.deadline <= now:
+            return DeadlineExceeded("the deadline had passed before the request could be queued")
+        if request.deadline == math.inf:
+            return None
+        ahead = self._queue.patient_rows
+        finish = self._policy.predicted_finish(request.rows, request.group, ahead, busy_until, now)
+        if finish <= request.deadline:
+            return None
+        wait_seconds = finish - now
+        return DeadlineUnmeetable(
+            f"the answer would take {wait_seconds:.3f} s, the deadline leaves {request.deadline - now:.3f} s",
+            retry_after_seconds=finish - request.deadline,
+            facts={"queued": str(len(self._queue)), "predicted_seconds": f"{wait_seconds:.6f}"},
+        )

@@ -1,0 +1,118 @@
+"""One instance: a batch is assembled, run and given back row by row."""
+
+from __future__ import annotations
+
+import logging
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from service.batching.assembly import BatchBuffer, padding_ratio, split
+from service.batching.cost import CostModel
+from service.batching.observer import Observer
+from service.batching.policy import Release
+from service.batching.request import BatchFacts, PendingRequest
+from service.errors import BackendFailed, InternalError, RequestCancelled, ServingError
+
+_LOG = logging.getLogger(__name__)
+
+Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+
+class Instance:
+    """Runs released batches, one at a time. For its own thread only; knows no lock and no queue.
+
+    Contract: when ``run`` returns or raises, every request of the release has been settled exactly
+    once. It raises only for an error of ours; the backend's become refusals.
+    """
+
+    def __init__(
+        self,
+        number: int,
+        run: Run,
+        *,
+        cost: CostModel,
+        buffer: BatchBuffer,
+        observer: Observer,
+        clock: Callable[[], float],
+    ) -> None:
+        """Keep the parts.
+
+        Args:
+            number: From 0, for the facts.
+            run: The backend.
+            cost: Taught the time of every batch that succeeds.
+            buffer: This instance's own.
+            observer: Told of batches and of callers who left; must not raise.
+            clock: Seconds, monotonic.
+        """
+        self._number = number
+        self._run_backend = run
+        self._cost = cost
+        self._buffer = buffer
+        self._observer = observer
+        self._clock = clock
+
+    def run(self, release: Release) -> None:
+        """Run one batch and settle its requests."""
+        unsettled = deque(release.requests)
+        try:
+            self._run(release, unsettled)
+        finally:
+            # Anybody left here was let down by an error of ours, which goes on to end the thread.
+            for request in unsettled:
+                request.refuse(InternalError("the batch failed"))
+
+    def _run(self, release: Release, unsettled: deque[PendingRequest]) -> None:
+        requests = release.requests
+        released = self._clock()
+        rows = sum(request.rows for request in requests)
+        bucket = self._cost.bucket_of(rows)
+        try:
+            batch = self._buffer.assemble(requests, bucket)
+            padding = padding_ratio(requests, batch)
+            assembled = self._clock()
+            outputs = self._run_backend(batch)
+            _check_rows(outputs, bucket)
+        except ServingError as error:
+            self._fail(unsettled, error)
+            return
+        except Exception:
+            _LOG.exception("a batch failed")
+            self._fail(unsettled, BackendFailed("the batch failed"))
+            return
+        finished = self._clock()
+        # Assembly included: the deadline's clock runs meanwhile.
+        self._cost.observe(rows, release.group, finished - released)
+        facts = BatchFacts(
+            rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
+        )
+        self._observer.batch(requests, facts)
+        for own_rows in split(outputs, requests):
+            self._answer(unsettled.popleft(), own_rows, facts)
+
+    def _answer(self, request: PendingRequest, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
+        if request.cancelled:
+            self._observer.cancelled("running")
+            request.refuse(RequestCancelled("the caller left"))
+        else:
+            request.answer(outputs, facts)
+
+    def _fail(self, unsettled: deque[PendingRequest], error: ServingError) -> None:
+        self._observer.failed(list(unsettled))
+        while unsettled:
+            unsettled.popleft().refuse(error)
+
+
+def _check_rows(outputs: Sequence[np.ndarray], bucket: int) -> None:
+    """Refuse a result that cannot be split: somebody would get another's rows.
+
+    Raises:
+        BackendFailed: An output has another number of rows than went in (INTERNAL).
+    """
+    for output in outputs:
+        if output.ndim == 0 or len(output) != bucket:
+            rows = "no" if output.ndim == 0 else str(len(output))
+            _LOG.error("the backend returned %s rows for a batch of %d", rows, bucket)
+            raise BackendFailed(f"the backend returned {rows} rows for a batch of {bucket}")

@@ -1,0 +1,56 @@
+"""Who is told what the batcher does, and the shield between the two."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+from service.batching.request import BatchFacts, PendingRequest
+
+_LOG = logging.getLogger(__name__)
+
+
+class Observer(Protocol):
+    """Who is told what happens; must be quick and must not raise. Called without the lock held."""
+
+    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
+        """A batch was answered."""
+
+    def failed(self, requests: Sequence[PendingRequest]) -> None:
+        """A batch failed in the backend."""
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused; ``reason`` is the error's reason in lower case."""
+
+    def cancelled(self, stage: str) -> None:
+        """A caller left while its request was ``"queued"`` or ``"running"``."""
+
+
+class ShieldedObserver:
+    """Passes everything on and logs what comes back: counting must never harm who is served."""
+
+    def __init__(self, observer: Observer) -> None:
+        self._observer = observer
+
+    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
+        """A batch was answered."""
+        self._tell(lambda: self._observer.batch(requests, facts))
+
+    def failed(self, requests: Sequence[PendingRequest]) -> None:
+        """A batch failed in the backend."""
+        self._tell(lambda: self._observer.failed(requests))
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused."""
+        self._tell(lambda: self._observer.rejected(reason))
+
+    def cancelled(self, stage: str) -> None:
+        """A caller left."""
+        self._tell(lambda: self._observer.cancelled(stage))
+
+    def _tell(self, event: Callable[[], None]) -> None:
+        try:
+            event()
+        except Exception:
+            _LOG.exception("the observer failed")

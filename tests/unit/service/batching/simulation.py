@@ -1,0 +1,111 @@
+"""One server, Poisson arrivals, equal time limits: the policy without threads, and what theory says of it.
+
+Sources are in research/papers-and-results.md §2.2: the exact clairvoyant optimum by dynamic
+programming, and Inoue's bound for the mean latency of serving everything that waits.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.batching.admission import Admission
+from service.batching.policy import BatchingPolicy, Release
+from service.batching.queue import RequestQueue
+from service.batching.request import PendingRequest
+from tests.fakes import RecordingReply
+
+_ROW = [np.zeros((1, 1))]
+_REPLY = RecordingReply()
+
+Choose = Callable[[RequestQueue, float], Release]
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a trace: answers in time, the latency of all that ran, and refusals."""
+
+    in_time: int
+    latencies: list[float]
+    dropped: int
+    refused: int
+
+
+def poisson(rate: float, count: int, seed: int) -> list[float]:
+    """Instants of arrival."""
+    generator = random.Random(seed)
+    now, instants = 0.0, []
+    for _ in range(count):
+        now += generator.expovariate(rate)
+        instants.append(now)
+    return instants
+
+
+def first_come_first_served(max_batch_size: int) -> Choose:
+    return lambda queue, _now: Release("g", queue.waiting("g")[:max_batch_size], [], "idle")
+
+
+def simulate(
+    arrivals: Sequence[float], limit_seconds: float, policy: BatchingPolicy, choose: Choose | None = None
+) -> Outcome:
+    """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked."""
+    queue, busy_until = RequestQueue(), 0.0
+    door = Admission(queue, policy, len(arrivals), 1)
+    coming = [PendingRequest(_ROW, "g", arrival + limit_seconds, arrival, _REPLY) for arrival in reversed(arrivals)]
+    latencies: list[float] = []
+    in_time = dropped = refused = 0
+    now = 0.0
+    while coming or len(queue):
+        if not len(queue):
+            now = max(now, coming[-1].arrival)
+        while coming and coming[-1].arrival <= now:
+            request = coming.pop()
+            if choose is None and door.refusal(request, [busy_until], request.arrival):
+                refused += 1
+            else:
+                queue.append(request)
+        if not len(queue):
+            continue
+        release = choose(queue, now) if choose else policy.next(queue, 1, now)
+        assert isinstance(release, Release)
+        queue.take("g", [*release.late, *release.requests])
+        dropped += len(release.late)
+        if release.requests:
+            busy_until = now = now + policy.cost.seconds(len(release.requests), "g")
+            latencies += [now - request.arrival for request in release.requests]
+            in_time += sum(now <= request.deadline for request in release.requests)
+    return Outcome(in_time, latencies, dropped, refused)
+
+
+def most_in_time(arrivals: Sequence[float], limit_seconds: float, policy: BatchingPolicy) -> int:
+    """The most that anybody could answer in time, who knows the future.
+
+    With equal limits the served batches are windows of the arrivals, so it suffices to know, for
+    each number of requests considered and of those served, the earliest instant at which the server
+    is free.
+    """
+    count = len(arrivals)
+    instants = np.array(arrivals)
+    earliest = np.full((count + 1, count + 1), math.inf)
+    earliest[0, 0] = 0.0
+    for i in range(count):
+        np.minimum(earliest[i + 1], earliest[i], out=earliest[i + 1])  # leave out the i-th
+        for size in range(1, min(policy.max_batch_size, count - i) + 1):
+            end = np.maximum(earliest[i], instants[i + size - 1]) + policy.cost.seconds(size, "g")
+            end[end > arrivals[i] + limit_seconds] = math.inf
+            if np.isinf(end).all():
+                break
+            np.minimum(earliest[i + size, size:], end[: count + 1 - size], out=earliest[i + size, size:])
+    return int(np.flatnonzero(np.isfinite(earliest[count]))[-1])
+
+
+def mean_latency_bound(rate: float, fixed: float, per_row: float) -> float:
+    """Inoue 2021: above the mean latency of serving everything that waits, where rate * per_row < 1."""
+    load = rate * per_row
+    near_saturation = 1.5 * fixed / (1 - load) + per_row / 2 * (load + 2) / (1 - load**2)
+    near_idle = (per_row + fixed) / (2 * (1 - load)) * (1 + 2 * rate * fixed + (1 - rate * fixed) / (1 + load))
+    return min(near_saturation, near_idle)

@@ -1,0 +1,519 @@
+"""The batcher with its threads: whatever happens, each request is settled once and with its own rows.
+
+The backend's gate holds a batch where a test wants it; requests submitted before ``start`` wait
+until there is a thread. So every test knows which requests share a batch, and none sleeps.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+import pytest
+
+from service.batching.assembly import BatchBuffer
+from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.observer import Observer
+from service.batching.policy import BatchingPolicy
+from service.batching.request import PendingRequest
+from service.errors import (
+    BackendFailed,
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    InvalidInput,
+    ModelNotReady,
+    QueueFull,
+    RequestCancelled,
+    ServingError,
+)
+from tests.fakes import (
+    GUARD_SECONDS,
+    FakeBackend,
+    FakeClock,
+    RaisingObserver,
+    RaisingReply,
+    RecordingObserver,
+    RecordingReply,
+    got_own_rows,
+    linear_cost,
+    make_request,
+    number_buffer,
+    per_row,
+    reply_of,
+    statuses,
+)
+
+
+class Death(BaseException):
+    """What no backend may raise."""
+
+
+class Stage:
+    """A batcher among fakes. Its gate is shut at first."""
+
+    def __init__(
+        self,
+        *,
+        instances: int = 1,
+        max_queued_requests: int = 100,
+        max_queue_delay_seconds: float = 0.0,
+        observer: Observer | None = None,
+        new_buffer: Callable[[], BatchBuffer] = number_buffer,
+    ) -> None:
+        self.clock = FakeClock()
+        self.backend = FakeBackend(open_gate=False)
+        self.seen = RecordingObserver()
+        self.deaths = 0
+        self.died = threading.Event()
+        self.batcher = Batcher(
+            self.backend,
+            BatchingPolicy(linear_cost(), 8, max_queue_delay_seconds),
+            limits=BatcherLimits(max_queued_requests, instances),
+            new_buffer=new_buffer,
+            observer=observer or self.seen,
+            clock=self.clock,
+            on_death=self.on_death,
+        )
+
+    def on_death(self) -> None:
+        self.deaths += 1
+        self.batcher.close()
+        self.died.set()
+
+    def submit(self, *requests: PendingRequest) -> list[PendingRequest]:
+        for request in requests:
+            self.batcher.reserve()
+            self.batcher.submit(request)
+        return list(requests)
+
+    def start(self) -> None:
+        self.batcher.start("model")
+
+    def start_busy(self) -> PendingRequest:
+        """Start, and let one request occupy the instance until the gate opens."""
+        (request,) = self.submit(make_request(1000))
+        self.start()
+        self.backend.wait_for_batches(1)
+        return request
+
+    def finish(self, requests: Sequence[PendingRequest]) -> list[str]:
+        """Open the gate; return the statuses, and see that whoever was answered got its own rows."""
+        self.backend.open()
+        found = statuses(requests)
+        assert all(got_own_rows(request) for request in requests if reply_of(request).answers)
+        self.batcher.close()
+        assert (self.batcher.queued, self.batcher.running, self.batcher._reserved) == (0, 0, 0)
+        assert self.batcher._is_quiet()
+        return found
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.backend.open()
+    stage.batcher.close()
+
+
+def four() -> list[PendingRequest]:
+    return [make_request(value) for value in (1, 2, 3, 4)]
+
+
+class TestCancel:
+    def test_the_second_of_four_leaves_while_their_batch_runs(self, stage: Stage) -> None:
+        requests = stage.submit(*four())
+        stage.start()
+        stage.backend.wait_for_batches(1)
+        stage.batcher.cancel(requests[1])
+        assert stage.finish(requests) == ["OK", "CANCELLED", "OK", "OK"]
+        assert stage.backend.sizes == [4]
+        assert ("cancelled", "running") in stage.seen.events
+
+    def test_the_second_of_four_leaves_while_they_wait(self, stage: Stage) -> None:
+        requests = stage.submit(*four())
+        stage.batcher.cancel(requests[1])
+        assert reply_of(requests[1]).status == "CANCELLED", "at once"
+        stage.start()
+        assert stage.finish(requests) == ["OK", "CANCELLED", "OK", "OK"]
+        assert 2.0 not in stage.backend.batches[0], "nobody computes for who has left"
+        assert stage.seen.events[0] == ("cancelled", "queued")
+
+    def test_twice_or_too_late_does_nothing(self, stage: Stage) -> None:
+        requests = stage.submit(*four())
+        stage.batcher.cancel(requests[1])
+        stage.batcher.cancel(requests[1])
+        stage.start()
+        stage.backend.open()
+        assert statuses(requests) == ["OK", "CANCELLED", "OK", "OK"]
+        stage.batcher.cancel(requests[0])
+        assert stage.finish(requests) == ["OK", "CANCELLED", "OK", "OK"]
+
+    def test_before_the_request_was_ready_to_be_queued(self, stage: Stage) -> None:
+        request = make_request()
+        stage.batcher.reserve()
+        stage.batcher.cancel(request)
+        with pytest.raises(RequestCancelled):
+            stage.batcher.submit(request)
+        assert stage.batcher.queued == 0
+        assert stage.finish([]) == []
+
+
+class TestFailure:
+    @pytest.mark.parametrize(
+        ("error", "status"), [(ValueError("secret"), "INTERNAL"), (BackendFailed("out of memory"), "INTERNAL")]
+    )
+    def test_the_backend_raises(self, stage: Stage, error: Exception, status: str) -> None:
+        def fail(_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+            raise error
+
+        requests = stage.submit(*four())
+        stage.backend.behaviour = fail
+        stage.start()
+        stage.backend.open()
+        assert statuses(requests) == [status] * 4
+        assert all("secret" not in reply_of(request).errors[0].message for request in requests)
+        stage.backend.behaviour = per_row
+        assert stage.finish(stage.submit(*four())) == ["OK"] * 4, "the next batch is fine"
+        assert stage.seen.events.count(("failed", 4)) == 1
+
+    @pytest.mark.parametrize("rows", [0, 3, 5])
+    def test_the_wrong_number_of_rows_comes_back(self, stage: Stage, rows: int) -> None:
+        stage.backend.behaviour = lambda _batch: [np.zeros((rows, 2))]
+        requests = stage.submit(*four())
+        stage.start()
+        assert stage.finish(requests) == ["INTERNAL"] * 4
+        assert all(isinstance(reply_of(request).errors[0], BackendFailed) for request in requests)
+
+    def test_one_of_two_outputs_is_short(self, stage: Stage) -> None:
+        stage.backend.behaviour = lambda batch: [*per_row(batch), np.array(0.5)]
+        requests = stage.submit(*four())
+        stage.start()
+        assert stage.finish(requests) == ["INTERNAL"] * 4
+
+    def test_a_reply_that_raises_harms_no_neighbour(self, stage: Stage) -> None:
+        requests = [make_request(1), make_request(2, reply=RaisingReply()), make_request(3)]
+        stage.submit(*requests)
+        stage.start()
+        assert stage.finish(requests) == ["OK"] * 3
+
+    def test_a_refusal_that_raises_harms_no_neighbour(self, stage: Stage) -> None:
+        stage.backend.behaviour = lambda _batch: [np.zeros((1, 2))]
+        requests = [make_request(1), make_request(2, reply=RaisingReply()), make_request(3)]
+        stage.submit(*requests)
+        stage.start()
+        assert stage.finish(requests) == ["INTERNAL"] * 3
+
+    def test_an_observer_that_raises_harms_nobody(self) -> None:
+        """At every one of its events: a batch, a failure, a refusal, a caller who left."""
+        observer = RaisingObserver()
+        stage = Stage(observer=observer, max_queued_requests=4)
+        failing = [stage.start_busy()]
+        answered = stage.submit(make_request(1), make_request(2), make_request(3))
+        (late,) = stage.submit(make_request(4, deadline=stage.clock.now + 0.01))
+        with pytest.raises(QueueFull):
+            stage.batcher.reserve()
+        stage.batcher.cancel(answered[0])
+        with pytest.raises(DeadlineExceeded):
+            stage.submit(make_request(deadline=0.0))
+        stage.clock.advance(1.0)
+        stage.backend.behaviour = lambda batch: per_row(batch)[:0] if 2.0 in batch[0] else [np.zeros(0)]
+        stage.backend.let_one_pass()
+        stage.backend.wait_for_batches(2)
+        stage.batcher.cancel(answered[1])
+        stage.backend.behaviour = per_row
+        assert stage.finish([*failing, *answered, late]) == [
+            "INTERNAL",
+            "CANCELLED",
+            "CANCELLED",
+            "OK",
+            "DEADLINE_EXCEEDED",
+        ]
+        assert {event for event, _ in observer.events} == {"batch", "failed", "rejected", "cancelled"}
+        assert stage.deaths == 0
+
+
+class TestDeath:
+    def test_of_the_only_instance(self, stage: Stage) -> None:
+        def die(_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+            raise Death
+
+        running = stage.start_busy()
+        waiting = stage.submit(*four())
+        stage.backend.behaviour = die
+        stage.backend.open()
+        assert stage.died.wait(GUARD_SECONDS)
+        assert statuses([running]) == ["INTERNAL"], "it was taken out of the queue, but not forgotten"
+        assert statuses(waiting) == ["UNAVAILABLE"] * 4
+        with pytest.raises(ModelNotReady):
+            stage.batcher.reserve()
+        assert stage.deaths == 1
+
+    def test_between_two_answers(self, stage: Stage) -> None:
+        class DeadlyReply(RecordingReply):
+            def answer(self, *_: object) -> None:
+                raise Death
+
+        requests = [make_request(1), make_request(2, reply=DeadlyReply()), make_request(3)]
+        stage.submit(*requests)
+        stage.start()
+        stage.backend.open()
+        assert statuses([requests[0], requests[2]]) == ["OK", "INTERNAL"]
+        assert stage.died.wait(GUARD_SECONDS)
+
+    def test_before_the_first_batch(self) -> None:
+        def no_memory() -> BatchBuffer:
+            raise MemoryError
+
+        stage = Stage(new_buffer=no_memory, instances=2)
+        requests = stage.submit(*four())
+        stage.batcher.reserve()
+        stage.start()
+        assert stage.died.wait(GUARD_SECONDS)
+        assert statuses(requests) == ["UNAVAILABLE"] * 4
+        with pytest.raises(ModelNotReady):
+            stage.batcher.submit(make_request())
+        stage.batcher.close()
+        assert stage.deaths == 1, "told once, however many threads die"
+
+    def test_after_the_batcher_was_closed_is_nobodys_business(self) -> None:
+        def die(_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+            raise Death
+
+        stage = Stage()
+        running = stage.start_busy()
+        stage.batcher.close(grace_seconds=0.0)
+        stage.backend.behaviour = die
+        stage.backend.open()
+        assert statuses([running]) == ["INTERNAL"]
+        stage.batcher.close()
+        assert stage.deaths == 0
+
+
+class TestRefusal:
+    def test_a_deadline_passes_in_the_queue(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        late, other = stage.submit(make_request(1, deadline=stage.clock.now + 0.05), make_request(2))
+        stage.clock.advance(0.05)
+        assert stage.finish([running, late, other]) == ["OK", "DEADLINE_EXCEEDED", "OK"]
+        assert stage.backend.sizes == [1, 1], "it never reached the backend"
+        assert ("rejected", "deadline_exceeded") in stage.seen.events
+
+    def test_a_deadline_ahead_cannot_be_met_any_more(self, stage: Stage) -> None:
+        """Refused before it has passed, hence with another status and with advice."""
+        running = stage.start_busy()
+        late, other = stage.submit(make_request(1, deadline=stage.clock.now + 0.05), make_request(2))
+        stage.clock.advance(0.049)
+        assert stage.finish([running, late, other]) == ["OK", "RESOURCE_EXHAUSTED", "OK"]
+        error = reply_of(late).errors[0]
+        assert isinstance(error, DeadlineUnmeetable)
+        assert error.retry_after_seconds == pytest.approx(stage.batcher.policy.cost.seconds(8, "numbers"))
+
+    def test_all_that_wait_are_late_and_the_thread_goes_on(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        late = stage.submit(*(make_request(deadline=stage.clock.now + 0.05) for _ in range(3)))
+        stage.clock.advance(1.0)
+        stage.backend.open()
+        assert statuses([running, *late]) == ["OK", *["DEADLINE_EXCEEDED"] * 3]
+        assert stage.finish(stage.submit(make_request(5))) == ["OK"]
+
+    def test_the_queue_is_full(self) -> None:
+        stage = Stage(max_queued_requests=2)
+        requests = stage.submit(make_request(1))
+        stage.batcher.reserve()
+        with pytest.raises(QueueFull) as refused:
+            stage.batcher.reserve()
+        assert refused.value.status == "RESOURCE_EXHAUSTED"
+        assert refused.value.retry_after_seconds == pytest.approx(0.006), "a full batch"
+        assert refused.value.facts == {"queued": "2", "limit": "2"}
+        assert stage.seen.events == [("rejected", "queue_full")]
+        stage.batcher.release()
+        stage.batcher.reserve()
+        stage.batcher.release()
+        stage.start()
+        assert stage.finish(requests) == ["OK"]
+
+    def test_the_place_of_who_left_is_free_again(self) -> None:
+        stage = Stage(max_queued_requests=1)
+        (first,) = stage.submit(make_request(1))
+        stage.batcher.cancel(first)
+        (second,) = stage.submit(make_request(2))
+        stage.start()
+        assert stage.finish([first, second]) == ["CANCELLED", "OK"]
+
+    @pytest.mark.parametrize(
+        ("request_", "error"),
+        [
+            (make_request(deadline=99.0), DeadlineExceeded),
+            (make_request(deadline=100.001), DeadlineUnmeetable),
+            (make_request(*range(9)), InvalidInput),
+            (PendingRequest([np.zeros((0, 2))], "numbers", float("inf"), 100.0, RecordingReply()), InvalidInput),
+        ],
+    )
+    def test_at_once(self, stage: Stage, request_: PendingRequest, error: type[ServingError]) -> None:
+        stage.batcher.reserve()
+        with pytest.raises(error) as refused:
+            stage.batcher.submit(request_)
+        assert stage.seen.events == [("rejected", error.reason.lower())]
+        assert reply_of(request_).times_settled == 0, "who submits is told by the exception"
+        if error is DeadlineUnmeetable:
+            assert refused.value.retry_after_seconds == pytest.approx(0.0015)
+        assert stage.finish([]) == []
+
+    def test_a_refused_request_gives_its_place_back(self) -> None:
+        stage = Stage(max_queued_requests=1)
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                stage.submit(make_request(deadline=0.0))
+        stage.start()
+        assert stage.finish(stage.submit(make_request())) == ["OK"]
+
+
+class TestClose:
+    def test_finishes_what_runs_waits_or_is_reserved(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        waiting = stage.submit(*four())
+        stage.batcher.reserve()
+        closer = threading.Thread(target=stage.batcher.close)
+        closer.start()
+        until_refused(stage.batcher)
+        prepared = make_request(7)
+        stage.batcher.submit(prepared)
+        stage.backend.open()
+        closer.join(GUARD_SECONDS)
+        assert not closer.is_alive()
+        assert stage.finish([running, *waiting, prepared]) == ["OK"] * 6
+
+    def test_waits_for_a_reservation_that_comes_to_nothing(self, stage: Stage) -> None:
+        stage.start()
+        stage.batcher.reserve()
+        closer = threading.Thread(target=stage.batcher.close)
+        closer.start()
+        until_refused(stage.batcher)
+        assert closer.is_alive()
+        stage.batcher.release()
+        closer.join(GUARD_SECONDS)
+        assert not closer.is_alive()
+
+    def test_refuses_what_comes_later(self, stage: Stage) -> None:
+        stage.start()
+        stage.batcher.close()
+        with pytest.raises(ModelNotReady):
+            stage.batcher.reserve()
+        stage.batcher.close()
+
+    def test_with_a_grace_that_runs_out(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        waiting = stage.submit(*four())
+        stage.batcher.reserve()
+        stage.batcher.close(grace_seconds=0.0)
+        assert statuses(waiting) == ["UNAVAILABLE"] * 4
+        assert reply_of(running).times_settled == 0
+        with pytest.raises(ModelNotReady):
+            stage.batcher.submit(make_request())
+        assert stage.finish([running]) == ["OK"], "a batch that runs is left to its thread"
+        assert stage.seen.events.count(("rejected", "model_not_ready")) == 5
+
+    def test_ends_the_delay(self) -> None:
+        stage = Stage(max_queue_delay_seconds=1e6)
+        stage.backend.open()
+        stage.start()
+        (request,) = stage.submit(make_request())
+        assert reply_of(request).times_settled == 0
+        stage.batcher.close()
+        assert reply_of(request).facts[0].release_reason == "drain"
+
+
+def until_refused(batcher: Batcher) -> None:
+    """Wait until the batcher admits nothing more; no sleep, the lock is all it takes."""
+    with batcher._lock:
+        assert batcher._work.wait_for(lambda: batcher._closing, GUARD_SECONDS)
+
+
+class TestBatches:
+    def test_an_idle_instance_runs_a_request_at_once(self, stage: Stage) -> None:
+        stage.start()
+        requests = stage.submit(make_request(1))
+        stage.backend.wait_for_batches(1)
+        assert stage.finish(requests) == ["OK"]
+
+    def test_what_gathers_behind_a_batch_runs_together(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        assert stage.finish([running, *stage.submit(*four())]) == ["OK"] * 5
+        assert stage.backend.sizes == [1, 4]
+
+    def test_pads_to_the_bucket_with_zeros(self, stage: Stage) -> None:
+        requests = stage.submit(make_request(1, 2), make_request(3))
+        stage.start()
+        assert stage.finish(requests) == ["OK"] * 2
+        assert stage.backend.batches[0][:, 0].tolist() == [1, 2, 3, 0]
+        facts = reply_of(requests[0]).facts[0]
+        assert (facts.rows, facts.bucket, facts.padding_ratio, facts.instance) == (3, 4, 0.25, 0)
+        assert reply_of(requests[1]).facts[0] is facts
+
+    def test_a_request_is_never_split(self, stage: Stage) -> None:
+        requests = stage.submit(*(make_request(*range(rows)) for rows in (5, 5, 3)))
+        stage.start()
+        assert stage.finish(requests) == ["OK"] * 3
+        assert [reply_of(request).facts[0].rows for request in requests] == [5, 8, 8]
+
+    def test_groups_never_mix(self, stage: Stage) -> None:
+        requests = stage.submit(*(make_request(value, group=value % 2) for value in range(8)))
+        stage.start()
+        assert stage.finish(requests) == ["OK"] * 8
+        assert [batch[:, 0].tolist() for batch in stage.backend.batches] == [[0, 2, 4, 6], [1, 3, 5, 7]]
+
+    def test_idle_instances_share_the_queue(self) -> None:
+        stage = Stage(instances=2)
+        requests = stage.submit(*(make_request(value) for value in range(8)))
+        stage.start()
+        stage.backend.wait_for_batches(2)
+        assert stage.batcher.running == 2
+        assert stage.finish(requests) == ["OK"] * 8
+        assert stage.backend.sizes == [4, 4]
+
+    def test_an_arrival_ends_the_delay_where_it_fills_the_batch(self) -> None:
+        stage = Stage(max_queue_delay_seconds=1e6)
+        stage.start()
+        requests = stage.submit(*(make_request(value) for value in range(8)))
+        assert stage.finish(requests) == ["OK"] * 8
+        assert [facts.release_reason for request in requests for facts in reply_of(request).facts] == ["full"] * 8
+
+    def test_learns_the_cost_from_release_to_answer(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        before = stage.batcher.policy.cost.seconds(1, "numbers")
+        stage.clock.advance(1.0)
+        assert stage.finish([running]) == ["OK"]
+        assert stage.batcher.policy.cost.seconds(1, "numbers") == pytest.approx(before + (1.0 - before) / 16)
+
+
+def test_many_callers_at_once() -> None:
+    """Four callers, two instances, real threads all over: all settled once, each with its own rows."""
+    stage = Stage(instances=2, max_queued_requests=32)
+    stage.backend.open()
+    stage.start()
+    admitted: list[list[PendingRequest]] = [[] for _ in range(4)]
+
+    def call(caller: int) -> None:
+        own = admitted[caller]
+        for number in range(100):
+            request = make_request(*(1000 * caller + number for _ in range(1 + number % 3)), group=number % 2)
+            try:
+                stage.submit(request)
+            except QueueFull:
+                if own:
+                    reply_of(own[-1]).wait()
+                continue
+            own.append(request)
+            if number % 7 == 0:
+                stage.batcher.cancel(request)
+
+    callers = [threading.Thread(target=call, args=(caller,)) for caller in range(4)]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(GUARD_SECONDS)
+    requests = [request for own in admitted for request in own]
+    assert requests
+    assert set(stage.finish(requests)) <= {"OK", "CANCELLED"}
+    assert stage.deaths == 0

@@ -1,0 +1,343 @@
+"""The batching rule: case by case, as a property, and against theory."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service.batching.admission import Admission
+from service.batching.cost import CostModel
+from service.batching.policy import BatchingPolicy, Release, WaitUntil
+from service.batching.queue import RequestQueue
+from service.batching.request import PendingRequest
+from service.errors import DeadlineUnmeetable
+from tests.fakes import linear_cost, make_request
+from tests.unit.service.batching.simulation import (
+    first_come_first_served,
+    mean_latency_bound,
+    most_in_time,
+    poisson,
+    simulate,
+)
+
+NOW = 100.0
+
+
+def queue_of(*requests: PendingRequest) -> RequestQueue:
+    queue = RequestQueue()
+    for request in requests:
+        queue.append(request)
+    return queue
+
+
+def due(*seconds: float, rows: int = 1) -> list[PendingRequest]:
+    """Requests whose deadlines lie that far from now."""
+    return [make_request(*range(rows), deadline=NOW + left) for left in seconds]
+
+
+def released(policy: BatchingPolicy, queue: RequestQueue, idle: int = 1, **options: int) -> Release:
+    decision = policy.next(queue, idle, NOW, **options)
+    assert isinstance(decision, Release), decision
+    return decision
+
+
+@pytest.fixture
+def policy() -> BatchingPolicy:
+    """l(b) = 2 ms + b / 2 ms up to 8: 2.5, 3, 4 and 6 ms."""
+    return BatchingPolicy(linear_cost(), 8)
+
+
+class TestWithoutDeadlines:
+    def test_nothing_waits(self, policy: BatchingPolicy) -> None:
+        assert policy.next(RequestQueue(), 1, NOW) == WaitUntil(math.inf)
+
+    def test_an_idle_instance_never_waits(self, policy: BatchingPolicy) -> None:
+        request = make_request()
+        release = released(policy, queue_of(request))
+        assert (release.requests, release.late, release.reason) == ([request], [], "idle")
+
+    def test_takes_the_oldest_up_to_a_full_batch(self, policy: BatchingPolicy) -> None:
+        requests = [make_request() for _ in range(10)]
+        release = released(policy, queue_of(*requests))
+        assert (release.requests, release.reason) == (requests[:8], "full")
+
+    def test_a_request_is_never_split_nor_overtaken_by_a_smaller_one(self, policy: BatchingPolicy) -> None:
+        requests = [make_request(*range(rows)) for rows in (5, 4, 3)]
+        assert released(policy, queue_of(*requests)).requests == requests[:1]
+
+    def test_groups_never_mix_and_the_one_with_the_oldest_head_goes_first(self, policy: BatchingPolicy) -> None:
+        young = [make_request(group="young", arrival=NOW - 1) for _ in range(8)]
+        old = make_request(group="old", arrival=NOW - 2)
+        release = released(policy, queue_of(*young, old))
+        assert (release.group, release.requests) == ("old", [old])
+
+    def test_a_group_may_be_called_anything(self, policy: BatchingPolicy) -> None:
+        request = make_request(group=None)
+        assert released(policy, queue_of(request)).requests == [request]
+
+    def test_a_group_waits_for_at_most_one_batch_of_each_older_group(self, policy: BatchingPolicy) -> None:
+        """However fast the others arrive: no group starves."""
+        queue = queue_of(*(make_request(group=group, arrival=NOW + i) for i, group in enumerate("abc")))
+        served = []
+        for turn in range(3):
+            for group in "ab":
+                for _ in range(20):
+                    queue.append(make_request(group=group, arrival=NOW + 3 + turn))
+            release = released(policy, queue)
+            queue.take(release.group, release.requests)
+            served.append(release.group)
+        assert served == ["a", "b", "c"]
+
+    def test_idle_instances_share_the_queue(self, policy: BatchingPolicy) -> None:
+        requests = [make_request() for _ in range(8)]
+        assert released(policy, queue_of(*requests), idle=2).requests == requests[:4]
+        assert released(policy, queue_of(*requests), idle=8).requests == requests[:1]
+
+    def test_a_request_larger_than_its_share_runs(self, policy: BatchingPolicy) -> None:
+        request = make_request(*range(8))
+        assert released(policy, queue_of(request), idle=4).requests == [request]
+
+    def test_two_batches_without_padding_beat_one_with_it(self) -> None:
+        """Where batching gains nothing, 5 rows run as 4 and 1, not as 8."""
+        requests = [make_request() for _ in range(5)]
+        release = released(BatchingPolicy(linear_cost(0.0, 0.001), 8), queue_of(*requests))
+        assert release.requests == requests[:4]
+
+    def test_one_batch_with_padding_beats_two_where_batching_pays(self, policy: BatchingPolicy) -> None:
+        requests = [make_request() for _ in range(5)]
+        assert released(policy, queue_of(*requests)).requests == requests
+
+
+class TestDelay:
+    @pytest.fixture
+    def patient(self) -> BatchingPolicy:
+        return BatchingPolicy(linear_cost(), 8, max_queue_delay_seconds=0.05)
+
+    def test_waits_for_company(self, patient: BatchingPolicy) -> None:
+        queue = queue_of(make_request(arrival=NOW - 0.02))
+        assert patient.next(queue, 1, NOW) == WaitUntil(NOW - 0.02 + 0.05)
+
+    def test_the_delay_ends(self, patient: BatchingPolicy) -> None:
+        assert released(patient, queue_of(make_request(arrival=NOW - 0.05))).reason == "delay"
+
+    def test_a_full_batch_does_not_wait(self, patient: BatchingPolicy) -> None:
+        assert released(patient, queue_of(make_request(*range(8)))).reason == "full"
+
+    def test_a_full_batch_does_not_wait_for_another_group_to_fill(self, patient: BatchingPolicy) -> None:
+        full = make_request(*range(8), group="full", arrival=NOW)
+        release = released(patient, queue_of(make_request(group="lonely", arrival=NOW - 0.01), full))
+        assert release.requests == [full]
+
+    def test_the_earliest_of_several_delays_counts(self, patient: BatchingPolicy) -> None:
+        hurried = make_request(group="b", arrival=NOW, deadline=NOW + 0.02)
+        decision = patient.next(queue_of(make_request(group="a", arrival=NOW - 0.01), hurried), 1, NOW)
+        assert decision == WaitUntil(pytest.approx(NOW + 0.02 - 2 * 0.0025))
+
+    def test_nobody_is_delayed_past_its_deadline(self, patient: BatchingPolicy) -> None:
+        request = make_request(arrival=NOW, deadline=NOW + 0.01)
+        queue = queue_of(request)
+        decision = patient.next(queue, 1, NOW)
+        assert isinstance(decision, WaitUntil)
+        release = patient.next(queue, 1, decision.instant)
+        assert isinstance(release, Release)
+        assert release.requests == [request]
+        assert decision.instant + patient.cost.seconds(1, "numbers") < request.deadline
+
+    def test_draining_does_not_wait(self, patient: BatchingPolicy) -> None:
+        decision = patient.next(queue_of(make_request(arrival=NOW)), 1, NOW, draining=True)
+        assert isinstance(decision, Release)
+        assert decision.reason == "drain"
+
+
+class TestDeadlines:
+    def test_a_batch_is_no_larger_than_its_deadlines_allow(self, policy: BatchingPolicy) -> None:
+        requests = due(*[0.0045] * 8)
+        release = released(policy, queue_of(*requests))
+        assert (release.requests, release.reason) == (requests[:4], "deadline")
+
+    def test_the_oldest_are_left_out_where_the_rest_makes_the_better_batch(self, policy: BatchingPolicy) -> None:
+        nearly_late, fresh = due(0.0026, 0.0026), due(*[0.02] * 8)
+        release = released(policy, queue_of(*nearly_late, *fresh))
+        assert (release.requests, release.late) == (fresh, nearly_late)
+
+    def test_who_may_still_run_after_this_batch_stays(self) -> None:
+        """A batch of 8 takes 4 ms, at best 3, seldom over 6; one request 1 ms."""
+        policy = BatchingPolicy(CostModel((1, 8), {"numbers": [[0.001], [0.003, 0.004, 0.005]]}), 8)
+        hopeless, hopeful, fresh = due(0.0035), due(0.005), due(*[0.02] * 8)
+        release = released(policy, queue_of(*hopeless, *hopeful, *fresh))
+        assert (release.requests, release.late) == (fresh, hopeless)
+
+    def test_who_another_instance_may_take_stays(self, policy: BatchingPolicy) -> None:
+        nearly_late, fresh = due(0.0026), due(*[0.02] * 8)
+        assert released(policy, queue_of(*nearly_late, *fresh)).late == nearly_late
+        assert released(policy, queue_of(*nearly_late, *fresh), instances=2).late == []
+
+    def test_a_hurried_request_does_not_break_up_the_batch_of_the_others(self, policy: BatchingPolicy) -> None:
+        before, hurried, after = due(1.0, 1.0), due(0.0026), due(*[1.0] * 6)
+        assert released(policy, queue_of(*before, *hurried, *after)).requests == [*before, *after]
+
+    def test_a_request_without_deadline_does_not_starve_behind_hurried_ones(self, policy: BatchingPolicy) -> None:
+        patient, hurried, fresh = make_request(), due(0.0026), due(*[0.007] * 8)
+        assert patient in released(policy, queue_of(patient, *hurried, *fresh)).requests
+
+    def test_when_nobody_is_likely_to_make_it_those_run_that_may(self) -> None:
+        """Together, too: noise must not turn batches into single requests just when the machine is slow."""
+        noisy = BatchingPolicy(CostModel((1, 8), {"numbers": [[0.001, 0.001, 0.1], [0.002, 0.002, 0.1]]}), 8)
+        requests = due(*[0.01] * 8)
+        release = released(noisy, queue_of(*requests))
+        assert (release.requests, release.late) == (requests, [])
+
+    def test_the_hopeless_are_dropped(self, policy: BatchingPolicy) -> None:
+        requests = due(-1.0, 0.0, 0.002)
+        release = released(policy, queue_of(*requests))
+        assert (release.requests, release.late) == ([], requests)
+
+
+class TestPredictedFinish:
+    def test_an_idle_instance(self, policy: BatchingPolicy) -> None:
+        assert policy.predicted_finish(1, "numbers", 0, [-math.inf], NOW) == pytest.approx(NOW + 0.0025)
+
+    def test_a_busy_one(self, policy: BatchingPolicy) -> None:
+        assert policy.predicted_finish(2, "numbers", 0, [NOW + 1, NOW + 2], NOW) == pytest.approx(NOW + 1.003)
+
+    def test_whole_batches_before_it_are_shared(self, policy: BatchingPolicy) -> None:
+        assert policy.predicted_finish(1, "numbers", 32, [NOW, NOW], NOW) == pytest.approx(NOW + 4 * 0.006 / 2 + 0.0025)
+
+    def test_the_rest_before_it_shares_its_batch(self, policy: BatchingPolicy) -> None:
+        assert policy.predicted_finish(1, "numbers", 3, [NOW], NOW) == pytest.approx(NOW + 0.004)
+
+    def test_a_request_that_does_not_fit_to_the_rest_takes_another_batch(self, policy: BatchingPolicy) -> None:
+        assert policy.predicted_finish(4, "numbers", 7, [NOW], NOW) == pytest.approx(NOW + 0.006 + 0.004)
+
+    def test_the_door_counts_only_those_who_will_not_be_dropped_for_it(self, policy: BatchingPolicy) -> None:
+        request = make_request(deadline=NOW + 0.01)
+        hurried = queue_of(*due(*[0.01] * 50))
+        assert Admission(hurried, policy, 100, 1).refusal(request, [NOW], NOW) is None
+        patient = queue_of(*(make_request() for _ in range(50)))
+        assert isinstance(Admission(patient, policy, 100, 1).refusal(request, [NOW], NOW), DeadlineUnmeetable)
+
+
+@dataclass(frozen=True)
+class Scene:
+    policy: BatchingPolicy
+    requests: list[PendingRequest]
+    idle: int
+    instances: int
+
+
+@st.composite
+def scenes(draw: st.DrawFn, deadlines: st.SearchStrategy[float]) -> Scene:
+    buckets = draw(st.sampled_from([(1, 2, 4, 8), (1, 2, 3, 4, 5, 6, 7, 8), (1, 2, 4, 8, 12), (5,)]))
+    steps = draw(st.lists(st.floats(0, 0.01), min_size=len(buckets), max_size=len(buckets)))
+    spread = draw(st.sampled_from([0.0, 0.002]))
+    means = np.cumsum(steps) + 0.0005
+    cost = CostModel(buckets, {"numbers": [[mean - spread, mean, mean + spread] for mean in means]})
+    rows = st.integers(1, buckets[-1])
+    shapes = draw(st.lists(st.tuples(st.one_of(st.just(1), rows), deadlines), min_size=1, max_size=24))
+    requests = [make_request(*range(count), deadline=NOW + left) for count, left in shapes]
+    instances = draw(st.integers(1, 3))
+    return Scene(BatchingPolicy(cost, buckets[-1]), requests, draw(st.integers(1, instances)), instances)
+
+
+def rows_of(requests: list[PendingRequest]) -> int:
+    return sum(request.rows for request in requests)
+
+
+@settings(max_examples=300)
+@given(scenes(st.one_of(st.floats(-0.001, 0.06), st.just(math.inf))))
+def test_every_release_keeps_the_promises(scene: Scene) -> None:
+    policy, cost, waiting = scene.policy, scene.policy.cost, scene.requests
+    release = released(policy, queue_of(*waiting), scene.idle, instances=scene.instances)
+    taken, late = release.requests, release.late
+
+    assert taken or late, "no progress"
+    assert rows_of(taken) <= policy.max_batch_size
+    positions = [waiting.index(request) for request in taken]
+    assert positions == sorted(set(positions)), "order of arrival"
+    assert not set(map(id, taken)) & set(map(id, late))
+
+    def in_time(request: PendingRequest, rows: int) -> bool:
+        return NOW + cost.bound_seconds(rows, "numbers") <= request.deadline
+
+    if not all(in_time(request, rows_of(taken)) for request in taken):
+        assert not any(in_time(request, request.rows) for request in waiting), "a safe batch was possible"
+    free = NOW + (cost.least_seconds(rows_of(taken), "numbers") if taken and scene.instances == 1 else 0.0)
+    for request in late:
+        assert free + cost.least_seconds(request.rows, "numbers") > request.deadline, "dropped too early"
+    if waiting[0].deadline == math.inf:
+        assert waiting[0] in taken, "the patient keep their turn"
+    if not taken:
+        assert all(NOW + cost.least_seconds(request.rows, "numbers") > request.deadline for request in waiting)
+
+
+@given(scenes(st.just(math.inf)))
+def test_without_deadlines_nobody_is_dropped_and_order_is_kept(scene: Scene) -> None:
+    queue, served = queue_of(*scene.requests), []
+    while len(queue):
+        release = released(scene.policy, queue, scene.idle, instances=scene.instances)
+        assert not release.late
+        queue.take(release.group, release.requests)
+        served += release.requests
+    assert served == scene.requests
+
+
+# Name: l(b) = fixed + per_row * b, time limit, all in ms, and the largest batch.
+PROFILES = {"gpu": (1.0, 0.05, 10.0, 100), "mid": (2.0, 0.5, 20.0, 32), "cpu": (0.5, 5.0, 50.0, 8)}
+SEEDS = (1, 2)
+
+
+@pytest.mark.parametrize("load", [0.9, 1.0, 1.5, 2.0])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_answers_nearly_as_many_in_time_as_the_clairvoyant_optimum(profile: str, load: float) -> None:
+    """800 arrivals at a multiple of the capacity without loss: at least 0.95 of the optimum."""
+    fixed, per_row, limit, max_batch_size = PROFILES[profile]
+    lossless_batch = (limit / 2 - fixed) / per_row
+    rate = load * 2 * lossless_batch / limit
+    policy = BatchingPolicy(linear_cost(fixed, per_row, range(1, max_batch_size + 1), ("g",)), max_batch_size)
+    ours = optimum = in_order = 0
+    for seed in SEEDS:
+        arrivals = poisson(rate, 800, seed)
+        ours += simulate(arrivals, limit, policy).in_time
+        in_order += simulate(arrivals, limit, policy, first_come_first_served(max_batch_size)).in_time
+        optimum += most_in_time(arrivals, limit, policy)
+    assert ours >= 0.95 * optimum, f"{ours / optimum:.3f} of the optimum"
+    if load >= 1.5:
+        assert in_order < 0.5 * optimum, "first come first served is expected to collapse past capacity"
+        assert ours > 2 * in_order
+
+
+@pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
+@pytest.mark.parametrize("profile", PROFILES)
+def test_mean_latency_below_saturation_is_as_inoue_predicts(profile: str, load: float) -> None:
+    fixed, per_row, _, _ = PROFILES[profile]
+    policy = BatchingPolicy(linear_cost(fixed, per_row, range(1, 257), ("g",)), 256)
+    outcome = simulate(poisson(load / per_row, 10_000, seed=5), math.inf, policy)
+    assert np.mean(outcome.latencies) == pytest.approx(mean_latency_bound(load / per_row, fixed, per_row), rel=0.10)
+
+
+def test_trimming_padding_lowers_the_mean_latency() -> None:
+    """Buckets in powers of two, no gain from batching: padding costs a third of the machine at most loads."""
+
+    class Untrimmed(BatchingPolicy):
+        def _trim(self, taken: list[PendingRequest]) -> list[PendingRequest]:
+            return taken
+
+    cost, arrivals = linear_cost(0.1, 1.0, groups=("g",)), poisson(0.7, 5_000, seed=3)
+    trimmed = np.mean(simulate(arrivals, math.inf, BatchingPolicy(cost, 8)).latencies)
+    padded = np.mean(simulate(arrivals, math.inf, Untrimmed(cost, 8)).latencies)
+    print(f"mean latency {trimmed:.2f} trimmed, {padded:.2f} padded")
+    assert trimmed < 0.9 * padded
+
+
+@given(st.integers(1, 3))
+def test_a_policy_is_pure(idle: int) -> None:
+    requests = due(0.003, 0.01, 1.0, math.inf)
+    queue = queue_of(*requests)
+    policy = BatchingPolicy(linear_cost(), 8)
+    assert released(policy, queue, idle) == released(policy, queue, idle)
+    assert queue.waiting("numbers") == requests
