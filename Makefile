@@ -1,0 +1,64 @@
+# What a developer types, on a laptop as in CI. `make` lists the targets; each sets up by itself what it needs.
+
+PYTHON ?= python3
+IMAGE ?= convserve
+DOCKER ?= docker
+ARGS ?=
+
+# From 1.29 on, ONNX Runtime's wheels send usage data to their maker unless told not to.
+export ORT_DISABLE_TELEMETRY := 1
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+
+.PHONY: help
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@echo '  variables: PYTHON=python3.12 (3.11 or newer)  ARGS="more arguments for serve or pytest"  IMAGE=tag  DOCKER=podman'
+
+# An environment is as good as its stamp: pip runs again when pyproject.toml is newer, and at no other time.
+.venv/.installed: extras := cpu,fast,export,dev
+.venv-serve/.installed: extras := cpu,fast
+%/.installed: pyproject.toml
+	@command -v $(PYTHON) >/dev/null || { echo 'make: no $(PYTHON) here; convserve needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.version_info >= (3, 11) or sys.exit("make: convserve needs Python 3.11 or newer, $(PYTHON) is " + sys.version.split()[0] + ": make PYTHON=python3.12 …")'
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null || { echo 'make: $(PYTHON) cannot make virtual environments; on Debian: apt install python3-venv' >&2; exit 1; }
+	test -x $*/bin/pip || $(PYTHON) -m venv $*
+	$*/bin/pip install --quiet --disable-pip-version-check --editable '.[$(extras)]'
+	@touch $@
+
+.PHONY: install demo serve test lint type format proto image clean
+
+install: .venv/.installed ## make .venv with all that the tests need, torch included (about 5 GB)
+
+demo: .venv-serve/.installed ## serve the bundled models, classify the bundled pictures and sentences, stop
+	examples/demo.sh
+
+serve: .venv-serve/.installed ## serve the bundled models until Ctrl-C, gRPC on 8001 and HTTP on 8002
+	.venv-serve/bin/convserve serve --models models --log-format text $(ARGS)
+
+test: .venv/.installed ## run every test but those of the image and of a GPU
+	.venv/bin/pytest $(ARGS)
+
+lint: .venv/.installed ## ruff, the layers' contracts, fresh stubs
+	.venv/bin/ruff check .
+	.venv/bin/ruff format --check .
+	.venv/bin/lint-imports
+	PYTHON=$(PYTHON) scripts/proto.sh --check
+
+type: .venv/.installed ## mypy, strict
+	.venv/bin/mypy
+
+format: .venv/.installed ## mend what ruff can mend
+	.venv/bin/ruff check --fix .
+	.venv/bin/ruff format .
+
+proto: ## generate service/pb from proto/
+	PYTHON=$(PYTHON) scripts/proto.sh
+
+image: ## build the CPU image; DOCKER=podman works too
+	@command -v $(DOCKER) >/dev/null || { echo 'make: no $(DOCKER) here; install it, or name another: make image DOCKER=podman' >&2; exit 1; }
+	$(DOCKER) build --tag $(IMAGE) .
+
+clean: ## remove environments and caches
+	rm -rf .venv .venv-serve .venv-proto .*_cache .hypothesis .coverage *.egg-info build dist
