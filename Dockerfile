@@ -1,0 +1,120 @@
+# convserve in an image: `docker build .` makes the one for CPUs, `--target gpu` the one for NVIDIA GPUs.
+#
+#   docker run -p 8001:8001 -p 8002:8002 --read-only --tmpfs /tmp --cap-drop ALL convserve
+#   docker run … -v ./my-models:/models:ro convserve                serves your own models
+#   docker run … -e CONVSERVE_MAX_QUEUED_REQUESTS=256 convserve     takes settings from the environment
+#   docker run … convserve serve --max-queued-requests 256          or as flags
+#   docker run … convserve classify --server HOST:8001 --model …    is the client
+#
+# Written for BuildKit and for older buildah alike: no here-documents, no COPY --link.
+
+ARG PYTHON_IMAGE=python:3.11-slim-bookworm
+
+# ---- A virtual environment without pip in it, made where pip's cache may lie about ----------------------------------
+FROM ${PYTHON_IMAGE} AS dependencies
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all: PIP_NO_COMPILE=1
+WORKDIR /build
+COPY pyproject.toml ./
+RUN python -m venv --without-pip /opt/convserve \
+ && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['fast'], sep='\n'); [open(e + '.txt', 'w').write('\n'.join(p['optional-dependencies'][e])) for e in ('cpu', 'gpu')]" > all.txt \
+ && grep -v '^tokenizers' all.txt > common.txt \
+ && grep '^tokenizers' all.txt > tokenizers.txt
+# Left out, 60 MB, and none of it is ever imported here; the images are built only if every model still works without:
+# - the Hugging Face Hub's client with all its dependencies: tokenizers declares it for from_pretrained alone, and the
+#   server reads tokenizer.json from the model's folder;
+# - NumPy's tests and its tools for building Fortran and C extensions; stubs for type checkers;
+# - AVIF, which is not among the formats that the server accepts, and Pillow does without when it is absent.
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/convserve/bin/python install -r common.txt \
+ && pip --python /opt/convserve/bin/python install --no-deps -r tokenizers.txt \
+ && cd /opt/convserve/lib/python3.*/site-packages \
+ && rm -rf numpy/f2py numpy/distutils PIL/_avif.* pillow.libs/libavif-* \
+ && find numpy -type d -name tests -prune -exec rm -r {} + \
+ && find . -name '*.pyi' -delete
+
+# ONNX Runtime for CPUs. Left out: what prepares models before they are served, which no session imports.
+# Compiled here, as the root is read-only where it runs; by hash, so that no file's time matters.
+FROM dependencies AS runtime-cpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/convserve/bin/python install -r cpu.txt \
+ && cd /opt/convserve/lib/python3.*/site-packages/onnxruntime \
+ && rm -rf transformers quantization tools \
+ && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/convserve/lib
+
+# ---- The server itself, in a layer of its own: an update of it moves a megabyte, not the dependencies ---------------
+FROM dependencies AS server
+COPY README.md* LICENSE ./
+COPY service service
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/convserve/bin/python install --no-deps --root /staging . \
+ && rm /staging/opt/convserve/bin/convserve-export \
+ && python -m compileall -q --invalidation-mode unchecked-hash -s /staging /staging/opt/convserve/lib
+
+# ---- What both images have in common, but for the dependencies ------------------------------------------------------
+FROM ${PYTHON_IMAGE} AS common
+
+# Fixed numbers, for the owners of volumes and for Kubernetes' runAsNonRoot.
+RUN groupadd --gid 10001 convserve \
+ && useradd --uid 10001 --gid 10001 --no-create-home --home-dir /tmp --shell /usr/sbin/nologin convserve
+USER 10001:10001
+WORKDIR /tmp
+
+# To be reached from outside its container, the server listens on every interface. It then takes the grpcio transport by
+# itself: the faster native one bounds no message before Python sees it. Where a proxy in front bounds them,
+# CONVSERVE_TRUST_CLIENTS=true brings it back. All that is ever written goes to /tmp, so the root may be read-only.
+# From 1.29 on, ONNX Runtime's wheels send usage data to their maker unless told not to.
+ENV PATH=/opt/convserve/bin:$PATH \
+    HOME=/tmp \
+    PYTHONUNBUFFERED=1 \
+    PYTHONDONTWRITEBYTECODE=1 \
+    ORT_DISABLE_TELEMETRY=1 \
+    CONVSERVE_HOST=0.0.0.0 \
+    CONVSERVE_GRPC_PORT=8001 \
+    CONVSERVE_HTTP_PORT=8002 \
+    CONVSERVE_MODELS=/models
+EXPOSE 8001 8002
+
+# Asks what a load balancer asks, over gRPC: healthy is a server whose models reproduced their golden answers.
+# Another port is seen here only if the environment sets it, not a flag.
+HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "\
+import os, sys, grpc; from grpc_health.v1 import health_pb2 as pb, health_pb2_grpc as rpc; \
+stub = rpc.HealthStub(grpc.insecure_channel('127.0.0.1:' + os.environ['CONVSERVE_GRPC_PORT'])); \
+sys.exit(stub.Check(pb.HealthCheckRequest(), timeout=4).status != pb.HealthCheckResponse.SERVING)"]
+
+# The exec form: the server is process 1 and gets SIGTERM itself, upon which it drains.
+ENTRYPOINT ["convserve"]
+CMD ["serve"]
+
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title="convserve" \
+      org.opencontainers.image.description="From a torch CNN to a production gRPC endpoint that proves its answers" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.version="${VERSION}" \
+      org.opencontainers.image.revision="${REVISION}"
+
+# ---- Image: CPU ------------------------------------------------------------------------------------------------------
+FROM common AS cpu
+COPY --from=runtime-cpu /opt/convserve /opt/convserve
+COPY --from=server /staging/ /
+COPY models /models
+# Proof that nothing is missing: every model is loaded and reproduces its golden answers, or there is no image.
+RUN ["convserve", "inspect", "/models"]
+
+# ---- Image: GPU. CUDA and cuDNN come as wheels, so it needs no CUDA base image, only the driver of the host ---------
+FROM dependencies AS runtime-gpu
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip --python /opt/convserve/bin/python install -r gpu.txt \
+ && cd /opt/convserve/lib/python3.*/site-packages/onnxruntime \
+ && rm -rf transformers quantization tools \
+ && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/convserve/lib
+
+FROM common AS gpu
+ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
+COPY --from=runtime-gpu /opt/convserve /opt/convserve
+COPY --from=server /staging/ /
+COPY models /models
+RUN ["convserve", "inspect", "/models"]
+
+# ---- Without --target: the CPU image. Last, and not by moving `cpu` here, as older buildah builds all that is above ---
+FROM cpu
