@@ -6,7 +6,7 @@ the device that will serve it.
 
 from __future__ import annotations
 
-import zipfile
+import itertools
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -52,15 +52,13 @@ def read_golden(path: Path) -> Golden:
         ManifestInvalid: The file is missing, damaged or empty, or its parts differ in length.
     """
     try:
-        with np.load(path, allow_pickle=False) as archive:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}
         inputs = _numbered(arrays, "input")
         outputs = _numbered(arrays, "output")
-        ends = np.cumsum(arrays["raw_sizes"])
-        blob = arrays["raw_bytes"].tobytes()
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile) as error:
+        raw = _cut(arrays["raw_bytes"].tobytes(), arrays["raw_sizes"].tolist())
+    except Exception as error:  # NumPy, zipfile and zlib raise whatever they meet in damaged data
         raise ManifestInvalid(f"{path}: golden vectors are not readable ({error})") from None
-    raw = tuple(blob[end - size : end] for end, size in zip(ends.tolist(), arrays["raw_sizes"].tolist(), strict=True))
     counts = {len(array) for array in (*inputs, *outputs)} | ({len(raw)} if raw else set())
     if not inputs or not outputs or len(counts) != 1 or 0 in counts:
         raise ManifestInvalid(f"{path}: golden vectors are empty or of different lengths {sorted(counts)}")
@@ -68,4 +66,12 @@ def read_golden(path: Path) -> Golden:
 
 
 def _numbered(arrays: dict[str, np.ndarray], kind: str) -> tuple[np.ndarray, ...]:
-    return tuple(arrays[f"{kind}_{i}"] for i in range(sum(name.startswith(f"{kind}_") for name in arrays)))
+    names = [f"{kind}_{i}" for i in range(sum(name.startswith(f"{kind}_") for name in arrays))]
+    return tuple(np.atleast_1d(arrays[name]) for name in names)
+
+
+def _cut(blob: bytes, sizes: list[int]) -> tuple[bytes, ...]:
+    if min(sizes, default=0) < 0 or sum(sizes) != len(blob):
+        raise ValueError(f"raw_sizes do not add up to the {len(blob)} bytes of raw_bytes")
+    ends = itertools.accumulate(sizes)
+    return tuple(blob[end - size : end] for end, size in zip(ends, sizes, strict=True))

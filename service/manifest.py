@@ -134,7 +134,7 @@ def read_manifest(version_dir: Path) -> Manifest:
         data = json.loads(path.read_bytes())
     except FileNotFoundError as error:
         raise ManifestInvalid(f"{path}: no such file") from error
-    except (OSError, UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (OSError, ValueError, RecursionError) as error:  # ValueError also for numbers of too many digits
         raise ManifestInvalid(f"{path}: not readable as JSON ({error})") from error
     try:
         manifest = parse_manifest(data)
@@ -175,7 +175,7 @@ def read_labels(path: Path) -> tuple[str, ...]:
     """
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, ValueError) as error:
         raise ManifestInvalid(f"{path}: labels are not readable ({error})") from error
 
 
@@ -196,6 +196,17 @@ def _check(manifest: Manifest) -> None:
             raise ManifestInvalid("labels_file: a classifier needs labels")
         if len(manifest.inputs) != 1 or not manifest.outputs or len(manifest.outputs[0].shape) != 2:
             raise ManifestInvalid("inputs, outputs: a classifier has one input and outputs (N, K)")
+        _check_input(manifest.inputs[0], manifest.preprocessing)
     for name in (manifest.labels_file, getattr(manifest.preprocessing, "tokenizer_file", None)):
         if name is not None and Path(name).name != name:
             raise ManifestInvalid(f"{name!r}: must be the name of a file beside the manifest")
+
+
+def _check_input(spec: TensorSpec, preprocessing: PreprocessingSpec) -> None:
+    """Refuse an input that is not what the preprocessing makes: every request would fail in the runtime."""
+    if isinstance(preprocessing, ImageSpec):
+        made = TensorSpec(spec.name, "UINT8", (-1, *preprocessing.shape))
+    else:
+        made = TensorSpec(spec.name, "INT64", (-1, -1))
+    if spec != made:
+        raise ManifestInvalid(f"inputs[0]: the preprocessing makes {made}, the manifest says {spec}")

@@ -94,6 +94,8 @@ class TextSpec:
         """
         if self.max_tokens < 1:
             raise ValueError("preprocessing: max_tokens must be at least 1")
+        if min(self.padding_id, self.unknown_id) < 0:
+            raise ValueError("preprocessing: padding_id and unknown_id must be at least 0")
         if self.padding_id == self.unknown_id:
             raise ValueError("preprocessing: padding_id and unknown_id must differ")
 

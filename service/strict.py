@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import types
 import typing
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -58,8 +59,7 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         _expect(isinstance(value, dict), None, where, value, "an object")
         return {key: _parse(args[1], element, f"{where}.{key}") for key, element in value.items()}
     if hint is float:
-        ok = isinstance(value, int | float) and not isinstance(value, bool)
-        return _expect(ok, value, where, value, "a number")
+        return _expect(_is_finite(value), value, where, value, "a finite number")
     ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
     return _expect(ok, value, where, value, hint.__name__)
 
@@ -72,8 +72,9 @@ def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if len(choices) == 1:
         return _parse(choices[0], value, where)
     kinds = {get_args(_hints(choice)["kind"])[0]: choice for choice in choices}
-    kind = value.get("kind") if isinstance(value, dict) else None
-    _expect(kind in kinds, None, f"{where}.kind", kind, f"one of {sorted(kinds)}")
+    _expect(isinstance(value, dict), None, where, value, "an object")
+    kind = value.get("kind")
+    _expect(isinstance(kind, str) and kind in kinds, None, _join(where, "kind"), kind, f"one of {sorted(kinds)}")
     return _parse(kinds[kind], value, where)
 
 
@@ -88,6 +89,16 @@ def _parse_dataclass(cls: type, value: Any, where: str) -> Any:
         return cls(**{key: _parse(hints[key], value[key], _join(where, key)) for key in value})
     except ValueError as error:
         raise StrictError(str(error)) from None
+
+
+def _is_finite(value: Any) -> bool:
+    """Tell whether a value is a number that fits a float; JSON as Python reads it knows Infinity and NaN."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        return False
+    try:
+        return math.isfinite(value)
+    except OverflowError:
+        return False
 
 
 def _has_default(field: dataclasses.Field[Any]) -> bool:

@@ -20,6 +20,11 @@ from service.spec import ImageSpec
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
 # Our own limit is checked on the header, before any pixel is decoded, and names the numbers.
 Image.MAX_IMAGE_PIXELS = None
+# Pillow warns about metadata that we do not use. Said once for the process: warnings.catch_warnings
+# is not safe in threads, and each new text would stay in Python's registry of warnings.
+warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+
+_MAX_SCALED_PIXELS = 50_000_000  # 200 MB at Pillow's four bytes a pixel
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
@@ -72,16 +77,14 @@ def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LI
     if len(data) > limits.max_bytes:
         raise InvalidInput(f"picture has {len(data)} bytes, expected at most {limits.max_bytes}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow warns about metadata that we do not use
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-                pixels = image.width * image.height
-                if pixels > limits.max_pixels:
-                    raise InvalidInput(
-                        f"picture has {image.width} x {image.height} = {pixels} pixels, "
-                        f"expected at most {limits.max_pixels}"
-                    )
-                return _to_mode(ImageOps.exif_transpose(image), mode)
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            pixels = image.width * image.height
+            if pixels > limits.max_pixels:
+                raise InvalidInput(
+                    f"picture has {image.width} x {image.height} = {pixels} pixels, "
+                    f"expected at most {limits.max_pixels}"
+                )
+            return _to_mode(ImageOps.exif_transpose(image), mode)
     except InvalidInput:
         raise
     except UnidentifiedImageError:
@@ -96,6 +99,10 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     ``"shorter-edge"`` follows torchvision's ``Resize(int)`` and ``CenterCrop``: the longer edge is
     rounded down, the offsets are rounded to nearest even, and a picture smaller than the cut is
     padded with zeros.
+
+    Raises:
+        InvalidInput: A picture of one pixel by a million would fill the memory while it is scaled
+            (INVALID_ARGUMENT).
     """
     if spec.resize == "exact":
         size = (spec.width, spec.height)
@@ -103,21 +110,29 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
         short, long = sorted(image.size)
         scaled = int(spec.resize_px * long / short)
         size = (spec.resize_px, scaled) if image.width <= image.height else (scaled, spec.resize_px)
+    if size[0] * max(size[1], image.height) > _MAX_SCALED_PIXELS:  # Pillow scales the width first
+        raise InvalidInput(
+            f"picture of {image.width} x {image.height} pixels is too narrow, "
+            f"expected at most {_MAX_SCALED_PIXELS} pixels while it is scaled"
+        )
     if image.size != size:
         image = image.resize(size, _FILTERS[spec.interpolation])
     if size != (spec.width, spec.height):
-        left = round((size[0] - spec.width) / 2.0)
-        top = round((size[1] - spec.height) / 2.0)
+        left, top = _offset(size[0], spec.width), _offset(size[1], spec.height)
         image = image.crop((left, top, left + spec.width, top + spec.height))
     return np.asarray(image, dtype=np.uint8).reshape(spec.shape)
+
+
+def _offset(size: int, cut: int) -> int:
+    """Return where a cut begins; before 0 if it is larger, the odd pixel of padding then coming last."""
+    return round((size - cut) / 2.0) if size >= cut else -((cut - size) // 2)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert any Pillow mode to L or RGB as 8 bits a channel."""
     if image.mode.startswith("I"):
-        # 16-bit grey (I;16, or I in older files): keep the high byte, where Pillow would clip.
-        wide = np.asarray(image).astype(np.int64)
-        image = Image.fromarray((np.clip(wide, 0, 65535) // 257).astype(np.uint8))
+        # 16-bit grey (I;16, or I in older files): 65535 becomes 255, where Pillow would clip.
+        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
     elif image.mode == "F":
         raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits a channel")
     elif image.mode in ("P", "PA"):

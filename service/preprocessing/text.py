@@ -35,6 +35,9 @@ class SentenceEncoder:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
             raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
+        # The file's own settings must not cut or pad: a sentence too long is refused, batches are padded here.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         encoder = cls(spec, tokenizer)
         if max(spec.padding_id, spec.unknown_id) >= encoder._vocabulary_size:
             raise ManifestInvalid(f"{path}: padding_id or unknown_id lies outside its {encoder._vocabulary_size} ids")

@@ -157,6 +157,7 @@ def load(
     backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, threads)
     if manifest is not None:
         _check_graph(manifest, backend)
+    labels = _labels(manifest, folder)
     graph = _batch_view(backend)
     max_batch_size = _max_batch_size(settings, manifest, graph.batched)
     preparer = None
@@ -188,7 +189,7 @@ def load(
         outputs=graph.outputs,
         batched=graph.batched,
         max_batch_size=max_batch_size,
-        labels=_labels(manifest, folder),
+        labels=labels,
         preparer=preparer,
         provider=backend.provider,
         digest=digest,
