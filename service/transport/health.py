@@ -2,29 +2,39 @@
 
 A name is ``MODEL`` for its newest version or ``MODEL/VERSION``. Unknown names are NOT_FOUND in Check
 and SERVICE_UNKNOWN in Watch, as the protocol has it.
+
+The servicer of grpcio-health-checking is not used: when one of two callers who watch the same name
+leaves, it never tells the other of a change again.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.repository.lifecycle import Lifecycle
 
+_CLASSIFICATION = "convserve.classification.v1.ClassificationService"
+_INFERENCE = "inference.GRPCInferenceService"
+_SERVING = health_pb2.HealthCheckResponse.SERVING
+_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+
 
 class Health:
-    """The health servicer and what it is told. :meth:`refresh` may be called from any thread."""
+    """The health service and what it is told. :meth:`refresh` may be called from any thread."""
 
-    service_name: str = health.SERVICE_NAME
+    service_name: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
     def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool]) -> None:
         """Wire up; ``is_ready`` tells whether the server as a whole is ready to serve."""
         self._lifecycle = lifecycle
         self._is_ready = is_ready
-        self._servicer = health.aio.HealthServicer()
+        self._servicer = _Servicer()
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -34,24 +44,48 @@ class Health:
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop on which the servicer lives, from that loop."""
         self._loop = loop
-        loop.create_task(self._refresh())
+        self._refresh()
 
     def refresh(self) -> None:
         """Bring Check and every Watch up to date."""
         if self._loop is not None and self._loop.is_running():
-            asyncio.run_coroutine_threadsafe(self._refresh(), self._loop)
+            self._loop.call_soon_threadsafe(self._refresh)
 
-    async def _refresh(self) -> None:
+    def _refresh(self) -> None:
         ready = self._is_ready()
-        states = dict.fromkeys(("", "inference.GRPCInferenceService", _CLASSIFICATION), ready)
+        states = dict.fromkeys(("", _INFERENCE, _CLASSIFICATION), ready)
         for status in self._lifecycle.statuses():
             serving = status.state == "READY"
             states[f"{status.name}/{status.version}"] = serving
             states[status.name] = serving or states.get(status.name, False)
-        for name, serving in states.items():
-            await self._servicer.set(name, _SERVING if serving else _NOT_SERVING)
+        self._servicer.update({name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()})
 
 
-_CLASSIFICATION = "convserve.classification.v1.ClassificationService"
-_SERVING = health_pb2.HealthCheckResponse.SERVING
-_NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+class _Servicer(health_pb2_grpc.HealthServicer):
+    """Holds the states by name; for the loop's thread only."""
+
+    def __init__(self) -> None:
+        self._states: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def update(self, states: dict[str, int]) -> None:
+        """Replace every state and wake whoever watches."""
+        self._states = states
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
+        state = self._states.get(request.service)
+        if state is None:
+            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service '{request.service}'")
+        return health_pb2.HealthCheckResponse(status=state)
+
+    async def Watch(self, request: Any, _: Any) -> AsyncIterator[Any]:  # noqa: N802 - the protocol's name
+        told = None
+        while True:
+            changed = self._changed
+            state = self._states.get(request.service, _SERVICE_UNKNOWN)
+            if state != told:
+                told = state
+                yield health_pb2.HealthCheckResponse(status=state)
+            await changed.wait()
