@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import queue
 import signal
 import tempfile
 import threading
@@ -144,7 +145,7 @@ class Server:
         give_up = time.monotonic() + (0 if hurry.is_set() else settings.drain_seconds)
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
             self._calls.in_flight.wait_idle(0.1)
-        self.lifecycle.close(max(0.0, give_up - time.monotonic()))
+        self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
         self._close()
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
 
@@ -166,13 +167,7 @@ def run(settings: Settings) -> int:
         The exit code: 0 after a drain, 2 if the server could not serve as it was told to.
     """
     _LOG.info("starting", extra={"fields": {"version": __version__} | asdict(settings)})
-    stop, hurry = threading.Event(), threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        (hurry if stop.is_set() else stop).set()
-
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, on_signal)
+    stop, hurry = _listen_for_signals()
     server = Server(settings)
     server.start()
     while not stop.wait(0.5) and not server.failed.is_set():
@@ -184,6 +179,26 @@ def run(settings: Settings) -> int:
         return 2
     server.drain(hurry)
     return 0
+
+
+def _listen_for_signals() -> tuple[threading.Event, threading.Event]:
+    """Return two events: the first signal sets the first, the second sets the second.
+
+    A handler runs between any two instructions of the main thread, which may hold the event's lock
+    just then. So the handlers only put into a reentrant queue, and a thread sets the events.
+    """
+    stop, hurry = threading.Event(), threading.Event()
+    signals: queue.SimpleQueue[int] = queue.SimpleQueue()
+
+    def pass_on() -> None:
+        for event in (stop, hurry):
+            signals.get()
+            event.set()
+
+    threading.Thread(target=pass_on, name="signals", daemon=True).start()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda received, _: signals.put(received))
+    return stop, hurry
 
 
 def _choose_transport(settings: Settings) -> str:
