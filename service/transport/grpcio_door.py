@@ -16,9 +16,10 @@ from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
+from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection
 
-from service.errors import ServingError
+from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
 from service.transport.calls import HOT_METHODS, Calls, new_request_id
@@ -27,6 +28,7 @@ from service.transport.servicers import Method, Servicers
 from service.transport.status import Status, internal
 
 _LOG = logging.getLogger(__name__)
+_UNBOUNDED = 2**31 - 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,13 @@ class GrpcioDoor:
             ("grpc.max_send_message_length", -1),
             ("grpc.max_concurrent_streams", self._limits.max_concurrent_streams),
             ("grpc.so_reuseport", 0),
+            # A stream counts until its call object is gone, which is after the client saw its end. With this
+            # protection a client that keeps to the limit is refused (RST_STREAM) all the same.
+            ("grpc.http.overload_protection", 0),
+            # Calls that the loop has not picked up yet: gRPC ends some of more than 1,000 with CANCELLED,
+            # at random. The streams bound them, and the queue refuses in a form that callers understand.
+            ("grpc.server.max_pending_requests", _UNBOUNDED),
+            ("grpc.server.max_pending_requests_hard_limit", _UNBOUNDED),
         ]
         server = grpc.aio.server(options=options)
         self._register(server)
@@ -107,7 +116,6 @@ class GrpcioDoor:
             _, service, name = method.path.split("/")
             services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
                 self._cold(method),
-                request_deserializer=method.request_type.FromString,
                 response_serializer=method.response_type.SerializeToString,
             )
         handlers = [grpc.method_handlers_generic_handler(service, table) for service, table in services.items()]
@@ -139,15 +147,17 @@ class GrpcioDoor:
 
         return handle
 
-    def _cold(self, method: Method) -> Callable[[Any, Any], Awaitable[Any]]:
+    def _cold(self, method: Method) -> Callable[[bytes, Any], Awaitable[Any]]:
         """Return the handler of a method that answers at once."""
 
-        async def handle(request: Any, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+        async def handle(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             request_id = _request_id(context)
             try:
-                response = method.handle(request)
+                response = method.handle(method.request_type.FromString(payload))
             except ServingError as error:
                 status = self._calls.status_of(error, request_id)
+            except DecodeError:
+                status = self._calls.status_of(InvalidInput("the request message is damaged"), request_id)
             except Exception:
                 fields = {"request_id": request_id, "method": method.path}
                 _LOG.exception("a call failed", extra={"fields": fields})
