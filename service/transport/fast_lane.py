@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from service.dataplane import Ticket
-from service.errors import QueueFull
+from service.errors import ServingError
 from service.transport.calls import HOT_METHODS, Calls, new_request_id
 from service.transport.status import Status
 
@@ -24,9 +24,10 @@ _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to sto
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
 
 
-class MessageTooLarge(QueueFull):
-    """A request message over the limit; gRPC itself answers so (RESOURCE_EXHAUSTED)."""
+class MessageTooLarge(ServingError):
+    """A request message over the limit; gRPC itself answers so, and a retry will not help (RESOURCE_EXHAUSTED)."""
 
+    status = "RESOURCE_EXHAUSTED"
     reason = "MESSAGE_TOO_LARGE"
 
 

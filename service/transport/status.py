@@ -8,7 +8,7 @@ import grpc
 from google.protobuf import any_pb2, duration_pb2
 from google.rpc import error_details_pb2, status_pb2
 
-from service.errors import InternalError, ServingError
+from service.errors import DeadlineUnmeetable, InternalError, QueueFull, ServingError
 
 DOMAIN = "convserve"
 _DETAILS_KEY = "grpc-status-details-bin"
@@ -42,9 +42,10 @@ def status_of(error: ServingError, request_id: str, overload_status: str = "RESO
     Args:
         error: Any; an INTERNAL one is shown with the request id, under which the log has the rest.
         request_id: Of the call.
-        overload_status: What RESOURCE_EXHAUSTED becomes: itself, or UNAVAILABLE as Triton answers.
+        overload_status: What a refusal for overload becomes: RESOURCE_EXHAUSTED, or UNAVAILABLE as
+            Triton answers.
     """
-    name = overload_status if error.status == "RESOURCE_EXHAUSTED" else error.status
+    name = overload_status if isinstance(error, QueueFull | DeadlineUnmeetable) else error.status
     code = grpc.StatusCode[name]
     message = error.message
     if code is grpc.StatusCode.INTERNAL:
