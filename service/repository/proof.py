@@ -15,6 +15,7 @@ import numpy as np
 from service.errors import BackendFailed, GoldenMismatch, InvalidInput
 from service.golden import Golden
 from service.preprocessing.prepare import Preparer
+from service.spec import TextSpec
 from service.tensors import TensorSpec
 
 Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
@@ -54,18 +55,26 @@ def check_preprocessing(golden: Golden, preparer: Preparer) -> None:
     Raises:
         GoldenMismatch: Names the sample and how many elements differ.
     """
+    if not golden.raw:
+        raise GoldenMismatch("the golden vectors hold no raw inputs, a classifier needs them")
+    padding = preparer.spec.padding_id if isinstance(preparer.spec, TextSpec) else 0
     for number, (item, expected) in enumerate(zip(golden.raw, golden.inputs[0], strict=True)):
         try:
             row = preparer.row(item)
         except InvalidInput as error:
             raise GoldenMismatch(f"golden sample {number}: {error.message}") from None
-        padded = np.zeros_like(expected)
-        if row.ndim != expected.ndim or row.shape > expected.shape:
+        padded = np.full_like(expected, padding)
+        if not _fits(row, expected, may_be_padded=isinstance(preparer.spec, TextSpec)):
             raise GoldenMismatch(f"golden sample {number}: became {row.shape}, expected {expected.shape}")
         padded[tuple(map(slice, row.shape))] = row
         if not np.array_equal(padded, expected):
             differing = int(np.count_nonzero(padded != expected))
             raise GoldenMismatch(f"golden sample {number}: preprocessing differs in {differing} elements")
+
+
+def _fits(row: np.ndarray, expected: np.ndarray, *, may_be_padded: bool) -> bool:
+    """Tell whether a prepared row has the golden one's shape, which for ids may be longer."""
+    return row.shape == expected.shape or (may_be_padded and expected.ndim == 1 and len(row) <= len(expected))
 
 
 def replay(run: Run, golden: Golden, buckets: Sequence[int], tolerance: float) -> Proof:
@@ -74,14 +83,19 @@ def replay(run: Run, golden: Golden, buckets: Sequence[int], tolerance: float) -
     At each bucket every example is run once, in batches padded by repeating examples.
 
     Raises:
-        GoldenMismatch: Names the bucket, the sample, the largest difference and the tolerance.
-        BackendFailed: The runtime failed.
+        GoldenMismatch: Names the bucket, the sample, the largest difference and the tolerance; or the
+            runtime failed, or gives another number of outputs.
     """
     worst = 0.0
     for bucket in sorted(buckets, reverse=True):
         for start in range(0, golden.count, bucket):
             rows = np.arange(start, start + bucket) % golden.count
-            outputs = run([array[rows] for array in golden.inputs])
+            try:
+                outputs = run([array[rows] for array in golden.inputs])
+            except BackendFailed:
+                raise GoldenMismatch(f"batch of {bucket}: the runtime failed on the golden inputs") from None
+            if len(outputs) != len(golden.outputs):
+                raise GoldenMismatch(f"{len(outputs)} outputs, the golden answers have {len(golden.outputs)}")
             for got, expected in zip(outputs, golden.outputs, strict=True):
                 worst = max(worst, _difference(got, expected[rows], bucket, rows, tolerance))
     return Proof(worst, golden.count)
@@ -108,7 +122,7 @@ def measure(
 
     Args:
         run: The backend.
-        inputs: The graph's inputs; zeros are run.
+        inputs: The graph's inputs; zeros are run, or empty strings.
         buckets: Batch sizes, ascending.
         by_length: Whether the free trailing dimension is a sentence's length.
 
@@ -131,7 +145,11 @@ def _measure_group(run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int
     samples: list[list[float]] = []
     for bucket in sorted(buckets, reverse=True):
         batch = [
-            np.zeros((bucket, *(free if size == -1 else size for size in spec.shape[1:])), dtype=spec.dtype)
+            np.full(
+                (bucket, *(free if size == -1 else size for size in spec.shape[1:])),
+                "" if spec.datatype == "BYTES" else 0,
+                dtype=spec.dtype,
+            )
             for spec in inputs
         ]
         try:

@@ -286,11 +286,9 @@ class _InferReply:
         self._call.refuse(error)
 
     def _encoded(self, array: np.ndarray, wanted: tensor_codec.RequestedOutput) -> np.ndarray:
-        if not self._servable.batched:
-            array = array[0]
         if wanted.classes:
-            return tensor_codec.classification(array, wanted.classes, self._servable.labels)
-        return array
+            array = tensor_codec.classification(array, wanted.classes, self._servable.labels)
+        return array if self._servable.batched else array.reshape(array.shape[1:])
 
 
 class _ClassifyReply:
@@ -353,7 +351,13 @@ def _head(
     servable: Servable, wanted: Sequence[tensor_codec.RequestedOutput], shapes: Sequence[tuple[int, ...]]
 ) -> bytes:
     """Return the part of a response that many share, made once: model, version, outputs' names and shapes."""
-    key = (servable.name, servable.version, *((output.index, bool(output.classes)) for output in wanted), *shapes)
+    key = (
+        servable.digest,
+        servable.name,
+        servable.version,
+        *((output.index, bool(output.classes)) for output in wanted),
+        *shapes,
+    )
     head = _heads.get(key)
     if head is None:
         response = inference.ModelInferResponse(model_name=servable.name, model_version=str(servable.version))

@@ -35,6 +35,7 @@ _CONTENTS = {
 _ID_TAG = b"\x1a"  # ModelInferResponse.id, field 3, length-delimited
 _RAW_TAG = b"\x32"  # ModelInferResponse.raw_output_contents, field 6, length-delimited
 _MAX_DIMENSIONS = 32
+_MAX_ELEMENTS = 2**31 - 1  # no message holds more bytes
 
 
 def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
@@ -60,8 +61,10 @@ def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
         if datatype not in DTYPES:
             raise InvalidInput(f"input '{name}': datatype {datatype!r} is not one of {', '.join(DTYPES)}")
         shape = tuple(tensor.shape)
-        if len(shape) > _MAX_DIMENSIONS or (shape and min(shape) < 0):
-            raise InvalidInput(f"input '{name}': shape {list(shape)} has a negative dimension or too many")
+        if not _is_possible(shape):
+            raise InvalidInput(
+                f"input '{name}': shape {list(shape)} has a negative dimension, or too many dimensions or elements"
+            )
         if not raw:
             arrays[name] = _from_typed(tensor, datatype, shape)
         elif tensor.HasField("contents"):
@@ -69,6 +72,15 @@ def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
         else:
             arrays[name] = _from_raw(name, raw[number], datatype, shape)
     return arrays
+
+
+def _is_possible(shape: tuple[int, ...]) -> bool:
+    """Tell whether NumPy can make an array of this shape, a zero in it notwithstanding."""
+    return (
+        len(shape) <= _MAX_DIMENSIONS
+        and min(shape, default=0) >= 0
+        and math.prod(max(size, 1) for size in shape) <= _MAX_ELEMENTS
+    )
 
 
 def _from_raw(name: str, data: bytes, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -152,7 +164,7 @@ def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]
 
     Raises:
         InvalidInput: An unknown output, one asked for twice, or a ``classification`` that is not a
-            positive integer (INVALID_ARGUMENT).
+            positive integer or is of an output that is no numbers (INVALID_ARGUMENT).
     """
     if not request.outputs:
         return [RequestedOutput(index, 0) for index in range(len(specs))]
@@ -162,7 +174,10 @@ def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]
         if output.name not in places:
             raise InvalidInput(f"no output '{output.name}', expected {', '.join(places)}")
         index = places.pop(output.name)
-        wanted.append(RequestedOutput(index, _classes(output.parameters)))
+        classes = _classes(output.parameters)
+        if classes and specs[index].datatype in ("BYTES", "BOOL"):
+            raise InvalidInput(f"output '{output.name}' is {specs[index].datatype}, which has no classes to rank")
+        wanted.append(RequestedOutput(index, classes))
     return wanted
 
 
@@ -180,16 +195,18 @@ def classification(scores: np.ndarray, classes: int, labels: Sequence[str]) -> n
     """Return the best classes as Triton's classification extension writes them.
 
     Args:
-        scores: (N, K), or (K,) of a model without batching.
+        scores: (N, ...) numbers; a row of several dimensions is ranked flat, as Triton does.
         classes: How many, cut to K.
         labels: By class; empty without labels.
 
     Returns:
-        Objects (N, min(classes, K)), each ``value:index`` or ``value:index:label`` as bytes.
+        Objects (N, min(classes, K)), K elements a row, each ``value:index`` or ``value:index:label`` as bytes.
     """
-    rows = scores if scores.ndim > 1 else scores[np.newaxis]
+    rows = scores.reshape(len(scores), -1)
+    if rows.dtype.kind != "f":
+        rows = rows.astype(np.float64)  # ranking negates, which unsigned integers cannot
     table = [[_scored(row[i], i, labels) for i in top_k(row, classes).tolist()] for row in rows]
-    return np.array(table, dtype=object).reshape(*scores.shape[:-1], -1)
+    return np.array(table, dtype=object)
 
 
 def _scored(value: np.floating, index: int, labels: Sequence[str]) -> bytes:
