@@ -16,8 +16,10 @@ from typing import Literal
 
 from service.errors import (
     GoldenMismatch,
+    GraphInvalid,
     InvalidInput,
     LoadError,
+    ManifestInvalid,
     ModelNotFound,
     ModelNotReady,
     ProviderUnavailable,
@@ -33,6 +35,12 @@ from service.settings import Settings, read_model_settings
 _LOG = logging.getLogger(__name__)
 
 State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
+_HINTS: dict[type[LoadError], str] = {
+    GoldenMismatch: "it did not reproduce its golden answers",
+    ManifestInvalid: "its manifest, labels or golden answers are not valid",
+    GraphInvalid: "its model file is damaged or not the one that its manifest names",
+    LoadError: "loading failed",
+}
 Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None]], Servable]
 
 
@@ -45,12 +53,14 @@ class VersionStatus:
         version: Version number.
         state: Its state.
         reason: Why it is UNAVAILABLE, for the operator; empty otherwise.
+        hint: The same in short, for callers: no path, no number.
     """
 
     name: str
     version: int
     state: State
     reason: str = ""
+    hint: str = "try again"
 
 
 class Lifecycle:
@@ -161,17 +171,20 @@ class Lifecycle:
             _LOG.error("model version is UNAVAILABLE: %s", error, extra={"fields": fields})
             if isinstance(error, GoldenMismatch):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-            self._change(VersionStatus(folder.name, folder.version, "UNAVAILABLE", str(error)))
+            hint = next(text for kind, text in _HINTS.items() if isinstance(error, kind))
+            self._change(VersionStatus(folder.name, folder.version, "UNAVAILABLE", str(error), hint))
         except Exception:
             _LOG.exception("model version is UNAVAILABLE", extra={"fields": fields})
-            self._change(VersionStatus(folder.name, folder.version, "UNAVAILABLE", "loading failed, see the log"))
+            hint = _HINTS[LoadError]
+            self._change(VersionStatus(folder.name, folder.version, "UNAVAILABLE", "loading failed, see the log", hint))
         else:
             _LOG.info("model version is READY", extra={"fields": fields | _summary(servable)})
             self._change(VersionStatus(folder.name, folder.version, "READY"), servable)
 
     def _on_death(self, folder: VersionFolder) -> None:
         """An instance's thread died: the version answers nothing any more and says so."""
-        self._change(VersionStatus(folder.name, folder.version, "UNAVAILABLE", "an instance's thread died"))
+        reason = "an instance's thread died"
+        self._change(VersionStatus(folder.name, folder.version, "UNAVAILABLE", reason, "it stopped working"))
 
     def _change(self, status: VersionStatus, servable: Servable | None = None) -> None:
         with self._lock:
@@ -196,8 +209,7 @@ class Lifecycle:
         if not known:
             return ModelNotFound(f"no model '{name}'" + (f" version {version}" if version else ""))
         newest = max(known, key=lambda status: status.version)
-        hint = "loading failed, the server's log says why" if newest.state == "UNAVAILABLE" else "try again"
-        return ModelNotReady(f"model '{name}' version {newest.version} is {newest.state}: {hint}")
+        return ModelNotReady(f"model '{name}' version {newest.version} is {newest.state}: {newest.hint}")
 
 
 def _number(version: str) -> int:
