@@ -1,0 +1,123 @@
+"""Small ONNX graphs without a manifest, each for one property that a test needs.
+
+Loading runs every graph on zeros, so each of them must be quick, and succeed, on zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from service.tensors import DTYPES
+
+_OPSET = [helper.make_opsetid("", 17)]
+_IR_VERSION = 8
+_LOOP_SIZE = 96
+
+
+def _tensor(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+    return helper.make_tensor_value_info(name, kind, shape)
+
+
+def _model(
+    nodes: Sequence[onnx.NodeProto],
+    inputs: Sequence[onnx.ValueInfoProto],
+    outputs: Sequence[onnx.ValueInfoProto],
+    constants: Sequence[onnx.TensorProto] = (),
+) -> onnx.ModelProto:
+    graph = helper.make_graph(nodes, "graph", inputs, outputs, constants)
+    return helper.make_model(graph, opset_imports=_OPSET, ir_version=_IR_VERSION)
+
+
+def add_sub(offset: float = 0.0) -> onnx.ModelProto:
+    """Two inputs FP32 (N, 4), two outputs: ``sum`` = a + b + offset, ``difference`` = a - b."""
+    shape = ("N", 4)
+    nodes = [
+        helper.make_node("Add", ["a", "b"], ["plain"]),
+        helper.make_node("Add", ["plain", "offset"], ["sum"]),
+        helper.make_node("Sub", ["a", "b"], ["difference"]),
+    ]
+    inputs = [_tensor(name, TensorProto.FLOAT, shape) for name in ("a", "b")]
+    outputs = [_tensor(name, TensorProto.FLOAT, shape) for name in ("sum", "difference")]
+    return _model(nodes, inputs, outputs, [numpy_helper.from_array(np.float32(offset), "offset")])
+
+
+def identity(kind: int, shape: Sequence[int | str]) -> onnx.ModelProto:
+    """Give ``x`` back as ``y``."""
+    return _model(
+        [helper.make_node("Identity", ["x"], ["y"])], [_tensor("x", kind, shape)], [_tensor("y", kind, shape)]
+    )
+
+
+def every_datatype(*without: str) -> onnx.ModelProto:
+    """Give one tensor (N, 2) of each datatype back: ``x_INT8`` as ``y_INT8``, and so on."""
+    kinds = {name: helper.np_dtype_to_tensor_dtype(dtype) for name, dtype in DTYPES.items() if name != "BYTES"}
+    kinds["BYTES"] = TensorProto.STRING
+    kinds = {name: kind for name, kind in kinds.items() if name not in without}
+    nodes = [helper.make_node("Identity", [f"x_{name}"], [f"y_{name}"]) for name in kinds]
+    inputs, outputs = (
+        [_tensor(f"{prefix}_{name}", kind, ("N", 2)) for name, kind in kinds.items()] for prefix in ("x", "y")
+    )
+    return _model(nodes, inputs, outputs)
+
+
+def look_up() -> onnx.ModelProto:
+    """Look INT64 (N, 1) up in a table of four; any other index fails at run time."""
+    table = numpy_helper.from_array(np.arange(4, dtype=np.float32), "table")
+    node = helper.make_node("Gather", ["table", "index"], ["value"])
+    inputs = [_tensor("index", TensorProto.INT64, ("N", 1))]
+    return _model([node], inputs, [_tensor("value", TensorProto.FLOAT, ("N", 1))], [table])
+
+
+def loop() -> onnx.ModelProto:
+    """Multiply two matrices as often as the greatest of ``iterations`` INT64 (N, 1) says, then give it back."""
+    size = _LOOP_SIZE
+    body = helper.make_graph(
+        [
+            helper.make_node("MatMul", ["state", "matrix"], ["next"]),
+            helper.make_node("Identity", ["go_on"], ["goes_on"]),
+        ],
+        "body",
+        [
+            _tensor("iteration", TensorProto.INT64, ()),
+            _tensor("go_on", TensorProto.BOOL, ()),
+            _tensor("state", TensorProto.FLOAT, (size, size)),
+        ],
+        [_tensor("goes_on", TensorProto.BOOL, ()), _tensor("next", TensorProto.FLOAT, (size, size))],
+    )
+    nodes = [
+        helper.make_node("ReduceMax", ["iterations"], ["most"], keepdims=0),
+        helper.make_node("Loop", ["most", "", "matrix"], ["product"], body=body),
+        helper.make_node("ReduceMin", ["product"], ["least"], keepdims=0),
+        helper.make_node("Cast", ["least"], ["nought"], to=TensorProto.INT64),
+        helper.make_node("Add", ["iterations", "nought"], ["done"]),
+    ]
+    constants = [numpy_helper.from_array(np.eye(size, dtype=np.float32), "matrix")]
+    shape = ("N", 1)
+    inputs, outputs = ([_tensor(name, TensorProto.INT64, shape)] for name in ("iterations", "done"))
+    return _model(nodes, inputs, outputs, constants)
+
+
+GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "add-sub": add_sub,
+    "datatypes": every_datatype,
+    "datatypes-typed": lambda: every_datatype("FP16"),  # which has no typed contents
+    "fixed": lambda: identity(TensorProto.FLOAT, (2, 3)),
+    "grid": lambda: identity(TensorProto.FLOAT, ("N", 2, 3)),
+    "look-up": look_up,
+    "loop": loop,
+    "scores": lambda: identity(TensorProto.UINT8, ("N", 3)),
+    "strings": lambda: identity(TensorProto.STRING, ("N", 1)),
+}
+
+
+def write(repository: Path, name: str, model: onnx.ModelProto, version: int = 1) -> Path:
+    """Put a graph into a repository; return the version's folder."""
+    folder = repository / name / str(version)
+    folder.mkdir(parents=True)
+    onnx.save(model, folder / "model.onnx")
+    return folder
