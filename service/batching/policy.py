@@ -171,7 +171,7 @@ class BatchingPolicy:
                 rows += request.rows
                 if rows == limit:
                     break
-            elif request.rows <= limit or now + predict(request.rows, request.group) <= request.deadline:
+            elif now + predict(request.rows, request.group) <= request.deadline:
                 break  # no small one overtakes a large one that does not fit
         return taken, passed_over
 

@@ -93,13 +93,15 @@ def most_in_time(arrivals: Sequence[float], limit_seconds: float, policy: Batchi
     earliest = np.full((count + 1, count + 1), math.inf)
     earliest[0, 0] = 0.0
     for i in range(count):
-        np.minimum(earliest[i + 1], earliest[i], out=earliest[i + 1])  # leave out the i-th
+        considered = earliest[i, : i + 1]  # nobody has served more than that
+        np.minimum(earliest[i + 1, : i + 1], considered, out=earliest[i + 1, : i + 1])  # leave out the i-th
         for size in range(1, min(policy.max_batch_size, count - i) + 1):
-            end = np.maximum(earliest[i], instants[i + size - 1]) + policy.cost.seconds(size, "g")
+            end = np.maximum(considered, instants[i + size - 1]) + policy.cost.seconds(size, "g")
             end[end > arrivals[i] + limit_seconds] = math.inf
             if np.isinf(end).all():
                 break
-            np.minimum(earliest[i + size, size:], end[: count + 1 - size], out=earliest[i + size, size:])
+            target = earliest[i + size, size : size + i + 1]
+            np.minimum(target, end, out=target)
     return int(np.flatnonzero(np.isfinite(earliest[count]))[-1])
 
 

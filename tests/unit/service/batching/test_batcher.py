@@ -29,6 +29,7 @@ from service.errors import (
 )
 from tests.fakes import (
     GUARD_SECONDS,
+    NUMBERS,
     FakeBackend,
     FakeClock,
     RaisingObserver,
@@ -395,6 +396,15 @@ class TestClose:
         closer.join(GUARD_SECONDS)
         assert not closer.is_alive()
 
+    def test_does_not_wait_for_a_caller_who_leaves(self, stage: Stage) -> None:
+        (request,) = stage.submit(make_request())
+        closer = threading.Thread(target=stage.batcher.close)
+        closer.start()
+        until_refused(stage.batcher)
+        stage.batcher.cancel(request)
+        closer.join(GUARD_SECONDS)
+        assert not closer.is_alive()
+
     def test_refuses_what_comes_later(self, stage: Stage) -> None:
         stage.start()
         stage.batcher.close()
@@ -472,6 +482,18 @@ class TestBatches:
         assert stage.finish(requests) == ["OK"] * 8
         assert stage.backend.sizes == [4, 4]
 
+    def test_what_one_instance_passes_over_is_left_to_the_other(self) -> None:
+        stage = Stage(instances=2)
+        now = stage.clock.now
+        hurried = stage.submit(*(make_request(deadline=now + 0.0026) for _ in range(2)))
+        fresh = stage.submit(*(make_request(deadline=now + 0.02) for _ in range(8)))
+        with stage.batcher._lock:
+            first, second = stage.batcher._next_release(0), stage.batcher._next_release(1)
+        assert first is not None
+        assert second is not None
+        assert (first.requests, first.late) == (fresh, [])
+        assert second.requests == hurried[:1]
+
     def test_an_arrival_ends_the_delay_where_it_fills_the_batch(self) -> None:
         stage = Stage(max_queue_delay_seconds=1e6)
         stage.start()
@@ -479,12 +501,23 @@ class TestBatches:
         assert stage.finish(requests) == ["OK"] * 8
         assert [facts.release_reason for request in requests for facts in reply_of(request).facts] == ["full"] * 8
 
-    def test_learns_the_cost_from_release_to_answer(self, stage: Stage) -> None:
+    def test_learns_the_cost_from_release_to_answer(self) -> None:
+        """Assembly included, for the deadline's clock runs meanwhile."""
+
+        class SlowBuffer(BatchBuffer):
+            def assemble(self, requests: Sequence[PendingRequest], bucket: int) -> list[np.ndarray]:
+                stage.clock.advance(0.25)
+                return super().assemble(requests, bucket)
+
+        stage = Stage(new_buffer=lambda: SlowBuffer([NUMBERS], 8))
+        cost = stage.batcher.policy.cost
+        before = cost.seconds(1, "numbers")
         running = stage.start_busy()
-        before = stage.batcher.policy.cost.seconds(1, "numbers")
-        stage.clock.advance(1.0)
+        stage.clock.advance(0.75)
         assert stage.finish([running]) == ["OK"]
-        assert stage.batcher.policy.cost.seconds(1, "numbers") == pytest.approx(before + (1.0 - before) / 16)
+        assert cost.seconds(1, "numbers") == pytest.approx(before + (1.0 - before) / 16)
+        facts = reply_of(running).facts[0]
+        assert (facts.assemble_seconds, facts.infer_seconds) == (0.25, 0.75)
 
 
 def test_many_callers_at_once() -> None:

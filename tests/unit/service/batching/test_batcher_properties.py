@@ -139,6 +139,9 @@ class BatcherMachine(RuleBasedStateMachine):
             release = self.batcher._next_release(number)
         assert release is not None
         self.batcher._refuse_late(release)
+        least_seconds = self.batcher.policy.cost.least_seconds
+        for request in release.late:  # the other instance might have taken it
+            assert self.clock.now + least_seconds(request.rows, release.group) > request.deadline
         assert all(request.group == release.group for request in release.requests)
         assert sum(request.rows for request in release.requests) <= 8
         if release.requests:

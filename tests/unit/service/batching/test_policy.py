@@ -330,7 +330,6 @@ def test_trimming_padding_lowers_the_mean_latency() -> None:
     cost, arrivals = linear_cost(0.1, 1.0, groups=("g",)), poisson(0.7, 5_000, seed=3)
     trimmed = np.mean(simulate(arrivals, math.inf, BatchingPolicy(cost, 8)).latencies)
     padded = np.mean(simulate(arrivals, math.inf, Untrimmed(cost, 8)).latencies)
-    print(f"mean latency {trimmed:.2f} trimmed, {padded:.2f} padded")
     assert trimmed < 0.9 * padded
 
 
