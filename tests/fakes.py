@@ -136,8 +136,11 @@ class RecordingObserver:
     def __init__(self) -> None:
         self.events: list[tuple[str, object]] = []
 
-    def batch(self, requests: Sequence[PendingRequest], _facts: BatchFacts) -> None:
+    def batch(self, requests: Sequence[PendingRequest], _outputs: Sequence[np.ndarray], _facts: BatchFacts) -> None:
         self.events.append(("batch", len(requests)))
+
+    def replied(self, requests: Sequence[PendingRequest], _facts: BatchFacts, _seconds: float) -> None:
+        self.events.append(("replied", len(requests)))
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:
         self.events.append(("failed", len(requests)))
@@ -152,8 +155,12 @@ class RecordingObserver:
 class RaisingObserver(RecordingObserver):
     """Fails at every event, after having recorded it."""
 
-    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
-        super().batch(requests, facts)
+    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
+        super().batch(requests, outputs, facts)
+        raise RuntimeError("broken metrics")
+
+    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
+        super().replied(requests, facts, seconds)
         raise RuntimeError("broken metrics")
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:

@@ -25,6 +25,9 @@ class Instance:
 
     Contract: when ``run`` returns or raises, every request of the release has been settled exactly
     once. It raises only for an error of ours; the backend's become refusals.
+
+    A batch that fails is run again member by member, so that one request's bad input, or too little
+    memory for a large batch, harms nobody else. A wedged backend is not helped by it.
     """
 
     def __init__(
@@ -58,14 +61,26 @@ class Instance:
         """Run one batch and settle its requests."""
         unsettled = deque(release.requests)
         try:
-            self._run(release, unsettled)
+            error = self._run(release.requests, release, unsettled)
+            if error is not None and len(unsettled) == 1:
+                unsettled.popleft().refuse(error)
+            elif error is not None:
+                self._run_alone(release, unsettled)
         finally:
             # Anybody left here was let down by an error of ours, which goes on to end the thread.
             for request in unsettled:
                 request.refuse(InternalError("the batch failed"))
 
-    def _run(self, release: Release, unsettled: deque[PendingRequest]) -> None:
-        requests = release.requests
+    def _run_alone(self, release: Release, unsettled: deque[PendingRequest]) -> None:
+        for request in release.requests:
+            error = self._run([request], release, unsettled)
+            if error is not None:
+                unsettled.popleft().refuse(error)
+
+    def _run(
+        self, requests: Sequence[PendingRequest], release: Release, unsettled: deque[PendingRequest]
+    ) -> ServingError | None:
+        """Run these requests, the first of the unsettled, and settle them; return the error if the backend failed."""
         released = self._clock()
         rows = sum(request.rows for request in requests)
         bucket = self._cost.bucket_of(rows)
@@ -75,22 +90,23 @@ class Instance:
             assembled = self._clock()
             outputs = self._run_backend(batch)
             _check_rows(outputs, bucket)
-        except ServingError as error:
-            self._fail(unsettled, error)
-            return
-        except Exception:
+        except Exception as error:
+            self._observer.failed(requests)
+            if isinstance(error, ServingError):
+                return error
             _LOG.exception("a batch failed")
-            self._fail(unsettled, BackendFailed("the batch failed"))
-            return
+            return BackendFailed("the batch failed")
         finished = self._clock()
         # Assembly included: the deadline's clock runs meanwhile.
         self._cost.observe(rows, release.group, finished - released)
         facts = BatchFacts(
             rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
         )
-        self._observer.batch(requests, facts)
+        self._observer.batch(requests, outputs, facts)
         for own_rows in split(outputs, requests):
             self._answer(unsettled.popleft(), own_rows, facts)
+        self._observer.replied(requests, facts, self._clock() - finished)
+        return None
 
     def _answer(self, request: PendingRequest, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
         if request.cancelled:
@@ -98,11 +114,6 @@ class Instance:
             request.refuse(RequestCancelled("the caller left"))
         else:
             request.answer(outputs, facts)
-
-    def _fail(self, unsettled: deque[PendingRequest], error: ServingError) -> None:
-        self._observer.failed(list(unsettled))
-        while unsettled:
-            unsettled.popleft().refuse(error)
 
 
 def _check_rows(outputs: Sequence[np.ndarray], bucket: int) -> None:

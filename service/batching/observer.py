@@ -6,6 +6,8 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+import numpy as np
+
 from service.batching.request import BatchFacts, PendingRequest
 
 _LOG = logging.getLogger(__name__)
@@ -14,11 +16,14 @@ _LOG = logging.getLogger(__name__)
 class Observer(Protocol):
     """Who is told what happens; must be quick and must not raise. Called without the lock held."""
 
-    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
-        """A batch was answered."""
+    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
+        """A batch ran; ``outputs`` hold its rows in the order of the requests, then padding. Nobody is answered yet."""
+
+    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
+        """Everybody in a batch was answered, so long after the backend had returned."""
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """A batch failed in the backend."""
+        """A batch failed in the backend; if it had several members, each is tried alone next."""
 
     def rejected(self, reason: str) -> None:
         """A request was refused; ``reason`` is the error's reason in lower case."""
@@ -33,9 +38,13 @@ class ShieldedObserver:
     def __init__(self, observer: Observer) -> None:
         self._observer = observer
 
-    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
+    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
+        """A batch ran."""
+        self._tell(lambda: self._observer.batch(requests, outputs, facts))
+
+    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """A batch was answered."""
-        self._tell(lambda: self._observer.batch(requests, facts))
+        self._tell(lambda: self._observer.replied(requests, facts, seconds))
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:
         """A batch failed in the backend."""

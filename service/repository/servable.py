@@ -40,7 +40,7 @@ from service.spec import TextSpec
 from service.tensors import TensorSpec
 
 _DEFAULT_MAX_BATCH_SIZE = 32
-_PREDICTION_CLASSES = 1000  # more classes than this are not counted one by one
+_MAX_COUNTED_CLASSES = 1000  # each class is a series; of a model with more, predictions are not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,10 +102,11 @@ class Servable:
 class _MeteredBatches:
     """Passes what the batcher tells on to the metrics."""
 
-    def __init__(self, metrics: ModelMetrics) -> None:
+    def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
         self._metrics = metrics
+        self._labels = labels if len(labels) <= _MAX_COUNTED_CLASSES else ()
 
-    def batch(self, requests: Sequence[PendingRequest], facts: BatchFacts) -> None:
+    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
         self._metrics.observe_batch(
             [facts.released - request.queued for request in requests],
             rows=facts.rows,
@@ -114,6 +115,16 @@ class _MeteredBatches:
             infer=facts.infer_seconds,
             reason=facts.release_reason,
         )
+        if self._labels:
+            probabilities = outputs[0][: facts.rows]
+            best = probabilities.argmax(axis=1)
+            confidences = probabilities[np.arange(facts.rows), best]
+            self._metrics.observe_predictions(
+                zip((self._labels[i] for i in best.tolist()), confidences.tolist(), strict=True)
+            )
+
+    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
+        self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:
         """Every member's call counts its own failure."""
@@ -175,7 +186,7 @@ def load(
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds),
         limits=BatcherLimits(settings.max_queued_requests, instances),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
-        observer=_MeteredBatches(model_metrics),
+        observer=_MeteredBatches(model_metrics, labels),
         on_death=on_death,
     )
     batcher.start(folder.name)

@@ -198,8 +198,24 @@ class TestFailure:
         stage.start()
         assert stage.finish(requests) == ["OK"] * 3
 
+    def test_who_brings_the_batch_down_does_so_alone(self, stage: Stage) -> None:
+        def choke(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+            if 2.0 in batch[0]:
+                raise BackendFailed("index out of range")
+            return per_row(batch)
+
+        requests = stage.submit(*four())
+        stage.backend.behaviour = choke
+        stage.start()
+        stage.backend.open()
+        bad = next(number for number, request in enumerate(requests) if 2.0 in request.inputs[0])
+        expected = ["INTERNAL" if number == bad else "OK" for number in range(4)]
+        assert stage.finish(requests) == expected
+        assert all(got_own_rows(request) for number, request in enumerate(requests) if number != bad)
+        assert [len(batch) for batch in stage.backend.batches] == [4, 1, 1, 1, 1]
+
     def test_a_refusal_that_raises_harms_no_neighbour(self, stage: Stage) -> None:
-        stage.backend.behaviour = lambda _batch: [np.zeros((1, 2))]
+        stage.backend.behaviour = lambda _batch: [np.zeros((0, 2))]
         requests = [make_request(1), make_request(2, reply=RaisingReply()), make_request(3)]
         stage.submit(*requests)
         stage.start()
@@ -230,7 +246,7 @@ class TestFailure:
             "OK",
             "DEADLINE_EXCEEDED",
         ]
-        assert {event for event, _ in observer.events} == {"batch", "failed", "rejected", "cancelled"}
+        assert {event for event, _ in observer.events} == {"batch", "replied", "failed", "rejected", "cancelled"}
         assert stage.deaths == 0
 
 
