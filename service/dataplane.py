@@ -111,8 +111,8 @@ class DataPlane:
                 gather = _TensorGather(_items(only, servable), servable, reply)
                 return self._prepare(gather, deadline, arrival)
         arrays = _check_arrays(servable, inputs)
-        servable.batcher.reserve()
         request = PendingRequest(arrays, servable.group_of(arrays), deadline, arrival, reply)
+        servable.batcher.reserve()
         servable.batcher.submit(request)
         return _Submitted(servable, request)
 
@@ -155,8 +155,14 @@ class DataPlane:
                 batcher.release()
             raise
         gather.parts_left = len(parts)
-        for part in parts:
-            self._pool.submit(self._prepare_part, gather, part, deadline, arrival)
+        for number, part in enumerate(parts):
+            try:
+                self._pool.submit(self._prepare_part, gather, part, deadline, arrival)
+            except RuntimeError:  # the pool is shut down
+                for _ in parts[number:]:
+                    batcher.release()
+                gather.refuse(Draining("the server is stopping"))
+                break
         return gather
 
     def _prepare_part(self, gather: _Gather, part: range, deadline: float, arrival: float) -> None:
@@ -173,8 +179,8 @@ class DataPlane:
             return
         try:
             batcher.submit(request)
-        except ServingError as error:
-            gather.refuse(error)
+        except Exception as error:
+            gather.refuse(_known(error))
 
     def _decode_part(self, gather: _Gather, part: range, deadline: float, arrival: float) -> PendingRequest | None:
         preparer = gather.servable.preparer

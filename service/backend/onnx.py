@@ -58,8 +58,9 @@ class OnnxBackend:
         # A spinning worker takes the core that the gRPC threads need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
+        providers = _candidates(device)
         try:
-            self._session = ort.InferenceSession(path, options, providers=_candidates(device))
+            self._session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime raises its own family and plain RuntimeError
             if device == "cuda" and _CUDA in str(error):
                 raise ProviderUnavailable(_no_cuda(str(error))) from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,15 +157,24 @@ class Lifecycle:
         return tuple(self._ready.get(name, {}).values())
 
     def close(self, grace_seconds: float) -> None:
-        """Unload everything, finishing what is queued within the time given."""
-        for versions in list(self._ready.values()):
-            for servable in versions.values():
-                servable.batcher.close(grace_seconds)
+        """Unload everything, finishing what is queued within the time given, which all share."""
+        give_up = time.monotonic() + grace_seconds
+        leaving = [servable for versions in self._ready.values() for servable in versions.values()]
+        for servable in leaving:
+            self._change(VersionStatus(servable.name, servable.version, "UNLOADING"))
+        for servable in leaving:
+            servable.batcher.close(max(0.0, give_up - time.monotonic()))
 
     def _load_one(self, folder: VersionFolder, settings: Settings) -> None:
         fields = {"model": folder.name, "version": folder.version}
+        died = threading.Event()
+
+        def on_death() -> None:
+            died.set()
+            self._on_death(folder)
+
         try:
-            servable = self._load(folder, settings, self._metrics, lambda: self._on_death(folder))
+            servable = self._load(folder, settings, self._metrics, on_death)
         except ProviderUnavailable:
             raise
         except LoadError as error:
@@ -180,6 +190,8 @@ class Lifecycle:
         else:
             _LOG.info("model version is READY", extra={"fields": fields | _summary(servable)})
             self._change(VersionStatus(folder.name, folder.version, "READY"), servable)
+            if died.is_set():  # before it was READY
+                self._on_death(folder)
 
     def _on_death(self, folder: VersionFolder) -> None:
         """An instance's thread died: the version answers nothing any more and says so."""

@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+import logging
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import (
+    GoldenMismatch,
+    InvalidInput,
+    LoadError,
+    ManifestInvalid,
+    ModelNotFound,
+    ModelNotReady,
+    ProviderUnavailable,
+    ServingError,
+    SettingsError,
+)
+from service.metrics import STATES, Metrics
+from service.repository.lifecycle import Lifecycle
+from service.repository.servable import Servable
+from service.repository.store import VersionFolder
+from service.settings import Settings
+from tests.unit.service.samples import FakeBatcher, bare_servable
+
+
+class FakeLoader:
+    """Makes servables without loading anything; fails where told; can be looked at while it loads.
+
+    Attributes:
+        failures: What loading ``"name/version"`` raises.
+        during: Called while ``"name/version"`` is loading.
+    """
+
+    def __init__(self, **failures: Exception) -> None:
+        self.failures: dict[str, Exception] = failures
+        self.during: Callable[[str], None] = lambda place: None
+        self.settings: dict[str, Settings] = {}
+        self.on_death: dict[str, Callable[[], None]] = {}
+        self.batchers: dict[str, FakeBatcher] = {}
+
+    def __call__(
+        self, folder: VersionFolder, settings: Settings, _metrics: Metrics, on_death: Callable[[], None]
+    ) -> Servable:
+        place = f"{folder.name}/{folder.version}"
+        self.settings[place] = settings
+        self.on_death[place] = on_death
+        self.during(place)
+        if place in self.failures:
+            raise self.failures[place]
+        self.batchers[place] = FakeBatcher()
+        return bare_servable(name=folder.name, version=folder.version, batcher=self.batchers[place])
+
+
+def repository(root: Path, *places: str) -> Path:
+    for place in places:
+        (root / place).mkdir(parents=True)
+        (root / place / "model.onnx").touch()
+    return root
+
+
+def lifecycle(root: Path, loader: FakeLoader, **settings: Any) -> Lifecycle:
+    return Lifecycle(Settings(models=str(root), **settings), Metrics("0", "test"), load=loader)
+
+
+def states(of: Lifecycle) -> dict[str, str]:
+    return {f"{status.name}/{status.version}": status.state for status in of.statuses()}
+
+
+def refusal(of: Lifecycle, name: str, version: str = "") -> ServingError:
+    with pytest.raises(ServingError) as caught:
+        of.find(name, version)
+    return caught.value
+
+
+def test_every_wanted_version_becomes_ready(tmp_path: Path) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/2", "b/7"), FakeLoader(), versions="all")
+    assert not cycle.is_ready
+    cycle.load_all()
+    assert states(cycle) == {"a/1": "READY", "a/2": "READY", "b/7": "READY"}
+    assert cycle.is_ready
+
+
+def test_only_the_wanted_versions_are_loaded(tmp_path: Path) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/2", "a/10"), FakeLoader())
+    cycle.load_all()
+    assert states(cycle) == {"a/10": "READY"}
+    assert isinstance(refusal(cycle, "a", "2"), ModelNotFound)
+
+
+def test_find_lends_the_newest_or_the_one_named(tmp_path: Path) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/9", "a/10"), FakeLoader(), versions="all")
+    cycle.load_all()
+    assert cycle.find("a").version == 10
+    assert cycle.find("a", "9").version == 9
+    assert [servable.version for servable in cycle.servables("a")] == [10, 9, 1]
+    assert cycle.servables("b") == ()
+
+
+def test_what_does_not_exist_is_not_found(tmp_path: Path) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1"), FakeLoader())
+    cycle.load_all()
+    assert refusal(cycle, "b").message == "no model 'b'"
+    missing = refusal(cycle, "a", "2")
+    assert isinstance(missing, ModelNotFound)
+    assert missing.message == "no model 'a' version 2"
+    assert (cycle.knows("a"), cycle.knows("b")) == (True, False)
+
+
+@pytest.mark.parametrize("version", ["x", "-1", "1.0", "0", " 1", "\u0661", "1" * 19])
+def test_a_version_that_is_no_number_is_refused(tmp_path: Path, version: str) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1"), FakeLoader())
+    cycle.load_all()
+    error = refusal(cycle, "a", version)
+    assert isinstance(error, InvalidInput)
+    assert error.message == f"model 'a': version must be a number, got {version!r}"
+
+
+def test_versions_are_loading_before_they_are_ready(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader)
+    seen: list[dict[str, str]] = []
+
+    def look(_: str) -> None:
+        seen.append(states(cycle))
+        error = refusal(cycle, "b")
+        assert isinstance(error, ModelNotReady)
+        assert error.message == "model 'b' version 1 is LOADING: try again"
+        assert not cycle.is_ready
+
+    loader.during = look
+    cycle.load_all()
+    assert seen == [{"a/1": "LOADING", "b/1": "LOADING"}, {"a/1": "READY", "b/1": "LOADING"}]
+
+
+@pytest.mark.parametrize(
+    "failure", [ManifestInvalid("m"), GoldenMismatch("/secret/path"), LoadError("l"), RuntimeError("/secret/path")]
+)
+def test_a_version_that_fails_leaves_the_others_alone(tmp_path: Path, failure: Exception) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1", "c/1"), FakeLoader(**{"b/1": failure}))
+    cycle.load_all()
+    assert states(cycle) == {"a/1": "READY", "b/1": "UNAVAILABLE", "c/1": "READY"}
+    assert not cycle.is_ready
+    assert cycle.find("c").name == "c"
+    error = refusal(cycle, "b")
+    assert isinstance(error, ModelNotReady)
+    assert error.message.startswith("model 'b' version 1 is UNAVAILABLE: ")
+    assert "secret" not in error.message
+
+
+def test_the_operator_sees_why_a_version_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    loader = FakeLoader(**{"a/1": ManifestInvalid("task: wrong"), "b/1": RuntimeError("a bug")})
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader)
+    with caplog.at_level(logging.ERROR):
+        cycle.load_all()
+    assert [status.reason for status in cycle.statuses()] == ["task: wrong", "loading failed, see the log"]
+    assert "task: wrong" in caplog.text
+    assert "RuntimeError: a bug" in caplog.text
+
+
+def test_an_older_version_answers_while_the_newest_has_failed(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/2": GoldenMismatch("no")})
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/2"), loader, versions="all")
+    cycle.load_all()
+    assert cycle.find("a").version == 1
+    assert isinstance(refusal(cycle, "a", "2"), ModelNotReady)
+
+
+def test_a_failed_golden_check_is_a_metric(tmp_path: Path) -> None:
+    metrics = Metrics("0", "test")
+    loader = FakeLoader(**{"a/1": GoldenMismatch("no"), "b/1": ManifestInvalid("no")})
+    Lifecycle(Settings(models=str(repository(tmp_path, "a/1", "b/1"))), metrics, load=loader).load_all()
+    sample = metrics.registry.get_sample_value
+    assert sample("convserve_golden_check_passed", {"model": "a", "version": "1"}) == 0
+    assert sample("convserve_golden_check_passed", {"model": "b", "version": "1"}) is None
+
+
+def test_the_state_is_a_metric(tmp_path: Path) -> None:
+    metrics = Metrics("0", "test")
+    loader = FakeLoader(**{"b/1": LoadError("no")})
+    Lifecycle(Settings(models=str(repository(tmp_path, "a/1", "b/1"))), metrics, load=loader).load_all()
+    for name, expected in (("a", "READY"), ("b", "UNAVAILABLE")):
+        labels = {"model": name, "version": "1"}
+        values = {
+            state: metrics.registry.get_sample_value("convserve_model_state", labels | {"state": state})
+            for state in STATES
+        }
+        assert values == {state: float(state == expected) for state in STATES}
+
+
+def test_a_missing_provider_stops_everything(tmp_path: Path) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")}))
+    with pytest.raises(ProviderUnavailable, match="no CUDA"):
+        cycle.load_all()
+    assert not cycle.is_ready
+
+
+def test_an_empty_repository_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match=r"holds no MODEL/VERSION/model\.onnx"):
+        lifecycle(tmp_path, FakeLoader()).load_all()
+    repository(tmp_path, "a/1")
+    with pytest.raises(SettingsError, match=r"holds no MODEL/VERSION/model\.onnx"):
+        lifecycle(tmp_path, FakeLoader(), versions="7").load_all()
+
+
+def test_serving_toml_overrides_for_its_model_only(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    repository(tmp_path, "a/1", "a/2", "b/1", "b/2")
+    (tmp_path / "a" / "serving.toml").write_text('versions = "1"\ninstances = 3\n')
+    cycle = lifecycle(tmp_path, loader)
+    cycle.load_all()
+    assert states(cycle) == {"a/1": "READY", "b/2": "READY"}
+    assert (loader.settings["a/1"].instances, loader.settings["b/2"].instances) == (3, 0)
+
+
+def test_a_wrong_serving_toml_is_named(tmp_path: Path) -> None:
+    repository(tmp_path, "a/1")
+    (tmp_path / "a" / "serving.toml").write_text("instance = 3\n")
+    with pytest.raises(SettingsError, match=r"a/serving\.toml: instance: expected no such key"):
+        lifecycle(tmp_path, FakeLoader()).load_all()
+
+
+def test_a_version_whose_instance_dies_is_unavailable(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader)
+    cycle.load_all()
+    loader.on_death["a/1"]()
+    assert states(cycle) == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+    assert isinstance(refusal(cycle, "a"), ModelNotReady)
+    assert not cycle.is_ready
+    assert cycle.find("b").name == "b"
+
+
+def test_an_instance_that_dies_while_its_version_loads_is_not_forgotten(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    loader.during = lambda place: loader.on_death[place]()
+    cycle = lifecycle(repository(tmp_path, "a/1"), loader)
+    cycle.load_all()
+    assert states(cycle) == {"a/1": "UNAVAILABLE"}
+    assert isinstance(refusal(cycle, "a"), ModelNotReady)
+
+
+def test_the_listener_hears_of_every_change(tmp_path: Path) -> None:
+    heard: list[dict[str, str]] = []
+    cycle = Lifecycle(
+        Settings(models=str(repository(tmp_path, "a/1"))),
+        Metrics("0", "test"),
+        load=FakeLoader(),
+        listener=lambda: heard.append(states(cycle)),
+    )
+    cycle.load_all()
+    assert heard[0] == {"a/1": "LOADING"}
+    assert heard[-1] == {"a/1": "READY"}
+    cycle.close(1.0)
+    assert heard[-1] == {"a/1": "UNLOADING"}
+
+
+def test_closing_unloads_everything_within_one_time_limit(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/2", "b/1"), loader, versions="all")
+    cycle.load_all()
+    cycle.close(5.0)
+    assert set(states(cycle).values()) == {"UNLOADING"}
+    error = refusal(cycle, "a")
+    assert error.message == "model 'a' version 2 is UNLOADING: try again"
+    graces = [grace for place in ("a/2", "a/1", "b/1") for grace in loader.batchers[place].closed_with]
+    first, second, third = (grace for grace in graces if grace is not None)
+    assert 5 >= first >= second >= third >= 0
+
+
+def test_look_ups_during_changes_see_a_whole_version_or_none(tmp_path: Path) -> None:
+    places = [f"m{number}/1" for number in range(30)]
+    loader = FakeLoader()
+    cycle = lifecycle(repository(tmp_path, *places), loader)
+    over = threading.Event()
+    unexpected: list[object] = []
+
+    def look() -> None:
+        while not over.is_set():
+            for number in range(0, 30, 3):
+                try:
+                    found = cycle.find(f"m{number}")
+                    if found.name != f"m{number}":
+                        unexpected.append(found)
+                except (ModelNotReady, ModelNotFound):
+                    pass
+                except Exception as error:
+                    unexpected.append(error)
+            cycle.is_ready  # noqa: B018 - it must not raise
+            cycle.statuses()
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    cycle.load_all()
+    for place in places:
+        loader.on_death[place]()
+    over.set()
+    for thread in threads:
+        thread.join()
+    assert unexpected == []

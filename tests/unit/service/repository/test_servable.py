@@ -1,0 +1,312 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from onnx import TensorProto, helper
+
+from service.batching.request import PendingRequest
+from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable
+from service.golden import Golden
+from service.metrics import Metrics
+from service.repository.servable import Servable, load
+from service.repository.store import VersionFolder
+from service.settings import Settings
+from service.tensors import TensorSpec
+from tests.fakes import RecordingReply
+from tests.unit.service.samples import (
+    LABELS,
+    bare_servable,
+    doubling,
+    graph_model,
+    make_servable,
+    picture_golden,
+    picture_probabilities,
+    text_manifest,
+    text_spec,
+    tokenizer,
+    write_model,
+    write_picture_version,
+    write_sentence_version,
+)
+
+SETTINGS = Settings(device="cpu", instances=1, intra_op_threads=1)
+Load = Callable[..., Servable]
+
+
+@pytest.fixture
+def metrics() -> Metrics:
+    return Metrics("0", "test")
+
+
+@pytest.fixture
+def loaded(metrics: Metrics) -> Iterator[Load]:
+    """Loads versions and closes them afterwards."""
+    servables: list[Servable] = []
+
+    def run(folder: VersionFolder, **changes: Any) -> Servable:
+        servables.append(load(folder, dataclasses.replace(SETTINGS, **changes), metrics))
+        return servables[-1]
+
+    yield run
+    for servable in servables:
+        servable.batcher.close()
+
+
+def ask(servable: Servable, *arrays: np.ndarray) -> list[np.ndarray]:
+    """Run one request through the batcher."""
+    reply = RecordingReply()
+    servable.batcher.reserve()
+    servable.batcher.submit(PendingRequest(arrays, servable.group_of(arrays), math.inf, 0.0, reply))
+    assert reply.wait() == "OK"
+    return reply.answers[0]
+
+
+def value(metrics: Metrics, name: str, **labels: str) -> float | None:
+    return metrics.registry.get_sample_value(f"convserve_{name}", labels)
+
+
+def test_a_published_version_is_loaded_proven_and_answers(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
+    servable = loaded(write_picture_version(tmp_path), latency_objective_seconds=0.5)
+    assert (servable.name, servable.version, servable.task) == ("pictures", 1, "image-classification")
+    assert (servable.batched, servable.max_batch_size, servable.labels) == (True, 4, LABELS)
+    assert servable.verified
+    assert servable.golden is not None
+    assert servable.golden.count == 3
+    assert servable.golden.max_abs_error < 1e-6
+    assert servable.provider.actual == "CPUExecutionProvider"
+    assert servable.objective_seconds == 0.5
+    assert servable.manifest is not None
+    assert servable.digest == servable.manifest.model_digest
+    images = picture_golden().inputs[0]
+    (answer,) = ask(servable, images)
+    np.testing.assert_allclose(answer, picture_probabilities(images), atol=1e-6)
+
+    labels = {"model": "pictures", "version": "1"}
+    assert value(metrics, "golden_check_passed", **labels) == 1
+    assert value(metrics, "golden_check_max_abs_error", **labels) == servable.golden.max_abs_error
+    assert value(metrics, "queue_depth", **labels) == 0
+    provider = {"requested": "cpu", "actual": "CPUExecutionProvider", "device": "cpu"}
+    assert value(metrics, "execution_provider_info", **labels, **provider) == 1
+    for bucket in ("1", "2", "4"):
+        cost = value(metrics, "batch_cost_seconds", **labels, group="", bucket=bucket)
+        assert cost is not None
+        assert cost > 0
+
+
+def test_batches_are_counted(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
+    servable = loaded(write_picture_version(tmp_path))
+    ask(servable, picture_golden().inputs[0])
+    servable.batcher.close()
+    labels = {"model": "pictures", "version": "1"}
+    assert value(metrics, "batch_size_sum", **labels) == 3
+    assert value(metrics, "batch_padding_ratio_sum", **labels) == 0.25
+    assert value(metrics, "batch_release_total", **labels, reason="idle") == 1
+    assert value(metrics, "phase_duration_seconds_count", **labels, phase="infer") == 1
+    assert servable.metrics.snapshot().inference_count == 3
+
+
+def test_a_sentence_version_groups_by_length(tmp_path: Path, loaded: Load) -> None:
+    spec = text_spec(padding_id=0, max_tokens=40)
+    servable = loaded(write_sentence_version(tmp_path, preprocessing=spec))
+    assert servable.task == "sentence-classification"
+    assert servable.verified
+    assert servable.group_of([np.zeros((1, 5), np.int64)]) == 16
+    assert servable.group_of([np.zeros((3, 16), np.int64)]) == 16
+    assert servable.group_of([np.zeros((1, 17), np.int64)]) == 32
+    (answer,) = ask(servable, np.array([[2, 2, 4]]))
+    assert int(answer[0].argmax()) == 0
+
+
+def test_a_bare_graph_is_served_as_tensors_and_says_so(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
+    servable = loaded(write_model(tmp_path, doubling()))
+    assert (servable.task, servable.manifest, servable.preparer, servable.labels) == ("tensor", None, None, ())
+    assert (servable.verified, servable.golden) == (False, None)
+    assert servable.max_batch_size == 32
+    assert servable.objective_seconds == math.inf
+    assert value(metrics, "golden_check_passed", model="m", version="1") == 0
+    assert value(metrics, "golden_check_max_abs_error", model="m", version="1") is None
+    assert ask(servable, np.array([[1, 2]], np.float32))[0].tolist() == [[2, 4]]
+
+
+def test_a_fixed_first_axis_is_served_without_batching(tmp_path: Path, loaded: Load) -> None:
+    servable = loaded(write_model(tmp_path, doubling((2, 3))))
+    assert (servable.batched, servable.max_batch_size) == (False, 1)
+    assert servable.inputs == (TensorSpec("x", "FP32", (-1, 2, 3)),)
+    assert servable.outputs == (TensorSpec("y", "FP32", (-1, 2, 3)),)
+    (answer,) = ask(servable, np.ones((1, 2, 3), np.float32))
+    assert answer.tolist() == (2 * np.ones((1, 2, 3))).tolist()
+
+
+def test_an_output_without_a_batch_axis_rules_batching_out(tmp_path: Path, loaded: Load) -> None:
+    total = graph_model(
+        [helper.make_node("ReduceSum", ["x"], ["total"], keepdims=0)],
+        [("x", TensorProto.FLOAT, ("N",))],
+        [("total", TensorProto.FLOAT, ())],
+    )
+    servable = loaded(write_model(tmp_path, total))
+    assert (servable.batched, servable.max_batch_size) == (False, 1)
+    assert servable.group_of([np.ones((1, 7), np.float32)]) == ((7,),)
+    (answer,) = ask(servable, np.ones((1, 7), np.float32))
+    assert answer.tolist() == [7.0]
+
+
+@pytest.mark.parametrize(("setting", "expected"), [(0, 4), (3, 3), (100, 4)])
+def test_no_batch_is_larger_than_verified_or_wished(tmp_path: Path, loaded: Load, setting: int, expected: int) -> None:
+    assert loaded(write_picture_version(tmp_path), max_batch_size=setting).max_batch_size == expected
+
+
+def test_a_published_model_is_not_batched_past_the_default(tmp_path: Path, loaded: Load) -> None:
+    assert loaded(write_picture_version(tmp_path, max_batch_size=512)).max_batch_size == 32
+
+
+def failure(folder: VersionFolder, kind: type[LoadError], metrics: Metrics | None = None) -> str:
+    """Load what must fail; nothing may be left behind."""
+    metrics = metrics or Metrics("0", "test")
+    threads = threading.active_count()
+    with pytest.raises(kind) as caught:
+        load(folder, SETTINGS, metrics)
+    assert threading.active_count() == threads
+    assert f'model="{folder.name}"' not in metrics.expose().decode()
+    return str(caught.value)
+
+
+def test_another_graph_than_the_manifest_says_is_refused(tmp_path: Path) -> None:
+    message = failure(write_picture_version(tmp_path, model_digest="sha256:other"), GraphInvalid)
+    assert message.startswith("model file has digest sha256:")
+    assert message.endswith("the manifest says sha256:other")
+
+
+def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
+    folder = write_model(tmp_path, doubling())
+    (folder.path / "model.onnx").write_bytes(b"no graph")
+    assert "ONNX Runtime cannot open it" in failure(folder, GraphInvalid)
+
+
+def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
+    folder = write_picture_version(tmp_path)
+    (folder.path / "manifest.json").write_text("{}")
+    assert "schema_version: expected a value" in failure(folder, ManifestInvalid)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"outputs": (TensorSpec("scores", "FP32", (-1, 3)),)},
+            "outputs: the manifest says scores FP32 [-1, 3], the graph has probabilities FP32 [-1, 3]",
+        ),
+        (
+            {"inputs": (TensorSpec("pictures", "UINT8", (-1, 2, 3, 1)),)},
+            "inputs: the manifest says pictures UINT8 [-1, 2, 3, 1], the graph has images UINT8 [-1, 2, 3, 1]",
+        ),
+    ],
+)
+def test_a_manifest_that_contradicts_the_graph_is_refused(
+    tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    assert failure(write_picture_version(tmp_path, **changes), ManifestInvalid) == message
+
+
+def test_labels_must_be_as_many_as_classes(tmp_path: Path) -> None:
+    folder = write_picture_version(tmp_path)
+    (folder.path / "labels.txt").write_text("zero\none\n")
+    message = failure(folder, ManifestInvalid)
+    assert message == "labels.txt: has 2 labels, the output has 3 classes"
+
+
+def test_missing_labels_are_named(tmp_path: Path) -> None:
+    folder = write_picture_version(tmp_path)
+    (folder.path / "labels.txt").unlink()
+    assert "labels are not readable" in failure(folder, ManifestInvalid)
+
+
+def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
+    folder = write_sentence_version(tmp_path)
+    (folder.path / "tokenizer.json").unlink()
+    assert "not readable as a tokenizer" in failure(folder, ManifestInvalid)
+
+
+def test_a_published_version_needs_its_golden_vectors(tmp_path: Path) -> None:
+    folder = write_picture_version(tmp_path)
+    (folder.path / "golden.npz").unlink()
+    assert "golden vectors are not readable" in failure(folder, ManifestInvalid)
+
+
+def planted(place: str) -> Golden:
+    """The golden vectors of the pictures with one difference planted."""
+    golden = picture_golden()
+    images, answers = golden.inputs[0].copy(), golden.outputs[0].copy()
+    if place == "preprocessing":
+        images[2, 0, 0, 0] ^= 3
+    elif place == "answer":
+        answers[1, 2] += 0.01
+    else:
+        answers = answers.astype(np.float32)[:, :2]
+    return Golden(golden.raw, (images,), (answers,))
+
+
+@pytest.mark.parametrize(
+    ("place", "message"),
+    [
+        ("preprocessing", "golden sample 2: preprocessing differs in 1 elements"),
+        ("answer", "batch of 4: golden sample 1 differs by 0.01, tolerance 1e-05"),
+        ("shape", "batch of 4: answer has shape (4, 3), expected (4, 2)"),
+    ],
+)
+def test_a_golden_answer_that_is_not_reproduced_is_refused(tmp_path: Path, place: str, message: str) -> None:
+    assert failure(write_picture_version(tmp_path, golden=planted(place)), GoldenMismatch) == message
+
+
+def test_golden_inputs_that_do_not_run_are_refused(tmp_path: Path) -> None:
+    golden = picture_golden()
+    wide = Golden(golden.raw, (golden.inputs[0].astype(np.int64),), golden.outputs)
+    message = failure(write_picture_version(tmp_path, golden=wide), GoldenMismatch)
+    assert message == "batch of 4: the runtime failed on the golden inputs"
+
+
+def test_cuda_that_is_demanded_and_absent_is_no_cpu(tmp_path: Path) -> None:
+    import onnxruntime
+
+    if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+        pytest.skip("this runtime may have CUDA")
+    folder = write_model(tmp_path, doubling())
+    with pytest.raises(ProviderUnavailable, match="'cuda' was asked for"):
+        load(folder, dataclasses.replace(SETTINGS, device="cuda"), Metrics("0", "test"))
+
+
+def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:
+    tensors = [(name, TensorProto.BFLOAT16, ("N",)) for name in ("x", "y")]
+    model = graph_model([helper.make_node("Identity", ["x"], ["y"])], tensors[:1], tensors[1:])
+    message = failure(write_model(tmp_path, model), GraphInvalid)
+    assert "bfloat16" in message
+
+
+def test_instances_share_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Load) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    assert loaded(write_model(tmp_path, doubling()), instances=0).batcher.instances == 4
+    assert loaded(write_model(tmp_path, doubling(), "two"), instances=2).batcher.instances == 2
+
+
+def test_requests_of_a_fixed_shape_share_one_group() -> None:
+    servable = make_servable()
+    assert servable.group_of([np.zeros((2, 2, 3, 1), np.uint8)]) is None
+
+
+def test_free_dimensions_of_a_bare_graph_must_agree() -> None:
+    servable = bare_servable(inputs=(TensorSpec("x", "FP32", (-1, -1)), TensorSpec("z", "FP32", (-1, 2))))
+    first = servable.group_of([np.zeros((1, 3)), np.zeros((1, 2))])
+    assert first == servable.group_of([np.zeros((5, 3)), np.zeros((5, 2))])
+    assert first != servable.group_of([np.zeros((1, 4)), np.zeros((1, 2))])
+
+
+def test_sentences_are_grouped_by_length_bucket(tmp_path: Path) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    servable = make_servable(text_manifest(), version_dir=tmp_path)
+    assert servable.group_of([np.zeros((4, 33), np.int64)]) == 64

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.repository.store import VersionFolder, scan
+
+
+def add(root: Path, *places: str) -> None:
+    for place in places:
+        (root / place).mkdir(parents=True)
+        (root / place / "model.onnx").touch()
+
+
+def found(root: Path) -> list[str]:
+    return [f"{folder.name}/{folder.version}" for folder in scan(root)]
+
+
+def test_versions_are_found_in_order(tmp_path: Path) -> None:
+    add(tmp_path, "b/10", "b/9", "a/1")
+    assert scan(tmp_path)[0] == VersionFolder("a", 1, tmp_path / "a" / "1")
+    assert found(tmp_path) == ["a/1", "b/9", "b/10"]
+
+
+def test_an_empty_repository_holds_nothing(tmp_path: Path) -> None:
+    assert scan(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    "version", ["0", "01", "-1", "+1", "1.0", "v1", "1 ", "latest", "\u0663", "1" + "0" * 18, ".1"]
+)
+def test_folders_that_are_no_positive_integer_are_not_versions(tmp_path: Path, version: str) -> None:
+    add(tmp_path, f"m/{version}", "m/3")
+    assert found(tmp_path) == ["m/3"]
+
+
+def test_the_greatest_version_fits_sixty_four_bits(tmp_path: Path) -> None:
+    add(tmp_path, "m/" + "9" * 18)
+    assert scan(tmp_path)[0].version == 10**18 - 1
+
+
+@pytest.mark.parametrize("name", [".hidden", ".m.writing", "-dash", "two words", "ümlaut", "a,b", "a" * 129])
+def test_odd_names_are_not_models(tmp_path: Path, name: str) -> None:
+    add(tmp_path, f"{name}/1", "m/1")
+    assert found(tmp_path) == ["m/1"]
+
+
+@pytest.mark.parametrize("name", ["lenet5-mnist", "resnet_50.v1", "7", "_m", "a" * 128])
+def test_plain_names_are_models(tmp_path: Path, name: str) -> None:
+    add(tmp_path, f"{name}/1")
+    assert found(tmp_path) == [f"{name}/1"]
+
+
+def test_files_are_neither_models_nor_versions(tmp_path: Path) -> None:
+    add(tmp_path, "m/1")
+    (tmp_path / "README").touch()
+    (tmp_path / "m" / "2").touch()
+    (tmp_path / "m" / "serving.toml").touch()
+    assert found(tmp_path) == ["m/1"]
+
+
+def test_a_version_needs_a_model_file(tmp_path: Path) -> None:
+    add(tmp_path, "m/1")
+    (tmp_path / "m" / "2").mkdir()
+    (tmp_path / "m" / "3" / "model.onnx").mkdir(parents=True)
+    assert found(tmp_path) == ["m/1"]
+
+
+def test_links_are_followed_and_broken_ones_ignored(tmp_path: Path) -> None:
+    add(tmp_path, "elsewhere/m/1")
+    repository = tmp_path / "repository"
+    repository.mkdir()
+    (repository / "m").symlink_to(tmp_path / "elsewhere" / "m")
+    (repository / "broken").symlink_to(tmp_path / "nowhere")
+    (tmp_path / "elsewhere" / "m" / "2").symlink_to(tmp_path / "nowhere")
+    assert found(repository) == ["m/1"]
+
+
+def test_a_repository_that_is_no_folder_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere: No such file or directory"):
+        scan(tmp_path / "nowhere")
+    (tmp_path / "file").touch()
+    with pytest.raises(SettingsError, match="file: Not a directory"):
+        scan(tmp_path / "file")

@@ -1,0 +1,47 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.errors import SettingsError
+from service.repository.version_policy import wanted
+
+_versions = st.sets(st.integers(1, 10**18 - 1), max_size=6)
+
+
+@given(_versions)
+def test_all_serves_all_in_order(versions: set[int]) -> None:
+    assert wanted("all", versions) == sorted(versions)
+
+
+@given(_versions, st.integers(1, 9))
+def test_latest_serves_the_newest_n(versions: set[int], n: int) -> None:
+    chosen = wanted(f"latest:{n}", versions)
+    assert chosen == sorted(chosen)
+    assert len(chosen) == min(n, len(versions))
+    assert all(left < chosen[0] for left in versions - set(chosen))
+
+
+@given(_versions, st.sets(st.integers(1, 10**18 - 1), min_size=1, max_size=4))
+def test_numbers_serve_those_that_exist(versions: set[int], numbers: set[int]) -> None:
+    asked = numbers | set(list(versions)[:2])
+    assert wanted(",".join(map(str, asked)), versions) == sorted(versions & asked)
+
+
+@pytest.mark.parametrize(
+    "policy", ["", "newest", "latest", "latest:", "latest:0", "latest:-1", "latest:01", "All", "0", "1,", ",1", "1, 2"]
+)
+def test_anything_else_is_refused_with_what_came(policy: str) -> None:
+    with pytest.raises(SettingsError) as caught:
+        wanted(policy, [1])
+    assert str(caught.value) == f"versions: expected latest:N, all, or numbers such as 1,3, got {policy!r}"
+
+
+@given(st.text(max_size=8) | st.from_regex(r"latest:\d{1,3}|\d(,\d)*", fullmatch=True), _versions)
+def test_any_text_is_a_policy_or_refused(policy: str, versions: set[int]) -> None:
+    try:
+        chosen = wanted(policy, versions)
+    except SettingsError:
+        return
+    assert set(chosen) <= versions
