@@ -13,9 +13,9 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from export import strict
 from export.architectures import ARCHITECTURES
 from export.errors import RecipeInvalid
+from service import strict
 from service.spec import ImageSpec, TextSpec
 
 TOKENIZER_FILE = "tokenizer.json"

@@ -22,9 +22,9 @@ from typing import Any, Literal
 
 import torch
 
-from export import strict
 from export.errors import RunInvalid
 from export.recipe import Recipe, parse_recipe
+from service import strict
 from service.manifest import Dataset
 
 RECIPE_FILE = "recipe.toml"

@@ -49,15 +49,17 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
         return _parse_dataclass(typing.cast(type, hint), value, where)
     origin, args = get_origin(hint), get_args(hint)
     if origin is Literal:
-        return _expect(value in args, value, where, value, f"one of {list(args)}")
+        return _expect(value in args, value, where, value, f"one of {', '.join(map(repr, args))}")
     if origin in (Union, types.UnionType):
         return _parse_union(args, value, where)
     if origin is tuple:
         _expect(isinstance(value, list), None, where, value, "a list")
         return tuple(_parse(args[0], element, f"{where}[{i}]") for i, element in enumerate(value))
     if origin is dict:
-        _expect(isinstance(value, dict), None, where, value, "an object")
+        _expect(isinstance(value, dict), None, where, value, "a table")
         return {key: _parse(args[1], element, f"{where}.{key}") for key, element in value.items()}
+    if hint is Any:
+        return value
     if hint is float:
         return _expect(_is_finite(value), value, where, value, "a finite number")
     ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
@@ -72,21 +74,24 @@ def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:
     if len(choices) == 1:
         return _parse(choices[0], value, where)
     kinds = {get_args(_hints(choice)["kind"])[0]: choice for choice in choices}
-    _expect(isinstance(value, dict), None, where, value, "an object")
+    _expect(isinstance(value, dict), None, where, value, "a table")
     kind = value.get("kind")
-    _expect(isinstance(kind, str) and kind in kinds, None, _join(where, "kind"), kind, f"one of {sorted(kinds)}")
+    known = ", ".join(map(repr, sorted(kinds)))
+    _expect(isinstance(kind, str) and kind in kinds, None, _join(where, "kind"), kind, f"one of {known}")
     return _parse(kinds[kind], value, where)
 
 
 def _parse_dataclass(cls: type, value: Any, where: str) -> Any:
-    _expect(isinstance(value, dict), None, where or "file", value, "an object")
+    _expect(isinstance(value, dict), None, where or "file", value, "a table")
     hints = _hints(cls)
     for key in value:
-        _expect(key in hints, None, _join(where, key), "this key", "no such key")
+        if key not in hints:
+            raise StrictError(f"unknown key '{_join(where, key)}'; known: {', '.join(hints)}")
     for field in dataclasses.fields(cls):
-        _expect(field.name in value or _has_default(field), None, _join(where, field.name), "nothing", "a value")
+        if field.name not in value and not _has_default(field):
+            raise StrictError(f"missing key '{_join(where, field.name)}'")
     try:
-        return cls(**{key: _parse(hints[key], value[key], _join(where, key)) for key in value})
+        return cls(**{key: _parse(hints[key], value[key], _join(where, key)) for key in hints if key in value})
     except ValueError as error:
         raise StrictError(str(error)) from None
 

@@ -32,7 +32,7 @@ def test_specs_are_the_services_own() -> None:
     [
         (LENET.replace("patience =", "patients ="), "unknown key 'training.patients'"),
         (LENET.replace("warmup = 0.15\n", ""), "missing key 'training.warmup'"),
-        (LENET.replace("dropout = 0.0", 'dropout = "no"'), "architecture.dropout: expected a number, got 'no'"),
+        (LENET.replace("dropout = 0.0", 'dropout = "no"'), "architecture.dropout: expected a finite number, got 'no'"),
         (LENET.replace("dropout = 0.0", "dropout = 1.5"), "dropout: expected at least 0 and below 1, got 1.5"),
         (LENET.replace("dropout = 0.0", "width = 2"), "unknown key 'architecture.width'; known: dropout"),
         (LENET.replace('"lenet5"', '"lenet6"'), "architecture.name: expected one of 'lenet5', "),

@@ -150,7 +150,7 @@ def test_a_missing_key_is_named_at_every_level(where: str, key: str) -> None:
     data = as_json(text_manifest() if key in dataclasses.asdict(text_manifest().preprocessing) else manifest())  # type: ignore[arg-type]
     del holder_of(data, where)[key]
     place = f"{where}.{key}" if where else key
-    assert refusal(data).startswith(f"{place}: expected ")
+    assert place in refusal(data).split(":")[0]
 
 
 @pytest.mark.parametrize("where", sorted({where for where, _ in _keys()}))
@@ -158,7 +158,7 @@ def test_an_unknown_key_is_named_at_every_level(where: str) -> None:
     data = as_json(manifest())
     holder_of(data, where)["surprise"] = 1
     place = f"{where}.surprise" if where else "surprise"
-    assert refusal(data) == f"{place}: expected no such key, got 'this key'"
+    assert refusal(data).startswith(f"unknown key '{place}'; known: ")
 
 
 @pytest.mark.parametrize(("where", "key"), _keys())
@@ -245,7 +245,7 @@ def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
 @pytest.mark.parametrize("content", ["[]", "3", "null", '"manifest"'])
 def test_json_that_is_no_object_is_refused(tmp_path: Path, content: str) -> None:
     (tmp_path / MANIFEST_FILE).write_text(content)
-    with pytest.raises(ManifestInvalid, match=r"manifest\.json: file: expected an object"):
+    with pytest.raises(ManifestInvalid, match=r"manifest\.json: file: expected a table"):
         read_manifest(tmp_path)
 
 
@@ -261,7 +261,7 @@ def test_a_refused_manifest_names_file_and_key(tmp_path: Path) -> None:
     (tmp_path / MANIFEST_FILE).write_text(json.dumps(data))
     with pytest.raises(ManifestInvalid) as caught:
         read_manifest(tmp_path)
-    assert str(caught.value) == f"{tmp_path / MANIFEST_FILE}: accuracy[0].value: expected a value, got 'nothing'"
+    assert str(caught.value) == f"{tmp_path / MANIFEST_FILE}: missing key 'accuracy[0].value'"
 
 
 def test_a_digest_is_sha256(tmp_path: Path) -> None:

@@ -219,7 +219,7 @@ def test_serving_toml_overrides_for_its_model_only(tmp_path: Path) -> None:
 def test_a_wrong_serving_toml_is_named(tmp_path: Path) -> None:
     repository(tmp_path, "a/1")
     (tmp_path / "a" / "serving.toml").write_text("instance = 3\n")
-    with pytest.raises(SettingsError, match=r"a/serving\.toml: instance: expected no such key"):
+    with pytest.raises(SettingsError, match=r"a/serving\.toml: unknown key 'instance'"):
         lifecycle(tmp_path, FakeLoader()).load_all()
 
 

@@ -192,7 +192,7 @@ def test_a_damaged_graph_is_refused(tmp_path: Path) -> None:
 def test_a_damaged_manifest_is_refused(tmp_path: Path) -> None:
     folder = write_picture_version(tmp_path)
     (folder.path / "manifest.json").write_text("{}")
-    assert "schema_version: expected a value" in failure(folder, ManifestInvalid)
+    assert "missing key 'schema_version'" in failure(folder, ManifestInvalid)
 
 
 @pytest.mark.parametrize(
