@@ -242,6 +242,7 @@ class FakeBatcher:
         self.cancelled: list[PendingRequest] = []
         self.closed_with: list[float | None] = []
         self.queued = 0
+        self.running = 0
         self.instances = 2
         self.policy = BatchingPolicy(linear_cost(), 4, 0.25)
         self.door_refusal: ServingError | None = None

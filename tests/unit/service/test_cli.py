@@ -1,0 +1,136 @@
+from __future__ import annotations
+
+import argparse
+import runpy
+from typing import Any
+
+import pytest
+
+from service import __version__, cli, client, inspection, logs, server
+from service.errors import LoadError, SettingsError
+from service.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.environ", {})
+    monkeypatch.setattr(cli, "_is_installed", lambda name: name == "onnxruntime")
+    monkeypatch.setattr(logs, "set_up", lambda *_: None)
+
+
+def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:
+    code = cli.main(arguments)
+    output = capsys.readouterr()
+    return code, output.out, output.err
+
+
+def test_serve_resolves_the_settings_and_runs_the_server(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ran: list[Settings] = []
+    monkeypatch.setattr(server, "run", lambda settings: ran.append(settings) or 0)
+    assert main(capsys, "serve", "--models", "m", "--grpc-port", "0") == (0, "", "")
+    assert ran == [Settings(models="m", grpc_port=0)]
+
+
+@pytest.mark.parametrize(
+    ("installed", "message"),
+    [
+        ([], "convserve: no ONNX Runtime: pip install 'convserve[cpu]' or 'convserve[gpu]'\n"),
+        (
+            ["onnxruntime", "onnxruntime-gpu"],
+            "convserve: onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install 'convserve[cpu]' or 'convserve[gpu]'\n",
+        ),
+    ],
+)
+def test_serve_needs_exactly_one_runtime(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, installed: list[str], message: str
+) -> None:
+    monkeypatch.setattr(cli, "_is_installed", lambda name: name in installed)
+    assert main(capsys, "serve", "--models", "m") == (2, "", message)
+
+
+def test_the_runtime_of_this_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.undo()
+    assert cli._is_installed("numpy")
+    assert not cli._is_installed("no-such-distribution")
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_two(capsys: pytest.CaptureFixture[str]) -> None:
+    code, _, error = main(capsys, "serve", "--models", "m", "--grpc-port", "x")
+    assert (code, error) == (2, "convserve: --grpc-port: expected int, got 'x'\n")
+
+
+@pytest.mark.parametrize("error", [SettingsError("nothing there"), LoadError("damaged")])
+def test_inspect_prints_its_report_or_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def fail(_: str) -> None:
+        raise error
+
+    monkeypatch.setattr(inspection, "print_report", print)
+    assert main(capsys, "inspect", "models/m") == (0, "models/m\n", "")
+    monkeypatch.setattr(inspection, "print_report", fail)
+    assert main(capsys, "inspect", "models/m") == (2, "", f"convserve: {error}\n")
+
+
+@pytest.mark.parametrize("given", [[], ["a.png", "--text", "fine"], ["--text", "fine", "--", "a.png"]])
+def test_classify_wants_pictures_or_sentences(capsys: pytest.CaptureFixture[str], given: list[str]) -> None:
+    code, _, error = main(capsys, "classify", "--model", "m", *given)
+    assert code == 2
+    assert error == "convserve: classify: give either PICTURE files or --text SENTENCE, not both and not neither\n"
+
+
+def test_classify_calls_the_client(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[argparse.Namespace] = []
+
+    def classify(flags: argparse.Namespace) -> int:
+        seen.append(flags)
+        return 0
+
+    monkeypatch.setattr(client, "classify_and_print", classify)
+    assert main(capsys, "classify", "--model", "m", "a.png", "b.png")[0] == 0
+    assert main(capsys, "classify", "--model", "m", "--top-k", "2", "--text", "so good", "so bad")[0] == 0
+    pictures, sentences = seen
+    assert (pictures.pictures, pictures.server, pictures.top_k) == (["a.png", "b.png"], "127.0.0.1:8001", 5)
+    assert (sentences.text, sentences.top_k) == (["so good", "so bad"], 2)
+
+
+def test_a_failed_call_is_one_line_and_exit_code_one(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(_: argparse.Namespace) -> int:
+        raise client.CallFailed("UNAVAILABLE: nobody listens")
+
+    monkeypatch.setattr(client, "classify_and_print", fail)
+    code, _, error = main(capsys, "classify", "--model", "m", "a.png")
+    assert (code, error) == (1, "convserve: UNAVAILABLE: nobody listens\n")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code"), [(["--version"], 0), (["--help"], 0), ([], 2), (["dance"], 2), (["serve", "--prot", "1"], 2)]
+)
+def test_the_parser_ends_the_command(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(arguments)
+    assert caught.value.code == code
+    output = capsys.readouterr()
+    assert arguments != ["--version"] or output.out == f"convserve {__version__}\n"
+
+
+def test_the_package_can_be_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.argv", ["service", "--version"])
+    with pytest.raises(SystemExit) as caught:
+        runpy.run_module("service", run_name="__main__")
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"convserve {__version__}\n"
+
+
+def test_every_command_is_documented(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["serve"], ["classify"], ["inspect"]):
+        with pytest.raises(SystemExit):
+            cli.main([*arguments, "--help"])
+    text: Any = capsys.readouterr().out
+    for word in ("--models", "--top-k", "MODEL_OR_REPOSITORY"):
+        assert word in text

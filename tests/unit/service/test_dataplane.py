@@ -1,0 +1,493 @@
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.batching.request import BatchFacts, PendingRequest
+from service.dataplane import DataPlane, Ticket
+from service.errors import (
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    Draining,
+    InvalidInput,
+    ModelNotFound,
+    QueueFull,
+    ServingError,
+)
+from service.repository.servable import Servable
+from service.tensors import TensorSpec
+from tests.fakes import FakeClock, RecordingReply
+from tests.unit.service.samples import (
+    IMAGE,
+    FakeBatcher,
+    bare_servable,
+    image_spec,
+    make_servable,
+    manifest,
+    picture,
+    text_manifest,
+    tokenizer,
+)
+
+GOOD = [picture([[value, 0, 0], [0, 0, 0]]) for value in range(8)]
+FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 100.0, 0.0, 0.001)
+
+
+class StepPool(ThreadPoolExecutor):
+    """A pool without threads: what is submitted waits until the test runs it, in any order."""
+
+    def __init__(self, threads: int = 2) -> None:
+        super().__init__(threads)
+        self.waiting: list[Callable[[], None]] = []
+        self.room = 1000
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        if self.room == len(self.waiting):
+            raise RuntimeError("cannot schedule new futures after shutdown")
+        self.waiting.append(lambda: fn(*args, **kwargs))
+        return Future()
+
+    def run(self, number: int = 0) -> None:
+        self.waiting.pop(number)()
+
+    def run_all(self) -> None:
+        while self.waiting:
+            self.run()
+
+
+class FakeLifecycle:
+    def find(self, name: str, version: str = "") -> Servable:
+        if name != "pictures":
+            raise ModelNotFound(f"no model '{name}'")
+        return make_servable(version=int(version or 1))
+
+
+class RecordingItems:
+    """Keeps the outcomes of a call of items."""
+
+    def __init__(self) -> None:
+        self.outcomes: list[Sequence[np.ndarray | InvalidInput]] = []
+        self.last: list[tuple[PendingRequest | None, BatchFacts | None]] = []
+        self.errors: list[ServingError] = []
+
+    def answer(
+        self, outcomes: Sequence[np.ndarray | InvalidInput], request: PendingRequest | None, facts: BatchFacts | None
+    ) -> None:
+        self.outcomes.append(list(outcomes))
+        self.last.append((request, facts))
+
+    def refuse(self, error: ServingError) -> None:
+        self.errors.append(error)
+
+    @property
+    def times_settled(self) -> int:
+        return len(self.outcomes) + len(self.errors)
+
+
+class World:
+    """A data plane with everything around it in the test's hands."""
+
+    def __init__(self, threads: int = 2) -> None:
+        self.clock = FakeClock()
+        self.pool = StepPool(threads)
+        self.batcher = FakeBatcher()
+        self.plane = DataPlane(FakeLifecycle(), self.pool, 8, self.clock)  # type: ignore[arg-type]
+        self.servable = make_servable(batcher=self.batcher)
+        self.reply = RecordingReply()
+        self.items = RecordingItems()
+
+    def infer(self, inputs: dict[str, np.ndarray], servable: Servable | None = None, **when: float) -> Ticket:
+        when = {"deadline": math.inf, "arrival": self.clock.now, **when}
+        return self.plane.infer(servable or self.servable, inputs, reply=self.reply, **when)
+
+    def infer_pictures(self, pictures: Sequence[bytes], **when: float) -> Ticket:
+        return self.infer({"images": objects(pictures)}, **when)
+
+    def classify(self, pictures: Sequence[bytes], **when: float) -> Ticket:
+        when = {"deadline": math.inf, "arrival": self.clock.now, **when}
+        return self.plane.classify(self.servable, pictures, reply=self.items, **when)
+
+    def answer(self, number: int = 0) -> None:
+        """Answer a submitted request: each picture with its first pixel and its place in the batch."""
+        request = self.batcher.requests[number]
+        first = request.inputs[0].reshape(request.rows, -1)[:, 0].astype(np.float32)
+        request.answer([np.stack([first, np.arange(request.rows)], axis=1)], FACTS)
+
+    @property
+    def firsts(self) -> list[float | str]:
+        """First pixel of each answered item, or why there is none."""
+        (outcomes,) = self.items.outcomes
+        return [outcome.message if isinstance(outcome, InvalidInput) else float(outcome[0]) for outcome in outcomes]
+
+
+@pytest.fixture
+def world() -> Iterator[World]:
+    """A world in which every reservation must have come to its end."""
+    made = World()
+    yield made
+    assert not made.pool.waiting
+    assert made.batcher.reserved == 0
+    assert made.reply.times_settled + made.items.times_settled <= 1
+
+
+def objects(items: Sequence[bytes]) -> np.ndarray:
+    array = np.empty(len(items), dtype=object)
+    array[:] = items
+    return array
+
+
+def images(rows: int = 1) -> dict[str, np.ndarray]:
+    return {"images": np.zeros((rows, 2, 3, 1), np.uint8)}
+
+
+def refusal(call: Callable[[], object]) -> str:
+    with pytest.raises(InvalidInput) as caught:
+        call()
+    return caught.value.message
+
+
+# Tensors.
+
+
+def test_tensors_become_one_request(world: World) -> None:
+    world.infer(images(3), deadline=105.0, arrival=99.5)
+    (request,) = world.batcher.requests
+    assert (request.rows, request.group, request.deadline, request.arrival) == (3, None, 105.0, 99.5)
+    assert request.reply is world.reply
+
+
+def test_the_objective_bounds_the_deadline(world: World) -> None:
+    servable = make_servable(batcher=world.batcher, objective_seconds=2.0)
+    world.infer(images(), servable, deadline=200.0)
+    world.infer(images(), servable, deadline=101.0)
+    assert [request.deadline for request in world.batcher.requests] == [102.0, 101.0]
+
+
+def test_inputs_are_put_into_the_graphs_order(world: World) -> None:
+    servable = bare_servable(
+        inputs=(TensorSpec("a", "FP32", (-1, 1)), TensorSpec("b", "INT64", (-1, 2))), batcher=world.batcher
+    )
+    world.infer({"b": np.zeros((2, 2), np.int64), "a": np.zeros((2, 1), np.float32)}, servable)
+    assert [array.shape for array in world.batcher.requests[0].inputs] == [(2, 1), (2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "message"),
+    [
+        ({}, "model 'pictures': expected inputs images, got none"),
+        ({"x": np.zeros(1)}, "model 'pictures': expected inputs images, got x"),
+        (images() | {"x": np.zeros(1)}, "model 'pictures': expected inputs images, got images, x"),
+        ({"images": np.zeros((1, 2, 3, 1))}, "input 'images': expected datatype UINT8, got FP64"),
+        (
+            {"images": np.zeros((1, 3, 2, 1), np.uint8)},
+            "input 'images': expected shape [-1, 2, 3, 1], got [1, 3, 2, 1]",
+        ),
+        (images(0), "batch of 0, expected 1 to 4"),
+        (images(5), "batch of 5, expected 1 to 4"),
+    ],
+)
+def test_tensors_that_do_not_fit_are_refused(world: World, inputs: dict[str, np.ndarray], message: str) -> None:
+    assert refusal(lambda: world.infer(inputs)) == message
+
+
+def test_batch_sizes_must_agree(world: World) -> None:
+    servable = bare_servable(inputs=(TensorSpec("a", "FP32", (-1,)), TensorSpec("b", "FP32", (-1,))))
+    inputs = {"a": np.zeros(1, np.float32), "b": np.zeros(2, np.float32)}
+    assert refusal(lambda: world.infer(inputs, servable)) == "inputs have different batch sizes [1, 2]"
+
+
+def test_without_batching_the_callers_shape_is_the_graphs(world: World) -> None:
+    servable = bare_servable(
+        inputs=(TensorSpec("x", "FP32", (-1, 2, 3)),), batched=False, max_batch_size=1, batcher=world.batcher
+    )
+    world.infer({"x": np.ones((2, 3), np.float32)}, servable)
+    assert world.batcher.requests[0].inputs[0].shape == (1, 2, 3)
+    message = refusal(lambda: world.infer({"x": np.ones((1, 2, 3), np.float32)}, servable))
+    assert message == "input 'x': expected shape [2, 3], got [1, 2, 3]"
+
+
+def test_strings_for_a_string_tensor_are_decoded_or_refused(world: World) -> None:
+    servable = bare_servable(inputs=(TensorSpec("s", "BYTES", (-1,)),), batcher=world.batcher)
+    world.infer({"s": objects(["ä".encode(), b""])}, servable)
+    assert world.batcher.requests[0].inputs[0].tolist() == ["ä", ""]
+    assert "an element is not UTF-8" in refusal(lambda: world.infer({"s": objects([b"\xff"])}, servable))
+
+
+def test_ids_out_of_range_never_reach_a_batch(world: World, tmp_path: Path) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    servable = make_servable(text_manifest(), version_dir=tmp_path, batcher=world.batcher)
+    assert "expected 0 to 4" in refusal(lambda: world.infer({"ids": np.array([[5]])}, servable))
+    world.infer({"ids": np.array([[4, 2]])}, servable)
+    assert world.batcher.requests[0].group == 16
+
+
+@pytest.mark.parametrize("error", [QueueFull("full"), DeadlineUnmeetable("late")])
+def test_a_refusal_at_the_door_or_at_the_queue_is_raised(world: World, error: ServingError) -> None:
+    if isinstance(error, QueueFull):
+        world.batcher.door_refusal, world.batcher.places = error, 0
+    else:
+        world.batcher.refusal = error
+    with pytest.raises(type(error)):
+        world.infer(images())
+
+
+def test_cancelling_a_call_of_tensors_cancels_its_request(world: World) -> None:
+    ticket = world.infer(images())
+    ticket.cancel()
+    ticket.cancel()
+    assert set(world.batcher.cancelled) == set(world.batcher.requests)
+
+
+# Encoded items for ModelInfer: one bad item fails the call.
+
+
+@pytest.mark.parametrize("column", [False, True])
+def test_pictures_as_bytes_are_decoded_in_parts_and_put_together(world: World, column: bool) -> None:
+    array = objects(GOOD[:3])
+    world.infer({"images": array[:, np.newaxis] if column else array})
+    assert world.batcher.reserved == 2
+    world.pool.run_all()
+    assert [request.rows for request in world.batcher.requests] == [2, 1]
+    world.answer(1)
+    assert world.reply.times_settled == 0
+    world.answer(0)
+    ((output,),) = world.reply.answers
+    assert output.tolist() == [[0, 0], [1, 1], [2, 0]]
+
+
+@pytest.mark.parametrize("shape", [(0,), (5,), (1, 2), (1, 1, 1), ()])
+def test_pictures_of_another_shape_than_n_are_refused(world: World, shape: tuple[int, ...]) -> None:
+    array = np.empty(shape, dtype=object)
+    message = refusal(lambda: world.infer({"images": array}))
+    assert message == f"input 'images': expected BYTES of shape [N], N from 1 to 4, got shape {list(shape)}"
+
+
+@pytest.mark.parametrize("place", range(4))
+def test_a_bad_picture_fails_the_call_and_is_named(world: World, place: int) -> None:
+    pictures = [*GOOD[:4]]
+    pictures[place] = b"broken"
+    world.infer_pictures(pictures)
+    world.pool.run_all()
+    (error,) = world.reply.errors
+    assert isinstance(error, InvalidInput)
+    assert error.message.startswith(f"item {place}: picture is of no known format")
+    assert all(request in world.batcher.cancelled for request in world.batcher.requests)
+
+
+def test_a_part_is_queued_when_it_is_decoded(world: World) -> None:
+    world.infer_pictures(GOOD[:1], arrival=90.0)
+    world.clock.advance(5.0)
+    world.pool.run_all()
+    (request,) = world.batcher.requests
+    assert (request.arrival, request.queued) == (90.0, 105.0)
+
+
+# Items of a Classify call: each succeeds or fails alone.
+
+
+def test_items_succeed_and_fail_alone(world: World) -> None:
+    world.classify([GOOD[5], b"broken", GOOD[6], b""])
+    world.pool.run_all()
+    for number in range(len(world.batcher.requests)):
+        world.answer(number)
+    assert world.firsts == [
+        5.0,
+        "picture is of no known format, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
+        6.0,
+        "picture is empty, expected an encoded picture",
+    ]
+    request, facts = world.items.last[0]
+    assert request in world.batcher.requests
+    assert facts is FACTS
+
+
+def test_items_of_which_none_is_fit_to_run_need_no_batch(world: World) -> None:
+    world.classify([b"", b"broken", b""])
+    world.pool.run_all()
+    assert world.batcher.requests == []
+    assert [isinstance(outcome, InvalidInput) for outcome in world.items.outcomes[0]] == [True] * 3
+    assert world.items.last == [(None, None)]
+
+
+@given(
+    good=st.lists(st.booleans(), min_size=1, max_size=8),
+    threads=st.integers(1, 5),
+    order=st.randoms(use_true_random=False),
+)
+def test_every_item_gets_its_own_outcome_in_any_order(good: list[bool], threads: int, order: Any) -> None:
+    world = World(threads)
+    world.classify([GOOD[place] if fit else b"broken" for place, fit in enumerate(good)])
+    while world.pool.waiting:
+        world.pool.run(order.randrange(len(world.pool.waiting)))
+    assert all(request.rows <= world.servable.max_batch_size for request in world.batcher.requests)
+    numbers = list(range(len(world.batcher.requests)))
+    order.shuffle(numbers)
+    for number in numbers:
+        assert world.items.times_settled == 0
+        world.answer(number)
+    assert [first if fit else None for first, fit in zip(world.firsts, good, strict=True)] == [
+        float(place) if fit else None for place, fit in enumerate(good)
+    ]
+    assert world.batcher.reserved == 0
+
+
+@pytest.mark.parametrize("count", [0, 9])
+def test_the_number_of_items_is_bounded(world: World, count: int) -> None:
+    assert refusal(lambda: world.classify(GOOD[:1] * count)) == f"the call has {count} items, expected 1 to 8"
+
+
+def test_a_call_that_finds_no_room_for_all_its_parts_gives_all_back(world: World) -> None:
+    world.batcher.door_refusal, world.batcher.places = QueueFull("full"), 1
+    with pytest.raises(QueueFull):
+        world.classify(GOOD[:4])
+
+
+def test_a_deadline_that_passed_before_decoding_is_exceeded(world: World) -> None:
+    world.classify(GOOD[:4], deadline=101.0)
+    world.clock.advance(1.0)
+    world.pool.run_all()
+    (error,) = world.items.errors
+    assert isinstance(error, DeadlineExceeded)
+    assert world.batcher.requests == []
+
+
+def test_the_objective_bounds_the_deadline_of_items(world: World) -> None:
+    world.servable = make_servable(batcher=world.batcher, objective_seconds=3.0)
+    world.classify(GOOD[:1], deadline=150.0)
+    world.pool.run_all()
+    assert world.batcher.requests[0].deadline == 103.0
+
+
+def test_a_part_that_is_refused_fails_the_call_and_withdraws_the_others(world: World) -> None:
+    world.classify(GOOD[:4])
+    world.pool.run()
+    world.batcher.refusal = DeadlineUnmeetable("late")
+    world.pool.run()
+    (error,) = world.items.errors
+    assert isinstance(error, DeadlineUnmeetable)
+    assert world.batcher.requests[0] in world.batcher.cancelled
+
+
+def test_a_part_that_fails_in_its_batch_fails_the_call(world: World) -> None:
+    world.classify(GOOD[:4])
+    world.pool.run_all()
+    first, second = world.batcher.requests
+    first.refuse(DeadlineExceeded("too late"))
+    world.answer(1)
+    assert [type(error) for error in world.items.errors] == [DeadlineExceeded]
+    assert second in world.batcher.cancelled
+
+
+def test_an_error_of_ours_is_logged_and_its_text_kept(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    class Broken:
+        spec = IMAGE
+
+        def row(self, item: object) -> np.ndarray:
+            raise ZeroDivisionError("secret")
+
+    world.servable = make_servable(batcher=world.batcher, preparer=Broken())
+    world.classify(GOOD[:2])
+    world.pool.run_all()
+    (error,) = world.items.errors
+    assert (error.status, error.message) == ("INTERNAL", "preparing the items failed")
+    assert "ZeroDivisionError: secret" in caplog.text
+
+
+def test_a_batcher_that_breaks_settles_the_call(world: World) -> None:
+    world.batcher.refusal = ZeroDivisionError("secret")
+    world.classify(GOOD[:1])
+    world.pool.run_all()
+    (error,) = world.items.errors
+    assert (error.status, error.message) == ("INTERNAL", "preparing the items failed")
+
+
+@pytest.mark.parametrize("room", [0, 1])
+def test_a_pool_that_is_shut_down_settles_the_call(world: World, room: int) -> None:
+    world.pool.room = room
+    world.classify(GOOD[:4])
+    world.pool.run_all()
+    (error,) = world.items.errors
+    assert isinstance(error, Draining)
+    assert world.batcher.requests == []
+
+
+# Callers who leave.
+
+
+@pytest.mark.parametrize("decoded", [0, 1, 2])
+def test_a_caller_who_leaves_withdraws_every_part(world: World, decoded: int) -> None:
+    ticket = world.classify(GOOD[:4])
+    for _ in range(decoded):
+        world.pool.run()
+    ticket.cancel()
+    ticket.cancel()
+    world.pool.run_all()
+    assert [error.status for error in world.items.errors] == ["CANCELLED"]
+    assert len(world.batcher.requests) == decoded
+    assert world.batcher.cancelled == world.batcher.requests
+    for number in range(decoded):
+        world.answer(number)
+
+
+def test_a_caller_who_leaves_while_a_part_is_decoded(world: World) -> None:
+    class Leaving:
+        spec = image_spec()
+
+        def row(self, item: object) -> np.ndarray:
+            ticket.cancel()
+            return np.zeros((2, 3, 1), np.uint8)
+
+        def stack(self, rows: list[np.ndarray]) -> np.ndarray:
+            return np.stack(rows)
+
+    world.servable = make_servable(batcher=world.batcher, preparer=Leaving())
+    ticket = world.classify(GOOD[:1])
+    world.pool.run_all()
+    assert [error.status for error in world.items.errors] == ["CANCELLED"]
+    assert world.batcher.requests == []
+
+
+def test_leaving_after_the_answer_changes_nothing(world: World) -> None:
+    ticket = world.classify(GOOD[:1])
+    world.pool.run_all()
+    world.answer()
+    ticket.cancel()
+    assert world.items.times_settled == 1
+    assert world.batcher.cancelled == []
+
+
+# Finding a servable.
+
+
+def test_find_lends_until_the_lame_duck_is_over(world: World) -> None:
+    assert world.plane.find("pictures", "3").version == 3
+    with pytest.raises(ModelNotFound):
+        world.plane.find("nothing")
+    world.plane.start_refusing()
+    with pytest.raises(Draining):
+        world.plane.find("pictures")
+
+
+def test_decoding_time_is_counted_once_a_part(world: World) -> None:
+    world.classify(GOOD[:4])
+    world.pool.run_all()
+    families = world.servable.metrics._families
+    labels = {"model": "pictures", "version": "1", "phase": "decode"}
+    assert families.registry.get_sample_value("convserve_phase_duration_seconds_count", labels) == 2
+
+
+def test_a_manifest_of_a_larger_batch_makes_larger_parts() -> None:
+    world = World(threads=1)
+    world.servable = make_servable(dataclasses.replace(manifest()), batcher=world.batcher, max_batch_size=8)
+    world.classify(GOOD)
+    world.pool.run_all()
+    assert [request.rows for request in world.batcher.requests] == [8]

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.inspection import print_report
+from tests.unit.service.samples import doubling, write_model, write_picture_version, write_sentence_version
+
+
+@pytest.fixture(autouse=True)
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONVSERVE_INSTANCES", "1")
+    monkeypatch.setenv("CONVSERVE_DEVICE", "cpu")
+
+
+def report(capsys: pytest.CaptureFixture[str], path: Path) -> list[str]:
+    print_report(str(path))
+    return capsys.readouterr().out.splitlines()
+
+
+def test_a_version_tells_all_it_knows(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = write_picture_version(tmp_path)
+    lines = report(capsys, folder.path)
+    assert lines[0] == "pictures/1"
+    text = "\n".join(lines)
+    for part in (
+        "task        image-classification",
+        "verified    3 golden answers, worst difference ",
+        "provider    CPUExecutionProvider (asked for: cpu)",
+        "inputs      images UINT8 [-1, 2, 3, 1]",
+        "outputs     probabilities FP32 [-1, 3]",
+        "digest      sha256:",
+        "trained     sums, recipe none, on toy",
+        "accuracy    top1 0.7500 on toy/test (n = 8, 95 % interval 0.4000 to 0.9000)",
+        "instances   1",
+        "cost in ms by batch size: 1: ",
+    ):
+        assert part in text
+
+
+def test_a_bare_graph_is_not_verified(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = "\n".join(report(capsys, write_model(tmp_path, doubling()).path))
+    assert "verified    no" in text
+    assert "trained" not in text
+
+
+def test_sentences_cost_by_length(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    text = "\n".join(report(capsys, write_sentence_version(tmp_path).path))
+    assert "cost in ms by batch size, 16 tokens: 1: " in text
+
+
+def test_a_model_and_a_repository_show_every_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name, version in (("a", 1), ("a", 2), ("b", 1)):
+        write_model(tmp_path, doubling(), name, version)
+    heads = [[line for line in report(capsys, path) if line[0] != " "] for path in (tmp_path / "a", tmp_path)]
+    assert heads == [["a/1", "a/2"], ["a/1", "a/2", "b/1"]]
+
+
+def test_a_version_that_cannot_be_served_does_not_hide_the_others(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    write_model(tmp_path, doubling(), "a")
+    broken = write_picture_version(tmp_path, "b")
+    (broken.path / "golden.npz").unlink()
+    lines = report(capsys, tmp_path)
+    assert lines[0] == "a/1"
+    assert lines[-2] == "b/1"
+    assert lines[-1].startswith("  UNAVAILABLE: ")
+
+
+def test_serving_toml_is_obeyed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    folder = write_model(tmp_path, doubling())
+    (tmp_path / "m" / "serving.toml").write_text("instances = 3\n")
+    assert "  instances   3" in report(capsys, folder.path)
+
+
+def test_what_holds_nothing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="nowhere: no such folder"):
+        print_report(str(tmp_path / "nowhere"))
+    with pytest.raises(SettingsError, match=r"holds no MODEL/VERSION/model\.onnx"):
+        print_report(str(tmp_path))
+    write_model(tmp_path, doubling()).path.rename(tmp_path / "m" / "newest")
+    with pytest.raises(SettingsError, match="newest: the folder of a version must be a number"):
+        print_report(str(tmp_path / "m" / "newest"))

@@ -1,0 +1,86 @@
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from datetime import datetime
+from typing import Any
+
+import pytest
+
+from service.logs import JsonFormatter, TextFormatter, set_up
+
+
+def record(message: str, *arguments: object, fields: Any = None, failed: bool = False) -> logging.LogRecord:
+    trace = None
+    if failed:
+        try:
+            raise ZeroDivisionError("by nothing")
+        except ZeroDivisionError:
+            trace = sys.exc_info()
+    made = logging.LogRecord("service.x", logging.WARNING, __file__, 1, message, arguments, trace)
+    made.created = 1_700_000_000.25
+    if fields is not None:
+        made.fields = fields
+    return made
+
+
+def as_json(made: logging.LogRecord) -> dict[str, Any]:
+    line = JsonFormatter().format(made)
+    assert "\n" not in line
+    return json.loads(line)  # type: ignore[no-any-return]
+
+
+def test_a_json_line_holds_time_level_logger_message_and_fields() -> None:
+    entry = as_json(record("%d models\nloaded", 2, fields={"model": "m", "seconds": 0.5}))
+    assert datetime.fromisoformat(entry.pop("time")).timestamp() == 1_700_000_000.25
+    assert entry == {
+        "level": "warning",
+        "logger": "service.x",
+        "message": "2 models\nloaded",
+        "model": "m",
+        "seconds": 0.5,
+    }
+
+
+def test_a_traceback_is_a_field() -> None:
+    entry = as_json(record("failed", failed=True))
+    assert entry["exception"].endswith("ZeroDivisionError: by nothing")
+
+
+def test_what_json_does_not_know_is_written_as_text() -> None:
+    entry = as_json(record("x", fields={"where": ValueError("odd"), "name": "ümlaut"}))
+    assert (entry["where"], entry["name"]) == ("odd", "ümlaut")
+    assert as_json(record("x", fields="no dictionary"))["message"] == "x"
+
+
+def test_text_is_for_people() -> None:
+    line = TextFormatter().format(record("loaded", fields={"model": "m", "seconds": 0.5}))
+    assert line.endswith(" warning loaded model=m seconds=0.5")
+    assert "\n" not in line
+    failed = TextFormatter().format(record("failed", failed=True))
+    assert failed.splitlines()[0].endswith("failed")
+    assert failed.endswith("ZeroDivisionError: by nothing")
+
+
+@pytest.fixture
+def _root_logger() -> Iterator[None]:
+    root = logging.getLogger()
+    handlers, level = root.handlers[:], root.level
+    yield
+    root.handlers[:], root.level = handlers, level
+
+
+@pytest.mark.usefixtures("_root_logger")
+def test_set_up_writes_to_standard_error_from_the_level_on(capsys: pytest.CaptureFixture[str]) -> None:
+    set_up("warning", "json")
+    logging.getLogger("service.x").info("quiet")
+    logging.getLogger("service.x").warning("loud", extra={"fields": {"model": "m"}})
+    set_up("debug", "text")
+    logging.getLogger("service.x").debug("plain")
+    output = capsys.readouterr()
+    first, second = output.err.splitlines()
+    assert output.out == ""
+    assert json.loads(first)["model"] == "m"
+    assert second.endswith("debug   plain")
