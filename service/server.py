@@ -130,11 +130,14 @@ class Server:
     def _refresh_health(self) -> None:
         self._health.refresh()
 
-    def drain(self, hurry: threading.Event) -> None:
+    def drain(self, hurry: threading.Event) -> bool:
         """Leave: not ready at once, lame duck, no new calls, queue finished, doors closed.
 
         Args:
             hurry: Set to skip what is left of the waiting.
+
+        Returns:
+            Whether nothing runs any more: no batch, and no loading.
         """
         settings = self._settings
         self._lame_duck = True
@@ -145,9 +148,10 @@ class Server:
         give_up = time.monotonic() + (0 if hurry.is_set() else settings.drain_seconds)
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
             self._calls.in_flight.wait_idle(0.1)
-        self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
+        finished = self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
         self._close()
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
+        return finished and self.loaded.is_set()
 
     def _close(self) -> None:
         if self._fast_lane is not None:
@@ -175,10 +179,13 @@ def run(settings: Settings) -> int:
     if server.fatal is not None:
         _LOG.error("cannot serve: %s", server.fatal)
         hurry.set()
-        server.drain(hurry)
-        return 2
-    server.drain(hurry)
-    return 0
+    finished = server.drain(hurry)
+    code = 0 if server.fatal is None else 2
+    if not finished:
+        # The interpreter would tear the runtime down under the thread that is in it, which aborts.
+        logging.shutdown()
+        os._exit(code)
+    return code
 
 
 def _listen_for_signals() -> tuple[threading.Event, threading.Event]:

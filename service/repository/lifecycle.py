@@ -156,14 +156,19 @@ class Lifecycle:
         """Return the READY versions of a model, newest first; empty if there is none."""
         return tuple(self._ready.get(name, {}).values())
 
-    def close(self, grace_seconds: float) -> None:
-        """Unload everything, finishing what is queued within the time given, which all share."""
+    def close(self, grace_seconds: float) -> bool:
+        """Unload everything, finishing what is queued within the time given, which all share.
+
+        Returns:
+            Whether it sufficed. If not, a batch may still run in its thread.
+        """
         give_up = time.monotonic() + grace_seconds
         leaving = [servable for versions in self._ready.values() for servable in versions.values()]
         for servable in leaving:
             self._change(VersionStatus(servable.name, servable.version, "UNLOADING"))
         for servable in leaving:
             servable.batcher.close(max(0.0, give_up - time.monotonic()))
+        return not any(servable.batcher.running for servable in leaving)
 
     def _load_one(self, folder: VersionFolder, settings: Settings) -> None:
         fields = {"model": folder.name, "version": folder.version}

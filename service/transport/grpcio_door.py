@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import collections
 import logging
+import socket
 import threading
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from service.transport.status import Status, internal
 
 _LOG = logging.getLogger(__name__)
 _UNBOUNDED = 2**31 - 1
+_SETTLE_SECONDS = 0.05  # a few trips of the loop, so that it has picked up every call that waits
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +59,7 @@ class GrpcioDoor:
         self._thread = threading.Thread(target=self._run_loop, name="grpcio", daemon=True)
         self._server: grpc.aio.Server | None = None
         self._replies = _ReplyQueue(self._loop)
+        self._hold: asyncio.Event | None = None
 
     def start(self, address: str) -> int:
         """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
@@ -94,6 +97,7 @@ class GrpcioDoor:
         ]
         server = grpc.aio.server(options=options)
         self._register(server)
+        _check_free(address)
         try:
             port = server.add_insecure_port(address)
         except RuntimeError as error:
@@ -104,8 +108,20 @@ class GrpcioDoor:
         return port
 
     async def _stop(self, grace_seconds: float) -> None:
-        if self._server is not None:
-            await self._server.stop(grace_seconds)
+        """Stop so that a call in the doorway ends with our UNAVAILABLE.
+
+        Calls that the loop has not picked up when gRPC stops end with CANCELLED, which no client
+        retries. So answers are held back until there are none, and given when gRPC has told the
+        clients to send no more.
+        """
+        if self._server is None:
+            return
+        self._hold = asyncio.Event()
+        await asyncio.sleep(_SETTLE_SECONDS)
+        stopping = self._loop.create_task(self._server.stop(grace_seconds))
+        await asyncio.sleep(0)
+        self._hold.set()
+        await stopping
 
     def _register(self, server: grpc.aio.Server) -> None:
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
@@ -137,6 +153,7 @@ class GrpcioDoor:
             ticket = self._calls.begin(path, payload, context.time_remaining(), responder)
             try:
                 outcome = await responder.future
+                await self._pass()
             except asyncio.CancelledError:
                 if ticket is not None:
                     ticket.cancel()
@@ -147,11 +164,17 @@ class GrpcioDoor:
 
         return handle
 
+    async def _pass(self) -> None:
+        """Wait while answers are held back."""
+        if self._hold is not None:
+            await self._hold.wait()
+
     def _cold(self, method: Method) -> Callable[[bytes, Any], Awaitable[Any]]:
         """Return the handler of a method that answers at once."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             request_id = _request_id(context)
+            await self._pass()
             try:
                 response = method.handle(method.request_type.FromString(payload))
             except ServingError as error:
@@ -216,6 +239,19 @@ class _LoopResponder:
 
     def fail(self, status: Status) -> None:
         self._replies.put(self.future, status)
+
+
+def _check_free(address: str) -> None:
+    """Bind and let go: gRPC itself reports a port in use on standard error, in its own form.
+
+    Raises:
+        OSError: ``HOST:PORT`` cannot be bound.
+    """
+    if address.startswith("unix:"):
+        return
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    socket.create_server((host.strip("[]"), int(port)), family=family).close()
 
 
 def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
