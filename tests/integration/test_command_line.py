@@ -1,0 +1,83 @@
+"""Starts that must fail: exit code 2 and one clear line."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from service import cli
+from tests.integration.harness import DEADLINE_SECONDS, ROOT
+
+
+def serve(*flags: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", "serve", "--grpc-port", "0", "--http-port", "0", *flags]
+    return subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, env=environment, check=False
+    )
+
+
+def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:
+    """Return the lines that are no log entry below ERROR."""
+    assert ended.returncode == 2, ended.stderr
+    assert not ended.stdout
+    lines = ended.stderr.splitlines()
+    entries = [json.loads(line) if line.startswith("{") else {"level": "error", "message": line} for line in lines]
+    return [entry["message"] for entry in entries if entry["level"] in ("error", "critical")]
+
+
+def test_cuda_refuses_a_fallback(small_repository: Path, transport: str):
+    (line,) = complaints(serve("--models", str(small_repository), "--device", "cuda", "--transport", transport))
+    assert line.startswith("cannot serve: device 'cuda' was asked for, but CUDA does not run here")
+    assert "--device auto" in line
+
+
+@pytest.mark.parametrize("which", ["--grpc-port", "--http-port"])
+def test_a_port_in_use(small_repository: Path, transport: str, which: str):
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = str(taken.getsockname()[1])
+        (line,) = complaints(serve("--models", str(small_repository), "--transport", transport, which, port))
+    assert line.startswith("convserve: cannot listen on 127.0.0.1")
+    assert port in line
+    assert "Choose others with --grpc-port and --http-port" in line
+
+
+@pytest.mark.parametrize(
+    ("flags", "words"),
+    [
+        ((), "no model repository: give --models DIR"),
+        (("--models", "nowhere"), "model repository nowhere: No such file or directory"),
+        (("--models", "docs"), "holds no MODEL/VERSION/model.onnx"),
+        (("--models", "models", "--max-queued-requests", "0"), "max_queued_requests: expected 1 to 1000000, got 0"),
+        (("--models", "models", "--max-batch-size", "many"), "--max-batch-size: expected int, got 'many'"),
+        (("--models", "models", "--versions", "newest"), "versions: expected latest:N, all, or numbers"),
+    ],
+)
+def test_a_wrong_setting_is_one_line(flags: tuple[str, ...], words: str):
+    (line,) = complaints(serve(*flags))
+    assert words in line
+
+
+@pytest.mark.parametrize(
+    ("installed", "words"),
+    [
+        ({"onnxruntime", "onnxruntime-gpu"}, "both installed and overwrite each other: pip uninstall -y"),
+        (set(), "no ONNX Runtime: pip install 'convserve[cpu]'"),
+    ],
+)
+def test_the_extras_are_told_apart(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: set[str], words: str
+):
+    def distribution(name: str) -> str:
+        if name not in installed:
+            raise importlib.metadata.PackageNotFoundError(name)
+        return name
+
+    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
+    assert cli.main(["serve", "--models", "models"]) == 2
+    assert words in capsys.readouterr().err

@@ -1,0 +1,137 @@
+"""Versions that must not serve, beside others that do."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from service.golden import Golden, read_golden, write_golden
+from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration import graphs
+from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, failure, infer_request
+
+PICTURE = infer_request("lenet5-mnist", {"images": np.zeros((1, 28, 28, 1), dtype=np.uint8)})
+
+
+def change_golden_answers(folder: Path) -> None:
+    golden = read_golden(folder / "golden.npz")
+    write_golden(
+        Golden(golden.raw, golden.inputs, tuple(output + 0.01 for output in golden.outputs)), folder / "golden.npz"
+    )
+
+
+def change_golden_pictures(folder: Path) -> None:
+    golden = read_golden(folder / "golden.npz")
+    write_golden(Golden(golden.raw[::-1], golden.inputs, golden.outputs), folder / "golden.npz")
+
+
+def remove_golden(folder: Path) -> None:
+    (folder / "golden.npz").unlink()
+
+
+def change_model_bytes(folder: Path) -> None:
+    data = bytearray((folder / "model.onnx").read_bytes())
+    data[len(data) // 2] ^= 1
+    (folder / "model.onnx").write_bytes(data)
+
+
+def change_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
+    def tamper(folder: Path) -> None:
+        manifest = json.loads((folder / "manifest.json").read_text())
+        change(manifest)
+        (folder / "manifest.json").write_text(json.dumps(manifest))
+
+    return tamper
+
+
+def remove_a_label(folder: Path) -> None:
+    labels = (folder / "labels.txt").read_text().splitlines()
+    (folder / "labels.txt").write_text("\n".join(labels[:-1]))
+
+
+GOLDEN = "it did not reproduce its golden answers"
+MANIFEST = "its manifest, labels or golden answers are not valid"
+GRAPH = "its model file is damaged or not the one that its manifest names"
+TAMPERED = {
+    "golden answers": (change_golden_answers, GOLDEN, "differs by 0.01"),
+    "golden pictures": (change_golden_pictures, GOLDEN, "preprocessing differs"),
+    "no golden answers": (remove_golden, MANIFEST, "golden vectors are not readable"),
+    "model bytes": (change_model_bytes, GRAPH, "the manifest says sha256:"),
+    "an unknown key": (change_manifest(lambda manifest: manifest.update(colour="blue")), MANIFEST, "colour"),
+    "a missing key": (change_manifest(lambda manifest: manifest.pop("parity")), MANIFEST, "parity"),
+    "another input": (change_manifest(lambda manifest: manifest["inputs"][0].update(name="x")), MANIFEST, "inputs"),
+    "a label too few": (remove_a_label, MANIFEST, "has 9 labels"),
+}
+
+
+def serve_tampered(tmp_path: Path, tamper: Callable[[Path], None], *versions: int) -> None:
+    for version in versions:
+        shutil.copytree(MODELS / "lenet5-mnist" / "1", tmp_path / "lenet5-mnist" / str(version))
+    tamper(tmp_path / "lenet5-mnist" / str(versions[-1]))
+    graphs.write(tmp_path, "add-sub", graphs.add_sub())
+
+
+@pytest.mark.parametrize("what", TAMPERED)
+def test_a_tampered_version_is_unavailable_while_others_serve(tmp_path: Path, what: str):
+    tamper, told, logged = TAMPERED[what]
+    serve_tampered(tmp_path, tamper, 1)
+    with ServerProcess(tmp_path, "native", wait_ready=False) as server:
+        server.client.wait_ready("add-sub")
+        entry = server.wait_log("model version is UNAVAILABLE")
+        assert logged in entry["message"]
+        failed = failure(server.client.infer, PICTURE)
+        assert failed.code is grpc.StatusCode.UNAVAILABLE
+        assert failed.info is not None
+        assert failed.info.reason == "MODEL_NOT_READY"
+        assert failed.message == f"model 'lenet5-mnist' version 1 is UNAVAILABLE: {told}"
+        check_the_others(server)
+
+
+def check_the_others(server: ServerProcess) -> None:
+    """The server as a whole is not ready, and says so everywhere; the healthy model answers."""
+    client = server.client
+    assert client.infer(ADD_SUB).model_name == "add-sub"
+    assert not client.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert not client.inference.ModelReady(pb.ModelReadyRequest(name="lenet5-mnist")).ready
+    assert client.inference.ModelReady(pb.ModelReadyRequest(name="add-sub")).ready
+    for name, status in (("", "NOT_SERVING"), ("lenet5-mnist", "NOT_SERVING"), ("add-sub", "SERVING")):
+        answer = client.health.Check(health_pb2.HealthCheckRequest(service=name))
+        assert health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status, name
+    assert server.get("/readyz")[0] == 503
+    assert server.metric("convserve_model_state", model="lenet5-mnist", state="UNAVAILABLE") == 1
+    assert server.metric("convserve_golden_check_passed", model="lenet5-mnist") == 0
+
+
+def test_the_older_version_goes_on_answering(tmp_path: Path, transport: str):
+    serve_tampered(tmp_path, change_golden_answers, 1, 2)
+    with ServerProcess(tmp_path, transport, "--versions", "all", wait_ready=False) as server:
+        server.client.wait_ready("add-sub")
+        server.wait_log("model version is UNAVAILABLE")
+        server.client.wait_ready("lenet5-mnist")
+        assert server.client.infer(PICTURE).model_version == "1"
+        asked = pb.ModelInferRequest()
+        asked.CopyFrom(PICTURE)
+        asked.model_version = "2"
+        assert failure(server.client.infer, asked).code is grpc.StatusCode.UNAVAILABLE
+        assert not server.client.inference.ServerReady(pb.ServerReadyRequest()).ready
+
+
+def test_versions_and_settings_of_one_model(tmp_path: Path):
+    for version in (1, 2, 10):
+        graphs.write(tmp_path, "add-sub", graphs.add_sub(version), version)
+    (tmp_path / "add-sub" / "serving.toml").write_text('versions = "1,10"\nmax_batch_size = 3\n')
+    (tmp_path / "add-sub" / "drafts").mkdir()
+    with ServerProcess(tmp_path, "grpcio") as server:
+        told = server.client.inference.ModelMetadata(pb.ModelMetadataRequest(name="add-sub"))
+        assert list(told.versions) == ["10", "1"]
+        configured = server.client.inference.ModelConfig(pb.ModelConfigRequest(name="add-sub")).config
+        assert configured.max_batch_size == 3
+        asked = infer_request("add-sub", {}, model_version="2")
+        assert failure(server.client.infer, asked).code is grpc.StatusCode.NOT_FOUND

@@ -1,0 +1,156 @@
+"""SIGTERM: not ready at once, answering in lame duck, finishing what is queued, exit 0."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections import Counter
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration.harness import (
+    ADD_SUB,
+    DEADLINE_SECONDS,
+    Client,
+    ServerProcess,
+    arrays_of,
+    eventually,
+    failure,
+    failure_of,
+    infer_request,
+)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+def watch(client: Client, name: str = "") -> grpc.Call:
+    return client.health.Watch(health_pb2.HealthCheckRequest(service=name), timeout=DEADLINE_SECONDS)
+
+
+def loop_request(iterations: int) -> pb.ModelInferRequest:
+    return infer_request("loop", {"iterations": np.array([[iterations]])})
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_lame_duck_answers_and_a_second_signal_ends_it(small_repository: Path, transport: str, number: signal.Signals):
+    with ServerProcess(small_repository, transport, "--lame-duck-seconds", "600") as server:
+        first, second = watch(server.client), watch(server.client)
+        assert next(first).status == next(second).status == SERVING
+        first.cancel()  # one watcher leaves; the other must still be told
+        with pytest.raises(grpc.RpcError):
+            next(first)
+        server.signal(number)
+        assert next(second).status == NOT_SERVING
+        assert server.get("/readyz") == (503, "not ready\n")
+        assert server.get("/livez") == (200, "live\n")
+        assert not server.client.inference.ServerReady(pb.ServerReadyRequest()).ready
+        assert server.client.infer(ADD_SUB).model_name == "add-sub"  # lame duck
+        started = time.monotonic()
+        server.signal(number)
+        assert server.wait_exit() == 0
+        assert time.monotonic() - started < 30  # not 600
+
+
+def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
+    small_repository: Path, transport: str, loop_iterations: int
+):
+    flags = ("--lame-duck-seconds", "0", "--instances", "1", "--max-batch-size", "1")
+    with ServerProcess(small_repository, transport, *flags) as server:
+        calls = [server.client.inference.ModelInfer.future(loop_request(loop_iterations)) for _ in range(2)]
+        eventually(lambda: server.metric("convserve_queue_depth", model="loop") == 1, "one runs, one is queued")
+        server.signal(signal.SIGTERM)
+        server.wait_log("draining")
+
+        def refused() -> bool:
+            try:
+                server.client.infer(ADD_SUB)
+            except grpc.RpcError as error:
+                failed = failure_of(error)
+                assert failed.code is grpc.StatusCode.UNAVAILABLE
+                assert failed.info is not None
+                assert failed.info.reason == "DRAINING"
+                return True
+            return False
+
+        eventually(refused, "new calls are refused")
+        assert [arrays_of(call.result())["done"].tolist() for call in calls] == [[[loop_iterations]]] * 2
+        assert server.wait_exit() == 0
+        assert server.logged("stopped")[0]["in_flight"] == 0
+
+
+def test_a_second_signal_gives_up_what_runs(small_repository: Path, transport: str, loop_iterations: int):
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "3600", "--instances", "1")
+    with ServerProcess(small_repository, transport, *flags) as server:
+        call = server.client.inference.ModelInfer.future(loop_request(600 * loop_iterations))
+        eventually(lambda: server.metric("convserve_inflight_requests") == 1, "it runs")
+        server.signal(signal.SIGTERM)
+        server.wait_log("draining")
+        server.signal(signal.SIGTERM)
+        started = time.monotonic()
+        assert server.wait_exit() == 0
+        assert time.monotonic() - started < 30  # not 600
+        assert failure(call.result).code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def test_drain_seconds_bound_the_waiting(small_repository: Path, transport: str, loop_iterations: int):
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "0.2", "--instances", "1", "--max-batch-size", "1")
+    with ServerProcess(small_repository, transport, *flags) as server:
+        calls = [server.client.inference.ModelInfer.future(loop_request(600 * loop_iterations)) for _ in range(2)]
+        eventually(lambda: server.metric("convserve_queue_depth", model="loop") == 1, "one runs, one is queued")
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        codes = {failure(call.result).code for call in calls}
+        assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_under_load_no_call_is_lost(small_repository: Path, transport: str):
+    """Every call ends OK, or UNAVAILABLE after the drain began; none is left hanging or ends otherwise."""
+    with ServerProcess(small_repository, transport, "--lame-duck-seconds", "0.5") as server:
+        codes: Counter[str] = Counter()
+        refused_before_drain = []
+        draining = threading.Event()
+        done = threading.Event()
+
+        def call_on() -> None:
+            client = Client(server.grpc_port)
+            while not done.is_set():
+                late = draining.is_set()
+                try:
+                    client.infer(ADD_SUB)
+                    codes["OK"] += 1
+                except grpc.RpcError as error:
+                    code = failure_of(error).code.name
+                    codes[code] += 1
+                    if not late and not draining.is_set():
+                        refused_before_drain.append(code)
+                    if late:
+                        break
+            client.close()
+
+        threads = [threading.Thread(target=call_on) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        eventually(lambda: codes["OK"] > 200, "load")
+        draining.set()
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        done.set()
+        for thread in threads:
+            thread.join(DEADLINE_SECONDS)
+            assert not thread.is_alive()
+        assert set(codes) <= {"OK", "UNAVAILABLE"}, codes
+        assert not refused_before_drain
+        assert server.logged("stopped")[0]["in_flight"] == 0
+
+
+def test_a_signal_while_loading_stops_the_server(repository: Path, transport: str):
+    with ServerProcess(repository, transport, "--lame-duck-seconds", "0", wait_ready=False) as server:
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
