@@ -10,6 +10,7 @@ import dataclasses
 import hashlib
 import json
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
 
@@ -36,7 +37,11 @@ class Dataset:
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Where the weights come from. ``seed`` is null for weights that were loaded, not trained."""
+    """Where the weights come from.
+
+    ``seed`` is null for weights that were loaded, not trained; ``created`` is an instant with its
+    zone, e.g. ``2026-01-02T03:04:05Z``.
+    """
 
     architecture: str
     recipe: str
@@ -184,6 +189,10 @@ def _check(manifest: Manifest) -> None:
     for spec in (*manifest.inputs, *manifest.outputs):
         if spec.datatype not in DTYPES:
             raise ManifestInvalid(f"tensor '{spec.name}': unknown datatype {spec.datatype!r}")
+    if not _is_instant(manifest.provenance.created):
+        raise ManifestInvalid(
+            f"provenance.created: expected an instant such as 2026-01-02T03:04:05Z, got {manifest.provenance.created!r}"
+        )
     if manifest.max_batch_size < 1:
         raise ManifestInvalid("max_batch_size: must be at least 1")
     if (manifest.task == "tensor") != (manifest.preprocessing is None):
@@ -200,6 +209,13 @@ def _check(manifest: Manifest) -> None:
     for name in (manifest.labels_file, getattr(manifest.preprocessing, "tokenizer_file", None)):
         if name is not None and Path(name).name != name:
             raise ManifestInvalid(f"{name!r}: must be the name of a file beside the manifest")
+
+
+def _is_instant(text: str) -> bool:
+    try:
+        return datetime.fromisoformat(text).tzinfo is not None
+    except ValueError:
+        return False
 
 
 def _check_input(spec: TensorSpec, preprocessing: PreprocessingSpec) -> None:

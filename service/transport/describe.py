@@ -5,8 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Sequence
-
-from google.protobuf.timestamp_pb2 import Timestamp
+from datetime import datetime
 
 from service import __version__
 from service.metrics import Duration, Statistics
@@ -186,6 +185,4 @@ def _fill_provenance(message: classification.Provenance, servable: Servable) -> 
     if provenance.seed is not None:
         message.seed = provenance.seed
     message.git_commit = provenance.git_commit
-    created = Timestamp()
-    created.FromJsonString(provenance.created)
-    message.create_time.CopyFrom(created)
+    message.create_time.FromDatetime(datetime.fromisoformat(provenance.created))

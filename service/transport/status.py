@@ -12,6 +12,7 @@ from service.errors import DeadlineUnmeetable, InternalError, QueueFull, Serving
 
 DOMAIN = "convserve"
 _DETAILS_KEY = "grpc-status-details-bin"
+_MAX_MESSAGE = 400  # characters; it travels twice in metadata, of which clients take 8 KiB
 
 Metadata = tuple[tuple[str, bytes], ...]
 
@@ -48,6 +49,8 @@ def status_of(error: ServingError, request_id: str, overload_status: str = "RESO
     name = overload_status if isinstance(error, QueueFull | DeadlineUnmeetable) else error.status
     code = grpc.StatusCode[name]
     message = error.message
+    if len(message) > _MAX_MESSAGE:  # a caller's own text that it repeats may be of any length
+        message = f"{message[:_MAX_MESSAGE]} … ({len(message)} characters)"
     if code is grpc.StatusCode.INTERNAL:
         message = f"{message} (request id {request_id})"
     return Status(code, message, ((_DETAILS_KEY, _details(error, code, message, request_id)),))

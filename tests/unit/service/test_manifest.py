@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import json
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -73,7 +74,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 dataset=st.builds(Dataset, _names, _names),
                 libraries=st.dictionaries(_names, _names, max_size=2),
                 git_commit=_names,
-                created=_names,
+                created=st.datetimes(timezones=st.just(UTC)).map(datetime.isoformat),
             )
         ),
         "accuracy": tuple(
@@ -216,6 +217,14 @@ def test_a_schema_version_that_only_equals_one_is_refused(version: object) -> No
 )
 def test_parts_that_contradict_each_other_are_refused(source: Manifest, message: str) -> None:
     assert refusal(as_json(source)) == message
+
+
+@pytest.mark.parametrize("created", ["", "yesterday", "2026-01-02", "2026-01-02T03:04:05", "2026-13-02T03:04:05Z"])
+def test_an_instant_without_its_zone_is_refused(created: str) -> None:
+    data = as_json(manifest())
+    data["provenance"]["created"] = created
+    expected = "provenance.created: expected an instant such as 2026-01-02T03:04:05Z"
+    assert refusal(data) == f"{expected}, got {created!r}"
 
 
 def test_a_spec_that_contradicts_itself_is_refused() -> None:
