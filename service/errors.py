@@ -56,6 +56,10 @@ class ModelNotReady(ServingError):
     reason = "MODEL_NOT_READY"
 
 
+class Unloading(ModelNotReady):
+    """The version was being unloaded when the request reached it; a newer one may serve (UNAVAILABLE)."""
+
+
 class Draining(ServingError):
     """The server finished its lame duck and takes no new work (UNAVAILABLE)."""
 
@@ -89,6 +93,13 @@ class RequestCancelled(ServingError):
 
     status = "CANCELLED"
     reason = "CANCELLED"
+
+
+class LoadFailed(ServingError):
+    """A model was to be loaded by a call and cannot be served (FAILED_PRECONDITION)."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "LOAD_FAILED"
 
 
 class Unimplemented(ServingError):

@@ -21,6 +21,7 @@ from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
 from service.repository.lifecycle import Lifecycle
+from service.repository.reconciler import Reconciler, Watcher
 from service.settings import Settings
 from service.transport.calls import Calls
 from service.transport.grpcio_door import DoorLimits, GrpcioDoor
@@ -51,7 +52,9 @@ class Server:
         self.loaded = threading.Event()
         runtime = f"onnxruntime {onnxruntime.__version__}"
         self.metrics = Metrics(__version__, runtime)
-        self.lifecycle = Lifecycle(settings, self.metrics, listener=self._refresh_health)
+        self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
+        self.reconciler = Reconciler(settings, self.metrics, self.lifecycle)
+        self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
@@ -114,12 +117,15 @@ class Server:
 
     def _load(self) -> None:
         try:
-            self.lifecycle.load_all()
+            self.reconciler.load_all()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
         except Exception as error:
             _LOG.exception("loading the repository failed")
             self._die(error)
+        else:
+            if self._settings.model_control_mode == "poll":
+                self._watcher.start()
         self.loaded.set()
 
     def _die(self, error: Exception) -> None:
@@ -141,6 +147,7 @@ class Server:
         """
         settings = self._settings
         self._lame_duck = True
+        self._watcher.stop()
         self._health.refresh()
         _LOG.info("draining", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         hurry.wait(settings.lame_duck_seconds)

@@ -36,6 +36,11 @@ class Settings:
     grpc_port: int = _setting(8001, "gRPC port; 0 takes a free one")
     http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")
     versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
+    model_control_mode: Literal["none", "poll", "explicit"] = _setting(
+        "none", "none: what is there at the start; poll: follow the repository; explicit: RepositoryModelLoad/Unload"
+    )
+    repository_poll_seconds: float = _setting(5.0, "how often mode poll looks at the repository")
+    load_models: str = _setting("", "mode explicit: models to load at the start, such as a,b; * for all")
     device: Device = _setting("auto", "cuda refuses to start on a fallback; auto takes CUDA where it works")
     transport: Literal["auto", "native", "grpcio"] = _setting("auto", "who speaks HTTP/2: see docs/architecture.md")
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
@@ -68,6 +73,7 @@ class Settings:
         for name, least, most in (
             ("grpc_port", 0, 65535),
             ("http_port", 0, 65535),
+            ("repository_poll_seconds", 0.1, 86400),
             ("instances", 0, 256),
             ("intra_op_threads", 0, 256),
             ("max_batch_size", 0, 4096),

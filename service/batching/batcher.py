@@ -22,6 +22,7 @@ from service.errors import (
     ModelNotReady,
     RequestCancelled,
     ServingError,
+    Unloading,
 )
 
 _LOG = logging.getLogger(__name__)
@@ -292,5 +293,5 @@ class Batcher:
             self._on_death()
 
 
-def _unloading() -> ModelNotReady:
-    return ModelNotReady("the model is being unloaded")
+def _unloading() -> Unloading:
+    return Unloading("the model is being unloaded")

@@ -136,6 +136,21 @@ class _MeteredBatches:
         self._metrics.cancelled(stage)
 
 
+def summary(servable: Servable) -> dict[str, object]:
+    """Return what the log says of a version that became READY."""
+    return {
+        "model": servable.name,
+        "version": servable.version,
+        "task": servable.task,
+        "verified": servable.verified,
+        "golden_max_abs_error": servable.golden.max_abs_error if servable.golden else None,
+        "provider": servable.provider.actual,
+        "requested": servable.provider.requested,
+        "max_batch_size": servable.max_batch_size,
+        "load_seconds": round(servable.load_seconds, 3),
+    }
+
+
 def load(
     folder: VersionFolder, settings: Settings, metrics: Metrics, on_death: Callable[[], None] = lambda: None
 ) -> Servable:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,38 @@ class VersionFolder:
     name: str
     version: int
     path: Path
+
+
+Fingerprint = tuple[tuple[str, int, int], ...]
+
+
+def fingerprint(folder: VersionFolder) -> Fingerprint:
+    """Return names, sizes and times of change of everything that loading a version reads.
+
+    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes
+    meanwhile is left out, which is a change like any other.
+    """
+    files = [folder.path.parent / SERVING_FILE]
+    try:
+        files += folder.path.iterdir()
+    except OSError:
+        return ()
+    found = []
+    for file in sorted(files):
+        try:
+            about = file.stat()
+        except OSError:
+            continue
+        found.append((file.name, about.st_size, about.st_mtime_ns))
+    return tuple(found)
+
+
+def by_name(folders: Iterable[VersionFolder]) -> dict[str, list[VersionFolder]]:
+    """Group version folders by model, in their order."""
+    names: dict[str, list[VersionFolder]] = {}
+    for folder in folders:
+        names.setdefault(folder.name, []).append(folder)
+    return names
 
 
 def scan(root: Path) -> list[VersionFolder]:

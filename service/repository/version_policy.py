@@ -11,6 +11,21 @@ from collections.abc import Iterable
 from service.errors import SettingsError
 
 
+def to_unload(ready: Iterable[int], wanted: Iterable[int]) -> list[int]:
+    """Return the READY versions to unload, ascending.
+
+    An unwanted version goes only when a wanted one is READY: one that fails keeps the old one serving.
+    If none is wanted any more, all go.
+
+    >>> to_unload(ready=[1, 2], wanted=[2])
+    [1]
+    >>> to_unload(ready=[1], wanted=[2])
+    []
+    """
+    serving, asked = set(ready), set(wanted)
+    return sorted(serving - asked) if serving & asked or not asked else []
+
+
 def wanted(policy: str, versions: Iterable[int]) -> list[int]:
     """Return the versions to serve, ascending.
 

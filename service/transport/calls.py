@@ -20,7 +20,7 @@ from prometheus_client import Counter
 
 from service.batching.request import BatchFacts, PendingRequest
 from service.dataplane import DataPlane, Item, Ticket
-from service.errors import InvalidInput, ServingError
+from service.errors import InvalidInput, ServingError, Unloading
 from service.metrics import Metrics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
@@ -31,6 +31,7 @@ from service.transport.status import Status, internal, status_of
 
 _LOG = logging.getLogger(__name__)
 _DEFAULT_TOP_K = 5
+_SWAPS = 3  # swaps of a version that one call may meet; it meets the second only if loading takes microseconds
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 CLASSIFY_IMAGES = "/convserve.classification.v1.ClassificationService/ClassifyImages"
@@ -127,7 +128,7 @@ class Calls:
         call = _Call(self, method, responder, arrival)
         self.in_flight.enter()
         try:
-            return self._begin[method](call, payload, deadline)
+            return self._begin_on_newest(call, method, payload, deadline)
         except ServingError as error:
             call.refuse(error)
         except DecodeError:
@@ -135,6 +136,15 @@ class Calls:
         except Exception:
             call.unexpected()
         return None
+
+    def _begin_on_newest(self, call: _Call, method: str, payload: bytes, deadline: float) -> Ticket:
+        """Begin a call, anew if its version was being swapped out just when it came: nobody has answered yet."""
+        for _ in range(_SWAPS):
+            try:
+                return self._begin[method](call, payload, deadline)
+            except Unloading:
+                continue
+        return self._begin[method](call, payload, deadline)
 
     def count(self, method: str, code: str, model: str = "", version: str = "") -> None:
         """Count a call that ended, also one of a door's own methods."""

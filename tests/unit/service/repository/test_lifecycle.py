@@ -21,6 +21,7 @@ from service.errors import (
 )
 from service.metrics import STATES, Metrics
 from service.repository.lifecycle import Lifecycle
+from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
 from service.settings import Settings
@@ -62,8 +63,21 @@ def repository(root: Path, *places: str) -> Path:
     return root
 
 
-def lifecycle(root: Path, loader: FakeLoader, **settings: Any) -> Lifecycle:
-    return Lifecycle(Settings(models=str(root), **settings), Metrics("0", "test"), load=loader)
+class Cycle(Lifecycle):
+    """A lifecycle and the reconciler that fills it."""
+
+    def __init__(
+        self, settings: Settings, metrics: Metrics, load: FakeLoader, listener: Callable[[], None] = lambda: None
+    ) -> None:
+        super().__init__(metrics, listener)
+        self.reconciler = Reconciler(settings, metrics, self, load)
+
+    def load_all(self) -> None:
+        self.reconciler.load_all()
+
+
+def lifecycle(root: Path, loader: FakeLoader, **settings: Any) -> Cycle:
+    return Cycle(Settings(models=str(root), **settings), Metrics("0", "test"), loader)
 
 
 def states(of: Lifecycle) -> dict[str, str]:
@@ -172,7 +186,7 @@ def test_an_older_version_answers_while_the_newest_has_failed(tmp_path: Path) ->
 def test_a_failed_golden_check_is_a_metric(tmp_path: Path) -> None:
     metrics = Metrics("0", "test")
     loader = FakeLoader(**{"a/1": GoldenMismatch("no"), "b/1": ManifestInvalid("no")})
-    Lifecycle(Settings(models=str(repository(tmp_path, "a/1", "b/1"))), metrics, load=loader).load_all()
+    Cycle(Settings(models=str(repository(tmp_path, "a/1", "b/1"))), metrics, load=loader).load_all()
     sample = metrics.registry.get_sample_value
     assert sample("convserve_golden_check_passed", {"model": "a", "version": "1"}) == 0
     assert sample("convserve_golden_check_passed", {"model": "b", "version": "1"}) is None
@@ -181,7 +195,7 @@ def test_a_failed_golden_check_is_a_metric(tmp_path: Path) -> None:
 def test_the_state_is_a_metric(tmp_path: Path) -> None:
     metrics = Metrics("0", "test")
     loader = FakeLoader(**{"b/1": LoadError("no")})
-    Lifecycle(Settings(models=str(repository(tmp_path, "a/1", "b/1"))), metrics, load=loader).load_all()
+    Cycle(Settings(models=str(repository(tmp_path, "a/1", "b/1"))), metrics, load=loader).load_all()
     for name, expected in (("a", "READY"), ("b", "UNAVAILABLE")):
         labels = {"model": name, "version": "1"}
         values = {
@@ -245,7 +259,7 @@ def test_an_instance_that_dies_while_its_version_loads_is_not_forgotten(tmp_path
 
 def test_the_listener_hears_of_every_change(tmp_path: Path) -> None:
     heard: list[dict[str, str]] = []
-    cycle = Lifecycle(
+    cycle = Cycle(
         Settings(models=str(repository(tmp_path, "a/1"))),
         Metrics("0", "test"),
         load=FakeLoader(),

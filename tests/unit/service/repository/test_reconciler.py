@@ -1,0 +1,246 @@
+"""Following the repository: new versions are swapped in, failures keep the old ones, lost disks change nothing."""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from service.errors import GoldenMismatch, LoadFailed, ManifestInvalid, ModelNotFound, ModelNotReady
+from service.metrics import Metrics
+from service.repository.lifecycle import Lifecycle
+from service.repository.reconciler import Reconciler
+from service.repository.servable import Servable
+from service.settings import Settings
+from tests.unit.service.repository.test_lifecycle import FakeLoader, refusal, repository, states
+
+
+class Stage:
+    """A repository on disk, its lifecycle, and the reconciler between them."""
+
+    def __init__(self, root: Path, *places: str, loader: FakeLoader | None = None, **settings: Any) -> None:
+        self.root = root
+        self.loader = loader or FakeLoader()
+        self.metrics = Metrics("0", "test")
+        self.lifecycle = Lifecycle(self.metrics)
+        self.add(*places)
+        self.reconciler = Reconciler(Settings(models=str(root), **settings), self.metrics, self.lifecycle, self.loader)
+
+    def add(self, *places: str) -> None:
+        repository(self.root, *places)
+
+    def change(self, place: str) -> None:
+        """Change a version's file as a person would who copies another over it."""
+        file = self.root / place / "model.onnx"
+        file.write_bytes(file.read_bytes() + b"x")
+
+    def remove(self, place: str) -> None:
+        shutil.rmtree(self.root / place)
+
+    def start(self) -> Stage:
+        self.reconciler.load_all()
+        return self
+
+    @property
+    def states(self) -> dict[str, str]:
+        return states(self.lifecycle)
+
+    def serving(self, name: str) -> list[int]:
+        return [servable.version for servable in self.lifecycle.servables(name)]
+
+
+def test_a_new_version_is_swapped_in_before_the_old_one_goes(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    old = stage.lifecycle.find("a")
+    stage.add("a/2")
+    seen: list[list[int]] = []
+    stage.loader.during = lambda _place: seen.append(stage.serving("a"))
+    stage.reconciler.poll()
+    assert seen == [[1]], "the old version serves while the new one loads"
+    assert stage.serving("a") == [2]
+    assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
+    assert stage.loader.batchers["a/1"].closed_with == [30.0], "the old one is drained"
+    assert old.version == 1
+    assert stage.lifecycle.is_ready
+
+
+def test_a_version_that_fails_keeps_the_old_one_serving(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(tmp_path, "a/1", loader=FakeLoader(**{"a/2": GoldenMismatch("differs by 0.3")})).start()
+    stage.add("a/2")
+    with caplog.at_level(logging.ERROR):
+        stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert stage.lifecycle.is_ready, "a failed newcomer does not take the server down"
+    assert [status.reason for status in stage.lifecycle.statuses()] == ["", "differs by 0.3"]
+    assert "differs by 0.3" in caplog.text
+    assert stage.metrics.registry.get_sample_value(
+        "convserve_model_state", {"model": "a", "version": "2", "state": "UNAVAILABLE"}
+    )
+
+
+def test_a_failed_version_is_tried_again_only_when_it_changed(tmp_path: Path) -> None:
+    tried: list[str] = []
+    stage = Stage(tmp_path, "a/1", loader=FakeLoader(**{"a/1": ManifestInvalid("no")})).start()
+    stage.loader.during = tried.append
+    stage.reconciler.poll()
+    assert tried == []
+    stage.change("a/1")
+    stage.loader.failures.clear()
+    stage.reconciler.poll()
+    assert tried == ["a/1"]
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_a_changed_version_is_replaced_under_its_number(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    old, old_batcher = stage.lifecycle.find("a"), stage.loader.batchers["a/1"]
+    stage.change("a/1")
+    stage.reconciler.poll()
+    assert stage.lifecycle.find("a") is not old
+    assert old_batcher.closed_with == [30.0]
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_a_changed_version_that_fails_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    old = stage.lifecycle.find("a")
+    stage.change("a/1")
+    stage.loader.failures["a/1"] = ManifestInvalid("half copied")
+    stage.reconciler.poll()
+    assert stage.lifecycle.find("a") is old
+    assert stage.loader.batchers["a/1"].closed_with == []
+    stage.loader.failures.clear()
+    stage.change("a/1")
+    stage.reconciler.poll()
+    assert stage.lifecycle.find("a") is not old
+
+
+def test_a_changed_serving_toml_is_followed(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2").start()
+    (tmp_path / "a" / "serving.toml").write_text('versions = "all"\ninstances = 3\n')
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2, 1]
+    assert stage.loader.settings["a/2"].instances == 3
+
+
+def test_a_damaged_serving_toml_stops_changes_of_its_model_alone(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    (tmp_path / "a" / "serving.toml").write_text("nonsense")
+    stage.add("a/2", "b/2")
+    stage.reconciler.poll()
+    assert (stage.serving("a"), stage.serving("b")) == ([1], [2])
+
+
+def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    stage.remove("a")
+    stage.reconciler.poll()
+    assert stage.states == {"b/1": "READY"}
+    assert isinstance(refusal(stage.lifecycle, "a"), ModelNotFound)
+    assert stage.lifecycle.is_ready
+    assert not stage.lifecycle.knows("a")
+    assert 'model="a"' not in stage.metrics.expose().decode()
+
+
+@pytest.mark.parametrize("lost", ["emptied", "gone", "a file"])
+def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str) -> None:
+    root = tmp_path / "models"
+    root.mkdir()
+    stage = Stage(root, "a/1").start()
+    shutil.rmtree(root)
+    if lost == "emptied":
+        root.mkdir()
+    elif lost == "a file":
+        root.touch()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert stage.lifecycle.is_ready
+
+
+def test_a_new_model_is_served_and_required_once_it_was_ready(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", loader=FakeLoader(**{"b/1": ManifestInvalid("no")})).start()
+    stage.add("b/1")
+    stage.reconciler.poll()
+    assert stage.lifecycle.is_ready
+    assert isinstance(refusal(stage.lifecycle, "b"), ModelNotReady)
+    stage.loader.failures.clear()
+    stage.change("b/1")
+    stage.reconciler.poll()
+    assert stage.serving("b") == [1]
+    stage.loader.on_death["b/1"]()
+    assert not stage.lifecycle.is_ready
+
+
+def test_nothing_is_reloaded_without_a_change(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "b/1").start()
+    loaded: list[str] = []
+    stage.loader.during = loaded.append
+    for _ in range(3):
+        stage.reconciler.poll()
+    assert loaded == []
+
+
+class TestExplicit:
+    """Models come and go by calls."""
+
+    def test_nothing_is_loaded_at_the_start(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
+        assert stage.states == {}
+        assert stage.lifecycle.is_ready
+        assert [(s.name, s.version, s.state, s.reason) for s in stage.reconciler.index()] == [
+            ("a", 1, "UNAVAILABLE", "unloaded")
+        ]
+
+    @pytest.mark.parametrize(("asked", "loaded"), [("b", {"b/1"}), ("a,b", {"a/1", "b/1"}), ("*", {"a/1", "b/1"})])
+    def test_but_for_those_asked_for(self, tmp_path: Path, asked: str, loaded: set[str]) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models=asked).start()
+        assert set(stage.states) == loaded
+
+    def test_load_and_unload(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "a/2", model_control_mode="explicit").start()
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [2]
+        stage.reconciler.unload_model("a")
+        assert stage.states == {"a/2": "UNAVAILABLE"}
+        assert refusal(stage.lifecycle, "a").message == "model 'a' version 2 is UNAVAILABLE: it was unloaded"
+        assert stage.lifecycle.is_ready
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [2]
+
+    def test_loading_again_without_a_change_does_nothing(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
+        stage.reconciler.load_model("a")
+        first: Servable = stage.lifecycle.find("a")
+        stage.reconciler.load_model("a")
+        assert stage.lifecycle.find("a") is first
+
+    def test_a_failure_is_told_without_its_details(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": ManifestInvalid("/secret/path: no")})
+        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit").start()
+        with pytest.raises(LoadFailed, match=r"^model 'a' version 1: its manifest, labels or golden answers"):
+            stage.reconciler.load_model("a")
+        loader.failures.clear()
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1], "a call tries again what had failed"
+
+    @pytest.mark.parametrize("name", ["b", "", "../a", "a/1", "."])
+    def test_unknown_names_and_path_tricks_are_not_found(self, tmp_path: Path, name: str) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
+        with pytest.raises(ModelNotFound):
+            stage.reconciler.load_model(name)
+        with pytest.raises(ModelNotFound):
+            stage.reconciler.unload_model(name)
+
+    def test_a_lost_repository_fails_the_call_alone(self, tmp_path: Path) -> None:
+        root = tmp_path / "models"
+        root.mkdir()
+        stage = Stage(root, "a/1", model_control_mode="explicit", load_models="a").start()
+        os.rename(root, tmp_path / "elsewhere")
+        with pytest.raises(LoadFailed, match="cannot be read"):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+        assert [status.state for status in stage.reconciler.index()] == ["READY"]
