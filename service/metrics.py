@@ -194,16 +194,21 @@ class ModelMetrics:
             stats.queue.add(requests, sum(queue_seconds))
             stats.compute_input.add(requests, requests * assemble)
             stats.compute_infer.add(requests, requests * infer)
+            stats.compute_output.add(requests, 0.0)
             batch = stats.by_batch_size.setdefault(rows, BatchDurations())
             batch.compute_input.add(1, assemble)
             batch.compute_infer.add(1, infer)
+            batch.compute_output.add(1, 0.0)
 
     def observe_postprocess(self, requests: int, rows: int, seconds: float) -> None:
-        """Count the time from the backend's return to the last reply of a batch."""
+        """Add the time from the backend's return to the last reply of a batch already observed.
+
+        ``observe_batch`` has counted it: perf_analyzer aborts when the phases' counts ever differ.
+        """
         self._phase["postprocess"].observe(seconds)
         with self._lock:
-            self._statistics.compute_output.add(requests, requests * seconds)
-            self._statistics.by_batch_size[rows].compute_output.add(1, seconds)
+            self._statistics.compute_output.add(0, requests * seconds)
+            self._statistics.by_batch_size[rows].compute_output.add(0, seconds)
 
     def observe_decode(self, seconds: float) -> None:
         """Count the decoding or tokenising of a call's items."""

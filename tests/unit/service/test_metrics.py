@@ -177,6 +177,7 @@ def test_predictions_are_counted_by_class(metrics: Metrics) -> None:
 def test_statistics_add_up_as_triton_counts_them(metrics: Metrics) -> None:
     bound = fill(metrics)
     bound.observe_batch([0.2], rows=1, padding=0.0, assemble=0.03, infer=0.04, reason="idle")
+    bound.observe_postprocess(1, 1, 0.001)
     stats = bound.snapshot()
     assert (stats.inference_count, stats.execution_count, stats.last_inference_ms) == (4, 2, 1234)
     assert stats.success == Duration(1, 500_000_000)
@@ -186,7 +187,7 @@ def test_statistics_add_up_as_triton_counts_them(metrics: Metrics) -> None:
     # Each member of a batch spends the whole batch's time in a phase.
     assert stats.compute_input == Duration(3, 20_000_000 + 30_000_000)
     assert stats.compute_infer == Duration(3, 40_000_000 + 40_000_000)
-    assert stats.compute_output == Duration(2, 10_000_000)
+    assert stats.compute_output == Duration(3, 11_000_000)
     assert {size: batch.compute_infer for size, batch in stats.by_batch_size.items()} == {
         3: Duration(1, 20_000_000),
         1: Duration(1, 40_000_000),
