@@ -69,15 +69,19 @@ class Client:
         self.channel.close()
 
 
+def environment() -> dict[str, str]:
+    """Return this process's environment without what would set up a server."""
+    return {key: value for key, value in os.environ.items() if not key.startswith("CONVSERVE_")}
+
+
 class ServerProcess:
     """``python -m service serve`` on free ports. Use as a context manager."""
 
     def __init__(self, models: Path, transport: str, *flags: str, wait_ready: bool = True) -> None:
         command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--transport", transport]
         command += ["--grpc-port", "0", "--http-port", "0", *flags]
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("CONVSERVE_")}
         self.transport = transport
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment)
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()

@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 from service import cli
-from tests.integration.harness import DEADLINE_SECONDS, ROOT
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, environment
 
 
-def serve(*flags: str, environment: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+def serve(*flags: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "service", "serve", "--grpc-port", "0", "--http-port", "0", *flags]
     return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, env=environment, check=False
+        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, env=environment(), check=False
     )
 
 

@@ -1,0 +1,55 @@
+"""NVIDIA's Python client, unmodified, against the bundled models on both transports.
+
+NVIDIA's load generator, perf_analyzer, is run by hand, since it takes minutes and is no Python package
+everywhere (``pip install perf-analyzer`` where the C library is 2.38 or newer). Start the server, then:
+
+    python -m service serve --models models --transport native
+    perf_analyzer -m lenet5-mnist -u 127.0.0.1:8001 -i grpc --concurrency-range 16 --measurement-interval 4000 \\
+        --warmup-request-count 500 --input-data input.json
+
+``input.json`` holds a tensor's values, or for encoded pictures (BYTES) their base64:
+
+    {"data": [{"images": {"content": [0, 0, ...], "shape": [28, 28, 1]}}]}
+    {"data": [{"ids": {"content": [17, 4, 256, 9], "shape": [4]}}]}
+
+For encoded pictures it needs an input that the metadata calls BYTES, and ours is called UINT8, so give it
+the tensor. ``-s 999 -r 3`` takes exactly three windows on a machine too noisy for its stability rule.
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.integration.harness import DEADLINE_SECONDS, MODELS, TRANSPORTS, ServerProcess
+
+CALLS = Path(__file__).with_name("triton_calls.py")
+
+
+@pytest.fixture(scope="module", params=TRANSPORTS)
+def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
+    with ServerProcess(MODELS, request.param) as running:
+        yield running
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "raw_tensors",
+        "pictures_and_sentences",
+        "callbacks",
+        "asynchronous",
+        "classification",
+        "description",
+        "errors",
+        "one_client_for_many_calls",
+    ],
+)
+def test_the_stock_client(server: ServerProcess, name: str):
+    command = [sys.executable, str(CALLS), name, str(server.grpc_port), str(MODELS)]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE_SECONDS, check=False)
+    assert ended.returncode == 0, ended.stderr

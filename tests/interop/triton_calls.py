@@ -1,0 +1,176 @@
+"""Calls of NVIDIA's own client, each checked; run by test_tritonclient.py in a process of its own.
+
+Its descriptors of package ``inference`` and ours cannot live in one process.
+
+    python triton_calls.py NAME PORT MODELS
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import threading
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+import tritonclient.grpc.aio as triton_aio
+from tritonclient.utils import np_to_triton_dtype
+
+PORT, MODELS = sys.argv[2], Path(sys.argv[3])
+ADDRESS = f"127.0.0.1:{PORT}"
+WAIT_SECONDS = 60
+LENET, TEXTCNN = "lenet5-mnist", "textcnn-mr"
+
+
+class Golden:
+    """Golden vectors of a model, read without the server's code."""
+
+    def __init__(self, model: str) -> None:
+        with np.load(MODELS / model / "1" / "golden.npz") as archive:
+            self.inputs, self.outputs = archive["input_0"], archive["output_0"]
+            ends = np.cumsum(archive["raw_sizes"]).tolist()
+            blob = archive["raw_bytes"].tobytes()
+        self.raw = [blob[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+
+
+def as_input(name: str, array: np.ndarray) -> triton.InferInput:
+    tensor = triton.InferInput(name, array.shape, np_to_triton_dtype(array.dtype))
+    tensor.set_data_from_numpy(array)
+    return tensor
+
+
+def check(answer: triton.InferResult, expected: np.ndarray) -> None:
+    np.testing.assert_allclose(answer.as_numpy("probabilities"), expected, atol=1e-5)
+
+
+def raw_tensors(client: triton.InferenceServerClient) -> None:
+    for model, name in ((LENET, "images"), (TEXTCNN, "ids")):
+        golden = Golden(model)
+        answer = client.infer(model, [as_input(name, golden.inputs[:8])], model_version="1", request_id="mine")
+        check(answer, golden.outputs[:8])
+        assert answer.get_response().id == "mine"
+
+
+def pictures_and_sentences(client: triton.InferenceServerClient) -> None:
+    for model, name in ((LENET, "images"), (TEXTCNN, "ids")):
+        golden = Golden(model)
+        items = np.array(golden.raw[:8], dtype=np.object_)
+        check(client.infer(model, [as_input(name, items)]), golden.outputs[:8])
+        check(client.infer(model, [as_input(name, items.reshape(8, 1))]), golden.outputs[:8])
+
+
+def callbacks(client: triton.InferenceServerClient) -> None:
+    golden = Golden(LENET)
+    answers: dict[int, object] = {}
+    done = threading.Event()
+
+    def keep(number: int) -> Callable[..., None]:
+        def callback(result: object, error: object) -> None:
+            answers[number] = error or result
+            if len(answers) == 16:
+                done.set()
+
+        return callback
+
+    for number in range(16):
+        client.async_infer(LENET, [as_input("images", golden.inputs[number : number + 1])], keep(number))
+    assert done.wait(WAIT_SECONDS)
+    for number in range(16):
+        answer = answers[number]
+        assert isinstance(answer, triton.InferResult), answer
+        check(answer, golden.outputs[number : number + 1])
+
+
+def classification(client: triton.InferenceServerClient) -> None:
+    golden = Golden(LENET)
+    outputs = [triton.InferRequestedOutput("probabilities", class_count=3)]
+    answer = client.infer(LENET, [as_input("images", golden.inputs[:4])], outputs=outputs)
+    table = answer.as_numpy("probabilities")
+    assert table.shape == (4, 3)
+    for row, probabilities in zip(table, golden.outputs, strict=False):
+        value, index, label = row[0].decode().split(":")
+        assert int(index) == probabilities.argmax()
+        assert label == index
+        assert abs(float(value) - probabilities.max()) < 1e-5
+
+
+def description(client: triton.InferenceServerClient) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready(LENET)
+    assert client.is_model_ready(TEXTCNN, "1")
+    assert client.get_server_metadata().name == "convserve"
+    metadata = client.get_model_metadata(LENET, as_json=True)
+    assert metadata["inputs"] == [{"name": "images", "datatype": "UINT8", "shape": ["-1", "28", "28", "1"]}]
+    config = client.get_model_config(LENET).config
+    assert (config.name, config.max_batch_size, config.backend) == (LENET, 32, "onnxruntime")
+    assert list(config.input[0].dims) == [28, 28, 1]
+    before = client.get_inference_statistics(LENET, "1").model_stats[0]
+    client.infer(LENET, [as_input("images", Golden(LENET).inputs[:4])])
+    after = client.get_inference_statistics(LENET, "1").model_stats[0]
+    assert after.inference_count - before.inference_count == 4
+    assert after.inference_stats.queue.count > before.inference_stats.queue.count
+    assert len(client.get_inference_statistics().model_stats) >= 2
+
+
+def errors(client: triton.InferenceServerClient) -> None:
+    images = as_input("images", Golden(LENET).inputs[:1])
+    for call, status in (
+        (lambda: client.infer("nothing", [images]), "NOT_FOUND"),
+        (lambda: client.infer(LENET, [images], model_version="9"), "NOT_FOUND"),
+        (lambda: client.infer(LENET, [as_input("pictures", Golden(LENET).inputs[:1])]), "INVALID_ARGUMENT"),
+        (lambda: client.get_model_config("nothing"), "NOT_FOUND"),
+        (lambda: client.load_model(LENET), "UNIMPLEMENTED"),
+        (client.get_system_shared_memory_status, "UNIMPLEMENTED"),
+    ):
+        with pytest.raises(triton.InferenceServerException) as raised:
+            call()
+        assert raised.value.status() == f"StatusCode.{status}", raised.value
+
+
+def one_client_for_many_calls(client: triton.InferenceServerClient) -> None:
+    """The client's own timeout and compression, and growing batches over one connection."""
+    golden = Golden(LENET)
+    for size in (1, 2, 3, 17, 32):
+        rows = np.arange(size) % len(golden.inputs)
+        answer = client.infer(
+            LENET, [as_input("images", golden.inputs[rows])], client_timeout=WAIT_SECONDS, compression_algorithm="gzip"
+        )
+        check(answer, golden.outputs[rows])
+
+
+async def asynchronous() -> None:
+    golden = Golden(TEXTCNN)
+    async with triton_aio.InferenceServerClient(ADDRESS) as client:
+        assert await client.is_server_ready()
+        assert (await client.get_model_metadata(TEXTCNN)).inputs[0].datatype == "INT64"
+        calls = [
+            client.infer(TEXTCNN, [as_input("ids", np.array([sentence], dtype=np.object_))])
+            for sentence in golden.raw[:16]
+        ]
+        for answer, expected in zip(await asyncio.gather(*calls), golden.outputs, strict=False):
+            check(answer, expected[np.newaxis])
+
+
+SYNCHRONOUS = {
+    call.__name__: call
+    for call in (
+        raw_tensors,
+        pictures_and_sentences,
+        callbacks,
+        classification,
+        description,
+        errors,
+        one_client_for_many_calls,
+    )
+}
+
+if __name__ == "__main__":
+    if sys.argv[1] == "asynchronous":
+        asyncio.run(asynchronous())
+    else:
+        with triton.InferenceServerClient(ADDRESS) as connected:
+            SYNCHRONOUS[sys.argv[1]](connected)
