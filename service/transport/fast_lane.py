@@ -14,7 +14,8 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from service.dataplane import Ticket
 from service.errors import ServingError
-from service.transport.calls import HOT_METHODS, Calls, new_request_id
+from service.transport.call import new_request_id
+from service.transport.calls import HOT_METHODS, Calls
 from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)

@@ -23,7 +23,8 @@ from grpc_reflection.v1alpha import reflection
 from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
-from service.transport.calls import HOT_METHODS, Calls, new_request_id
+from service.transport.call import new_request_id
+from service.transport.calls import HOT_METHODS, Calls
 from service.transport.health import Health
 from service.transport.servicers import Method, Servicers
 from service.transport.status import Status, internal

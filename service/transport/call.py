@@ -1,0 +1,152 @@
+"""One hot call: the door's way back to its caller, its place in the metrics, settled exactly once."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import threading
+from typing import Protocol
+
+from service.dataplane import DataPlane
+from service.errors import InvalidInput, ServingError
+from service.repository.servable import Servable
+from service.transport.status import Status, internal
+
+_LOG = logging.getLogger(__name__)
+
+_ids = itertools.count(1)
+_run_id = os.urandom(4).hex()
+
+
+def new_request_id() -> str:
+    """Return an id that no other call of this or another run has."""
+    return f"{_run_id}-{next(_ids):x}"
+
+
+class Responder(Protocol):
+    """A door's way back to one caller. Exactly one method is called, once, from any thread."""
+
+    @property
+    def request_id(self) -> str:
+        """The caller's id of the call, or one of ours."""
+        ...
+
+    def respond(self, payload: bytes) -> None:
+        """Send the serialised response with status OK."""
+        ...
+
+    def fail(self, status: Status) -> None:
+        """End the call with an error."""
+        ...
+
+
+class InFlight:
+    """Counts the calls taken in and not yet settled. Thread-safe."""
+
+    def __init__(self) -> None:
+        self._count = 0
+        self._changed = threading.Condition()
+
+    @property
+    def count(self) -> int:
+        """Calls in flight now."""
+        return self._count
+
+    def enter(self) -> None:
+        """Count a call in."""
+        with self._changed:
+            self._count += 1
+
+    def leave(self) -> None:
+        """Count it out."""
+        with self._changed:
+            self._count -= 1
+            if not self._count:
+                self._changed.notify_all()
+
+    def wait_idle(self, timeout_seconds: float) -> bool:
+        """Wait until nothing is in flight; tell whether that came about."""
+        with self._changed:
+            return self._changed.wait_for(lambda: not self._count, timeout_seconds)
+
+
+class Ledger(Protocol):
+    """What a call needs of those who count calls."""
+
+    in_flight: InFlight
+
+    @property
+    def dataplane(self) -> DataPlane:
+        """The core."""
+        ...
+
+    def count(self, method: str, code: str, model: str = "", version: str = "") -> None:
+        """Count a call that ended."""
+        ...
+
+    def status_of(self, error: ServingError, request_id: str) -> Status:
+        """Translate an error as this server is set up to."""
+        ...
+
+
+class Call:
+    """One call until it is settled: its way back and its place in the metrics."""
+
+    __slots__ = ("_calls", "_method", "_model", "_responder", "_servable", "_settled", "arrival")
+
+    def __init__(self, calls: Ledger, method: str, responder: Responder, arrival: float) -> None:
+        self.arrival = arrival
+        self._calls = calls
+        self._method = method
+        self._responder = responder
+        self._servable: Servable | None = None
+        self._model = ""
+        self._settled = False
+
+    def find(self, name: str, version: str, task: str = "") -> Servable:
+        """Lend the servable, and label the call with it."""
+        lifecycle = self._calls.dataplane.lifecycle
+        self._model = name if lifecycle.knows(name) else ""
+        servable = self._calls.dataplane.find(name, version)
+        self._servable = servable
+        if task and servable.task != task:
+            raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}")
+        return servable
+
+    def respond(self, payload: bytes) -> None:
+        """Settle with an answer."""
+        if not self._settle("OK"):
+            return
+        if self._servable is not None:
+            self._servable.metrics.observe_success(self._seconds())
+        self._responder.respond(payload)
+
+    def refuse(self, error: ServingError) -> None:
+        """Settle with an error."""
+        self._fail(self._calls.status_of(error, self._responder.request_id))
+
+    def unexpected(self) -> None:
+        """Settle with INTERNAL and log the exception being handled."""
+        request_id = self._responder.request_id
+        _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": self._method}})
+        self._fail(internal(request_id))
+
+    def _fail(self, status: Status) -> None:
+        if not self._settle(status.code.name):
+            return
+        if self._servable is not None:
+            self._servable.metrics.observe_failure(self._seconds())
+        self._responder.fail(status)
+
+    def _settle(self, code: str) -> bool:
+        if self._settled:
+            return False
+        self._settled = True
+        version = str(self._servable.version) if self._servable else ""
+        self._calls.count(self._method, code, self._model, version)
+        self._calls.in_flight.leave()
+        return True
+
+    def _seconds(self) -> float:
+        return self._calls.dataplane.clock() - self.arrival
