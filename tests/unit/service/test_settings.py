@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from service.errors import SettingsError
 from service.settings import ModelSettings, Settings, add_flags, read_model_settings, resolve
 
-BOUNDS = {
+BOUNDS: dict[str, tuple[float, float]] = {
     "grpc_port": (0, 65535),
     "http_port": (0, 65535),
     "instances": (0, 256),
@@ -29,6 +29,7 @@ BOUNDS = {
     "decode_threads": (0, 64),
     "lame_duck_seconds": (0, 600),
     "drain_seconds": (0, 3600),
+    "repository_poll_seconds": (0.1, 86400),
 }
 
 
@@ -184,7 +185,7 @@ def test_every_number_is_bounded() -> None:
 
 
 @pytest.mark.parametrize(("name", "least", "most"), [(name, *bounds) for name, bounds in BOUNDS.items()])
-def test_bounds_are_inclusive(name: str, least: int, most: int) -> None:
+def test_bounds_are_inclusive(name: str, least: float, most: float) -> None:
     for value in (least, most):
         assert getattr(Settings(**{name: value}), name) == value
     for value in (least - 1, most + 1, float("nan")):

@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 
 from service.errors import SettingsError
-from service.repository.store import VersionFolder, scan
+from service.repository.store import VersionFolder, by_name, fingerprint, scan
 
 
 def add(root: Path, *places: str) -> None:
@@ -84,3 +86,37 @@ def test_a_repository_that_is_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="file: Not a directory"):
         scan(tmp_path / "file")
+
+
+def test_folders_are_grouped_by_model(tmp_path: Path) -> None:
+    add(tmp_path, "b/2", "a/1", "b/1")
+    grouped = {name: [folder.version for folder in folders] for name, folders in by_name(scan(tmp_path)).items()}
+    assert grouped == {"a": [1], "b": [1, 2]}
+
+
+def test_a_fingerprint_tells_every_change_of_what_is_loaded(tmp_path: Path) -> None:
+    add(tmp_path, "m/1", "m/2")
+    first, second = scan(tmp_path)
+    seen = [fingerprint(first)]
+    assert fingerprint(first) == seen[0]
+    (first.path / "labels.txt").write_text("cat\n")
+    seen.append(fingerprint(first))
+    (first.path / "labels.txt").write_text("cats\n")
+    seen.append(fingerprint(first))
+    (first.path.parent / "serving.toml").touch()
+    seen.append(fingerprint(first))
+    os.utime(first.path / "model.onnx", (1, 1))
+    seen.append(fingerprint(first))
+    assert len(set(seen)) == len(seen)
+    other = fingerprint(second)
+    (first.path / "more").touch()
+    assert fingerprint(second) == other
+
+
+def test_what_vanishes_is_a_change_and_no_error(tmp_path: Path) -> None:
+    add(tmp_path, "m/1")
+    (folder,) = scan(tmp_path)
+    (folder.path / "broken").symlink_to(tmp_path / "nowhere")
+    assert [name for name, _, _ in fingerprint(folder)] == ["model.onnx"]
+    shutil.rmtree(folder.path)
+    assert fingerprint(folder) == ()

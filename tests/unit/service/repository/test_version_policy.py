@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
-from service.repository.version_policy import wanted
+from service.repository.version_policy import to_unload, wanted
 
 _versions = st.sets(st.integers(1, 10**18 - 1), max_size=6)
 
@@ -45,3 +45,12 @@ def test_any_text_is_a_policy_or_refused(policy: str, versions: set[int]) -> Non
     except SettingsError:
         return
     assert set(chosen) <= versions
+
+
+@given(ready=_versions, asked=_versions)
+def test_an_old_version_leaves_only_for_one_that_serves(ready: set[int], asked: set[int]) -> None:
+    leaving = set(to_unload(ready, asked))
+    assert leaving <= ready - asked
+    assert not ready or not asked or ready - leaving
+    if ready & asked or not asked:
+        assert leaving == ready - asked
