@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from export.architectures import ARCHITECTURES
+from export.augment import AUGMENTATIONS
 from export.errors import RecipeInvalid
 from service import strict
 from service.spec import ImageSpec, TextSpec
@@ -76,8 +77,12 @@ class Training:
         sparse_learning_rate: That of word vectors, by SparseAdam; 0 where there are none.
         weight_decay: Of the dense weights.
         warmup: Share of all steps over which the rate rises linearly from 0.
-        schedule: After that: ``"cosine"`` falls to 0, ``"constant"`` stays.
+        schedule: After that: ``"cosine"`` and ``"linear"`` fall to 0, ``"constant"`` stays.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
+        augmentation: A key of :data:`export.augment.AUGMENTATIONS`; ``"none"`` for sentences.
+        precision: In which the convolutions of a step are computed; weights and evaluation are
+            float32 in any case.
+        average: ``"lookahead"`` for slow weights that follow the fast ones, or ``"none"``.
     """
 
     epochs: int
@@ -88,8 +93,11 @@ class Training:
     sparse_learning_rate: float
     weight_decay: float
     warmup: float
-    schedule: Literal["cosine", "constant"]
+    schedule: Literal["cosine", "linear", "constant"]
     label_smoothing: float
+    augmentation: str
+    precision: Literal["float32", "bfloat16"]
+    average: Literal["none", "lookahead"]
 
     def __post_init__(self) -> None:
         """Refuse impossible numbers.
@@ -103,6 +111,9 @@ class Training:
             raise ValueError("training.learning_rate: must be positive")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
             raise ValueError("training: warmup and label_smoothing must be at least 0 and below 1")
+        if self.augmentation not in AUGMENTATIONS:
+            known = ", ".join(map(repr, AUGMENTATIONS))
+            raise ValueError(f"training.augmentation: expected one of {known}, got {self.augmentation!r}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,5 +257,7 @@ def _check(tables: _Tables) -> None:
         raise ValueError(f"data.folds: expected 0 or at least 2, got {tables.data.folds}")
     if len(tables.data.labels) < 2 or len(set(tables.data.labels)) != len(tables.data.labels):
         raise ValueError("data.labels: expected at least two different labels")
+    if tables.data.reader == "sentences" and tables.training.augmentation != "none":
+        raise ValueError("training.augmentation: pictures can be distorted, sentences cannot; expected 'none'")
     if tables.serving.max_batch_size < 1:
         raise ValueError(f"serving.max_batch_size: must be at least 1, got {tables.serving.max_batch_size}")

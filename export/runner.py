@@ -10,6 +10,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from export import provenance
@@ -34,6 +35,7 @@ from export.train import Loop, Part, evaluate
 from service.manifest import Dataset
 
 RESULT_FILE = "result.json"
+_SAMPLE = 5000  # training inputs from which a network may derive weights
 
 MakeReporter = Callable[[str, int], AbstractContextManager[Reporter]]
 Say = Callable[[str], None]
@@ -107,10 +109,14 @@ def run_once(
     preprocessing.save(folder)
     torch.manual_seed(epoch_seed(seed, 0))
     classifier = build_classifier(recipe, preprocessing.sizes(data.classes))
+    inputs = preprocessing.inputs(train)
+    with torch.no_grad():
+        sample = torch.from_numpy(inputs.batch(np.arange(min(len(inputs), _SAMPLE))))
+        classifier.network.prepare(classifier.front(sample))
     loop = Loop(classifier, recipe.training, seed, device, folder)
     if plan.resume:
         loop.resume()
-    parts = [Part(preprocessing.inputs(split), split.labels) for split in (train, held_out)]
+    parts = [Part(inputs, train.labels), Part(preprocessing.inputs(held_out), held_out.labels)]
     with make_reporter(folder.name, recipe.training.epochs) as reporter:
         outcome = loop.run(parts[0], parts[1], reporter)
     record = dataclasses.replace(

@@ -55,4 +55,6 @@ def rate_factor(step: int, steps: int, training: Training) -> float:
     if training.schedule == "constant":
         return 1.0
     left = (steps - step) / (steps * (1 - training.warmup))
+    if training.schedule == "linear":
+        return min(1.0, left)
     return 0.5 * (1 - math.cos(math.pi * min(1.0, left)))

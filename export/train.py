@@ -14,9 +14,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812 (torch's own spelling)
 
+from export.augment import AUGMENTATIONS
 from export.classifier import Classifier
 from export.data.inputs import Inputs
 from export.errors import RunInvalid
+from export.optimizers import Lookahead, make_optimizers, set_rate
 from export.progress import Reporter
 from export.recipe import Training
 from export.run import CHECKPOINT_FILE, WEIGHTS_FILE, EpochRecord, load_tensors, save_tensors
@@ -60,7 +62,11 @@ class Loop:
         self._seed = seed
         self._device = device
         self._folder = folder
-        self._optimizers = _optimizers(classifier, training)
+        self._optimizers = make_optimizers(classifier, training)
+        if training.precision == "bfloat16":  # the layout in which bfloat16 convolutions are fast
+            classifier.network.to(memory_format=torch.channels_last)
+        self._average = Lookahead(classifier) if training.average == "lookahead" else None
+        self._augment = AUGMENTATIONS[training.augmentation]
         self._history: list[EpochRecord] = []
         self._best_epoch = 0
 
@@ -78,6 +84,9 @@ class Loop:
             self._classifier.load_state_dict(state["weights"])
             for optimizer, saved in zip(self._optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
+            if self._average is not None:
+                for name, slow in state["average"].items():
+                    self._average.slow[name].copy_(slow)
             self._history = [EpochRecord(**record) for record in state["history"]]
             self._best_epoch = state["best_epoch"]
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
@@ -121,6 +130,7 @@ class Loop:
         state: dict[str, Any] = {
             "weights": weights,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
+            "average": {} if self._average is None else self._average.slow,
             "history": [_plain(each) for each in self._history],
             "best_epoch": self._best_epoch,
         }
@@ -131,25 +141,33 @@ class Loop:
         """Take one step a batch and return the mean loss."""
         seed = epoch_seed(self._seed, epoch)
         torch.manual_seed(seed)
+        rng = np.random.default_rng([seed, 1])
         batches = epoch_batches(len(train.labels), train.inputs.lengths, self._training.batch_size, seed)
         steps = len(batches)
         peaks = [self._training.learning_rate, self._training.sparse_learning_rate]
         self._classifier.train()
         total = 0.0
         for step, batch in enumerate(batches):
-            factor = rate_factor((epoch - 1) * steps + step, steps * self._training.epochs, self._training)
+            done, whole = (epoch - 1) * steps + step, steps * self._training.epochs
+            factor = rate_factor(done, whole, self._training)
             for optimizer, peak in zip(self._optimizers, peaks, strict=False):
-                for group in optimizer.param_groups:
-                    group["lr"] = peak * factor
-            loss = self._step(train, batch)
+                set_rate(optimizer, peak * factor)
+            array = train.inputs.batch(batch)
+            if self._augment is not None:
+                array = self._augment(array, batch, epoch, rng)
+            loss = self._step(array, train.labels[batch])
+            if self._average is not None:
+                self._average.step(done + 1, whole)
             total += loss * len(batch)
             reporter.step(epoch, step + 1, steps, loss)
         return total / len(train.labels)
 
-    def _step(self, train: Part, batch: np.ndarray) -> float:
-        inputs = torch.from_numpy(train.inputs.batch(batch)).to(self._device)
-        labels = torch.from_numpy(train.labels[batch]).to(self._device)
-        loss = F.cross_entropy(self._classifier(inputs), labels, label_smoothing=self._training.label_smoothing)
+    def _step(self, array: np.ndarray, classes: np.ndarray) -> float:
+        inputs, labels = (torch.from_numpy(part).to(self._device) for part in (array, classes))
+        half = self._training.precision == "bfloat16"
+        with torch.autocast(torch.device(self._device).type, dtype=torch.bfloat16, enabled=half):
+            logits = self._classifier(inputs)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self._training.label_smoothing)
         for optimizer in self._optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()  # type: ignore[no-untyped-call]
@@ -173,22 +191,6 @@ def evaluate(classifier: Classifier, part: Part, device: str) -> tuple[float, fl
             loss += F.cross_entropy(logits, labels, reduction="sum").item()
             right += int((logits.argmax(dim=1) == labels).sum())
     return loss / count, right / count
-
-
-def _optimizers(classifier: Classifier, training: Training) -> list[torch.optim.Optimizer]:
-    """Return the dense weights' optimiser and, where there are sparse ones, theirs."""
-    sparse = classifier.network.sparse_parameters()
-    ids = {id(parameter) for parameter in sparse}
-    dense = [parameter for parameter in classifier.parameters() if id(parameter) not in ids]
-    rate, decay = training.learning_rate, training.weight_decay
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.SGD(dense, lr=rate, momentum=0.9, nesterov=True, weight_decay=decay)
-        if training.optimizer == "sgd"
-        else torch.optim.AdamW(dense, lr=rate, weight_decay=decay)
-    ]
-    if sparse:
-        optimizers.append(torch.optim.SparseAdam(sparse, lr=training.sparse_learning_rate))
-    return optimizers
 
 
 def _merit(record: EpochRecord) -> tuple[float, float]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from export.architectures import lenet5, textcnn
-from export.architectures.base import Architecture, Network, Sizes
+from export.architectures import fastnet, lenet5, resnet_cifar, textcnn
+from export.architectures.base import Architecture, Group, Network, Sizes
 
 ARCHITECTURES: dict[str, Architecture] = {
+    "fastnet": fastnet.ARCHITECTURE,
     "lenet5": lenet5.ARCHITECTURE,
+    "resnet-cifar": resnet_cifar.ARCHITECTURE,
     "textcnn": textcnn.ARCHITECTURE,
 }
 
-__all__ = ["ARCHITECTURES", "Architecture", "Network", "Sizes"]
+__all__ = ["ARCHITECTURES", "Architecture", "Group", "Network", "Sizes"]

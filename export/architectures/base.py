@@ -29,12 +29,37 @@ class Sizes:
     vocabulary: int = 0
 
 
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Dense weights that learn alike.
+
+    Attributes:
+        parameters: Not empty.
+        rate: Factor on the recipe's learning rate.
+    """
+
+    parameters: list[nn.Parameter]
+    rate: float
+
+
 class Network(nn.Module):
     """A classifier that returns logits (N, K).
 
     A picture network takes float32 (N, C, H, W), already normalised; a sentence network takes int64
     ids (N, L) and pads them itself.
     """
+
+    def prepare(self, sample: torch.Tensor) -> None:
+        """Derive weights from training inputs before the first step; most networks derive none.
+
+        Args:
+            sample: What :meth:`forward` takes, some thousand inputs.
+        """
+
+    def groups(self) -> list[Group]:
+        """Return the dense weights that are trained; most networks have one group."""
+        sparse = {id(parameter) for parameter in self.sparse_parameters()}
+        return [Group([p for p in self.parameters() if p.requires_grad and id(p) not in sparse], 1.0)]
 
     def constrain(self) -> None:
         """Project the weights after a step of the optimiser; most networks need nothing."""

@@ -1,0 +1,63 @@
+"""The optimisers of a training and what averages its weights."""
+
+from __future__ import annotations
+
+import torch
+
+from export.classifier import Classifier
+from export.recipe import Training
+
+_EVERY = 5  # steps between two looks of the average
+_DECAY = 0.95  # a step, once the average has come to rest
+
+
+def make_optimizers(classifier: Classifier, training: Training) -> list[torch.optim.Optimizer]:
+    """Return the dense weights' optimiser and, where there are sparse ones, theirs.
+
+    A group that learns faster decays as much a step as the others.
+    """
+    rate, decay = training.learning_rate, training.weight_decay
+    groups = [
+        {"params": group.parameters, "rate": group.rate, "weight_decay": decay / group.rate}
+        for group in classifier.network.groups()
+    ]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.SGD(groups, lr=rate, momentum=0.9, nesterov=True)
+        if training.optimizer == "sgd"
+        else torch.optim.AdamW(groups, lr=rate)
+    ]
+    sparse = classifier.network.sparse_parameters()
+    if sparse:
+        optimizers.append(torch.optim.SparseAdam(sparse, lr=training.sparse_learning_rate))
+    return optimizers
+
+
+def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
+    """Set the learning rate, times each group's own factor."""
+    for group in optimizer.param_groups:
+        group["lr"] = rate * group.get("rate", 1.0)
+
+
+class Lookahead:
+    """Slow weights that follow the fast ones and draw them back, the more the longer training lasts.
+
+    Source:
+        Zhang et al. (2019), "Lookahead Optimizer: k steps forward, 1 step back"; the growing weight is
+        Jordan's (2024, section 3.4).
+    """
+
+    def __init__(self, classifier: Classifier) -> None:
+        """Begin at the weights and statistics as they are."""
+        self._fast = {name: value for name, value in classifier.state_dict().items() if value.is_floating_point()}
+        self.slow = {name: value.clone() for name, value in self._fast.items()}
+
+    def step(self, step: int, steps: int) -> None:
+        """Follow after one of all ``steps`` steps, counted from 1; the last leaves the slow weights."""
+        is_last = step == steps
+        if step % _EVERY and not is_last:
+            return
+        decay = 1.0 if is_last else _DECAY**_EVERY * (step / steps) ** 3
+        for name, fast in self._fast.items():
+            slow = self.slow[name]
+            slow.lerp_(fast, 1 - decay)
+            fast.copy_(slow)
