@@ -1,0 +1,464 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from service.batching.request import BatchFacts, PendingRequest
+from service.errors import (
+    DeadlineUnmeetable,
+    Draining,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    QueueFull,
+    ServingError,
+    Unloading,
+)
+from service.metrics import Metrics
+from service.pb.convserve.classification.v1 import classification_pb2 as classification
+from service.pb.inference import grpc_service_pb2 as inference
+from service.repository.servable import Servable
+from service.tensors import TensorSpec
+from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
+from service.transport.shared_memory import SharedMemory
+from service.transport.status import Status
+from tests.fakes import FakeClock, RecordingReply
+from tests.unit.service.samples import bare_servable, make_servable
+
+FACTS = BatchFacts(1, 2, 0.5, 0, "idle", 100.0, 0.001, 0.002)
+REQUEST = PendingRequest([np.zeros((1, 2))], None, math.inf, 100.0, RecordingReply())
+ROW = np.array([[0.25, 0.5, 0.25]], np.float32)
+
+
+class FakeResponder:
+    """Keeps what the caller gets; being settled twice is kept too."""
+
+    request_id = "id-1"
+
+    def __init__(self) -> None:
+        self.payloads: list[bytes] = []
+        self.statuses: list[Status] = []
+
+    def respond(self, payload: bytes) -> None:
+        self.payloads.append(payload)
+
+    def fail(self, status: Status) -> None:
+        self.statuses.append(status)
+
+    @property
+    def code(self) -> str:
+        """What the call ended with; fails unless it ended once."""
+        assert len(self.payloads) + len(self.statuses) == 1
+        return "OK" if self.payloads else self.statuses[0].code.name
+
+
+class Ticket:
+    def cancel(self) -> None:
+        pass
+
+
+class FakePlane:
+    """A data plane that keeps its calls.
+
+    Attributes:
+        servables: By name.
+        errors: What the next submissions raise.
+        submitted: Keyword arguments of each call that was taken.
+    """
+
+    def __init__(self, metrics: Metrics) -> None:
+        self.clock = FakeClock()
+        self.lifecycle = self
+        self.servables: dict[str, Servable] = {
+            "pictures": make_servable(metrics=metrics),
+            "bare": bare_servable(metrics=metrics),
+        }
+        self.errors: list[Exception] = []
+        self.finding: list[Exception] = []
+        self.submitted: list[dict[str, Any]] = []
+        self.ticket = Ticket()
+
+    def knows(self, name: str) -> bool:
+        return name in self.servables
+
+    def find(self, name: str, _version: str = "") -> Servable:
+        if self.finding:
+            raise self.finding.pop(0)
+        if name not in self.servables:
+            raise ModelNotFound(f"no model '{name}'")
+        return self.servables[name]
+
+    def infer(
+        self, servable: Servable, inputs: Mapping[str, np.ndarray], deadline: float, arrival: float, reply: Any
+    ) -> Ticket:
+        return self._submit(servable=servable, inputs=inputs, deadline=deadline, arrival=arrival, reply=reply)
+
+    def classify(
+        self, servable: Servable, items: Sequence[object], deadline: float, arrival: float, reply: Any
+    ) -> Ticket:
+        return self._submit(servable=servable, items=list(items), deadline=deadline, arrival=arrival, reply=reply)
+
+    def _submit(self, **call: Any) -> Ticket:
+        if self.errors:
+            raise self.errors.pop(0)
+        self.submitted.append(call)
+        return self.ticket
+
+
+class World:
+    def __init__(self, overload_status: str = "RESOURCE_EXHAUSTED") -> None:
+        self.metrics = Metrics("0", "fake")
+        self.plane = FakePlane(self.metrics)
+        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status)  # type: ignore[arg-type]
+        self.responder = FakeResponder()
+
+    def begin(self, method: str, message: Any, time_remaining: float | None = None) -> Any:
+        payload = message if isinstance(message, bytes) else message.SerializeToString()
+        return self.calls.begin(method, payload, time_remaining, self.responder)
+
+    def infer(self, model: str = "bare", time_remaining: float | None = None, **fields: Any) -> Any:
+        return self.begin(MODEL_INFER, infer_request(model, **fields), time_remaining)
+
+    @property
+    def reply(self) -> Any:
+        return self.plane.submitted[-1]["reply"]
+
+    def answered(self) -> inference.ModelInferResponse:
+        assert self.responder.code == "OK"
+        return inference.ModelInferResponse.FromString(self.responder.payloads[0])
+
+    def classified(self) -> classification.ClassifyImagesResponse:
+        assert self.responder.code == "OK"
+        return classification.ClassifyImagesResponse.FromString(self.responder.payloads[0])
+
+    def counts(self) -> dict[tuple[str, str, str], float]:
+        """requests_total by model, method and code."""
+        return {
+            (sample.labels["model"], sample.labels["method"], sample.labels["code"]): sample.value
+            for sample in next(iter(self.metrics.requests.collect())).samples
+        }
+
+
+@pytest.fixture
+def world() -> World:
+    return World()
+
+
+def infer_request(model: str = "bare", **fields: Any) -> inference.ModelInferRequest:
+    message = inference.ModelInferRequest(model_name=model, **fields)
+    if not message.inputs:
+        message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
+        message.raw_input_contents.append(np.array([[1, 2]], np.float32).tobytes())
+    return message
+
+
+def images_request(**fields: Any) -> classification.ClassifyImagesRequest:
+    return classification.ClassifyImagesRequest(**{"model_name": "pictures", "images": [b"a", b"b"], **fields})
+
+
+# Taking a call in.
+
+
+def test_a_call_reaches_the_data_plane_with_its_arrival_and_deadline(world: World) -> None:
+    assert world.infer(time_remaining=2.5) is world.plane.ticket
+    (call,) = world.plane.submitted
+    assert call["inputs"]["x"].tolist() == [[1, 2]]
+    assert (call["arrival"], call["deadline"]) == (100.0, 102.5)
+    assert world.calls.in_flight.count == 1
+
+
+def test_without_a_deadline_there_is_none(world: World) -> None:
+    world.infer()
+    assert world.plane.submitted[0]["deadline"] == math.inf
+
+
+@pytest.mark.parametrize(
+    ("value", "deadline"),
+    [
+        ({"int64_param": 500_000}, 100.5),
+        ({"uint64_param": 500_000}, 100.5),
+        ({"int64_param": 9_000_000}, 102.0),
+        ({"int64_param": 0}, 102.0),
+        ({"int64_param": -1}, 102.0),
+        ({"string_param": "soon"}, 102.0),
+    ],
+)
+def test_tritons_timeout_only_shortens_the_deadline(world: World, value: dict[str, Any], deadline: float) -> None:
+    world.infer(time_remaining=2.0, parameters={"timeout": inference.InferParameter(**value)})
+    assert world.plane.submitted[0]["deadline"] == deadline
+
+
+def test_a_version_being_swapped_out_is_looked_up_anew(world: World) -> None:
+    world.plane.errors = [Unloading("leaving")]
+    assert world.infer() is world.plane.ticket
+    assert len(world.plane.submitted) == 1
+
+
+def test_a_version_that_only_ever_leaves_is_unavailable(world: World) -> None:
+    world.plane.errors = [Unloading("leaving")] * 20
+    assert world.infer() is None
+    assert world.responder.code == "UNAVAILABLE"
+    assert world.calls.in_flight.count == 0
+
+
+REFUSALS = [
+    (ModelNotReady("loading"), "UNAVAILABLE"),
+    (Draining("stopping"), "UNAVAILABLE"),
+    (QueueFull("full"), "RESOURCE_EXHAUSTED"),
+    (DeadlineUnmeetable("late"), "RESOURCE_EXHAUSTED"),
+    (InvalidInput("wrong"), "INVALID_ARGUMENT"),
+]
+
+
+@pytest.mark.parametrize("where", ["finding", "errors"])
+@pytest.mark.parametrize(("error", "code"), REFUSALS)
+def test_a_refusal_settles_the_call_at_once(world: World, where: str, error: ServingError, code: str) -> None:
+    setattr(world.plane, where, [error])
+    assert world.infer() is None
+    assert world.responder.code == code
+    assert world.responder.statuses[0].message == error.message
+    assert world.calls.in_flight.count == 0
+    assert world.counts() == {("bare", "ModelInfer", code): 1}
+
+
+def test_the_overload_switch_is_obeyed() -> None:
+    world = World("UNAVAILABLE")
+    world.plane.errors = [QueueFull("full")]
+    world.infer()
+    assert world.responder.code == "UNAVAILABLE"
+    assert world.counts() == {("bare", "ModelInfer", "UNAVAILABLE"): 1}
+
+
+def test_an_unknown_model_is_counted_without_its_name(world: World) -> None:
+    world.infer("made up by a caller")
+    assert world.responder.code == "NOT_FOUND"
+    assert world.counts() == {("", "ModelInfer", "NOT_FOUND"): 1}
+
+
+@pytest.mark.parametrize("method", [MODEL_INFER, CLASSIFY_IMAGES, CLASSIFY_SENTENCES])
+def test_a_damaged_message_is_the_callers_fault(world: World, method: str) -> None:
+    assert world.begin(method, b"\xff\xff\xff") is None
+    assert world.responder.code == "INVALID_ARGUMENT"
+    assert world.responder.statuses[0].message == "the request message is damaged, or a sentence in it is not UTF-8"
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError("secret"), MemoryError("secret"), KeyError("secret")])
+def test_the_unexpected_is_internal_with_the_request_id_and_without_text(
+    world: World, error: Exception, caplog: pytest.LogCaptureFixture
+) -> None:
+    world.plane.errors = [error]
+    assert world.infer() is None
+    assert world.responder.code == "INTERNAL"
+    (status,) = world.responder.statuses
+    assert status.message == "internal error (request id id-1)"
+    assert b"secret" not in status.trailing_metadata[0][1]
+    assert "secret" in caplog.text
+    assert world.calls.in_flight.count == 0
+
+
+def test_a_bad_tensor_or_output_is_refused_before_it_is_submitted(world: World) -> None:
+    message = infer_request()
+    message.raw_input_contents[0] = b"123"
+    world.begin(MODEL_INFER, message)
+    assert world.responder.code == "INVALID_ARGUMENT"
+    other = World()
+    other.infer(outputs=[inference.ModelInferRequest.InferRequestedOutputTensor(name="z")])
+    assert other.responder.statuses[0].message == "no output 'z', expected y"
+    assert world.plane.submitted == other.plane.submitted == []
+
+
+# Answers to ModelInfer.
+
+
+def test_an_answer_is_encoded_and_counted(world: World) -> None:
+    world.infer(id="mine")
+    world.plane.clock.advance(0.5)
+    world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
+    response = world.answered()
+    assert (response.model_name, response.model_version, response.id) == ("bare", "1", "mine")
+    (output,) = response.outputs
+    assert (output.name, output.datatype, list(output.shape)) == ("y", "FP32", [1, 2])
+    assert np.frombuffer(response.raw_output_contents[0], np.float32).tolist() == [2, 4]
+    assert not response.parameters
+    assert world.counts() == {("bare", "ModelInfer", "OK"): 1}
+    assert world.calls.in_flight.count == 0
+    statistics = world.plane.servables["bare"].metrics.snapshot()
+    assert (statistics.success.count, statistics.success.ns, statistics.fail.count) == (1, 500_000_000, 0)
+
+
+def test_heads_of_other_shapes_and_graphs_are_not_mixed_up(world: World) -> None:
+    for rows, digest in ((1, "sha256:a"), (2, "sha256:a"), (2, "sha256:b")):
+        other = World()
+        outputs = (TensorSpec(f"y-{digest[-1]}", "FP32", (-1, 2)),)
+        other.plane.servables["bare"] = bare_servable(digest=digest, outputs=outputs)
+        other.infer()
+        other.reply.answer([np.zeros((rows, 2), np.float32)], REQUEST, FACTS)
+        assert [(output.name, list(output.shape)) for output in other.answered().outputs] == [
+            (f"y-{digest[-1]}", [rows, 2])
+        ]
+
+
+def test_only_the_outputs_asked_for_are_sent_in_that_order(world: World) -> None:
+    tensors = tuple(TensorSpec(name, "FP32", (-1, 1)) for name in ("a", "b", "c"))
+    world.plane.servables["bare"] = bare_servable(outputs=tensors)
+    wanted = inference.ModelInferRequest.InferRequestedOutputTensor
+    world.infer(outputs=[wanted(name="c"), wanted(name="a")])
+    world.reply.answer([np.full((1, 1), value, np.float32) for value in range(3)], REQUEST, FACTS)
+    response = world.answered()
+    assert [output.name for output in response.outputs] == ["c", "a"]
+    assert [np.frombuffer(raw, np.float32).tolist() for raw in response.raw_output_contents] == [[2], [0]]
+
+
+def test_classes_are_sent_as_text(world: World) -> None:
+    output = inference.ModelInferRequest.InferRequestedOutputTensor(name="probabilities")
+    output.parameters["classification"].int64_param = 2
+    message = infer_request("pictures", outputs=[output])
+    world.begin(MODEL_INFER, message)
+    world.reply.answer([ROW], REQUEST, FACTS)
+    response = world.answered()
+    assert (response.outputs[0].datatype, list(response.outputs[0].shape)) == ("BYTES", [1, 2])
+    assert response.raw_output_contents[0] == b"\x0e\0\0\x000.500000:1:one\x0f\0\0\x000.250000:0:zero"
+
+
+def test_an_unbatched_answer_has_no_batch_axis(world: World) -> None:
+    world.plane.servables["bare"] = bare_servable(batched=False, max_batch_size=1)
+    world.infer()
+    world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
+    assert list(world.answered().outputs[0].shape) == [2]
+
+
+def test_a_request_explains_itself_when_asked(world: World) -> None:
+    world.infer(parameters={"explain": inference.InferParameter(bool_param=True)})
+    world.reply.answer([np.zeros((1, 2), np.float32)], REQUEST, FACTS)
+    response = world.answered()
+    assert response.parameters["bucket"].int64_param == 2
+    assert response.parameters["model_digest"].string_param == "sha256:00"
+
+
+@pytest.mark.parametrize(
+    "outputs", [[], [np.array([[object()]], dtype=object)]], ids=["missing output", "nothing to encode"]
+)
+def test_an_answer_that_cannot_be_encoded_is_internal(world: World, outputs: list[np.ndarray]) -> None:
+    world.infer()
+    world.reply.answer(outputs, REQUEST, FACTS)
+    assert world.responder.code == "INTERNAL"
+    assert world.calls.in_flight.count == 0
+    assert world.counts() == {("bare", "ModelInfer", "INTERNAL"): 1}
+    assert world.plane.servables["bare"].metrics.snapshot().fail.count == 1
+
+
+@pytest.mark.parametrize(("error", "code"), REFUSALS)
+def test_a_refusal_later_settles_the_call(world: World, error: ServingError, code: str) -> None:
+    world.infer()
+    world.reply.refuse(error)
+    assert world.responder.code == code
+    assert world.calls.in_flight.count == 0
+    assert world.plane.servables["bare"].metrics.snapshot().fail.count == 1
+
+
+Settle = Callable[[Any], None]
+SETTLE: list[Settle] = [
+    lambda reply: reply.answer([np.zeros((1, 2), np.float32)], REQUEST, FACTS),
+    lambda reply: reply.answer([], REQUEST, FACTS),
+    lambda reply: reply.refuse(QueueFull("full")),
+]
+
+
+@pytest.mark.parametrize("first", SETTLE)
+@pytest.mark.parametrize("second", SETTLE)
+def test_a_call_is_settled_once_whatever_comes(world: World, first: Settle, second: Settle) -> None:
+    world.infer()
+    first(world.reply)
+    code = world.responder.code
+    second(world.reply)
+    assert world.responder.code == code
+    assert world.calls.in_flight.count == 0
+    assert sum(world.counts().values()) == 1
+
+
+# Answers to ClassifyImages and ClassifySentences.
+
+
+def test_items_reach_the_data_plane(world: World) -> None:
+    assert world.begin(CLASSIFY_IMAGES, images_request(), 1.0) is world.plane.ticket
+    (call,) = world.plane.submitted
+    assert (call["items"], call["deadline"]) == ([b"a", b"b"], 101.0)
+
+
+def test_outcomes_become_results_in_order(world: World) -> None:
+    world.begin(CLASSIFY_IMAGES, images_request(request_id="mine", top_k=2))
+    world.reply.answer([ROW[0], InvalidInput("damaged")], REQUEST, FACTS)
+    response = world.classified()
+    assert (response.model_name, response.model_version, response.request_id) == ("pictures", "1", "mine")
+    good, bad = response.results
+    assert [(label.index, label.label, label.probability) for label in good.classification.scored_labels] == [
+        (1, "one", 0.5),
+        (0, "zero", 0.25),
+    ]
+    assert (bad.error.code, bad.error.message) == (3, "damaged")
+    assert not response.HasField("explanation")
+    assert world.counts() == {("pictures", "ClassifyImages", "OK"): 1}
+
+
+def test_top_k_is_five_unless_given_and_at_most_all(world: World) -> None:
+    world.begin(CLASSIFY_IMAGES, images_request(top_k=0))
+    world.reply.answer([ROW[0]], REQUEST, FACTS)
+    assert len(world.classified().results[0].classification.scored_labels) == 3
+
+
+def test_a_negative_top_k_is_refused(world: World) -> None:
+    world.begin(CLASSIFY_IMAGES, images_request(top_k=-1))
+    assert world.responder.statuses[0].message == "top_k: expected 0 or more, got -1"
+
+
+@pytest.mark.parametrize("ran", [True, False])
+def test_an_explanation_needs_something_that_ran(world: World, ran: bool) -> None:
+    world.begin(CLASSIFY_IMAGES, images_request(explain=True))
+    world.reply.answer([InvalidInput("damaged")], *((REQUEST, FACTS) if ran else (None, None)))
+    response = world.classified()
+    assert response.HasField("explanation") == ran
+    assert not ran or response.explanation.bucket == 2
+
+
+def test_a_model_of_another_task_is_refused(world: World) -> None:
+    message = classification.ClassifySentencesRequest(model_name="pictures", sentences=["good"])
+    world.begin(CLASSIFY_SENTENCES, message)
+    assert world.responder.statuses[0].message == (
+        "model 'pictures' has task image-classification, this method needs sentence-classification"
+    )
+    assert world.counts() == {("pictures", "ClassifySentences", "INVALID_ARGUMENT"): 1}
+
+
+def test_sentences_are_text(world: World) -> None:
+    world.plane.servables["s"] = bare_servable(name="s", task="sentence-classification")
+    world.begin(CLASSIFY_SENTENCES, classification.ClassifySentencesRequest(model_name="s", sentences=["gut", "ü"]))
+    assert world.plane.submitted[0]["items"] == ["gut", "ü"]
+
+
+def test_a_class_without_a_label_is_internal(world: World) -> None:
+    world.plane.servables["pictures"] = make_servable(labels=("zero",))
+    world.begin(CLASSIFY_IMAGES, images_request())
+    world.reply.answer([ROW[0]], REQUEST, FACTS)
+    assert world.responder.code == "INTERNAL"
+
+
+def test_items_that_are_refused_settle_the_call(world: World) -> None:
+    world.begin(CLASSIFY_IMAGES, images_request())
+    world.reply.refuse(QueueFull("full"))
+    assert world.responder.code == "RESOURCE_EXHAUSTED"
+    assert world.calls.in_flight.count == 0
+
+
+# Counting.
+
+
+def test_calls_in_flight_are_a_metric(world: World) -> None:
+    for _ in range(2):
+        world.infer()
+    assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 2
+    world.reply.refuse(QueueFull("full"))
+    assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 1
