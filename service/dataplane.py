@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -16,14 +15,15 @@ from typing import Protocol
 
 import numpy as np
 
-from service.batching.request import BatchFacts, PendingRequest, Reply
-from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, RequestCancelled, ServingError
+from service.batching.request import PendingRequest, Reply
+from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, ServingError
+from service.gather import Gather, ItemsGather, ItemsReply, PartReply, TensorGather
+from service.preprocessing.prepare import Item
 from service.repository.lifecycle import Lifecycle
 from service.repository.servable import Servable
 
 _LOG = logging.getLogger(__name__)
 
-Item = bytes | memoryview | str
 Clock = Callable[[], float]
 
 
@@ -32,23 +32,6 @@ class Ticket(Protocol):
 
     def cancel(self) -> None:
         """Tell that the caller left; safe at any time, from any thread, more than once."""
-        ...
-
-
-class ItemsReply(Protocol):
-    """How the answers to a list of items reach the caller; exactly one method is called, once."""
-
-    def answer(
-        self, outcomes: Sequence[np.ndarray | InvalidInput], request: PendingRequest | None, facts: BatchFacts | None
-    ) -> None:
-        """Deliver, in the order of the items, a row (K,) of the first output or why there is none.
-
-        ``request`` and ``facts`` describe the part that finished last; None if no item was fit to run.
-        """
-        ...
-
-    def refuse(self, error: ServingError) -> None:
-        """Deliver the failure of the whole call."""
         ...
 
 
@@ -108,7 +91,7 @@ class DataPlane:
         if servable.preparer is not None:
             only = inputs[servable.inputs[0].name]
             if only.dtype == object:
-                gather = _TensorGather(_items(only, servable), servable, reply)
+                gather = TensorGather(_items(only, servable), servable, reply)
                 return self._prepare(gather, deadline, arrival)
         arrays = _check_arrays(servable, inputs)
         request = PendingRequest(arrays, servable.group_of(arrays), deadline, arrival, reply)
@@ -135,9 +118,9 @@ class DataPlane:
         if not 1 <= len(items) <= self._max_items:
             raise InvalidInput(f"the call has {len(items)} items, expected 1 to {self._max_items}")
         deadline = min(deadline, arrival + servable.objective_seconds)
-        return self._prepare(_ItemsGather(items, servable, reply), deadline, arrival)
+        return self._prepare(ItemsGather(items, servable, reply), deadline, arrival)
 
-    def _prepare(self, gather: _Gather, deadline: float, arrival: float) -> Ticket:
+    def _prepare(self, gather: Gather, deadline: float, arrival: float) -> Ticket:
         """Reserve places for all parts of a call, then decode each part on the pool.
 
         Parts are small enough to keep every thread of the pool busy, and no larger than a batch.
@@ -165,7 +148,7 @@ class DataPlane:
                 break
         return gather
 
-    def _prepare_part(self, gather: _Gather, part: range, deadline: float, arrival: float) -> None:
+    def _prepare_part(self, gather: Gather, part: range, deadline: float, arrival: float) -> None:
         """Decode some items and submit them as one request; uses up one reservation, whatever happens."""
         batcher = gather.servable.batcher
         try:
@@ -182,7 +165,7 @@ class DataPlane:
         except Exception as error:
             gather.refuse(_known(error))
 
-    def _decode_part(self, gather: _Gather, part: range, deadline: float, arrival: float) -> PendingRequest | None:
+    def _decode_part(self, gather: Gather, part: range, deadline: float, arrival: float) -> PendingRequest | None:
         preparer = gather.servable.preparer
         assert preparer is not None
         if gather.settled:
@@ -203,7 +186,7 @@ class DataPlane:
             gather.part_done()
             return None
         arrays = [preparer.stack(rows)]
-        reply = _PartReply(gather, places)
+        reply = PartReply(gather, places)
         group = gather.servable.group_of(arrays)
         return gather.add(PendingRequest(arrays, group, deadline, arrival, reply, queued=self.clock()))
 
@@ -219,133 +202,6 @@ class _Submitted:
 
     def cancel(self) -> None:
         self._servable.batcher.cancel(self._request)
-
-
-class _Gather:
-    """Collects the parts of one call; settles it exactly once. Thread-safe.
-
-    The first failure of a part settles the call and withdraws the other parts.
-    """
-
-    def __init__(self, items: Sequence[Item], servable: Servable) -> None:
-        self.items = items
-        self.servable = servable
-        self.parts_left = 0
-        self.settled = False
-        self.last: tuple[PendingRequest, BatchFacts] | None = None
-        self._requests: list[PendingRequest] = []
-        self._lock = threading.Lock()
-
-    def add(self, request: PendingRequest) -> PendingRequest | None:
-        """Remember a part's request so that it can be withdrawn; None if the call is settled already."""
-        with self._lock:
-            if self.settled:
-                return None
-            self._requests.append(request)
-            return request
-
-    def cancel(self) -> None:
-        """The caller left."""
-        self.refuse(RequestCancelled("the caller left"))
-
-    def refuse(self, error: ServingError) -> None:
-        """Settle the call with a failure, unless it is settled."""
-        if self._settle():
-            for request in self._requests:
-                self.servable.batcher.cancel(request)
-            self.deliver_failure(error)
-
-    def part_done(self) -> None:
-        """Count a part; the last one settles the call."""
-        with self._lock:
-            self.parts_left -= 1
-            done = self.parts_left == 0
-        if done and self._settle():
-            self.deliver()
-
-    def _settle(self) -> bool:
-        with self._lock:
-            first, self.settled = not self.settled, True
-        return first
-
-    def item_failed(self, place: int, error: InvalidInput) -> None:
-        """Note that an item cannot be prepared; may raise to fail the whole call."""
-        raise NotImplementedError
-
-    def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
-        """Keep the rows that answer the items at ``places``."""
-        raise NotImplementedError
-
-    def deliver(self) -> None:
-        """Answer the caller."""
-        raise NotImplementedError
-
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-        raise NotImplementedError
-
-
-class _ItemsGather(_Gather):
-    """Each item has its own outcome."""
-
-    def __init__(self, items: Sequence[Item], servable: Servable, reply: ItemsReply) -> None:
-        super().__init__(items, servable)
-        self._reply = reply
-        self._outcomes: list[np.ndarray | InvalidInput] = [InvalidInput("not run")] * len(items)
-
-    def item_failed(self, place: int, error: InvalidInput) -> None:
-        self._outcomes[place] = error
-
-    def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
-        for place, row in zip(places, outputs[0], strict=True):
-            self._outcomes[place] = row
-
-    def deliver(self) -> None:
-        self._reply.answer(self._outcomes, *(self.last or (None, None)))
-
-    def deliver_failure(self, error: ServingError) -> None:
-        self._reply.refuse(error)
-
-
-class _TensorGather(_Gather):
-    """One bad item fails the call and is named; the rows of all items make up the outputs."""
-
-    def __init__(self, items: Sequence[Item], servable: Servable, reply: Reply) -> None:
-        super().__init__(items, servable)
-        self._reply = reply
-        self._rows: dict[int, Sequence[np.ndarray]] = {}
-
-    def item_failed(self, place: int, error: InvalidInput) -> None:
-        raise InvalidInput(f"item {place}: {error.message}")
-
-    def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
-        self._rows[places[0]] = outputs
-
-    def deliver(self) -> None:
-        parts = [self._rows[place] for place in sorted(self._rows)]
-        assert self.last is not None
-        self._reply.answer([np.concatenate(output) for output in zip(*parts, strict=True)], *self.last)
-
-    def deliver_failure(self, error: ServingError) -> None:
-        self._reply.refuse(error)
-
-
-class _PartReply:
-    """Hands a part's answer to its gather."""
-
-    __slots__ = ("_gather", "_places")
-
-    def __init__(self, gather: _Gather, places: Sequence[int]) -> None:
-        self._gather = gather
-        self._places = places
-
-    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
-        self._gather.fill(self._places, outputs)
-        self._gather.last = (request, facts)
-        self._gather.part_done()
-
-    def refuse(self, error: ServingError) -> None:
-        self._gather.refuse(error)
 
 
 def _known(error: BaseException) -> ServingError:

@@ -10,6 +10,8 @@ from service.preprocessing import image, text
 from service.preprocessing.image import DEFAULT_LIMITS, ImageLimits
 from service.spec import ImageSpec, PreprocessingSpec
 
+Item = bytes | memoryview | str
+
 
 class Preparer:
     """Turns encoded pictures or sentences into the model's input. Thread-safe."""
@@ -24,7 +26,7 @@ class Preparer:
         self._limits = image_limits
         self._encoder = None if isinstance(spec, ImageSpec) else text.SentenceEncoder.from_dir(spec, version_dir)
 
-    def row(self, item: bytes | memoryview | str) -> np.ndarray:
+    def row(self, item: Item) -> np.ndarray:
         """Turn one item into uint8 (H, W, C) or int64 (L,).
 
         Raises:

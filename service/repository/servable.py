@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import math
 import os
 import time
@@ -34,6 +33,7 @@ from service.metrics import Metrics, ModelMetrics
 from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
+from service.repository.batch_view import BatchView, batch_view
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.spec import TextSpec
@@ -184,7 +184,7 @@ def load(
     if manifest is not None:
         _check_graph(manifest, backend)
     labels = _labels(manifest, folder)
-    graph = _batch_view(backend)
+    graph = batch_view(backend)
     max_batch_size = _max_batch_size(settings, manifest, graph.batched)
     preparer = None
     if manifest is not None and manifest.preprocessing is not None:
@@ -229,32 +229,6 @@ def load(
     return servable
 
 
-@dataclass(frozen=True, slots=True)
-class _BatchView:
-    """A graph seen as if it always had a batch axis."""
-
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
-    batched: bool
-    run: proof.Run
-
-
-def _batch_view(backend: Backend) -> _BatchView:
-    """Give a graph without a free first axis one: a call is then a single row, run as it stands."""
-    tensors = (*backend.inputs, *backend.outputs)
-    if all(spec.shape and spec.shape[0] == -1 for spec in tensors):
-        return _BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
-
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [output[np.newaxis] for output in backend.run([array[0] for array in inputs])]
-
-    inputs, outputs = (
-        tuple(dataclasses.replace(spec, shape=(-1, *spec.shape)) for spec in specs)
-        for specs in (backend.inputs, backend.outputs)
-    )
-    return _BatchView(inputs, outputs, False, run)
-
-
 def _threads(settings: Settings) -> tuple[int, int]:
     """Return instances and threads within a run: by default one instance a core, four at most."""
     cores = len(os.sched_getaffinity(0))
@@ -283,7 +257,7 @@ def _check_graph(manifest: Manifest, backend: Backend) -> None:
 def _prove(
     manifest: Manifest | None,
     folder: VersionFolder,
-    graph: _BatchView,
+    graph: BatchView,
     preparer: Preparer | None,
     buckets: Sequence[int],
 ) -> proof.Proof | None:

@@ -12,11 +12,12 @@ from collections.abc import Sequence
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
 
-from service.dataplane import DataPlane, Item, Ticket
+from service.dataplane import DataPlane, Ticket
 from service.errors import InvalidInput, ServingError, Unloading
 from service.metrics import Metrics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
+from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.call import Call, InFlight, Responder

@@ -1,0 +1,171 @@
+"""The parts of one call put together again: pictures or sentences are decoded and run in several.
+
+Whatever becomes of the parts, in whichever order and on whichever threads, the call is settled once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+
+from service.batching.request import BatchFacts, PendingRequest, Reply
+from service.errors import InvalidInput, RequestCancelled, ServingError
+from service.preprocessing.prepare import Item
+from service.repository.servable import Servable
+
+
+class ItemsReply(Protocol):
+    """How the answers to a list of items reach the caller; exactly one method is called, once."""
+
+    def answer(
+        self, outcomes: Sequence[np.ndarray | InvalidInput], request: PendingRequest | None, facts: BatchFacts | None
+    ) -> None:
+        """Deliver, in the order of the items, a row (K,) of the first output or why there is none.
+
+        ``request`` and ``facts`` describe the part that finished last; None if no item was fit to run.
+        """
+        ...
+
+    def refuse(self, error: ServingError) -> None:
+        """Deliver the failure of the whole call."""
+        ...
+
+
+class Gather:
+    """Collects the parts of one call; settles it exactly once. Thread-safe.
+
+    The first failure of a part settles the call and withdraws the other parts.
+    """
+
+    def __init__(self, items: Sequence[Item], servable: Servable) -> None:
+        self.items = items
+        self.servable = servable
+        self.parts_left = 0
+        self.settled = False
+        self.last: tuple[PendingRequest, BatchFacts] | None = None
+        self._requests: list[PendingRequest] = []
+        self._lock = threading.Lock()
+
+    def add(self, request: PendingRequest) -> PendingRequest | None:
+        """Remember a part's request so that it can be withdrawn; None if the call is settled already."""
+        with self._lock:
+            if self.settled:
+                return None
+            self._requests.append(request)
+            return request
+
+    def cancel(self) -> None:
+        """The caller left."""
+        self.refuse(RequestCancelled("the caller left"))
+
+    def refuse(self, error: ServingError) -> None:
+        """Settle the call with a failure, unless it is settled."""
+        if self._settle():
+            for request in self._requests:
+                self.servable.batcher.cancel(request)
+            self.deliver_failure(error)
+
+    def part_done(self) -> None:
+        """Count a part; the last one settles the call."""
+        with self._lock:
+            self.parts_left -= 1
+            done = self.parts_left == 0
+        if done and self._settle():
+            self.deliver()
+
+    def _settle(self) -> bool:
+        with self._lock:
+            first, self.settled = not self.settled, True
+        return first
+
+    def item_failed(self, place: int, error: InvalidInput) -> None:
+        """Note that an item cannot be prepared; may raise to fail the whole call."""
+        raise NotImplementedError
+
+    def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
+        """Keep the rows that answer the items at ``places``."""
+        raise NotImplementedError
+
+    def deliver(self) -> None:
+        """Answer the caller."""
+        raise NotImplementedError
+
+    def deliver_failure(self, error: ServingError) -> None:
+        """Refuse the caller."""
+        raise NotImplementedError
+
+
+class ItemsGather(Gather):
+    """Each item has its own outcome."""
+
+    def __init__(self, items: Sequence[Item], servable: Servable, reply: ItemsReply) -> None:
+        super().__init__(items, servable)
+        self._reply = reply
+        self._outcomes: list[np.ndarray | InvalidInput] = [InvalidInput("not run")] * len(items)
+
+    def item_failed(self, place: int, error: InvalidInput) -> None:
+        """Note why the item has no row."""
+        self._outcomes[place] = error
+
+    def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
+        """Keep the rows of the first output, each as its item's outcome."""
+        for place, row in zip(places, outputs[0], strict=True):
+            self._outcomes[place] = row
+
+    def deliver(self) -> None:
+        """Answer with one outcome an item."""
+        self._reply.answer(self._outcomes, *(self.last or (None, None)))
+
+    def deliver_failure(self, error: ServingError) -> None:
+        """Refuse the caller."""
+        self._reply.refuse(error)
+
+
+class TensorGather(Gather):
+    """One bad item fails the call and is named; the rows of all items make up the outputs."""
+
+    def __init__(self, items: Sequence[Item], servable: Servable, reply: Reply) -> None:
+        super().__init__(items, servable)
+        self._reply = reply
+        self._rows: dict[int, Sequence[np.ndarray]] = {}
+
+    def item_failed(self, place: int, error: InvalidInput) -> None:
+        """Fail the whole call, naming the item."""
+        raise InvalidInput(f"item {place}: {error.message}")
+
+    def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
+        """Keep the rows of all outputs."""
+        self._rows[places[0]] = outputs
+
+    def deliver(self) -> None:
+        """Answer with every output, its rows in the order of the items."""
+        parts = [self._rows[place] for place in sorted(self._rows)]
+        assert self.last is not None
+        self._reply.answer([np.concatenate(output) for output in zip(*parts, strict=True)], *self.last)
+
+    def deliver_failure(self, error: ServingError) -> None:
+        """Refuse the caller."""
+        self._reply.refuse(error)
+
+
+class PartReply:
+    """Hands a part's answer to its gather."""
+
+    __slots__ = ("_gather", "_places")
+
+    def __init__(self, gather: Gather, places: Sequence[int]) -> None:
+        self._gather = gather
+        self._places = places
+
+    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
+        """Keep the rows; the last part's answer the caller."""
+        self._gather.fill(self._places, outputs)
+        self._gather.last = (request, facts)
+        self._gather.part_done()
+
+    def refuse(self, error: ServingError) -> None:
+        """Fail the whole call."""
+        self._gather.refuse(error)

@@ -1,0 +1,39 @@
+"""A graph with or without a batch axis, seen as if it always had one."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from service.backend.base import Backend
+from service.repository.proof import Run
+from service.tensors import TensorSpec
+
+
+@dataclass(frozen=True, slots=True)
+class BatchView:
+    """A graph seen as if it always had a batch axis."""
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    batched: bool
+    run: Run
+
+
+def batch_view(backend: Backend) -> BatchView:
+    """Give a graph without a free first axis one: a call is then a single row, run as it stands."""
+    tensors = (*backend.inputs, *backend.outputs)
+    if all(spec.shape and spec.shape[0] == -1 for spec in tensors):
+        return BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        return [output[np.newaxis] for output in backend.run([array[0] for array in inputs])]
+
+    inputs, outputs = (
+        tuple(dataclasses.replace(spec, shape=(-1, *spec.shape)) for spec in specs)
+        for specs in (backend.inputs, backend.outputs)
+    )
+    return BatchView(inputs, outputs, False, run)

@@ -1,0 +1,53 @@
+"""What holds for the tree as a whole: what the server imports, and how long a file may be."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+MAX_LINES = 300
+# Words by which a module's docstring says why the file is longer.
+REASON = "lines"
+OPTIONAL = {"service.transport.fast_lane"}  # needs the extra `fast`
+
+
+def modules(package: str) -> list[str]:
+    """Every module of a package, generated ones included."""
+    names = []
+    for path in sorted((ROOT / package).rglob("*.py")):
+        parts = path.relative_to(ROOT).with_suffix("").parts
+        names.append(".".join(parts[:-1] if parts[-1] == "__init__" else parts))
+    return names
+
+
+def sources() -> list[Path]:
+    """Every file of ours that a person wrote."""
+    written = [path for package in ("service", "export") for path in (ROOT / package).rglob("*.py")]
+    return sorted(path for path in written if "pb" not in path.relative_to(ROOT).parts)
+
+
+def test_no_module_of_the_server_brings_in_what_only_training_or_testing_needs() -> None:
+    wanted = [name for name in modules("service") if name not in OPTIONAL and not name.endswith("__main__")]
+    program = (
+        "import importlib, sys\n"
+        f"for name in {wanted!r}: importlib.import_module(name)\n"
+        "unwanted = {'torch', 'torchvision', 'onnx', 'tritonclient', 'export', 'hypothesis', 'pytest'}\n"
+        "print(sorted(unwanted & {name.partition('.')[0] for name in sys.modules}))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_a_long_file_says_why(path: Path) -> None:
+    text = path.read_text(encoding="utf-8")
+    length = len(text.splitlines())
+    docstring = ast.get_docstring(ast.parse(text)) or ""
+    assert length <= MAX_LINES or REASON in docstring, f"{length} lines without a reason in the module's docstring"
