@@ -30,7 +30,8 @@ class DataRecipe:
         reader: A key of :data:`export.data.READERS`.
         name: Name of the data set, as manifests cite it.
         labels: One word a class, in class order.
-        held_out: Share of the training set kept back for early stopping, in (0, 1).
+        held_out: Share of the training set kept back for early stopping, in (0, 1), where the set
+            holds none back itself.
         folds: Number of folds for a set without a test split of its own; 0 where it has one.
     """
 
@@ -257,7 +258,7 @@ def _check(tables: _Tables) -> None:
         raise ValueError(f"data.folds: expected 0 or at least 2, got {tables.data.folds}")
     if len(tables.data.labels) < 2 or len(set(tables.data.labels)) != len(tables.data.labels):
         raise ValueError("data.labels: expected at least two different labels")
-    if tables.data.reader == "sentences" and tables.training.augmentation != "none":
+    if tables.data.reader != "pictures" and tables.training.augmentation != "none":
         raise ValueError("training.augmentation: pictures can be distorted, sentences cannot; expected 'none'")
     if tables.serving.max_batch_size < 1:
         raise ValueError(f"serving.max_batch_size: must be at least 1, got {tables.serving.max_batch_size}")

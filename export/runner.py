@@ -15,7 +15,7 @@ import torch
 
 from export import provenance
 from export.classifier import Classifier, build_classifier
-from export.data import DataSet, Source, hold_out, open_data, report, with_fold
+from export.data import DataSet, Source, divide, open_data, report, with_fold
 from export.data.inputs import Preprocessing
 from export.errors import DataInvalid, RunInvalid
 from export.progress import Reporter
@@ -100,7 +100,7 @@ def run_once(
         RunInvalid: The folder holds another run, or one that was not to be resumed.
     """
     recipe, device = plan.recipe, choose_device(plan.device)
-    train, held_out = hold_out(data.train, recipe.data.held_out, seed)
+    train, held_out = divide(data, recipe.data.held_out, seed)
     preprocessing = Preprocessing.fit(recipe, train)
     fresh = _record(plan, data, seed, fold)
     record = _begin(folder, recipe, fresh, plan.resume)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from export.data.base import DataSet, Source, Split, hold_out, report, with_fold
+from export.data.base import DataSet, Source, Split, divide, report, with_fold
 from export.data.pictures import read_pictures
-from export.data.sentences import read_sentences
+from export.data.sentences import read_phrases, read_sentences
 from export.errors import RecipeInvalid
 from export.recipe import Recipe
 from service.spec import ImageSpec
 
-__all__ = ["READERS", "DataSet", "Source", "Split", "hold_out", "open_data", "report", "with_fold"]
+__all__ = ["READERS", "DataSet", "Source", "Split", "divide", "open_data", "report", "with_fold"]
 
 
 def _pictures(source: Source, recipe: Recipe) -> DataSet:
@@ -26,7 +26,17 @@ def _sentences(source: Source, recipe: Recipe) -> DataSet:
     return read_sentences(source, recipe.data.name, recipe.data.labels)
 
 
-READERS: dict[str, Callable[[Source, Recipe], DataSet]] = {"pictures": _pictures, "sentences": _sentences}
+def _phrases(source: Source, recipe: Recipe) -> DataSet:
+    if isinstance(recipe.preprocessing, ImageSpec):
+        raise RecipeInvalid(f"{recipe.name}: reader 'phrases' needs preprocessing.kind = 'text'")
+    return read_phrases(source, recipe.data.name, recipe.data.labels)
+
+
+READERS: dict[str, Callable[[Source, Recipe], DataSet]] = {
+    "pictures": _pictures,
+    "sentences": _sentences,
+    "phrases": _phrases,
+}
 
 
 def open_data(recipe: Recipe, source: Source) -> DataSet:

@@ -66,6 +66,8 @@ class DataSet:
         train: Examples to learn from, the held-out part still among them.
         test: Untouched examples, or None for a set without a split of its own.
         test_name: Name of the test split: ``"test"``, or e.g. ``"fold-0-of-10"``.
+        held_out: The set's own examples for early stopping, which are not in ``train``; None where some
+            of ``train`` are to be held out.
     """
 
     name: str
@@ -73,6 +75,7 @@ class DataSet:
     train: Split
     test: Split | None
     test_name: str
+    held_out: Split | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +118,15 @@ def fold_of(test_name: str) -> int | None:
     """Return the fold that a test split's name tells, or None for ``"test"``."""
     match = re.fullmatch(r"fold-(\d+)-of-\d+", test_name)
     return int(match[1]) if match else None
+
+
+def divide(data: DataSet, share: float, seed: int) -> tuple[Split, Split]:
+    """Return what is trained on and what early stopping looks at: the set's own held-out part where it has one.
+
+    Raises:
+        DataInvalid: There are too few examples for both.
+    """
+    return hold_out(data.train, share, seed) if data.held_out is None else (data.train, data.held_out)
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:

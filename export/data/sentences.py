@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import gzip
+import zlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,7 +14,8 @@ from export.errors import DataInvalid
 
 # Looked for in a folder, in this order.
 _WHOLE = ("all.tsv", "{name}.tsv", "{name}/all.tsv")
-_TRAIN, _TEST = "train.tsv", "test.tsv"
+_TRAIN, _HELD_OUT, _TEST = "train.tsv", "dev.tsv", "test.tsv"
+_PHRASES = ("train_phrases.tsv", "train_phrases.tsv.gz")
 
 
 class Sentences(Split):
@@ -39,7 +42,8 @@ class Sentences(Split):
 def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
     """Read sentences from a TSV file, or from a folder with one.
 
-    A folder holds ``train.tsv`` and ``test.tsv``, or one file for all: ``all.tsv``, ``<name>.tsv``
+    A folder holds ``train.tsv`` and ``test.tsv``, with or without ``dev.tsv`` to hold out, or one
+    file for all: ``all.tsv``, ``<name>.tsv``
     or ``<name>/all.tsv``.
 
     Raises:
@@ -51,7 +55,9 @@ def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
     if not path.exists():
         raise DataInvalid(f"{path}: no such file; expected a TSV file of label<TAB>text, or a folder with one")
     if (path / _TRAIN).is_file() and (path / _TEST).is_file():
-        return DataSet(name, classes, _read_tsv(path / _TRAIN, classes), _read_tsv(path / _TEST, classes), "test")
+        train, test = (_read_tsv(path / split, classes) for split in (_TRAIN, _TEST))
+        held_out = _read_tsv(path / _HELD_OUT, classes) if (path / _HELD_OUT).is_file() else None
+        return DataSet(name, classes, train, test, "test", held_out)
     candidates = [path / pattern.format(name=name) for pattern in _WHOLE]
     for candidate in candidates:
         if candidate.is_file():
@@ -62,18 +68,38 @@ def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
     )
 
 
+def read_phrases(source: Source, name: str, labels: Sequence[str]) -> DataSet:
+    """Read a treebank: sentences, and labelled phrases of the training sentences that are trained on as well.
+
+    A folder holds ``train.tsv``, ``dev.tsv``, ``test.tsv`` and ``train_phrases.tsv``, the last
+    perhaps compressed as ``.gz``.
+
+    Raises:
+        DataInvalid: Names the file, and the row where one is wrong.
+    """
+    path, classes = source.path, len(labels)
+    phrases = next((path / file for file in _PHRASES if (path / file).is_file()), None)
+    missing = [file for file in (_TRAIN, _HELD_OUT, _TEST) if not (path / file).is_file()]
+    if phrases is None or missing:
+        raise DataInvalid(f"{path}: holds no {(missing or _PHRASES)[0]}, which a set with phrases needs")
+    parts = [_read_tsv(file, classes) for file in (path / _TRAIN, phrases)]
+    train = Sentences([*parts[0].texts, *parts[1].texts], np.concatenate([part.labels for part in parts]))
+    held_out, test = (_read_tsv(path / split, classes) for split in (_HELD_OUT, _TEST))
+    return DataSet(name, classes, train, test, "test", held_out)
+
+
 def _read_tsv(path: Path, classes: int) -> Sentences:
     """Read one file. Lines end at LF only: some texts hold characters that Unicode calls line ends."""
     texts: list[str] = []
     labels: list[int] = []
     try:
-        with path.open("rb") as file:
+        with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
             for row, line in enumerate(file, start=1):
                 label, text = _parse_row(line, classes, f"{path}, row {row}")
                 labels.append(label)
                 texts.append(text)
-    except OSError as error:
-        raise DataInvalid(f"{path}: not readable ({error.strerror})") from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataInvalid(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from None
     if not texts:
         raise DataInvalid(f"{path}: is empty, expected at least one example")
     return Sentences(texts, np.array(labels, dtype=np.int64))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from tokenizers import Regex, Tokenizer
 from tokenizers.models import WordLevel
@@ -36,7 +37,23 @@ _KIM_2014 = (
     (r"\)", " ) "),
     (r"\?", " ? "),
 )
-CLEANINGS = {"kim2014": _KIM_2014}
+# clean_str_sst of the same file: the treebank is tokenised already.
+_KIM_2014_SST = _KIM_2014[:1]
+
+
+@dataclass(frozen=True, slots=True)
+class Cleaning:
+    """Replacements in order, and whether letters become small."""
+
+    steps: tuple[tuple[str, str], ...]
+    lowers: bool
+
+
+CLEANINGS = {
+    "kim2014": Cleaning(_KIM_2014, lowers=True),
+    "kim2014-sst": Cleaning(_KIM_2014_SST, lowers=True),
+    "kim2014-trec": Cleaning(_KIM_2014, lowers=False),
+}
 
 
 def build_tokenizer(sentences: Sequence[str], cleaning: str, min_count: int) -> Tokenizer:
@@ -68,4 +85,5 @@ def build_tokenizer(sentences: Sequence[str], cleaning: str, min_count: int) -> 
 
 
 def _normalizer(cleaning: str) -> Normalizer:
-    return Steps([*(Replace(Regex(pattern), text) for pattern, text in CLEANINGS[cleaning]), Lowercase()])
+    steps: list[Normalizer] = [Replace(Regex(pattern), text) for pattern, text in CLEANINGS[cleaning].steps]
+    return Steps([*steps, Lowercase()] if CLEANINGS[cleaning].lowers else steps)
