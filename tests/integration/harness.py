@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 import threading
@@ -25,8 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.pb.convserve.classification.v1 import classification_pb2_grpc
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import grpc_service_pb2_grpc
-from service.tensors import datatype_of
-from service.transport.tensor_codec import encode_raw
+from service.tensors import DTYPES, datatype_of
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
@@ -85,11 +85,15 @@ class ServerProcess:
         self.lines: list[str] = []
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
-        listening = self.wait_log("listening")
-        self.grpc_port, self.http_port = int(listening["grpc_port"]), int(listening["http_port"])
-        self.client = Client(self.grpc_port)
-        if wait_ready:
-            self.client.wait_ready()
+        try:
+            listening = self.wait_log("listening")
+            self.grpc_port, self.http_port = int(listening["grpc_port"]), int(listening["http_port"])
+            self.client = Client(self.grpc_port)
+            if wait_ready:
+                self.client.wait_ready()
+        except BaseException:
+            self._end()
+            raise
 
     def _read(self) -> None:
         assert self.process.stderr is not None
@@ -101,6 +105,9 @@ class ServerProcess:
 
     def __exit__(self, *_: object) -> None:
         self.client.close()
+        self._end()
+
+    def _end(self) -> None:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
@@ -221,15 +228,29 @@ def infer_request(
     return request
 
 
+def encode_raw(array: np.ndarray) -> bytes:
+    """Return raw contents as the protocol has them, written independently of the server's code."""
+    if array.dtype != object:
+        return array.astype(array.dtype.newbyteorder("<")).tobytes()
+    elements = [element.encode() if isinstance(element, str) else element for element in array.ravel()]
+    return b"".join(struct.pack("<I", len(element)) + element for element in elements)
+
+
 def arrays_of(response: pb.ModelInferResponse) -> dict[str, np.ndarray]:
     """Return the outputs by name; BYTES as arrays of bytes objects."""
-    from service.transport.tensor_codec import decode_inputs
-
-    # A response's tensors have the same fields as a request's.
-    request = pb.ModelInferRequest(raw_input_contents=response.raw_output_contents)
-    for output in response.outputs:
-        request.inputs.add(name=output.name, datatype=output.datatype, shape=output.shape)
-    return decode_inputs(request)
+    arrays = {}
+    for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
+        if output.datatype == "BYTES":
+            elements = []
+            while raw:
+                (size,) = struct.unpack_from("<I", raw)
+                elements.append(raw[4 : 4 + size])
+                raw = raw[4 + size :]
+            array = np.array([*elements, None], dtype=object)[:-1]
+        else:
+            array = np.frombuffer(raw, DTYPES[output.datatype])
+        arrays[output.name] = array.reshape(output.shape)
+    return arrays
 
 
 class Gate:

@@ -120,7 +120,9 @@ def test_the_older_version_goes_on_answering(tmp_path: Path, transport: str):
         asked.CopyFrom(PICTURE)
         asked.model_version = "2"
         assert failure(server.client.infer, asked).code is grpc.StatusCode.UNAVAILABLE
-        assert not server.client.inference.ServerReady(pb.ServerReadyRequest()).ready
+        assert server.client.inference.ServerReady(pb.ServerReadyRequest()).ready  # every model answers
+        health = health_pb2.HealthCheckRequest(service="lenet5-mnist/2")
+        assert server.client.health.Check(health).status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 def test_versions_and_settings_of_one_model(tmp_path: Path):

@@ -123,8 +123,6 @@ def errors(client: triton.InferenceServerClient) -> None:
         (lambda: client.infer(LENET, [images], model_version="9"), "NOT_FOUND"),
         (lambda: client.infer(LENET, [as_input("pictures", Golden(LENET).inputs[:1])]), "INVALID_ARGUMENT"),
         (lambda: client.get_model_config("nothing"), "NOT_FOUND"),
-        (lambda: client.load_model(LENET), "UNIMPLEMENTED"),
-        (client.get_system_shared_memory_status, "UNIMPLEMENTED"),
     ):
         with pytest.raises(triton.InferenceServerException) as raised:
             call()

@@ -1,0 +1,255 @@
+"""Index, load and unload by call, versions that come and go on disk, and nothing lost meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration import graphs
+from tests.integration.harness import (
+    DEADLINE_SECONDS,
+    ServerProcess,
+    arrays_of,
+    eventually,
+    failure,
+    infer_request,
+)
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+ONES = np.ones((1, 4), dtype=np.float32)
+
+
+def publish(root: Path, name: str, version: int, model: Any) -> None:
+    """Publish as the exporter does: write aside, rename."""
+    aside = root / ".aside"
+    graphs.write(aside, name, model, version=version)
+    (root / name).mkdir(exist_ok=True)
+    (aside / name / str(version)).rename(root / name / str(version))
+    shutil.rmtree(aside)
+
+
+@pytest.fixture
+def explicit(tmp_path: Path, transport: str) -> Iterator[ServerProcess]:
+    for name in ("a", "b"):
+        publish(tmp_path, name, 1, graphs.add_sub())
+    with ServerProcess(tmp_path, transport, "--model-control-mode", "explicit") as running:
+        yield running
+
+
+def load(server: ServerProcess, name: str, **fields: Any) -> Any:
+    request = pb.RepositoryModelLoadRequest(model_name=name, **fields)
+    return server.client.inference.RepositoryModelLoad(request, timeout=DEADLINE_SECONDS)
+
+
+def unload(server: ServerProcess, name: str) -> Any:
+    request = pb.RepositoryModelUnloadRequest(model_name=name)
+    request.parameters["unload_dependents"].bool_param = True
+    return server.client.inference.RepositoryModelUnload(request, timeout=DEADLINE_SECONDS)
+
+
+def index(server: ServerProcess, **fields: Any) -> dict[str, tuple[str, str]]:
+    answer = server.client.inference.RepositoryIndex(pb.RepositoryIndexRequest(**fields), timeout=DEADLINE_SECONDS)
+    return {f"{entry.name}/{entry.version}": (entry.state, entry.reason) for entry in answer.models}
+
+
+def health(server: ServerProcess, name: str) -> int:
+    return server.client.health.Check(health_pb2.HealthCheckRequest(service=name), timeout=DEADLINE_SECONDS).status
+
+
+def test_models_come_and_go_by_call(explicit: ServerProcess):
+    assert {state for state, _ in index(explicit).values()} == {"UNAVAILABLE"}
+    assert failure(explicit.client.infer, infer_request("a", {"a": ONES, "b": ONES})).code is grpc.StatusCode.NOT_FOUND
+    load(explicit, "a")
+    assert index(explicit)["a/1"] == ("READY", "")
+    assert index(explicit, ready=True).keys() == {"a/1"}
+    assert health(explicit, "a") == SERVING
+    assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
+    unload(explicit, "a")
+    assert index(explicit)["a/1"][0] == "UNAVAILABLE"
+    assert health(explicit, "a") == NOT_SERVING
+    gone = failure(explicit.client.infer, infer_request("a", {"a": ONES, "b": ONES}))
+    assert (gone.code, gone.message) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "model 'a' version 1 is UNAVAILABLE: it was unloaded",
+    )
+    ready = explicit.client.inference.ServerReady(pb.ServerReadyRequest(), timeout=DEADLINE_SECONDS)
+    assert ready.ready, "unloading on purpose leaves the server ready"
+    load(explicit, "a")
+    assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
+
+
+def test_a_load_that_fails_says_why_without_a_path(explicit: ServerProcess, tmp_path: Path):
+    load(explicit, "a")
+    (tmp_path / "b" / "1" / "model.onnx").write_bytes(b"not a graph")
+    told = failure(load, explicit, "b")
+    assert told.code is grpc.StatusCode.FAILED_PRECONDITION
+    assert told.message.startswith("model 'b' version 1: its model file is damaged")
+    assert index(explicit)["b/1"][0] == "UNAVAILABLE"
+    assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
+
+
+@pytest.mark.parametrize("name", ["", "nothing", "../a", "a/1", "/etc", ".", ".."])
+def test_names_that_are_no_model_are_not_found(explicit: ServerProcess, name: str):
+    assert failure(load, explicit, name).code is grpc.StatusCode.NOT_FOUND
+    assert failure(unload, explicit, name).code is grpc.StatusCode.NOT_FOUND
+
+
+def test_models_do_not_come_over_the_wire(explicit: ServerProcess):
+    for key in ("config", "file:1/model.onnx"):
+        told = failure(load, explicit, "a", parameters={key: pb.ModelRepositoryParameter(bytes_param=b"x")})
+        assert told.code is grpc.StatusCode.UNIMPLEMENTED
+    assert failure(load, explicit, "a", repository_name="other").code is grpc.StatusCode.NOT_FOUND
+
+
+def test_without_the_mode_nobody_loads(server: ServerProcess):
+    for change in (load, unload):
+        told = failure(change, server, "add-sub")
+        assert told.code is grpc.StatusCode.FAILED_PRECONDITION
+        assert "--model-control-mode explicit" in told.message
+    assert index(server)["add-sub/1"] == ("READY", "")
+
+
+class Callers:
+    """Threads that call without a pause and keep every answer and every failure."""
+
+    def __init__(self, server: ServerProcess, threads: int = 4) -> None:
+        self.sums: list[tuple[str, float]] = []
+        self.failures: list[str] = []
+        self._over = threading.Event()
+        self._server = server
+        self._threads = [threading.Thread(target=self._call) for _ in range(threads)]
+
+    def __enter__(self) -> Callers:
+        for thread in self._threads:
+            thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._over.set()
+        for thread in self._threads:
+            thread.join(DEADLINE_SECONDS)
+
+    def _call(self) -> None:
+        while not self._over.is_set():
+            try:
+                answer = self._server.client.infer(infer_request("a", {"a": ONES, "b": ONES}))
+            except grpc.RpcError as error:
+                self.failures.append(f"{error.code()}: {error.details()}")  # type: ignore[attr-defined]
+            else:
+                self.sums.append((answer.model_version, float(arrays_of(answer)["sum"][0, 0])))
+
+
+def wait_version(server: ServerProcess, version: int) -> None:
+    def serves() -> bool:
+        answer = server.client.infer(infer_request("a", {"a": ONES, "b": ONES}))
+        return bool(answer.model_version == str(version))
+
+    eventually(serves, f"version {version} serves")
+
+
+def test_replacing_versions_under_load_loses_and_mixes_nothing(tmp_path: Path, transport: str):
+    """Each version adds its own number, so an answer of a half-loaded or another model would show."""
+    publish(tmp_path, "a", 1, graphs.add_sub(offset=100))
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
+    with ServerProcess(tmp_path, transport, *flags) as server, Callers(server) as callers:
+        for version in range(2, 8):
+            publish(tmp_path, "a", version, graphs.add_sub(offset=100.0 * version))
+            wait_version(server, version)
+            shutil.rmtree(tmp_path / "a" / str(version - 1))
+        eventually(lambda: index(server).keys() == {"a/7"}, "the old versions are forgotten")
+    assert callers.failures == []
+    assert {version for version, _ in callers.sums} >= {"1", "7"}
+    assert all(total == 100 * int(version) + 2 for version, total in callers.sums)
+
+
+def test_reloading_by_call_under_load_loses_nothing(explicit: ServerProcess, tmp_path: Path):
+    load(explicit, "a")
+    with Callers(explicit) as callers:
+        for number in range(5):
+            publish(tmp_path, "b", number + 2, graphs.add_sub())
+            load(explicit, "b")
+            # The same version, changed on disk, is swapped under its number.
+            graphs.write(tmp_path, "a", graphs.add_sub(offset=float(number)), version=1)
+            load(explicit, "a")
+    assert callers.failures == []
+    assert callers.sums
+    assert {version for version, _ in callers.sums} == {"1"}
+
+
+def test_a_new_version_that_fails_leaves_the_old_one_serving(tmp_path: Path, transport: str):
+    publish(tmp_path, "a", 1, graphs.add_sub())
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
+    with ServerProcess(tmp_path, transport, *flags) as server:
+        broken = tmp_path / "a" / "2"
+        broken.mkdir()
+        (broken / "model.onnx").write_bytes(b"not a graph")
+        eventually(lambda: "a/2" in index(server), "the new version was tried")
+        eventually(lambda: index(server)["a/2"][0] == "UNAVAILABLE", "it failed")
+        assert index(server)["a/1"] == ("READY", "")
+        assert "damaged" in index(server)["a/2"][1]
+        wait_version(server, 1)
+        assert health(server, "a") == SERVING
+        assert server.get("/readyz")[0] == 200
+        assert server.metric("convserve_model_state", model="a", version="2", state="UNAVAILABLE") == 1
+        assert server.logged("model version is UNAVAILABLE")
+
+
+def test_a_repository_that_vanishes_changes_nothing(tmp_path: Path, transport: str):
+    root = tmp_path / "models"
+    root.mkdir()
+    publish(root, "a", 1, graphs.add_sub())
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
+    with ServerProcess(root, transport, *flags) as server:
+        root.rename(tmp_path / "elsewhere")
+        eventually(lambda: server.logged("the model repository cannot be read"), "the loss was noticed")
+        wait_version(server, 1)
+        assert index(server)["a/1"] == ("READY", "")
+
+
+def test_watchers_hear_of_unloading_and_loading(explicit: ServerProcess):
+    load(explicit, "a")
+    watch = explicit.client.health.Watch(health_pb2.HealthCheckRequest(service="a"), timeout=DEADLINE_SECONDS)
+    heard: Callable[[], int] = lambda: next(watch).status  # noqa: E731
+    assert heard() == SERVING
+    unload(explicit, "a")
+    assert heard() == NOT_SERVING
+    load(explicit, "a")
+    assert heard() == SERVING
+    watch.cancel()
+
+
+def test_log_settings_change_what_is_logged(explicit: ServerProcess):
+    def settings(**wanted: Any) -> dict[str, Any]:
+        request = pb.LogSettingsRequest()
+        for name, value in wanted.items():
+            if isinstance(value, bool):
+                request.settings[name].bool_param = value
+            elif isinstance(value, int):
+                request.settings[name].uint32_param = value
+            else:
+                request.settings[name].string_param = value
+        answer = explicit.client.inference.LogSettings(request, timeout=DEADLINE_SECONDS)
+        return {
+            name: getattr(value, str(value.WhichOneof("parameter_choice"))) for name, value in answer.settings.items()
+        }
+
+    assert settings() == {"log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0}
+    assert settings(log_info=False)["log_info"] is False
+    before = len(explicit.logged("model version is READY"))
+    load(explicit, "a")
+    assert len(explicit.logged("model version is READY")) == before
+    assert settings(log_info=True, log_verbose_level=1)["log_verbose_level"] == 1
+    assert settings(log_verbose_level=0) == settings()
+    for wrong in ({"log_file": "/tmp/x"}, {"log_info": 1}, {"nonsense": True}):
+        assert failure(settings, **wrong).code is grpc.StatusCode.INVALID_ARGUMENT
+    assert settings()["log_info"] is True, "all or nothing"
