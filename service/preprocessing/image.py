@@ -12,7 +12,7 @@ import warnings
 from dataclasses import dataclass
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import InvalidInput
 from service.spec import ImageSpec
@@ -30,6 +30,16 @@ _FILTERS = {
     "nearest": Image.Resampling.NEAREST,
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
+}
+# EXIF 2.32, tag 0x0112, to what puts row 0 and column 0 into the upper left corner.
+_TURNS: dict[object, Image.Transpose] = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
 }
 
 
@@ -84,7 +94,8 @@ def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LI
                     f"picture has {image.width} x {image.height} = {pixels} pixels, "
                     f"expected at most {limits.max_pixels}"
                 )
-            return _to_mode(ImageOps.exif_transpose(image), mode)
+            image.load()  # a TIFF turns itself meanwhile
+            return _to_mode(_upright(image), mode)
     except InvalidInput:
         raise
     except UnidentifiedImageError:
@@ -126,6 +137,18 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
 def _offset(size: int, cut: int) -> int:
     """Return where a cut begins; before 0 if it is larger, the odd pixel of padding then coming last."""
     return round((size - cut) / 2.0) if size >= cut else -((cut - size) // 2)
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """Turn a picture as its EXIF orientation says; damaged metadata turn nothing.
+
+    ``ImageOps.exif_transpose`` also writes the other metadata anew, which may fail, and copies every picture.
+    """
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # Pillow raises whatever it meets in damaged metadata
+        return image
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:

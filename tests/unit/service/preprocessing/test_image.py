@@ -247,11 +247,29 @@ def test_a_picture_too_narrow_to_be_scaled_is_refused(resize: str) -> None:
         load(data, spec)
 
 
+def with_metadata() -> tuple[bytes, int, int]:
+    """A JPEG that lies on its side, and where its metadata begin and end."""
+    exif = Image.Exif()
+    exif.update({0x0112: 6, 0x010F: "a maker", 0x0132: "2026:01:02 03:04:05", 0x011A: 72.0, 0x9286: b"a comment"})
+    exif.get_ifd(0x8769).update({0x829A: 0.5, 0x9000: b"0230"})
+    data = encoded(Image.new("RGB", (6, 4)), "JPEG", exif=exif)
+    begin = data.index(b"Exif\0\0")
+    return data, begin + 6, begin - 2 + int.from_bytes(data[begin - 2 : begin], "big")
+
+
 @pytest.mark.filterwarnings("ignore::UserWarning:PIL")
-def test_damaged_metadata_harm_no_picture() -> None:
-    exif = b"Exif\0\0II*\0\x08\0\0\0\x09\0"
-    data = encoded(NOISE, "JPEG", exif=exif)
-    assert decode(data, "RGB").size == NOISE.size
+@settings(max_examples=300)
+@given(st.lists(st.tuples(st.floats(0, 0.999), st.integers(0, 255)), max_size=3))
+def test_damaged_metadata_harm_no_picture(damage: list[tuple[float, int]]) -> None:
+    data, begin, end = with_metadata()
+    damaged = bytearray(data)
+    for place, byte in damage:
+        damaged[begin + int(place * (end - begin))] = byte
+    assert decode(bytes(damaged), "RGB").size in ((4, 6), (6, 4))
+
+
+def test_whole_metadata_turn_the_picture() -> None:
+    assert decode(with_metadata()[0], "RGB").size == (4, 6)
 
 
 def test_decoding_leaves_the_warnings_of_other_threads_alone() -> None:
