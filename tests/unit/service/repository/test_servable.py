@@ -12,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.batching.request import PendingRequest
-from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable
+from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable, QueueFull
 from service.golden import Golden
 from service.metrics import Metrics
 from service.repository.servable import Servable, load
@@ -110,6 +110,29 @@ def test_batches_are_counted(tmp_path: Path, loaded: Load, metrics: Metrics) -> 
     assert value(metrics, "batch_release_total", **labels, reason="idle") == 1
     assert value(metrics, "phase_duration_seconds_count", **labels, phase="infer") == 1
     assert servable.metrics.snapshot().inference_count == 3
+
+
+def test_predictions_are_counted_by_label(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
+    servable = loaded(write_picture_version(tmp_path))
+    images = np.zeros((3, 2, 3, 1), np.uint8)
+    images[:2, :, 2], images[2, :, 0] = 200, 250
+    ask(servable, images)
+    servable.batcher.close()
+    counts = {
+        label: value(metrics, "predictions_total", model="pictures", version="1", **{"class": label})
+        for label in LABELS
+    }
+    assert counts == {"zero": 1, "one": None, "two": 2}
+    assert value(metrics, "prediction_confidence_count", model="pictures", version="1") == 3
+
+
+def test_refusals_are_counted(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
+    servable = loaded(write_picture_version(tmp_path), max_queued_requests=1)
+    servable.batcher.reserve()
+    with pytest.raises(QueueFull):
+        servable.batcher.reserve()
+    servable.batcher.release()
+    assert value(metrics, "rejected_total", model="pictures", version="1", reason="queue_full") == 1
 
 
 def test_a_sentence_version_groups_by_length(tmp_path: Path, loaded: Load) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 from typing import Any
 
@@ -144,3 +144,32 @@ def test_starting_and_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint.start()
     endpoint.close()
     assert FakeServer.made.closed
+
+
+def test_a_connection_too_many_is_closed_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    served: list[str] = []
+    closed: list[str] = []
+    monkeypatch.setattr(ThreadingHTTPServer, "process_request", lambda _, request, __: served.append(request))
+    monkeypatch.setattr(ThreadingHTTPServer, "process_request_thread", lambda *_: None)
+    server = http_endpoint._Server.__new__(http_endpoint._Server)
+    server._places = threading.BoundedSemaphore(2)
+    monkeypatch.setattr(server, "shutdown_request", closed.append)
+    for name in ("first", "second", "third"):
+        server.process_request(name, None)
+    server.process_request_thread("first", None)
+    server.process_request("fourth", None)
+    assert (served, closed) == (["first", "second", "fourth"], ["third"])
+
+
+def test_a_connection_that_fails_still_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise ConnectionResetError
+
+    monkeypatch.setattr(ThreadingHTTPServer, "process_request_thread", fail)
+    server = http_endpoint._Server.__new__(http_endpoint._Server)
+    server._places = threading.BoundedSemaphore(1)
+    assert server._places.acquire(blocking=False)
+    with pytest.raises(ConnectionResetError):
+        server.process_request_thread("request", None)
+    assert server._places.acquire(blocking=False)
+    server.handle_error("request", None)
