@@ -93,6 +93,7 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--epochs", type=_positive, metavar="N", help="most epochs (default: the recipe's)")
     train.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
+    train.add_argument("--vectors", metavar="FILE|own", help="word vectors to begin with (TextCNN's other variants)")
     train.add_argument("--resume", action="store_true", help="continue what RUN_DIR holds")
 
 
@@ -109,7 +110,9 @@ def _list(arguments: argparse.Namespace, console: Console) -> int:
 def _train(arguments: argparse.Namespace, console: Console) -> int:
     recipe = with_epochs(find_recipe(arguments.recipe), arguments.epochs)
     out = arguments.out or Path("runs") / recipe.name
-    plan = Plan(recipe, Source(arguments.data, arguments.download), out, arguments.device, arguments.resume)
+    plan = Plan(
+        recipe, Source(arguments.data, arguments.download), out, arguments.device, arguments.resume, arguments.vectors
+    )
     seeds = arguments.seeds or [arguments.seed]
 
     def bar(title: str, epochs: int) -> AbstractContextManager[Reporter]:

@@ -61,6 +61,7 @@ class RunRecord:
         history: Each epoch.
         test_accuracy: Top-1 of weights.pt on the test split under torch, in [0, 1]; null until finished.
         test_count: Examples of the test split.
+        word_vectors: Where given word vectors are from, with their coverage; null for none.
         libraries: Versions.
         git_commit: Of the code that trains.
         created: When training began, ISO 8601 in UTC.
@@ -78,6 +79,7 @@ class RunRecord:
     history: tuple[EpochRecord, ...]
     test_accuracy: float | None
     test_count: int
+    word_vectors: str | None
     libraries: dict[str, str]
     git_commit: str
     created: str

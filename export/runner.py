@@ -16,7 +16,7 @@ import torch
 from export import provenance
 from export.classifier import Classifier, build_classifier
 from export.data import DataSet, Source, divide, open_data, report, with_fold
-from export.data.inputs import Preprocessing
+from export.data.inputs import Inputs, Preprocessing
 from export.errors import DataInvalid, RunInvalid
 from export.progress import Reporter
 from export.recipe import Recipe
@@ -51,6 +51,7 @@ class Plan:
         out: Run folder; with several runs, the folder of theirs.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
         resume: Continue what ``out`` holds.
+        vectors: File of word vectors, ``"own"`` to make them from the training text, or None.
     """
 
     recipe: Recipe
@@ -58,6 +59,7 @@ class Plan:
     out: Path
     device: str
     resume: bool
+    vectors: str | None = None
 
 
 def choose_device(device: str) -> str:
@@ -110,9 +112,7 @@ def run_once(
     torch.manual_seed(epoch_seed(seed, 0))
     classifier = build_classifier(recipe, preprocessing.sizes(data.classes))
     inputs = preprocessing.inputs(train)
-    with torch.no_grad():
-        sample = torch.from_numpy(inputs.batch(np.arange(min(len(inputs), _SAMPLE))))
-        classifier.network.prepare(classifier.front(sample))
+    record = dataclasses.replace(record, word_vectors=_prepare(classifier, plan, preprocessing, inputs))
     loop = Loop(classifier, recipe.training, seed, device, folder)
     if plan.resume:
         loop.resume()
@@ -131,6 +131,29 @@ def run_once(
         record = dataclasses.replace(record, test_accuracy=accuracy)
     write_record(folder, record)
     return record
+
+
+def _prepare(classifier: Classifier, plan: Plan, preprocessing: Preprocessing, inputs: Inputs) -> str | None:
+    """Give the network what it needs before its first step, and return where its word vectors are from.
+
+    Raises:
+        RunInvalid: Word vectors are missing, or nothing takes them, or they do not fit.
+    """
+    network = classifier.network
+    if network.takes_vectors() != (plan.vectors is not None):
+        needed = "needs word vectors; give --vectors FILE, or --vectors own" if plan.vectors is None else "takes none"
+        raise RunInvalid(f"{plan.recipe.name}: {needed}")
+    if plan.vectors is not None:
+        vectors = preprocessing.word_vectors(plan.vectors, inputs, plan.recipe.options.dimensions)
+        try:
+            network.set_vectors(vectors.rows)
+        except ValueError as error:
+            raise RunInvalid(f"{vectors.source}: {error}") from None
+        return str(vectors)
+    with torch.no_grad():
+        sample = torch.from_numpy(inputs.batch(np.arange(min(len(inputs), _SAMPLE))))
+        network.prepare(classifier.front(sample))
+    return None
 
 
 def run_all(
@@ -217,6 +240,7 @@ def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord
         history=(),
         test_accuracy=None,
         test_count=len(data.test),
+        word_vectors=None,
         libraries=provenance.library_versions(),
         git_commit=provenance.git_commit(),
         created=provenance.now(),

@@ -56,6 +56,14 @@ class Network(nn.Module):
             sample: What :meth:`forward` takes, some thousand inputs.
         """
 
+    def takes_vectors(self) -> bool:
+        """Tell whether :meth:`set_vectors` must be called before the first step."""
+        return False
+
+    def set_vectors(self, rows: dict[int, torch.Tensor]) -> None:
+        """Begin with given word vectors: float32 (D,) by token id."""
+        raise NotImplementedError
+
     def groups(self) -> list[Group]:
         """Return the dense weights that are trained; most networks have one group."""
         sparse = {id(parameter) for parameter in self.sparse_parameters()}

@@ -2,7 +2,7 @@
 
 Source:
     Kim (2014), "Convolutional Neural Networks for Sentence Classification", section 2 and, for
-    the numbers, 3.1. Here the variant CNN-rand: word vectors start at random and are trained.
+    the numbers, 3.1; its four variants are those of section 3.3.
 """
 
 from __future__ import annotations
@@ -30,6 +30,8 @@ class TextCNNOptions:
         dimensions: Length D of a word vector; the paper has 300.
         dropout: Share of the pooled features dropped while training, in [0, 1); the paper has 0.5.
         max_norm: Largest L2 norm of a class's weights, enforced after each step; the paper has 3.
+        variant: ``"rand"`` trains random word vectors; ``"static"`` keeps given ones; ``"non-static"``
+            trains them on; ``"multichannel"`` has both, each filter seeing the sum of the two channels.
         table: Type in which the published file stores the word vectors, ``"float16"`` or ``"float32"``.
     """
 
@@ -38,6 +40,7 @@ class TextCNNOptions:
     dimensions: int
     dropout: float
     max_norm: float
+    variant: Literal["rand", "static", "non-static", "multichannel"]
     table: Literal["float16", "float32"]
 
     def __post_init__(self) -> None:
@@ -74,6 +77,10 @@ class TextCNN(Network):
         with torch.no_grad():
             self.words.weight.uniform_(-_INITIAL_RANGE, _INITIAL_RANGE)
             self.words.weight[PADDING_ID] = 0
+        self.words.weight.requires_grad_(options.variant != "static")
+        self.fixed: torch.Tensor | None
+        still = torch.zeros_like(self.words.weight.detach()) if options.variant == "multichannel" else None
+        self.register_buffer("fixed", still)
         self.convolutions = nn.ModuleList(
             nn.Conv1d(options.dimensions, options.filters, kernel_size=width) for width in options.widths
         )
@@ -91,25 +98,56 @@ class TextCNN(Network):
         logits: torch.Tensor = self.output(x)  #                       (N, K)
         return logits
 
+    def takes_vectors(self) -> bool:
+        """Tell whether the variant begins with given word vectors."""
+        return self.options.variant != "rand"
+
+    def set_vectors(self, rows: dict[int, torch.Tensor]) -> None:
+        """Begin with given vectors; words without one keep their random one, in both channels the same.
+
+        Random ones are drawn anew, with the variance of the given ones (the paper's section 4).
+
+        Raises:
+            ValueError: A vector has another length, or padding has one.
+        """
+        wrong = next((row for row in rows.values() if row.shape != (self.options.dimensions,)), None)
+        if wrong is not None:
+            raise ValueError(f"dimensions: the given word vectors have {len(wrong)}, not {self.options.dimensions}")
+        if PADDING_ID in rows:
+            raise ValueError("padding cannot have a vector of its own: zeros must answer nothing")
+        if not rows:
+            return
+        ids = torch.tensor(sorted(rows))
+        given = torch.stack([rows[int(i)] for i in ids])
+        with torch.no_grad():
+            reach = float(given.std()) * 3**0.5 if given.numel() > 1 else _INITIAL_RANGE
+            self.words.weight.uniform_(-reach, reach)
+            self.words.weight[PADDING_ID] = 0
+            self.words.weight[ids] = given
+            if self.fixed is not None:
+                self.fixed.copy_(self.words.weight)
+
     def constrain(self) -> None:
         """Shrink each class's weights to ``max_norm`` (section 2.1)."""
         with torch.no_grad():
             self.output.weight.renorm_(p=2, dim=0, maxnorm=self.options.max_norm)
 
     def sparse_parameters(self) -> list[nn.Parameter]:
-        """Return the word vectors."""
-        return [cast(nn.Parameter, self.words.weight)]
+        """Return the word vectors, if they are trained."""
+        return [cast(nn.Parameter, self.words.weight)] if self.words.weight.requires_grad else []
 
     def compact(self) -> None:
-        """Replace the trained word vectors by the table that the file stores."""
+        """Replace the word vectors by the table that the file stores; two channels become their sum."""
         dtype = torch.float16 if self.options.table == "float16" else torch.float32
-        self.table = self.words.weight.detach().to(dtype)
+        words = self.words.weight.detach()
+        self.table = (words if self.fixed is None else words + self.fixed).to(dtype)
 
     def _vectors(self, ids: torch.Tensor) -> torch.Tensor:
         """Look ids up: float32 (N, ..., D)."""
         if self.table is None:
             vectors: torch.Tensor = self.words(ids)
-            return vectors
+            # A filter over two channels adds what it finds in each, so it may as well see their sum.
+            return vectors if self.fixed is None else vectors + F.embedding(ids, self.fixed)
         return F.embedding(ids, self.table).float()
 
 
@@ -118,4 +156,6 @@ def build(options: TextCNNOptions, sizes: Sizes) -> Network:
     return TextCNN(options, sizes)
 
 
-ARCHITECTURE = Architecture("TextCNN (Kim 2014), CNN-rand: filters over trained word vectors", TextCNNOptions, build)
+ARCHITECTURE = Architecture(
+    "TextCNN (Kim 2014): filters over word vectors, in all four variants", TextCNNOptions, build
+)

@@ -14,6 +14,7 @@ from export.data.base import Indices, Split
 from export.data.pictures import Pictures
 from export.data.sentences import Sentences
 from export.data.vocabulary import build_tokenizer
+from export.data.word_vectors import OWN, WordVectors, make_vectors, read_vectors
 from export.errors import DataInvalid
 from export.recipe import Recipe, TextRecipe
 from service.errors import InvalidInput
@@ -64,17 +65,17 @@ class TokenInputs:
 
     def __init__(self, rows: list[np.ndarray], padding_id: int) -> None:
         """Keep the rows."""
-        self._rows = rows
+        self.rows = rows
         self._padding_id = padding_id
         self.lengths = np.array([len(row) for row in rows], dtype=np.int64)
 
     def __len__(self) -> int:
         """N."""
-        return len(self._rows)
+        return len(self.rows)
 
     def batch(self, indices: Indices) -> np.ndarray:
         """See :class:`Inputs`."""
-        return text.pad([self._rows[i] for i in indices], self._padding_id)
+        return text.pad([self.rows[i] for i in indices], self._padding_id)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,21 @@ class Preprocessing:
             return Sizes(classes, self.spec.height, self.spec.width, self.spec.channels)
         assert self.tokenizer is not None
         return Sizes(classes, vocabulary=self.tokenizer.get_vocab_size())
+
+    def word_vectors(self, source: str, train: Inputs, dimensions: int) -> WordVectors:
+        """Read the vocabulary's word vectors from a file, or make them from the training inputs for ``"own"``.
+
+        Raises:
+            DataInvalid: The file is missing or damaged.
+        """
+        assert isinstance(self.spec, TextSpec)
+        assert self.tokenizer is not None
+        assert isinstance(train, TokenInputs)
+        special = {self.spec.padding_id, self.spec.unknown_id}
+        ids = {word: number for word, number in self.tokenizer.get_vocab().items() if number not in special}
+        if source == OWN:
+            return make_vectors(train.rows, len(ids), len(special), dimensions)
+        return read_vectors(Path(source), ids)
 
     def inputs(self, split: Split) -> Inputs:
         """Turn a split into inputs for training; pictures in memory need no decoding.

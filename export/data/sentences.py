@@ -43,8 +43,7 @@ def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
     """Read sentences from a TSV file, or from a folder with one.
 
     A folder holds ``train.tsv`` and ``test.tsv``, with or without ``dev.tsv`` to hold out, or one
-    file for all: ``all.tsv``, ``<name>.tsv``
-    or ``<name>/all.tsv``.
+    file for all: ``all.tsv``, ``<name>.tsv`` or ``<name>/all.tsv``.
 
     Raises:
         DataInvalid: Names the file, and the row where one is wrong.

@@ -8,6 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from export.recipe import Recipe, find_recipe, parse_recipe
+from service.metrics import Metrics
+from service.repository.servable import Servable, load
+from service.repository.store import VersionFolder
+from service.settings import Settings
 
 GOOD = ("fine", "warm", "funny", "moving", "bright", "lovely")
 BAD = ("dull", "cheap", "loud", "boring", "stupid", "weak")
@@ -68,3 +72,13 @@ def tiny_text(name: str) -> str:
 def tiny_recipe(name: str, **values: str) -> Recipe:
     """Return such a recipe with further changes, parsed."""
     return parse_recipe(change(tiny_text(name), **values), "tiny.toml")
+
+
+def ready(version_dir: Path) -> Servable:
+    """Load a version as the server does: it is READY or an error says why."""
+    folder = VersionFolder(version_dir.parent.name, int(version_dir.name), version_dir)
+    settings = Settings(device="cpu", instances=1, intra_op_threads=1, max_batch_size=2)
+    loaded = load(folder, settings, Metrics("0", "test"))
+    loaded.batcher.close()
+    assert loaded.verified
+    return loaded

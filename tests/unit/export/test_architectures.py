@@ -12,7 +12,9 @@ from export.recipe import find_recipe
 from service.spec import ImageSpec
 from tests.unit.export.samples import tiny_recipe
 
-TEXT = TextCNNOptions(widths=(3, 4, 5), filters=4, dimensions=8, dropout=0.5, max_norm=3.0, table="float16")
+TEXT = TextCNNOptions(
+    widths=(3, 4, 5), filters=4, dimensions=8, dropout=0.5, max_norm=3.0, variant="rand", table="float16"
+)
 
 
 def test_lenet_has_the_papers_layers_and_parameters() -> None:

@@ -36,7 +36,10 @@ def test_specs_are_the_services_own() -> None:
         (LENET.replace("dropout = 0.0", "dropout = 1.5"), "dropout: expected at least 0 and below 1, got 1.5"),
         (LENET.replace("dropout = 0.0", "width = 2"), "unknown key 'architecture.width'; known: dropout"),
         (LENET.replace('"lenet5"', '"lenet6"'), "architecture.name: expected one of 'fastnet', "),
-        (change(LENET, schedule='"step"'), "training.schedule: expected one of 'cosine', 'linear', 'constant', got 'step'"),
+        (
+            change(LENET, schedule='"step"'),
+            "training.schedule: expected one of 'cosine', 'linear', 'constant', got 'step'",
+        ),
         (change(LENET, kind='"sound"'), "preprocessing.kind: expected one of 'image', 'text', got 'sound'"),
         (change(LENET, epochs="true"), "training.epochs: expected int, got True"),
         (change(LENET, epochs="0"), "training: epochs, patience and batch_size must be at least 1"),
