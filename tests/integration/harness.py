@@ -241,11 +241,11 @@ def arrays_of(response: pb.ModelInferResponse) -> dict[str, np.ndarray]:
     arrays = {}
     for output, raw in zip(response.outputs, response.raw_output_contents, strict=True):
         if output.datatype == "BYTES":
-            elements = []
-            while raw:
-                (size,) = struct.unpack_from("<I", raw)
-                elements.append(raw[4 : 4 + size])
-                raw = raw[4 + size :]
+            elements, rest = [], raw
+            while rest:
+                end = 4 + struct.unpack_from("<I", rest)[0]
+                elements.append(rest[4:end])
+                rest = rest[end:]
             array = np.array([*elements, None], dtype=object)[:-1]
         else:
             array = np.frombuffer(raw, DTYPES[output.datatype])
