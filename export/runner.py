@@ -18,6 +18,7 @@ from export.classifier import Classifier, build_classifier
 from export.data import DataSet, Source, divide, open_data, report, with_fold
 from export.data.inputs import Inputs, Preprocessing
 from export.errors import DataInvalid, RunInvalid
+from export.memory import keep_memory
 from export.progress import Reporter
 from export.recipe import Recipe
 from export.run import (
@@ -163,6 +164,7 @@ def run_all(
 
     An interrupted run is the last.
     """
+    keep_memory()
     several = len(seeds) * len(folds) > 1
     records: list[RunRecord] = []
     for seed in seeds:
