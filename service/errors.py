@@ -49,6 +49,27 @@ class ModelNotFound(ServingError):
     reason = "MODEL_NOT_FOUND"
 
 
+class NotFound(ServingError):
+    """Something else than a model that does not exist: a shared memory region, a repository (NOT_FOUND)."""
+
+    status = "NOT_FOUND"
+    reason = "NOT_FOUND"
+
+
+class AlreadyExists(ServingError):
+    """A name that is taken (ALREADY_EXISTS)."""
+
+    status = "ALREADY_EXISTS"
+    reason = "ALREADY_EXISTS"
+
+
+class NotAllowed(ServingError):
+    """The server is not set up for this call; says what would be (FAILED_PRECONDITION)."""
+
+    status = "FAILED_PRECONDITION"
+    reason = "NOT_ALLOWED"
+
+
 class ModelNotReady(ServingError):
     """A known version that is loading, unloading or failed to load (UNAVAILABLE)."""
 

@@ -45,6 +45,22 @@ def set_up(level: str, log_format: LogFormat) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
 
+def set_level(level: str) -> None:
+    """Change the least severe level that is logged."""
+    logging.getLogger().setLevel(level.upper())
+
+
+def settings() -> dict[str, bool | int]:
+    """Return the level as the switches of the protocol's LogSettings: three booleans and the verbosity."""
+    level = logging.getLogger().getEffectiveLevel()
+    return {
+        "log_info": level <= logging.INFO,
+        "log_warning": level <= logging.WARNING,
+        "log_error": level <= logging.ERROR,
+        "log_verbose_level": int(level <= logging.DEBUG),
+    }
+
+
 def _fields(record: logging.LogRecord) -> dict[str, object]:
     fields = getattr(record, "fields", None)
     return fields if isinstance(fields, dict) else {}

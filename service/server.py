@@ -21,13 +21,17 @@ from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
 from service.repository.lifecycle import Lifecycle
-from service.repository.reconciler import Reconciler, Watcher
+from service.repository.reconciler import Reconciler
+from service.repository.watcher import Watcher
 from service.settings import Settings
+from service.transport.admin import Admin
 from service.transport.calls import Calls
+from service.transport.describe import extensions
 from service.transport.grpcio_door import DoorLimits, GrpcioDoor
 from service.transport.health import Health
 from service.transport.http_endpoint import HttpEndpoint
 from service.transport.servicers import Servicers
+from service.transport.shared_memory import SharedMemory
 
 if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
@@ -58,11 +62,14 @@ class Server:
         threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
-        self._calls = Calls(self.dataplane, self.metrics, settings.overload_status)
+        self._shared_memory = SharedMemory()
+        self._calls = Calls(self.dataplane, self.metrics, self._shared_memory, settings.overload_status)
         self._health = Health(self.lifecycle, self.is_ready)
-        servicers = Servicers(self.dataplane, self.is_ready)
+        may_load = settings.model_control_mode == "explicit"
+        servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))
+        admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)
         limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
-        self._grpcio = GrpcioDoor(self._calls, servicers, self._health, limits)
+        self._grpcio = GrpcioDoor(self._calls, [*servicers.methods(), *admin.methods()], self._health, limits)
         self.transport = _choose_transport(settings)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
@@ -166,6 +173,7 @@ class Server:
         self._grpcio.stop(grace_seconds=1.0)
         if self._http is not None:
             self._http.close()
+        self._shared_memory.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._socket_folder is not None:
             self._socket_folder.cleanup()

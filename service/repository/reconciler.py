@@ -154,7 +154,8 @@ class Reconciler:
             on_disk = []
         for folder in on_disk:
             known.setdefault(
-                (folder.name, folder.version), VersionStatus(folder.name, folder.version, "UNAVAILABLE", UNLOADED)
+                (folder.name, folder.version),
+                VersionStatus(folder.name, folder.version, "UNAVAILABLE", UNLOADED, "it is not loaded"),
             )
         return [known[key] for key in sorted(known)]
 
@@ -272,29 +273,3 @@ class Reconciler:
             )
         else:
             self._lifecycle.forget(servable.name, servable.version)
-
-
-class Watcher:
-    """Polls the repository from a thread of its own. Owned by the server, which stops it."""
-
-    def __init__(self, reconciler: Reconciler, every_seconds: float) -> None:
-        """Wire up; see :meth:`start`."""
-        self._reconciler = reconciler
-        self._every_seconds = every_seconds
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
-
-    def start(self) -> None:
-        """Look at once, then at the interval."""
-        self._thread.start()
-
-    def stop(self) -> None:
-        """Look no more; does not wait for a look that is under way."""
-        self._stop.set()
-
-    def _watch(self) -> None:
-        while not self._stop.wait(self._every_seconds):
-            try:
-                self._reconciler.poll()
-            except Exception:
-                _LOG.exception("looking at the repository failed; the next look will be in time")

@@ -22,6 +22,7 @@ from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.call import Call, InFlight, Responder
 from service.transport.replies import ClassifyReply, InferReply
+from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status, status_of
 
 _DEFAULT_TOP_K = 5
@@ -36,11 +37,21 @@ HOT_METHODS = (MODEL_INFER, CLASSIFY_IMAGES, CLASSIFY_SENTENCES)
 class Calls:
     """Begins hot calls and counts how they end. Thread-safe."""
 
-    def __init__(self, dataplane: DataPlane, metrics: Metrics, overload_status: str) -> None:
-        """Wire up; ``overload_status`` as in :class:`service.settings.Settings`."""
+    def __init__(
+        self, dataplane: DataPlane, metrics: Metrics, shared_memory: SharedMemory, overload_status: str
+    ) -> None:
+        """Wire up.
+
+        Args:
+            dataplane: The core.
+            metrics: The families.
+            shared_memory: The registered regions.
+            overload_status: As in :class:`service.settings.Settings`.
+        """
         self.dataplane = dataplane
         self.in_flight = InFlight()
         self._metrics = metrics
+        self._shared_memory = shared_memory
         self._overload_status = overload_status
         self._begin = {
             MODEL_INFER: self._model_infer,
@@ -107,8 +118,12 @@ class Calls:
                 deadline = min(deadline, call.arrival + microseconds * 1e-6)
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
         wants_facts = bool(parameters) and "explain" in parameters and parameters["explain"].bool_param
-        reply = InferReply(call, servable, request.id, outputs, wants_facts)
-        return self.dataplane.infer(servable, tensor_codec.decode_inputs(request), deadline, call.arrival, reply)
+        for output in outputs:
+            if output.region is not None:
+                self._shared_memory.check(output.region.name, output.region.offset, output.region.byte_size)
+        reply = InferReply(call, servable, request.id, outputs, self._shared_memory, wants_facts=wants_facts)
+        inputs = tensor_codec.decode_inputs(request, self._shared_memory)
+        return self.dataplane.infer(servable, inputs, deadline, call.arrival, reply)
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)

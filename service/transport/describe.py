@@ -17,13 +17,28 @@ from service.spec import ImageSpec
 from service.tensors import TensorSpec
 
 # Only what works; clients such as perf_analyzer act on it.
-EXTENSIONS = ("classification", "model_configuration", "statistics", "binary_tensor_data", "parameters")
+_EXTENSIONS = (
+    "classification",
+    "model_configuration",
+    "statistics",
+    "binary_tensor_data",
+    "parameters",
+    "schedule_policy",
+    "system_shared_memory",
+    "logging",
+)
+_WHEN_LOADING_BY_CALL = ("model_repository", "model_repository(unload_dependents)")
 PLATFORM = "onnxruntime_onnx"  # Triton's name for ONNX graphs, which clients know
 
 
-def server_metadata() -> inference.ServerMetadataResponse:
+def extensions(*, may_load: bool) -> tuple[str, ...]:
+    """Return the protocol's extensions that work, ``may_load`` telling whether callers may load models."""
+    return _EXTENSIONS + (_WHEN_LOADING_BY_CALL if may_load else ())
+
+
+def server_metadata(extensions: Sequence[str]) -> inference.ServerMetadataResponse:
     """Name, version and extensions of this server."""
-    return inference.ServerMetadataResponse(name="convserve", version=__version__, extensions=EXTENSIONS)
+    return inference.ServerMetadataResponse(name="convserve", version=__version__, extensions=extensions)
 
 
 def shape_on_wire(spec: TensorSpec, batched: bool) -> tuple[int, ...]:

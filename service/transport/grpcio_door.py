@@ -12,7 +12,7 @@ import collections
 import logging
 import socket
 import threading
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -26,8 +26,9 @@ from service.pb.inference import grpc_service_pb2
 from service.transport.call import new_request_id
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.health import Health
-from service.transport.servicers import Method, Servicers
+from service.transport.servicers import Method
 from service.transport.status import Status, internal
+from service.transport.streaming import Stream
 
 _LOG = logging.getLogger(__name__)
 _UNBOUNDED = 2**31 - 1
@@ -50,10 +51,17 @@ class DoorLimits:
 class GrpcioDoor:
     """Owns the loop's thread and the server on it. ``start`` and ``stop`` may be called from any thread."""
 
-    def __init__(self, calls: Calls, servicers: Servicers, health: Health, limits: DoorLimits) -> None:
-        """Wire up; nothing listens yet."""
+    def __init__(self, calls: Calls, methods: Sequence[Method], health: Health, limits: DoorLimits) -> None:
+        """Wire up; nothing listens yet.
+
+        Args:
+            calls: Where hot calls go.
+            methods: All the others.
+            health: The health service.
+            limits: Bounds.
+        """
         self._calls = calls
-        self._servicers = servicers
+        self._methods = methods
         self._health = health
         self._limits = limits
         self._loop = asyncio.new_event_loop()
@@ -129,7 +137,10 @@ class GrpcioDoor:
         for path in HOT_METHODS:
             _, service, name = path.split("/")
             services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(self._hot(path))
-        for method in self._servicers.methods():
+        services["inference.GRPCInferenceService"]["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream
+        )
+        for method in self._methods:
             _, service, name = method.path.split("/")
             services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
                 self._cold(method),
@@ -165,6 +176,15 @@ class GrpcioDoor:
 
         return handle
 
+    async def _stream(
+        self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
+    ) -> AsyncIterator[bytes]:
+        """The handler of ModelStreamInfer."""
+        stream = Stream(self._calls, self._replies.call, context.time_remaining(), _request_id(context))
+        async for answer in stream.run(requests):
+            await self._pass()
+            yield answer
+
     async def _pass(self) -> None:
         """Wait while answers are held back."""
         if self._hold is not None:
@@ -177,7 +197,10 @@ class GrpcioDoor:
             request_id = _request_id(context)
             await self._pass()
             try:
-                response = method.handle(method.request_type.FromString(payload))
+                request = method.request_type.FromString(payload)
+                response = (
+                    await asyncio.to_thread(method.handle, request) if method.blocking else method.handle(request)
+                )
             except ServingError as error:
                 status = self._calls.status_of(error, request_id)
             except DecodeError:
@@ -200,14 +223,18 @@ class _ReplyQueue:
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
         self._loop = loop
-        self._waiting: collections.deque[tuple[asyncio.Future[bytes | Status], bytes | Status]] = collections.deque()
+        self._waiting: collections.deque[Callable[[], None]] = collections.deque()
         self._lock = threading.Lock()
         self._scheduled = False
 
     def put(self, future: asyncio.Future[bytes | Status], outcome: bytes | Status) -> None:
         """Settle a future on its loop, from any thread."""
+        self.call(lambda: None if future.done() else future.set_result(outcome))
+
+    def call(self, settle: Callable[[], None]) -> None:
+        """Run a function on the loop's thread soon, from any thread."""
         with self._lock:
-            self._waiting.append((future, outcome))
+            self._waiting.append(settle)
             if self._scheduled:
                 return
             self._scheduled = True
@@ -220,9 +247,8 @@ class _ReplyQueue:
         with self._lock:
             settled, self._waiting = self._waiting, collections.deque()
             self._scheduled = False
-        for future, outcome in settled:
-            if not future.done():
-                future.set_result(outcome)
+        for settle in settled:
+            settle()
 
 
 class _LoopResponder:

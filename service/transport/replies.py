@@ -14,13 +14,14 @@ from service.preprocessing.scores import top_k
 from service.repository.servable import Servable
 from service.transport import explain, tensor_codec
 from service.transport.call import Call
+from service.transport.shared_memory import SharedMemory
 from service.transport.status import status_of
 
 
 class InferReply:
     """Turns a request's rows into a ModelInferResponse."""
 
-    __slots__ = ("_call", "_id", "_outputs", "_servable", "_wants_facts")
+    __slots__ = ("_call", "_id", "_outputs", "_servable", "_shared_memory", "_wants_facts")
 
     def __init__(
         self,
@@ -28,12 +29,15 @@ class InferReply:
         servable: Servable,
         request_id: str,
         outputs: Sequence[tensor_codec.RequestedOutput],
+        shared_memory: SharedMemory,
+        *,
         wants_facts: bool,
     ) -> None:
         self._call = call
         self._servable = servable
         self._id = request_id
         self._outputs = outputs
+        self._shared_memory = shared_memory
         self._wants_facts = wants_facts
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
@@ -43,7 +47,13 @@ class InferReply:
             head = _head(self._servable, self._outputs, [array.shape for array in chosen])
             if self._wants_facts:
                 head += explain.as_parameters(self._servable, request, facts)
-            payload = tensor_codec.encode_response(head, self._id, [tensor_codec.encode_raw(array) for array in chosen])
+            raw = [
+                self._placed(tensor_codec.encode_raw(array), wanted)
+                for array, wanted in zip(chosen, self._outputs, strict=True)
+            ]
+            payload = tensor_codec.encode_response(head, self._id, raw)
+        except ServingError as error:
+            self._call.refuse(error)
         except Exception:
             self._call.unexpected()
         else:
@@ -52,6 +62,13 @@ class InferReply:
     def refuse(self, error: ServingError) -> None:
         """Pass the failure on."""
         self._call.refuse(error)
+
+    def _placed(self, data: bytes, wanted: tensor_codec.RequestedOutput) -> bytes:
+        """Return what travels: nothing of an output that goes into shared memory, yet its entry, as in Triton."""
+        if wanted.region is None:
+            return data
+        self._shared_memory.write(wanted.region.name, wanted.region.offset, wanted.region.byte_size, data)
+        return b""
 
     def _encoded(self, array: np.ndarray, wanted: tensor_codec.RequestedOutput) -> np.ndarray:
         if wanted.classes:
@@ -125,7 +142,7 @@ def _head(
         servable.digest,
         servable.name,
         servable.version,
-        *((output.index, bool(output.classes)) for output in wanted),
+        *((output.index, bool(output.classes), output.region) for output in wanted),
         *shapes,
     )
     head = _heads.get(key)
@@ -133,7 +150,13 @@ def _head(
         response = inference.ModelInferResponse(model_name=servable.name, model_version=str(servable.version))
         for output, shape in zip(wanted, shapes, strict=True):
             spec = servable.outputs[output.index]
-            response.outputs.add(name=spec.name, datatype="BYTES" if output.classes else spec.datatype, shape=shape)
+            datatype = "BYTES" if output.classes else spec.datatype
+            tensor = response.outputs.add(name=spec.name, datatype=datatype, shape=shape)
+            if output.region is not None:
+                tensor.parameters["shared_memory_region"].string_param = output.region.name
+                tensor.parameters["shared_memory_byte_size"].int64_param = output.region.byte_size
+                if output.region.offset:
+                    tensor.parameters["shared_memory_offset"].int64_param = output.region.offset
         head = response.SerializeToString()
         if len(_heads) >= _MAX_HEADS:  # shapes of third-party graphs come from callers
             _heads.clear()

@@ -19,33 +19,51 @@ _CLASSIFICATION = "/convserve.classification.v1.ClassificationService/"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A unary method: where it is, its types, and what answers it. ``handle`` may raise ServingError."""
+    """A unary method: where it is, its types, and what answers it.
+
+    Attributes:
+        path: ``/package.Service/Method``.
+        request_type: Message class.
+        response_type: Message class.
+        handle: From request to response; may raise ServingError.
+        blocking: Whether it may wait for a disk, so that it must not run on an event loop.
+    """
 
     path: str
     request_type: Any
     response_type: Any
     handle: Callable[[Any], Any]
+    blocking: bool = False
+
+
+def inference_method(name: str, handle: Callable[[Any], Any], *, blocking: bool = False) -> Method:
+    """Return a method of GRPCInferenceService, whose types are named after it."""
+    request, response = (getattr(inference, name + kind) for kind in ("Request", "Response"))
+    return Method(_INFERENCE + name, request, response, handle, blocking)
 
 
 class Servicers:
     """Answers from the data plane and the lifecycle; no method blocks."""
 
-    def __init__(self, dataplane: DataPlane, is_ready: Callable[[], bool]) -> None:
-        """Wire up; ``is_ready`` tells whether the server as a whole is ready to serve."""
+    def __init__(self, dataplane: DataPlane, is_ready: Callable[[], bool], extensions: Sequence[str]) -> None:
+        """Wire up.
+
+        Args:
+            dataplane: The core.
+            is_ready: Whether the server as a whole is ready to serve.
+            extensions: Of the protocol, as set up; clients act on them.
+        """
         self._dataplane = dataplane
         self._is_ready = is_ready
+        self._extensions = extensions
 
     def methods(self) -> Sequence[Method]:
         """List every method with its types."""
-
-        def method(name: str, handle: Callable[[Any], Any]) -> Method:
-            request, response = (getattr(inference, name + kind) for kind in ("Request", "Response"))
-            return Method(_INFERENCE + name, request, response, handle)
-
+        method = inference_method
         return (
             method("ServerLive", lambda _: inference.ServerLiveResponse(live=True)),
             method("ServerReady", lambda _: inference.ServerReadyResponse(ready=self._is_ready())),
-            method("ServerMetadata", lambda _: describe.server_metadata()),
+            method("ServerMetadata", lambda _: describe.server_metadata(self._extensions)),
             method("ModelReady", self._model_ready),
             method("ModelMetadata", self._model_metadata),
             method("ModelConfig", self._model_config),

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import struct
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -16,6 +17,7 @@ from service.errors import InvalidInput
 from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.scores import top_k
 from service.tensors import DTYPES, TensorSpec
+from service.transport.shared_memory import SharedMemory
 
 # Typed contents by datatype (Open Inference Protocol v2, InferTensorContents); 16-bit floats travel raw only.
 _CONTENTS = {
@@ -38,22 +40,30 @@ _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 2**31 - 1  # no message holds more bytes
 
 
-def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
+def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) -> dict[str, np.ndarray]:
     """Turn a request's tensors into arrays by name.
+
+    Args:
+        request: Its inputs lie in raw contents, in typed contents, or in registered shared memory,
+            which take no entry of the raw contents.
+        shared_memory: The registered regions.
 
     Returns:
         Read-only views of raw contents where possible; BYTES become arrays of bytes objects.
 
     Raises:
         InvalidInput: Raw and typed contents together, an unknown datatype, a negative dimension, a
-            count of bytes or elements that does not fit the shape, a tensor given twice
-            (INVALID_ARGUMENT).
+            count of bytes or elements that does not fit the shape, a tensor given twice, a part of
+            shared memory that does not exist (INVALID_ARGUMENT).
     """
     raw = request.raw_input_contents
-    if raw and len(raw) != len(request.inputs):
-        raise InvalidInput(f"{len(request.inputs)} inputs but {len(raw)} raw contents, expected one for each")
+    regions = [region_of(tensor.parameters) if tensor.parameters else None for tensor in request.inputs]
+    by_value = regions.count(None)
+    if raw and len(raw) != by_value:
+        raise InvalidInput(f"{by_value} inputs by value but {len(raw)} raw contents, expected one for each")
+    contents = iter(raw)
     arrays: dict[str, np.ndarray] = {}
-    for number, tensor in enumerate(request.inputs):
+    for tensor, region in zip(request.inputs, regions, strict=True):
         name = tensor.name
         if name in arrays:
             raise InvalidInput(f"input '{name}' is given twice")
@@ -65,12 +75,16 @@ def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
             raise InvalidInput(
                 f"input '{name}': shape {list(shape)} has a negative dimension, or too many dimensions or elements"
             )
-        if not raw:
-            arrays[name] = _from_typed(tensor, datatype, shape)
-        elif tensor.HasField("contents"):
-            raise InvalidInput(f"input '{name}' has both raw and typed contents, expected one of them")
+        if tensor.HasField("contents") and (raw or region):
+            other = "lies in shared memory" if region else "has raw contents"
+            raise InvalidInput(f"input '{name}' has typed contents and {other}, expected one of them")
+        if region is not None:
+            data = shared_memory.read(region.name, region.offset, region.byte_size)
+            arrays[name] = _from_raw(name, data, datatype, shape)
+        elif raw:
+            arrays[name] = _from_raw(name, next(contents), datatype, shape)
         else:
-            arrays[name] = _from_raw(name, raw[number], datatype, shape)
+            arrays[name] = _from_typed(tensor, datatype, shape)
     return arrays
 
 
@@ -149,14 +163,52 @@ def encode_raw(array: np.ndarray) -> bytes:
     return b"".join(struct.pack("<I", len(element)) + element for element in elements)
 
 
+@dataclass(frozen=True, slots=True)
+class RegionPart:
+    """Where a tensor lies in shared memory: a region's name, and bytes within the region."""
+
+    name: str
+    offset: int
+    byte_size: int
+
+
+def region_of(parameters: Mapping[str, pb.InferParameter]) -> RegionPart | None:
+    """Return where a tensor lies by its parameters; None for one that travels by value.
+
+    Raises:
+        InvalidInput: The parameters are of other types, or the size is missing (INVALID_ARGUMENT).
+    """
+    if "shared_memory_region" not in parameters:
+        return None
+    name = parameters["shared_memory_region"].string_param
+    if not name:
+        raise InvalidInput("parameter 'shared_memory_region': expected a string_param with the region's name")
+    size = _integer(parameters, "shared_memory_byte_size")
+    offset = _integer(parameters, "shared_memory_offset") if "shared_memory_offset" in parameters else 0
+    return RegionPart(name, offset, size)
+
+
+def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
+    parameter = parameters[name] if name in parameters else pb.InferParameter()
+    value = parameter.int64_param or parameter.uint64_param
+    if parameter.WhichOneof("parameter_choice") not in ("int64_param", "uint64_param") or value < 0:
+        raise InvalidInput(f"parameter '{name}': expected a non-negative int64_param")
+    return int(value)
+
+
+@dataclass(frozen=True, slots=True)
 class RequestedOutput:
-    """One output that a request asks for: its place in the graph, and how many classes (0: the tensor)."""
+    """One output that a request asks for.
 
-    __slots__ = ("classes", "index")
+    Attributes:
+        index: Its place in the graph.
+        classes: How many classes of it are wanted; 0 asks for the tensor.
+        region: Where to put it; None sends it back.
+    """
 
-    def __init__(self, index: int, classes: int) -> None:
-        self.index = index
-        self.classes = classes
+    index: int
+    classes: int = 0
+    region: RegionPart | None = None
 
 
 def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]) -> Sequence[RequestedOutput]:
@@ -167,7 +219,7 @@ def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]
             positive integer or is of an output that is no numbers (INVALID_ARGUMENT).
     """
     if not request.outputs:
-        return [RequestedOutput(index, 0) for index in range(len(specs))]
+        return [RequestedOutput(index) for index in range(len(specs))]
     places = {spec.name: index for index, spec in enumerate(specs)}
     wanted: list[RequestedOutput] = []
     for output in request.outputs:
@@ -177,7 +229,7 @@ def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]
         classes = _classes(output.parameters)
         if classes and specs[index].datatype in ("BYTES", "BOOL"):
             raise InvalidInput(f"output '{output.name}' is {specs[index].datatype}, which has no classes to rank")
-        wanted.append(RequestedOutput(index, classes))
+        wanted.append(RequestedOutput(index, classes, region_of(output.parameters)))
     return wanted
 
 

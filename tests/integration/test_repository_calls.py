@@ -179,7 +179,8 @@ def test_reloading_by_call_under_load_loses_nothing(explicit: ServerProcess, tmp
             publish(tmp_path, "b", number + 2, graphs.add_sub())
             load(explicit, "b")
             # The same version, changed on disk, is swapped under its number.
-            graphs.write(tmp_path, "a", graphs.add_sub(offset=float(number)), version=1)
+            changed = graphs.add_sub(offset=float(number)).SerializeToString()
+            (tmp_path / "a" / "1" / "model.onnx").write_bytes(changed)
             load(explicit, "a")
     assert callers.failures == []
     assert callers.sums
@@ -193,10 +194,8 @@ def test_a_new_version_that_fails_leaves_the_old_one_serving(tmp_path: Path, tra
         broken = tmp_path / "a" / "2"
         broken.mkdir()
         (broken / "model.onnx").write_bytes(b"not a graph")
-        eventually(lambda: "a/2" in index(server), "the new version was tried")
-        eventually(lambda: index(server)["a/2"][0] == "UNAVAILABLE", "it failed")
+        eventually(lambda: "damaged" in index(server).get("a/2", ("", ""))[1], "the new version failed")
         assert index(server)["a/1"] == ("READY", "")
-        assert "damaged" in index(server)["a/2"][1]
         wait_version(server, 1)
         assert health(server, "a") == SERVING
         assert server.get("/readyz")[0] == 200

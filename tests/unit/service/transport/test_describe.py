@@ -13,6 +13,7 @@ from service.pb.inference import model_config_pb2 as config
 from service.tensors import DTYPES, TensorSpec
 from service.transport.describe import (
     describe_model,
+    extensions,
     model_config,
     model_metadata,
     model_statistics,
@@ -31,9 +32,14 @@ FIXED = {
 
 
 def test_the_server_says_who_it_is() -> None:
-    message = server_metadata()
+    message = server_metadata(extensions(may_load=False))
     assert (message.name, message.version) == ("convserve", __version__)
     assert {"classification", "model_configuration", "statistics", "binary_tensor_data"} <= set(message.extensions)
+
+
+def test_loading_by_call_is_an_extension_where_it_is_allowed() -> None:
+    assert "model_repository" not in extensions(may_load=False)
+    assert "model_repository" in extensions(may_load=True)
 
 
 def test_shapes_are_shown_as_callers_send_them() -> None:

@@ -14,13 +14,20 @@ from hypothesis.extra import numpy as nps
 from service.errors import InvalidInput
 from service.pb.inference import grpc_service_pb2 as pb
 from service.tensors import DTYPES, TensorSpec
+from service.transport import tensor_codec
+from service.transport.shared_memory import SharedMemory
 from service.transport.tensor_codec import (
     classification,
-    decode_inputs,
     encode_raw,
     encode_response,
     requested_outputs,
 )
+
+
+def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
+    """Decode where no shared memory is registered."""
+    return tensor_codec.decode_inputs(request, SharedMemory())
+
 
 # Open Inference Protocol v2, InferTensorContents.
 FIELDS = {
@@ -198,14 +205,14 @@ def test_an_input_given_twice_is_refused() -> None:
 
 def test_raw_contents_must_be_as_many_as_inputs() -> None:
     message = request(("x", "UINT8", (1,)), ("y", "UINT8", (1,)), raw=[b"1"])
-    assert refusal(message) == "2 inputs but 1 raw contents, expected one for each"
-    assert refusal(request(raw=[b"1"])) == "0 inputs but 1 raw contents, expected one for each"
+    assert refusal(message) == "2 inputs by value but 1 raw contents, expected one for each"
+    assert refusal(request(raw=[b"1"])) == "0 inputs by value but 1 raw contents, expected one for each"
 
 
 def test_raw_and_typed_contents_together_are_refused() -> None:
     message = request(("x", "UINT8", (1,)), raw=[b"1"])
     message.inputs[0].contents.uint_contents.append(1)
-    assert refusal(message) == "input 'x' has both raw and typed contents, expected one of them"
+    assert refusal(message) == "input 'x' has typed contents and has raw contents, expected one of them"
 
 
 @pytest.mark.parametrize(

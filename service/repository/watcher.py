@@ -1,0 +1,36 @@
+"""Looks at the repository at intervals, so that new versions are served without a call."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from service.repository.reconciler import Reconciler
+
+_LOG = logging.getLogger(__name__)
+
+
+class Watcher:
+    """Polls the repository from a thread of its own. Owned by the server, which stops it."""
+
+    def __init__(self, reconciler: Reconciler, every_seconds: float) -> None:
+        """Wire up; see :meth:`start`."""
+        self._reconciler = reconciler
+        self._every_seconds = every_seconds
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+
+    def start(self) -> None:
+        """Look at once, then at the interval."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; does not wait for a look that is under way."""
+        self._stop.set()
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._every_seconds):
+            try:
+                self._reconciler.poll()
+            except Exception:
+                _LOG.exception("looking at the repository failed; the next look will be in time")

@@ -1,0 +1,135 @@
+"""ModelStreamInfer, Triton's wire type: many requests in flight on one stream, answers as they come.
+
+An answer carries its request's id; an error is an answer too and does not end the stream. It reads
+no faster than it answers: with ``MAX_IN_FLIGHT`` requests unanswered the next one waits on the wire.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from typing import Any
+
+from google.protobuf.message import DecodeError
+
+from service.dataplane import Ticket
+from service.pb.inference import grpc_service_pb2 as inference
+from service.transport.calls import MODEL_INFER, Calls
+from service.transport.status import Status
+
+MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
+MAX_IN_FLIGHT = 1024
+_INFER_RESPONSE_TAG = 0x12  # ModelStreamInferResponse.infer_response, field 2, length-delimited
+# Every answer is the only one to its request. Clients of decoupled models ask for this mark.
+_FINAL = inference.ModelInferResponse(
+    parameters={"triton_final_response": inference.InferParameter(bool_param=True)}
+).SerializeToString()
+
+Settle = Callable[[Callable[[], None]], None]
+
+
+class Stream:
+    """One caller's stream, on the loop's thread; answers arrive from others by ``call_on_loop``."""
+
+    def __init__(self, calls: Calls, call_on_loop: Settle, time_remaining: float | None, request_id: str) -> None:
+        """Prepare.
+
+        Args:
+            calls: Where each request goes.
+            call_on_loop: Runs a function on the loop's thread soon.
+            time_remaining: Seconds to the deadline of the whole stream; None for none.
+            request_id: Of the stream; each request is known by it and its own number.
+        """
+        self._calls = calls
+        self._call_on_loop = call_on_loop
+        self._time_remaining = time_remaining
+        self._request_id = request_id
+        self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
+        self._tickets: dict[int, Ticket] = {}
+        self._unanswered = 0
+        self._read_all = False
+
+    async def run(self, requests: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
+        """Yield serialised ModelStreamInferResponse messages until every request is answered."""
+        reader = asyncio.get_running_loop().create_task(self._read(requests))
+        try:
+            while (answer := await self._answers.get()) is not None:
+                yield answer
+            await reader
+        finally:
+            # The caller left, or everything is answered: whatever still runs has nobody to wait for it.
+            reader.cancel()
+            for ticket in list(self._tickets.values()):
+                ticket.cancel()
+
+    async def _read(self, requests: AsyncIterator[bytes]) -> None:
+        number = 0
+        try:
+            async for payload in requests:
+                await self._room.acquire()
+                self._unanswered += 1
+                responder = _StreamResponder(self, number, f"{self._request_id}-{number}", payload)
+                ticket = self._calls.begin(MODEL_INFER, payload, self._time_remaining, responder)
+                if ticket is not None and not responder.settled:
+                    self._tickets[number] = ticket
+                number += 1
+        finally:
+            self._read_all = True
+            self._end_if_done()
+
+    def settle(self, number: int, answer: bytes) -> None:
+        """Pass an answer on, from any thread."""
+        self._call_on_loop(lambda: self._settle_on_loop(number, answer))
+
+    def _settle_on_loop(self, number: int, answer: bytes) -> None:
+        self._tickets.pop(number, None)
+        self._unanswered -= 1
+        self._room.release()
+        self._answers.put_nowait(answer)
+        self._end_if_done()
+
+    def _end_if_done(self) -> None:
+        if self._read_all and not self._unanswered:
+            self._answers.put_nowait(None)
+
+
+class _StreamResponder:
+    """Answers one request of a stream."""
+
+    __slots__ = ("_number", "_payload", "_stream", "request_id", "settled")
+
+    def __init__(self, stream: Stream, number: int, request_id: str, payload: bytes) -> None:
+        self._stream = stream
+        self._number = number
+        self._payload = payload
+        self.request_id = request_id
+        self.settled = False
+
+    def respond(self, payload: bytes) -> None:
+        self.settled = True
+        message = payload + _FINAL
+        self._stream.settle(self._number, _length_delimited(_INFER_RESPONSE_TAG, message))
+
+    def fail(self, status: Status) -> None:
+        self.settled = True
+        answer = inference.ModelStreamInferResponse(error_message=f"{status.code.name}: {status.message}")
+        answer.infer_response.MergeFromString(_FINAL)
+        try:
+            request: Any = inference.ModelInferRequest.FromString(self._payload)
+        except DecodeError:
+            pass
+        else:
+            answer.infer_response.id = request.id
+            answer.infer_response.model_name = request.model_name
+        self._stream.settle(self._number, answer.SerializeToString())
+
+
+def _length_delimited(tag: int, message: bytes) -> bytes:
+    size = len(message)
+    header = bytearray((tag,))
+    while size > 0x7F:
+        header.append(size & 0x7F | 0x80)
+        size >>= 7
+    header.append(size)
+    return bytes(header) + message
