@@ -1,0 +1,17 @@
+"""The command line of ``convserve-bench``: parse, call. No logic."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from bench.conformance import command as conformance
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run ``convserve-bench``; return the exit code: 0 for success, 1 for a shortfall, 2 for a wrong argument."""
+    parser = argparse.ArgumentParser(prog="convserve-bench", description="Ask any Open Inference Protocol server.")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+    conformance.add_command(commands)
+    flags = parser.parse_args(arguments)
+    return int(flags.run(flags))

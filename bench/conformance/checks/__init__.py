@@ -1,0 +1,43 @@
+"""The checks. Importing this package registers all of them."""
+
+from bench.conformance.checks import (
+    answers,
+    bytes_framing,
+    calls,
+    classification,
+    contents,
+    description,
+    errors,
+    extensions,
+    health,
+    log_settings,
+    parameters,
+    reflection,
+    repository,
+    shared_memory,
+    statistics,
+    stream,
+    versions,
+    wire,
+)
+
+__all__ = [
+    "answers",
+    "bytes_framing",
+    "calls",
+    "classification",
+    "contents",
+    "description",
+    "errors",
+    "extensions",
+    "health",
+    "log_settings",
+    "parameters",
+    "reflection",
+    "repository",
+    "shared_memory",
+    "statistics",
+    "stream",
+    "versions",
+    "wire",
+]

@@ -1,0 +1,95 @@
+"""extensions: what is advertised works, and what is not answers UNIMPLEMENTED."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+
+from bench.conformance.model import Model
+from bench.conformance.outcome import CallFailed, CheckFailed, NotApplicable, expect, expect_equal
+from bench.conformance.registry import model_check, server_check
+from service.pb.inference import grpc_service_pb2 as pb
+
+_SOURCE = "OIP, ServerMetadataResponse.extensions"
+
+
+def _of_first_model(method: str, request_type: Any) -> Callable[[Any], None]:
+    def probe(suite: Any) -> None:
+        if not suite.models:
+            raise NotApplicable("no model was found")
+        suite.target.call(method, request_type(name=suite.models[0].name))
+
+    return probe
+
+
+def _plain(method: str) -> Callable[[Any], None]:
+    return lambda suite: suite.target.call(method)
+
+
+# By extension: the method that belongs to it, and a call that must succeed.
+_METHODS: dict[str, tuple[str, Callable[[Any], None]]] = {
+    "model_configuration": ("ModelConfig", _of_first_model("ModelConfig", pb.ModelConfigRequest)),
+    "statistics": ("ModelStatistics", _of_first_model("ModelStatistics", pb.ModelStatisticsRequest)),
+    "model_repository": ("RepositoryIndex", _plain("RepositoryIndex")),
+    "system_shared_memory": ("SystemSharedMemoryStatus", _plain("SystemSharedMemoryStatus")),
+    "cuda_shared_memory": ("CudaSharedMemoryStatus", _plain("CudaSharedMemoryStatus")),
+    "trace": ("TraceSetting", _plain("TraceSetting")),
+    "logging": ("LogSettings", _plain("LogSettings")),
+}
+
+
+def _ask_for_class(request: pb.ModelInferRequest, model: Model) -> None:
+    ranked = [output.name for output in model.outputs if output.datatype in ("FP32", "FP64")]
+    if not ranked:
+        raise NotApplicable("the model has no output of FP32 or FP64")
+    request.outputs.add(name=ranked[0]).parameters["classification"].int64_param = 1
+
+
+def _method_check(extension: str) -> None:
+    method, probe = _METHODS[extension]
+
+    @server_check("extensions", f"{method} answers if and only if '{extension}' is listed", _SOURCE)
+    def agrees(suite: Any) -> None:
+        listed = extension in suite.extensions
+        try:
+            probe(suite)
+        except CallFailed as failed:
+            expect(not listed, f"{method} to answer, as '{extension}' is listed", failed)
+            expect(failed.code is grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", failed)
+        else:
+            expect(listed, f"UNIMPLEMENTED, as '{extension}' is not listed", f"an answer of {method}")
+
+
+for _extension in _METHODS:
+    _method_check(_extension)
+
+
+@model_check("extensions", "'classification', if listed, gives classes", _SOURCE)
+def classification(suite: Any, model: Model) -> None:
+    if "classification" not in suite.extensions:
+        raise NotApplicable("'classification' is not listed")
+    request = model.valid_request()
+    _ask_for_class(request, model)
+    expect_equal(suite.target.infer(request).outputs[0].datatype, "BYTES", "datatype of an output as classes")
+
+
+@model_check("extensions", "'binary_tensor_data', if listed, is answered in kind", _SOURCE)
+def binary_tensor_data(suite: Any, model: Model) -> None:
+    if "binary_tensor_data" not in suite.extensions:
+        raise NotApplicable("'binary_tensor_data' is not listed")
+    response = suite.target.infer(model.valid_request())
+    expect_equal(len(response.raw_output_contents), len(response.outputs), "number of raw contents")
+
+
+@server_check("extensions", "a method that does not exist is UNIMPLEMENTED", "gRPC, Status Codes")
+def no_such_method(suite: Any) -> None:
+    call = suite.target.channel.unary_unary("/inference.GRPCInferenceService/NoSuchMethod")
+    try:
+        call(b"", timeout=suite.target.timeout_seconds)
+    except grpc.RpcError as error:
+        failed = CallFailed.of("NoSuchMethod", error)
+        expect(failed.code is grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", failed)
+    else:
+        raise CheckFailed("expected UNIMPLEMENTED, got OK")

@@ -1,0 +1,76 @@
+"""``convserve-bench conformance``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.conformance import report
+from bench.conformance.outcome import CallFailed, Outcome
+from bench.conformance.registry import SECTIONS
+from bench.conformance.runner import Suite
+from bench.conformance.target import Target
+
+_ABOUT = """Ask a server whether it keeps to the Open Inference Protocol v2 and to Triton's extensions of it. Nobody
+else should send requests to the models meanwhile: statistics are compared exactly. Exit code: 0 if nothing failed, 1 if
+something did, 2 if the server could not be reached."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to those of ``convserve-bench``."""
+    parser = commands.add_parser("conformance", help="check any server against the protocol", description=_ABOUT)
+    parser.add_argument("server", metavar="HOST:PORT")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME", help="a model to ask; repeatable")
+    parser.add_argument(
+        "--section", action="append", default=[], choices=SECTIONS, help="ask only this section; repeatable"
+    )
+    parser.add_argument(
+        "--identity",
+        action="append",
+        default=[],
+        metavar="NAME[=OUTPUT:INPUT,…]",
+        help="outputs of this model give inputs back, by place if no pairs are given; found out by trying otherwise",
+    )
+    parser.add_argument("--load-unload", action="store_true", help="the models may be unloaded and loaded again")
+    parser.add_argument("--timeout-seconds", type=float, default=20.0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every result into this file")
+    parser.add_argument("--verbose", action="store_true", help="list every check, not only what failed")
+    parser.set_defaults(run=run)
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the command says; return the exit code."""
+    with Target(flags.server, flags.timeout_seconds) as target:
+        try:
+            about = target.call("ServerMetadata")
+        except CallFailed as error:
+            print(f"convserve-bench: {flags.server}: {error}", file=sys.stderr)
+            return 2
+        suite = Suite(target, flags.model, _mirrors(flags.identity), may_unload=flags.load_unload)
+        results = suite.run(flags.section, progress=_print_verbosely if flags.verbose else _print_failure)
+    print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
+    if flags.json:
+        facts = {"server": about.name, "version": about.version, "models": flags.model}
+        flags.json.write_text(report.as_json(results, facts))
+    return 1 if any(result.outcome is Outcome.FAIL for result in results) else 0
+
+
+def _print_verbosely(result: Any) -> None:
+    print(report.told(result), flush=True)
+
+
+def _print_failure(result: Any) -> None:
+    if result.outcome is Outcome.FAIL:
+        print(report.told(result), flush=True)
+
+
+def _mirrors(hints: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read ``NAME`` and ``NAME=OUTPUT:INPUT,OUTPUT:INPUT``."""
+    mirrors = {}
+    for hint in hints:
+        name, _, pairs = hint.partition("=")
+        mirrors[name] = dict(pair.split(":", 1) for pair in pairs.split(",") if ":" in pair)
+    return mirrors

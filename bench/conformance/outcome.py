@@ -1,0 +1,97 @@
+"""What can come of a check."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+
+_LONGEST = 160
+
+
+class Outcome(enum.Enum):
+    """PASS, FAIL, UNSUPPORTED (the server says so itself) or SKIPPED (does not apply to this model or run)."""
+
+    PASS = "pass"  # noqa: S105 - no password
+    FAIL = "fail"
+    UNSUPPORTED = "unsupported"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One check on one model, or on the server as a whole.
+
+    Attributes:
+        section: The check's section.
+        check: What the check demands.
+        source: Where that is written.
+        model: Empty for the server as a whole.
+        outcome: What came of it.
+        message: What was expected and what came; empty for PASS.
+        seconds: How long it took.
+    """
+
+    section: str
+    check: str
+    source: str
+    model: str
+    outcome: Outcome
+    message: str
+    seconds: float
+
+
+class CheckFailed(Exception):
+    """The server did something else than expected; the message says both."""
+
+
+class Unsupported(Exception):
+    """The server says itself that it does not have this."""
+
+
+class NotApplicable(Exception):
+    """The check needs what this model or this run does not have."""
+
+
+class CallFailed(Exception):
+    """A call ended with another status than OK."""
+
+    def __init__(self, method: str, code: grpc.StatusCode, details: str) -> None:
+        """Keep what the server said."""
+        super().__init__(f"{method} ended with {code.name}: {shortened(details)}")
+        self.method = method
+        self.code = code
+        self.details = details
+
+    @classmethod
+    def of(cls, method: str, error: Any) -> CallFailed:
+        """Read an error of grpc's, which is a call too."""
+        return cls(method, error.code(), error.details() or "")
+
+
+def shortened(what: object) -> str:
+    """Write something on one line of bearable length."""
+    text = " ".join(str(what).split()) or repr(what)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
+
+
+def expect(condition: bool, expected: str, came: object) -> None:
+    """Go on if the condition holds.
+
+    Raises:
+        CheckFailed: It does not.
+    """
+    if not condition:
+        raise CheckFailed(f"expected {expected}, got {shortened(came)}")
+
+
+def expect_equal(came: object, expected: object, what: str) -> None:
+    """Go on if both are equal.
+
+    Raises:
+        CheckFailed: They are not.
+    """
+    if came != expected:
+        raise CheckFailed(f"{what}: expected {shortened(expected)}, got {shortened(came)}")
