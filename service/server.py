@@ -14,6 +14,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import grpc
 import onnxruntime
 
 from service import __version__
@@ -32,6 +33,7 @@ from service.transport.health import Health
 from service.transport.http_endpoint import HttpEndpoint
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
+from service.transport.tls import TlsFiles, server_credentials
 
 if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
@@ -69,7 +71,9 @@ class Server:
         servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))
         admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)
         limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
-        self._grpcio = GrpcioDoor(self._calls, [*servicers.methods(), *admin.methods()], self._health, limits)
+        self._grpcio = GrpcioDoor(
+            self._calls, [*servicers.methods(), *admin.methods()], self._health, limits, _credentials(settings)
+        )
         self.transport = _choose_transport(settings)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
@@ -223,6 +227,17 @@ def _listen_for_signals() -> tuple[threading.Event, threading.Event]:
     return stop, hurry
 
 
+def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    if bool(settings.tls_certificate) != bool(settings.tls_key) or (settings.tls_client_ca and not settings.tls_key):
+        raise SettingsError("--tls-certificate and --tls-key belong together, and --tls-client-ca needs both")
+    if not settings.tls_key:
+        return None
+    if settings.transport == "native":
+        raise SettingsError("the native transport has no TLS: take --transport grpcio or auto")
+    client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+    return server_credentials(TlsFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca))
+
+
 def _choose_transport(settings: Settings) -> str:
     """Decide who speaks HTTP/2, and log why.
 
@@ -238,8 +253,9 @@ def _choose_transport(settings: Settings) -> str:
         native = False
     else:
         loopback = settings.host.startswith(_LOOPBACK)
-        native = loopback or settings.trust_clients
+        native = (loopback or settings.trust_clients) and not settings.tls_key
         why = "loopback" if loopback else "trusted clients" if native else f"{settings.host} faces a network"
+        why = "TLS is on" if settings.tls_key else why
     if settings.transport != "auto":
         native, why = settings.transport == "native", "asked for"
     chosen = "native" if native else "grpcio"

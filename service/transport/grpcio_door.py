@@ -51,7 +51,14 @@ class DoorLimits:
 class GrpcioDoor:
     """Owns the loop's thread and the server on it. ``start`` and ``stop`` may be called from any thread."""
 
-    def __init__(self, calls: Calls, methods: Sequence[Method], health: Health, limits: DoorLimits) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        methods: Sequence[Method],
+        health: Health,
+        limits: DoorLimits,
+        credentials: grpc.ServerCredentials | None = None,
+    ) -> None:
         """Wire up; nothing listens yet.
 
         Args:
@@ -59,7 +66,9 @@ class GrpcioDoor:
             methods: All the others.
             health: The health service.
             limits: Bounds.
+            credentials: For TLS; None for none.
         """
+        self._credentials = credentials
         self._calls = calls
         self._methods = methods
         self._health = health
@@ -108,7 +117,10 @@ class GrpcioDoor:
         self._register(server)
         _check_free(address)
         try:
-            port = server.add_insecure_port(address)
+            if self._credentials is None:
+                port = server.add_insecure_port(address)
+            else:
+                port = server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}") from error
         self._health.attach(self._loop)

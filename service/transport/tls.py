@@ -1,0 +1,95 @@
+"""TLS for the grpcio door: certificates from files, taken anew at each handshake after they changed."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import typing
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+
+from service.errors import SettingsError
+
+_LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """PEM files.
+
+    Attributes:
+        certificate: The server's certificate and those between it and the root.
+        key: Its private key.
+        client_ca: Roots of the callers' certificates, which are then required (mutual TLS); None for none.
+    """
+
+    certificate: Path
+    key: Path
+    client_ca: Path | None
+
+    def read(self) -> tuple[bytes, bytes, bytes | None]:
+        """Return the files' contents.
+
+        Raises:
+            OSError: One cannot be read.
+        """
+        roots = self.client_ca.read_bytes() if self.client_ca else None
+        return self.certificate.read_bytes(), self.key.read_bytes(), roots
+
+    def stamp(self) -> tuple[tuple[int, int], ...]:
+        """Return what changes when a file does."""
+        files = [file for file in (self.certificate, self.key, self.client_ca) if file is not None]
+        return tuple((about.st_mtime_ns, about.st_ino) for about in (file.stat() for file in files))
+
+
+def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
+    """Return credentials that follow the files; a change that cannot be read keeps the last good ones.
+
+    Raises:
+        SettingsError: The files cannot be read now, or are not PEM.
+    """
+    try:
+        contents = files.read()
+        stamp = files.stamp()
+    except OSError as error:
+        raise SettingsError(f"TLS: {error.filename}: {error.strerror}") from None
+    for name, data in zip(("certificate", "key", "client CA"), contents, strict=True):
+        if data is not None and b"-----BEGIN" not in data:
+            raise SettingsError(f"TLS: the {name} is not a PEM file")
+    first = _configuration(contents)
+    # The stubs know no None, which grpc documents as "no change".
+    follower = typing.cast(Callable[[], grpc.ServerCertificateConfiguration], _Follower(files, stamp))
+    return grpc.dynamic_ssl_server_credentials(
+        first, follower, require_client_authentication=files.client_ca is not None
+    )
+
+
+def _configuration(contents: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertificateConfiguration:
+    certificate, key, roots = contents
+    return grpc.ssl_server_certificate_configuration([(key, certificate)], root_certificates=roots)
+
+
+class _Follower:
+    """Called by gRPC at each handshake, from its threads; None keeps the present certificates."""
+
+    def __init__(self, files: TlsFiles, stamp: tuple[tuple[int, int], ...]) -> None:
+        self._files = files
+        self._stamp = stamp
+        self._lock = threading.Lock()
+
+    def __call__(self) -> grpc.ServerCertificateConfiguration | None:
+        with self._lock:
+            try:
+                stamp = self._files.stamp()
+                if stamp == self._stamp:
+                    return None
+                self._stamp = stamp
+                configuration = _configuration(self._files.read())
+            except OSError:
+                _LOG.exception("TLS files cannot be read, the present certificates stay")
+                return None
+        _LOG.info("TLS certificates taken anew")
+        return configuration
