@@ -13,8 +13,10 @@ import numpy as np
 
 from service.errors import InvalidInput
 
-# Open Inference Protocol v2, "Tensor Data Types". BF16 travels raw only and has no NumPy dtype:
-# its two bytes are carried as uint16 and meet a graph only through ONNX Runtime's own cast.
+# NumPy has no bfloat16. A dtype of its own, two raw bytes, keeps it apart from UINT16.
+BF16 = np.dtype([("bf16", "<u2")])
+
+# Open Inference Protocol v2, "Tensor Data Types".
 DTYPES: dict[str, np.dtype] = {
     "BOOL": np.dtype(np.bool_),
     "UINT8": np.dtype(np.uint8),
@@ -26,11 +28,19 @@ DTYPES: dict[str, np.dtype] = {
     "INT32": np.dtype(np.int32),
     "INT64": np.dtype(np.int64),
     "FP16": np.dtype(np.float16),
+    "BF16": BF16,
     "FP32": np.dtype(np.float32),
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(object),
 }
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
+
+
+def as_numbers(array: np.ndarray) -> np.ndarray:
+    """Return an array with which one can calculate: BF16 widened to float32, exactly; others as they are."""
+    if array.dtype != BF16:
+        return array
+    return (array["bf16"].astype(np.uint32) << 16).view(np.float32)
 
 
 def datatype_of(dtype: np.dtype) -> str:

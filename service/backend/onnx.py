@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import logging
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -11,10 +13,11 @@ import onnxruntime as ort
 
 from service.backend.base import Provider
 from service.errors import BackendFailed, GraphInvalid, ProviderUnavailable
-from service.tensors import DTYPES, TensorSpec
+from service.tensors import BF16, DTYPES, TensorSpec
 
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto
 _LOG = logging.getLogger(__name__)
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -27,6 +30,7 @@ _DATATYPES = {
     "tensor(int32)": "INT32",
     "tensor(int64)": "INT64",
     "tensor(float16)": "FP16",
+    "tensor(bfloat16)": "BF16",
     "tensor(float)": "FP32",
     "tensor(double)": "FP64",
     "tensor(string)": "BYTES",
@@ -74,6 +78,10 @@ class OnnxBackend:
         self._outputs = [_spec(node) for node in self._session.get_outputs()]
         self._input_names = [spec.name for spec in self._inputs]
         self._output_names = [spec.name for spec in self._outputs]
+        datatypes = {spec.datatype for spec in (*self._inputs, *self._outputs)}
+        self._has_bf16 = "BF16" in datatypes
+        if datatypes >= {"BF16", "BYTES"}:
+            raise GraphInvalid(f"{path}: has BF16 and string tensors, which the runtime's Python API cannot mix")
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
@@ -92,12 +100,36 @@ class OnnxBackend:
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         """See :class:`service.backend.base.Backend`."""
+        feeds = dict(zip(self._input_names, inputs, strict=True))
         try:
-            return list(self._session.run(self._output_names, dict(zip(self._input_names, inputs, strict=True))))
+            if self._has_bf16:
+                return self._run_with_values(feeds)
+            return list(self._session.run(self._output_names, feeds))
         except Exception as error:
             # The text may hold paths and shapes of the graph: it is logged, never sent.
             _LOG.exception("ONNX Runtime failed on a batch")
             raise BackendFailed("the runtime failed on this batch") from error
+
+    def _run_with_values(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
+        """Run a graph with BF16 tensors, which have no NumPy dtype that the runtime knows: as their bits."""
+        values = {
+            name: ort.OrtValue.ortvalue_from_numpy_with_onnx_type(array.view(np.uint16), _ONNX_BFLOAT16)
+            if array.dtype == BF16
+            else ort.OrtValue.ortvalue_from_numpy(array)
+            for name, array in feeds.items()
+        }
+        results = self._session.run_with_ort_values(self._output_names, values)
+        return [_array(value, spec) for value, spec in zip(results, self._outputs, strict=True)]
+
+
+def _array(value: ort.OrtValue, spec: TensorSpec) -> np.ndarray:
+    """Return a copy of a result."""
+    if spec.datatype != "BF16":
+        return np.array(value.numpy())
+    shape = tuple(value.shape())
+    size = math.prod(shape) * BF16.itemsize
+    bits = ctypes.string_at(value.data_ptr(), size) if size else b""
+    return np.frombuffer(bits, BF16).reshape(shape)
 
 
 def _candidates(device: str) -> list[str]:

@@ -16,7 +16,7 @@ import numpy as np
 from service.errors import InvalidInput
 from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.scores import top_k
-from service.tensors import DTYPES, TensorSpec
+from service.tensors import DTYPES, TensorSpec, as_numbers
 from service.transport.shared_memory import SharedMemory
 
 # Typed contents by datatype (Open Inference Protocol v2, InferTensorContents); 16-bit floats travel raw only.
@@ -254,7 +254,7 @@ def classification(scores: np.ndarray, classes: int, labels: Sequence[str]) -> n
     Returns:
         Objects (N, min(classes, K)), K elements a row, each ``value:index`` or ``value:index:label`` as bytes.
     """
-    rows = scores.reshape(len(scores), -1)
+    rows = as_numbers(scores).reshape(len(scores), -1)
     if rows.dtype.kind != "f":
         rows = rows.astype(np.float64)  # ranking negates, which unsigned integers cannot
     table = [[_scored(row[i], i, labels) for i in top_k(row, classes).tolist()] for row in rows]

@@ -55,7 +55,8 @@ def identity(kind: int, shape: Sequence[int | str]) -> onnx.ModelProto:
 
 def every_datatype(*without: str) -> onnx.ModelProto:
     """Give one tensor (N, 2) of each datatype back: ``x_INT8`` as ``y_INT8``, and so on."""
-    kinds = {name: helper.np_dtype_to_tensor_dtype(dtype) for name, dtype in DTYPES.items() if name != "BYTES"}
+    numbers = {name: dtype for name, dtype in DTYPES.items() if name not in ("BYTES", "BF16")}
+    kinds = {name: helper.np_dtype_to_tensor_dtype(dtype) for name, dtype in numbers.items()}
     kinds["BYTES"] = TensorProto.STRING
     kinds = {name: kind for name, kind in kinds.items() if name not in without}
     nodes = [helper.make_node("Identity", [f"x_{name}"], [f"y_{name}"]) for name in kinds]
@@ -104,6 +105,7 @@ def loop() -> onnx.ModelProto:
 
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "add-sub": add_sub,
+    "bfloat16": lambda: identity(TensorProto.BFLOAT16, ("N", 3)),
     "datatypes": every_datatype,
     "datatypes-typed": lambda: every_datatype("FP16"),  # which has no typed contents
     "fixed": lambda: identity(TensorProto.FLOAT, (2, 3)),

@@ -8,8 +8,8 @@ import pytest
 
 from service.golden import read_golden
 from service.pb.inference import grpc_service_pb2 as pb
-from service.tensors import DTYPES
-from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, arrays_of, infer_request
+from service.tensors import BF16, DTYPES
+from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, arrays_of, failure, infer_request
 
 LENET = MODELS / "lenet5-mnist" / "1"
 TEXTCNN = MODELS / "textcnn-mr" / "1"
@@ -75,10 +75,10 @@ FIELDS = {
 
 
 def test_every_datatype_travels_raw(server: ServerProcess):
-    inputs = {f"x_{name}": np.array([SAMPLES[name]], dtype=dtype) for name, dtype in DTYPES.items()}
+    inputs = {f"x_{name}": np.array([sample], dtype=DTYPES[name]) for name, sample in SAMPLES.items()}
     outputs = arrays_of(server.client.infer(infer_request("datatypes", inputs)))
-    assert outputs.keys() == {f"y_{name}" for name in DTYPES}
-    for name in DTYPES:
+    assert outputs.keys() == {f"y_{name}" for name in SAMPLES}
+    for name in SAMPLES:
         np.testing.assert_array_equal(outputs[f"y_{name}"], inputs[f"x_{name}"], err_msg=name)
 
 
@@ -90,6 +90,18 @@ def test_every_datatype_that_has_contents_travels_typed(server: ServerProcess):
     outputs = arrays_of(server.client.infer(request))
     for name in FIELDS:
         np.testing.assert_array_equal(outputs[f"y_{name}"], np.array([SAMPLES[name]], dtype=DTYPES[name]), name)
+
+
+def test_bfloat16_travels_raw_and_is_ranked_by_its_value(server: ServerProcess):
+    """-2, infinity and 1 as their upper sixteen bits; typed contents have no field for them."""
+    bits = np.array([[(0xC000,), (0x7F80,), (0x3F80,)]], dtype=BF16)
+    message = infer_request("bfloat16", {"x": bits})
+    np.testing.assert_array_equal(arrays_of(server.client.infer(message))["y"], bits)
+    ranked = server.client.infer(infer_request("bfloat16", {"x": bits}, ["y"], classes=3))
+    assert arrays_of(ranked)["y"].tolist() == [[b"inf:1", b"1.000000:2", b"-2.000000:0"]]
+    typed = pb.ModelInferRequest(model_name="bfloat16")
+    typed.inputs.add(name="x", datatype="BF16", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])
+    assert failure(server.client.infer, typed).message == "input 'x': BF16 travels in raw contents only"
 
 
 def test_outputs_are_chosen_and_ordered(server: ServerProcess):
