@@ -47,7 +47,7 @@ COPY README.md* LICENSE ./
 COPY service service
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip --python /opt/convserve/bin/python install --no-deps --root /staging . \
- && rm /staging/opt/convserve/bin/convserve-export \
+ && find /staging/opt/convserve/bin -type f ! -name convserve -delete \
  && python -m compileall -q --invalidation-mode unchecked-hash -s /staging /staging/opt/convserve/lib
 
 # ---- What both images have in common, but for the dependencies ------------------------------------------------------
