@@ -10,9 +10,8 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.markup import escape
 
-from export.architectures import ARCHITECTURES
+from export.cli_load import add_list, add_load
 from export.data import Source, open_data
 from export.data.base import DataSet, Split, fold_of
 from export.data.inputs import Preprocessing
@@ -20,7 +19,7 @@ from export.errors import DataInvalid, ExportError
 from export.evaluate import evaluate_graph
 from export.progress import Bar, Reporter
 from export.publish import publish_run
-from export.recipe import Recipe, bundled_recipes, find_recipe
+from export.recipe import Recipe, find_recipe
 from export.run import with_epochs
 from export.runner import Plan, load_classifier, open_divided, run_all
 from export.verify import verify_run, verify_version
@@ -55,8 +54,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="convserve-export", description="Train, convert, prove and publish CNNs.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="show recipes and architectures")
-    listing.set_defaults(command=_list)
+    listing = commands.add_parser("list", help="show recipes and architectures, or one layer by layer")
+    add_list(listing)
+    load = commands.add_parser("load", help="publish a network that somebody else trained")
+    add_load(load)
     _add_train(commands.add_parser("train", help="train a recipe into a run folder"))
     publish = commands.add_parser("publish", help="convert, verify and evaluate a run, and publish it as a version")
     publish.set_defaults(command=_publish)
@@ -75,7 +76,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
     evaluate.add_argument("--all", action="store_true", help="every example, not only the test split")
-    for command in (listing, publish, verify, evaluate):
+    for command in (listing, load, publish, verify, evaluate):
         command.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
     return parser
 
@@ -95,16 +96,6 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     train.add_argument("--vectors", metavar="FILE|own", help="word vectors to begin with (TextCNN's other variants)")
     train.add_argument("--resume", action="store_true", help="continue what RUN_DIR holds")
-
-
-def _list(arguments: argparse.Namespace, console: Console) -> int:
-    recipes = {name: find_recipe(name).summary for name in bundled_recipes()}
-    architectures = {name: architecture.summary for name, architecture in ARCHITECTURES.items()}
-    for title, table in (("recipes", recipes), ("architectures", architectures)):
-        console.print(f"[bold]{title}[/bold]")
-        for name, summary in table.items():
-            console.print(f"  {name:16} {escape(summary)}", highlight=False)
-    return 0
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> int:

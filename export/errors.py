@@ -23,6 +23,10 @@ class RunInvalid(ExportError):
     """A run folder is missing, damaged, unfinished, or belongs to another recipe or data set."""
 
 
+class WeightsInvalid(ExportError):
+    """A file of weights is missing, damaged, or does not fit the network; lists what does not."""
+
+
 class ConversionFailed(ExportError):
     """The graph that came out of the conversion is not what the service expects."""
 

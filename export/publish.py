@@ -10,7 +10,8 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -40,11 +41,21 @@ from service.manifest import (
     file_digest,
     write_manifest,
 )
-from service.spec import ImageSpec
+from service.spec import ImageSpec, TextSpec
 
 LABELS_FILE = "labels.txt"
 
 Say = Callable[[str], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Described:
+    """What a manifest says of a classifier before anything is measured."""
+
+    spec: ImageSpec | TextSpec
+    labels: tuple[str, ...]
+    max_batch_size: int
+    provenance: Provenance
 
 
 def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Path | None, say: Say) -> Path:
@@ -86,9 +97,12 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
         )
         score = evaluate_graph(backend, preprocessing, test)
         say(f"evaluated: {score}; torch {torch_accuracy:.2%}")
-        _write_parts(aside, recipe, preprocessing, model)
+        write_parts(aside, recipe.data.labels, preprocessing, model)
         accuracy = _accuracy(data, score, torch_accuracy)
-        write_manifest(_manifest(recipe, record, accuracy, parity, file_digest(aside / MODEL_FILE)), aside)
+        described = Described(
+            recipe.spec, recipe.data.labels, recipe.serving.max_batch_size, _provenance(recipe, record)
+        )
+        write_manifest(make_manifest(described, (accuracy,), parity, file_digest(aside / MODEL_FILE)), aside)
         verify_version(aside)
     say(f"published: {target}")
     return target
@@ -136,11 +150,11 @@ def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:
         )
 
 
-def _write_parts(aside: Path, recipe: Recipe, preprocessing: Preprocessing, model: Probabilities) -> None:
+def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Probabilities) -> None:
     """Write labels, tokenizer and golden vectors."""
-    (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in recipe.data.labels), encoding="utf-8")
+    (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     preprocessing.save(aside)
-    raw = golden_raw(recipe.spec)
+    raw = golden_raw(preprocessing.spec)
     inputs = preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
     write_golden(Golden(raw, (inputs,), (model.answer(inputs),)), aside / GOLDEN_FILE)
 
@@ -158,26 +172,31 @@ def _accuracy(data: DataSet, score: Score, torch_value: float) -> Accuracy:
     )
 
 
-def _manifest(recipe: Recipe, record: RunRecord, accuracy: Accuracy, parity: Parity, digest: str) -> Manifest:
-    is_image = isinstance(recipe.spec, ImageSpec)
+def _provenance(recipe: Recipe, record: RunRecord) -> Provenance:
+    return Provenance(
+        architecture=recipe.architecture,
+        recipe=recipe.name,
+        seed=record.seed,
+        dataset=record.dataset,
+        libraries=record.libraries,
+        git_commit=record.git_commit,
+        created=record.created,
+    )
+
+
+def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: Parity, digest: str) -> Manifest:
+    """Return the manifest of a classifier."""
+    is_image = isinstance(described.spec, ImageSpec)
     return Manifest(
         schema_version=SCHEMA_VERSION,
         task="image-classification" if is_image else "sentence-classification",
-        inputs=(input_spec(recipe.spec),),
-        outputs=(output_spec(len(recipe.data.labels)),),
-        preprocessing=recipe.spec,
+        inputs=(input_spec(described.spec),),
+        outputs=(output_spec(len(described.labels)),),
+        preprocessing=described.spec,
         labels_file=LABELS_FILE,
-        max_batch_size=recipe.serving.max_batch_size,
-        provenance=Provenance(
-            architecture=recipe.architecture,
-            recipe=recipe.name,
-            seed=record.seed,
-            dataset=record.dataset,
-            libraries=record.libraries,
-            git_commit=record.git_commit,
-            created=record.created,
-        ),
-        accuracy=(accuracy,),
+        max_batch_size=described.max_batch_size,
+        provenance=described.provenance,
+        accuracy=accuracy,
         parity=parity,
         model_digest=digest,
     )

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import numpy as np
 
@@ -22,13 +23,21 @@ BATCH_SIZES = (1, 2, 7, 32)
 _BATCHES_A_SIZE = 8
 
 
+class Reference(Protocol):
+    """What a graph is compared with: torch's model, or the file that was wrapped."""
+
+    def answer(self, inputs: np.ndarray) -> np.ndarray:
+        """Return probabilities (N, K) for one batch."""
+        ...
+
+
 def verify_graph(
-    model: Probabilities, backend: Backend, inputs: Inputs, max_batch_size: int, tolerance: float = TOLERANCE
+    model: Reference, backend: Backend, inputs: Inputs, max_batch_size: int, tolerance: float = TOLERANCE
 ) -> Parity:
     """Compare torch and the graph on real inputs: all of them once, and some at each batch size.
 
     Args:
-        model: The torch side, in evaluation mode, on the CPU.
+        model: The torch side, in evaluation mode, on the CPU; or another reference.
         backend: The graph.
         inputs: Of the whole test set, at least one.
         max_batch_size: Largest batch to prove, besides :data:`BATCH_SIZES`.

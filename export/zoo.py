@@ -123,13 +123,10 @@ _ENTRIES = (
     *(_torchvision(f"vgg{d}{norm}", "Simonyan 2015") for d in (11, 13, 16, 19) for norm in ("", "_bn")),
     _torchvision("googlenet", "Szegedy 2015"),
     *(_torchvision(f"resnet{depth}", "He 2016") for depth in (18, 34, 50, 101, 152)),
-    _small("alexnet-cifar", "after Krizhevsky 2012", "pattern", blocks=_ALEXNET_32, hidden=[1024, 512], dropout=0.5),
+    _small("alexnet-cifar", "Krizhevsky", "pattern", blocks=_ALEXNET_32, hidden=[1024, 512], dropout=0.5),
     _small("vgg16-bn-cifar", "Simonyan 2015", "pattern", blocks=_VGG_16, hidden=[], dropout=0.0),
     _small("googlenet-cifar", "Szegedy 2015", "googlenet-cifar", dropout=0.4),
-    *(
-        _small(f"resnet{depth}-cifar", "He 2016, section 4.2", "resnet-cifar", depth=depth)
-        for depth in (20, 32, 44, 56, 110)
-    ),
+    *(_small(f"resnet{depth}-cifar", "He 2016", "resnet-cifar", depth=depth) for depth in (20, 32, 44, 56, 110)),
     _small("fastnet-cifar", "Jordan 2024", "fastnet", **_FASTNET),
     *(
         Known(

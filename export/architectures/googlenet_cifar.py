@@ -110,5 +110,5 @@ def _unit(inputs: int, outputs: int, size: int) -> nn.Sequential:
 
 
 ARCHITECTURE = Architecture(
-    "GoogLeNet for 32 pixels (Szegedy 2015): nine Inception modules, 6.2 M parameters", GoogLeNetOptions, build
+    "GoogLeNet for 32 pixels (Szegedy 2015): nine Inception modules, 5.9 M parameters", GoogLeNetOptions, build
 )

@@ -1,0 +1,103 @@
+"""``convserve-export load`` and ``list``: networks by name."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from export.errors import PublishFailed
+from export.foreign import publish_foreign
+from export.load import Order, load_network
+from export.publish_loaded import publish_loaded
+from export.recipe import bundled_recipes, find_recipe
+from export.zoo import ZOO, find_known
+
+
+def add_list(parser: argparse.ArgumentParser) -> None:
+    """Declare ``list``."""
+    parser.set_defaults(command=_list)
+    parser.add_argument("name", nargs="?", metavar="ARCHITECTURE", help="show this one layer by layer")
+
+
+def add_load(parser: argparse.ArgumentParser) -> None:
+    """Declare ``load``."""
+    parser.set_defaults(command=_load)
+    what = parser.add_mutually_exclusive_group(required=True)
+    what.add_argument(
+        "network", nargs="?", metavar="ARCHITECTURE", help="see list; any of torchvision's, timm:NAME, or a .onnx file"
+    )
+    what.add_argument("--from", dest="source", metavar="MODULE:FUNCTION", help="what this returns, an nn.Module")
+    parser.add_argument("--weights", metavar="NAME|FILE", help="torchvision's weights by name, or a state dict")
+    parser.add_argument("--renames", type=Path, metavar="FILE", help="a name in the weights and one here, each line")
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="a label each line, in the order of classes")
+    parser.add_argument("--preprocessing", metavar="RECIPE|FILE.toml", help="a table [preprocessing], as in recipes")
+    parser.add_argument("--size", type=int, metavar="PX", help="height and width in place of the usual")
+    parser.add_argument("--logits", action="store_true", help="the .onnx file answers with logits: add softmax")
+    parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
+    parser.add_argument("--name", metavar="MODEL", help="name there (default: the architecture's)")
+    parser.add_argument("--version", type=int, metavar="N", help="version number (default: the next free one)")
+    parser.add_argument(
+        "--max-batch-size", type=int, default=32, metavar="N", help="largest batch proven (default: 32)"
+    )
+
+
+def _list(arguments: argparse.Namespace, console: Console) -> int:
+    if arguments.name is not None:
+        return _list_layers(arguments.name, console)
+    console.print("[bold]recipes[/bold]")
+    for name in bundled_recipes():
+        console.print(f"  {name:24} {escape(find_recipe(name).summary)}", highlight=False)
+    console.print("[bold]architectures[/bold]  (list ARCHITECTURE shows the layers)")
+    table = Table(box=None, pad_edge=False)
+    for title in ("name", "paper", "input"):
+        table.add_column(title, no_wrap=True)
+    for title in ("parameters", "multiply-adds", "layers"):
+        table.add_column(title, justify="right")
+    for known in ZOO.values():
+        layers = known.layers()
+        sizes = known.sizes
+        inputs = f"{sizes.channels} x {sizes.height} x {sizes.width}" if sizes.height else "20 tokens"
+        parameters = sum(layer.parameters for layer in layers)
+        work = sum(layer.multiply_adds for layer in layers)
+        weighty = sum(layer.multiply_adds > 0 for layer in layers)
+        table.add_row(known.name, known.paper, inputs, f"{parameters:,}", f"{work / 1e6:,.1f} M", str(weighty))
+    console.print(table, highlight=False)
+    console.print("and torchvision's other classifiers, timm:NAME, --from MODULE:FUNCTION, and .onnx files: see load")
+    return 0
+
+
+def _list_layers(name: str, console: Console) -> int:
+    table = Table("layer", "kind", "output", box=None, pad_edge=False)
+    for title in ("parameters", "multiply-adds"):
+        table.add_column(title, justify="right")
+    layers = find_known(name).layers()
+    for layer in layers:
+        shape = " x ".join(map(str, layer.output))
+        table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
+    totals = (sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
+    table.add_row("in all", "", "", *(f"{total:,}" for total in totals))
+    console.print(table, highlight=False)
+    return 0
+
+
+def _load(arguments: argparse.Namespace, console: Console) -> int:
+    def say(line: str) -> None:
+        console.print(line, markup=False, highlight=False)
+
+    network = arguments.source or arguments.network
+    order = Order(
+        network, arguments.weights, arguments.renames, arguments.labels, arguments.preprocessing, arguments.size
+    )
+    name = arguments.name or (Path(network).stem if network.endswith(".onnx") else network.rpartition(":")[2])
+    if "/" in name or not name.strip("."):
+        raise PublishFailed(f"{name!r} cannot be a folder's name; give --name")
+    target = arguments.models / name
+    if network.endswith(".onnx"):
+        publish_foreign(order, arguments.logits, target, arguments.version, arguments.max_batch_size, say)
+    else:
+        publish_loaded(load_network(order), target, arguments.version, arguments.max_batch_size, say)
+    return 0

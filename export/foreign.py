@@ -1,0 +1,171 @@
+"""An ONNX file made elsewhere becomes a version: uint8 pictures in front, probabilities behind.
+
+The file itself is the reference: its answers under ONNX Runtime to pictures that NumPy scales are
+what the wrapped graph must reproduce.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from export import provenance
+from export.convert import OUTPUT, check_graph, input_spec, output_spec
+from export.data.golden import golden_raw
+from export.data.inputs import Preprocessing
+from export.errors import ConversionFailed
+from export.load import Order, describe
+from export.publish import LABELS_FILE, Described, Say, make_manifest, write_aside
+from export.publish_loaded import proving_inputs
+from export.verify import verify_graph, verify_version
+from service.backend.onnx import OnnxBackend
+from service.errors import LoadError
+from service.golden import Golden, write_golden
+from service.manifest import GOLDEN_FILE, MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
+from service.spec import ImageSpec
+
+_INPUT = "images"
+_MARK = "convserve_"  # begins the names that are added, so that none is taken
+
+
+class Foreign:
+    """The file's own answers; stands where torch's model does for our networks."""
+
+    def __init__(self, path: Path, spec: ImageSpec, *, logits: bool) -> None:
+        """Open the file.
+
+        Raises:
+            ConversionFailed: It cannot be opened, or takes or gives more than one tensor.
+        """
+        try:
+            self._backend = OnnxBackend(path, "cpu")
+        except LoadError as error:
+            raise ConversionFailed(f"{path}: {error}") from None
+        if len(self._backend.inputs) != 1 or len(self._backend.outputs) != 1:
+            raise ConversionFailed(f"{path}: expected one input and one output")
+        (expected,) = self._backend.inputs
+        shape = (spec.channels, spec.height, spec.width)
+        fits = len(expected.shape) == 4 and all(a in (-1, b) for a, b in zip(expected.shape[1:], shape, strict=True))
+        if expected.datatype != "FP32" or not fits:
+            raise ConversionFailed(f"{path}: takes {expected}, expected FP32 (N, {', '.join(map(str, shape))})")
+        if expected.shape[0] != -1:
+            raise ConversionFailed(f"{path}: takes batches of {expected.shape[0]} only; export it with a dynamic batch")
+        self._spec, self._logits = spec, logits
+
+    def answer(self, inputs: np.ndarray) -> np.ndarray:
+        """Return probabilities (N, K) for uint8 (N, H, W, C)."""
+        x = (inputs.astype(np.float64) / 255 - self._spec.mean) / self._spec.std
+        answer = self._backend.run([np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)])[0]
+        if not self._logits:
+            return answer
+        raised = np.exp(answer.astype(np.float64) - answer.max(axis=1, keepdims=True))
+        probabilities: np.ndarray = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
+        return probabilities
+
+
+def publish_foreign(
+    order: Order, logits: bool, target: Path, version: int | None, max_batch_size: int, say: Say
+) -> Path:
+    """Wrap, prove and publish a file; see :func:`export.publish_loaded.publish_loaded`.
+
+    Raises:
+        RecipeInvalid: Preprocessing or labels are missing.
+        ConversionFailed: The file takes or gives something else.
+        VerificationFailed: The wrapped graph answers differently, or the file gives no probabilities.
+        PublishFailed: The version exists already, or the repository cannot be written.
+    """
+    path, notes = Path(order.network), list[str]()
+    spec, labels = describe(order, None, notes)
+    for note in notes:
+        say(f"note: {note}")
+    reference = Foreign(path, spec, logits=logits)
+    inputs = proving_inputs(spec)
+    _check_answers(path, reference.answer(inputs.batch(np.arange(2))), len(labels))
+    with write_aside(target, version) as (aside, folder):
+        (aside / MODEL_FILE).write_bytes(
+            wrap(onnx.load(path), spec, logits=logits).SerializeToString(deterministic=True)
+        )
+        check_graph(aside / MODEL_FILE, input_spec(spec), output_spec(len(labels)))
+        parity = verify_graph(reference, OnnxBackend(aside / MODEL_FILE, "cpu"), inputs, max_batch_size)
+        say(f"verified: at most {parity.max_abs_difference:.2g} from the file's own answers on {parity.count} pictures")
+        (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
+        raw = golden_raw(spec)
+        tensors = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+        write_golden(Golden(raw, (tensors,), (reference.answer(tensors),)), aside / GOLDEN_FILE)
+        described = Described(spec, labels, max_batch_size, _provenance(path))
+        write_manifest(make_manifest(described, (), parity, file_digest(aside / MODEL_FILE)), aside)
+        verify_version(aside)
+    say(f"published: {folder}")
+    return folder
+
+
+def wrap(model: onnx.ModelProto, spec: ImageSpec, *, logits: bool) -> onnx.ModelProto:
+    """Return the model with scaling and transposition before it, and softmax behind it if it gives logits."""
+    graph = model.graph
+    constants = {initializer.name for initializer in graph.initializer}
+    (taken,) = (value for value in graph.input if value.name not in constants)
+    given = graph.output[0]
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    added = [
+        numpy_helper.from_array((1 / (255 * std)).astype(np.float32), f"{_MARK}scale"),
+        numpy_helper.from_array((mean / std).astype(np.float32), f"{_MARK}shift"),
+    ]
+    before = [
+        helper.make_node("Cast", [_INPUT], [f"{_MARK}float"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{_MARK}float", f"{_MARK}scale"], [f"{_MARK}scaled"]),
+        helper.make_node("Sub", [f"{_MARK}scaled", f"{_MARK}shift"], [f"{_MARK}normal"]),
+        helper.make_node("Transpose", [f"{_MARK}normal"], [f"{_MARK}planes"], perm=[0, 3, 1, 2]),
+    ]
+    old_in, old_out = taken.name, given.name
+    for node in graph.node:
+        node.input[:] = [f"{_MARK}planes" if name == old_in else _apart(name) for name in node.input]
+        node.output[:] = [_apart(name) for name in node.output]
+    for initializer in graph.initializer:
+        initializer.name = _apart(initializer.name)
+    last = helper.make_node("Softmax" if logits else "Identity", [_apart(old_out)], [OUTPUT])
+    if logits:
+        last.attribute.append(helper.make_attribute("axis", 1))
+    nodes = [*before, *graph.node, last]
+    classes = given.type.tensor_type.shape.dim[1].dim_value
+    made = helper.make_graph(
+        nodes,
+        "convserve",
+        [helper.make_tensor_value_info(_INPUT, TensorProto.UINT8, ["batch", *spec.shape])],
+        [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
+        [*graph.initializer, *added],
+    )
+    wrapped = helper.make_model(made, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    wrapped.functions.extend(model.functions)
+    try:
+        onnx.checker.check_model(wrapped)
+    except onnx.checker.ValidationError as error:
+        raise ConversionFailed(f"the wrapped graph is not valid ONNX ({error})") from None
+    return wrapped
+
+
+def _apart(name: str) -> str:
+    """Keep the file's names apart from those of the version's input and output; empty ones mean "left out"."""
+    return f"their_{name}" if name in (_INPUT, OUTPUT) else name
+
+
+def _check_answers(path: Path, answers: np.ndarray, classes: int) -> None:
+    if answers.ndim != 2 or answers.shape[1] != classes:
+        raise ConversionFailed(f"{path}: answers {answers.shape[1:]} numbers a picture, there are {classes} labels")
+    if answers.min() < -1e-6 or np.abs(answers.sum(axis=1) - 1).max() > 1e-3:
+        raise ConversionFailed(f"{path}: answers with no probabilities; --logits adds softmax")
+
+
+def _provenance(path: Path) -> Provenance:
+    producer = onnx.load(path, load_external_data=False).producer_name or "unknown"
+    return Provenance(
+        architecture=f"onnx file by {producer}",
+        recipe="loaded",
+        seed=None,
+        dataset=Dataset(f"file {path.name}", file_digest(path)),
+        libraries=provenance.library_versions(),
+        git_commit=provenance.git_commit(),
+        created=provenance.now(),
+    )

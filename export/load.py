@@ -1,0 +1,276 @@
+"""A network that somebody else trained: built by name, given its weights, and described for publishing."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib
+import sys
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torchvision import models
+
+from export.architectures import Network, Sizes
+from export.architectures.torchvision_nets import SCALES_TWICE, Wrapped
+from export.errors import RecipeInvalid, WeightsInvalid
+from export.recipe import find_recipe
+from export.weights import fit_state, read_renames, read_state
+from export.zoo import find_known
+from service import strict
+from service.spec import ImageSpec
+
+_TIMM = "timm:"
+_NOISE = 8  # pictures
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training listens to
+# What GoogLeNet and Inception were trained with: transform_input brings ImageNet's scaling back to it.
+_HALVES = (0.5, 0.5, 0.5)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be loaded.
+
+    Attributes:
+        network: A name of the zoo, of torchvision, ``timm:NAME``, or ``package.module:function``.
+        weights: Name of torchvision's weights, a file, or None for random ones.
+        renames: File of names in the weights and names here, or None.
+        labels: File with a label a line, or None for those of the weights or the recipe.
+        preprocessing: TOML file of an ``[preprocessing]`` table, or a recipe's name, or None.
+        size_px: Height and width in place of the usual, or None.
+        seed: Of random weights.
+    """
+
+    network: str
+    weights: str | None = None
+    renames: Path | None = None
+    labels: Path | None = None
+    preprocessing: str | None = None
+    size_px: int | None = None
+    seed: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A network ready to be published.
+
+    Attributes:
+        network: In evaluation mode.
+        name: For the manifest.
+        spec: The preprocessing before it.
+        labels: One a class.
+        weights: Where the weights are from.
+        digest: ``sha256:`` of the weights.
+        notes: What was done or assumed, a line each.
+    """
+
+    network: Network
+    name: str
+    spec: ImageSpec
+    labels: tuple[str, ...]
+    weights: str
+    digest: str
+    notes: tuple[str, ...]
+
+
+def load_network(order: Order) -> Loaded:
+    """Build a network and give it its weights.
+
+    Raises:
+        RecipeInvalid: Nobody knows the name, or preprocessing or labels are missing.
+        WeightsInvalid: The weights cannot be read or do not fit.
+    """
+    torch.manual_seed(order.seed)
+    notes: list[str] = []
+    state: dict[str, torch.Tensor] | None = None
+    if order.weights is not None and not _is_preset(order):
+        state, notes = read_state(Path(order.weights))
+    preset = _preset(order, notes)
+    spec, labels = describe(order, preset, notes)
+    network = _build(order, spec, len(labels))
+    target = network.inner if isinstance(network, Wrapped) else network
+    if preset is not None and _is_preset(order):
+        state = dict(preset.get_state_dict(progress=False, check_hash=True))
+    if state is None:
+        notes.append("no weights were given, so they are random: the answers mean nothing")
+        _settle(network, spec)
+        source = f"random, seed {order.seed}"
+    else:
+        renames = read_renames(order.renames) if order.renames else None
+        ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
+        notes += fit_state(target, state, renames, ignored).notes
+        source = Path(order.weights or "").name
+    return Loaded(network.eval(), order.network, spec, labels, source, _digest(target), tuple(notes))
+
+
+def _is_preset(order: Order) -> bool:
+    """Tell a name of torchvision's weights from a file."""
+    return order.weights is not None and _presets(order.network) is not None and not Path(order.weights).exists()
+
+
+def _presets(network: str) -> Any:
+    try:
+        return models.get_model_weights(network)
+    except ValueError:
+        return None
+
+
+def _preset(order: Order, notes: list[str]) -> Any:
+    """Return torchvision's entry for the weights: by name, by the file's name, or its first."""
+    presets = _presets(order.network)
+    if presets is None or order.preprocessing is not None:
+        return None
+    usable = [each for each in presets if each.meta.get("categories")]
+    if _is_preset(order):
+        chosen = next((each for each in usable if each.name == order.weights), None)
+        if order.weights == "DEFAULT":
+            return presets.DEFAULT
+        if chosen is None:
+            known = ", ".join(each.name for each in usable)
+            raise WeightsInvalid(f"{order.weights}: no such file, and {order.network} has the weights {known}, DEFAULT")
+        return chosen
+    file = Path(order.weights or "").name
+    named = next((each for each in usable if each.url.rsplit("/", 1)[-1] == file), None)
+    chosen = named or usable[0]
+    notes.append(f"preprocessing and labels are those of torchvision's {chosen}; --preprocessing says otherwise")
+    return chosen
+
+
+def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tuple[str, ...]]:
+    """Return preprocessing and labels: given, torchvision's, or those of the recipe that trains such a network.
+
+    Raises:
+        RecipeInvalid: One of them is missing or not readable.
+    """
+    labels: tuple[str, ...] | None = None
+    if order.preprocessing is not None and order.preprocessing.endswith(".toml"):
+        spec, labels = _read_preprocessing(Path(order.preprocessing))
+    elif preset is not None:
+        spec, labels = _preset_spec(preset, order.network), tuple(preset.meta["categories"])
+    else:
+        spec, labels = _recipe_description(order, notes)
+    if order.labels is not None:
+        labels = _read_labels(order.labels)
+    if not labels:
+        raise RecipeInvalid(f"{order.network}: has no labels here; give --labels FILE with a label a line")
+    if order.size_px is not None:
+        resize_px = order.size_px if spec.resize == "exact" else round(spec.resize_px * order.size_px / spec.height)
+        spec = dataclasses.replace(spec, height=order.size_px, width=order.size_px, resize_px=resize_px)
+    return spec, labels
+
+
+def _recipe_description(order: Order, notes: list[str]) -> tuple[ImageSpec, tuple[str, ...]]:
+    if order.preprocessing is not None:
+        name = order.preprocessing
+    elif order.network == "lenet5":
+        name = "lenet5-mnist"
+    elif order.network.endswith("-cifar"):
+        name = "resnet20-cifar10"
+    else:
+        raise RecipeInvalid(f"{order.network}: give --preprocessing, a recipe's name or a TOML file, and --labels FILE")
+    recipe = find_recipe(name)
+    if not isinstance(recipe.spec, ImageSpec):
+        raise RecipeInvalid(f"{name}: is a recipe for sentences; their networks are trained here, not loaded")
+    notes.append(f"preprocessing and labels are those of the recipe {name}")
+    return recipe.spec, recipe.data.labels
+
+
+def _read_preprocessing(path: Path) -> tuple[ImageSpec, None]:
+    """Read the table ``[preprocessing]`` of a TOML file, which may be a whole recipe."""
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        return strict.parse(ImageSpec, table, "preprocessing"), None
+    except KeyError:
+        raise RecipeInvalid(f"{path}: has no table [preprocessing]") from None
+    except (OSError, ValueError) as error:
+        raise RecipeInvalid(f"{path}: {error}") from None
+
+
+def _read_labels(path: Path) -> tuple[str, ...]:
+    try:
+        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeInvalid(f"{path}: labels are not readable ({error})") from None
+    if len(labels) < 2:
+        raise RecipeInvalid(f"{path}: expected at least two labels, one a line")
+    return labels
+
+
+def _preset_spec(preset: Any, network: str) -> ImageSpec:
+    """Write torchvision's evaluation preset as ours.
+
+    Its GoogLeNet and Inception scale their input once more, from ImageNet's mean and deviation to
+    0.5 and 0.5; both scalings together are this second one alone.
+    """
+    transform = preset.transforms()
+    twice = network in SCALES_TWICE
+    return ImageSpec(
+        kind="image",
+        mode="RGB",
+        height=transform.crop_size[0],
+        width=transform.crop_size[0],
+        resize="shorter-edge",
+        resize_px=transform.resize_size[0],
+        interpolation=transform.interpolation.value,
+        mean=_HALVES if twice else tuple(transform.mean),
+        std=_HALVES if twice else tuple(transform.std),
+    )
+
+
+def _build(order: Order, spec: ImageSpec, classes: int) -> Network:
+    if ":" not in order.network:
+        return find_known(order.network).build(Sizes(classes, spec.height, spec.width, spec.channels))
+    if order.network.startswith(_TIMM):
+        return Wrapped(_timm(order.network.removeprefix(_TIMM), classes))
+    return Wrapped(_call(order.network))
+
+
+def _timm(name: str, classes: int) -> nn.Module:
+    try:
+        timm = importlib.import_module("timm")
+    except ModuleNotFoundError:
+        raise RecipeInvalid(f"timm:{name}: the package timm is not installed; pip install timm") from None
+    if not timm.is_model(name):
+        raise RecipeInvalid(f"timm:{name}: timm knows no such model")
+    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
+    return module
+
+
+def _call(source: str) -> nn.Module:
+    """Import ``package.module:function``, the folder of the command line included, and call it."""
+    module_name, _, function = source.partition(":")
+    sys.path.insert(0, "")
+    try:
+        made = getattr(importlib.import_module(module_name), function)()
+    except (ImportError, AttributeError) as error:
+        raise RecipeInvalid(f"{source}: cannot be imported ({error})") from None
+    finally:
+        sys.path.remove("")
+    if not isinstance(made, nn.Module):
+        raise RecipeInvalid(f"{source}: returned {type(made).__name__}, expected a torch.nn.Module")
+    return made
+
+
+def _settle(network: Network, spec: ImageSpec) -> None:
+    """Give batch norm the statistics of noise; with none, random weights grow from layer to layer without end."""
+    norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    momenta = [norm.momentum for norm in norms]
+    for norm in norms:
+        norm.momentum = None  # the mean of all batches
+    with torch.no_grad():
+        network.train()(torch.randn(_NOISE, spec.channels, spec.height, spec.width))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _digest(module: nn.Module) -> str:
+    """Return the digest of all weights, in order."""
+    digest = hashlib.sha256()
+    for name, value in module.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().contiguous().cpu().numpy().tobytes())
+    return "sha256:" + digest.hexdigest()

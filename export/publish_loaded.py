@@ -1,0 +1,81 @@
+"""From weights trained elsewhere to a version: converted and proven as our own, with no accuracy to tell."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from export import provenance
+from export.classifier import Classifier, Probabilities
+from export.convert import convert
+from export.data.golden import golden_raw
+from export.data.inputs import PictureInputs, Preprocessing
+from export.load import Loaded
+from export.publish import Described, Say, make_manifest, write_aside, write_parts
+from export.verify import verify_graph, verify_version
+from service.backend.onnx import OnnxBackend
+from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
+from service.spec import ImageSpec
+
+_NOISE = 16  # pictures of noise that are compared beside the golden ones
+
+
+def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
+    """Publish a loaded network.
+
+    Without a test set there is no accuracy to measure, and none is claimed: torch and the graph are
+    compared on the golden pictures and on noise.
+
+    Args:
+        loaded: The network.
+        target: Folder of the model, ``<repository>/<name>``.
+        version: Positive integer, or None for the next free one.
+        max_batch_size: Largest batch to prove.
+        say: Hears one line a step.
+
+    Returns:
+        The version folder.
+
+    Raises:
+        ConversionFailed: The graph is not as it should be.
+        VerificationFailed: The graph does not give torch's answers.
+        PublishFailed: The version exists already, or the repository cannot be written.
+    """
+    for note in loaded.notes:
+        say(f"note: {note}")
+    preprocessing = Preprocessing(loaded.spec, None)
+    model = Probabilities(Classifier(loaded.network, loaded.spec)).eval()
+    with write_aside(target, version) as (aside, folder):
+        convert(model, loaded.spec, len(loaded.labels), aside / MODEL_FILE)
+        say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
+        backend = OnnxBackend(aside / MODEL_FILE, "cpu")
+        parity = verify_graph(model, backend, proving_inputs(loaded.spec), max_batch_size)
+        say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
+        write_parts(aside, loaded.labels, preprocessing, model)
+        described = Described(loaded.spec, loaded.labels, max_batch_size, loaded_provenance(loaded))
+        write_manifest(make_manifest(described, (), parity, file_digest(aside / MODEL_FILE)), aside)
+        verify_version(aside)
+    say(f"published: {folder}")
+    return folder
+
+
+def proving_inputs(spec: ImageSpec) -> PictureInputs:
+    """Return the golden pictures and some of noise."""
+    raw = golden_raw(spec)
+    golden = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+    noise = np.random.default_rng(0).integers(0, 256, (_NOISE, *spec.shape), dtype=np.uint8)
+    return PictureInputs(np.concatenate([golden, noise]))
+
+
+def loaded_provenance(loaded: Loaded) -> Provenance:
+    """Return what is known: the weights' name and digest stand where a training set would."""
+    return Provenance(
+        architecture=loaded.name,
+        recipe="loaded",
+        seed=None,
+        dataset=Dataset(f"weights {loaded.weights}", loaded.digest),
+        libraries=provenance.library_versions(),
+        git_commit=provenance.git_commit(),
+        created=provenance.now(),
+    )

@@ -1,0 +1,160 @@
+"""State dicts made elsewhere: read without running anything, named, shaped and fitted, or refused."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from export.errors import WeightsInvalid
+
+# Under these keys checkpoints of the common training scripts hold the state dict.
+_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "ema")
+_PREFIX = "module."  # of DataParallel
+_COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, and answers do not need it
+_SHOWN = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What was done to make a state dict fit, a line each; empty if it fitted as it was."""
+
+    notes: tuple[str, ...]
+
+
+def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
+    """Read a state dict, out of a checkpoint if need be, without the prefix of DataParallel.
+
+    Only tensors and plain values are unpickled, so a file cannot run code.
+
+    Returns:
+        Tensors by name, and a line for each thing that was unwrapped.
+
+    Raises:
+        WeightsInvalid: The file is missing, damaged, or holds something else.
+    """
+    try:
+        held: Any = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsInvalid(f"{path}: no such file") from None
+    except pickle.UnpicklingError:
+        raise WeightsInvalid(
+            f"{path}: holds more than tensors, perhaps a whole model; save model.state_dict()"
+        ) from None
+    except (OSError, RuntimeError, EOFError, ValueError) as error:
+        raise WeightsInvalid(f"{path}: is no file of torch.save ({type(error).__name__})") from None
+    notes = []
+    for key in _WRAPPERS:
+        if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
+            notes.append(f"the state dict is what '{key}' of the checkpoint holds")
+            held = held[key]
+            break
+    if not isinstance(held, Mapping) or not any(isinstance(value, torch.Tensor) for value in held.values()):
+        raise WeightsInvalid(
+            f"{path}: holds no state dict; looked for tensors by name, also under {', '.join(_WRAPPERS)}"
+        )
+    state = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
+    if all(name.startswith(_PREFIX) for name in state):
+        state = {name.removeprefix(_PREFIX): value for name, value in state.items()}
+        notes.append(f"the prefix '{_PREFIX}' was taken off every name")
+    return state, notes
+
+
+def read_renames(path: Path) -> dict[str, str]:
+    """Read a renaming: in each line a name in the file and the name here, apart by spaces.
+
+    Raises:
+        WeightsInvalid: The file is missing, or a line has not two names; names the line.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise WeightsInvalid(f"{path}: not readable ({error})") from None
+    renames = {}
+    for row, line in enumerate(lines, start=1):
+        names = line.split()
+        if names and not line.startswith("#"):
+            if len(names) != 2:
+                raise WeightsInvalid(f"{path}, line {row}: has {len(names)} names, expected theirs and ours")
+            renames[names[0]] = names[1]
+    return renames
+
+
+def fit_state(
+    module: nn.Module,
+    state: Mapping[str, torch.Tensor],
+    renames: Mapping[str, str] | None = None,
+    ignored: tuple[str, ...] = (),
+) -> Fitted:
+    """Load a state dict into a module by name; by order where no name fits but order and shapes all agree.
+
+    Args:
+        module: To load into.
+        state: Tensors by the file's names.
+        renames: From a name in the file to one of the module's.
+        ignored: Beginnings of names that the file may have and the module has not.
+
+    Raises:
+        WeightsInvalid: Names are missing or unexpected, or shapes differ; lists them.
+    """
+    wanted = module.state_dict()
+    notes: list[str] = []
+    unknown = [name for name in renames or {} if name not in state]
+    if unknown:
+        raise WeightsInvalid(f"the renaming names what the file has not: {_some(unknown)}")
+    named = {(renames or {}).get(name, name): value for name, value in state.items()}
+    if renames:
+        notes.append(f"{len(renames)} names were changed as given")
+    dropped = [name for name in named if name not in wanted and name.startswith(ignored)] if ignored else []
+    if dropped:
+        notes.append(f"left out, since only training needs them: {_some(dropped)}")
+    named = {name: value for name, value in named.items() if name not in dropped}
+    if not any(name in wanted for name in named):
+        named = _by_order(named, wanted)
+        notes.append(f"no name fits, but all {len(named)} shapes agree in order, so they were taken by order")
+    _check(named, wanted)
+    module.load_state_dict({**{k: v for k, v in wanted.items() if k.endswith(_COUNTER)}, **named})
+    return Fitted(tuple(notes))
+
+
+def _by_order(named: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Give the file's tensors the module's names in order; refuse if a shape differs."""
+    theirs = [(name, value) for name, value in named.items() if not name.endswith(_COUNTER)]
+    ours = [(name, value) for name, value in wanted.items() if not name.endswith(_COUNTER)]
+    if [tuple(value.shape) for _, value in theirs] != [tuple(value.shape) for _, value in ours]:
+        pairs = zip(theirs, ours, strict=False)
+        first = next((pair for pair in pairs if pair[0][1].shape != pair[1][1].shape), None)
+        where = f"{len(theirs)} tensors for {len(ours)}"
+        if first is not None:
+            (their, came), (our, expected) = first
+            where = f"first at '{their}' {tuple(came.shape)} for '{our}' {tuple(expected.shape)}"
+        raise WeightsInvalid(
+            f"no name fits ({_some(list(named))} for {_some(list(wanted))}), and by order the shapes differ, {where}; "
+            "give a renaming"
+        )
+    return {our: value for (our, _), (_, value) in zip(ours, theirs, strict=True)}
+
+
+def _check(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> None:
+    missing = [name for name in wanted if name not in named and not name.endswith(_COUNTER)]
+    unexpected = [name for name in named if name not in wanted]
+    if missing or unexpected:
+        parts = [f"missing: {_some(missing)}"] * bool(missing) + [f"unexpected: {_some(unexpected)}"] * bool(unexpected)
+        raise WeightsInvalid(f"the weights do not fit; {'; '.join(parts)}")
+    wrong = [
+        f"'{name}' is {tuple(value.shape)}, expected {tuple(wanted[name].shape)}"
+        for name, value in named.items()
+        if value.shape != wanted[name].shape
+    ]
+    if wrong:
+        raise WeightsInvalid(f"the weights do not fit; {_some(wrong)}")
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
