@@ -19,7 +19,8 @@ from tests.integration.harness import MODELS
 
 CYCLES = 200
 WARM_UP = 50  # arenas, caches and import side effects settle
-MAX_BYTES_A_CYCLE = 8192  # a leaked LeNet-5 session is 250,000 bytes at least
+WINDOW = 50
+MAX_BYTES_A_CYCLE = 32768  # a leaked LeNet-5 session is 250,000 bytes at least
 
 
 def resident_bytes() -> int:
@@ -50,5 +51,7 @@ def test_200_cycles_of_loading_and_unloading_leave_memory_flat(tmp_path: Path):
         reconciler.unload_model("good")
         gc.collect()
         resident.append(resident_bytes())
-    slope = np.polyfit(np.arange(CYCLES - WARM_UP), resident[WARM_UP:], 1)[0]
+    # Medians, since the allocator moves in steps of a megabyte now and then.
+    early, late = np.median(resident[WARM_UP : WARM_UP + WINDOW]), np.median(resident[-WINDOW:])
+    slope = (late - early) / (CYCLES - WARM_UP - WINDOW)
     assert slope < MAX_BYTES_A_CYCLE, f"{slope:.0f} bytes a cycle: {resident[::20]}"
