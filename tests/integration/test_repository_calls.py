@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import threading
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,7 @@ from tests.integration.harness import (
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+SOAK_SECONDS = float(os.environ.get("CONVSERVE_TEST_SOAK_SECONDS", "0"))
 ONES = np.ones((1, 4), dtype=np.float32)
 
 
@@ -158,17 +161,26 @@ def wait_version(server: ServerProcess, version: int) -> None:
 
 
 def test_replacing_versions_under_load_loses_and_mixes_nothing(tmp_path: Path, transport: str):
-    """Each version adds its own number, so an answer of a half-loaded or another model would show."""
+    """Each version adds its own number, so an answer of a half-loaded or another model would show.
+
+    ``CONVSERVE_TEST_SOAK_SECONDS=60`` replaces a version every two seconds for a minute.
+    """
+    newest = 7 if not SOAK_SECONDS else 1 + int(SOAK_SECONDS / 2)
+    began = time.monotonic()
     publish(tmp_path, "a", 1, graphs.add_sub(offset=100))
     flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
     with ServerProcess(tmp_path, transport, *flags) as server, Callers(server) as callers:
-        for version in range(2, 8):
+        for version in range(2, newest + 1):
+            threading.Event().wait(2.0 if SOAK_SECONDS else 0)
             publish(tmp_path, "a", version, graphs.add_sub(offset=100.0 * version))
             wait_version(server, version)
             shutil.rmtree(tmp_path / "a" / str(version - 1))
-        eventually(lambda: index(server).keys() == {"a/7"}, "the old versions are forgotten")
+        eventually(lambda: index(server).keys() == {f"a/{newest}"}, "the old versions are forgotten")
+    print(
+        f"{len(callers.sums)} calls, {len(callers.sums) / (time.monotonic() - began):.0f}/s, {newest - 1} replacements"
+    )
     assert callers.failures == []
-    assert {version for version, _ in callers.sums} >= {"1", "7"}
+    assert {version for version, _ in callers.sums} >= {"1", str(newest)}
     assert all(total == 100 * int(version) + 2 for version, total in callers.sums)
 
 
