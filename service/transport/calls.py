@@ -113,9 +113,7 @@ class Calls:
         servable = call.find(request.model_name, request.model_version)
         parameters = request.parameters
         if parameters and "timeout" in parameters:
-            microseconds = parameters["timeout"].int64_param or parameters["timeout"].uint64_param
-            if microseconds > 0:
-                deadline = min(deadline, call.arrival + microseconds * 1e-6)
+            deadline = min(deadline, call.arrival + _timeout_seconds(parameters["timeout"]))
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
         wants_facts = bool(parameters) and "explain" in parameters and parameters["explain"].bool_param
         for output in outputs:
@@ -151,3 +149,12 @@ class Calls:
         response.request_id = request.request_id
         reply = ClassifyReply(call, servable, request.top_k or _DEFAULT_TOP_K, response, request.explain)
         return self.dataplane.classify(servable, items, deadline, call.arrival, reply)
+
+
+def _timeout_seconds(parameter: inference.InferParameter) -> float:
+    """Read ``timeout``: microseconds, of which tritonclient sends an int64; none or fewer mean no deadline."""
+    choice = parameter.WhichOneof("parameter_choice")
+    if choice not in ("int64_param", "uint64_param"):
+        raise InvalidInput(f"parameter 'timeout': expected int64_param or uint64_param, got {choice or 'no value'}")
+    microseconds: int = getattr(parameter, choice)
+    return microseconds * 1e-6 if microseconds > 0 else math.inf
