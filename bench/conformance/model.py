@@ -63,13 +63,13 @@ class Model:
             for tensor in self.inputs
         }
 
-    def extreme_arrays(self, rows: int) -> Arrays:
-        """Like :meth:`arrays`, with the values that are easily got wrong in what comes back."""
+    def extreme_arrays(self, rows: int, first: int) -> Arrays:
+        """Like :meth:`arrays`, with the values that are easily got wrong, from the given one on, in what comes back."""
         arrays = self.arrays(rows)
         for tensor in self.inputs:
             if tensor.name in self.mirrors.values():
                 shape = self.shape(tensor, rows)
-                arrays[tensor.name] = extremes(tensor.datatype, int(np.prod(shape))).reshape(shape)
+                arrays[tensor.name] = extremes(tensor.datatype, int(np.prod(shape)), first).reshape(shape)
         return arrays
 
     def shape(self, tensor: Tensor, rows: int) -> tuple[int, ...]:

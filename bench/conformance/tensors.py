@@ -86,8 +86,8 @@ def make_array(tensor: Tensor, shape: Sequence[int], seed: int, *, any_value: bo
     return flat.reshape(shape)
 
 
-def extremes(datatype: str, count: int) -> np.ndarray:
-    """Return the values of a datatype that are easily got wrong, repeated or cut to ``count``."""
+def extremes(datatype: str, count: int, first: int) -> np.ndarray:
+    """Return ``count`` of the at most nine values of a datatype that are easily got wrong, from the given one on."""
     dtype = DTYPES[datatype]
     if datatype == "BYTES":
         values: Any = np.empty(len(_WORDS), dtype=object)
@@ -102,7 +102,7 @@ def extremes(datatype: str, count: int) -> np.ndarray:
     else:
         info = np.iinfo(dtype)
         values = np.array([info.max, info.min, 0, 1], dtype=dtype)
-    return np.resize(values, count)
+    return np.resize(np.roll(values, -first), count)
 
 
 def to_raw(array: np.ndarray) -> bytes:
@@ -150,7 +150,8 @@ def same(one: np.ndarray, other: np.ndarray, *, exact: bool) -> bool:
     if one.dtype.kind != "f":
         return bool(np.array_equal(one, other))
     if exact:
-        return bool(np.array_equal(one, other, equal_nan=True))
+        signs = np.signbit(one) == np.signbit(other)  # of nought, too
+        return bool(np.array_equal(one, other, equal_nan=True) and np.all(signs | np.isnan(one)))
     tolerance = 1e-2 if one.dtype.itemsize == 2 else 1e-4
     return bool(np.allclose(one, other, rtol=tolerance, atol=tolerance / 10, equal_nan=True))
 

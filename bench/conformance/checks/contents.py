@@ -24,8 +24,8 @@ def _needs_mirror(model: Model) -> None:
 @model_check("contents", "raw contents come back as they were sent, the extremes of every datatype too", _TENSORS)
 def raw_comes_back(suite: Any, model: Model) -> None:
     _needs_mirror(model)
-    for rows in {1, min(4, model.max_rows)}:
-        arrays = model.extreme_arrays(rows)
+    for first in range(9):
+        arrays = model.extreme_arrays(min(1 + first % 4, model.max_rows), first)
         model.check_mirrors(arrays, outputs_of(suite.target.infer(model.request(arrays))))
 
 
@@ -64,8 +64,9 @@ def half_floats(suite: Any, model: Model) -> None:
     halves = {tensor.name for tensor in model.inputs if tensor.datatype in ("FP16", "BF16")}
     if not halves & set(model.mirrors.values()):
         raise NotApplicable("no output gives an FP16 or BF16 input back")
-    arrays = model.extreme_arrays(1)
-    model.check_mirrors(arrays, outputs_of(suite.target.infer(model.request(arrays))))
+    for first in range(9):
+        arrays = model.extreme_arrays(1, first)
+        model.check_mirrors(arrays, outputs_of(suite.target.infer(model.request(arrays))))
 
 
 @model_check("raw-only", "FP16 and BF16 in typed contents are INVALID_ARGUMENT", _CONTENTS)
