@@ -1,0 +1,317 @@
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from PIL import Image
+from torch import nn
+from torchvision import models as torchvision_models
+
+from export import cli
+from export.architectures import Sizes
+from export.architectures.torchvision_nets import Wrapped
+from export.errors import RecipeInvalid, WeightsInvalid
+from export.load import Order, load_network
+from export.weights import fit_state, read_renames, read_state
+from export.zoo import ZOO
+from service.backend.onnx import OnnxBackend
+from service.manifest import MODEL_FILE, read_labels, read_manifest
+from service.preprocessing import image
+from tests.unit.export.samples import ready
+
+
+def load(models: Path, *arguments: str) -> int:
+    return cli.main(["load", *arguments, "--models", str(models), "--max-batch-size", "2", "--threads", "1"])
+
+
+@pytest.fixture
+def labels(tmp_path: Path) -> Path:
+    path = tmp_path / "labels.txt"
+    path.write_text("cat\ndog\nfox\n", encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def preprocessing(tmp_path: Path) -> Path:
+    path = tmp_path / "preprocessing.toml"
+    path.write_text(
+        '[preprocessing]\nkind = "image"\nmode = "RGB"\nheight = 8\nwidth = 8\nresize = "exact"\nresize_px = 8\n'
+        'interpolation = "bilinear"\nmean = [0.5, 0.4, 0.3]\nstd = [0.2, 0.3, 0.4]\n',
+        encoding="utf-8",
+    )
+    return path
+
+
+@pytest.mark.parametrize("name", [name for name, known in ZOO.items() if known.sizes.height in (28, 32)])
+def test_each_small_architecture_goes_from_its_name_to_ready(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, name) == 0
+    assert ready(tmp_path / name / "1").labels[0] in ("0", "airplane")
+
+
+@pytest.mark.parametrize(
+    "name", [name for name, known in ZOO.items() if known.sizes.height == 224 and "152" not in name]
+)
+def test_each_large_architecture_goes_from_its_name_to_ready(tmp_path: Path, name: str) -> None:
+    assert load(tmp_path, name, "--size", "64") == 0
+    servable = ready(tmp_path / name / "1")
+    assert servable.labels[:2] == ("tench", "goldfish")
+    assert servable.inputs[0].shape == (-1, 64, 64, 3)
+
+
+def _trained(name: str, size: int, **options: object) -> nn.Module:
+    """Return torchvision's network with weights as a training leaves them: statistics and all."""
+    torch.manual_seed(5)
+    module: nn.Module = torchvision_models.get_model(name, weights=None, **options)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d):
+            part.momentum = None
+            nn.init.uniform_(part.weight, 0.5, 1.5)
+            nn.init.normal_(part.bias, std=0.1)
+    with torch.no_grad():
+        module.train()(torch.randn(8, 3, size, size))
+    return module.eval()
+
+
+def _photo(path: Path) -> Path:
+    rng = np.random.default_rng(4)
+    small = Image.fromarray(rng.integers(0, 256, (9, 12, 3), dtype=np.uint8))
+    small.resize((400, 300), Image.Resampling.BICUBIC).save(path)
+    return path
+
+
+def _served(version: Path, picture: Path) -> np.ndarray:
+    spec = read_manifest(version).preprocessing
+    pixels = image.load(picture.read_bytes(), spec)
+    return OnnxBackend(version / MODEL_FILE, "cpu").run([pixels[np.newaxis]])[0][0]
+
+
+def test_resnet152_from_torchvisions_file_serves_torchvisions_own_probabilities(tmp_path: Path) -> None:
+    module = _trained("resnet152", 64)
+    weights = torchvision_models.ResNet152_Weights.IMAGENET1K_V2
+    torch.save(module.state_dict(), tmp_path / weights.url.rsplit("/", 1)[-1])
+    assert load(tmp_path, "resnet152", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
+    version = tmp_path / "resnet152" / "1"
+    manifest = read_manifest(version)
+    assert manifest.preprocessing.resize_px == 232  # as the V2 weights want it
+    assert read_labels(version / "labels.txt") == tuple(weights.meta["categories"])
+    picture = _photo(tmp_path / "photo.png")
+    with Image.open(picture) as photo, torch.no_grad():
+        expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
+    assert np.abs(_served(version, picture) - expected).max() < 1e-5
+    assert ready(version).task == "image-classification"
+
+
+def test_googlenets_second_scaling_happens_once(tmp_path: Path) -> None:
+    module = _trained("googlenet", 64, transform_input=True, aux_logits=True, init_weights=True)
+    weights = torchvision_models.GoogLeNet_Weights.IMAGENET1K_V1
+    torch.save({"state_dict": module.state_dict()}, tmp_path / "theirs.pth")
+    assert load(tmp_path, "googlenet", "--weights", str(tmp_path / "theirs.pth")) == 0
+    picture = _photo(tmp_path / "photo.png")
+    with Image.open(picture) as photo, torch.no_grad():
+        expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
+    assert np.abs(_served(tmp_path / "googlenet" / "1", picture) - expected).max() < 1e-5
+
+
+def tiny() -> nn.Module:
+    """A user's own network; ``--from`` imports it from here."""
+    torch.manual_seed(3)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+
+
+def test_a_users_own_module(tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    module = types.ModuleType("mine")
+    module.make = tiny
+    monkeypatch.setitem(sys.modules, "mine", module)
+    torch.save(tiny().state_dict(), tmp_path / "w.pt")
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
+    assert load(tmp_path, "--from", "mine:make", "--weights", str(tmp_path / "w.pt"), *more) == 0
+    assert ready(tmp_path / "make" / "1").labels == ("cat", "dog", "fox")
+    provenance = read_manifest(tmp_path / "make" / "1").provenance
+    assert (provenance.seed, provenance.dataset.name, provenance.recipe) == (None, "weights w.pt", "loaded")
+
+
+def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    more = Order("timm:little", labels=labels, preprocessing=str(preprocessing))
+    monkeypatch.setitem(sys.modules, "timm", None)
+    with pytest.raises(RecipeInvalid, match="the package timm is not installed"):
+        load_network(more)
+    fake = types.ModuleType("timm")
+    fake.is_model = lambda name: name == "little"
+    fake.create_model = lambda name, pretrained, num_classes: tiny()
+    monkeypatch.setitem(sys.modules, "timm", fake)
+    assert load_network(more).labels == ("cat", "dog", "fox")
+    with pytest.raises(RecipeInvalid, match="timm knows no such model"):
+        load_network(Order("timm:large", labels=labels, preprocessing=str(preprocessing)))
+
+
+@pytest.mark.parametrize(
+    ("order", "message"),
+    [
+        (Order("nothing:here", preprocessing="resnet20-cifar10"), r"nothing:here: cannot be imported"),
+        (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
+        (Order("resnet21"), r"resnet21: give --preprocessing"),
+        (Order("resnet21", preprocessing="resnet20-cifar10"), r"no architecture 'resnet21'; known: "),
+        (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
+        (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels are not readable"),
+        (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
+    ],
+)
+def test_what_cannot_be_built_is_said(order: Order, message: str) -> None:
+    with pytest.raises(RecipeInvalid, match=message):
+        load_network(order)
+
+
+def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
+    with pytest.raises(WeightsInvalid, match=r"resnet50 has the weights IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
+        load_network(Order("resnet50", weights="IMAGENET1K_V3"))
+
+
+def _two(first: str = "a", second: str = "b") -> nn.Module:
+    module = nn.Module()
+    module.add_module(first, nn.Conv2d(1, 2, 3, bias=False))
+    module.add_module(second, nn.BatchNorm2d(2))
+    return module
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [
+        lambda state: state,
+        lambda state: {"state_dict": state, "epoch": 3},
+        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}, "best": 0.9},
+        lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
+    ],
+)
+def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dict]) -> None:
+    torch.manual_seed(1)
+    source, target = _two(), _two()
+    torch.save(wrapped(source.state_dict()), tmp_path / "w.pt")
+    state, _ = read_state(tmp_path / "w.pt")
+    assert fit_state(target, state).notes == ()
+    assert torch.equal(target.a.weight, source.a.weight)
+
+
+def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
+    source, renamed, ordered = _two("x", "y"), _two(), _two()
+    names = [name for name in source.state_dict() if "num_batches" not in name]
+    lines = [f"{name} {name.replace('x', 'a').replace('y', 'b')}\n" for name in source.state_dict()]
+    (tmp_path / "names.txt").write_text("# theirs ours\n" + "".join(lines), encoding="utf-8")
+    assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")).notes == (
+        "6 names were changed as given",
+    )
+    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names}).notes
+    assert notes == ("no name fits, but all 5 shapes agree in order, so they were taken by order",)
+    assert torch.equal(renamed.a.weight, source.x.weight)
+    assert torch.equal(ordered.a.weight, source.x.weight)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
+        (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (
+            lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
+            r"'a\.weight' is \(2, 1, 5, 5\), expected \(2, 1, 3, 3\)",
+        ),
+        (lambda s: {f"z{k}": v for k, v in list(s.items())[:3]}, r"no name fits .* the shapes differ, 3 tensors for 5"),
+    ],
+)
+def test_weights_that_do_not_fit_are_listed(change: Callable[[dict], dict], message: str) -> None:
+    with pytest.raises(WeightsInvalid, match=message):
+        fit_state(_two(), change(_two().state_dict()))
+
+
+@pytest.mark.parametrize(
+    ("held", "message"),
+    [
+        (nn.Linear(1, 1), "holds more than tensors, perhaps a whole model"),
+        ({"epoch": 1}, "holds no state dict"),
+        (b"nonsense", "holds|is no file"),
+    ],
+)
+def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: object, message: str) -> None:
+    if isinstance(held, bytes):
+        (tmp_path / "w.pt").write_bytes(held)
+    else:
+        torch.save(held, tmp_path / "w.pt")
+    with pytest.raises(WeightsInvalid, match=message):
+        read_state(tmp_path / "w.pt")
+    with pytest.raises(WeightsInvalid, match="no such file"):
+        read_state(tmp_path / "nowhere.pt")
+
+
+def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
+    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
+    torch.manual_seed(2)
+    weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, 3) / 12}
+    del layers
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Conv", ["images", "w"], ["c"]),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Flatten", ["r"], ["f"]),
+        helper.make_node("MatMul", ["f", "v"], ["m" if softmax else "probabilities"]),
+    ]
+    if softmax:
+        nodes.append(helper.make_node("Softmax", ["m"], ["probabilities"], axis=1))
+    graph = helper.make_graph(
+        nodes,
+        "theirs",
+        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [batch, 3])],
+        [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.mark.parametrize("softmax", [True, False])
+def test_a_file_made_elsewhere_becomes_a_verified_version(
+    tmp_path: Path, labels: Path, preprocessing: Path, softmax: bool
+) -> None:
+    path = _foreign(tmp_path / "theirs.onnx", softmax=softmax)
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), *([] if softmax else ["--logits"])]
+    assert load(tmp_path, str(path), *more) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+    assert read_manifest(tmp_path / "theirs" / "1").provenance.dataset.name == "file theirs.onnx"
+
+
+@pytest.mark.parametrize(
+    ("changes", "arguments", "message"),
+    [
+        ({"batch": 1}, ["--logits"], "takes batches of 1 only; export it with a dynamic batch"),
+        ({}, [], "answers with no probabilities; --logits adds softmax"),
+        ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
+    ],
+)
+def test_a_file_that_cannot_be_wrapped_is_refused(
+    tmp_path: Path,
+    labels: Path,
+    preprocessing: Path,
+    capsys: pytest.CaptureFixture[str],
+    changes: dict,
+    arguments: list[str],
+    message: str,
+) -> None:
+    path = _foreign(tmp_path / "theirs.onnx", **changes)
+    assert load(tmp_path, str(path), "--labels", str(labels), "--preprocessing", str(preprocessing), *arguments) == 2
+    assert message in capsys.readouterr().err
+    assert not list((tmp_path / "theirs").glob("[0-9]*"))
+
+
+def test_random_weights_answer_differently_for_different_pictures() -> None:
+    loaded = load_network(Order("resnet20-cifar"))
+    assert not loaded.network.training
+    assert any("random" in note for note in loaded.notes)
+    with torch.no_grad():
+        answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)
+    assert answers.max() < 0.999
+    assert isinstance(load_network(Order("resnet18", size_px=32)).network, Wrapped)
+    assert Sizes(3).height == 0
