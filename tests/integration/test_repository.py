@@ -15,7 +15,7 @@ from grpc_health.v1 import health_pb2
 from service.golden import Golden, read_golden, write_golden
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
-from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, failure, infer_request
+from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, eventually, failure, infer_request
 
 PICTURE = infer_request("lenet5-mnist", {"images": np.zeros((1, 28, 28, 1), dtype=np.uint8)})
 
@@ -84,8 +84,9 @@ def test_a_tampered_version_is_unavailable_while_others_serve(tmp_path: Path, wh
     serve_tampered(tmp_path, tamper, 1)
     with ServerProcess(tmp_path, "native", wait_ready=False) as server:
         server.client.wait_ready("add-sub")
-        entry = server.wait_log("model version is UNAVAILABLE")
-        assert logged in entry["message"]
+        state = {"model": "lenet5-mnist", "state": "UNAVAILABLE"}
+        eventually(lambda: server.metric("convserve_model_state", **state) == 1, "it is UNAVAILABLE")
+        assert logged in server.wait_log("model version is UNAVAILABLE")["message"]
         failed = failure(server.client.infer, PICTURE)
         assert failed.code is grpc.StatusCode.UNAVAILABLE
         assert failed.info is not None
@@ -114,7 +115,7 @@ def test_the_older_version_goes_on_answering(tmp_path: Path, transport: str):
     with ServerProcess(tmp_path, transport, "--versions", "all", wait_ready=False) as server:
         server.client.wait_ready("add-sub")
         server.wait_log("model version is UNAVAILABLE")
-        server.client.wait_ready("lenet5-mnist")
+        server.client.wait_ready()
         assert server.client.infer(PICTURE).model_version == "1"
         asked = pb.ModelInferRequest()
         asked.CopyFrom(PICTURE)
