@@ -34,7 +34,11 @@ def add_command(commands: Any) -> None:
         metavar="NAME[=OUTPUT:INPUT,…]",
         help="outputs of this model give inputs back, by place if no pairs are given; found out by trying otherwise",
     )
-    parser.add_argument("--load-unload", action="store_true", help="the models may be unloaded and loaded again")
+    parser.add_argument(
+        "--load-unload",
+        action="store_true",
+        help="also load and unload, these models and wrong names: not on a server that others use",
+    )
     parser.add_argument("--timeout-seconds", type=float, default=20.0, metavar="S", help="default: %(default)s")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every result into this file")
     parser.add_argument("--verbose", action="store_true", help="list every check, not only what failed")

@@ -50,3 +50,12 @@ def small_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerPro
         graphs.write(root, name, graphs.GRAPHS[name]())
     with explicit(root, "grpcio") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def default_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """As users get it: models are loaded at the start, and by no call."""
+    root = tmp_path_factory.mktemp("conformance-default")
+    graphs.write(root, "grid", graphs.GRAPHS["grid"]())
+    with ServerProcess(root, "grpcio") as running:
+        yield running

@@ -13,11 +13,11 @@ from grpc_reflection.v1alpha import reflection_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.conformance.proxy import Fault, Forward, Refusal
+from tests.conformance.spoiling import Change
 
 INVALID = grpc.StatusCode.INVALID_ARGUMENT
 INTERNAL = grpc.StatusCode.INTERNAL
 INFER = "ModelInfer"
-Change = Callable[[Any], None]
 
 
 def answer(method: str, change: Change) -> Fault:

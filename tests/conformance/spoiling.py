@@ -6,15 +6,11 @@ import struct
 from collections.abc import Callable
 from typing import Any
 
-import grpc
 from google.protobuf import descriptor_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
 
-INVALID = grpc.StatusCode.INVALID_ARGUMENT
-INTERNAL = grpc.StatusCode.INTERNAL
-INFER = "ModelInfer"
 Change = Callable[[Any], None]
 
 

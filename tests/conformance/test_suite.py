@@ -33,6 +33,14 @@ def test_passes_in_full(server: ServerProcess):
     )
 
 
+def test_nothing_fails_where_callers_may_not_load(default_server: ServerProcess):
+    with Target(f"127.0.0.1:{default_server.grpc_port}", DEADLINE_SECONDS) as target:
+        results = Suite(target, ["grid"], may_unload=True).run(["extensions", "repository"])
+    assert not [told(result) for result in results if result.outcome is Outcome.FAIL]
+    unsupported = {result.check for result in results if result.outcome is Outcome.UNSUPPORTED}
+    assert "a model can be unloaded, is then not to be had, and can be loaded again" in unsupported
+
+
 def _is_known(result: Result, transport: str) -> bool:
     """Tell of the one thing that docs/protocol.md says the native door cannot do; it comes and goes with the load."""
     return (transport, result.outcome, result.check.split(" harm")[0]) == (

@@ -25,7 +25,7 @@ def server_metadata(suite: Any) -> None:
     expect_equal(len(set(answer.extensions)), len(answer.extensions), "number of different extensions")
 
 
-@model_check("metadata", "a model has its name, a platform and numbered versions, none twice", _OIP)
+@model_check("metadata", "a model has its name and a platform, and no version twice", _OIP)
 def model_metadata(suite: Any, model: Model) -> None:
     answer = suite.target.call("ModelMetadata", pb.ModelMetadataRequest(name=model.name))
     expect_equal(answer.name, model.name, "name")

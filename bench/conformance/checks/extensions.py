@@ -7,6 +7,7 @@ from typing import Any
 
 import grpc
 
+from bench.conformance.checks.repository import NOT_ALLOWED
 from bench.conformance.model import Model
 from bench.conformance.outcome import CallFailed, CheckFailed, NotApplicable, expect, expect_equal
 from bench.conformance.registry import model_check, server_check
@@ -32,7 +33,6 @@ def _plain(method: str) -> Callable[[Any], None]:
 _METHODS: dict[str, tuple[str, Callable[[Any], None]]] = {
     "model_configuration": ("ModelConfig", _of_first_model("ModelConfig", pb.ModelConfigRequest)),
     "statistics": ("ModelStatistics", _of_first_model("ModelStatistics", pb.ModelStatisticsRequest)),
-    "model_repository": ("RepositoryIndex", _plain("RepositoryIndex")),
     "system_shared_memory": ("SystemSharedMemoryStatus", _plain("SystemSharedMemoryStatus")),
     "cuda_shared_memory": ("CudaSharedMemoryStatus", _plain("CudaSharedMemoryStatus")),
     "trace": ("TraceSetting", _plain("TraceSetting")),
@@ -64,6 +64,19 @@ def _method_check(extension: str) -> None:
 
 for _extension in _METHODS:
     _method_check(_extension)
+
+
+@server_check("extensions", "RepositoryIndex answers if 'model_repository' is listed; loading, only then", _SOURCE)
+def model_repository(suite: Any) -> None:
+    if "model_repository" in suite.extensions:
+        suite.target.call("RepositoryIndex")
+        return
+    try:
+        suite.target.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name="no-such-model"))
+    except CallFailed as failed:
+        expect(failed.code in NOT_ALLOWED, "loading not to be allowed, as 'model_repository' is not listed", failed)
+    else:
+        raise CheckFailed("expected loading not to be allowed, as 'model_repository' is not listed, got OK")
 
 
 @model_check("extensions", "'classification', if listed, gives classes", _SOURCE)

@@ -16,7 +16,7 @@ from service.pb.inference import grpc_service_pb2 as pb
 _SOURCE = "Triton, extension_model_repository.md"
 _GONE = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.UNAVAILABLE)
 # What a server that does not allow it may answer; Triton says UNAVAILABLE.
-_NOT_ALLOWED = (
+NOT_ALLOWED = (
     grpc.StatusCode.UNIMPLEMENTED,
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.FAILED_PRECONDITION,
@@ -54,10 +54,11 @@ def load_path(suite: Any) -> None:
 
 
 def _load_fails(suite: Any, name: str) -> None:
+    _may_change(suite)
     try:
         suite.target.call("RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=name))
     except CallFailed as failed:
-        if failed.code in _NOT_ALLOWED:
+        if failed.code in NOT_ALLOWED:
             raise Unsupported(f"loading is not allowed: {failed}") from None
         lost = (grpc.StatusCode.UNKNOWN, grpc.StatusCode.CANCELLED, grpc.StatusCode.DEADLINE_EXCEEDED)
         expect(failed.code not in lost, "an error that says what is wrong", failed)
@@ -68,8 +69,7 @@ def _load_fails(suite: Any, name: str) -> None:
 @model_check("repository", "a model can be unloaded, is then not to be had, and can be loaded again", _SOURCE)
 def unload_and_load(suite: Any, model: Model) -> None:
     _index(suite)
-    if not suite.may_unload:
-        raise NotApplicable("not asked to unload models (--load-unload)")
+    _may_change(suite)
     _allowed(suite, "RepositoryModelLoad", pb.RepositoryModelLoadRequest(model_name=model.name))
     try:
         suite.target.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=model.name))
@@ -83,11 +83,17 @@ def unload_and_load(suite: Any, model: Model) -> None:
     suite.target.infer(model.valid_request())
 
 
+def _may_change(suite: Any) -> None:
+    """Go on if the user allows it: even a load that fails makes Triton as a whole not ready."""
+    if not suite.may_unload:
+        raise NotApplicable("not asked to load and unload (--load-unload)")
+
+
 def _allowed(suite: Any, method: str, request: Any) -> None:
     try:
         suite.target.call(method, request)
     except CallFailed as failed:
-        if failed.code in _NOT_ALLOWED:
+        if failed.code in NOT_ALLOWED:
             raise Unsupported(f"not allowed: {failed}") from None
         raise
 
