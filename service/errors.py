@@ -123,6 +123,20 @@ class LoadFailed(ServingError):
     reason = "LOAD_FAILED"
 
 
+class Unauthenticated(ServingError):
+    """A credential is missing or unknown (UNAUTHENTICATED)."""
+
+    status = "UNAUTHENTICATED"
+    reason = "UNAUTHENTICATED"
+
+
+class PermissionDenied(ServingError):
+    """The credential is known and does not suffice (PERMISSION_DENIED)."""
+
+    status = "PERMISSION_DENIED"
+    reason = "PERMISSION_DENIED"
+
+
 class Unimplemented(ServingError):
     """A method or feature that this server does not have (UNIMPLEMENTED)."""
 

@@ -25,6 +25,7 @@ from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.watcher import Watcher
 from service.settings import Settings
+from service.transport.access import Access, TokenFile
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
@@ -65,7 +66,8 @@ class Server:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory()
-        self._calls = Calls(self.dataplane, self.metrics, self._shared_memory, settings.overload_status)
+        access = _access(settings)
+        self._calls = Calls(self.dataplane, self.metrics, self._shared_memory, settings.overload_status, access)
         self._health = Health(self.lifecycle, self.is_ready)
         may_load = settings.model_control_mode == "explicit"
         servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))
@@ -93,7 +95,8 @@ class Server:
         """
         settings = self._settings
         try:
-            self._http = HttpEndpoint((settings.host, settings.http_port), self.metrics, self.lifecycle, self.is_ready)
+            http_address = (settings.http_host or settings.host, settings.http_port)
+            self._http = HttpEndpoint(http_address, self.metrics, self.lifecycle, self.is_ready)
             self.http_port = self._http.port
             self._http.start()
             self._start_doors(f"{settings.host}:{settings.grpc_port}")
@@ -225,6 +228,14 @@ def _listen_for_signals() -> tuple[threading.Event, threading.Event]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: signals.put(received))
     return stop, hurry
+
+
+def _access(settings: Settings) -> Access:
+    infer, admin = (
+        TokenFile(Path(name)) if name else None for name in (settings.infer_tokens_file, settings.admin_tokens_file)
+    )
+    admin_without_token = settings.host.startswith(_LOOPBACK) or settings.trust_clients
+    return Access(infer, admin, admin_without_token=admin_without_token)
 
 
 def _credentials(settings: Settings) -> grpc.ServerCredentials | None:

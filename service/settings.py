@@ -34,6 +34,7 @@ class Settings:
     models: str = _setting("", "model repository: a folder of MODEL/VERSION/model.onnx")
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
     grpc_port: int = _setting(8001, "gRPC port; 0 takes a free one")
+    http_host: str = _setting("", "address of the HTTP endpoint; empty for that of --host")
     http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")
     versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
     model_control_mode: Literal["none", "poll", "explicit"] = _setting(
@@ -44,6 +45,10 @@ class Settings:
     device: Device = _setting("auto", "cuda refuses to start on a fallback; auto takes CUDA where it works")
     transport: Literal["auto", "native", "grpcio"] = _setting("auto", "who speaks HTTP/2: see docs/architecture.md")
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
+    infer_tokens_file: str = _setting("", "bearer tokens, one a line, of those who may infer; none: anybody")
+    admin_tokens_file: str = _setting(
+        "", "bearer tokens of those who may load models and change logging; none: anybody on loopback, else nobody"
+    )
     tls_certificate: str = _setting("", "PEM file of the server's certificate chain; turns TLS on")
     tls_key: str = _setting("", "PEM file of its private key")
     tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")

@@ -20,6 +20,7 @@ from service.pb.inference import grpc_service_pb2 as inference
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec
+from service.transport.access import OPEN, Access, Metadata
 from service.transport.call import Call, InFlight, Responder
 from service.transport.replies import ClassifyReply, InferReply
 from service.transport.shared_memory import SharedMemory
@@ -38,7 +39,12 @@ class Calls:
     """Begins hot calls and counts how they end. Thread-safe."""
 
     def __init__(
-        self, dataplane: DataPlane, metrics: Metrics, shared_memory: SharedMemory, overload_status: str
+        self,
+        dataplane: DataPlane,
+        metrics: Metrics,
+        shared_memory: SharedMemory,
+        overload_status: str,
+        access: Access = OPEN,
     ) -> None:
         """Wire up.
 
@@ -47,7 +53,9 @@ class Calls:
             metrics: The families.
             shared_memory: The registered regions.
             overload_status: As in :class:`service.settings.Settings`.
+            access: Who may call what.
         """
+        self._access = access
         self.dataplane = dataplane
         self.in_flight = InFlight()
         self._metrics = metrics
@@ -61,7 +69,14 @@ class Calls:
         self._counters: dict[tuple[str, str, str, str], Counter] = {}
         metrics.inflight.set_function(lambda: self.in_flight.count)
 
-    def begin(self, method: str, payload: bytes, time_remaining: float | None, responder: Responder) -> Ticket | None:
+    def begin(
+        self,
+        method: str,
+        payload: bytes,
+        time_remaining: float | None,
+        responder: Responder,
+        metadata: Metadata = (),
+    ) -> Ticket | None:
         """Take a call in. Never raises; the responder hears of everything.
 
         Args:
@@ -69,6 +84,7 @@ class Calls:
             payload: The serialised request.
             time_remaining: Seconds to the caller's deadline; None for none.
             responder: The way back.
+            metadata: Of the call, for its credential.
 
         Returns:
             A ticket to cancel the call with; None if it was refused at once.
@@ -78,6 +94,7 @@ class Calls:
         call = Call(self, method, responder, arrival)
         self.in_flight.enter()
         try:
+            self.check_access(method, metadata)
             return self._begin_on_newest(call, method, payload, deadline)
         except ServingError as error:
             call.refuse(error)
@@ -86,6 +103,19 @@ class Calls:
         except Exception:
             call.unexpected()
         return None
+
+    def check_access(self, method: str, metadata: Metadata) -> None:
+        """Let a call pass that may be made.
+
+        Raises:
+            Unauthenticated: It needs a token and has none that is known (UNAUTHENTICATED).
+            PermissionDenied: Its token is of another group (PERMISSION_DENIED).
+            NotAllowed: Nobody may call the method here (FAILED_PRECONDITION).
+        """
+        if self._access.is_open:
+            return
+        if (error := self._access.refusal(method, metadata)) is not None:
+            raise error
 
     def _begin_on_newest(self, call: Call, method: str, payload: bytes, deadline: float) -> Ticket:
         """Begin a call, anew if its version was being swapped out just when it came: nobody has answered yet."""

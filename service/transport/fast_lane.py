@@ -112,7 +112,7 @@ class FastLane:
             responder.fail(self._calls.status_of(MessageTooLarge(text), responder.request_id))
             self._calls.count(method, "RESOURCE_EXHAUSTED")
             return
-        ticket = self._calls.begin(method, payload, details[2], responder)
+        ticket = self._calls.begin(method, payload, details[2], responder, details[0])
         if ticket is not None:
             self._tickets[call_id] = ticket
             if responder.settled:

@@ -8,7 +8,6 @@ socket and takes every other method.
 from __future__ import annotations
 
 import asyncio
-import collections
 import logging
 import socket
 import threading
@@ -26,9 +25,10 @@ from service.pb.inference import grpc_service_pb2
 from service.transport.call import new_request_id
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.health import Health
+from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
 from service.transport.status import Status, internal
-from service.transport.streaming import Stream
+from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
 _UNBOUNDED = 2**31 - 1
@@ -76,7 +76,7 @@ class GrpcioDoor:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="grpcio", daemon=True)
         self._server: grpc.aio.Server | None = None
-        self._replies = _ReplyQueue(self._loop)
+        self._replies = ReplyQueue(self._loop)
         self._hold: asyncio.Event | None = None
 
     def start(self, address: str) -> int:
@@ -173,8 +173,9 @@ class GrpcioDoor:
         """Return the handler of a hot method: raw bytes in, raw bytes out."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            responder = _LoopResponder(self._replies, self._loop.create_future(), _request_id(context))
-            ticket = self._calls.begin(path, payload, context.time_remaining(), responder)
+            responder = LoopResponder(self._replies, self._loop.create_future(), _request_id(context))
+            metadata = context.invocation_metadata() or ()
+            ticket = self._calls.begin(path, payload, context.time_remaining(), responder, metadata)
             try:
                 outcome = await responder.future
                 await self._pass()
@@ -191,8 +192,14 @@ class GrpcioDoor:
     async def _stream(
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
-        """The handler of ModelStreamInfer."""
-        stream = Stream(self._calls, self._replies.call, context.time_remaining(), _request_id(context))
+        """The handler of ModelStreamInfer; its credential is checked once, at the start."""
+        try:
+            self._calls.check_access(MODEL_STREAM_INFER, context.invocation_metadata() or ())
+        except ServingError as error:
+            self._calls.count(MODEL_STREAM_INFER, error.status)
+            await _abort(context, self._calls.status_of(error, _request_id(context)))
+        metadata = context.invocation_metadata() or ()
+        stream = Stream(self._calls, self._replies.call, context.time_remaining(), _request_id(context), metadata)
         async for answer in stream.run(requests):
             await self._pass()
             yield answer
@@ -209,6 +216,7 @@ class GrpcioDoor:
             request_id = _request_id(context)
             await self._pass()
             try:
+                self._calls.check_access(method.path, context.invocation_metadata() or ())
                 request = method.request_type.FromString(payload)
                 response = (
                     await asyncio.to_thread(method.handle, request) if method.blocking else method.handle(request)
@@ -228,56 +236,6 @@ class GrpcioDoor:
             return await _abort(context, status)
 
         return handle
-
-
-class _ReplyQueue:
-    """Carries settled calls to the loop: one wake-up, however many are settled meanwhile."""
-
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._waiting: collections.deque[Callable[[], None]] = collections.deque()
-        self._lock = threading.Lock()
-        self._scheduled = False
-
-    def put(self, future: asyncio.Future[bytes | Status], outcome: bytes | Status) -> None:
-        """Settle a future on its loop, from any thread."""
-        self.call(lambda: None if future.done() else future.set_result(outcome))
-
-    def call(self, settle: Callable[[], None]) -> None:
-        """Run a function on the loop's thread soon, from any thread."""
-        with self._lock:
-            self._waiting.append(settle)
-            if self._scheduled:
-                return
-            self._scheduled = True
-        try:
-            self._loop.call_soon_threadsafe(self._flush)
-        except RuntimeError:
-            _LOG.warning("an answer came after the loop had ended")
-
-    def _flush(self) -> None:
-        with self._lock:
-            settled, self._waiting = self._waiting, collections.deque()
-            self._scheduled = False
-        for settle in settled:
-            settle()
-
-
-class _LoopResponder:
-    """Answers one call by its future."""
-
-    __slots__ = ("_replies", "future", "request_id")
-
-    def __init__(self, replies: _ReplyQueue, future: asyncio.Future[bytes | Status], request_id: str) -> None:
-        self._replies = replies
-        self.future = future
-        self.request_id = request_id
-
-    def respond(self, payload: bytes) -> None:
-        self._replies.put(self.future, payload)
-
-    def fail(self, status: Status) -> None:
-        self._replies.put(self.future, status)
 
 
 def _check_free(address: str) -> None:

@@ -14,6 +14,7 @@ from google.protobuf.message import DecodeError
 
 from service.dataplane import Ticket
 from service.pb.inference import grpc_service_pb2 as inference
+from service.transport.access import Metadata
 from service.transport.calls import MODEL_INFER, Calls
 from service.transport.status import Status
 
@@ -31,7 +32,14 @@ Settle = Callable[[Callable[[], None]], None]
 class Stream:
     """One caller's stream, on the loop's thread; answers arrive from others by ``call_on_loop``."""
 
-    def __init__(self, calls: Calls, call_on_loop: Settle, time_remaining: float | None, request_id: str) -> None:
+    def __init__(
+        self,
+        calls: Calls,
+        call_on_loop: Settle,
+        time_remaining: float | None,
+        request_id: str,
+        metadata: Metadata = (),
+    ) -> None:
         """Prepare.
 
         Args:
@@ -39,7 +47,9 @@ class Stream:
             call_on_loop: Runs a function on the loop's thread soon.
             time_remaining: Seconds to the deadline of the whole stream; None for none.
             request_id: Of the stream; each request is known by it and its own number.
+            metadata: Of the stream; its credential counts for each request.
         """
+        self._metadata = metadata
         self._calls = calls
         self._call_on_loop = call_on_loop
         self._time_remaining = time_remaining
@@ -70,7 +80,7 @@ class Stream:
                 await self._room.acquire()
                 self._unanswered += 1
                 responder = _StreamResponder(self, number, f"{self._request_id}-{number}", payload)
-                ticket = self._calls.begin(MODEL_INFER, payload, self._time_remaining, responder)
+                ticket = self._calls.begin(MODEL_INFER, payload, self._time_remaining, responder, self._metadata)
                 if ticket is not None and not responder.settled:
                     self._tickets[number] = ticket
                 number += 1

@@ -184,12 +184,17 @@ def test_without_a_deadline_there_is_none(world: World) -> None:
         ({"int64_param": 9_000_000}, 102.0),
         ({"int64_param": 0}, 102.0),
         ({"int64_param": -1}, 102.0),
-        ({"string_param": "soon"}, 102.0),
     ],
 )
 def test_tritons_timeout_only_shortens_the_deadline(world: World, value: dict[str, Any], deadline: float) -> None:
     world.infer(time_remaining=2.0, parameters={"timeout": inference.InferParameter(**value)})
     assert world.plane.submitted[0]["deadline"] == deadline
+
+
+def test_a_timeout_that_is_no_number_is_refused(world: World) -> None:
+    world.infer(parameters={"timeout": inference.InferParameter(string_param="soon")})
+    assert world.responder.code == "INVALID_ARGUMENT"
+    assert world.calls.in_flight.count == 0
 
 
 def test_a_version_being_swapped_out_is_looked_up_anew(world: World) -> None:

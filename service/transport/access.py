@@ -1,0 +1,126 @@
+"""Who may call what: bearer tokens from files, one for those who infer, one for those who administer.
+
+A token file holds one token a line; it is read again when it changes, so tokens are rotated without
+a restart. Health, liveness and readiness need none, since probes carry none.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.errors import NotAllowed, PermissionDenied, ServingError, SettingsError, Unauthenticated
+
+_LOG = logging.getLogger(__name__)
+
+Metadata = Iterable[tuple[str, str | bytes]]
+
+_OPEN = frozenset({"ServerLive", "ServerReady", "Check", "Watch", "ServerReflectionInfo"})
+_ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "LogSettings", "TraceSetting"})
+
+
+class TokenFile:
+    """The tokens of one group. Thread-safe; a change that cannot be read keeps the last good ones."""
+
+    def __init__(self, path: Path) -> None:
+        """Read the file.
+
+        Raises:
+            SettingsError: It cannot be read or holds no token.
+        """
+        self._path = path
+        self._lock = threading.Lock()
+        self._stamp = (0, 0)
+        self._digests: frozenset[bytes] = frozenset()
+        try:
+            self._read()
+        except OSError as error:
+            raise SettingsError(f"token file {path}: {error.strerror}") from None
+        if not self._digests:
+            raise SettingsError(f"token file {path}: holds no token, expected one a line")
+
+    def holds(self, token: str) -> bool:
+        """Tell whether a token is one of them; digests are compared, so time tells nothing of a token."""
+        with self._lock:
+            try:
+                self._read()
+            except OSError:
+                _LOG.exception("a token file cannot be read, the present tokens stay")
+        return hashlib.sha256(token.encode()).digest() in self._digests
+
+    def _read(self) -> None:
+        about = self._path.stat()
+        stamp = (about.st_mtime_ns, about.st_ino)
+        if stamp == self._stamp:
+            return
+        lines = self._path.read_text(encoding="utf-8").splitlines()
+        digests = frozenset(hashlib.sha256(line.strip().encode()).digest() for line in lines if line.strip())
+        if digests:
+            self._digests = digests
+        else:
+            _LOG.error("a token file became empty, the present tokens stay")
+        self._stamp = stamp
+
+
+class Access:
+    """The rule for every method. Thread-safe."""
+
+    def __init__(self, infer: TokenFile | None, admin: TokenFile | None, *, admin_without_token: bool) -> None:
+        """Keep the groups.
+
+        Args:
+            infer: Tokens of those who may infer and describe; None asks for none.
+            admin: Tokens of those who may change the server, and infer too; None for none.
+            admin_without_token: Whether, without ``admin``, anybody may change the server.
+        """
+        self._infer = infer
+        self._admin = admin
+        self._admin_without_token = admin_without_token
+        self.is_open = infer is None and admin is None and admin_without_token
+
+    def refusal(self, method: str, metadata: Metadata) -> ServingError | None:
+        """Return why a call is refused, or None.
+
+        Args:
+            method: ``/package.Service/Method``.
+            metadata: Of the call; ``authorization: Bearer TOKEN`` counts.
+        """
+        name = method.rpartition("/")[2]
+        if name in _OPEN:
+            return None
+        if name in _ADMIN:
+            if self._admin is None:
+                if self._admin_without_token:
+                    return None
+                return NotAllowed("this server may be changed by calls only with --admin-tokens-file")
+            return self._check(metadata, [self._admin], "administer")
+        if self._infer is None:
+            return None
+        groups = [self._infer] if self._admin is None else [self._infer, self._admin]
+        return self._check(metadata, groups, "infer")
+
+    def _check(self, metadata: Metadata, groups: list[TokenFile], what: str) -> ServingError | None:
+        token = _bearer(metadata)
+        if not token:
+            return Unauthenticated("this method needs a token: metadata 'authorization: Bearer TOKEN'")
+        if any(group.holds(token) for group in groups):
+            return None
+        others = [group for group in (self._infer, self._admin) if group is not None and group not in groups]
+        if any(group.holds(token) for group in others):
+            return PermissionDenied(f"this token may not {what}")
+        return Unauthenticated("the token is not known")
+
+
+OPEN = Access(None, None, admin_without_token=True)
+
+
+def _bearer(metadata: Metadata) -> str:
+    for key, value in metadata:
+        if key == "authorization" and isinstance(value, str):
+            scheme, _, token = value.partition(" ")
+            if scheme.lower() == "bearer":
+                return token.strip()
+    return ""

@@ -1,0 +1,65 @@
+"""From the threads that have answers to the event loop that sends them: one wake-up a batch."""
+
+from __future__ import annotations
+
+import asyncio
+import collections
+import logging
+import threading
+from collections.abc import Callable
+
+from service.transport.status import Status
+
+_LOG = logging.getLogger(__name__)
+
+
+class ReplyQueue:
+    """Carries settled calls to the loop: one wake-up, however many are settled meanwhile."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._waiting: collections.deque[Callable[[], None]] = collections.deque()
+        self._lock = threading.Lock()
+        self._scheduled = False
+
+    def put(self, future: asyncio.Future[bytes | Status], outcome: bytes | Status) -> None:
+        """Settle a future on its loop, from any thread."""
+        self.call(lambda: None if future.done() else future.set_result(outcome))
+
+    def call(self, settle: Callable[[], None]) -> None:
+        """Run a function on the loop's thread soon, from any thread."""
+        with self._lock:
+            self._waiting.append(settle)
+            if self._scheduled:
+                return
+            self._scheduled = True
+        try:
+            self._loop.call_soon_threadsafe(self._flush)
+        except RuntimeError:
+            _LOG.warning("an answer came after the loop had ended")
+
+    def _flush(self) -> None:
+        with self._lock:
+            settled, self._waiting = self._waiting, collections.deque()
+            self._scheduled = False
+        for settle in settled:
+            settle()
+
+
+class LoopResponder:
+    """Answers one call by its future."""
+
+    __slots__ = ("_replies", "future", "request_id")
+
+    def __init__(self, replies: ReplyQueue, future: asyncio.Future[bytes | Status], request_id: str) -> None:
+        self._replies = replies
+        self.future = future
+        self.request_id = request_id
+
+    def respond(self, payload: bytes) -> None:
+        """Send the answer."""
+        self._replies.put(self.future, payload)
+
+    def fail(self, status: Status) -> None:
+        """Send the failure."""
+        self._replies.put(self.future, status)

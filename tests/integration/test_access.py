@@ -1,0 +1,84 @@
+"""Bearer tokens over real calls, on both doors."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+from grpc_health.v1 import health_pb2
+
+from service.pb.convserve.classification.v1 import classification_pb2 as classification
+from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration.harness import DEADLINE_SECONDS, ServerProcess, failure, infer_request
+
+ONES = np.ones((1, 4), dtype=np.float32)
+DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.fixture(scope="module")
+def guarded(
+    small_repository: Path, transport: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    folder = tmp_path_factory.mktemp("tokens")
+    (folder / "infer").write_text("reader\n")
+    (folder / "admin").write_text("root\n")
+    flags = ["--infer-tokens-file", str(folder / "infer"), "--admin-tokens-file", str(folder / "admin")]
+    with ServerProcess(
+        small_repository, transport, *flags, "--model-control-mode", "explicit", "--load-models", "*"
+    ) as running:
+        yield running
+
+
+def bearer(token: str) -> tuple[tuple[str, str], ...]:
+    return (("authorization", f"Bearer {token}"),) if token else ()
+
+
+@pytest.mark.parametrize(("token", "code"), [("reader", None), ("root", None), ("", UNKNOWN), ("guess", UNKNOWN)])
+def test_inference_wants_a_token(guarded: ServerProcess, token: str, code: grpc.StatusCode | None):
+    inference = guarded.client.inference
+    request = infer_request("add-sub", {"a": ONES, "b": ONES})
+
+    def stream(metadata: Any) -> Any:
+        return list(inference.ModelStreamInfer(iter([request]), metadata=metadata, timeout=DEADLINE_SECONDS))
+
+    def classify(metadata: Any) -> Any:
+        asked = classification.ClassifySentencesRequest(model_name="none", sentences=["x"])
+        return guarded.client.classification.ClassifySentences(asked, metadata=metadata, timeout=DEADLINE_SECONDS)
+
+    calls = {
+        "unary": lambda metadata: inference.ModelInfer(request, metadata=metadata, timeout=DEADLINE_SECONDS),
+        "stream": stream,
+        "metadata": lambda metadata: inference.ModelMetadata(
+            pb.ModelMetadataRequest(name="add-sub"), metadata=metadata, timeout=DEADLINE_SECONDS
+        ),
+    }
+    for name, call in calls.items():
+        if code is None:
+            assert call(bearer(token)), name
+        else:
+            assert failure(call, bearer(token)).code is code, name
+    told = failure(classify, bearer(token)).code
+    assert told is (code or grpc.StatusCode.NOT_FOUND), "the token is looked at before the model"
+
+
+@pytest.mark.parametrize(("token", "code"), [("root", None), ("reader", DENIED), ("", UNKNOWN)])
+def test_loading_wants_another(guarded: ServerProcess, token: str, code: grpc.StatusCode | None):
+    def load(metadata: Any) -> Any:
+        request = pb.RepositoryModelLoadRequest(model_name="add-sub")
+        return guarded.client.inference.RepositoryModelLoad(request, metadata=metadata, timeout=DEADLINE_SECONDS)
+
+    if code is None:
+        load(bearer(token))
+    else:
+        assert failure(load, bearer(token)).code is code
+
+
+def test_probes_want_none(guarded: ServerProcess):
+    assert guarded.client.inference.ServerReady(pb.ServerReadyRequest()).ready
+    assert guarded.client.health.Check(health_pb2.HealthCheckRequest()).status
+    assert guarded.get("/readyz")[0] == 200
+    assert guarded.metric("convserve_inflight_requests") == 0

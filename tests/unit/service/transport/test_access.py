@@ -1,0 +1,121 @@
+"""Tokens by group, rotated without a restart."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+from service.errors import SettingsError
+from service.transport.access import OPEN, Access, TokenFile
+
+INFER = "/inference.GRPCInferenceService/ModelInfer"
+DESCRIBE = "/convserve.classification.v1.ClassificationService/DescribeModel"
+LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+FREE = (
+    "/grpc.health.v1.Health/Check",
+    "/grpc.health.v1.Health/Watch",
+    "/inference.GRPCInferenceService/ServerReady",
+)
+
+
+def bearer(token: str) -> list[tuple[str, str | bytes]]:
+    return [("user-agent", "test"), ("authorization", f"Bearer {token}")]
+
+
+def status(access: Access, method: str, metadata: list[tuple[str, str | bytes]] | None = None) -> str:
+    error = access.refusal(method, metadata or [])
+    return error.status if error else "OK"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> tuple[TokenFile, TokenFile]:
+    (tmp_path / "infer").write_text("alpha\n\n  beta  \n")
+    (tmp_path / "admin").write_text("root\n")
+    return TokenFile(tmp_path / "infer"), TokenFile(tmp_path / "admin")
+
+
+def test_without_files_everything_is_open() -> None:
+    assert OPEN.is_open
+    assert [status(OPEN, method) for method in (INFER, DESCRIBE, LOAD, *FREE)] == ["OK"] * 6
+
+
+def test_away_from_loopback_nobody_administers_without_a_file() -> None:
+    access = Access(None, None, admin_without_token=False)
+    assert not access.is_open
+    assert (status(access, INFER), status(access, LOAD)) == ("OK", "FAILED_PRECONDITION")
+
+
+@pytest.mark.parametrize(
+    ("method", "token", "expected"),
+    [
+        (INFER, "alpha", "OK"),
+        (INFER, "beta", "OK"),
+        (INFER, "root", "OK"),
+        (INFER, "gamma", "UNAUTHENTICATED"),
+        (INFER, "", "UNAUTHENTICATED"),
+        (DESCRIBE, "", "UNAUTHENTICATED"),
+        (LOAD, "root", "OK"),
+        (LOAD, "alpha", "PERMISSION_DENIED"),
+        (LOAD, "gamma", "UNAUTHENTICATED"),
+        (LOAD, "", "UNAUTHENTICATED"),
+    ],
+)
+def test_each_group_has_its_tokens(files: tuple[TokenFile, TokenFile], method: str, token: str, expected: str) -> None:
+    access = Access(*files, admin_without_token=True)
+    assert status(access, method, bearer(token)) == expected
+
+
+def test_probes_need_none(files: tuple[TokenFile, TokenFile]) -> None:
+    access = Access(*files, admin_without_token=False)
+    assert [status(access, method) for method in FREE] == ["OK"] * 3
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        [],
+        [("authorization", "alpha")],
+        [("authorization", "Basic alpha")],
+        [("authorization", b"Bearer alpha")],
+        [("authorization", "Bearer")],
+        [("x-authorization", "Bearer alpha")],
+    ],
+)
+def test_only_a_bearer_token_counts(
+    files: tuple[TokenFile, TokenFile], metadata: list[tuple[str, str | bytes]]
+) -> None:
+    assert status(Access(*files, admin_without_token=True), INFER, metadata) == "UNAUTHENTICATED"
+
+
+def test_a_refusal_does_not_repeat_the_token(files: tuple[TokenFile, TokenFile]) -> None:
+    error = Access(*files, admin_without_token=True).refusal(INFER, bearer("sesame-open"))
+    assert error is not None
+    assert "sesame" not in error.message
+
+
+def rewrite(path: Path, text: str, clock: list[int]) -> None:
+    clock[0] += 1_000_000_000
+    path.write_text(text)
+    os.utime(path, ns=(clock[0], clock[0]))
+
+
+def test_tokens_are_rotated_in_place(tmp_path: Path) -> None:
+    path, clock = tmp_path / "tokens", [1_700_000_000_000_000_000]
+    rewrite(path, "old", clock)
+    tokens = TokenFile(path)
+    rewrite(path, "new", clock)
+    assert (tokens.holds("new"), tokens.holds("old")) == (True, False)
+    rewrite(path, "\n", clock)
+    assert tokens.holds("new"), "an empty file locks nobody out"
+    path.unlink()
+    assert tokens.holds("new"), "neither does a lost one"
+
+
+@pytest.mark.parametrize("content", [None, "", " \n\n"])
+def test_a_file_without_a_token_is_refused_at_the_start(tmp_path: Path, content: str | None) -> None:
+    if content is not None:
+        (tmp_path / "tokens").write_text(content)
+    with pytest.raises(SettingsError, match="token file"):
+        TokenFile(tmp_path / "tokens")
