@@ -55,6 +55,9 @@ class Settings:
     instances: int = _setting(0, "threads that run batches of one model; 0 chooses from the cores")
     intra_op_threads: int = _setting(0, "threads within one run; 0 chooses from the cores and instances")
     max_batch_size: int = _setting(0, "most rows in a batch; 0 takes what the model was verified at, at most 32")
+    advertised_input: Literal["tensor", "encoded"] = _setting(
+        "tensor", "what metadata calls the input of pictures or sentences; the server takes both either way"
+    )
     max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
     max_queued_requests: int = _setting(1024, "most requests of one model that may wait")
     latency_objective_seconds: float = _setting(0.0, "deadline of a request that brings none or a later one; 0: none")
@@ -111,6 +114,7 @@ class ModelSettings:
     instances: int | None = None
     intra_op_threads: int | None = None
     max_batch_size: int | None = None
+    advertised_input: Literal["tensor", "encoded"] | None = None
     max_queue_delay_seconds: float | None = None
     max_queued_requests: int | None = None
     latency_objective_seconds: float | None = None

@@ -61,6 +61,7 @@ class Servable:
         provider: What was asked for and what runs.
         digest: ``sha256:…`` of model.onnx.
         golden: What replaying showed; None if the version has no golden vectors (``verified: false``).
+        advertises_items: Whether metadata shows BYTES, encoded pictures or sentences, in place of the tensor.
         objective_seconds: Longest time an answer may take, infinite for none.
         load_seconds: Time that loading took.
         batcher: Takes the requests.
@@ -81,6 +82,7 @@ class Servable:
     digest: str
     golden: proof.Proof | None
     objective_seconds: float
+    advertises_items: bool
     load_seconds: float
     batcher: Batcher
     metrics: ModelMetrics
@@ -221,6 +223,7 @@ def load(
         digest=digest,
         golden=golden,
         objective_seconds=settings.latency_objective_seconds or math.inf,
+        advertises_items=preparer is not None and settings.advertised_input == "encoded",
         load_seconds=time.monotonic() - started,
         batcher=batcher,
         metrics=model_metrics,

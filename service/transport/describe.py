@@ -49,17 +49,24 @@ def shape_on_wire(spec: TensorSpec, batched: bool) -> tuple[int, ...]:
 def model_metadata(servable: Servable, versions: Sequence[Servable]) -> inference.ModelMetadataResponse:
     """Tensors, versions and properties of a model.
 
-    A model of pictures is shown with its tensor, UINT8 (N, H, W, C); it takes BYTES (N) as well.
+    A model of pictures is shown with its tensor, UINT8 (N, H, W, C), or where the operator wants it so
+    with encoded items, BYTES (N, 1). It takes both.
     """
     response = inference.ModelMetadataResponse(
         name=servable.name, versions=[str(version.version) for version in versions], platform=PLATFORM
     )
-    for specs, field in ((servable.inputs, response.inputs), (servable.outputs, response.outputs)):
+    for specs, field in ((_advertised_inputs(servable), response.inputs), (servable.outputs, response.outputs)):
         for spec in specs:
             field.add(name=spec.name, datatype=spec.datatype, shape=shape_on_wire(spec, servable.batched))
     for key, value in properties(servable).items():
         response.properties[key] = value
     return response
+
+
+def _advertised_inputs(servable: Servable) -> Sequence[TensorSpec]:
+    if not servable.advertises_items:
+        return servable.inputs
+    return [TensorSpec(servable.inputs[0].name, "BYTES", (-1, 1))]
 
 
 def properties(servable: Servable) -> dict[str, str]:
@@ -92,13 +99,14 @@ def model_config(servable: Servable) -> config.ModelConfig:
         max_batch_size=servable.max_batch_size if servable.batched else 0,
         default_model_filename="model.onnx",
     )
-    for spec in servable.inputs:
+    # image_client asks for the format before it sends a picture.
+    is_picture = _is_picture(servable) and not servable.advertises_items
+    for spec in _advertised_inputs(servable):
         result.input.add(
             name=spec.name,
             data_type=_data_type(spec),
             dims=spec.shape[1:],
-            # image_client asks for it before it sends a picture.
-            format=config.ModelInput.FORMAT_NHWC if _is_picture(servable) else config.ModelInput.FORMAT_NONE,
+            format=config.ModelInput.FORMAT_NHWC if is_picture else config.ModelInput.FORMAT_NONE,
         )
     labels_file = servable.manifest.labels_file if servable.manifest else None
     for spec in servable.outputs:

@@ -12,8 +12,11 @@ everywhere (``pip install perf-analyzer`` where the C library is 2.38 or newer).
     {"data": [{"images": {"content": [0, 0, ...], "shape": [28, 28, 1]}}]}
     {"data": [{"ids": {"content": [17, 4, 256, 9], "shape": [4]}}]}
 
-For encoded pictures it needs an input that the metadata calls BYTES, and ours is called UINT8, so give it
-the tensor. ``-s 999 -r 3`` takes exactly three windows on a machine too noisy for its stability rule.
+    {"data": [{"images": {"b64": "iVBORw0KGgo..."}}]}
+
+For encoded pictures and sentences it needs an input that the metadata calls BYTES: start the server with
+``--advertised-input encoded`` (or put ``advertised_input = "encoded"`` into the model's serving.toml).
+``-s 999 -r 3`` takes exactly three windows on a machine too noisy for its stability rule.
 """
 
 from __future__ import annotations
@@ -47,9 +50,24 @@ def server(request: pytest.FixtureRequest) -> Iterator[ServerProcess]:
         "description",
         "errors",
         "one_client_for_many_calls",
+        "image_client_rules",
+        "streaming",
+        "asynchronous_stream",
+        "system_shared_memory",
+        "logging_settings",
     ],
 )
 def test_the_stock_client(server: ServerProcess, name: str):
+    run(name, server)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_the_stock_client_loads_models(transport: str):
+    with ServerProcess(MODELS, transport, "--model-control-mode", "explicit") as explicit:
+        run("model_control", explicit)
+
+
+def run(name: str, server: ServerProcess) -> None:
     command = [sys.executable, str(CALLS), name, str(server.grpc_port), str(MODELS)]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE_SECONDS, check=False)
     assert ended.returncode == 0, ended.stderr

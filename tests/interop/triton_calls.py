@@ -8,15 +8,17 @@ Its descriptors of package ``inference`` and ours cannot live in one process.
 from __future__ import annotations
 
 import asyncio
+import queue
 import sys
 import threading
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 import tritonclient.grpc.aio as triton_aio
+import tritonclient.utils.shared_memory as shm
 from tritonclient.utils import np_to_triton_dtype
 
 PORT, MODELS = sys.argv[2], Path(sys.argv[3])
@@ -140,6 +142,95 @@ def one_client_for_many_calls(client: triton.InferenceServerClient) -> None:
         check(answer, golden.outputs[rows])
 
 
+def image_client_rules(client: triton.InferenceServerClient) -> None:
+    """What NVIDIA's image_client asks of a model before it sends a picture, and the request that it sends."""
+    metadata = client.get_model_metadata(LENET)
+    config = client.get_model_config(LENET).config
+    (input_metadata,), (output_metadata,) = metadata.inputs, metadata.outputs
+    (input_config,) = config.input
+    assert output_metadata.datatype == "FP32"
+    assert config.max_batch_size > 0
+    assert [size for size in list(output_metadata.shape)[1:] if size > 1] == [10], "a vector beside the batch"
+    assert len(input_metadata.shape) == 4
+    assert input_config.Format.Name(input_config.format) == "FORMAT_NHWC"
+    height, width, channels = input_config.dims
+    assert list(input_metadata.shape) == [-1, height, width, channels]
+    golden = Golden(LENET)
+    picture = triton.InferInput(input_metadata.name, [1, height, width, channels], input_metadata.datatype)
+    picture.set_data_from_numpy(golden.inputs[:1])
+    wanted = triton.InferRequestedOutput(output_metadata.name, class_count=1)
+    answer = client.infer(LENET, [picture], outputs=[wanted]).as_numpy(output_metadata.name)
+    assert len(answer[0]) == 1
+    assert answer[0][0].decode().split(":")[1] == str(golden.outputs[0].argmax())
+
+
+def streaming(client: triton.InferenceServerClient) -> None:
+    golden = Golden(LENET)
+    answers: queue.Queue[tuple[triton.InferResult | None, Exception | None]] = queue.Queue()
+    client.start_stream(lambda result, error: answers.put((result, error)))
+    for number in range(100):
+        row = number % len(golden.inputs)
+        client.async_stream_infer(LENET, [as_input("images", golden.inputs[row : row + 1])], request_id=str(number))
+    client.async_stream_infer("no-such-model", [as_input("images", golden.inputs[:1])], request_id="unknown")
+    results, errors = [], []
+    for _ in range(101):
+        result, error = answers.get(timeout=WAIT_SECONDS)
+        (errors if error else results).append(error or result)
+    client.stop_stream()
+    assert len(errors) == 1
+    assert "no-such-model" in str(errors[0])
+    assert {result.get_response().id for result in results} == {str(number) for number in range(100)}
+    for result in results:
+        row = int(result.get_response().id) % len(golden.inputs)
+        check(result, golden.outputs[row : row + 1])
+
+
+def system_shared_memory(client: triton.InferenceServerClient) -> None:
+    golden = Golden(LENET)
+    pictures, size = golden.inputs[:4], golden.outputs[:4].nbytes
+    inside = shm.create_shared_memory_region("pictures", "/convserve-interop-in", pictures.nbytes)
+    outside = shm.create_shared_memory_region("answers", "/convserve-interop-out", size)
+    try:
+        shm.set_shared_memory_region(inside, [pictures])
+        client.register_system_shared_memory("pictures", "/convserve-interop-in", pictures.nbytes)
+        client.register_system_shared_memory("answers", "/convserve-interop-out", size)
+        assert set(client.get_system_shared_memory_status().regions) >= {"pictures", "answers"}
+        images = triton.InferInput("images", pictures.shape, "UINT8")
+        images.set_shared_memory("pictures", pictures.nbytes)
+        wanted = triton.InferRequestedOutput("probabilities")
+        wanted.set_shared_memory("answers", size)
+        answer = client.infer(LENET, [images], outputs=[wanted])
+        output = answer.get_output("probabilities")
+        got = shm.get_contents_as_numpy(outside, np.float32, list(output.shape))
+        np.testing.assert_allclose(got, golden.outputs[:4], atol=1e-5)
+    finally:
+        client.unregister_system_shared_memory("pictures")
+        client.unregister_system_shared_memory("answers")
+        shm.destroy_shared_memory_region(inside)
+        shm.destroy_shared_memory_region(outside)
+
+
+def model_control(client: triton.InferenceServerClient) -> None:
+    """Against a server in mode explicit that has loaded nothing."""
+    states = {entry.name: entry.state for entry in client.get_model_repository_index().models}
+    assert states[LENET] == "UNAVAILABLE"
+    client.load_model(LENET)
+    assert client.is_model_ready(LENET)
+    check(client.infer(LENET, [as_input("images", Golden(LENET).inputs[:1])]), Golden(LENET).outputs[:1])
+    client.unload_model(LENET)
+    assert not client.is_model_ready(LENET)
+    with pytest.raises(triton.InferenceServerException, match="NOT_FOUND"):
+        client.load_model("no-such-model")
+
+
+def logging_settings(client: triton.InferenceServerClient) -> None:
+    before = client.get_log_settings(as_json=True)["settings"]
+    assert before["log_info"] == {"bool_param": True}
+    after = client.update_log_settings({"log_verbose_level": 1}, as_json=True)["settings"]
+    assert after["log_verbose_level"] == {"uint32_param": 1}
+    client.update_log_settings({"log_verbose_level": 0})
+
+
 async def asynchronous() -> None:
     golden = Golden(TEXTCNN)
     async with triton_aio.InferenceServerClient(ADDRESS) as client:
@@ -153,6 +244,24 @@ async def asynchronous() -> None:
             check(answer, expected[np.newaxis])
 
 
+async def asynchronous_stream() -> None:
+    golden = Golden(LENET)
+
+    async def requests() -> AsyncIterator[dict[str, object]]:
+        for number, picture in enumerate(golden.inputs):
+            inputs = [as_input("images", picture[np.newaxis])]
+            yield {"model_name": LENET, "inputs": inputs, "request_id": str(number)}
+
+    seen = 0
+    async with triton_aio.InferenceServerClient(ADDRESS) as client:
+        async for result, error in client.stream_infer(requests()):
+            assert error is None, error
+            row = int(result.get_response().id)
+            check(result, golden.outputs[row : row + 1])
+            seen += 1
+    assert seen == len(golden.inputs)
+
+
 SYNCHRONOUS = {
     call.__name__: call
     for call in (
@@ -163,12 +272,19 @@ SYNCHRONOUS = {
         description,
         errors,
         one_client_for_many_calls,
+        image_client_rules,
+        streaming,
+        system_shared_memory,
+        model_control,
+        logging_settings,
     )
 }
 
+ASYNCHRONOUS = {call.__name__: call for call in (asynchronous, asynchronous_stream)}
+
 if __name__ == "__main__":
-    if sys.argv[1] == "asynchronous":
-        asyncio.run(asynchronous())
+    if sys.argv[1] in ASYNCHRONOUS:
+        asyncio.run(ASYNCHRONOUS[sys.argv[1]]())
     else:
         with triton.InferenceServerClient(ADDRESS) as connected:
             SYNCHRONOUS[sys.argv[1]](connected)

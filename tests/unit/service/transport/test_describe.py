@@ -199,3 +199,12 @@ def test_a_published_tensor_model_has_no_preprocessing() -> None:
     message = describe_model(make_servable(source, labels=()))
     assert message.preprocessing_json == ""
     assert message.HasField("provenance")
+
+
+def test_encoded_items_are_advertised_where_the_operator_wants_it() -> None:
+    servable = make_servable(advertises_items=True)
+    (metadata,) = model_metadata(servable, [servable]).inputs
+    assert (metadata.name, metadata.datatype, list(metadata.shape)) == ("images", "BYTES", [-1, 1])
+    (configured,) = model_config(servable).input
+    assert configured.data_type == config.TYPE_STRING
+    assert (list(configured.dims), configured.format) == ([1], config.ModelInput.FORMAT_NONE)
