@@ -61,10 +61,11 @@ def test_lame_duck_answers_and_a_second_signal_ends_it(small_repository: Path, t
 def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
     small_repository: Path, transport: str, loop_iterations: int
 ):
-    flags = ("--lame-duck-seconds", "0", "--instances", "1", "--max-batch-size", "1")
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600", "--instances", "1", "--max-batch-size", "1")
+    half_a_second = loop_iterations // 2
     with ServerProcess(small_repository, transport, *flags) as server:
-        calls = [server.client.inference.ModelInfer.future(loop_request(loop_iterations)) for _ in range(2)]
-        eventually(lambda: server.metric("convserve_queue_depth", model="loop") == 1, "one runs, one is queued")
+        calls = [server.client.inference.ModelInfer.future(loop_request(half_a_second)) for _ in range(6)]
+        eventually(lambda: server.metric("convserve_queue_depth", model="loop") >= 1, "one runs, others are queued")
         server.signal(signal.SIGTERM)
         server.wait_log("draining")
 
@@ -80,7 +81,7 @@ def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
             return False
 
         eventually(refused, "new calls are refused")
-        assert [arrays_of(call.result())["done"].tolist() for call in calls] == [[[loop_iterations]]] * 2
+        assert [arrays_of(call.result())["done"].tolist() for call in calls] == [[[half_a_second]]] * 6
         assert server.wait_exit() == 0
         assert server.logged("stopped")[0]["in_flight"] == 0
 
