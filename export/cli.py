@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from export.cli_load import add_list, add_load
+from export.cli_quantize import add_quantize
 from export.data import Source, open_data
 from export.data.base import DataSet, Split, fold_of
 from export.data.inputs import Preprocessing
@@ -76,7 +77,9 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
     evaluate.add_argument("--all", action="store_true", help="every example, not only the test split")
-    for command in (listing, load, publish, verify, evaluate):
+    quantize = commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs")
+    add_quantize(quantize)
+    for command in (listing, load, publish, verify, evaluate, quantize):
         command.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
     return parser
 

@@ -35,5 +35,9 @@ class VerificationFailed(ExportError):
     """The graph does not give torch's answers within the tolerance, or a version contradicts itself."""
 
 
+class QuantizationRefused(ExportError):
+    """A quantised version loses more than allowed, or the method does not fit the graph."""
+
+
 class PublishFailed(ExportError):
     """The version exists already, or the repository cannot be written."""

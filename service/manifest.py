@@ -1,7 +1,8 @@
 """manifest.json of a model version: typed, versioned, read and written strictly.
 
 An unknown key, a missing key or a value of another type is an error that names it with its
-place, e.g. ``accuracy[0].value``. Nothing has a default on reading.
+place, e.g. ``accuracy[0].value``. Nothing has a default on reading, but ``quantization``: versions
+published before it was known lack it.
 """
 
 from __future__ import annotations
@@ -81,6 +82,9 @@ class Accuracy:
 class Parity:
     """How closely this file gives torch's answers, measured at export.
 
+    Of a quantised version ``max_abs_difference`` is that from its own answers to single inputs, and
+    ``top1_agreement`` is that with the version it was made from.
+
     Attributes:
         tolerance: Largest absolute difference of a probability that is accepted, here and at load.
         max_abs_difference: The largest that was measured.
@@ -94,6 +98,35 @@ class Parity:
     batch_sizes: tuple[int, ...]
     top1_agreement: float
     count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Quantization:
+    """What making a version smaller or faster cost, measured against the version it was made from.
+
+    Attributes:
+        method: ``"int8-static"``, ``"float16"``, ``"table-float16"`` or ``"table-int8"``.
+        source_digest: Digest of the model.onnx that it was made from.
+        calibration_count: Training examples that gave the ranges; 0 where none are needed.
+        excluded_nodes: Nodes left in float32, because measuring showed that they cost most.
+        accuracy_before: Top-1 of the source on the examples of ``accuracy``, in [0, 1].
+        accuracy_loss: That minus this version's, in [0, 1]; negative where this one is better.
+        top1_agreement: Share of those examples with the same top-1 as the source, in [0, 1].
+        speedup: Source's time over this version's, by batch size, on one thread of ``machine``.
+        bytes_before: Size of the source's model.onnx.
+        machine: Processor on which the speed was measured.
+    """
+
+    method: str
+    source_digest: str
+    calibration_count: int
+    excluded_nodes: tuple[str, ...]
+    accuracy_before: float
+    accuracy_loss: float
+    top1_agreement: float
+    speedup: dict[str, float]
+    bytes_before: int
+    machine: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,6 +145,7 @@ class Manifest:
         accuracy: Measured accuracies; may be empty.
         parity: Agreement with torch.
         model_digest: ``sha256:`` and the hexadecimal digest of model.onnx.
+        quantization: What making it smaller or faster cost; null for a version as it was converted.
     """
 
     schema_version: int
@@ -125,6 +159,7 @@ class Manifest:
     accuracy: tuple[Accuracy, ...]
     parity: Parity
     model_digest: str
+    quantization: Quantization | None = None
 
 
 def read_manifest(version_dir: Path) -> Manifest:
