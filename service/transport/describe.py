@@ -84,6 +84,10 @@ def properties(servable: Servable) -> dict[str, str]:
     for accuracy in servable.manifest.accuracy if servable.manifest else ():
         facts[f"accuracy.{accuracy.metric}"] = f"{accuracy.value:.4f}"
         facts[f"accuracy.{accuracy.metric}.dataset"] = f"{accuracy.dataset}/{accuracy.split} ({accuracy.count})"
+    quantization = servable.manifest.quantization if servable.manifest else None
+    if quantization is not None:
+        facts["quantization"] = quantization.method
+        facts["quantization.accuracy_loss"] = f"{quantization.accuracy_loss:.4f}"
     return facts
 
 
@@ -194,6 +198,11 @@ def describe_model(servable: Servable) -> classification.DescribeModelResponse:
     response.parity.max_abs_difference = parity.max_abs_difference
     response.parity.top1_agreement = parity.top1_agreement
     response.parity.count = parity.count
+    if manifest.quantization is not None:
+        facts = dataclasses.asdict(manifest.quantization)
+        for name in ("calibration_count", "bytes_before"):
+            del facts[name]
+        response.quantization.MergeFrom(classification.Quantization(**facts))
     _fill_provenance(response.provenance, servable)
     return response
 

@@ -8,6 +8,7 @@ import pytest
 
 from service import __version__
 from service.backend.base import Provider
+from service.manifest import Quantization
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import model_config_pb2 as config
 from service.tensors import DTYPES, TensorSpec
@@ -208,3 +209,16 @@ def test_encoded_items_are_advertised_where_the_operator_wants_it() -> None:
     (configured,) = model_config(servable).input
     assert configured.data_type == config.TYPE_STRING
     assert (list(configured.dims), configured.format) == ([1], config.ModelInput.FORMAT_NONE)
+
+
+def test_a_quantised_version_tells_what_it_cost() -> None:
+    plain = describe_model(make_servable(manifest()))
+    assert not plain.HasField("quantization")
+    cost = Quantization("int8-static", "sha256:01", 512, ("conv_1",), 0.76, 0.01, 0.98, {"1": 2.0}, 1000, "a processor")
+    servable = make_servable(manifest(quantization=cost))
+    told = describe_model(servable).quantization
+    assert (told.method, told.source_digest, list(told.excluded_nodes)) == ("int8-static", "sha256:01", ["conv_1"])
+    assert (told.accuracy_before, told.accuracy_loss, told.top1_agreement) == (0.76, 0.01, 0.98)
+    assert (dict(told.speedup), told.machine) == ({"1": 2.0}, "a processor")
+    facts = properties(servable)
+    assert (facts["quantization"], facts["quantization.accuracy_loss"]) == ("int8-static", "0.0100")

@@ -92,7 +92,7 @@ class DescribeModelRequest(_message.Message):
     def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ...) -> None: ...
 
 class DescribeModelResponse(_message.Message):
-    __slots__ = ("model_name", "model_version", "task", "state", "state_reason", "labels", "inputs", "outputs", "max_batch_size", "requested_execution_provider", "actual_execution_provider", "device", "model_digest", "verified", "accuracies", "parity", "golden_check", "provenance", "preprocessing_json")
+    __slots__ = ("model_name", "model_version", "task", "state", "state_reason", "labels", "inputs", "outputs", "max_batch_size", "requested_execution_provider", "actual_execution_provider", "device", "model_digest", "verified", "accuracies", "parity", "golden_check", "provenance", "preprocessing_json", "quantization")
     MODEL_NAME_FIELD_NUMBER: _ClassVar[int]
     MODEL_VERSION_FIELD_NUMBER: _ClassVar[int]
     TASK_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +112,7 @@ class DescribeModelResponse(_message.Message):
     GOLDEN_CHECK_FIELD_NUMBER: _ClassVar[int]
     PROVENANCE_FIELD_NUMBER: _ClassVar[int]
     PREPROCESSING_JSON_FIELD_NUMBER: _ClassVar[int]
+    QUANTIZATION_FIELD_NUMBER: _ClassVar[int]
     model_name: str
     model_version: str
     task: str
@@ -131,7 +132,8 @@ class DescribeModelResponse(_message.Message):
     golden_check: GoldenCheck
     provenance: Provenance
     preprocessing_json: str
-    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorDescription, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorDescription, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., requested_execution_provider: _Optional[str] = ..., actual_execution_provider: _Optional[str] = ..., device: _Optional[str] = ..., model_digest: _Optional[str] = ..., verified: bool = ..., accuracies: _Optional[_Iterable[_Union[Accuracy, _Mapping]]] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., golden_check: _Optional[_Union[GoldenCheck, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., preprocessing_json: _Optional[str] = ...) -> None: ...
+    quantization: Quantization
+    def __init__(self, model_name: _Optional[str] = ..., model_version: _Optional[str] = ..., task: _Optional[str] = ..., state: _Optional[_Union[ModelState, str]] = ..., state_reason: _Optional[str] = ..., labels: _Optional[_Iterable[str]] = ..., inputs: _Optional[_Iterable[_Union[TensorDescription, _Mapping]]] = ..., outputs: _Optional[_Iterable[_Union[TensorDescription, _Mapping]]] = ..., max_batch_size: _Optional[int] = ..., requested_execution_provider: _Optional[str] = ..., actual_execution_provider: _Optional[str] = ..., device: _Optional[str] = ..., model_digest: _Optional[str] = ..., verified: bool = ..., accuracies: _Optional[_Iterable[_Union[Accuracy, _Mapping]]] = ..., parity: _Optional[_Union[Parity, _Mapping]] = ..., golden_check: _Optional[_Union[GoldenCheck, _Mapping]] = ..., provenance: _Optional[_Union[Provenance, _Mapping]] = ..., preprocessing_json: _Optional[str] = ..., quantization: _Optional[_Union[Quantization, _Mapping]] = ...) -> None: ...
 
 class ClassificationResult(_message.Message):
     __slots__ = ("classification", "error")
@@ -234,6 +236,33 @@ class Parity(_message.Message):
     top1_agreement: float
     count: int
     def __init__(self, tolerance: _Optional[float] = ..., max_abs_difference: _Optional[float] = ..., top1_agreement: _Optional[float] = ..., count: _Optional[int] = ...) -> None: ...
+
+class Quantization(_message.Message):
+    __slots__ = ("method", "source_digest", "excluded_nodes", "accuracy_before", "accuracy_loss", "top1_agreement", "speedup", "machine")
+    class SpeedupEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+    METHOD_FIELD_NUMBER: _ClassVar[int]
+    SOURCE_DIGEST_FIELD_NUMBER: _ClassVar[int]
+    EXCLUDED_NODES_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_BEFORE_FIELD_NUMBER: _ClassVar[int]
+    ACCURACY_LOSS_FIELD_NUMBER: _ClassVar[int]
+    TOP1_AGREEMENT_FIELD_NUMBER: _ClassVar[int]
+    SPEEDUP_FIELD_NUMBER: _ClassVar[int]
+    MACHINE_FIELD_NUMBER: _ClassVar[int]
+    method: str
+    source_digest: str
+    excluded_nodes: _containers.RepeatedScalarFieldContainer[str]
+    accuracy_before: float
+    accuracy_loss: float
+    top1_agreement: float
+    speedup: _containers.ScalarMap[str, float]
+    machine: str
+    def __init__(self, method: _Optional[str] = ..., source_digest: _Optional[str] = ..., excluded_nodes: _Optional[_Iterable[str]] = ..., accuracy_before: _Optional[float] = ..., accuracy_loss: _Optional[float] = ..., top1_agreement: _Optional[float] = ..., speedup: _Optional[_Mapping[str, float]] = ..., machine: _Optional[str] = ...) -> None: ...
 
 class GoldenCheck(_message.Message):
     __slots__ = ("passed", "max_abs_error")
