@@ -6,6 +6,7 @@ import argparse
 from pathlib import Path
 
 from service import __version__, settings
+from service.backend.onnx import RUNTIME
 from service.errors import LoadError, SettingsError
 from service.manifest import MODEL_FILE
 from service.metrics import Metrics
@@ -26,7 +27,7 @@ def print_report(path: str) -> None:
         try:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
             resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
-            servable = servables.load(folder, resolved, Metrics(__version__, "onnxruntime"))
+            servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME))
         except LoadError as error:
             _print(f"  UNAVAILABLE: {error}")
             continue

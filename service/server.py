@@ -15,9 +15,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import grpc
-import onnxruntime
 
 from service import __version__
+from service.backend.onnx import RUNTIME
 from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
@@ -57,8 +57,7 @@ class Server:
         self.fatal: Exception | None = None
         self.failed = threading.Event()
         self.loaded = threading.Event()
-        runtime = f"onnxruntime {onnxruntime.__version__}"
-        self.metrics = Metrics(__version__, runtime)
+        self.metrics = Metrics(__version__, RUNTIME)
         self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)

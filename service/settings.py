@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -21,6 +22,8 @@ from service.strict import StrictError, parse
 
 Device = Literal["auto", "cpu", "cuda"]
 ENVIRONMENT_PREFIX = "CONVSERVE_"
+# What Kubernetes sets in every container beside a Service named "convserve" (Docker's links in its form).
+_SERVICE_LINK = re.compile(r"CONVSERVE_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -182,6 +185,8 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
 def _refuse_unknown_variables(environment: Mapping[str, str], names: Sequence[str]) -> None:
     known = {ENVIRONMENT_PREFIX + name.upper() for name in (*names, "config")}
     for variable in environment:
+        if _SERVICE_LINK.fullmatch(variable):
+            continue
         if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
             raise SettingsError(f"environment variable {variable}: there is no such setting")
 

@@ -5,16 +5,21 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+
+# From 1.29 on, ONNX Runtime's wheels send usage data to their maker unless told not to before they are loaded.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from service.backend.base import Provider
 from service.errors import BackendFailed, GraphInvalid, ProviderUnavailable
 from service.tensors import BF16, DTYPES, TensorSpec
 
+RUNTIME = f"onnxruntime {ort.__version__}"
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto

@@ -243,3 +243,21 @@ def test_a_wrong_models_file_is_named_with_its_key(tmp_path: Path, content: str,
     with pytest.raises(SettingsError) as caught:
         read_model_settings(path, Settings(models="m"))
     assert str(caught.value).startswith(f"{path}: {message}")
+
+
+@pytest.mark.parametrize(
+    "variable",
+    [
+        "CONVSERVE_SERVICE_HOST",
+        "CONVSERVE_SERVICE_PORT",
+        "CONVSERVE_SERVICE_PORT_GRPC",
+        "CONVSERVE_PORT",
+        "CONVSERVE_PORT_8001_TCP",
+        "CONVSERVE_PORT_8001_TCP_ADDR",
+    ],
+)
+def test_what_kubernetes_sets_beside_a_service_of_this_name_is_passed_over(variable: str) -> None:
+    flags = argparse.Namespace(config=None, models="m")
+    assert resolve(flags, {variable: "tcp://10.0.0.1:8001"}).models == "m"
+    with pytest.raises(SettingsError, match="there is no such setting"):
+        resolve(flags, {"CONVSERVE_PORTS": "1"})
