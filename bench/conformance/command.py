@@ -40,6 +40,7 @@ def add_command(commands: Any) -> None:
         help="also load and unload, these models and wrong names: not on a server that others use",
     )
     parser.add_argument("--timeout-seconds", type=float, default=20.0, metavar="S", help="default: %(default)s")
+    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS, with this authority's certificate (PEM)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every result into this file")
     parser.add_argument("--verbose", action="store_true", help="list every check, not only what failed")
     parser.set_defaults(run=run)
@@ -47,7 +48,8 @@ def add_command(commands: Any) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    with Target(flags.server, flags.timeout_seconds) as target:
+    authority = flags.tls_ca.read_bytes() if flags.tls_ca else None
+    with Target(flags.server, flags.timeout_seconds, authority) as target:
         try:
             about = target.call("ServerMetadata")
         except CallFailed as error:

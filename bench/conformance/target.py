@@ -28,11 +28,20 @@ _OPTIONS = (
 class Target:
     """A channel to one server. Every call has a deadline, so that a server that hangs fails. Thread-safe."""
 
-    def __init__(self, address: str, timeout_seconds: float) -> None:
-        """Prepare the channel; it connects with the first call."""
+    def __init__(self, address: str, timeout_seconds: float, authority: bytes | None = None) -> None:
+        """Prepare the channel; it connects with the first call.
+
+        Args:
+            address: ``HOST:PORT``.
+            timeout_seconds: Deadline of a call.
+            authority: The certificates, in PEM, of whoever vouches for the server; None for no TLS.
+        """
         self.address = address
         self.timeout_seconds = timeout_seconds
-        self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        if authority is None:
+            self.channel = grpc.insecure_channel(address, options=_OPTIONS)
+        else:
+            self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=_OPTIONS)
 
     def __enter__(self) -> Target:
         """Return itself."""

@@ -31,9 +31,11 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def explicit(root: Path, transport: str) -> ServerProcess:
+def explicit(root: Path, transport: str, *flags: str, wait_ready: bool = True) -> ServerProcess:
     """Serve a repository whose models may be unloaded and loaded by call."""
-    return ServerProcess(root, transport, "--model-control-mode", "explicit", "--load-models", "*")
+    return ServerProcess(
+        root, transport, "--model-control-mode", "explicit", "--load-models", "*", *flags, wait_ready=wait_ready
+    )
 
 
 @pytest.fixture(scope="session", params=TRANSPORTS)

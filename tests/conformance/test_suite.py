@@ -5,32 +5,49 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
+import trustme
 
 from bench.conformance.outcome import Outcome, Result
 from bench.conformance.registry import CHECKS, SECTIONS
 from bench.conformance.report import by_section, told, verdict
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
-from tests.conformance.conftest import BUNDLED, GRAPHS, MIRRORS
-from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess
+from tests.conformance.conftest import BUNDLED, GRAPHS, MIRRORS, explicit
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess, eventually
 
 
 def test_every_section_has_checks():
     assert {check.section for check in CHECKS} == set(SECTIONS)
 
 
+def passes_in_full(target: Target, transport: str) -> None:
+    results = Suite(target, (*GRAPHS, *BUNDLED), MIRRORS, may_unload=True).run()
+    short = [result for result in results if result.outcome in (Outcome.FAIL, Outcome.UNSUPPORTED)]
+    fallen_short = [told(result) for result in short if not _is_known(result, transport)]
+    assert not fallen_short, "\n".join(fallen_short)
+    verdicts = {section: verdict(found) for section, found in by_section(results).items()}
+    assert verdicts == dict.fromkeys(SECTIONS, Outcome.PASS)
+
+
 def test_passes_in_full(server: ServerProcess):
     with Target(f"127.0.0.1:{server.grpc_port}", DEADLINE_SECONDS) as target:
-        suite = Suite(target, (*GRAPHS, *BUNDLED), MIRRORS, may_unload=True)
-        results = suite.run()
-    short = [result for result in results if result.outcome in (Outcome.FAIL, Outcome.UNSUPPORTED)]
-    fallen_short = [told(result) for result in short if not _is_known(result, server.transport)]
-    assert not fallen_short, "\n".join(fallen_short)
-    assert {section: verdict(found) for section, found in by_section(results).items()} == dict.fromkeys(
-        SECTIONS, Outcome.PASS
-    )
+        passes_in_full(target, server.transport)
+
+
+def test_passes_in_full_over_tls(repository: Path, tmp_path: Path):
+    authority = trustme.CA()
+    issued = authority.issue_cert("localhost", "127.0.0.1")
+    issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    tls = ("--tls-certificate", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.pem"))
+    with (
+        explicit(repository, "grpcio", *tls, wait_ready=False) as running,
+        Target(f"127.0.0.1:{running.grpc_port}", DEADLINE_SECONDS, authority.cert_pem.bytes()) as target,
+    ):
+        eventually(lambda: target.call("ServerReady").ready, "the server is ready")
+        passes_in_full(target, "grpcio")
 
 
 def test_nothing_fails_where_callers_may_not_load(default_server: ServerProcess):
