@@ -102,8 +102,7 @@ class FastNet(Network):
         if self.training or self.options.views == "single":
             return self._logits(inputs)
         both = self._logits(torch.cat([inputs, inputs.flip(3)]))  # (2 * N, K)
-        first, second = both.chunk(2)
-        return (first + second) / 2
+        return both.reshape(2, -1, both.shape[1]).mean(dim=0)
 
     def _logits(self, inputs: torch.Tensor) -> torch.Tensor:
         x = F.gelu(self.whiten(inputs))  #                 (N, 24, 31, 31)

@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 from export.data.pictures import encode_png
+from export.data.scenes import SCENES, draw_scene
 from service.spec import ImageSpec, TextSpec
 
 COUNT = 16
@@ -49,21 +50,25 @@ def golden_sentences() -> tuple[bytes, ...]:
 
 
 def golden_pictures(spec: ImageSpec) -> tuple[bytes, ...]:
-    """Draw digits in varied strokes, places, slants, sizes and noise, light on dark, as PNGs.
+    """Draw what such a model may know, as PNGs: digits for a grey one, scenes for a coloured one.
 
-    The last two are of another size and of another mode than the model's, so that decoding and
-    resizing are checked as well.
+    Digits vary in strokes, places, slants, sizes and noise, light on dark. The last two pictures are
+    of another size and of another mode than the model's, so that decoding and resizing are checked
+    as well.
     """
     rng = np.random.default_rng(1998)
     pictures = []
     for number in range(COUNT):
         is_odd_one = number >= COUNT - 2
         height, width = (spec.height + 9, spec.width + 13) if is_odd_one else (spec.height, spec.width)
+        if spec.mode == "RGB":
+            picture = draw_scene(list(SCENES)[number % len(SCENES)], height, width, seed=number)
+            pictures.append(encode_png(picture[..., :1] if number == COUNT - 1 else picture))
+            continue
         grey = _draw(number % 10, height, width, rng)
         noise = rng.integers(-20, 21, size=grey.shape) if number % 3 == 2 else 0
         grey = np.clip(grey + noise, 0, 255).astype(np.uint8)
-        has_colour = (spec.mode == "RGB") != (number == COUNT - 1)
-        pictures.append(encode_png(_tint(grey, rng) if has_colour else grey[..., np.newaxis]))
+        pictures.append(encode_png(_tint(grey, rng) if number == COUNT - 1 else grey[..., np.newaxis]))
     return tuple(pictures)
 
 
