@@ -36,7 +36,7 @@ def _backend(version: Path) -> OnnxBackend:
 def _random_graph(folder: Path) -> tuple[Probabilities, OnnxBackend]:
     """Convert an untrained TextCNN whose biases are large, so that a window of padding often is the maximum."""
     torch.manual_seed(0)
-    options = TextCNNOptions((2, 3, 5), filters=6, dimensions=8, dropout=0.5, max_norm=3.0, table="float16")
+    options = TextCNNOptions((2, 3, 5), 6, 8, dropout=0.5, max_norm=3.0, variant="rand", table="float16")
     network = TextCNN(options, Sizes(3, vocabulary=VOCABULARY))
     with torch.no_grad():
         for convolution in network.convolutions:
