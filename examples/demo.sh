@@ -101,5 +101,6 @@ wait_until_ready
 say "ready on $address"
 classify_pictures lenet5-mnist examples/pictures/digit-*
 classify_sentences textcnn-mr examples/sentences.txt
+classify_sentences textcnn-trec examples/questions.txt
 stop_server
 say "every answer came, and the server ended with 0 after SIGTERM"
