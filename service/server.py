@@ -23,6 +23,7 @@ from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
+from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
 from service.settings import Settings
 from service.transport.access import Access, TokenFile
@@ -60,6 +61,7 @@ class Server:
         self.metrics = Metrics(__version__, RUNTIME)
         self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle)
+        self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
@@ -137,6 +139,7 @@ class Server:
             _LOG.exception("loading the repository failed")
             self._die(error)
         else:
+            self._watchdog.start()
             if self._settings.model_control_mode == "poll":
                 self._watcher.start()
         self.loaded.set()
@@ -161,6 +164,7 @@ class Server:
         settings = self._settings
         self._lame_duck = True
         self._watcher.stop()
+        self._watchdog.stop()
         self._health.refresh()
         _LOG.info("draining", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         hurry.wait(settings.lame_duck_seconds)

@@ -63,6 +63,9 @@ class Settings:
     )
     max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
     max_queued_requests: int = _setting(1024, "most requests of one model that may wait")
+    run_timeout_seconds: float = _setting(
+        60.0, "a batch that runs longer hangs: its callers are answered and the version is loaded anew; 0: never"
+    )
     latency_objective_seconds: float = _setting(0.0, "deadline of a request that brings none or a later one; 0: none")
     max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
     max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
@@ -93,6 +96,7 @@ class Settings:
             ("max_batch_size", 0, 4096),
             ("max_queue_delay_seconds", 0, 10),
             ("max_queued_requests", 1, 1_000_000),
+            ("run_timeout_seconds", 0, 86400),
             ("latency_objective_seconds", 0, 3600),
             ("max_message_bytes", 1024, 2**31 - 1),
             ("max_concurrent_streams", 1, 1_000_000),

@@ -57,3 +57,7 @@ class Backend(Protocol):
             BackendFailed: The runtime failed; the session stays usable.
         """
         ...
+
+    def interrupt(self) -> None:
+        """Make every run under way end with BackendFailed, if the runtime still listens. For a backend given up."""
+        ...

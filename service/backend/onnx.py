@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import os
+import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -83,6 +84,8 @@ class OnnxBackend:
         self._outputs = [_spec(node) for node in self._session.get_outputs()]
         self._input_names = [spec.name for spec in self._inputs]
         self._output_names = [spec.name for spec in self._outputs]
+        self._local = threading.local()
+        self._run_options: list[ort.RunOptions] = []
         datatypes = {spec.datatype for spec in (*self._inputs, *self._outputs)}
         self._has_bf16 = "BF16" in datatypes
         if datatypes >= {"BF16", "BYTES"}:
@@ -109,11 +112,24 @@ class OnnxBackend:
         try:
             if self._has_bf16:
                 return self._run_with_values(feeds)
-            return list(self._session.run(self._output_names, feeds))
+            return list(self._session.run(self._output_names, feeds, self._options()))
         except Exception as error:
             # The text may hold paths and shapes of the graph: it is logged, never sent.
             _LOG.exception("ONNX Runtime failed on a batch")
             raise BackendFailed("the runtime failed on this batch") from error
+
+    def interrupt(self) -> None:
+        """See :class:`service.backend.base.Backend`; ONNX Runtime looks at it between two nodes."""
+        for options in self._run_options:
+            options.terminate = True
+
+    def _options(self) -> ort.RunOptions:
+        """Return this thread's options, which only :meth:`interrupt` ever changes."""
+        options = getattr(self._local, "options", None)
+        if options is None:
+            options = self._local.options = ort.RunOptions()
+            self._run_options.append(options)
+        return options
 
     def _run_with_values(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run a graph with BF16 tensors, which have no NumPy dtype that the runtime knows: as their bits."""
@@ -123,7 +139,7 @@ class OnnxBackend:
             else ort.OrtValue.ortvalue_from_numpy(array)
             for name, array in feeds.items()
         }
-        results = self._session.run_with_ort_values(self._output_names, values)
+        results = self._session.run_with_ort_values(self._output_names, values, self._options())
         return [_array(value, spec) for value, spec in zip(results, self._outputs, strict=True)]
 
 

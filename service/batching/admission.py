@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from service.batching.policy import BatchingPolicy
 from service.batching.queue import RequestQueue
@@ -18,15 +19,27 @@ from service.errors import (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class BatcherLimits:
+    """Bounds of one batcher.
+
+    Attributes:
+        max_queued_requests: Most requests that may be reserved or waiting at once.
+        instances: Threads that run batches, each with its own buffers; at least 1.
+    """
+
+    max_queued_requests: int
+    instances: int
+
+
 class Admission:
     """The door of one batcher; reads its queue, under its lock."""
 
-    def __init__(self, queue: RequestQueue, policy: BatchingPolicy, max_queued_requests: int, instances: int) -> None:
+    def __init__(self, queue: RequestQueue, policy: BatchingPolicy, limits: BatcherLimits) -> None:
         """Keep what is asked for at every arrival."""
         self._queue = queue
         self._policy = policy
-        self._max_queued_requests = max_queued_requests
-        self._instances = instances
+        self._limits = limits
 
     def refusal_at_door(self, reserved: int) -> ServingError | None:
         """Return why no place can be reserved, or None.
@@ -35,15 +48,15 @@ class Admission:
             reserved: Places taken by requests that are still being prepared.
         """
         waiting = len(self._queue) + reserved
-        if waiting < self._max_queued_requests:
+        if waiting < self._limits.max_queued_requests:
             return None
         policy = self._policy
-        batches = self._queue.rows / policy.max_batch_size / self._instances
+        batches = self._queue.rows / policy.max_batch_size / self._limits.instances
         group = next((request.group for request in self._queue), None)
         return QueueFull(
-            f"the queue is full: {waiting} requests wait, at most {self._max_queued_requests} may",
+            f"the queue is full: {waiting} requests wait, at most {self._limits.max_queued_requests} may",
             retry_after_seconds=max(batches, 1.0) * policy.cost.seconds(policy.max_batch_size, group),
-            facts={"queued": str(waiting), "limit": str(self._max_queued_requests)},
+            facts={"queued": str(waiting), "limit": str(self._limits.max_queued_requests)},
         )
 
     def refusal(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> ServingError | None:
@@ -71,4 +84,14 @@ class Admission:
             f"the answer would take {wait_seconds:.3f} s, the deadline leaves {request.deadline - now:.3f} s",
             retry_after_seconds=finish - request.deadline,
             facts={"queued": str(len(self._queue)), "predicted_seconds": f"{wait_seconds:.6f}"},
+        )
+
+    def too_late(self, request: PendingRequest, now: float) -> ServingError:
+        """Return what a request is told that waited and cannot be answered in time any more."""
+        if request.deadline <= now:
+            return DeadlineExceeded("the deadline passed while the request was queued")
+        policy = self._policy
+        return DeadlineUnmeetable(
+            "too many requests wait for an answer before the deadline",
+            retry_after_seconds=policy.cost.seconds(policy.max_batch_size, request.group),
         )

@@ -7,9 +7,8 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
-from service.batching.admission import Admission
+from service.batching.admission import Admission, BatcherLimits
 from service.batching.assembly import BatchBuffer
 from service.batching.instance import Instance, Run
 from service.batching.observer import Observer, ShieldedObserver
@@ -17,8 +16,7 @@ from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
 from service.errors import (
-    DeadlineExceeded,
-    DeadlineUnmeetable,
+    BackendFailed,
     ModelNotReady,
     RequestCancelled,
     ServingError,
@@ -27,19 +25,6 @@ from service.errors import (
 
 _LOG = logging.getLogger(__name__)
 _IDLE = -math.inf
-
-
-@dataclass(frozen=True, slots=True)
-class BatcherLimits:
-    """Bounds of one batcher.
-
-    Attributes:
-        max_queued_requests: Most requests that may be reserved or waiting at once.
-        instances: Threads that run batches, each with its own buffers; at least 1.
-    """
-
-    max_queued_requests: int
-    instances: int
 
 
 class Batcher:
@@ -91,10 +76,11 @@ class Batcher:
         self._clock = clock
         self._on_death = on_death
         self._queue = RequestQueue()
-        self._admission = Admission(self._queue, policy, limits.max_queued_requests, limits.instances)
+        self._admission = Admission(self._queue, policy, limits)
         self._reserved = 0
         self._idle = limits.instances
         self._busy_until = [_IDLE] * limits.instances
+        self._running: list[tuple[float, Release] | None] = [None] * limits.instances
         self._closing = False
         self._dead = False
         self._lock = threading.Lock()
@@ -186,6 +172,19 @@ class Batcher:
             self._observer.cancelled("queued")
             request.refuse(RequestCancelled("the caller left"))
 
+    def is_wedged(self, limit_seconds: float) -> bool:
+        """Tell whether a batch has been running for longer than that."""
+        now = self._clock()
+        with self._lock:
+            return any(batch is not None and now - batch[0] > limit_seconds for batch in self._running)
+
+    def abandon(self) -> None:
+        """Give up at once: refuse what is queued and what runs; a batch that ends later is dropped."""
+        self._end()
+        for batch in self._running:
+            for request in batch[1].requests if batch is not None else ():
+                request.refuse(BackendFailed("the batch did not end in time"))
+
     def close(self, grace_seconds: float | None = None) -> None:
         """Admit nothing more, finish what is reserved, queued or running, end the threads.
 
@@ -246,6 +245,7 @@ class Batcher:
             if isinstance(decision, Release):
                 self._queue.take(decision.group, [*decision.late, *decision.requests])
                 if decision.requests:
+                    self._running[number] = (now, decision)
                     rows = sum(request.rows for request in decision.requests)
                     self._busy_until[number] = now + self.policy.cost.seconds(rows, decision.group)
                     self._idle -= 1
@@ -259,22 +259,14 @@ class Batcher:
     def _mark_idle(self, number: int) -> None:
         if self._busy_until[number] != _IDLE:
             self._busy_until[number] = _IDLE
+            self._running[number] = None
             self._idle += 1
             self._settled.notify_all()
 
     def _refuse_late(self, release: Release) -> None:
-        if not release.late:
-            return
         now = self._clock()
-        passed = [request for request in release.late if request.deadline <= now]
-        self._reject(passed, DeadlineExceeded("the deadline passed while the request was queued"))
-        retry_seconds = self.policy.cost.seconds(self.policy.max_batch_size, release.group)
-        self._reject(
-            [request for request in release.late if request.deadline > now],
-            DeadlineUnmeetable(
-                "too many requests wait for an answer before the deadline", retry_after_seconds=retry_seconds
-            ),
-        )
+        for request in release.late:
+            self._reject([request], self._admission.too_late(request, now))
 
     def _reject(self, requests: Iterable[PendingRequest], error: ServingError) -> None:
         for request in requests:
@@ -282,6 +274,11 @@ class Batcher:
             request.refuse(error)
 
     def _die(self) -> None:
+        if self._end():
+            self._on_death()
+
+    def _end(self) -> bool:
+        """Admit and run nothing more, refuse what is queued; tell whether this was the end."""
         with self._lock:
             was_dead = self._dead
             self._dead = self._closing = True
@@ -289,8 +286,7 @@ class Batcher:
             self._work.notify_all()
             self._settled.notify_all()
         self._reject(leftover, ModelNotReady("the model stopped working"))
-        if not was_dead:
-            self._on_death()
+        return not was_dead
 
 
 def _unloading() -> Unloading:

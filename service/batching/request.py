@@ -73,9 +73,11 @@ class PendingRequest:
         reply: Where the answer goes.
         queued: Instant at which its preparation was over, on the same clock.
         cancelled: The caller left while the batch was running; its rows are dropped.
+
+    It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
     """
 
-    __slots__ = ("arrival", "cancelled", "deadline", "group", "inputs", "queued", "reply", "rows")
+    __slots__ = ("_unsettled", "arrival", "cancelled", "deadline", "group", "inputs", "queued", "reply", "rows")
 
     def __init__(
         self,
@@ -94,17 +96,29 @@ class PendingRequest:
         self.reply = reply
         self.queued = arrival if queued is None else queued
         self.cancelled = False
+        self._unsettled = [True]
 
     def answer(self, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        """Settle it with its own rows. Whoever took it out of the queue settles it, once."""
+        """Settle it with its own rows, unless it is settled."""
+        if not self._settle():
+            return
         try:
             self.reply.answer(outputs, self, facts)
         except Exception:
             _LOG.exception("a reply failed")
 
     def refuse(self, error: ServingError) -> None:
-        """Settle it with a failure. Whoever took it out of the queue settles it, once."""
+        """Settle it with a failure, unless it is settled."""
+        if not self._settle():
+            return
         try:
             self.reply.refuse(error)
         except Exception:
             _LOG.exception("a reply failed")
+
+    def _settle(self) -> bool:
+        """Tell whether this is the first time; popping from a list is one step for every thread."""
+        try:
+            return self._unsettled.pop()
+        except IndexError:
+            return False

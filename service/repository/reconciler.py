@@ -6,6 +6,7 @@ a thread that nobody's request waits for: a slow or vanished disk delays changes
 
 from __future__ import annotations
 
+import collections
 import logging
 import threading
 from collections.abc import Callable, Sequence
@@ -62,6 +63,7 @@ class Reconciler:
         self._load = load
         self._changing = threading.Lock()
         self._tried: dict[tuple[str, int], Fingerprint] = {}
+        self._fallen: collections.deque[tuple[str, int]] = collections.deque()
 
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
@@ -257,9 +259,31 @@ class Reconciler:
 
     def _on_death(self, folder: VersionFolder) -> None:
         """An instance's thread died: the version answers nothing any more and says so."""
-        reason = "an instance's thread died"
-        status = VersionStatus(folder.name, folder.version, "UNAVAILABLE", reason, "it stopped working")
-        self._lifecycle.set_status(status)
+        self._fell(folder.name, folder.version, "an instance's thread died")
+
+    def give_up(self, servable: Servable) -> None:
+        """Answer the callers of a version that hangs, and lend it no more."""
+        self._fell(servable.name, servable.version, "an instance hangs")
+        servable.batcher.abandon()
+        servable.interrupt()
+
+    def fallen(self) -> list[tuple[str, int]]:
+        """Return the versions that died or were given up since the last call."""
+        fallen = []
+        while self._fallen:
+            fallen.append(self._fallen.popleft())
+        return fallen
+
+    def revive(self, name: str, version: int) -> None:
+        """Load a fallen version anew, if the repository still holds it."""
+        with self._changing:
+            found = [folder for folder in self._folders(name) if folder.version == version]
+            for folder in found:
+                self._load_one(folder, self._settings_of(name))
+
+    def _fell(self, name: str, version: int, reason: str) -> None:
+        self._lifecycle.set_status(VersionStatus(name, version, "UNAVAILABLE", reason, "it stopped working"))
+        self._fallen.append((name, version))
 
     def _unload(self, servable: Servable, *, exists: bool) -> None:
         self._lifecycle.withdraw(servable)

@@ -12,8 +12,9 @@ import numpy as np
 
 from service.backend.base import Backend, Provider
 from service.backend.onnx import OnnxBackend
+from service.batching.admission import BatcherLimits
 from service.batching.assembly import BatchBuffer
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import Batcher
 from service.batching.cost import CostModel, buckets_up_to
 from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
@@ -66,6 +67,7 @@ class Servable:
         load_seconds: Time that loading took.
         batcher: Takes the requests.
         metrics: Counts them.
+        interrupt: Makes the backend's runs under way end, if it still listens; for a version given up.
     """
 
     name: str
@@ -86,6 +88,7 @@ class Servable:
     load_seconds: float
     batcher: Batcher
     metrics: ModelMetrics
+    interrupt: Callable[[], None]
 
     @property
     def verified(self) -> bool:
@@ -227,6 +230,7 @@ def load(
         load_seconds=time.monotonic() - started,
         batcher=batcher,
         metrics=model_metrics,
+        interrupt=backend.interrupt,
     )
     _publish_gauges(servable, cost, metrics)
     return servable

@@ -241,11 +241,19 @@ class FakeBatcher:
         self.requests: list[PendingRequest] = []
         self.cancelled: list[PendingRequest] = []
         self.closed_with: list[float | None] = []
+        self.wedged = False
+        self.abandoned = False
         self.queued = 0
         self.running = 0
         self.instances = 2
         self.policy = BatchingPolicy(linear_cost(), 4, 0.25)
         self.door_refusal: ServingError | None = None
+
+    def is_wedged(self, limit_seconds: float) -> bool:
+        return self.wedged and limit_seconds > 0
+
+    def abandon(self) -> None:
+        self.abandoned = True
 
     def reserve(self) -> None:
         if self.door_refusal is not None and self.reserved >= self.places:
@@ -301,6 +309,7 @@ def make_servable(
         "batcher": batcher or FakeBatcher(),
         **changes,
     }
+    fields.setdefault("interrupt", lambda: None)
     fields.setdefault("metrics", ModelMetrics(metrics, fields["name"], str(fields["version"]), lambda: 1234))
     return Servable(**fields)
 

@@ -21,6 +21,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_queue_delay_seconds": (0, 10),
     "max_queued_requests": (1, 1_000_000),
     "latency_objective_seconds": (0, 3600),
+    "run_timeout_seconds": (0, 86400),
     "max_message_bytes": (1024, 2**31 - 1),
     "max_concurrent_streams": (1, 1_000_000),
     "max_picture_bytes": (1, 2**31 - 1),

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.batching.admission import Admission
+from service.batching.admission import Admission, BatcherLimits
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
@@ -54,7 +54,7 @@ def simulate(
 ) -> Outcome:
     """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked."""
     queue, busy_until = RequestQueue(), 0.0
-    door = Admission(queue, policy, len(arrivals), 1)
+    door = Admission(queue, policy, BatcherLimits(len(arrivals), 1))
     coming = [PendingRequest(_ROW, "g", arrival + limit_seconds, arrival, _REPLY) for arrival in reversed(arrivals)]
     latencies: list[float] = []
     in_time = dropped = refused = 0

@@ -566,3 +566,29 @@ def test_many_callers_at_once() -> None:
     assert requests
     assert set(stage.finish(requests)) <= {"OK", "CANCELLED"}
     assert stage.deaths == 0
+
+
+class TestWedged:
+    """A run that does not return: its callers are answered, and what it returns at last is dropped."""
+
+    def test_a_batch_hangs_when_it_ran_longer_than_the_limit(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        stage.clock.advance(5.0)
+        assert not stage.batcher.is_wedged(5.0)
+        stage.clock.advance(0.1)
+        assert stage.batcher.is_wedged(5.0)
+        stage.backend.open()
+        assert stage.finish([running]) == ["OK"]
+        assert not stage.batcher.is_wedged(0.0)
+
+    def test_giving_up_answers_who_runs_and_who_waits_once(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        waiting = stage.submit(make_request(1), make_request(2))
+        stage.batcher.abandon()
+        assert statuses([running, *waiting]) == ["INTERNAL", "UNAVAILABLE", "UNAVAILABLE"]
+        with pytest.raises(ModelNotReady):
+            stage.batcher.reserve()
+        stage.backend.open()
+        stage.batcher.close(GUARD_SECONDS)
+        assert [reply_of(request).times_settled for request in (running, *waiting)] == [1, 1, 1]
+        assert stage.deaths == 0

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.batching.admission import Admission
+from service.batching.admission import Admission, BatcherLimits
 from service.batching.cost import CostModel
 from service.batching.policy import BatchingPolicy, Release, WaitUntil
 from service.batching.queue import RequestQueue
@@ -217,9 +217,10 @@ class TestPredictedFinish:
     def test_the_door_counts_only_those_who_will_not_be_dropped_for_it(self, policy: BatchingPolicy) -> None:
         request = make_request(deadline=NOW + 0.01)
         hurried = queue_of(*due(*[0.01] * 50))
-        assert Admission(hurried, policy, 100, 1).refusal(request, [NOW], NOW) is None
+        limits = BatcherLimits(100, 1)
+        assert Admission(hurried, policy, limits).refusal(request, [NOW], NOW) is None
         patient = queue_of(*(make_request() for _ in range(50)))
-        assert isinstance(Admission(patient, policy, 100, 1).refusal(request, [NOW], NOW), DeadlineUnmeetable)
+        assert isinstance(Admission(patient, policy, limits).refusal(request, [NOW], NOW), DeadlineUnmeetable)
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,69 @@
+"""Brings back versions whose instance died or hangs: their callers are answered, a new session is loaded and proven."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from service.repository.lifecycle import Lifecycle, VersionStatus
+from service.repository.reconciler import Reconciler
+
+_LOG = logging.getLogger(__name__)
+_LOOK_EVERY_SECONDS = 1.0
+_MOST_REVIVALS = 3  # of one version; what falls again and again needs a person
+
+
+class Watchdog:
+    """Looks from a thread of its own. Owned by the server, which stops it."""
+
+    def __init__(self, lifecycle: Lifecycle, reconciler: Reconciler, run_timeout_seconds: float) -> None:
+        """Wire up; see :meth:`start`.
+
+        Args:
+            lifecycle: Whose servables are watched.
+            reconciler: Loads versions anew.
+            run_timeout_seconds: A batch that runs longer hangs; 0 for never.
+        """
+        self._lifecycle = lifecycle
+        self._reconciler = reconciler
+        self._run_timeout_seconds = run_timeout_seconds
+        self._revivals: dict[tuple[str, int], int] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+
+    def start(self) -> None:
+        """Look at intervals from now on."""
+        self._thread.start()
+
+    def stop(self) -> None:
+        """Look no more; does not wait for a look that is under way."""
+        self._stop.set()
+
+    def look(self) -> None:
+        """Give up what hangs, and load anew what fell."""
+        for status in self._lifecycle.statuses():
+            if status.state == "READY":
+                self._give_up_if_wedged(status)
+        for name, version in self._reconciler.fallen():
+            count = self._revivals[name, version] = self._revivals.get((name, version), 0) + 1
+            fields = {"model": name, "version": version, "times": count}
+            if count > _MOST_REVIVALS:
+                _LOG.error("model version fell too often and stays down until it changes", extra={"fields": fields})
+                continue
+            _LOG.warning("model version is loaded anew", extra={"fields": fields})
+            self._reconciler.revive(name, version)
+
+    def _give_up_if_wedged(self, status: VersionStatus) -> None:
+        if not self._run_timeout_seconds:
+            return
+        for servable in self._lifecycle.servables(status.name):
+            if servable.version == status.version and servable.batcher.is_wedged(self._run_timeout_seconds):
+                _LOG.error("an instance hangs", extra={"fields": {"model": status.name, "version": status.version}})
+                self._reconciler.give_up(servable)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY_SECONDS):
+            try:
+                self.look()
+            except Exception:
+                _LOG.exception("looking after the instances failed; the next look will be in time")

@@ -1,0 +1,91 @@
+"""Versions that die or hang come back, a few times, and the others never notice."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import pytest
+
+from service.errors import ManifestInvalid
+from service.repository.watchdog import Watchdog
+from tests.unit.service.repository.test_reconciler import Stage
+
+
+def watched(stage: Stage, run_timeout_seconds: float = 5.0) -> Watchdog:
+    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds)
+
+
+def test_nothing_happens_while_all_is_well(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    loaded: list[str] = []
+    stage.loader.during = loaded.append
+    watched(stage).look()
+    assert loaded == []
+    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+
+
+def test_a_version_whose_instance_died_is_loaded_anew(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    old = stage.lifecycle.find("a")
+    stage.loader.on_death["a/1"]()
+    assert not stage.lifecycle.is_ready
+    watched(stage).look()
+    assert stage.lifecycle.find("a") is not old
+    assert stage.lifecycle.is_ready
+
+
+def test_a_version_that_hangs_is_given_up_and_loaded_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    old, hanging, other = stage.lifecycle.find("a"), stage.loader.batchers["a/1"], stage.loader.batchers["b/1"]
+    hanging.wedged = True
+    with caplog.at_level(logging.ERROR):
+        watched(stage).look()
+    assert hanging.abandoned
+    assert not other.abandoned
+    assert stage.lifecycle.find("a") is not old
+    assert "an instance hangs" in caplog.text
+
+
+def test_it_is_down_until_it_is_loaded_anew(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    seen: list[dict[str, str]] = []
+    stage.loader.during = lambda _place: seen.append(stage.states)
+    stage.loader.batchers["a/1"].wedged = True
+    watched(stage).look()
+    assert seen == [{"a/1": "LOADING"}]
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_without_a_limit_nothing_hangs(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.loader.batchers["a/1"].wedged = True
+    watched(stage, run_timeout_seconds=0).look()
+    assert not stage.loader.batchers["a/1"].abandoned
+
+
+def test_what_falls_again_and_again_stays_down_until_it_changes(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    watchdog = watched(stage)
+    for _ in range(3):
+        stage.loader.on_death["a/1"]()
+        watchdog.look()
+        assert stage.states == {"a/1": "READY"}
+    stage.loader.on_death["a/1"]()
+    watchdog.look()
+    watchdog.look()
+    assert stage.states == {"a/1": "UNAVAILABLE"}
+    stage.change("a/1")
+    stage.reconciler.poll()
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_a_version_that_is_gone_or_fails_stays_down(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    stage.loader.failures["a/1"] = ManifestInvalid("no")
+    stage.remove("b")
+    stage.loader.on_death["a/1"]()
+    stage.loader.on_death["b/1"]()
+    watched(stage).look()
+    assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "UNAVAILABLE"}
+    assert [status.reason for status in stage.lifecycle.statuses()] == ["no", "an instance's thread died"]
