@@ -21,6 +21,7 @@ from export.evaluate import evaluate_graph
 from export.progress import Bar, Reporter
 from export.publish import publish_run
 from export.recipe import Recipe, find_recipe
+from export.report import write_report
 from export.run import with_epochs
 from export.runner import Plan, load_classifier, open_divided, run_all
 from export.verify import verify_run, verify_version
@@ -79,7 +80,11 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--all", action="store_true", help="every example, not only the test split")
     quantize = commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs")
     add_quantize(quantize)
-    for command in (listing, load, publish, verify, evaluate, quantize):
+    report = commands.add_parser("report", help="draw a run's learning curves, confusion matrix and worst mistakes")
+    report.set_defaults(command=_report)
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
+    report.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
+    for command in (listing, load, publish, verify, evaluate, quantize, report):
         command.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
     return parser
 
@@ -121,6 +126,11 @@ def _train(arguments: argparse.Namespace, console: Console) -> int:
 
 def _publish(arguments: argparse.Namespace, console: Console) -> int:
     publish_run(arguments.run_dir, arguments.models, arguments.version, arguments.data, _say(console))
+    return 0
+
+
+def _report(arguments: argparse.Namespace, console: Console) -> int:
+    _say(console)(f"report: {write_report(arguments.run_dir, arguments.data)}")
     return 0
 
 
