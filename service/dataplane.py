@@ -128,6 +128,11 @@ class DataPlane:
         batcher = gather.servable.batcher
         size = min(-(-len(gather.items) // self._pool_threads), gather.servable.max_batch_size)
         parts = [range(start, min(start + size, len(gather.items))) for start in range(0, len(gather.items), size)]
+        if len(parts) > batcher.max_queued_requests:
+            raise InvalidInput(
+                f"{len(gather.items)} items make {len(parts)} batches, the queue holds {batcher.max_queued_requests}: "
+                "send fewer a call"
+            )
         reserved = 0
         try:
             for _ in parts:

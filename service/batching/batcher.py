@@ -106,6 +106,11 @@ class Batcher:
         return self._limits.instances - self._idle
 
     @property
+    def max_queued_requests(self) -> int:
+        """Most requests that may be reserved or waiting at once."""
+        return self._limits.max_queued_requests
+
+    @property
     def instances(self) -> int:
         """Threads that run batches."""
         return self._limits.instances

@@ -22,7 +22,7 @@ Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 # Sentence lengths at which cost is measured; longer groups are extrapolated and then learned.
 LENGTH_GROUPS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
-_MEASURED_LENGTHS = LENGTH_GROUPS[:3]
+_LONGEST_MEASURED = 64
 _REPEATS = 4
 _REPEAT_BELOW_SECONDS = 0.05  # a batch that takes longer tells enough in one run
 _UNMEASURED_SECONDS = 1e-3
@@ -116,7 +116,7 @@ def _difference(got: np.ndarray, expected: np.ndarray, bucket: int, rows: np.nda
 
 
 def measure(
-    run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int], *, by_length: bool
+    run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int], *, max_tokens: int | None
 ) -> dict[Hashable, list[list[float]]]:
     """Time each bucket, for each measured group of lengths if the model takes sentences.
 
@@ -124,20 +124,22 @@ def measure(
         run: The backend.
         inputs: The graph's inputs; zeros are run, or empty strings.
         buckets: Batch sizes, ascending.
-        by_length: Whether the free trailing dimension is a sentence's length.
+        max_tokens: Longest sentence, whose length is then the free trailing dimension; None for no sentences.
 
     Returns:
         For each group the measured seconds of each bucket, as ``CostModel`` takes them. A graph
         that does not run on zeros (a third party's) is given a guess, which serving corrects.
     """
-    if not by_length:
+    if max_tokens is None:
         return {None: _measure_group(run, inputs, buckets, 1)}
-    table: dict[Hashable, list[list[float]]] = {
-        length: _measure_group(run, inputs, buckets, length) for length in _MEASURED_LENGTHS
-    }
-    longest = _MEASURED_LENGTHS[-1]
-    for length in LENGTH_GROUPS[len(_MEASURED_LENGTHS) :]:
-        table[length] = [[seconds * length / longest for seconds in samples] for samples in table[longest]]
+    groups = [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
+    table: dict[Hashable, list[list[float]]] = {}
+    for group in groups:
+        if group <= _LONGEST_MEASURED:
+            table[group] = _measure_group(run, inputs, buckets, group)
+            longest = group
+        else:
+            table[group] = [[seconds * group / longest for seconds in samples] for samples in table[longest]]
     return table
 
 

@@ -17,7 +17,6 @@ from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher
 from service.batching.cost import CostModel, buckets_up_to
 from service.batching.policy import BatchingPolicy
-from service.batching.request import BatchFacts, PendingRequest
 from service.errors import GraphInvalid, ManifestInvalid
 from service.golden import read_golden
 from service.manifest import (
@@ -35,13 +34,13 @@ from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.batch_view import BatchView, batch_view
+from service.repository.metered import MeteredBatches
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.spec import TextSpec
 from service.tensors import TensorSpec
 
 _DEFAULT_MAX_BATCH_SIZE = 32
-_MAX_COUNTED_CLASSES = 1000  # each class is a series; of a model with more, predictions are not counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,43 +103,6 @@ class Servable:
         return tuple(array.shape[1:] for array in inputs)
 
 
-class _MeteredBatches:
-    """Passes what the batcher tells on to the metrics."""
-
-    def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
-        self._metrics = metrics
-        self._labels = labels if len(labels) <= _MAX_COUNTED_CLASSES else ()
-
-    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        self._metrics.observe_batch(
-            [facts.released - request.queued for request in requests],
-            rows=facts.rows,
-            padding=facts.padding_ratio,
-            assemble=facts.assemble_seconds,
-            infer=facts.infer_seconds,
-            reason=facts.release_reason,
-        )
-        if self._labels:
-            probabilities = outputs[0][: facts.rows]
-            best = probabilities.argmax(axis=1)
-            confidences = probabilities[np.arange(facts.rows), best]
-            self._metrics.observe_predictions(
-                zip((self._labels[i] for i in best.tolist()), confidences.tolist(), strict=True)
-            )
-
-    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
-        self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
-
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """Every member's call counts its own failure."""
-
-    def rejected(self, reason: str) -> None:
-        self._metrics.rejected(reason)
-
-    def cancelled(self, stage: str) -> None:
-        self._metrics.cancelled(stage)
-
-
 def summary(servable: Servable) -> dict[str, object]:
     """Return what the log says of a version that became READY."""
     return {
@@ -197,16 +159,17 @@ def load(
         preparer = Preparer(manifest.preprocessing, folder.path, limits)
     buckets = buckets_up_to(max_batch_size)
     golden = _prove(manifest, folder, graph, preparer, buckets)
-    is_text = preparer is not None and isinstance(preparer.spec, TextSpec)
-    cost = CostModel(buckets, proof.measure(graph.run, graph.inputs, buckets, by_length=is_text))
+    text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
+    max_tokens = text.max_tokens if text else None
+    cost = CostModel(buckets, proof.measure(graph.run, graph.inputs, buckets, max_tokens=max_tokens))
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
-    padding_id = preparer.spec.padding_id if preparer is not None and isinstance(preparer.spec, TextSpec) else 0
+    padding_id = text.padding_id if text else 0
     batcher = Batcher(
         graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds),
         limits=BatcherLimits(settings.max_queued_requests, instances),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
-        observer=_MeteredBatches(model_metrics, labels),
+        observer=MeteredBatches(model_metrics, labels),
         on_death=on_death,
     )
     batcher.start(folder.name)

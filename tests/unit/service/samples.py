@@ -242,6 +242,7 @@ class FakeBatcher:
         self.cancelled: list[PendingRequest] = []
         self.closed_with: list[float | None] = []
         self.wedged = False
+        self.max_queued_requests = 64
         self.abandoned = False
         self.queued = 0
         self.running = 0

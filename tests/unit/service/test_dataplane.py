@@ -491,3 +491,10 @@ def test_a_manifest_of_a_larger_batch_makes_larger_parts() -> None:
     world.classify(GOOD)
     world.pool.run_all()
     assert [request.rows for request in world.batcher.requests] == [8]
+
+
+def test_a_call_that_the_queue_could_never_hold_is_no_overload(world: World) -> None:
+    world.batcher.max_queued_requests = 1
+    message = refusal(lambda: world.classify(GOOD[:4]))
+    assert message == "4 items make 2 batches, the queue holds 1: send fewer a call"
+    assert world.batcher.reserved == 0

@@ -187,7 +187,7 @@ PAIR = TensorSpec("x", "FP32", (-1, 2))
 
 def test_every_bucket_is_timed_largest_first() -> None:
     backend = Backend()
-    table = measure(backend, [PAIR], [1, 2, 4], by_length=False)
+    table = measure(backend, [PAIR], [1, 2, 4], max_tokens=None)
     assert list(table) == [None]
     assert [len(samples) > 0 for samples in table[None]] == [True] * 3
     assert all(seconds >= 0 for samples in table[None] for seconds in samples)
@@ -201,7 +201,7 @@ def test_sentences_are_timed_by_length_and_longer_ones_extrapolated() -> None:
         shapes.add(inputs[0].shape)
         return []
 
-    table = measure(run, [FREE], [1, 3], by_length=True)
+    table = measure(run, [FREE], [1, 3], max_tokens=4096)
     assert shapes == {(bucket, length) for bucket in (1, 3) for length in (16, 32, 64)}
     assert list(table) == list(LENGTH_GROUPS)
     assert table[128] == [[2 * seconds for seconds in samples] for samples in table[64]]
@@ -214,7 +214,7 @@ def test_a_free_dimension_is_run_at_one() -> None:
         shapes.update(array.shape for array in inputs)
         return []
 
-    measure(run, [TensorSpec("x", "FP32", (-1, -1, 3)), PAIR], [2], by_length=False)
+    measure(run, [TensorSpec("x", "FP32", (-1, -1, 3)), PAIR], [2], max_tokens=None)
     assert shapes == {(2, 1, 3), (2, 2)}
 
 
@@ -223,14 +223,14 @@ def test_text_is_run_as_text() -> None:
         assert inputs[0].tolist() == [[""], [""]]
         return []
 
-    assert len(measure(run, [TensorSpec("s", "BYTES", (-1, 1))], [2], by_length=False)[None]) == 1
+    assert len(measure(run, [TensorSpec("s", "BYTES", (-1, 1))], [2], max_tokens=None)[None]) == 1
 
 
 def test_a_graph_that_does_not_run_on_zeros_is_given_a_guess_that_grows() -> None:
     def fail(_: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise BackendFailed("no")
 
-    (small,), (large,) = measure(fail, [PAIR], [1, 8], by_length=False)[None]
+    (small,), (large,) = measure(fail, [PAIR], [1, 8], max_tokens=None)[None]
     assert 0 < small < large
 
 
@@ -240,7 +240,7 @@ def test_a_backend_that_fails_at_one_size_is_timed_at_the_others() -> None:
             raise BackendFailed("not two")
         return []
 
-    one, two, four = measure(run, [PAIR], [1, 2, 4], by_length=False)[None]
+    one, two, four = measure(run, [PAIR], [1, 2, 4], max_tokens=None)[None]
     assert len(two) == 1
     assert len(one) > 1
     assert len(four) > 1
@@ -249,3 +249,8 @@ def test_a_backend_that_fails_at_one_size_is_timed_at_the_others() -> None:
 def test_the_golden_pictures_are_the_ones_the_graph_answers() -> None:
     golden = picture_golden()
     assert replay(lambda inputs: [picture_probabilities(inputs[0])], golden, [1, 2], 1e-6).count == 3
+
+
+def test_no_group_is_longer_than_the_longest_sentence() -> None:
+    assert list(measure(lambda _inputs: [], [FREE], [1], max_tokens=100)) == [16, 32, 64, 128]
+    assert list(measure(lambda _inputs: [], [FREE], [1], max_tokens=10)) == [16]

@@ -1,0 +1,53 @@
+"""From what a batcher tells to what the metrics count."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.batching.request import BatchFacts, PendingRequest
+from service.metrics import ModelMetrics
+
+_MAX_COUNTED_CLASSES = 1000  # each class is a series; of a model with more, predictions are not counted
+
+
+class MeteredBatches:
+    """Passes what the batcher tells on to the metrics."""
+
+    def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
+        self._metrics = metrics
+        self._labels = labels if len(labels) <= _MAX_COUNTED_CLASSES else ()
+
+    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
+        """Count a batch, and its predictions."""
+        self._metrics.observe_batch(
+            [facts.released - request.queued for request in requests],
+            rows=facts.rows,
+            padding=facts.padding_ratio,
+            assemble=facts.assemble_seconds,
+            infer=facts.infer_seconds,
+            reason=facts.release_reason,
+        )
+        if self._labels:
+            probabilities = outputs[0][: facts.rows]
+            best = probabilities.argmax(axis=1)
+            confidences = probabilities[np.arange(facts.rows), best]
+            self._metrics.observe_predictions(
+                zip((self._labels[i] for i in best.tolist()), confidences.tolist(), strict=True)
+            )
+
+    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
+        """Count the time that the replies took."""
+        self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
+
+    def failed(self, requests: Sequence[PendingRequest]) -> None:
+        """Every member's call counts its own failure."""
+
+    def rejected(self, reason: str) -> None:
+        """Count a refusal."""
+        self._metrics.rejected(reason)
+
+    def cancelled(self, stage: str) -> None:
+        """Count a caller who left."""
+        self._metrics.cancelled(stage)
