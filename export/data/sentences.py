@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import re
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ from export.errors import DataInvalid
 # Looked for in a folder, in this order.
 _WHOLE = ("all.tsv", "{name}.tsv", "{name}/all.tsv")
 _TRAIN, _HELD_OUT, _TEST = "train.tsv", "dev.tsv", "test.tsv"
+_WORD = re.compile("[A-Za-z0-9]")
 _PHRASES = ("train_phrases.tsv", "train_phrases.tsv.gz")
 
 
@@ -82,6 +84,8 @@ def read_phrases(source: Source, name: str, labels: Sequence[str]) -> DataSet:
     if phrases is None or missing:
         raise DataInvalid(f"{path}: holds no {(missing or _PHRASES)[0]}, which a set with phrases needs")
     parts = [_read_tsv(file, classes) for file in (path / _TRAIN, phrases)]
+    # A treebank labels its full stops and dashes, too; no cleaning leaves a word of them.
+    parts[1] = parts[1].select([row for row, text in enumerate(parts[1].texts) if _WORD.search(text)])
     train = Sentences([*parts[0].texts, *parts[1].texts], np.concatenate([part.labels for part in parts]))
     held_out, test = (_read_tsv(path / split, classes) for split in (_HELD_OUT, _TEST))
     return DataSet(name, classes, train, test, "test", held_out)
