@@ -100,6 +100,8 @@ start_server
 wait_until_ready
 say "ready on $address"
 classify_pictures lenet5-mnist examples/pictures/digit-*
+classify_pictures fastnet94-cifar10 examples/pictures/scene-*
+classify_pictures resnet20-cifar10 examples/pictures/scene-*
 classify_sentences textcnn-mr examples/sentences.txt
 classify_sentences textcnn-trec examples/questions.txt
 stop_server
