@@ -5,8 +5,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from export.data import DataSet, hold_out, report, with_fold
-from export.data.base import fold_of
+from export.data import DataSet, report, with_fold
+from export.data.base import fold_of, hold_out
 from export.data.sentences import Sentences
 from export.errors import DataInvalid
 
