@@ -20,7 +20,7 @@ def _main(*arguments: object) -> int:
 def test_list_names_recipes_and_architectures(capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
-    for word in ("lenet5-mnist", "textcnn-mr", "lenet5 ", "textcnn "):
+    for word in ("lenet5-mnist", "textcnn-mr", "lenet5 ", "textcnn-rand "):
         assert word in out
 
 

@@ -185,5 +185,5 @@ def test_a_reader_must_fit_the_preprocessing() -> None:
         open_data(tiny_recipe("lenet5-mnist", reader='"sentences"'), Source(Path()))
     with pytest.raises(RecipeInvalid, match=r"reader 'pictures' needs preprocessing\.kind = 'image'"):
         open_data(tiny_recipe("textcnn-mr", reader='"pictures"'), Source(Path()))
-    with pytest.raises(RecipeInvalid, match=r"data\.reader: expected one of pictures, sentences, got 'sound'"):
+    with pytest.raises(RecipeInvalid, match=r"data\.reader: expected one of pictures, sentences, phrases, got 'sound'"):
         open_data(tiny_recipe("textcnn-mr", reader='"sound"'), Source(Path()))
