@@ -1,0 +1,304 @@
+"""deploy/prometheus and deploy/grafana against a real Prometheus that scrapes two servers, a sound and a sick one."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import threading
+import time
+import urllib.parse
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+import yaml
+
+from service.pb.convserve.classification.v1 import classification_pb2
+from tests.deploy.conftest import DEPLOY, ROOT, check, free_ports, program, running
+from tests.integration import graphs
+from tests.integration.harness import MODELS, ServerProcess, eventually, http_get, infer_request
+
+RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
+UNIT_TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
+DASHBOARD = DEPLOY / "grafana" / "dashboards" / "convserve.json"
+ADAPTER = DEPLOY / "kubernetes" / "overlays" / "monitoring" / "prometheus-adapter-values.yaml"
+WINDOW = "20s"
+LONGEST_QUEUE = 100
+NOT_HERE = {
+    "ConvserveNobodyServes": "nobody may serve, so it is looked at last",
+    "ConvserveConfidenceDropped": "compares with the day before: deploy/prometheus/tests/drift.yml",
+}
+
+
+def rules(kind: str) -> dict[str, str]:
+    """Return the expressions of all alerts (``alert``) or recorded series (``record``)."""
+    groups = [group for path in RULES for group in yaml.safe_load(path.read_text())["groups"]]
+    return {rule[kind]: rule["expr"] for group in groups for rule in group["rules"] if kind in rule}
+
+
+def panels() -> list[tuple[str, str]]:
+    """Return title and expression of every query of the dashboard."""
+    dashboard = json.loads(DASHBOARD.read_text())
+    return [(panel["title"], target["expr"]) for panel in dashboard["panels"] for target in panel.get("targets", ())]
+
+
+def test_every_alert_is_tested_and_explained():
+    alerts = set(rules("alert"))
+    tested = {
+        case["alertname"]
+        for path in UNIT_TESTS
+        for test in yaml.safe_load(path.read_text())["tests"]
+        for case in test["alert_rule_test"]
+        if case["exp_alerts"]
+    }
+    assert tested == alerts
+    explained = set(re.findall(r"^\| `(Convserve\w+)`", (ROOT / "docs" / "operations.md").read_text(), re.MULTILINE))
+    assert explained == alerts
+
+
+def test_the_dashboard_is_of_one_piece():
+    dashboard = json.loads(DASHBOARD.read_text())
+    ids = [panel["id"] for panel in dashboard["panels"]]
+    assert len(set(ids)) == len(ids)
+    places = [panel["gridPos"] for panel in dashboard["panels"]]
+    cells = [
+        (x, y)
+        for place in places
+        for x in range(place["x"], place["x"] + place["w"])
+        for y in range(place["y"], place["y"] + place["h"])
+    ]
+    assert len(set(cells)) == len(cells), "panels overlap"
+    assert max(x for x, _ in cells) < 24
+    provider = yaml.safe_load((DEPLOY / "grafana/provisioning/dashboards/convserve.yaml").read_text())["providers"][0]
+    source = yaml.safe_load((DEPLOY / "grafana/provisioning/datasources/prometheus.yaml").read_text())["datasources"][0]
+    assert dashboard["templating"]["list"][0]["current"]["value"] == source["uid"]
+    volumes = yaml.safe_load((DEPLOY / "compose.yaml").read_text())["services"]["grafana"]["volumes"]
+    assert f"./grafana/dashboards:{provider['options']['path']}:ro" in volumes
+
+
+@pytest.mark.deploy
+def test_configuration_and_rules_are_valid_and_pass_their_unit_tests():
+    promtool = program("promtool")
+    check(promtool, "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    check(promtool, "check", "rules", *RULES)
+    check(promtool, "test", "rules", *UNIT_TESTS)
+
+
+class Prometheus:
+    """A running one."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+
+    def query(self, expression: str) -> list[dict[str, Any]]:
+        status, body = http_get(self._port, "/api/v1/query?" + urllib.parse.urlencode({"query": expression}))
+        answer = json.loads(body)
+        assert status == 200, f"{expression}: {answer}"
+        result = answer["data"]["result"]
+        return [sample for sample in result if sample["value"][1] != "NaN"]
+
+    def ready(self) -> bool:
+        try:
+            return http_get(self._port, "/-/ready")[0] == 200
+        except OSError:
+            return False
+
+
+@contextmanager
+def prometheus(targets: list[str], folder: Path) -> Iterator[Prometheus]:
+    """Run Prometheus with the configuration as it stands but for targets and pace."""
+    binary = program("prometheus")
+    source = DEPLOY / "prometheus"
+    config = yaml.safe_load((source / "prometheus.yml").read_text())
+    config["global"] = {"scrape_interval": "1s", "evaluation_interval": "1s"}
+    config["rule_files"] = [str(source / pattern) for pattern in config["rule_files"]]
+    (scrape,) = config["scrape_configs"]
+    del scrape["dns_sd_configs"]
+    scrape["static_configs"] = [{"targets": targets}]
+    path = folder / "prometheus.yml"
+    path.write_text(yaml.safe_dump(config))
+    (port,) = free_ports(1)
+    with (folder / "prometheus.log").open("wb") as log:
+        flags = (f"--config.file={path}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn")
+        with running((binary, *flags, f"--web.listen-address=127.0.0.1:{port}"), log) as process:
+            running_one = Prometheus(port)
+
+            def ready() -> bool:
+                assert process.poll() is None, (folder / "prometheus.log").read_text()
+                return running_one.ready()
+
+            eventually(ready, "Prometheus is ready")
+            yield running_one
+
+
+def sick_repository(root: Path) -> Path:
+    """Models with something wrong, one each, and two that can be made to misbehave."""
+    graphs.write(root, "loop", graphs.loop())
+    graphs.write(root, "look-up", graphs.look_up())
+    graphs.write(root, "renewed", graphs.add_sub())
+    (graphs.write(root, "renewed", graphs.add_sub(), version=2) / "model.onnx").write_bytes(b"not a graph")
+    (root / "renewed" / "serving.toml").write_text('versions = "all"\n')
+    shutil.copytree(MODELS / "lenet5-mnist", root / "wrong")
+    golden = root / "wrong" / "1" / "golden.npz"
+    with np.load(golden) as archive:
+        arrays = dict(archive)
+    arrays["output_0"] = np.roll(arrays["output_0"], 1, axis=1)
+    np.savez_compressed(golden, **arrays)
+    return root
+
+
+class Sick:
+    """A server whose model ``loop`` is kept busy for minutes, so that its queue does what the test says."""
+
+    def __init__(self, server: ServerProcess) -> None:
+        self.server = server
+        self._infer = server.client.inference.ModelInfer
+        eventually(lambda: self._state("wrong", "UNAVAILABLE") and self._state("loop", "READY"), "all is tried")
+        started = time.perf_counter()
+        self._infer(self._loop(1000))
+        self._long = self._loop(int(1000 * 5 / (time.perf_counter() - started)))
+        self._calls: list[grpc.Future] = []
+
+    def _state(self, model: str, state: str) -> bool:
+        return self.server.metric("convserve_model_state", model=model, state=state) == 1
+
+    @staticmethod
+    def _loop(iterations: int) -> Any:
+        return infer_request("loop", {"iterations": np.array([[iterations]])})
+
+    def enqueue(self, count: int) -> None:
+        """Let so many more requests wait."""
+        waiting = self.server.metric("convserve_queue_depth", model="loop")
+        self._calls += [self._infer.future(self._long) for _ in range(count)]
+        eventually(
+            lambda: self.server.metric("convserve_queue_depth", model="loop") >= waiting + count - 2, "they wait"
+        )
+
+    def misbehave(self) -> None:
+        """Give one call each cause to end badly."""
+        bad = [self._loop(1), infer_request("look-up", {"index": np.array([[9]])}), infer_request("wrong", {})]
+        failed = [call.exception() for call in [self._infer.future(request, timeout=1) for request in bad]]
+        codes = [error.code().name if isinstance(error, grpc.RpcError) else "OK" for error in failed]
+        assert codes[0] in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")  # behind so many that it is hopeless
+        assert codes[1:] == ["INTERNAL", "UNAVAILABLE"]
+        if self.server.metric("convserve_queue_depth", model="loop") < LONGEST_QUEUE - 10:
+            self._calls += [self._infer.future(self._long) for _ in range(2)]
+            self._calls.pop().cancel()
+
+    def close(self) -> None:
+        for call in self._calls:
+            call.cancel()
+
+
+@contextmanager
+def traffic(server: ServerProcess) -> Iterator[None]:
+    """Classify sentences and pictures on the sound server."""
+    stop = threading.Event()
+    picture = (ROOT / "examples" / "pictures" / "digit-7.png").read_bytes()
+    images = classification_pb2.ClassifyImagesRequest(model_name="lenet5-mnist", images=[picture] * 3)
+    words = ["A fine film.", "The plot is as thin as the jokes, and both are too long by half."]
+    sentences = classification_pb2.ClassifySentencesRequest(model_name="textcnn-mr", sentences=words)
+
+    def call() -> None:
+        while not stop.is_set():
+            server.client.classification.ClassifyImages(images, timeout=60)
+            server.client.classification.ClassifySentences(sentences, timeout=60)
+            stop.wait(0.02)  # the machine is others' too
+
+    threads = [threading.Thread(target=call) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        for thread in threads:
+            thread.join()
+
+
+def missing(queries: dict[str, str], ask: Callable[[str], list[Any]]) -> list[str]:
+    """Return the names of the queries that give nothing."""
+    return [name for name, expression in queries.items() if not ask(expression)]
+
+
+def of_dashboard() -> dict[str, str]:
+    """Return the dashboard's queries as Grafana sends them, all chosen."""
+    return {
+        f"{title}: {expression}": expression.replace("$__rate_interval", WINDOW)
+        .replace("$instance", ".*")
+        .replace("$model", ".*")
+        for title, expression in panels()
+    }
+
+
+def of_adapter() -> dict[str, str]:
+    """Return the queries of the Prometheus adapter as it fills them in."""
+    entries = yaml.safe_load(ADAPTER.read_text())["rules"]["custom"]
+    return {
+        entry["name"]["as"]: entry["metricsQuery"]
+        .replace("<<.LabelMatchers>>", 'job="convserve"')
+        .replace("<<.GroupBy>>", "instance")
+        .replace("[2m]", f"[{WINDOW}]")
+        for entry in entries
+    }
+
+
+@pytest.mark.deploy
+def test_every_query_finds_data_and_every_alert_its_case(tmp_path: Path):
+    program("prometheus")
+    promtool = program("promtool")
+    sick_flags = ["--device", "auto", "--instances", "1", "--max-batch-size", "1"]
+    sick_flags += ["--max-queued-requests", str(LONGEST_QUEUE)]
+    with ExitStack() as stack:
+        servers = stack.enter_context(ExitStack())
+        sound = servers.enter_context(ServerProcess(MODELS, "native", "--device", "cpu"))
+        repository = sick_repository(tmp_path / "repository")
+        sick_server = servers.enter_context(ServerProcess(repository, "native", *sick_flags, wait_ready=False))
+        sick = Sick(sick_server)
+        servers.callback(sick.close)
+        sick.enqueue(14)
+        (nobody,) = free_ports(1)
+        sound_target, sick_target = (f"127.0.0.1:{server.http_port}" for server in (sound, sick_server))
+        watching = stack.enter_context(prometheus([sound_target, sick_target, f"127.0.0.1:{nobody}"], tmp_path))
+        servers.enter_context(traffic(sound))
+        depth = f'convserve_queue_depth{{instance="{sick_target}", model="loop"}}'
+        eventually(lambda: watching.query(depth), "the first scrape")
+        sick.enqueue(10)
+
+        for server in (sound, sick_server):
+            check(promtool, "check", "metrics", stdin=server.get("/metrics")[1])
+
+        alerts = {name: expression for name, expression in rules("alert").items() if name not in NOT_HERE}
+        queries = {**of_dashboard(), **of_adapter(), **{name: name for name in rules("record")}, **alerts}
+        left: list[str] = []
+
+        def all_found() -> bool:
+            sick.misbehave()
+            nonlocal left
+            left = missing(queries, watching.query)
+            return not left
+
+        try:
+            eventually(all_found, "every query finds data")
+        finally:
+            assert not left, "\n".join(left)
+
+        def blames_the_sound() -> list[str]:
+            said = {name: watching.query(query) for name, query in alerts.items() if "Objective" not in name}
+            samples = [(name, sample["metric"]) for name, found in said.items() for sample in found]
+            models = {"lenet5-mnist", "textcnn-mr"}
+            return [
+                f"{name} {labels}"
+                for name, labels in samples
+                if labels.get("instance") == sound_target or labels.get("model") in models
+            ]
+
+        # A busy machine may miss a scrape, which does not last, or the objective.
+        eventually(lambda: not blames_the_sound(), "nothing is said against the sound server")
+        servers.close()
+        eventually(lambda: watching.query(rules("alert")["ConvserveNobodyServes"]), "nobody serves")
