@@ -1,0 +1,181 @@
+"""What came of every request, and what that amounts to. Pure."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
+from typing import Any
+
+import numpy as np
+
+from bench.load.histogram import Histogram
+
+OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
+UNANSWERED = -1
+CODES = {
+    0: "OK", 1: "CANCELLED", 2: "UNKNOWN", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND",
+    6: "ALREADY_EXISTS", 7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 10: "ABORTED",
+    11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 15: "DATA_LOSS",
+    16: "UNAUTHENTICATED", UNANSWERED: "no answer",
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Records:
+    """One entry a request in each array; instants are seconds from the start of the run.
+
+    Attributes:
+        intended: When it should have been sent.
+        sent: When it was.
+        ended: When its answer was complete, or its deadline came; that of the run where neither did.
+        code: Of gRPC, or UNANSWERED.
+        wrong: Whether its answer differs from the reference.
+    """
+
+    intended: np.ndarray
+    sent: np.ndarray
+    ended: np.ndarray
+    code: np.ndarray
+    wrong: np.ndarray
+
+    @classmethod
+    def merged(cls, parts: Sequence[Records]) -> Records:
+        """Put together what several processes saw, in the order of intended instants."""
+        joined = {
+            field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Records)
+        }
+        order = np.argsort(joined["intended"], kind="stable")
+        return cls(**{name: array[order] for name, array in joined.items()})
+
+    def between(self, start: float, end: float) -> Records:
+        """Return those that should have been sent in [start, end)."""
+        chosen = (self.intended >= start) & (self.intended < end)
+        return Records(**{field.name: getattr(self, field.name)[chosen] for field in fields(Records)})
+
+
+@dataclass(frozen=True, eq=False)
+class Summary:
+    """What a run amounts to. Every request of the window is in exactly one of the counts.
+
+    Attributes:
+        seconds: Length of the window; warm-up is before it.
+        offered: Requests in it.
+        on_time: Answered OK, rightly, within the objective.
+        late: Answered OK, rightly, after it.
+        refused: RESOURCE_EXHAUSTED or UNAVAILABLE.
+        expired: DEADLINE_EXCEEDED.
+        failed: Every other status, and no answer at all.
+        wrong: Answered OK with another answer than the reference.
+        codes: Count of each status by name.
+        latency: Of all OK answers, from the intended instant.
+        refusal_latency: Of the refused, likewise.
+        lag: How long after its intended instant each was sent.
+    """
+
+    seconds: float
+    offered: int
+    on_time: int
+    late: int
+    refused: int
+    expired: int
+    failed: int
+    wrong: int
+    codes: dict[str, int]
+    latency: Histogram
+    refusal_latency: Histogram
+    lag: Histogram
+
+    @classmethod
+    def of(cls, records: Records, seconds: float, objective_seconds: float | None) -> Summary:
+        """Sum up.
+
+        Args:
+            records: Those of the window.
+            seconds: Its length.
+            objective_seconds: What "late" means; None: nothing is late.
+        """
+        code, took = records.code, records.ended - records.intended
+        ok, refused = code == OK, np.isin(code, (RESOURCE_EXHAUSTED, UNAVAILABLE))
+        wrong = ok & records.wrong
+        late = ok & ~wrong & (took > (np.inf if objective_seconds is None else objective_seconds))
+        expired = code == DEADLINE_EXCEEDED
+        counts = Counter(code.tolist())
+        return cls(
+            seconds=seconds,
+            offered=len(code),
+            on_time=int((ok & ~wrong & ~late).sum()),
+            late=int(late.sum()),
+            refused=int(refused.sum()),
+            expired=int(expired.sum()),
+            failed=int((~ok & ~refused & ~expired).sum()),
+            wrong=int(wrong.sum()),
+            codes={CODES.get(number, str(number)): count for number, count in sorted(counts.items())},
+            latency=Histogram.of(took[ok]),
+            refusal_latency=Histogram.of(took[refused]),
+            lag=Histogram.of(records.sent - records.intended),
+        )
+
+    def __add__(self, other: Summary) -> Summary:
+        """Join two runs end to end."""
+        return Summary(
+            **{
+                field.name: getattr(self, field.name) + getattr(other, field.name)
+                for field in fields(Summary)
+                if field.name != "codes"
+            },
+            codes=dict(Counter(self.codes) + Counter(other.codes)),
+        )
+
+    @property
+    def offered_rate(self) -> float:
+        """Requests a second."""
+        return self.offered / self.seconds
+
+    @property
+    def goodput(self) -> float:
+        """Right answers within the objective, per second of the window; refusals and late answers count nought."""
+        return self.on_time / self.seconds
+
+    @property
+    def missed(self) -> int:
+        """Requests that count nought for the goodput."""
+        return self.offered - self.on_time
+
+    def as_json(self) -> dict[str, Any]:
+        """Return everything, histograms in HdrHistogram's own text form, whose unit is a microsecond."""
+        plain = {
+            field.name: getattr(self, field.name)
+            for field in fields(Summary)
+            if not isinstance(getattr(self, field.name), Histogram)
+        }
+        histograms = {"latency": self.latency, "refusal_latency": self.refusal_latency, "lag": self.lag}
+        return {
+            **plain,
+            "offered_per_second": self.offered_rate,
+            "goodput_per_second": self.goodput,
+            **{f"{name}_seconds": histogram.percentiles() for name, histogram in histograms.items()},
+            "histograms_microseconds": {name: histogram.encoded() for name, histogram in histograms.items()},
+        }
+
+
+def generator_limit(summary: Summary, cpu_share: float, max_lag_seconds: float) -> str | None:
+    """Say why the generator, not the server, was the limit; None where it was not.
+
+    Args:
+        summary: Of the run.
+        cpu_share: Of the busiest client process, of one core.
+        max_lag_seconds: Greatest p99 of the lag that is borne.
+    """
+    lag = summary.lag.percentile(99)
+    if lag > max_lag_seconds:
+        return (
+            f"the generator was the limit, not the server: p99 of its lag is {lag * 1e3:.2f} ms, at most "
+            f"{max_lag_seconds * 1e3:.2f} ms is borne; use more --processes or cores of its own, or a lower rate"
+        )
+    if cpu_share > 0.95:
+        return (
+            f"the generator was the limit, not the server: a client process used {cpu_share:.0%} of a core; "
+            "use more --processes"
+        )
+    return None

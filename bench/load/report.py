@@ -1,0 +1,53 @@
+"""What is printed of a run. Pure."""
+
+from __future__ import annotations
+
+from bench.load.histogram import Histogram
+from bench.load.records import Summary
+
+_COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max")
+
+
+def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *, open_loop: bool) -> str:
+    """Write a run as text."""
+    lines = [
+        f"offered    {summary.offered_rate:10.1f} /s   {summary.offered} requests in {summary.seconds:g} s",
+        f"goodput    {summary.goodput:10.1f} /s   right answers"
+        + ("" if objective_seconds is None else f" within {objective_seconds * 1e3:g} ms"),
+        "",
+        *(_share(name, number, summary.offered) for name, number in _counts(summary)),
+        "",
+        "milliseconds      " + "".join(f"{name:>10}" for name in _COLUMNS),
+        latencies("OK", summary.latency),
+    ]
+    if summary.refusal_latency.total:
+        lines.append(latencies("refused", summary.refusal_latency))
+    if open_loop:
+        lines.append(latencies("generator's lag", summary.lag))
+    lines.append(f"\nbusiest client process: {cpu_share:.0%} of a core; collector of garbage off while sending")
+    others = {name: number for name, number in summary.codes.items() if name != "OK"}
+    if others:
+        lines.append("statuses: " + ", ".join(f"{name} {number}" for name, number in others.items()))
+    return "\n".join(lines)
+
+
+def latencies(name: str, histogram: Histogram) -> str:
+    """Write one row of percentiles, in milliseconds."""
+    values = histogram.percentiles()
+    cells = (values[column] for column in _COLUMNS)
+    return f"{name:<18}" + "".join(f"{'-' if cell is None else f'{cell * 1e3:.3f}':>10}" for cell in cells)
+
+
+def _counts(summary: Summary) -> list[tuple[str, int]]:
+    return [
+        ("on time", summary.on_time),
+        ("late", summary.late),
+        ("refused", summary.refused),
+        ("expired", summary.expired),
+        ("failed", summary.failed),
+        ("wrong", summary.wrong),
+    ]
+
+
+def _share(name: str, number: int, offered: int) -> str:
+    return f"{name:<10} {number:10d}      {number / offered if offered else 0.0:8.3%}"
