@@ -1,0 +1,268 @@
+"""Unary gRPC calls of one method over HTTP/2 (RFC 9113), without socket or clock: bytes in, bytes out.
+
+A client for load, not for use: a call costs some ten microseconds, where grpc's own client costs ten times as much and
+would be what is measured. It keeps to flow control, the server's limit of streams and the deadlines of its calls.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections import deque
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from bench.load import frames
+from bench.load.frames import Frame, FrameReader
+from bench.load.hpack import UNAVAILABLE, UNKNOWN, grpc_status, literal, request_block
+
+DEADLINE_EXCEEDED = 4
+_RENEW = 1 << 28  # so many bytes received are given back to the server's window at once
+# What gRPC makes of a stream that is reset (gRPC over HTTP2, "Errors"); INTERNAL otherwise.
+_RESETS = {7: UNAVAILABLE, 8: 1, 11: 8, 12: 7}
+_INTERNAL = 13
+_CACHED_BLOCKS = 4096
+
+
+class Answer(NamedTuple):
+    """How a call ended.
+
+    Attributes:
+        tag: Of the call.
+        code: Of gRPC.
+        body: The message; empty unless bodies are kept.
+    """
+
+    tag: int
+    code: int
+    body: bytes
+
+
+@dataclass(slots=True)
+class _Stream:
+    tag: int
+    body: list[bytes]
+
+
+@dataclass(slots=True)
+class _Upload:
+    """What flow control holds back of a message."""
+
+    stream: int
+    rest: memoryview
+    window: int
+
+
+class Connection:
+    """One connection. Not thread-safe."""
+
+    def __init__(self, authority: str, path: str, *, keep_bodies: bool = False) -> None:
+        """Begin a connection; :meth:`take` has its first bytes.
+
+        Args:
+            authority: ``HOST:PORT``, as the server is told.
+            path: ``/PACKAGE.SERVICE/METHOD``.
+            keep_bodies: Whether answers carry their message.
+        """
+        self._block = request_block(authority, path)
+        self._keep_bodies = keep_bodies
+        wishes = ((frames.HEADER_TABLE_SIZE, 0), (frames.ENABLE_PUSH, 0))
+        settings = b"".join(
+            struct.pack(">HI", *wish) for wish in (*wishes, (frames.INITIAL_WINDOW_SIZE, frames.LARGEST_WINDOW))
+        )
+        self._out = [
+            frames.PREFACE,
+            frames.frame_bytes(frames.SETTINGS, 0, 0, settings),
+            frames.window_update(0, frames.LARGEST_WINDOW - frames.FIRST_WINDOW),
+        ]
+        self._reader = FrameReader()
+        self._received = 0
+        self._streams: dict[int, _Stream] = {}
+        self._numbers: dict[int, int] = {}  # stream by tag
+        self._held: dict[int, tuple[bytes, float | None]] = {}  # by tag, in order: beyond the server's limit
+        self._uploads: list[_Upload] = []
+        self._deadlines: deque[tuple[float, int]] = deque()
+        self._next_stream = 1
+        self._window = self._first_window = frames.FIRST_WINDOW
+        self._frame_size = frames.FRAME_SIZE
+        self._max_streams = frames.LARGEST_WINDOW
+        self._codes: dict[bytes, int] = {}
+        self.closing = False  # the server will take no more calls on this connection
+
+    @property
+    def pending(self) -> int:
+        """Calls without an answer."""
+        return len(self._streams) + len(self._held)
+
+    @property
+    def next_deadline(self) -> float | None:
+        """The instant at which :meth:`expire` has to be called; None when there is none."""
+        while self._deadlines:
+            instant, tag = self._deadlines[0]
+            if tag in self._numbers or tag in self._held:
+                return instant
+            self._deadlines.popleft()
+        return None
+
+    def take(self) -> bytes:
+        """Return the bytes to write, once."""
+        out, self._out = b"".join(self._out), []
+        return out
+
+    def call(self, tag: int, message: bytes, now: float, deadline: float | None = None) -> None:
+        """Make a call.
+
+        Args:
+            tag: Its answer carries it.
+            message: With the five bytes that gRPC puts before it, see :func:`framed`.
+            now: The present instant.
+            deadline: The instant when it ends DEADLINE_EXCEEDED; not before that of an earlier call.
+        """
+        if deadline is not None:
+            self._deadlines.append((deadline, tag))
+        if self._held or len(self._streams) >= self._max_streams:
+            self._held[tag] = message, deadline
+        else:
+            self._open(tag, message, now, deadline)
+
+    def receive(self, data: bytes, now: float) -> list[Answer]:
+        """Take in what came; return the answers in it.
+
+        Raises:
+            ProtocolFailed: It is no HTTP/2, or not what was agreed on.
+            HeadersInvalid: A header block cannot be read.
+        """
+        answers: list[Answer] = []
+        for frame in self._reader.feed(data):
+            self._take_in(frame, answers)
+        if self._received >= _RENEW:
+            self._out.append(frames.window_update(0, self._received))
+            self._received = 0
+        while self._held and len(self._streams) < self._max_streams:
+            tag = next(iter(self._held))
+            message, deadline = self._held.pop(tag)
+            self._open(tag, message, now, deadline)
+        return answers
+
+    def expire(self, now: float) -> list[Answer]:
+        """End the calls whose deadline has come, as gRPC's clients do: the server is told, nobody waits for it."""
+        answers = []
+        while self._deadlines and self._deadlines[0][0] <= now:
+            _, tag = self._deadlines.popleft()
+            if tag in self._numbers:
+                self._forget(self._numbers[tag], tell=True)
+            elif self._held.pop(tag, None) is None:
+                continue
+            answers.append(Answer(tag, DEADLINE_EXCEEDED, b""))
+        return answers
+
+    def abandon(self, code: int) -> list[Answer]:
+        """End all calls with a code: the connection is lost, or nobody waits any more."""
+        answers = [Answer(tag, code, b"") for tag in (*self._numbers, *self._held)]
+        self._streams.clear()
+        self._numbers.clear()
+        self._held.clear()
+        self._uploads.clear()
+        self.closing = True
+        return answers
+
+    def _open(self, tag: int, message: bytes, now: float, deadline: float | None) -> None:
+        stream = self._next_stream
+        self._next_stream += 2
+        self._streams[stream] = _Stream(tag, [])
+        self._numbers[tag] = stream
+        block = self._block
+        if deadline is not None:
+            left_micros = min(max(1, round((deadline - now) * 1e6)), 99_999_999)  # eight digits at most
+            block += literal(b"grpc-timeout", b"%du" % left_micros)
+        self._out.append(frames.frame_bytes(frames.HEADERS, frames.END_HEADERS, stream, block))
+        size = len(message)
+        if size <= min(self._frame_size, self._window, self._first_window) and not self._uploads:
+            self._window -= size
+            self._out += (frames.head(size, frames.DATA, frames.END_STREAM, stream), message)
+        else:
+            self._uploads.append(_Upload(stream, memoryview(message), self._first_window))
+            self._upload()
+
+    def _upload(self) -> None:
+        """Send what the windows allow, oldest first."""
+        for upload in self._uploads:
+            while upload.rest and (size := min(len(upload.rest), self._window, upload.window, self._frame_size)) > 0:
+                flags = frames.END_STREAM if size == len(upload.rest) else 0
+                self._out += (frames.head(size, frames.DATA, flags, upload.stream), bytes(upload.rest[:size]))
+                upload.rest = upload.rest[size:]
+                upload.window -= size
+                self._window -= size
+        self._uploads = [upload for upload in self._uploads if upload.rest]
+
+    def _take_in(self, frame: Frame, answers: list[Answer]) -> None:
+        kind, flags, stream, payload = frame
+        if kind == frames.HEADERS:
+            if flags & frames.END_STREAM:  # the head of an answer tells nothing: the status is in its trailers
+                self._end(stream, self._code(payload), answers)
+        elif kind == frames.DATA:
+            self._received += len(payload)
+            known = self._streams.get(stream)
+            if known and self._keep_bodies:
+                known.body.append(payload)
+            if flags & frames.END_STREAM:
+                self._end(stream, UNKNOWN, answers)  # no trailers, so no status
+        elif kind == frames.RST_STREAM:
+            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), _INTERNAL), answers)
+        elif kind == frames.WINDOW_UPDATE:
+            self._widen(stream, int.from_bytes(payload, "big") & frames.LARGEST_WINDOW)
+        elif kind == frames.SETTINGS and not flags & frames.ACK:
+            self._settings(payload)
+        elif kind == frames.PING and not flags & frames.ACK:
+            self._out.append(frames.frame_bytes(frames.PING, frames.ACK, 0, payload))
+        elif kind == frames.GOAWAY:
+            self.closing = True
+            last = int.from_bytes(payload[:4], "big") & frames.LARGEST_WINDOW
+            for number in [number for number in self._streams if number > last]:
+                self._end(number, UNAVAILABLE, answers)
+
+    def _code(self, block: bytes) -> int:
+        code = self._codes.get(block)
+        if code is None:
+            code = grpc_status(block)
+            if len(self._codes) < _CACHED_BLOCKS:
+                self._codes[block] = code
+        return code
+
+    def _end(self, stream: int, code: int, answers: list[Answer]) -> None:
+        known = self._streams.get(stream)
+        if known is not None:
+            self._forget(stream)
+            answers.append(Answer(known.tag, code, b"".join(known.body)[5:]))
+
+    def _forget(self, stream: int, *, tell: bool = False) -> None:
+        del self._numbers[self._streams.pop(stream).tag]
+        uploads = [upload for upload in self._uploads if upload.stream != stream]
+        if tell or len(uploads) < len(self._uploads):  # given up, or answered before all was sent
+            self._uploads = uploads
+            self._out.append(frames.reset(stream))
+
+    def _widen(self, stream: int, size: int) -> None:
+        if not stream:
+            self._window += size
+        for upload in self._uploads:
+            if upload.stream == stream:
+                upload.window += size
+        self._upload()
+
+    def _settings(self, payload: bytes) -> None:
+        for key, value in struct.iter_unpack(">HI", payload):
+            if key == frames.MAX_CONCURRENT_STREAMS:
+                self._max_streams = value
+            elif key == frames.MAX_FRAME_SIZE:
+                self._frame_size = value
+            elif key == frames.INITIAL_WINDOW_SIZE:
+                for upload in self._uploads:
+                    upload.window += value - self._first_window
+                self._first_window = value
+        self._out.append(frames.frame_bytes(frames.SETTINGS, frames.ACK, 0, b""))
+        self._upload()
+
+
+def framed(message: bytes) -> bytes:
+    """Put before a message what gRPC puts: not compressed, and its length."""
+    return b"\x00" + len(message).to_bytes(4, "big") + message
