@@ -6,12 +6,17 @@ import argparse
 from collections.abc import Sequence
 
 from bench.conformance import command as conformance
+from bench.load import command as load
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``convserve-bench``; return the exit code: 0 for success, 1 for a shortfall, 2 for a wrong argument."""
+    """Run ``convserve-bench``; return the exit code.
+
+    0 for success, 1 for a shortfall, 2 for a wrong argument; 3 where the generator of load was the limit.
+    """
     parser = argparse.ArgumentParser(prog="convserve-bench", description="Ask any Open Inference Protocol server.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     conformance.add_command(commands)
+    load.add_command(commands)
     flags = parser.parse_args(arguments)
     return int(flags.run(flags))

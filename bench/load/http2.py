@@ -1,7 +1,7 @@
 """Unary gRPC calls of one method over HTTP/2 (RFC 9113), without socket or clock: bytes in, bytes out.
 
-A client for load, not for use: a call costs some ten microseconds, where grpc's own client costs ten times as much and
-would be what is measured. It keeps to flow control, the server's limit of streams and the deadlines of its calls.
+A client for load, not for use: a call costs a fraction of the CPU that it costs grpc's own client, which would be what
+is measured. It keeps to flow control, the server's limit of streams and the deadlines of its calls.
 """
 
 from __future__ import annotations

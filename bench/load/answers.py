@@ -1,0 +1,107 @@
+"""What the requests are made of, and what their answers are compared with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from google.protobuf.message import DecodeError
+
+from bench.conformance.model import Arrays, Model, outputs_of
+from bench.conformance.outcome import CheckFailed
+from bench.conformance.tensors import same
+from bench.conformance.tensors import to_raw as raw_contents
+from service.pb.inference import grpc_service_pb2 as pb
+
+_SENTENCES = (".txt", ".text")
+
+
+class InputInvalid(Exception):
+    """There is nothing to send; the message says why."""
+
+
+def read_encoded(path: Path) -> list[bytes]:
+    """Return the pictures of a folder, in the order of their names, the sentences of a text file, or one picture.
+
+    Raises:
+        InputInvalid: There is none, or it cannot be read.
+    """
+    try:
+        if path.is_dir():
+            found = [file.read_bytes() for file in sorted(path.iterdir()) if _is_picture(file)]
+        elif path.suffix in _SENTENCES:
+            found = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+        else:
+            found = [path.read_bytes()]
+    except OSError as error:
+        raise InputInvalid(f"--input {path}: {error.strerror}") from None
+    if not found:
+        raise InputInvalid(f"--input {path}: expected pictures in the folder, or a text file of a sentence a line")
+    return found
+
+
+def _is_picture(file: Path) -> bool:
+    return file.is_file() and not file.name.startswith(".")
+
+
+def generated_requests(model: Model, count: int, rows: int, version: str) -> list[bytes]:
+    """Make requests up from the model's metadata, each with other numbers."""
+    return [model.valid_request(rows, seed, version=version).SerializeToString() for seed in range(count)]
+
+
+def encoded_requests(model: Model, encoded: Sequence[bytes], rows: int, version: str) -> list[bytes]:
+    """Build requests of encoded pictures or sentences, as BYTES for the model's only input.
+
+    Args:
+        model: It.
+        encoded: What to send.
+        rows: So many in each request; the list goes round.
+        version: Of the model.
+
+    Raises:
+        InputInvalid: The model has several inputs.
+    """
+    if len(model.inputs) != 1:
+        names = ", ".join(tensor.name for tensor in model.inputs)
+        raise InputInvalid(f"--input is for models of one input; '{model.name}' has {names}: leave it out")
+    tensor = model.inputs[0]
+    shape = model.shape(tensor, rows) if tensor.datatype == "BYTES" else (rows,)
+    shape = tuple(1 if place and size > 1 else size for place, size in enumerate(shape))
+    requests = []
+    for first in range(len(encoded)):
+        elements = np.empty(rows, dtype=object)
+        elements[:] = [encoded[(first + row) % len(encoded)] for row in range(rows)]
+        request = pb.ModelInferRequest(model_name=model.name, model_version=version)
+        request.inputs.add(name=tensor.name, datatype="BYTES", shape=shape)
+        request.raw_input_contents.append(raw_contents(elements))
+        requests.append(request.SerializeToString())
+    return requests
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """The answer to each request, asked alone before the load.
+
+    Attributes:
+        messages: Serialized responses, by request.
+    """
+
+    messages: tuple[bytes, ...]
+    _known: dict[int, Arrays] = field(default_factory=dict, compare=False)
+
+    def differs(self, pick: int, message: bytes) -> bool:
+        """Tell whether an answer is another than the reference, up to what batches of other sizes round."""
+        if message == self.messages[pick]:
+            return False
+        try:
+            came = outputs_of(pb.ModelInferResponse.FromString(message))
+            if pick not in self._known:
+                self._known[pick] = outputs_of(pb.ModelInferResponse.FromString(self.messages[pick]))
+        except (CheckFailed, DecodeError):
+            return True
+        expected = self._known[pick]
+        return came.keys() != expected.keys() or not all(
+            same(expected[name], came[name], exact=False) for name in expected
+        )

@@ -1,0 +1,92 @@
+"""``convserve-bench load``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bench.load import plan, report
+from bench.load.arrivals import Arrivals, Trace
+from bench.load.fleet import Fleet, Run
+from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, max_lag_seconds, positive, told
+from bench.load.plot import draw_latencies, needs_matplotlib
+from bench.load.progress import bar
+from bench.load.records import Summary, generator_limit
+from bench.load.session import Session, check_outputs, guarded, open_session, write_json
+
+GENERATOR_LIMITED = 3
+_ABOUT = """Send load to any server of the Open Inference Protocol. Open loop (--rate): send times are fixed in advance,
+no answer is waited for, and latency counts from the instant at which a request should have been sent. Closed loop
+(--concurrency): each answer triggers the next request. Exit code: 0; 1 if a request failed or was answered wrongly
+(refusals are no failures); 2 for a mistake in the arguments; 3 if the generator, not the server, was the limit."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to those of ``convserve-bench``."""
+    parser = commands.add_parser("load", help="send load and report latencies and goodput", description=_ABOUT)
+    add_shared(parser)
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--rate", type=positive, metavar="R", help="open loop: requests a second")
+    kinds.add_argument("--concurrency", type=count, metavar="N", help="closed loop: calls in flight")
+    parser.add_argument("--seconds", type=positive, default=30.0, metavar="S", help="window; default: %(default)s")
+    parser.add_argument("--objective-seconds", type=positive, metavar="S", help="later answers count nought")
+    parser.set_defaults(run=guarded(run))
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the command says; return the exit code."""
+    arrivals = arrivals_of(flags)
+    rate = _rate(flags, arrivals)
+    check_outputs(flags.json, flags.plot)
+    if flags.plot:
+        needs_matplotlib()
+    session = open_session(flags)
+    ran = _sent(flags, session, arrivals, rate)
+    window = ran.records.between(flags.warm_up_seconds, flags.warm_up_seconds + flags.seconds)
+    summary = Summary.of(window, flags.seconds, flags.objective_seconds)
+    limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
+    load = f"{flags.concurrency} in flight" if rate is None else told(arrivals)
+    print(f"{session.server}, model {flags.model}: {load}\n")
+    print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
+    if limit:
+        print(f"\n{limit}")
+    if flags.json:
+        result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
+        write_json(flags.json, {**session.facts, **result})
+    if flags.plot:
+        draw_latencies(summary, flags.objective_seconds, flags.plot)
+    if limit:
+        return GENERATOR_LIMITED
+    return 1 if summary.failed or summary.wrong else 0
+
+
+def _rate(flags: argparse.Namespace, arrivals: Arrivals) -> float | None:
+    """Return the rate of an open loop, None for a closed one."""
+    if flags.concurrency is not None:
+        if flags.arrivals or flags.trace:
+            raise OptionsInvalid("--concurrency has no arrivals of its own: leave --arrivals and --trace out")
+        if flags.concurrency < flags.processes:
+            raise OptionsInvalid(f"--concurrency {flags.concurrency} is less than --processes {flags.processes}")
+        return None
+    if flags.rate is not None:
+        return float(flags.rate)
+    if isinstance(arrivals, Trace):
+        return arrivals.rate
+    raise OptionsInvalid("give --rate R for an open loop, or --concurrency N for a closed one")
+
+
+def _sent(flags: argparse.Namespace, session: Session, arrivals: Arrivals, rate: float | None) -> Run:
+    seconds = flags.warm_up_seconds + flags.seconds
+    shared: dict[str, Any] = {
+        "seed": flags.seed,
+        "inputs": len(session.work.messages),
+        "processes": flags.processes,
+        "deadline_seconds": flags.deadline_seconds,
+        "drain_seconds": flags.drain_seconds,
+    }
+    if rate is None:
+        plans = plan.closed_loop(flags.concurrency, seconds, **shared)
+    else:
+        plans = plan.open_loop(arrivals, rate, seconds, **shared)
+    with Fleet(session.work, flags.processes) as fleet, bar(f"load on {flags.model}", seconds) as progress:
+        return fleet.run(plans, progress)

@@ -1,0 +1,163 @@
+"""Client processes: started once, told one plan after the other."""
+
+from __future__ import annotations
+
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection as Pipe
+from multiprocessing.connection import wait
+from types import TracebackType
+from typing import Any, Self
+
+from bench.load.answers import Reference
+from bench.load.frames import ProtocolFailed
+from bench.load.hpack import HeadersInvalid
+from bench.load.plan import Plan
+from bench.load.records import Records
+from bench.load.sender import ConnectFailed, Part, Sender
+
+_START_SECONDS = 120.0  # a guard against a process that never comes up
+_LEAD_SECONDS = 0.05  # from the word to the first instant
+_TICK_SECONDS = 0.2
+_GRACE_SECONDS = 30.0
+
+
+class FleetFailed(Exception):
+    """A client process could not do its part; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """What every process of a fleet is given.
+
+    Attributes:
+        host: Of the server.
+        port: Of the server.
+        messages: Framed requests.
+        reference: What each must be answered; None compares nothing.
+    """
+
+    host: str
+    port: int
+    messages: tuple[bytes, ...]
+    reference: Reference | None
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What all processes saw.
+
+    Attributes:
+        records: In the order of intended instants.
+        cpu_share: Of the busiest process.
+    """
+
+    records: Records
+    cpu_share: float
+
+
+class Fleet:
+    """Processes that send. Use as a context manager."""
+
+    def __init__(self, work: Work, processes: int) -> None:
+        """Prepare; the processes start on entering the context."""
+        self._work = work
+        self._count = processes
+        self._members: list[tuple[Any, Pipe]] = []
+
+    def __enter__(self) -> Self:
+        """Start the processes and wait until each has connected.
+
+        Raises:
+            FleetFailed: One could not.
+        """
+        context = multiprocessing.get_context("spawn")
+        try:
+            for _ in range(self._count):
+                ours, theirs = context.Pipe()
+                process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
+                process.start()
+                theirs.close()
+                self._members.append((process, ours))
+            self._gather(_START_SECONDS)
+        except BaseException:
+            self._stop()
+            raise
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End the processes."""
+        self._stop()
+
+    def run(self, plans: Sequence[Plan], progress: Callable[[float], None] = lambda _: None) -> Run:
+        """Let each process do its plan, all counting from one instant.
+
+        Args:
+            plans: One a process.
+            progress: Told the seconds gone by, now and then.
+
+        Raises:
+            FleetFailed: A process could not.
+        """
+        for (_, pipe), plan in zip(self._members, plans, strict=True):
+            pipe.send(plan)
+        self._gather(_START_SECONDS)
+        start = time.monotonic() + _LEAD_SECONDS  # one clock for all processes of a machine
+        for _, pipe in self._members:
+            pipe.send(start)
+        longest = max(plan.seconds + plan.drain_seconds for plan in plans)
+        parts: list[Part] = self._gather(longest + _GRACE_SECONDS, lambda: progress(time.monotonic() - start))
+        return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
+
+    def _gather(self, seconds: float, tick: Callable[[], None] = lambda: None) -> list[Any]:
+        """Return what each process says next."""
+        said: dict[Pipe, Any] = {}
+        give_up = time.monotonic() + seconds
+        while len(said) < len(self._members):
+            silent = [pipe for _, pipe in self._members if pipe not in said]
+            for pipe in wait(silent, _TICK_SECONDS):
+                assert isinstance(pipe, Pipe)
+                said[pipe] = self._heard(pipe)
+            tick()
+            if time.monotonic() > give_up:
+                raise FleetFailed(f"a client process did not answer within {seconds:.0f} s")
+        return [said[pipe] for _, pipe in self._members]
+
+    def _heard(self, pipe: Pipe) -> Any:
+        try:
+            word = pipe.recv()
+        except EOFError:
+            raise FleetFailed("a client process ended unexpectedly") from None
+        if isinstance(word, Exception):
+            raise FleetFailed(str(word)) from None
+        return word
+
+    def _stop(self) -> None:
+        for process, pipe in self._members:
+            pipe.close()  # a process that waits for its next plan ends now
+            process.join(1.0)
+            if process.is_alive():
+                process.kill()
+                process.join()
+            process.close()
+        self._members = []
+
+
+def _serve(pipe: Pipe, work: Work) -> None:
+    """Be a client process: connect, then do plans until nobody sends any."""
+    try:
+        reference = work.reference
+        sender = Sender(work.host, work.port, work.messages, reference.differs if reference else None)
+        pipe.send("connected")
+        while True:
+            sender.prepare(pipe.recv())
+            pipe.send("ready")
+            pipe.send(sender.run(pipe.recv()))
+    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+        return
+    except (ConnectFailed, ProtocolFailed, HeadersInvalid) as error:
+        pipe.send(FleetFailed(str(error)))

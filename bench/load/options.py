@@ -1,0 +1,115 @@
+"""The arguments that all commands which send load share, and what they are turned into."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, read_trace
+
+PROCESSES = ("constant", "poisson", "gamma", "bursts", "trace")
+_LEAST_LAG_SECONDS = 0.001
+_LAG_OF_OBJECTIVE = 0.05
+
+
+class OptionsInvalid(Exception):
+    """Arguments do not go together; the message says which and what to do."""
+
+
+def positive(text: str) -> float:
+    """Read a number above 0."""
+    number = float(text)
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
+    return number
+
+
+def not_negative(text: str) -> float:
+    """Read a number from 0 on."""
+    number = float(text)
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text}")
+    return number
+
+
+def count(text: str) -> int:
+    """Read a whole number from 1 on."""
+    number = int(text)
+    if number < 1:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
+    return number
+
+
+def add_shared(parser: argparse.ArgumentParser) -> None:
+    """Add them."""
+    parser.add_argument("server", metavar="HOST:PORT")
+    parser.add_argument("--model", required=True, metavar="NAME")
+    parser.add_argument("--model-version", default="", metavar="V", help="default: the server's choice")
+
+    def option(name: str, kind: Callable[[str], Any] | type, default: Any, text: str, metavar: str = "S") -> None:
+        shown = "" if default is None else "; default: %(default)s"
+        parser.add_argument(name, type=kind, default=default, metavar=metavar, help=text + shown)
+
+    parser.add_argument("--arrivals", choices=PROCESSES, help="default: poisson, or trace where --trace is given")
+    option("--variation", positive, 3.0, "gamma: standard deviation of the gaps over their mean", "CV")
+    option("--on-seconds", positive, 0.5, "bursts: how long one lasts")
+    option("--off-seconds", positive, 0.5, "bursts: how long nothing comes then")
+    option("--trace", Path, None, "recorded instants in seconds, one a line", "FILE")
+    option("--input", Path, None, "send encoded pictures (a folder, a file) or sentences (a .txt)", "DIR|FILE")
+    option("--rows", count, 1, "rows of each request", "N")
+    option("--distinct", count, 16, "how many different requests are made up, without --input", "N")
+    option("--warm-up-seconds", not_negative, 2.0, "sent before the window, and not counted")
+    option("--deadline-seconds", not_negative, None, "gRPC deadline of each call, from its intended instant; 0: none")
+    option("--drain-seconds", positive, 10.0, "wait so long for the last answers")
+    option("--seed", int, 0, "fixes instants and inputs", "N")
+    option("--processes", count, 1, "client processes", "N")
+    option("--max-lag-seconds", positive, None, "greatest p99 of the generator's own lag; default: 1 ms or 5 %% of the "
+           "objective, whichever is more")  # fmt: skip
+    parser.add_argument("--check", action="store_true", help="compare each answer with one asked alone before")
+    option("--json", Path, None, "write everything, raw histograms included", "FILE")
+    option("--plot", Path, None, "draw it", "FILE.png")
+
+
+def arrivals_of(flags: argparse.Namespace) -> Arrivals:
+    """Return the arrival process that was asked for.
+
+    Raises:
+        OptionsInvalid: The trace is missing, or superfluous.
+        TraceInvalid: It is no trace.
+    """
+    name = flags.arrivals or ("trace" if flags.trace else "poisson")
+    if (name == "trace") != (flags.trace is not None):
+        raise OptionsInvalid("--arrivals trace and --trace FILE go together: give both, or only the file")
+    if name == "trace":
+        return read_trace(flags.trace)
+    if name == "constant":
+        return Constant()
+    if name == "bursts":
+        return Bursts(flags.on_seconds, flags.off_seconds)
+    return Gamma(flags.variation if name == "gamma" else 1.0)
+
+
+def told(arrivals: Arrivals) -> str:
+    """Name an arrival process on one line."""
+    match arrivals:
+        case Constant():
+            return "constant arrivals"
+        case Gamma(variation=1.0):
+            return "Poisson arrivals"
+        case Gamma(variation=variation):
+            return f"gamma arrivals, variation {variation:g}"
+        case Bursts(on_seconds=on_seconds, off_seconds=off_seconds):
+            return f"bursts of {on_seconds:g} s, {off_seconds:g} s apart"
+        case Trace(recorded=recorded):
+            return f"a trace of {len(recorded)} arrivals"
+    return type(arrivals).__name__
+
+
+def max_lag_seconds(flags: argparse.Namespace) -> float:
+    """Return the greatest p99 of the lag that is borne."""
+    if flags.max_lag_seconds is not None:
+        return float(flags.max_lag_seconds)
+    return max(_LEAST_LAG_SECONDS, _LAG_OF_OBJECTIVE * (flags.objective_seconds or 0.0))

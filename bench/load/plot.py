@@ -1,0 +1,82 @@
+"""Pictures of results, by matplotlib, which the extra ``bench`` has."""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bench.load.options import OptionsInvalid
+from bench.load.records import Summary
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+def needs_matplotlib() -> None:
+    """Go on if pictures can be drawn.
+
+    Raises:
+        OptionsInvalid: They cannot.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise OptionsInvalid("--plot needs matplotlib: pip install 'convserve[bench]'")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty picture, without a window."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow, and only some commands draw
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write it as PNG, whatever the name.
+
+    Raises:
+        OptionsInvalid: It cannot be written.
+    """
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise OptionsInvalid(f"--plot {path}: {error.strerror}; give another file") from None
+
+
+def percent_axis(axes: Any, percents: Sequence[float]) -> None:
+    """Let the x axis show percentiles so that each nine takes as much room as the last."""
+    axes.set_xscale("log")
+    axes.set_xticks([1 / (1 - percent / 100) for percent in percents], [f"{percent:g} %" for percent in percents])
+    axes.minorticks_off()
+
+
+def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path) -> None:
+    """Draw latency over percentile.
+
+    Raises:
+        OptionsInvalid: The file cannot be written.
+    """
+    figure = new_figure(7, 4.5)
+    axes = figure.subplots()
+    nines = np.logspace(0, 4, 200)  # 1 / (1 - percentile): 0 % to 99.99 %
+    for name, histogram in (
+        ("OK", summary.latency),
+        ("refused", summary.refusal_latency),
+        ("generator's lag", summary.lag),
+    ):
+        if histogram.total:
+            axes.plot(nines, [histogram.percentile(100 * (1 - 1 / nine)) * 1e3 for nine in nines], label=name)
+    if objective_seconds is not None:
+        axes.axhline(objective_seconds * 1e3, color="grey", linestyle=":", label="objective")
+    percent_axis(axes, (0, 90, 99, 99.9, 99.99))
+    axes.set(
+        xlabel="percentile",
+        ylabel="ms from the intended instant",
+        ylim=(0, None),
+        title=f"offered {summary.offered_rate:.0f}/s, goodput {summary.goodput:.0f}/s",
+    )
+    axes.grid(alpha=0.3)
+    axes.legend()
+    save(figure, path)

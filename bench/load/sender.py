@@ -1,0 +1,293 @@
+"""The thin shell around the schedule and the connection: one thread, a socket, a clock.
+
+``select`` is used rather than an event loop since it sleeps to the microsecond, where epoll rounds up to the next
+millisecond and every request would be sent late.
+"""
+
+from __future__ import annotations
+
+import gc
+import select
+import socket
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from bench.load.http2 import Answer, Connection
+from bench.load.plan import Plan
+from bench.load.records import UNANSWERED, UNAVAILABLE, Records
+
+PATH = "/inference.GRPCInferenceService/ModelInfer"
+_READ_BYTES = 1 << 18
+_BURST = 32  # calls made before their bytes are written
+_CONNECT_SECONDS = 5.0
+_RETRY_SECONDS = 0.1
+_PATIENCE_SECONDS = 0.5  # the longest sleep
+
+IsWrong = Callable[[int, bytes], bool]
+
+
+class ConnectFailed(Exception):
+    """The server cannot be reached."""
+
+
+@dataclass(frozen=True, eq=False)
+class Part:
+    """What one process saw of a run.
+
+    Attributes:
+        records: Of its requests.
+        cpu_share: Of one core, while it ran.
+    """
+
+    records: Records
+    cpu_share: float
+
+
+class _Link:
+    """A socket and what is spoken over it."""
+
+    def __init__(self, host: str, port: int, keep_bodies: bool) -> None:
+        try:
+            self.socket = socket.create_connection((host, port), _CONNECT_SECONDS)
+        except OSError as error:
+            raise ConnectFailed(f"{host}:{port}: {error.strerror or error}") from None
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.connection = Connection(f"{host}:{port}", PATH, keep_bodies=keep_bodies)
+        self.unsent = memoryview(b"")
+
+    def flush(self) -> None:
+        """Write what the socket takes.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        more = self.connection.take()
+        if more:
+            self.unsent = memoryview(bytes(self.unsent) + more)
+        if self.unsent:
+            try:
+                self.unsent = self.unsent[self.socket.send(self.unsent) :]
+            except BlockingIOError:
+                return
+
+    def read(self) -> bytes:
+        """Return what has come; nothing where nothing has.
+
+        Raises:
+            OSError: The connection is lost.
+        """
+        try:
+            data = self.socket.recv(_READ_BYTES)
+        except BlockingIOError:
+            return b""
+        if not data:
+            raise ConnectionResetError("the server closed the connection")
+        return data
+
+
+class _Log:
+    """What is noted of each request; the place in the lists is its tag."""
+
+    def __init__(self) -> None:
+        self.intended: list[float] = []
+        self.sent: list[float] = []
+        self.ended: list[float] = []
+        self.code: list[int] = []
+        self.wrong: list[bool] = []
+
+    def begin(self, intended: float, sent: float) -> int:
+        tag = len(self.code)
+        self.intended.append(intended)
+        self.sent.append(sent)
+        self.ended.append(sent)
+        self.code.append(UNANSWERED)
+        self.wrong.append(False)
+        return tag
+
+    def records(self) -> Records:
+        return Records(
+            np.array(self.intended, dtype=np.float64),
+            np.array(self.sent, dtype=np.float64),
+            np.array(self.ended, dtype=np.float64),
+            np.array(self.code, dtype=np.int64),
+            np.array(self.wrong, dtype=bool),
+        )
+
+
+class Sender:
+    """Sends plans to one server, one after the other, and keeps its connection between them."""
+
+    def __init__(self, host: str, port: int, messages: Sequence[bytes], is_wrong: IsWrong | None = None) -> None:
+        """Connect.
+
+        Args:
+            host: Name or address.
+            port: Of the server.
+            messages: Framed requests; a plan picks among them.
+            is_wrong: Told a pick and the answer's message; None looks at no answer.
+
+        Raises:
+            ConnectFailed: The server cannot be reached.
+        """
+        self._host, self._port = host, port
+        self._messages = messages
+        self._is_wrong = is_wrong
+        self._link: _Link | None = self._connected()
+        self._leaving: list[_Link] = []  # connections that the server is closing
+        self._retry_at = 0.0
+        self._start = 0.0
+        self.prepare(Plan(np.zeros(0, dtype=np.int64), None, 0, 0.0, None, 0.0))
+
+    def prepare(self, plan: Plan) -> None:
+        """Get ready for a plan, before its start is fixed."""
+        self._plan = plan
+        self._log = _Log()
+        self._next = 0
+        self._open = 0  # calls without an answer
+        self._instants: list[float] | None = None if plan.instants is None else plan.instants.tolist()
+        self._picks: list[int] = plan.picks.tolist()
+        self._retry_at = 0.0
+        gc.collect()
+
+    def run(self, start: float) -> Part:
+        """Do what the plan says.
+
+        Args:
+            start: The instant of ``time.monotonic`` from which it counts.
+        """
+        self._start = start
+        gc.disable()  # a collection would be lag
+        cpu, wall = time.process_time(), time.monotonic()
+        try:
+            self._loop()
+        finally:
+            gc.enable()
+        cpu, wall = time.process_time() - cpu, time.monotonic() - wall
+        return Part(self._log.records(), cpu / wall if wall else 0.0)
+
+    def close(self) -> None:
+        """Close every connection."""
+        for link in self._links():
+            link.socket.close()
+        self._link, self._leaving = None, []
+
+    def _loop(self) -> None:
+        give_up = float("inf")
+        while True:
+            now = self._now()
+            wake = self._send_due(now)
+            if wake is None:
+                give_up = min(give_up, now + self._plan.drain_seconds)
+                if not self._open or now >= give_up:
+                    break
+                wake = give_up
+            links = self._links()
+            for link in links:
+                self._guarded(link, link.flush)
+            deadlines = [link.connection.next_deadline for link in links]
+            wake = min([wake, *(instant for instant in deadlines if instant is not None)])
+            self._wait(min(wake - self._now(), _PATIENCE_SECONDS))
+        if self._open:  # nobody will listen to late answers: a new connection for the next run
+            for link in self._links():
+                self._settle(link.connection.abandon(UNANSWERED))
+                link.socket.close()
+            self._link, self._leaving = None, []
+
+    def _wait(self, seconds: float) -> None:
+        """Sleep until something comes or the time is over; take in what came."""
+        links = self._links()
+        if not links:
+            time.sleep(min(max(seconds, 0.0), _RETRY_SECONDS))
+            return
+        unsent = [link.socket for link in links if link.unsent]
+        readable, _, _ = select.select([link.socket for link in links], unsent, [], max(seconds, 0.0))
+        for link in links:
+            if link.socket in readable:
+                self._guarded(link, lambda link=link: self._read(link))  # type: ignore[misc]
+            self._settle(link.connection.expire(self._now()))
+        if self._link and self._link.connection.closing:
+            self._leaving.append(self._link)
+            self._link = None
+        for link in [link for link in self._leaving if not link.connection.pending]:
+            link.socket.close()
+            self._leaving.remove(link)
+
+    def _read(self, link: _Link) -> None:
+        data = link.read()
+        self._settle(link.connection.receive(data, self._now()))
+
+    def _guarded(self, link: _Link, step: Callable[[], None]) -> None:
+        """Take a step; a lost connection ends its calls UNAVAILABLE, as gRPC has it."""
+        try:
+            step()
+        except OSError:
+            self._settle(link.connection.abandon(UNAVAILABLE))
+
+    def _send_due(self, now: float) -> float | None:
+        """Make the calls whose instant has come; return the next instant, None when there is none."""
+        if self._instants is None:
+            return self._send_closed(now)
+        instants, total = self._instants, len(self._instants)
+        burst = 0
+        while self._next < total and instants[self._next] <= now and burst < _BURST:
+            self._call(instants[self._next], now)
+            now = self._now()
+            burst += 1
+        return instants[self._next] if self._next < total else None
+
+    def _send_closed(self, now: float) -> float | None:
+        if now < 0:
+            return 0.0
+        if now >= self._plan.seconds:
+            return None
+        while self._open < self._plan.concurrency and self._ready(now) and now < self._plan.seconds:
+            now = self._now()
+            self._call(now, now)
+        return self._plan.seconds
+
+    def _call(self, intended: float, now: float) -> None:
+        pick = self._picks[self._next % len(self._picks)]
+        self._next += 1
+        tag = self._log.begin(intended, now)
+        self._open += 1
+        link = self._link if self._ready(now) else None
+        if link is None:
+            self._settle([Answer(tag, UNAVAILABLE, b"")])
+            return
+        limit = self._plan.deadline_seconds
+        link.connection.call(tag, self._messages[pick], now, intended + limit if limit else None)
+
+    def _ready(self, now: float) -> bool:
+        """Tell whether there is a connection; try to make one, not too often."""
+        if self._link is None and now >= self._retry_at:
+            self._retry_at = now + _RETRY_SECONDS
+            try:
+                self._link = self._connected()
+            except ConnectFailed:
+                return False
+        return self._link is not None
+
+    def _settle(self, answers: Sequence[Answer]) -> None:
+        if not answers:
+            return
+        now = self._now()
+        log = self._log
+        for tag, code, body in answers:
+            log.ended[tag] = now
+            log.code[tag] = code
+            if self._is_wrong and code == 0:
+                log.wrong[tag] = self._is_wrong(self._picks[tag % len(self._picks)], body)
+        self._open -= len(answers)
+
+    def _links(self) -> list[_Link]:
+        return [*([self._link] if self._link else []), *self._leaving]
+
+    def _connected(self) -> _Link:
+        return _Link(self._host, self._port, keep_bodies=self._is_wrong is not None)
+
+    def _now(self) -> float:
+        return time.monotonic() - self._start

@@ -1,0 +1,148 @@
+"""From a command line to a fleet: ask the server what the model takes, build the requests, try them alone."""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import datetime
+import json
+import os
+import platform
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import grpc
+
+from bench.conformance.model import Model, learn
+from bench.conformance.outcome import CallFailed, CheckFailed
+from bench.conformance.target import Target
+from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, read_encoded
+from bench.load.arrivals import TraceInvalid
+from bench.load.fleet import FleetFailed, Work
+from bench.load.http2 import framed
+from bench.load.options import OptionsInvalid
+
+_TIMEOUT_SECONDS = 20.0
+INTERRUPTED = 130  # 128 + SIGINT, as shells count
+
+
+class OutputInvalid(Exception):
+    """A result cannot be written; the message says why."""
+
+
+_FAULTS = (CallFailed, CheckFailed, FleetFailed, InputInvalid, OptionsInvalid, OutputInvalid, TraceInvalid)
+
+
+@dataclasses.dataclass(frozen=True, slots=True)
+class Session:
+    """What a command works with.
+
+    Attributes:
+        work: For the fleet.
+        server: Name and version, as the server says.
+        facts: What the results are to be read with, for JSON.
+    """
+
+    work: Work
+    server: str
+    facts: dict[str, Any]
+
+
+def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
+    """Let a command say in one line what was wrong, with exit code 2."""
+
+    def run(flags: argparse.Namespace) -> int:
+        try:
+            return command(flags)
+        except _FAULTS as error:
+            sys.stderr.write(f"convserve-bench: {error}\n")
+            return 2
+        except KeyboardInterrupt:
+            sys.stderr.write("convserve-bench: interrupted\n")
+            return INTERRUPTED
+
+    return run
+
+
+def open_session(flags: argparse.Namespace) -> Session:
+    """Prepare what is sent; every kind of mistake shows here rather than under load.
+
+    Raises:
+        CallFailed: The server does not know the model, or refuses the first request.
+        CheckFailed: What it says of the model makes no sense.
+        InputInvalid: There is nothing to send.
+        OptionsInvalid: The address is none.
+    """
+    host, port = _address(flags.server)
+    encoded = read_encoded(flags.input) if flags.input else None
+    with Target(flags.server, _TIMEOUT_SECONDS) as target:
+        try:
+            about = target.call("ServerMetadata")
+        except CallFailed as failed:
+            if failed.code is not grpc.StatusCode.UNAVAILABLE:
+                raise
+            raise OptionsInvalid(
+                f"{flags.server}: no gRPC server answers there; start one, or give another HOST:PORT"
+            ) from None
+        # A non-empty answer to "what gives what back" is not needed, and asking for it would send requests.
+        model = dataclasses.replace(learn(target, flags.model, {}), mirrors={})
+        requests = _requests(model, encoded, flags)
+        alone = [target.call("ModelInfer", request) for request in (requests if flags.check else requests[:1])]
+    reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None
+    work = Work(host, port, tuple(framed(request) for request in requests), reference)
+    return Session(work, f"{about.name} {about.version}", _facts(flags, about))
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write results.
+
+    Raises:
+        OutputInvalid: It cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(content, indent=1) + "\n")
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another file") from None
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Look before a long run whether its results will have a place.
+
+    Raises:
+        OutputInvalid: One has none.
+    """
+    for path in paths:
+        if path is not None and not os.access(path.parent, os.W_OK):
+            raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
+
+
+def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespace) -> list[bytes]:
+    if flags.rows > 1 and (not model.batched or (model.limit_known and flags.rows > model.max_rows)):
+        raise OptionsInvalid(f"--rows {flags.rows}: '{model.name}' takes {model.max_rows} at most")
+    if encoded is not None:
+        return encoded_requests(model, encoded, flags.rows, flags.model_version)
+    return generated_requests(model, flags.distinct, flags.rows, flags.model_version)
+
+
+def _address(server: str) -> tuple[str, int]:
+    host, _, port = server.rpartition(":")
+    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+        raise OptionsInvalid(f"expected HOST:PORT, such as 127.0.0.1:8001, got '{server}'")
+    return host.strip("[]"), int(port)
+
+
+def _facts(flags: argparse.Namespace, about: Any) -> dict[str, Any]:
+    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items()}
+    settings.pop("run", None)
+    return {
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "server": {"name": about.name, "version": about.version},
+        "client": {
+            "machine": platform.machine(),
+            "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+            "python": platform.python_version(),
+        },
+        "settings": settings,
+    }
