@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 from bench.conformance import command as conformance
 from bench.load import command as load
+from bench.slo import command as slo
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -18,5 +19,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     conformance.add_command(commands)
     load.add_command(commands)
+    slo.add_command(commands)
     flags = parser.parse_args(arguments)
     return int(flags.run(flags))

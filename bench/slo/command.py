@@ -1,0 +1,133 @@
+"""``convserve-bench slo``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from typing import Any
+
+from bench.load.command import GENERATOR_LIMITED
+from bench.load.fleet import Fleet
+from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, positive, told
+from bench.load.plot import needs_matplotlib
+from bench.load.session import Session, check_outputs, guarded, open_session, write_json
+from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, row
+from bench.slo.search import Found, RateSearch
+from bench.slo.trials import Trials
+
+_ABOUT = """Find the greatest rate at which a percentile of the latency is within the objective, by bisection, with a
+stated confidence (the rule of MLPerf's server scenario); with --curve, go on to measure goodput against offered load as
+multiples of that rate. A request that is not answered OK, rightly and within the objective is missed. Each call's gRPC
+deadline is the objective unless --deadline-seconds says otherwise (0: none). Exit code: 0; 1 if no rate passed or the
+answer is not as narrow as asked for; 2 for a mistake in the arguments; 3 if the generator was the limit."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to those of ``convserve-bench``."""
+    parser = commands.add_parser("slo", help="find the greatest rate within an objective", description=_ABOUT)
+    add_shared(parser)
+
+    def number(name: str, default: float, text: str, metavar: str = "X") -> None:
+        parser.add_argument(name, type=positive, default=default, metavar=metavar, help=f"{text}; default: %(default)s")
+
+    parser.add_argument("--objective-seconds", type=positive, required=True, metavar="S", help="what is on time")
+    number("--percentile", 99.0, "the one that shall be within the objective")
+    number("--confidence", 0.99, "of the whole answer")
+    number("--precision", 0.05, "stop when the rates that passed and failed are so near, as a ratio minus 1")
+    number("--start-rate", 50.0, "first rate to try", "R")
+    number("--trial-seconds", 10.0, "least length of a trial", "S")
+    parser.add_argument("--curve", action="store_true", help="also measure goodput against offered load")
+    parser.add_argument("--capacity", type=positive, metavar="R", help="--curve: do not search, take this rate for 1.0")
+    parser.add_argument(
+        "--factors",
+        type=_factors,
+        default=FACTORS,
+        metavar="X,…",
+        help="--curve: offered loads; default: " + ",".join(f"{factor:g}" for factor in FACTORS),
+    )
+    number("--seconds", 60.0, "--curve: window of each run", "S")
+    parser.add_argument("--repeats", type=count, default=1, metavar="N", help="--curve: runs a load; default: 1")
+    parser.set_defaults(run=guarded(run))
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the command says; return the exit code."""
+    _check(flags)
+    arrivals = arrivals_of(flags)
+    session = open_session(flags)
+    print(
+        f"{session.server}, model {flags.model}: {told(arrivals)}, objective {flags.objective_seconds * 1e3:g} ms at "
+        f"p{flags.percentile:g}\n",
+        flush=True,
+    )
+    with Fleet(session.work, flags.processes) as fleet:
+        trials = Trials(flags, session, fleet, arrivals)
+        result: dict[str, Any] = {}
+        code, capacity = 0, flags.capacity
+        if capacity is None:
+            found, limit = _searched(flags, trials)
+            code, capacity = 0 if found.narrow else 1, found.passed
+            result["search"] = {"passed": found.passed, "failed": found.failed, "narrow": found.narrow, "limit": limit}
+            print(f"\n{_told(found, flags)}")
+            if limit:
+                print(limit)
+                code = GENERATOR_LIMITED
+        if flags.curve and capacity is not None:
+            points = _curve(flags, session, trials, capacity)
+            result |= {"capacity": capacity, "curve": [point.as_json() for point in points]}
+            code = GENERATOR_LIMITED if any(point.limit for point in points) else code
+    if flags.json:
+        write_json(flags.json, {**session.facts, **result})
+    return code
+
+
+def _check(flags: argparse.Namespace) -> None:
+    if not 50 <= flags.percentile < 100:
+        raise OptionsInvalid(f"--percentile {flags.percentile:g}: expected 50 or more and less than 100")
+    if not 0.5 <= flags.confidence < 1:
+        raise OptionsInvalid(f"--confidence {flags.confidence:g}: expected 0.5 or more and less than 1")
+    if (flags.capacity is not None or flags.plot) and not flags.curve:
+        raise OptionsInvalid("--capacity and --plot are for the curve: add --curve")
+    check_outputs(flags.json, flags.plot)
+    if flags.plot:
+        needs_matplotlib()
+    if flags.deadline_seconds is None:
+        flags.deadline_seconds = flags.objective_seconds
+
+
+def _searched(flags: argparse.Namespace, trials: Trials) -> tuple[Found, str | None]:
+    search = RateSearch(
+        flags.start_rate,
+        allowed=1 - flags.percentile / 100,
+        confidence=flags.confidence,
+        precision=flags.precision,
+    )
+    return trials.search(search, lambda line: print(line, flush=True))
+
+
+def _curve(flags: argparse.Namespace, session: Session, trials: Trials, capacity: float) -> list[Point]:
+    print(f"\n{HEADING}", flush=True)
+    points = []
+    for factor in flags.factors:
+        points.append(trials.point(factor, capacity))
+        print(row(points[-1], capacity), flush=True)
+    limit = next((point.limit for point in points if point.limit), None)
+    if limit:
+        print(f"\n{limit}")
+    if flags.plot:
+        title = f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
+        draw_curve(points, capacity, flags.objective_seconds, title, flags.plot)
+    return points
+
+
+def _told(found: Found, flags: argparse.Namespace) -> str:
+    if found.passed is None:
+        return f"no rate passed; the least that was tried, {found.failed:.2f} /s, did not"
+    line = f"p{flags.percentile:g} is within the objective at {found.passed:.1f} /s (confidence {flags.confidence:g})"
+    if found.failed is None:
+        return f"{line}; no rate that was tried failed: begin with a greater --start-rate"
+    line += f"; it could not be shown at {found.failed:.1f} /s"
+    return line if found.narrow else f"{line}; the search gave up before they were nearer"
+
+
+def _factors(text: str) -> tuple[float, ...]:
+    return tuple(sorted(positive(factor) for factor in text.split(",")))

@@ -1,0 +1,111 @@
+"""Goodput against offered load. Pure but for the picture."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from operator import add
+from pathlib import Path
+from typing import Any
+
+from bench.load.plot import new_figure, save
+from bench.load.records import Summary
+
+FACTORS = (0.5, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
+# Student's t, two-sided 95 %, by degrees of freedom; beyond ten the last is near enough.
+_T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
+
+
+@dataclass(frozen=True, eq=False)
+class Point:
+    """One offered load, in as many runs as seeds.
+
+    Attributes:
+        factor: Offered load over capacity, as intended.
+        runs: One a seed, at least one.
+        limit: Why the generator was the limit in one of them; None where it never was.
+    """
+
+    factor: float
+    runs: tuple[Summary, ...]
+    limit: str | None
+
+    @property
+    def whole(self) -> Summary:
+        """All runs, end to end."""
+        return reduce(add, self.runs)
+
+    @property
+    def half_width(self) -> float | None:
+        """Half the 95 % confidence interval of the mean goodput, by Student's t; None of one run."""
+        if len(self.runs) < 2:
+            return None
+        spread = statistics.stdev(run.goodput for run in self.runs)
+        return _T[min(len(self.runs) - 1, len(_T)) - 1] * spread / math.sqrt(len(self.runs))
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the point, and each run with its histograms."""
+        return {
+            "factor": self.factor,
+            "offered_per_second": self.whole.offered_rate,
+            "goodput_per_second": self.whole.goodput,
+            "goodput_half_width_95": self.half_width,
+            "generator_limit": self.limit,
+            "runs": [run.as_json() for run in self.runs],
+        }
+
+
+HEADING = (
+    f"{'offered':>9}{'of cap.':>9}{'goodput':>9}{'± 95 %':>8}{'of cap.':>9}{'late':>8}{'refused':>9}{'expired':>9}"
+    f"{'p50 ms':>9}{'p99 ms':>9}{'refusal p99':>13}"
+)
+
+
+def row(point: Point, capacity: float) -> str:
+    """Write a point under :data:`HEADING`."""
+    whole = point.whole
+    offered = max(whole.offered, 1)
+    width = "-" if point.half_width is None else f"{point.half_width:.1f}"
+    return (
+        f"{whole.offered_rate:9.1f}{whole.offered_rate / capacity:9.2f}{whole.goodput:9.1f}{width:>8}"
+        f"{whole.goodput / capacity:9.3f}{whole.late / offered:8.2%}{whole.refused / offered:9.2%}"
+        f"{whole.expired / offered:9.2%}{_millis(whole.latency.percentile(50)):>9}"
+        f"{_millis(whole.latency.percentile(99)):>9}{_millis(whole.refusal_latency.percentile(99)):>13}"
+        + ("  generator was the limit" if point.limit else "")
+    )
+
+
+def draw_curve(points: Sequence[Point], capacity: float, objective_seconds: float, title: str, path: Path) -> None:
+    """Draw goodput, latencies over the objective, and how long refusals take.
+
+    Raises:
+        OptionsInvalid: The file cannot be written.
+    """
+    figure = new_figure(13, 4)
+    goodput, latency, refusals = figure.subplots(1, 3, sharex=True)
+    wholes = [point.whole for point in points]
+    offered = [whole.offered_rate / capacity for whole in wholes]
+    widths = [(point.half_width or 0.0) / capacity for point in points]
+    goodput.errorbar(offered, [whole.goodput / capacity for whole in wholes], widths, marker="o", capsize=3)
+    goodput.plot([0, 1, offered[-1]], [0, 1, 1], color="grey", linestyle=":", label="all, up to the capacity")
+    goodput.set(xlabel="offered / capacity", ylabel="goodput / capacity", ylim=(0, None), title="goodput")
+    goodput.legend()
+    for percent in (50, 99):
+        values = [whole.latency.percentile(percent) / objective_seconds for whole in wholes]
+        latency.plot(offered, values, marker="o", label=f"p{percent}")
+    latency.axhline(1, color="grey", linestyle=":")
+    latency.set(xlabel="offered / capacity", ylabel="latency / objective", ylim=(0, None), title="OK answers")
+    latency.legend()
+    refusals.plot(offered, [whole.refusal_latency.percentile(99) * 1e3 for whole in wholes], marker="o")
+    refusals.set(xlabel="offered / capacity", ylabel="p99, ms", ylim=(0, None), title="refusals")
+    for axes in (goodput, latency, refusals):
+        axes.grid(alpha=0.3)
+    figure.suptitle(title)
+    save(figure, path)
+
+
+def _millis(seconds: float) -> str:
+    return "-" if math.isnan(seconds) else f"{seconds * 1e3:.2f}"

@@ -1,0 +1,84 @@
+"""Runs at chosen rates, by one fleet: what the search and the curve ask for."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+
+from bench.load import plan
+from bench.load.arrivals import Arrivals
+from bench.load.fleet import Fleet
+from bench.load.options import max_lag_seconds, told
+from bench.load.progress import bar
+from bench.load.records import Summary, generator_limit
+from bench.load.session import Session
+from bench.slo.curve import Point
+from bench.slo.search import Found, RateSearch
+
+Say = Callable[[str], None]
+
+
+class Trials:
+    """Sends at one rate after the other, each time with a seed of its own."""
+
+    def __init__(self, flags: argparse.Namespace, session: Session, fleet: Fleet, arrivals: Arrivals) -> None:
+        """Keep what every run shares."""
+        self._flags = flags
+        self._inputs = len(session.work.messages)
+        self._fleet = fleet
+        self._arrivals = arrivals
+        self._seed = flags.seed
+
+    def run(self, rate: float, seconds: float) -> tuple[Summary, str | None]:
+        """Send; return what came of the window, and why the generator was the limit if it was."""
+        flags = self._flags
+        self._seed += 1
+        whole = flags.warm_up_seconds + seconds
+        plans = plan.open_loop(
+            self._arrivals,
+            rate,
+            whole,
+            seed=self._seed,
+            inputs=self._inputs,
+            processes=flags.processes,
+            deadline_seconds=flags.deadline_seconds,
+            drain_seconds=flags.drain_seconds,
+        )
+        with bar(f"{rate:.1f}/s, {told(self._arrivals)}", whole) as progress:
+            ran = self._fleet.run(plans, progress)
+        window = ran.records.between(flags.warm_up_seconds, whole)
+        summary = Summary.of(window, seconds, flags.objective_seconds)
+        return summary, generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
+
+    def point(self, factor: float, capacity: float) -> Point:
+        """Send ``factor`` times the capacity, once a seed."""
+        runs, limits = zip(
+            *(self.run(factor * capacity, self._flags.seconds) for _ in range(self._flags.repeats)), strict=True
+        )
+        return Point(factor, runs, next((limit for limit in limits if limit), None))
+
+    def search(self, search: RateSearch, say: Say) -> tuple[Found, str | None]:
+        """Run what a search asks for until it knows.
+
+        A rate at which the generator was the limit has not passed, since nothing can be said of the server there.
+
+        Returns:
+            The answer, and why it was the generator that bounded it, if it was.
+        """
+        limits: dict[float, str] = {}
+        while not isinstance(probe := search.next(), Found):
+            seconds = max(self._flags.trial_seconds, 1.05 * probe.requests / probe.rate)
+            summary, limit = self.run(probe.rate, seconds)
+            if limit:
+                limits[probe.rate] = f"at {probe.rate:.1f} /s {limit}"
+                search.give_up_rate()
+                say(_told(probe.rate, summary, "generator was the limit"))
+            else:
+                verdict = search.tell(summary.offered, summary.missed)
+                say(_told(probe.rate, summary, verdict.value))
+        return probe, limits.get(probe.failed) if probe.failed else None
+
+
+def _told(rate: float, summary: Summary, verdict: str) -> str:
+    p99 = summary.latency.percentile(99) * 1e3
+    return f"{rate:10.1f} /s  {summary.missed:6d} of {summary.offered:7d} missed  p99 of OK {p99:9.2f} ms  {verdict}"

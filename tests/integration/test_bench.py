@@ -1,0 +1,288 @@
+"""``convserve-bench load`` and ``slo`` against a server of known behaviour, and against convserve.
+
+Latencies of the stub have lower bounds that hold however busy the machine is; upper bounds are left wide.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from collections.abc import Awaitable, Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import grpc
+import numpy as np
+import pytest
+
+from bench.cli import main
+from bench.load.histogram import Histogram
+from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess
+
+Behave = Callable[[int, Any], Awaitable[None]]
+# Whether the machine lets the generator be punctual is none of these tests' business.
+CALM = ("--max-lag-seconds", "60", "--warm-up-seconds", "0")
+
+
+async def at_once(number: int, context: Any) -> None:
+    """Answer."""
+
+
+@dataclass
+class Stub:
+    """A server in a thread whose model ``stub`` gives one number; ``behave`` is awaited before each answer.
+
+    Attributes:
+        behave: Told the number of the call, from 0 on, and its context.
+        answer: The number given, by call.
+        calls: How many came.
+        left: Seconds that each call had left.
+    """
+
+    behave: Behave = at_once
+    answer: Callable[[int], float] = lambda number: 1.5
+    calls: int = 0
+    left: list[float | None] = field(default_factory=list)
+    port: int = 0
+
+    def begin(self, behave: Behave = at_once, answer: Callable[[int], float] = lambda number: 1.5) -> str:
+        """Forget what was; the call that ``convserve-bench`` makes alone is number 0. Return the address."""
+        self.behave, self.answer, self.calls, self.left = behave, answer, 0, []
+        return f"127.0.0.1:{self.port}"
+
+    async def infer(self, request: pb.ModelInferRequest, context: Any) -> pb.ModelInferResponse:
+        number, self.calls = self.calls, self.calls + 1
+        self.left.append(context.time_remaining())
+        await self.behave(number, context)
+        response = pb.ModelInferResponse(model_name="stub", model_version="1")
+        response.outputs.add(name="y", datatype="FP32", shape=[1, 1])
+        response.raw_output_contents.append(np.float32(self.answer(number)).tobytes())
+        return response
+
+    async def about(self, request: pb.ServerMetadataRequest, context: Any) -> pb.ServerMetadataResponse:
+        return pb.ServerMetadataResponse(name="stub", version="7")
+
+    async def metadata(self, request: pb.ModelMetadataRequest, context: Any) -> pb.ModelMetadataResponse:
+        response = pb.ModelMetadataResponse(name="stub", versions=["1"], platform="none")
+        response.inputs.add(name="x", datatype="FP32", shape=[-1, 4])
+        response.outputs.add(name="y", datatype="FP32", shape=[-1, 1])
+        return response
+
+    def serve(self, started: threading.Event, stop: threading.Event) -> None:
+        async def run() -> None:
+            server = grpc.aio.server()
+            methods = {
+                "ServerMetadata": (self.about, pb.ServerMetadataRequest),
+                "ModelMetadata": (self.metadata, pb.ModelMetadataRequest),
+                "ModelInfer": (self.infer, pb.ModelInferRequest),
+            }
+            handlers = {
+                name: grpc.unary_unary_rpc_method_handler(call, kind.FromString, lambda made: made.SerializeToString())
+                for name, (call, kind) in methods.items()
+            }
+            server.add_generic_rpc_handlers(
+                (grpc.method_handlers_generic_handler("inference.GRPCInferenceService", handlers),)
+            )
+            self.port = server.add_insecure_port("127.0.0.1:0")
+            await server.start()
+            started.set()
+            while not stop.is_set():
+                await asyncio.sleep(0.02)
+            await server.stop(None)
+
+        asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[Stub]:
+    made, started, stop = Stub(), threading.Event(), threading.Event()
+    thread = threading.Thread(target=made.serve, args=(started, stop))
+    thread.start()
+    assert started.wait(DEADLINE_SECONDS)
+    yield made
+    stop.set()
+    thread.join(DEADLINE_SECONDS)
+
+
+def bench(path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run a command; return its exit code and what it wrote."""
+    code = main([*arguments, *CALM, "--json", str(path / "result.json")])
+    return code, json.loads((path / "result.json").read_text())
+
+
+def open_loop(address: str, rate: int, seconds: float) -> list[str]:
+    return ["load", address, "--model", "stub", "--arrivals", "constant", f"--rate={rate}", f"--seconds={seconds}"]
+
+
+def latencies(summary: dict[str, Any]) -> Histogram:
+    return Histogram.decoded(summary["histograms_microseconds"]["latency"])
+
+
+def at_least(histogram: Histogram, seconds: float) -> int:
+    """Return how many latencies are at least so long, up to the histogram's three digits."""
+    return histogram.total - int(
+        sum(histogram.counts[: int(np.flatnonzero(Histogram.of(np.array([seconds])).counts)[0])])
+    )
+
+
+def test_a_known_service_time_is_what_is_measured(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    async def behave(number: int, context: Any) -> None:
+        await asyncio.sleep(0.03)
+
+    plot = tmp_path / "plot.png"
+    code, result = bench(tmp_path, *open_loop(stub.begin(behave), 200, 1), "--processes=2", f"--plot={plot}")
+    assert code == 0
+    summary = result["summary"]
+    assert (summary["offered"], summary["on_time"], stub.calls) == (200, 200, 201)
+    assert at_least(latencies(summary), 0.029) == 200
+    assert latencies(summary).percentile(0) < 0.09
+    assert summary["goodput_per_second"] == 200.0
+    assert result["server"] == {"name": "stub", "version": "7"}
+    assert set(stub.left) - {stub.left[0]} == {None}  # no deadline was asked for
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "offered         200.0 /s   200 requests in 1 s" in capsys.readouterr().out
+
+
+def test_a_stall_shows_in_every_request_that_should_have_been_sent_meanwhile(stub: Stub, tmp_path: Path):
+    """A closed loop would see it once for each call in flight: that is coordinated omission."""
+    turn = asyncio.Lock()
+
+    async def behave(number: int, context: Any) -> None:
+        async with turn:  # one after the other
+            if number == 60:
+                await asyncio.sleep(0.5)
+
+    code, result = bench(tmp_path, *open_loop(stub.begin(behave), 200, 1))
+    assert code == 0
+    # Number 60 is answered 0.5 s after its instant at the earliest, and so is whoever is behind it.
+    assert at_least(latencies(result["summary"]), 0.1) >= 0.4 * 200 - 1
+    assert at_least(latencies(result["summary"]), 0.4) >= 0.1 * 200 - 1
+    code, result = bench(tmp_path, "load", stub.begin(behave), "--model=stub", "--concurrency=2", "--seconds=0.7")
+    assert code == 0
+    assert result["summary"]["offered"] > 60
+    assert 1 <= at_least(latencies(result["summary"]), 0.45) <= 2
+
+
+def test_refusals_and_late_answers_are_told_apart(stub: Stub, tmp_path: Path):
+    async def behave(number: int, context: Any) -> None:
+        if number % 4 == 0 and number:
+            await context.abort(grpc.StatusCode.RESOURCE_EXHAUSTED, "the queue is full: 3 requests wait, at most 3 may")
+        if number % 4 == 1:
+            await asyncio.sleep(0.6)
+
+    code, result = bench(tmp_path, *open_loop(stub.begin(behave), 100, 1), "--objective-seconds=0.5")
+    summary = result["summary"]
+    assert code == 0
+    assert (summary["offered"], summary["refused"], summary["failed"]) == (100, 25, 0)
+    assert summary["codes"] == {"OK": 75, "RESOURCE_EXHAUSTED": 25}
+    assert summary["late"] >= 25
+    assert summary["on_time"] == 75 - summary["late"]
+    assert summary["refusal_latency_seconds"]["p50"] < 0.5
+
+
+def test_the_deadline_counts_from_the_intended_instant(stub: Stub, tmp_path: Path):
+    async def behave(number: int, context: Any) -> None:
+        if number:
+            await asyncio.sleep(20)
+
+    code, result = bench(tmp_path, *open_loop(stub.begin(behave), 50, 0.4), "--deadline-seconds=0.3")
+    assert code == 0
+    assert result["summary"]["codes"] == {"DEADLINE_EXCEEDED": 20}
+    assert result["summary"]["expired"] == 20
+    assert all(left is not None and left <= 0.3 for left in stub.left[1:])
+
+
+def test_unanswered_requests_are_failures(stub: Stub, tmp_path: Path):
+    async def behave(number: int, context: Any) -> None:
+        if number:
+            await asyncio.sleep(20)
+
+    code, result = bench(tmp_path, *open_loop(stub.begin(behave), 50, 0.2), "--drain-seconds=0.2")
+    assert code == 1
+    assert result["summary"]["codes"] == {"no answer": 10}
+
+
+def test_a_wrong_answer_is_found(stub: Stub, tmp_path: Path):
+    """Sixteen references are asked for first; then every fifth answer is wrong, another one rounded differently."""
+    address = stub.begin(answer=lambda number: 1.5 if number < 16 or number % 5 else 1.6)
+    code, result = bench(tmp_path, *open_loop(address, 100, 0.5), "--check")
+    assert code == 1
+    assert result["summary"]["wrong"] == len([number for number in range(16, 66) if number % 5 == 0])
+    address = stub.begin(answer=lambda number: 1.5 if number < 16 else 1.5 + 1e-6)
+    code, result = bench(tmp_path, *open_loop(address, 100, 0.2), "--check")
+    assert (code, result["summary"]["wrong"]) == (0, 0)
+
+
+def test_the_generator_admits_that_it_was_the_limit(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    code = main([*open_loop(stub.begin(), 100, 0.2), "--warm-up-seconds=0.1", "--max-lag-seconds=1e-9"])
+    assert code == 3
+    assert "the generator was the limit, not the server: p99 of its lag is" in capsys.readouterr().out
+
+
+def test_the_greatest_rate_is_found_and_the_curve_drawn(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """One request in 20 ms makes 50 a second; at twice that most wait longer than the objective within the trial."""
+    turn = asyncio.Lock()
+
+    async def behave(number: int, context: Any) -> None:
+        async with turn:
+            await asyncio.sleep(0.02)
+
+    plot = tmp_path / "curve.png"
+    search = ["--percentile=50", "--confidence=0.5", "--precision=0.5", "--start-rate=24", "--trial-seconds=0.6"]
+    curve = ["--curve", "--factors=0.5,3", "--seconds=0.5", "--repeats=2", f"--plot={plot}"]
+    arguments = ["slo", stub.begin(behave), "--model=stub", "--objective-seconds=0.1", "--arrivals=constant"]
+    code, result = bench(tmp_path, *arguments, *search, *curve)
+    assert code == 0
+    assert 0 < result["capacity"] < 100
+    assert result["search"]["passed"] == result["capacity"]
+    low, high = result["curve"]
+    assert low["factor"] == 0.5
+    assert len(low["runs"]) == 2
+    assert low["goodput_half_width_95"] is not None
+    assert high["offered_per_second"] > 2 * result["capacity"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+    assert "p50 is within the objective at" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("model", ["lenet5-mnist", "textcnn-mr", "add-sub"])
+def test_convserve_answers_rightly_under_load(server: ServerProcess, model: str, tmp_path: Path):
+    inputs = {"lenet5-mnist": ROOT / "examples" / "pictures", "textcnn-mr": ROOT / "examples" / "sentences.txt"}
+    given = [f"--input={inputs[model]}"] if model in inputs else ["--rows=3", "--distinct=4"]
+    address = f"127.0.0.1:{server.grpc_port}"
+    arguments = ["load", address, f"--model={model}", "--check", "--deadline-seconds=30", *given]
+    code, result = bench(tmp_path, *arguments, "--arrivals=gamma", "--rate=100", "--seconds=0.5", "--processes=2")
+    summary = result["summary"]
+    assert (code, summary["wrong"], summary["failed"]) == (0, 0, 0)
+    assert summary["on_time"] == summary["offered"] > 0
+    code, result = bench(tmp_path, *arguments, "--concurrency=8", "--seconds=0.5")
+    assert (code, result["summary"]["wrong"]) == (0, 0)
+    assert result["summary"]["on_time"] == result["summary"]["offered"] >= 8
+
+
+def test_mistakes_are_one_line(server: ServerProcess, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    here = f"127.0.0.1:{server.grpc_port}"
+    open_loop = ["--rate=1"]
+    cases = [
+        (["load", "nowhere", "--model=add-sub", *open_loop], "expected HOST:PORT, such as 127.0.0.1:8001"),
+        (["load", "127.0.0.1:1", "--model=add-sub", *open_loop], "no gRPC server answers there"),
+        (["load", f"127.0.0.1:{server.http_port}", "--model=add-sub", *open_loop], "no gRPC server answers there"),
+        (["load", here, "--model=absent", *open_loop], "NOT_FOUND"),
+        (["load", here, "--model=add-sub"], "give --rate R for an open loop"),
+        (["load", here, "--model=add-sub", "--concurrency=1", "--processes=2"], "less than --processes 2"),
+        (["load", here, "--model=add-sub", "--arrivals=trace", *open_loop], "give both, or only the file"),
+        (["load", here, "--model=add-sub", *open_loop, "--rows=1000000"], "takes 32 at most"),
+        (["load", here, "--model=add-sub", *open_loop, f"--input={ROOT}/examples/pictures"], "models of one input"),
+        (["load", here, "--model=lenet5-mnist", *open_loop, f"--input={tmp_path}"], "expected pictures"),
+        (["load", here, "--model=add-sub", *open_loop, f"--json={tmp_path}/absent/x"], "the folder is missing"),
+        (["slo", here, "--model=add-sub", "--objective-seconds=1", "--capacity=5"], "add --curve"),
+        (["slo", here, "--model=add-sub", "--objective-seconds=1", "--percentile=100"], "less than 100"),
+    ]
+    for arguments, message in cases:
+        assert main(arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.startswith("convserve-bench: ")
+        assert said.count("\n") == 1
