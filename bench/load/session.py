@@ -86,7 +86,7 @@ def open_session(flags: argparse.Namespace) -> Session:
             raise OptionsInvalid(
                 f"{flags.server}: no gRPC server answers there; start one, or give another HOST:PORT"
             ) from None
-        # A non-empty answer to "what gives what back" is not needed, and asking for it would send requests.
+        # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
         model = dataclasses.replace(learn(target, flags.model, {}), mirrors={})
         requests = _requests(model, encoded, flags)
         alone = [target.call("ModelInfer", request) for request in (requests if flags.check else requests[:1])]
