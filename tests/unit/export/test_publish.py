@@ -30,7 +30,7 @@ def test_a_version_holds_all_that_the_service_needs(models: Path) -> None:
     assert read_labels(version / "labels.txt") == ("negative", "positive")
     golden = read_golden(version / GOLDEN_FILE)
     assert golden.count == 24
-    assert golden.outputs[0].shape == (16, 2)
+    assert golden.outputs[0].shape == (24, 2)
     assert {path.name for path in (models / "lenet5-mnist" / "1").iterdir()} == names - {"tokenizer.json"}
 
 
