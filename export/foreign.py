@@ -15,11 +15,10 @@ from onnx import TensorProto, helper, numpy_helper
 from export import provenance
 from export.convert import OUTPUT, check_graph, input_spec, output_spec
 from export.data.golden import golden_raw
-from export.data.inputs import Preprocessing
+from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
 from export.errors import ConversionFailed
 from export.load import Order, describe
 from export.publish import LABELS_FILE, Described, Say, make_manifest, write_aside
-from export.publish_loaded import proving_inputs
 from export.verify import verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.errors import LoadError
@@ -82,7 +81,7 @@ def publish_foreign(
     for note in notes:
         say(f"note: {note}")
     reference = Foreign(path, spec, logits=logits)
-    inputs = proving_inputs(spec)
+    inputs = PictureInputs(proving_pictures(spec))
     _check_answers(path, reference.answer(inputs.batch(np.arange(2))), len(labels))
     with write_aside(target, version) as (aside, folder):
         (aside / MODEL_FILE).write_bytes(

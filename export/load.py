@@ -17,6 +17,8 @@ from torchvision import models
 
 from export.architectures import Network, Sizes
 from export.architectures.torchvision_nets import SCALES_TWICE, Wrapped
+from export.classifier import PictureFront
+from export.data.inputs import proving_pictures
 from export.errors import RecipeInvalid, WeightsInvalid
 from export.recipe import find_recipe
 from export.weights import fit_state, read_renames, read_state
@@ -25,7 +27,7 @@ from service import strict
 from service.spec import ImageSpec
 
 _TIMM = "timm:"
-_NOISE = 8  # pictures
+_RANDOM_FACTOR = 0.2
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training listens to
 # What GoogLeNet and Inception were trained with: transform_input brings ImageNet's scaling back to it.
 _HALVES = (0.5, 0.5, 0.5)
@@ -256,13 +258,18 @@ def _call(source: str) -> nn.Module:
 
 
 def _settle(network: Network, spec: ImageSpec) -> None:
-    """Give batch norm the statistics of noise; with none, random weights grow from layer to layer without end."""
+    """Give batch norm the statistics of what proves the network, and factors smaller than one.
+
+    With no statistics, random weights grow from layer to layer without end; and the logits of a deep
+    random network are so large that any runtime's rounding shows in the probabilities.
+    """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches
+        nn.init.constant_(norm.weight, _RANDOM_FACTOR)
     with torch.no_grad():
-        network.train()(torch.randn(_NOISE, spec.channels, spec.height, spec.width))
+        network.train()(PictureFront(spec)(torch.from_numpy(proving_pictures(spec))))
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

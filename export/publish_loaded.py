@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import numpy as np
-
 from export import provenance
 from export.classifier import Classifier, Probabilities
 from export.convert import convert
-from export.data.golden import golden_raw
-from export.data.inputs import PictureInputs, Preprocessing
+from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
 from export.load import Loaded
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
 from export.verify import verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
-from service.spec import ImageSpec
-
-_NOISE = 16  # pictures of noise that are compared beside the golden ones
 
 
 def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
@@ -50,7 +44,7 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
         convert(model, loaded.spec, len(loaded.labels), aside / MODEL_FILE)
         say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
-        parity = verify_graph(model, backend, proving_inputs(loaded.spec), max_batch_size)
+        parity = verify_graph(model, backend, PictureInputs(proving_pictures(loaded.spec)), max_batch_size)
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
         write_parts(aside, loaded.labels, preprocessing, model)
         described = Described(loaded.spec, loaded.labels, max_batch_size, loaded_provenance(loaded))
@@ -58,14 +52,6 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
         verify_version(aside)
     say(f"published: {folder}")
     return folder
-
-
-def proving_inputs(spec: ImageSpec) -> PictureInputs:
-    """Return the golden pictures and some of noise."""
-    raw = golden_raw(spec)
-    golden = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
-    noise = np.random.default_rng(0).integers(0, 256, (_NOISE, *spec.shape), dtype=np.uint8)
-    return PictureInputs(np.concatenate([golden, noise]))
 
 
 def loaded_provenance(loaded: Loaded) -> Provenance:

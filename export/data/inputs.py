@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 from export.architectures import Sizes
 from export.data.base import Indices, Split
+from export.data.golden import golden_raw
 from export.data.pictures import Pictures
 from export.data.sentences import Sentences
 from export.data.vocabulary import build_tokenizer
@@ -20,6 +21,8 @@ from export.recipe import Recipe, TextRecipe
 from service.errors import InvalidInput
 from service.preprocessing import image, text
 from service.spec import ImageSpec, TextSpec
+
+_NOISE = 16  # pictures of noise that are compared beside the golden ones
 
 
 class Inputs(Protocol):
@@ -175,3 +178,11 @@ class Preprocessing:
             except InvalidInput as error:
                 raise DataInvalid(f"sentence {row} ({data[:40].decode(errors='replace')!r}): {error}") from None
         return TokenInputs(rows, self.spec.padding_id)
+
+
+def proving_pictures(spec: ImageSpec) -> np.ndarray:
+    """Return what proves a network without a test set, golden pictures and noise: uint8 (N, H, W, C)."""
+    raw = golden_raw(spec)
+    golden = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+    noise = np.random.default_rng(0).integers(0, 256, (_NOISE, *spec.shape), dtype=np.uint8)
+    return np.concatenate([golden, noise])
