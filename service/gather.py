@@ -6,6 +6,7 @@ Whatever becomes of the parts, in whichever order and on whichever threads, the 
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -34,7 +35,7 @@ class ItemsReply(Protocol):
         ...
 
 
-class Gather:
+class Gather(ABC):
     """Collects the parts of one call; settles it exactly once. Thread-safe.
 
     The first failure of a part settles the call and withdraws the other parts.
@@ -81,21 +82,21 @@ class Gather:
             first, self.settled = not self.settled, True
         return first
 
+    @abstractmethod
     def item_failed(self, place: int, error: InvalidInput) -> None:
         """Note that an item cannot be prepared; may raise to fail the whole call."""
-        raise NotImplementedError
 
+    @abstractmethod
     def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
         """Keep the rows that answer the items at ``places``."""
-        raise NotImplementedError
 
+    @abstractmethod
     def deliver(self) -> None:
         """Answer the caller."""
-        raise NotImplementedError
 
+    @abstractmethod
     def deliver_failure(self, error: ServingError) -> None:
         """Refuse the caller."""
-        raise NotImplementedError
 
 
 class ItemsGather(Gather):
