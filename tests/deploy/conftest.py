@@ -18,7 +18,7 @@ from tests.integration import graphs
 
 ROOT = Path(__file__).resolve().parents[2]
 DEPLOY = ROOT / "deploy"
-REQUIRED = "CONVSERVE_REQUIRE_DEPLOY_TOOLS"  # set in CI, so that a missing program fails there
+REQUIRED = "TEST_CONVSERVE_REQUIRE_DEPLOY_TOOLS"  # set in CI, so that a missing program fails there
 _ORIGIN = {
     "prometheus": "apt install prometheus",
     "promtool": "apt install prometheus",

@@ -19,7 +19,7 @@ from service.client import Client
 from tests.deploy.conftest import DEPLOY, check, free_ports, program
 from tests.integration.harness import eventually, http_get
 
-ENVIRONMENT = ("CONVSERVE_IMAGE_PREFIX", "CONVSERVE_IMAGE_TAG")
+ENVIRONMENT = ("TEST_CONVSERVE_IMAGE_PREFIX", "TEST_CONVSERVE_IMAGE_TAG")
 pytestmark = [
     pytest.mark.deploy,
     pytest.mark.skipif(not set(ENVIRONMENT) <= os.environ.keys(), reason=f"no image: set {' and '.join(ENVIRONMENT)}"),
@@ -32,7 +32,7 @@ def for_this_host(deployment: dict[str, Any], grpc_port: int, http_port: int) ->
     pod = deployment["spec"]["template"]["spec"]
     pod["hostNetwork"] = True
     (container,) = pod["containers"]
-    container |= {"image": os.environ["CONVSERVE_IMAGE_TAG"], "imagePullPolicy": "Never"}
+    container |= {"image": os.environ["TEST_CONVSERVE_IMAGE_TAG"], "imagePullPolicy": "Never"}
     del container["ports"]
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         del container[probe]  # podman would ask with curl, inside the image; asked below instead
@@ -42,7 +42,7 @@ def for_this_host(deployment: dict[str, Any], grpc_port: int, http_port: int) ->
 
 
 def test_the_deployment_becomes_ready_answers_and_drains(tmp_path: Path):
-    prefix = ["env", *shlex.split(os.environ["CONVSERVE_IMAGE_PREFIX"])]
+    prefix = ["env", *shlex.split(os.environ["TEST_CONVSERVE_IMAGE_PREFIX"])]
     built = yaml.safe_load_all(check(program("kubectl"), "kustomize", DEPLOY / "kubernetes" / "base"))
     (deployment,) = [one for one in built if one["kind"] == "Deployment"]
     pod = deployment["spec"]["template"]["spec"]

@@ -1,8 +1,8 @@
 """The image under test: started hardened, as in production, by podman on the host's network.
 
 Deselected unless the environment names an image:
-    CONVSERVE_IMAGE_TAG      its tag
-    CONVSERVE_IMAGE_PREFIX   the command, with variables and options before the verb, e.g. `podman --root DIR`
+    TEST_CONVSERVE_IMAGE_TAG      its tag
+    TEST_CONVSERVE_IMAGE_PREFIX   the command, with variables and options before the verb, e.g. `podman --root DIR`
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ HARDENED = (
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if {"CONVSERVE_IMAGE_PREFIX", "CONVSERVE_IMAGE_TAG"} <= os.environ.keys():
+    if {"TEST_CONVSERVE_IMAGE_PREFIX", "TEST_CONVSERVE_IMAGE_TAG"} <= os.environ.keys():
         return
     without_image = [item for item in items if item.get_closest_marker("image")]
     if without_image:
@@ -75,8 +75,8 @@ class Container:
 
 @pytest.fixture(scope="session")
 def engine() -> Engine:
-    prefix = shlex.split(os.environ["CONVSERVE_IMAGE_PREFIX"])
-    return Engine(("env", *prefix), os.environ["CONVSERVE_IMAGE_TAG"])
+    prefix = shlex.split(os.environ["TEST_CONVSERVE_IMAGE_PREFIX"])
+    return Engine(("env", *prefix), os.environ["TEST_CONVSERVE_IMAGE_TAG"])
 
 
 @pytest.fixture

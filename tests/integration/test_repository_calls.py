@@ -28,7 +28,7 @@ from tests.integration.harness import (
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-SOAK_SECONDS = float(os.environ.get("CONVSERVE_TEST_SOAK_SECONDS", "0"))
+SOAK_SECONDS = float(os.environ.get("TEST_CONVSERVE_SOAK_SECONDS", "0"))
 ONES = np.ones((1, 4), dtype=np.float32)
 
 
@@ -163,7 +163,7 @@ def wait_version(server: ServerProcess, version: int) -> None:
 def test_replacing_versions_under_load_loses_and_mixes_nothing(tmp_path: Path, transport: str):
     """Each version adds its own number, so an answer of a half-loaded or another model would show.
 
-    ``CONVSERVE_TEST_SOAK_SECONDS=60`` replaces a version every two seconds for a minute.
+    ``TEST_CONVSERVE_SOAK_SECONDS=60`` replaces a version every two seconds for a minute.
     """
     newest = 7 if not SOAK_SECONDS else 1 + int(SOAK_SECONDS / 2)
     began = time.monotonic()
