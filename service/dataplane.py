@@ -70,7 +70,13 @@ class DataPlane:
         return self.lifecycle.find(name, version)
 
     def infer(
-        self, servable: Servable, inputs: Mapping[str, np.ndarray], deadline: float, arrival: float, reply: Reply
+        self,
+        servable: Servable,
+        inputs: Mapping[str, np.ndarray],
+        deadline: float,
+        arrival: float,
+        reply: Reply,
+        priority: int = 0,
     ) -> Ticket:
         """Submit tensors by name.
 
@@ -81,20 +87,24 @@ class DataPlane:
             deadline: Instant after which the answer is worthless; infinite for none.
             arrival: When the call came in.
             reply: Gets all outputs, in the graph's order.
+            priority: The level that the caller asks for, 1 going first; 0 for none.
 
         Raises:
             InvalidInput: A wrong name, dtype, shape or batch size (INVALID_ARGUMENT).
             ServingError: Refused at the door, as :class:`service.batching.batcher.Batcher` raises it.
         """
         deadline = min(deadline, arrival + servable.objective_seconds)
+        handicap = servable.priorities.handicap(priority)
         _check_names(servable, inputs)
         if servable.preparer is not None:
             only = inputs[servable.inputs[0].name]
             if only.dtype == object:
                 gather = TensorGather(_items(only, servable), servable, reply)
-                return self._prepare(gather, deadline, arrival)
+                return self._prepare(gather, deadline, arrival, handicap)
         arrays = _check_arrays(servable, inputs)
-        request = PendingRequest(arrays, servable.group_of(arrays), deadline, arrival, reply)
+        overrides = _check_overrides(servable, inputs) if len(inputs) > len(arrays) else None
+        group = servable.group_of(arrays)
+        request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
         servable.batcher.reserve()
         servable.batcher.submit(request)
         return _Submitted(servable, request)
@@ -118,9 +128,10 @@ class DataPlane:
         if not 1 <= len(items) <= self._max_items:
             raise InvalidInput(f"the call has {len(items)} items, expected 1 to {self._max_items}")
         deadline = min(deadline, arrival + servable.objective_seconds)
-        return self._prepare(ItemsGather(items, servable, reply), deadline, arrival)
+        handicap = servable.priorities.handicap(0)
+        return self._prepare(ItemsGather(items, servable, reply), deadline, arrival, handicap)
 
-    def _prepare(self, gather: Gather, deadline: float, arrival: float) -> Ticket:
+    def _prepare(self, gather: Gather, deadline: float, arrival: float, handicap: float) -> Ticket:
         """Reserve places for all parts of a call, then decode each part on the pool.
 
         Parts are small enough to keep every thread of the pool busy, and no larger than a batch.
@@ -145,7 +156,7 @@ class DataPlane:
         gather.parts_left = len(parts)
         for number, part in enumerate(parts):
             try:
-                self._pool.submit(self._prepare_part, gather, part, deadline, arrival)
+                self._pool.submit(self._prepare_part, gather, part, deadline, arrival, handicap)
             except RuntimeError:  # the pool is shut down
                 for _ in parts[number:]:
                     batcher.release()
@@ -153,11 +164,11 @@ class DataPlane:
                 break
         return gather
 
-    def _prepare_part(self, gather: Gather, part: range, deadline: float, arrival: float) -> None:
+    def _prepare_part(self, gather: Gather, part: range, deadline: float, arrival: float, handicap: float) -> None:
         """Decode some items and submit them as one request; uses up one reservation, whatever happens."""
         batcher = gather.servable.batcher
         try:
-            request = self._decode_part(gather, part, deadline, arrival)
+            request = self._decode_part(gather, part, deadline, arrival, handicap)
         except BaseException as error:
             batcher.release()
             gather.refuse(_known(error))
@@ -170,7 +181,9 @@ class DataPlane:
         except Exception as error:
             gather.refuse(_known(error))
 
-    def _decode_part(self, gather: Gather, part: range, deadline: float, arrival: float) -> PendingRequest | None:
+    def _decode_part(
+        self, gather: Gather, part: range, deadline: float, arrival: float, handicap: float
+    ) -> PendingRequest | None:
         preparer = gather.servable.preparer
         assert preparer is not None
         if gather.settled:
@@ -193,7 +206,7 @@ class DataPlane:
         arrays = [preparer.stack(rows)]
         reply = PartReply(gather, places)
         group = gather.servable.group_of(arrays)
-        return gather.add(PendingRequest(arrays, group, deadline, arrival, reply, queued=self.clock()))
+        return gather.add(PendingRequest(arrays, group, deadline, arrival, reply, self.clock(), handicap))
 
 
 class _Submitted:
@@ -219,10 +232,26 @@ def _known(error: BaseException) -> ServingError:
 
 def _check_names(servable: Servable, inputs: Mapping[str, np.ndarray]) -> None:
     expected = [spec.name for spec in servable.inputs]
-    if len(inputs) != len(expected) or any(name not in inputs for name in expected):
-        raise InvalidInput(
-            f"model '{servable.name}': expected inputs {', '.join(expected)}, got {', '.join(inputs) or 'none'}"
-        )
+    if len(inputs) == len(expected) and all(name in inputs for name in expected):
+        return
+    optional = [spec.name for spec in servable.optional_inputs]
+    if all(name in inputs for name in expected) and all(name in expected or name in optional for name in inputs):
+        return
+    may = f" and perhaps {', '.join(optional)}" if optional else ""
+    raise InvalidInput(
+        f"model '{servable.name}': expected inputs {', '.join(expected)}{may}, got {', '.join(inputs) or 'none'}"
+    )
+
+
+def _check_overrides(servable: Servable, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Return the optional inputs that came; they have no batch axis of ours."""
+    overrides: dict[str, np.ndarray] = {}
+    for spec in servable.optional_inputs:
+        if spec.name in inputs:
+            array = inputs[spec.name]
+            spec.check(array)
+            overrides[spec.name] = _texts(spec.name, array) if array.dtype == object else array
+    return overrides
 
 
 def _items(array: np.ndarray, servable: Servable) -> Sequence[Item]:

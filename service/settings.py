@@ -63,6 +63,10 @@ class Settings:
     )
     max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
     max_queued_requests: int = _setting(1024, "most requests of one model that may wait")
+    priority_levels: int = _setting(0, "levels of the parameter priority, 1 going first; 0 ignores the parameter")
+    default_priority_level: int = _setting(
+        0, "level of a request that asks for none, the last at most; 0: the middle one"
+    )
     run_timeout_seconds: float = _setting(
         60.0, "a batch that runs longer hangs: its callers are answered and the version is loaded anew; 0: never"
     )
@@ -96,6 +100,8 @@ class Settings:
             ("max_batch_size", 0, 4096),
             ("max_queue_delay_seconds", 0, 10),
             ("max_queued_requests", 1, 1_000_000),
+            ("priority_levels", 0, 100),
+            ("default_priority_level", 0, 100),
             ("run_timeout_seconds", 0, 86400),
             ("latency_objective_seconds", 0, 3600),
             ("max_message_bytes", 1024, 2**31 - 1),
@@ -124,6 +130,8 @@ class ModelSettings:
     advertised_input: Literal["tensor", "encoded"] | None = None
     max_queue_delay_seconds: float | None = None
     max_queued_requests: int | None = None
+    priority_levels: int | None = None
+    default_priority_level: int | None = None
     latency_objective_seconds: float | None = None
 
 

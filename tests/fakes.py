@@ -7,7 +7,7 @@ timeout is a guard that turns a hang into a failure.
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Hashable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 import numpy as np
 
@@ -45,19 +45,24 @@ class FakeBackend:
 
     Attributes:
         batches: A copy of the first input of every batch, in order of their beginning.
+        overrides: The optional inputs of every batch.
         behaviour: What it does with a batch; may raise.
     """
 
     def __init__(self, *, open_gate: bool = True) -> None:
         self.batches: list[np.ndarray] = []
+        self.overrides: list[Mapping[str, np.ndarray] | None] = []
         self.behaviour: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = per_row
         self._state = threading.Condition()
         self._permits = 0
         self._open = open_gate
 
-    def __call__(self, batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def __call__(
+        self, batch: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /
+    ) -> list[np.ndarray]:
         with self._state:
             self.batches.append(np.array(batch[0]))
+            self.overrides.append(overrides)
             self._state.notify_all()
             assert self._state.wait_for(lambda: self._open or self._permits, GUARD_SECONDS), "the gate stayed shut"
             self._permits = max(0, self._permits - 1)
@@ -182,10 +187,14 @@ def make_request(
     deadline: float = float("inf"),
     arrival: float = 100.0,
     reply: RecordingReply | None = None,
+    handicap: float = 0.0,
+    overrides: Mapping[str, np.ndarray] | None = None,
 ) -> PendingRequest:
     """A request of one row (v, 0) for each value; :func:`per_row` answers (v, 10 v)."""
     array = np.array([[value, 0.0] for value in values or (1.0,)], dtype=np.float32)
-    return PendingRequest([array], group, deadline, arrival, reply or RecordingReply())
+    return PendingRequest(
+        [array], group, deadline, arrival, reply or RecordingReply(), handicap=handicap, overrides=overrides
+    )
 
 
 def reply_of(request: PendingRequest) -> RecordingReply:

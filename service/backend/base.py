@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -35,6 +35,11 @@ class Backend(Protocol):
         ...
 
     @property
+    def optional_inputs(self) -> Sequence[TensorSpec]:
+        """Inputs that have a default in the graph (ONNX: initializers named among the inputs), as they stand there."""
+        ...
+
+    @property
     def outputs(self) -> Sequence[TensorSpec]:
         """Outputs in the order of ``run``'s result."""
         ...
@@ -44,11 +49,14 @@ class Backend(Protocol):
         """What really runs, read back from the session."""
         ...
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(
+        self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /
+    ) -> list[np.ndarray]:
         """Compute one batch; the GIL is released meanwhile.
 
         Args:
             inputs: One C-contiguous array an input, each with the same first dimension.
+            overrides: Optional inputs by name; the others keep their defaults.
 
         Returns:
             One array an output, owned by the caller.

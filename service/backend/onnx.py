@@ -81,12 +81,15 @@ class OnnxBackend:
             raise ProviderUnavailable(_no_cuda(f"the session runs on {actual}"))
         self._provider = Provider(device, actual, "cuda:0" if actual == _CUDA else "cpu")
         self._inputs = [_spec(node) for node in self._session.get_inputs()]
+        # One of a type that no caller can send keeps its default.
+        defaults = [node for node in self._session.get_overridable_initializers() if node.type in _DATATYPES]
+        self._optional_inputs = [_spec(node) for node in defaults]
         self._outputs = [_spec(node) for node in self._session.get_outputs()]
         self._input_names = [spec.name for spec in self._inputs]
         self._output_names = [spec.name for spec in self._outputs]
         self._local = threading.local()
         self._run_options: list[ort.RunOptions] = []
-        datatypes = {spec.datatype for spec in (*self._inputs, *self._outputs)}
+        datatypes = {spec.datatype for spec in (*self._inputs, *self._optional_inputs, *self._outputs)}
         self._has_bf16 = "BF16" in datatypes
         if datatypes >= {"BF16", "BYTES"}:
             raise GraphInvalid(f"{path}: has BF16 and string tensors, which the runtime's Python API cannot mix")
@@ -95,6 +98,11 @@ class OnnxBackend:
     def inputs(self) -> Sequence[TensorSpec]:
         """See :class:`service.backend.base.Backend`."""
         return self._inputs
+
+    @property
+    def optional_inputs(self) -> Sequence[TensorSpec]:
+        """See :class:`service.backend.base.Backend`."""
+        return self._optional_inputs
 
     @property
     def outputs(self) -> Sequence[TensorSpec]:
@@ -106,9 +114,13 @@ class OnnxBackend:
         """See :class:`service.backend.base.Backend`."""
         return self._provider
 
-    def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def run(
+        self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /
+    ) -> list[np.ndarray]:
         """See :class:`service.backend.base.Backend`."""
         feeds = dict(zip(self._input_names, inputs, strict=True))
+        if overrides:
+            feeds |= overrides
         try:
             if self._has_bf16:
                 return self._run_with_values(feeds)

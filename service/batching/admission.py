@@ -75,7 +75,7 @@ class Admission:
             return DeadlineExceeded("the deadline had passed before the request could be queued")
         if request.deadline == math.inf:
             return None
-        ahead = self._queue.patient_rows
+        ahead = self._queue.patient_rows_before(request.turn)
         finish = self._policy.predicted_finish(request.rows, request.group, ahead, busy_until, now)
         if finish <= request.deadline:
             return None

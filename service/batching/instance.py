@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Protocol
 
 import numpy as np
 
@@ -17,7 +18,15 @@ from service.errors import BackendFailed, InternalError, RequestCancelled, Servi
 
 _LOG = logging.getLogger(__name__)
 
-Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
+
+class Run(Protocol):
+    """The backend: computes one batch; ``overrides`` are optional inputs by name."""
+
+    def __call__(
+        self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /
+    ) -> list[np.ndarray]:
+        """Compute one batch. Raises a ServingError, or anything else, if that fails."""
+        ...
 
 
 class Instance:
@@ -83,12 +92,13 @@ class Instance:
         """Run these requests, the first of the unsettled, and settle them; return the error if the backend failed."""
         released = self._clock()
         rows = sum(request.rows for request in requests)
-        bucket = self._cost.bucket_of(rows)
+        overrides = requests[0].overrides
+        bucket = rows if overrides else self._cost.bucket_of(rows)
         try:
             batch = self._buffer.assemble(requests, bucket)
             padding = padding_ratio(requests, batch)
             assembled = self._clock()
-            outputs = self._run_backend(batch)
+            outputs = self._run_backend(batch, overrides) if overrides else self._run_backend(batch)
             _check_rows(outputs, bucket)
         except Exception as error:
             self._observer.failed(requests)
@@ -97,8 +107,9 @@ class Instance:
             _LOG.exception("a batch failed")
             return BackendFailed("the batch failed")
         finished = self._clock()
-        # Assembly included: the deadline's clock runs meanwhile.
-        self._cost.observe(rows, release.group, finished - released)
+        if not overrides:
+            # Assembly included: the deadline's clock runs meanwhile.
+            self._cost.observe(rows, release.group, finished - released)
         facts = BatchFacts(
             rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
         )

@@ -7,7 +7,8 @@ answers in time, and the one with the greatest b / l(b) is taken; who can no lon
 dropped. First come first served, by contrast, serves the request that is nearly late first, so that
 past capacity every answer is late (Nexus, SOSP 2019, §4.3 calls the remedy early drop). Where all
 have the same time limit the batch is a window of the queue; where limits differ, the hurried are
-left out one by one and the patient keep their turn.
+left out one by one and the patient keep their turn. "Oldest" is by the requests' turns: one of low
+priority counts as younger than it is (:mod:`service.batching.priority`).
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ class Release:
 
     Attributes:
         group: Their group.
-        requests: In order of arrival; their rows fit into one batch.
+        requests: In order of their turns; their rows fit into one batch.
         late: Requests to refuse, since they cannot be answered in time any more.
         reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"`` or ``"drain"``.
     """
@@ -118,7 +119,8 @@ class BatchingPolicy:
         # Twice the batch's time, since a thread wakes late and others may come first.
         reserve_seconds = 2 * self.cost.bound_seconds(rows, waiting[0].group)
         last_start = min(request.deadline for request in waiting) - reserve_seconds
-        return min(waiting[0].arrival + self.max_queue_delay_seconds, last_start)
+        oldest = min(request.arrival for request in waiting)
+        return min(oldest + self.max_queue_delay_seconds, last_start)
 
     def _release(
         self, waiting: Sequence[PendingRequest], idle_instances: int, now: float, draining: bool, instances: int
@@ -151,8 +153,11 @@ class BatchingPolicy:
             if not taken:
                 continue
             rate = _rows(taken) / self.cost.seconds(_rows(taken), taken[0].group)
-            gain = 1.0 if best and taken[0] is best[0] else _WORTH_IT
-            if rate > best_rate * gain:
+            if best and taken[0].handicap != best[0].handicap:
+                better = taken[0].handicap < best[0].handicap  # nobody is left out for one of lower priority
+            else:
+                better = rate > best_rate * (1.0 if best and taken[0] is best[0] else _WORTH_IT)
+            if better:
                 best, best_rate = taken, rate
         return self._trim(best), True
 

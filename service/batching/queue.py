@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from bisect import insort
 from collections import deque
 from collections.abc import Hashable, Iterable, Iterator
 
@@ -10,11 +11,11 @@ from service.batching.request import PendingRequest
 
 
 class RequestQueue:
-    """Requests in order of arrival, kept apart by group.
+    """Requests in order of their turns, kept apart by group.
 
     Worst case: it holds what was appended, so whoever appends enforces the bound (the batcher
-    counts its reservations against ``max_queued_requests``). ``append`` is O(1); ``remove`` is
-    O(length of the group); ``take`` is O(length of the group).
+    counts its reservations against ``max_queued_requests``). ``append`` is O(1) behind all others and
+    O(length of the group) where it overtakes; ``remove`` and ``take`` are O(length of the group).
     """
 
     def __init__(self) -> None:
@@ -22,6 +23,7 @@ class RequestQueue:
         self._count = 0
         self._rows = 0
         self._patient_rows = 0
+        self._latest_turn = -math.inf
 
     def __len__(self) -> int:
         """Number of requests that wait."""
@@ -37,9 +39,20 @@ class RequestQueue:
         """Number of rows that wait without a deadline."""
         return self._patient_rows
 
+    def patient_rows_before(self, turn: float) -> int:
+        """Return how many rows without a deadline have their turn at that instant or before."""
+        if turn >= self._latest_turn:
+            return self._patient_rows
+        return sum(request.rows for request in self if request.deadline == math.inf and request.turn <= turn)
+
     def append(self, request: PendingRequest) -> None:
-        """Put a request behind the others of its group."""
-        self._groups.setdefault(request.group, deque()).append(request)
+        """Put a request into its group: behind all whose turn comes before its own, or with it."""
+        group = self._groups.setdefault(request.group, deque())
+        if not group or group[-1].turn <= request.turn:
+            group.append(request)
+        else:
+            insort(group, request, key=_turn)
+        self._latest_turn = max(self._latest_turn, request.turn)
         self._account(request, 1)
 
     def remove(self, request: PendingRequest) -> bool:
@@ -62,14 +75,14 @@ class RequestQueue:
         return everything
 
     def groups_by_age(self) -> list[Hashable]:
-        """Return the groups, the one whose head has waited longest first.
+        """Return the groups, the one whose head's turn comes first first.
 
         Serving groups in this order bounds how long any one can be passed over.
         """
-        return sorted(self._groups, key=lambda group: self._groups[group][0].arrival)
+        return sorted(self._groups, key=lambda group: self._groups[group][0].turn)
 
     def waiting(self, group: Hashable) -> list[PendingRequest]:
-        """Return the requests of a group in order of arrival; a copy."""
+        """Return the requests of a group in order of their turns; a copy."""
         return list(self._groups[group])
 
     def __iter__(self) -> Iterator[PendingRequest]:
@@ -93,3 +106,7 @@ class RequestQueue:
         self._rows += sign * request.rows
         if request.deadline == math.inf:
             self._patient_rows += sign * request.rows
+
+
+def _turn(request: PendingRequest) -> float:
+    return request.turn

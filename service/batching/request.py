@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -70,6 +70,9 @@ class PendingRequest:
         deadline: Instant after which the answer is worthless, in seconds on the batcher's clock;
             infinite for none.
         arrival: Instant at which the server took the request in, on the same clock.
+        handicap: How many seconds later than it arrived it stands in line, for its priority.
+        overrides: Optional inputs that it brings, by name; it then runs alone and unpadded, in a group of its own.
+        turn: Its place in line: ``arrival`` and the handicap.
         reply: Where the answer goes.
         queued: Instant at which its preparation was over, on the same clock.
         cancelled: The caller left while the batch was running; its rows are dropped.
@@ -77,7 +80,20 @@ class PendingRequest:
     It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
     """
 
-    __slots__ = ("_unsettled", "arrival", "cancelled", "deadline", "group", "inputs", "queued", "reply", "rows")
+    __slots__ = (
+        "_unsettled",
+        "arrival",
+        "cancelled",
+        "deadline",
+        "group",
+        "handicap",
+        "inputs",
+        "overrides",
+        "queued",
+        "reply",
+        "rows",
+        "turn",
+    )
 
     def __init__(
         self,
@@ -87,14 +103,19 @@ class PendingRequest:
         arrival: float,
         reply: Reply,
         queued: float | None = None,
+        handicap: float = 0.0,
+        overrides: Mapping[str, np.ndarray] | None = None,
     ) -> None:
         self.inputs = inputs
         self.rows: int = len(inputs[0])
-        self.group = group
+        self.group = (group, object()) if overrides else group
+        self.overrides = overrides
         self.deadline = deadline
         self.arrival = arrival
         self.reply = reply
         self.queued = arrival if queued is None else queued
+        self.handicap = handicap
+        self.turn = arrival + handicap
         self.cancelled = False
         self._unsettled = [True]
 

@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from service.backend.base import Backend
-from service.repository.proof import Run
+from service.batching.instance import Run
 from service.tensors import TensorSpec
 
 
 @dataclass(frozen=True, slots=True)
 class BatchView:
-    """A graph seen as if it always had a batch axis."""
+    """A graph seen as if it always had a batch axis; optional inputs stay as they are."""
 
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
@@ -29,8 +29,8 @@ def batch_view(backend: Backend) -> BatchView:
     if all(spec.shape and spec.shape[0] == -1 for spec in tensors):
         return BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
 
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        return [output[np.newaxis] for output in backend.run([array[0] for array in inputs])]
+    def run(inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /) -> list[np.ndarray]:
+        return [output[np.newaxis] for output in backend.run([array[0] for array in inputs], overrides)]
 
     inputs, outputs = (
         tuple(dataclasses.replace(spec, shape=(-1, *spec.shape)) for spec in specs)

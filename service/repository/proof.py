@@ -7,18 +7,17 @@ that the answers are torch's, and the cost table that batching decides by.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Hashable, Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from service.batching.instance import Run
 from service.errors import BackendFailed, GoldenMismatch, InvalidInput
 from service.golden import Golden
 from service.preprocessing.prepare import Preparer
 from service.spec import TextSpec
 from service.tensors import TensorSpec
-
-Run = Callable[[Sequence[np.ndarray]], list[np.ndarray]]
 
 # Sentence lengths at which cost is measured; longer groups are extrapolated and then learned.
 LENGTH_GROUPS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)

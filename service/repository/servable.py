@@ -17,6 +17,7 @@ from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher
 from service.batching.cost import CostModel, buckets_up_to
 from service.batching.policy import BatchingPolicy
+from service.batching.priority import Priorities
 from service.errors import GraphInvalid, ManifestInvalid
 from service.golden import read_golden
 from service.manifest import (
@@ -53,6 +54,8 @@ class Servable:
         task: What goes in and what comes out.
         manifest: As published; None for a bare third-party graph.
         inputs: Inputs as callers send them. With batching the first dimension is -1.
+        optional_inputs: Inputs with a default, as they stand in the graph; none where a manifest states
+            what was proven, since another weight would be another model.
         outputs: Outputs in the same convention.
         batched: Whether calls may share a batch; False for a graph with a fixed first axis.
         max_batch_size: Most rows in a call.
@@ -61,6 +64,7 @@ class Servable:
         provider: What was asked for and what runs.
         digest: ``sha256:…`` of model.onnx.
         golden: What replaying showed; None if the version has no golden vectors (``verified: false``).
+        priorities: Its levels of priority.
         advertises_items: Whether metadata shows BYTES, encoded pictures or sentences, in place of the tensor.
         objective_seconds: Longest time an answer may take, infinite for none.
         load_seconds: Time that loading took.
@@ -74,6 +78,7 @@ class Servable:
     task: Task
     manifest: Manifest | None
     inputs: tuple[TensorSpec, ...]
+    optional_inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
     batched: bool
     max_batch_size: int
@@ -83,6 +88,7 @@ class Servable:
     digest: str
     golden: proof.Proof | None
     objective_seconds: float
+    priorities: Priorities
     advertises_items: bool
     load_seconds: float
     batcher: Batcher
@@ -180,6 +186,7 @@ def load(
         task=manifest.task if manifest else "tensor",
         manifest=manifest,
         inputs=graph.inputs,
+        optional_inputs=() if manifest else tuple(backend.optional_inputs),
         outputs=graph.outputs,
         batched=graph.batched,
         max_batch_size=max_batch_size,
@@ -189,6 +196,7 @@ def load(
         digest=digest,
         golden=golden,
         objective_seconds=settings.latency_objective_seconds or math.inf,
+        priorities=Priorities(settings.priority_levels, settings.default_priority_level),
         advertises_items=preparer is not None and settings.advertised_input == "encoded",
         load_seconds=time.monotonic() - started,
         batcher=batcher,

@@ -7,7 +7,7 @@ which settles it exactly once from whichever thread has the answer.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
 from prometheus_client import Counter
@@ -142,8 +142,10 @@ class Calls:
         request = inference.ModelInferRequest.FromString(payload)
         servable = call.find(request.model_name, request.model_version)
         parameters = request.parameters
-        if parameters and "timeout" in parameters:
-            deadline = min(deadline, call.arrival + _timeout_seconds(parameters["timeout"]))
+        priority = 0
+        if parameters:
+            deadline = min(deadline, call.arrival + _timeout_seconds(parameters))
+            priority = _integer(parameters, "priority")
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
         wants_facts = bool(parameters) and "explain" in parameters and parameters["explain"].bool_param
         for output in outputs:
@@ -151,7 +153,7 @@ class Calls:
                 self._shared_memory.check(output.region.name, output.region.offset, output.region.byte_size)
         reply = InferReply(call, servable, request.id, outputs, self._shared_memory, wants_facts=wants_facts)
         inputs = tensor_codec.decode_inputs(request, self._shared_memory)
-        return self.dataplane.infer(servable, inputs, deadline, call.arrival, reply)
+        return self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority)
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)
@@ -181,10 +183,18 @@ class Calls:
         return self.dataplane.classify(servable, items, deadline, call.arrival, reply)
 
 
-def _timeout_seconds(parameter: inference.InferParameter) -> float:
-    """Read ``timeout``: microseconds, of which tritonclient sends an int64; none or fewer mean no deadline."""
-    choice = parameter.WhichOneof("parameter_choice")
-    if choice not in ("int64_param", "uint64_param"):
-        raise InvalidInput(f"parameter 'timeout': expected int64_param or uint64_param, got {choice or 'no value'}")
-    microseconds: int = getattr(parameter, choice)
+def _timeout_seconds(parameters: Mapping[str, inference.InferParameter]) -> float:
+    """Read ``timeout``, in microseconds; none, or fewer than one, mean no deadline."""
+    microseconds = _integer(parameters, "timeout")
     return microseconds * 1e-6 if microseconds > 0 else math.inf
+
+
+def _integer(parameters: Mapping[str, inference.InferParameter], name: str) -> int:
+    """Read a whole number, which some clients send as int64 and some as uint64; 0 without it."""
+    if name not in parameters:
+        return 0
+    choice = parameters[name].WhichOneof("parameter_choice")
+    if choice not in ("int64_param", "uint64_param"):
+        raise InvalidInput(f"parameter '{name}': expected int64_param or uint64_param, got {choice or 'no value'}")
+    number: int = getattr(parameters[name], choice)
+    return number

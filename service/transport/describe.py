@@ -47,7 +47,7 @@ def shape_on_wire(spec: TensorSpec, batched: bool) -> tuple[int, ...]:
 
 
 def model_metadata(servable: Servable, versions: Sequence[Servable]) -> inference.ModelMetadataResponse:
-    """Tensors, versions and properties of a model.
+    """Tensors, versions and properties of a model; inputs that may be left out stand last, without a batch axis.
 
     A model of pictures is shown with its tensor, UINT8 (N, H, W, C), or where the operator wants it so
     with encoded items, BYTES (N, 1). It takes both.
@@ -58,6 +58,8 @@ def model_metadata(servable: Servable, versions: Sequence[Servable]) -> inferenc
     for specs, field in ((_advertised_inputs(servable), response.inputs), (servable.outputs, response.outputs)):
         for spec in specs:
             field.add(name=spec.name, datatype=spec.datatype, shape=shape_on_wire(spec, servable.batched))
+    for spec in servable.optional_inputs:
+        response.inputs.add(name=spec.name, datatype=spec.datatype, shape=spec.shape)
     for key, value in properties(servable).items():
         response.properties[key] = value
     return response
@@ -112,6 +114,8 @@ def model_config(servable: Servable) -> config.ModelConfig:
             dims=spec.shape[1:],
             format=config.ModelInput.FORMAT_NHWC if is_picture else config.ModelInput.FORMAT_NONE,
         )
+    for spec in servable.optional_inputs:
+        result.input.add(name=spec.name, data_type=_data_type(spec), dims=spec.shape, optional=True)
     labels_file = servable.manifest.labels_file if servable.manifest else None
     for spec in servable.outputs:
         result.output.add(
@@ -120,6 +124,8 @@ def model_config(servable: Servable) -> config.ModelConfig:
     if servable.batched:
         delay_microseconds = int(servable.batcher.policy.max_queue_delay_seconds * 1e6)
         result.dynamic_batching.max_queue_delay_microseconds = delay_microseconds
+        result.dynamic_batching.priority_levels = servable.priorities.levels
+        result.dynamic_batching.default_priority_level = servable.priorities.default_level
     result.instance_group.add(
         name=servable.name,
         count=servable.batcher.instances,

@@ -46,6 +46,14 @@ def add_sub(offset: float = 0.0) -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, [numpy_helper.from_array(np.float32(offset), "offset")])
 
 
+def scaled(factor: float = 2.0) -> onnx.ModelProto:
+    """Give FP32 (N, 2) times ``factor`` [1] back, an input that may be left out."""
+    node = helper.make_node("Mul", ["x", "factor"], ["y"])
+    inputs = [_tensor("x", TensorProto.FLOAT, ("N", 2)), _tensor("factor", TensorProto.FLOAT, (1,))]
+    default = numpy_helper.from_array(np.array([factor], np.float32), "factor")
+    return _model([node], inputs, [_tensor("y", TensorProto.FLOAT, ("N", 2))], [default])
+
+
 def identity(kind: int, shape: Sequence[int | str]) -> onnx.ModelProto:
     """Give ``x`` back as ``y``."""
     return _model(
@@ -112,6 +120,7 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "grid": lambda: identity(TensorProto.FLOAT, ("N", 2, 3)),
     "look-up": look_up,
     "loop": loop,
+    "scaled": scaled,
     "scores": lambda: identity(TensorProto.UINT8, ("N", 3)),
     "strings": lambda: identity(TensorProto.STRING, ("N", 1)),
 }

@@ -259,6 +259,7 @@ class Gate:
     def __init__(self) -> None:
         self._state = threading.Condition()
         self._shut = False
+        self._permits = 0
         self.waiting = 0
 
     def shut(self) -> None:
@@ -269,10 +270,16 @@ class Gate:
             self._shut = False
             self._state.notify_all()
 
+    def let_one_pass(self) -> None:
+        with self._state:
+            self._permits += 1
+            self._state.notify_all()
+
     def wait(self) -> None:
         with self._state:
             self.waiting += 1
-            passed = self._state.wait_for(lambda: not self._shut, DEADLINE_SECONDS)
+            passed = self._state.wait_for(lambda: self._permits or not self._shut, DEADLINE_SECONDS)
+            self._permits = max(0, self._permits - 1)
             self.waiting -= 1
         assert passed
 
@@ -314,10 +321,10 @@ def embedded(models: Path, transport: str, monkeypatch: Any, **settings: Any) ->
     gate = Gate()
     run = OnnxBackend.run
 
-    def gated(self: OnnxBackend, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+    def gated(self: OnnxBackend, *batch: Any) -> list[np.ndarray]:
         if self.outputs[0].name == "sum":
             gate.wait()
-        return run(self, inputs)
+        return run(self, *batch)
 
     monkeypatch.setattr(OnnxBackend, "run", gated)
     defaults = {"instances": 1, "lame_duck_seconds": 0.0, "grpc_port": 0, "http_port": 0, "device": "cpu"}

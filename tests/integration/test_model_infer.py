@@ -191,3 +191,38 @@ def test_a_request_explains_itself_when_asked(server: ServerProcess):
 def test_compressed_messages_are_taken(server: ServerProcess):
     response = server.client.infer(ADD_SUB, compression=grpc.Compression.Gzip)
     assert response.model_name == "add-sub"
+
+
+X = np.array([[1, 2], [3, 4]], np.float32)
+
+
+def test_an_input_with_a_default_may_be_left_out(server: ServerProcess):
+    request = infer_request("scaled", {"x": X})
+    assert arrays_of(server.client.infer(request))["y"].tolist() == (X * 2).tolist()
+
+
+def test_an_input_with_a_default_may_be_given(server: ServerProcess):
+    request = infer_request("scaled", {"x": X, "factor": np.array([5], np.float32)})
+    assert arrays_of(server.client.infer(request))["y"].tolist() == (X * 5).tolist()
+
+
+@pytest.mark.parametrize("factor", [np.array([5, 6], np.float32), np.array([5], np.int32)])
+def test_an_optional_input_is_checked_like_any_other(server: ServerProcess, factor: np.ndarray):
+    failed = failure(server.client.infer, infer_request("scaled", {"x": X, "factor": factor}))
+    assert failed.code is grpc.StatusCode.INVALID_ARGUMENT
+    assert "input 'factor'" in failed.message
+
+
+def test_an_optional_input_alone_is_not_enough(server: ServerProcess):
+    failed = failure(server.client.infer, infer_request("scaled", {"factor": np.array([5], np.float32)}))
+    assert failed.message == "model 'scaled': expected inputs x and perhaps factor, got factor"
+
+
+def test_an_optional_input_is_described_as_such(server: ServerProcess):
+    metadata = server.client.inference.ModelMetadata(pb.ModelMetadataRequest(name="scaled"))
+    assert [(tensor.name, list(tensor.shape)) for tensor in metadata.inputs] == [("x", [-1, 2]), ("factor", [1])]
+    config = server.client.inference.ModelConfig(pb.ModelConfigRequest(name="scaled")).config
+    assert [(tensor.name, tensor.optional, list(tensor.dims)) for tensor in config.input] == [
+        ("x", False, [2]),
+        ("factor", True, [1]),
+    ]

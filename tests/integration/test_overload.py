@@ -51,6 +51,22 @@ def test_a_full_queue_refuses_at_once(embed: Embed, status: str):
         assert running.metric("convserve_requests_total", code="OK") == 5
 
 
+def test_who_asks_for_more_overtakes_who_waits(embed: Embed):
+    with embed(priority_levels=2, default_priority_level=2, instances=1, max_batch_size=1) as running:
+        calls = fill(running, 3)
+        urgent = infer_request("add-sub", {"a": np.ones((1, 4), np.float32), "b": np.ones((1, 4), np.float32)})
+        urgent.parameters["priority"].uint64_param = 1
+        first = running.client.inference.ModelInfer.future(urgent)
+        eventually(lambda: running.queued == 4, "the urgent call waits too")
+        running.gate.let_one_pass()
+        calls[0].result(DEADLINE_SECONDS)
+        running.gate.let_one_pass()
+        first.result(DEADLINE_SECONDS)
+        assert not any(call.done() for call in calls[1:])
+        running.gate.open()
+        assert [call.result().model_name for call in calls] == ["add-sub"] * 4
+
+
 def test_a_message_over_the_limit_is_no_overload(embed: Embed):
     with embed(max_message_bytes=65536, overload_status="UNAVAILABLE") as running:
         request = infer_request("add-sub", {}, id="x" * 100_000)

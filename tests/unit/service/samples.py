@@ -16,6 +16,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from service.backend.base import Provider
 from service.batching.policy import BatchingPolicy
+from service.batching.priority import Priorities
 from service.batching.request import PendingRequest
 from service.errors import ServingError
 from service.golden import Golden, write_golden
@@ -305,7 +306,9 @@ def make_servable(
         "digest": "sha256:00",
         "golden": Proof(2.5e-7, 3),
         "advertises_items": False,
+        "optional_inputs": (),
         "objective_seconds": float("inf"),
+        "priorities": Priorities(3),
         "load_seconds": 0.5,
         "batcher": batcher or FakeBatcher(),
         **changes,

@@ -20,6 +20,8 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_batch_size": (0, 4096),
     "max_queue_delay_seconds": (0, 10),
     "max_queued_requests": (1, 1_000_000),
+    "priority_levels": (0, 100),
+    "default_priority_level": (0, 100),
     "latency_objective_seconds": (0, 3600),
     "run_timeout_seconds": (0, 86400),
     "max_message_bytes": (1024, 2**31 - 1),

@@ -489,6 +489,19 @@ class TestBatches:
         assert stage.finish(requests) == ["OK"] * 8
         assert [batch[:, 0].tolist() for batch in stage.backend.batches] == [[0, 2, 4, 6], [1, 3, 5, 7]]
 
+    def test_who_brings_an_optional_input_runs_alone_and_unpadded(self, stage: Stage) -> None:
+        factor = {"factor": np.ones(1)}
+        own = [make_request(1, 2, 3, overrides=factor), make_request(4, overrides=factor)]
+        requests = stage.submit(make_request(5), own[0], own[1], make_request(6))
+        stage.start()
+        assert stage.finish(requests) == ["OK"] * 4
+        assert list(zip(stage.backend.sizes, stage.backend.overrides, strict=True)) == [
+            (2, None),
+            (3, factor),
+            (1, factor),
+        ]
+        assert set(stage.batcher.policy.cost.table()) == set(linear_cost().table())
+
     def test_idle_instances_share_the_queue(self) -> None:
         stage = Stage(instances=2)
         requests = stage.submit(*(make_request(value) for value in range(8)))

@@ -198,6 +198,29 @@ class TestDeadlines:
         assert (release.requests, release.late) == ([], requests)
 
 
+class TestPriorities:
+    def test_who_asked_for_more_goes_first(self, policy: BatchingPolicy) -> None:
+        low = [make_request(arrival=NOW - 0.5, handicap=1.0) for _ in range(9)]
+        urgent = make_request(arrival=NOW)
+        assert released(policy, queue_of(*low, urgent)).requests == [urgent, *low[:7]]
+
+    def test_a_level_is_worth_a_second_and_no_more(self, policy: BatchingPolicy) -> None:
+        low = make_request(*range(8), arrival=NOW - 1.5, handicap=1.0)
+        assert released(policy, queue_of(make_request(arrival=NOW), low)).requests == [low]
+
+    def test_the_hurried_are_not_left_out_for_a_fuller_batch_of_lower_priority(self, policy: BatchingPolicy) -> None:
+        urgent = make_request(deadline=NOW + 0.0031, arrival=NOW)
+        low = [make_request(deadline=NOW + 1, arrival=NOW, handicap=1.0) for _ in range(8)]
+        assert released(policy, queue_of(*low, urgent)).requests[0] is urgent
+
+    def test_the_door_counts_only_those_whose_turn_comes_before(self, policy: BatchingPolicy) -> None:
+        queue = queue_of(*(make_request(*range(8), handicap=1.0) for _ in range(10)))
+        door = Admission(queue, policy, BatcherLimits(1024, 1))
+        assert door.refusal(make_request(deadline=NOW + 0.01), [-math.inf], NOW) is None
+        low = make_request(deadline=NOW + 0.01, handicap=1.0)
+        assert isinstance(door.refusal(low, [-math.inf], NOW), DeadlineUnmeetable)
+
+
 class TestPredictedFinish:
     def test_an_idle_instance(self, policy: BatchingPolicy) -> None:
         assert policy.predicted_finish(1, "numbers", 0, [-math.inf], NOW) == pytest.approx(NOW + 0.0025)

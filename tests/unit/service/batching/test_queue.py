@@ -65,20 +65,21 @@ OPERATIONS = st.lists(
         st.sampled_from("abc"),
         st.integers(1, 4),
         st.sampled_from([5.0, math.inf]),
+        st.sampled_from([0.0, 1.0, 2.0]),
     ),
     max_size=40,
 )
 
 
 @given(OPERATIONS)
-def test_agrees_with_a_list(operations: list[tuple[str, str, int, float]]) -> None:
+def test_agrees_with_a_sorted_list(operations: list[tuple[str, str, int, float, float]]) -> None:
     queue, model = RequestQueue(), []
-    for operation, group, number, deadline in operations:
+    for clock, (operation, group, number, deadline, handicap) in enumerate(operations):
         own = [request for request in model if request.group == group]
         if operation == "append":
-            request = make_request(*range(number), group=group, deadline=deadline)
+            request = make_request(*range(number), group=group, deadline=deadline, arrival=clock / 8, handicap=handicap)
             queue.append(request)
-            model.append(request)
+            model = sorted([*model, request], key=lambda request: request.turn)
         elif operation == "remove" and model:
             victim = model[number % len(model)]
             assert queue.remove(victim)
@@ -88,7 +89,11 @@ def test_agrees_with_a_list(operations: list[tuple[str, str, int, float]]) -> No
             model = [request for request in model if request not in own[-number:]]
         assert len(queue) == len(model)
         assert queue.rows == sum(request.rows for request in model)
-        assert queue.patient_rows == sum(request.rows for request in model if request.deadline == math.inf)
+        patient = [request for request in model if request.deadline == math.inf]
+        assert queue.patient_rows == sum(request.rows for request in patient)
+        for turn in (0.0, clock / 8, clock / 8 + 1.0, math.inf):
+            ahead = sum(request.rows for request in patient if request.turn <= turn)
+            assert queue.patient_rows_before(turn) == ahead
         assert sorted(map(id, queue)) == sorted(map(id, model))
         assert set(queue.groups_by_age()) == {request.group for request in model}
         for key in queue.groups_by_age():

@@ -93,9 +93,17 @@ class FakePlane:
         return self.servables[name]
 
     def infer(
-        self, servable: Servable, inputs: Mapping[str, np.ndarray], deadline: float, arrival: float, reply: Any
+        self,
+        servable: Servable,
+        inputs: Mapping[str, np.ndarray],
+        deadline: float,
+        arrival: float,
+        reply: Any,
+        priority: int,
     ) -> Ticket:
-        return self._submit(servable=servable, inputs=inputs, deadline=deadline, arrival=arrival, reply=reply)
+        return self._submit(
+            servable=servable, inputs=inputs, deadline=deadline, arrival=arrival, reply=reply, priority=priority
+        )
 
     def classify(
         self, servable: Servable, items: Sequence[object], deadline: float, arrival: float, reply: Any
@@ -191,8 +199,15 @@ def test_tritons_timeout_only_shortens_the_deadline(world: World, value: dict[st
     assert world.plane.submitted[0]["deadline"] == deadline
 
 
-def test_a_timeout_that_is_no_number_is_refused(world: World) -> None:
-    world.infer(parameters={"timeout": inference.InferParameter(string_param="soon")})
+@pytest.mark.parametrize("value", [{"uint64_param": 2}, {"int64_param": 2}])
+def test_a_priority_is_passed_on(world: World, value: dict[str, Any]) -> None:
+    world.infer(parameters={"priority": inference.InferParameter(**value)})
+    assert world.plane.submitted[0]["priority"] == 2
+
+
+@pytest.mark.parametrize("name", ["timeout", "priority"])
+def test_a_number_that_is_none_is_refused(world: World, name: str) -> None:
+    world.infer(parameters={name: inference.InferParameter(string_param="soon")})
     assert world.responder.code == "INVALID_ARGUMENT"
     assert world.calls.in_flight.count == 0
 

@@ -97,6 +97,8 @@ def test_the_configuration_of_a_picture_model() -> None:
     assert (probabilities.data_type, list(probabilities.dims)) == (config.TYPE_FP32, [3])
     assert probabilities.label_filename == "labels.txt"
     assert message.dynamic_batching.max_queue_delay_microseconds == 250_000
+    assert message.dynamic_batching.priority_levels == 3
+    assert message.dynamic_batching.default_priority_level == 2
     (group,) = message.instance_group
     assert (group.count, group.kind) == (2, config.ModelInstanceGroup.KIND_CPU)
     assert message.parameters["verified"].string_value == "true"
