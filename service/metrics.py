@@ -10,19 +10,30 @@ from __future__ import annotations
 
 import copy
 import threading
+import weakref
+from collections import Counter as Counts
+from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from typing import NamedTuple, Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+import numpy as np
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics, generate_latest
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
+from prometheus_client.registry import Collector
+
+from service.distribution import DistributionFamily
 
 # gRFC A66's latency bounds, cut to what a CNN can take: 50 µs to 10 s.
 _SECONDS = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.5e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10.0)
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _RATIO = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 _MODEL = ("model", "version")
+_SETTLE_BATCHES = 64  # pending counts are added up in bulk: once so many batches
+_SETTLE_CALLS = 512  # or calls have been noted, or somebody looks
+_Item = TypeVar("_Item")
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
 
 
@@ -64,6 +75,38 @@ class Statistics:
     by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
 
 
+class _Batch(NamedTuple):
+    """A batch that ran, not yet added up."""
+
+    queue_seconds: Sequence[float]
+    rows: int
+    padding: float
+    assemble: float
+    infer: float
+    reason: str
+    ended_ms: int
+
+
+class Settles(Protocol):
+    """Counts in bulk: keeps what happened, and adds it up when asked."""
+
+    def settle(self) -> None:
+        """Add everything up that happened before the call."""
+        ...
+
+
+class _Pending(Collector):
+    """Has every owner of pending counts settle them before a scrape."""
+
+    def __init__(self) -> None:
+        self.owners: weakref.WeakSet[Settles] = weakref.WeakSet()
+
+    def collect(self) -> Iterable[Metric]:
+        for owner in list(self.owners):
+            owner.settle()
+        return ()
+
+
 class Metrics:
     """The registry and its families."""
 
@@ -77,6 +120,8 @@ class Metrics:
         # One series more for each child, and nobody reads it.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
+        self._pending = _Pending()
+        self.registry.register(self._pending)  # first, so that what follows shows what it settles
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
         GCCollector(registry=self.registry)
@@ -119,6 +164,10 @@ class Metrics:
         """Return the Prometheus text format, version 0.0.4."""
         return generate_latest(self.registry)
 
+    def before_scrapes(self, owner: Settles) -> None:
+        """Have an object settle its pending counts before every scrape, as long as it lives."""
+        self._pending.owners.add(owner)
+
     def set_state(self, model: str, version: str, state: str) -> None:
         """Show ``state`` as the only state of a version; one of :data:`STATES`."""
         for candidate in STATES:
@@ -127,7 +176,9 @@ class Metrics:
     def forget(self, model: str, version: str) -> None:
         """Drop every series of an unloaded version."""
         for family in vars(self).values():
-            if isinstance(family, Counter | Gauge | Histogram) and "model" in family._labelnames:
+            if isinstance(family, DistributionFamily) or (
+                isinstance(family, Counter | Gauge) and "model" in family._labelnames
+            ):
                 family.remove_by_labels({"model": model, "version": version})
 
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
@@ -136,14 +187,16 @@ class Metrics:
     def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
         return Gauge(f"convserve_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, buckets: Sequence[float], *labels: str) -> Histogram:
-        return Histogram(f"convserve_{name}", text, labels, registry=self.registry, buckets=buckets)
+    def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> DistributionFamily:
+        return DistributionFamily(f"convserve_{name}", text, labels, bounds, self.registry)
 
 
 class ModelMetrics:
     """One version's series with their labels bound, and its statistics. Thread-safe.
 
-    Batches are observed once each, so that a request costs a few microseconds at most.
+    What happens is noted, and added up in bulk once much has happened or somebody looks, so that a
+    request costs a fraction of a microsecond. Scrapes see it as long as it lives: whoever drops it calls
+    ``settle`` before.
     """
 
     def __init__(self, metrics: Metrics, model: str, version: str, wall_clock_ms: Callable[[], int]) -> None:
@@ -169,6 +222,12 @@ class ModelMetrics:
             phase: metrics.phase_seconds.labels(*labels, phase)
             for phase in ("decode", "queue", "assemble", "infer", "postprocess")
         }
+        self._batches: deque[_Batch] = deque()
+        self._replies: deque[tuple[int, int, float]] = deque()
+        self._decoded: deque[float] = deque()
+        self._succeeded: deque[float] = deque()
+        self._best: deque[tuple[np.ndarray, np.ndarray, Sequence[str]]] = deque()
+        metrics.before_scrapes(self)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth whenever somebody scrapes."""
@@ -178,63 +237,106 @@ class ModelMetrics:
         self, queue_seconds: Sequence[float], *, rows: int, padding: float, assemble: float, infer: float, reason: str
     ) -> None:
         """Count a batch that ran: for each of its requests the seconds in the queue, and its phases."""
-        for seconds in queue_seconds:
-            self._phase["queue"].observe(seconds)
-        self._phase["assemble"].observe(assemble)
-        self._phase["infer"].observe(infer)
-        self._batch_size.observe(rows)
-        self._padding_ratio.observe(padding)
-        self._families.releases.labels(*self._labels, reason).inc()
-        requests = len(queue_seconds)
-        with self._lock:
-            stats = self._statistics
-            stats.inference_count += rows
-            stats.execution_count += 1
-            stats.last_inference_ms = self._wall_clock_ms()
-            stats.queue.add(requests, sum(queue_seconds))
-            stats.compute_input.add(requests, requests * assemble)
-            stats.compute_infer.add(requests, requests * infer)
-            stats.compute_output.add(requests, 0.0)
-            batch = stats.by_batch_size.setdefault(rows, BatchDurations())
-            batch.compute_input.add(1, assemble)
-            batch.compute_infer.add(1, infer)
-            batch.compute_output.add(1, 0.0)
+        self._batches.append(_Batch(queue_seconds, rows, padding, assemble, infer, reason, self._wall_clock_ms()))
+        if len(self._batches) >= _SETTLE_BATCHES:
+            self.settle()
 
     def observe_postprocess(self, requests: int, rows: int, seconds: float) -> None:
         """Add the time from the backend's return to the last reply of a batch already observed.
 
         ``observe_batch`` has counted it: perf_analyzer aborts when the phases' counts ever differ.
         """
-        self._phase["postprocess"].observe(seconds)
-        with self._lock:
-            self._statistics.compute_output.add(0, requests * seconds)
-            self._statistics.by_batch_size[rows].compute_output.add(0, seconds)
+        self._replies.append((requests, rows, seconds))
 
     def observe_decode(self, seconds: float) -> None:
         """Count the decoding or tokenising of a call's items."""
-        self._phase["decode"].observe(seconds)
+        self._decoded.append(seconds)
+        if len(self._decoded) >= _SETTLE_CALLS:
+            self.settle()
 
     def observe_success(self, seconds: float) -> None:
         """Count an answered call, from intake to reply."""
-        self._request_seconds.observe(seconds)
-        with self._lock:
-            self._statistics.success.add(1, seconds)
+        self._succeeded.append(seconds)
+        if len(self._succeeded) >= _SETTLE_CALLS:
+            self.settle()
 
     def observe_failure(self, seconds: float) -> None:
         """Count a call that ended in an error."""
         with self._lock:
             self._statistics.fail.add(1, seconds)
 
-    def observe_predictions(self, best: Iterable[tuple[str, float]]) -> None:
-        """Count top-1 answers: class and probability."""
-        for label, probability in best:
-            self._families.predictions.labels(*self._labels, label).inc()
-            self._confidence.observe(probability)
+    def observe_predictions(self, classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> None:
+        """Count top-1 answers of a batch already observed.
+
+        Args:
+            classes: (N,) integers, the best class of each row.
+            probabilities: (N,) its probability.
+            labels: Names of all classes.
+        """
+        self._best.append((classes, probabilities, labels))
 
     def snapshot(self) -> Statistics:
         """Return a consistent copy of the statistics."""
+        self.settle()
         with self._lock:
             return copy.deepcopy(self._statistics)
+
+    def settle(self) -> None:
+        """Add everything up that was noted before the call."""
+        with self._lock:
+            # Replies before batches: of a batch that is noted meanwhile, both wait for the next time.
+            replies, batches = _taken(self._replies), _taken(self._batches)
+            self._settle_batches(batches)
+            self._settle_replies(replies)
+            self._settle_predictions(_taken(self._best))
+            if decoded := _taken(self._decoded):
+                self._phase["decode"].observe(decoded)
+            if succeeded := _taken(self._succeeded):
+                self._request_seconds.observe(succeeded)
+                self._statistics.success.add(len(succeeded), sum(succeeded))
+
+    def _settle_batches(self, batches: Sequence[_Batch]) -> None:
+        if not batches:
+            return
+        self._phase["queue"].observe([seconds for batch in batches for seconds in batch.queue_seconds])
+        self._phase["assemble"].observe([batch.assemble for batch in batches])
+        self._phase["infer"].observe([batch.infer for batch in batches])
+        self._batch_size.observe([batch.rows for batch in batches])
+        self._padding_ratio.observe([batch.padding for batch in batches])
+        for reason, count in Counts(batch.reason for batch in batches).items():
+            self._families.releases.labels(*self._labels, reason).inc(count)
+        stats = self._statistics
+        for batch in batches:
+            requests = len(batch.queue_seconds)
+            stats.inference_count += batch.rows
+            stats.execution_count += 1
+            stats.last_inference_ms = max(stats.last_inference_ms, batch.ended_ms)
+            stats.queue.add(requests, sum(batch.queue_seconds))
+            stats.compute_input.add(requests, requests * batch.assemble)
+            stats.compute_infer.add(requests, requests * batch.infer)
+            stats.compute_output.add(requests, 0.0)
+            own = stats.by_batch_size.setdefault(batch.rows, BatchDurations())
+            own.compute_input.add(1, batch.assemble)
+            own.compute_infer.add(1, batch.infer)
+            own.compute_output.add(1, 0.0)
+
+    def _settle_replies(self, replies: Sequence[tuple[int, int, float]]) -> None:
+        if not replies:
+            return
+        self._phase["postprocess"].observe([seconds for _, _, seconds in replies])
+        stats = self._statistics
+        for requests, rows, seconds in replies:
+            stats.compute_output.add(0, requests * seconds)
+            stats.by_batch_size[rows].compute_output.add(0, seconds)
+
+    def _settle_predictions(self, best: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]]) -> None:
+        if not best:
+            return
+        labels = best[0][2]
+        counts = np.bincount(np.concatenate([classes for classes, _, _ in best]))
+        for place in counts.nonzero()[0].tolist():
+            self._families.predictions.labels(*self._labels, labels[place]).inc(int(counts[place]))
+        self._confidence.observe(np.concatenate([probabilities for _, probabilities, _ in best]))
 
     def rejected(self, reason: str) -> None:
         """Count a refused request."""
@@ -243,3 +345,8 @@ class ModelMetrics:
     def cancelled(self, stage: str) -> None:
         """Count a caller who left."""
         self._families.cancelled.labels(*self._labels, stage).inc()
+
+
+def _taken(pending: deque[_Item]) -> list[_Item]:
+    """Take out what is there now; whoever appends meanwhile is served next time."""
+    return [pending.popleft() for _ in range(len(pending))]

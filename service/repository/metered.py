@@ -32,10 +32,7 @@ class MeteredBatches:
         if self._labels:
             probabilities = outputs[0][: facts.rows]
             best = probabilities.argmax(axis=1)
-            confidences = probabilities[np.arange(facts.rows), best]
-            self._metrics.observe_predictions(
-                zip((self._labels[i] for i in best.tolist()), confidences.tolist(), strict=True)
-            )
+            self._metrics.observe_predictions(best, probabilities[np.arange(facts.rows), best], self._labels)
 
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """Count the time that the replies took."""

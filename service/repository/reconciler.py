@@ -243,6 +243,7 @@ class Reconciler:
                 self._on_death(folder)
             if replaced is not None:
                 replaced.batcher.close(self._settings.drain_seconds)
+                replaced.metrics.settle()
 
     def _is_serving(self, folder: VersionFolder) -> bool:
         return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))
@@ -265,6 +266,7 @@ class Reconciler:
         """Answer the callers of a version that hangs, and lend it no more."""
         self._fell(servable.name, servable.version, "an instance hangs")
         servable.batcher.abandon()
+        servable.metrics.settle()
         servable.interrupt()
 
     def fallen(self) -> list[tuple[str, int]]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import re
 import threading
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -52,7 +53,7 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     bound.observe_decode(0.004)
     bound.observe_success(0.5)
     bound.observe_failure(0.25)
-    bound.observe_predictions([("cat", 0.75), ("dog", 0.5), ("cat", 0.25)])
+    bound.observe_predictions(np.array([0, 1, 0]), np.array([0.75, 0.5, 0.25]), ["cat", "dog", "mouse"])
     bound.rejected("queue_full")
     bound.cancelled("queued")
     labels = (model, version)
@@ -63,7 +64,29 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     metrics.golden_error.labels(*labels).set(1e-7)
     metrics.load_seconds.labels(*labels).set(0.5)
     metrics.set_state(*labels, "READY")
+    bound.settle()
     return bound
+
+
+def test_a_scrape_shows_what_was_noted_a_moment_ago(metrics: Metrics) -> None:
+    bound = version_metrics(metrics)
+    bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
+    bound.observe_success(0.5)
+    labels = {"model": "m", "version": "1"}
+    assert value(metrics, "convserve_batch_release_total", **labels, reason="idle") == 1
+    assert value(metrics, "convserve_request_duration_seconds_count", **labels) == 1
+
+
+def test_what_is_noted_takes_bounded_memory(metrics: Metrics) -> None:
+    bound = version_metrics(metrics)
+    for _ in range(10_000):
+        bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
+        bound.observe_postprocess(1, 1, 0.0)
+        bound.observe_predictions(np.array([0]), np.array([1.0]), ["cat"])
+        bound.observe_success(0.5)
+        bound.observe_decode(0.5)
+    pending = (bound._batches, bound._replies, bound._best, bound._succeeded, bound._decoded)
+    assert max(map(len, pending)) <= 512
 
 
 def value(metrics: Metrics, name: str, **labels: str) -> float | None:
