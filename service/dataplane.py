@@ -9,7 +9,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
@@ -93,17 +93,50 @@ class DataPlane:
             InvalidInput: A wrong name, dtype, shape or batch size (INVALID_ARGUMENT).
             ServingError: Refused at the door, as :class:`service.batching.batcher.Batcher` raises it.
         """
-        deadline = min(deadline, arrival + servable.objective_seconds)
-        handicap = servable.priorities.handicap(priority)
         _check_names(servable, inputs)
         if servable.preparer is not None:
             only = inputs[servable.inputs[0].name]
             if only.dtype == object:
+                deadline = min(deadline, arrival + servable.objective_seconds)
                 gather = TensorGather(_items(only, servable), servable, reply)
-                return self._prepare(gather, deadline, arrival, handicap)
+                return self._prepare(gather, deadline, arrival, servable.priorities.handicap(priority))
         arrays = _check_arrays(servable, inputs)
         overrides = _check_overrides(servable, inputs) if len(inputs) > len(arrays) else None
-        group = servable.group_of(arrays)
+        return self.submit(
+            servable, arrays, servable.group_of(arrays), deadline, arrival, reply, priority, overrides=overrides
+        )
+
+    def submit(
+        self,
+        servable: Servable,
+        arrays: Sequence[np.ndarray],
+        group: Hashable,
+        deadline: float,
+        arrival: float,
+        reply: Reply,
+        priority: int,
+        overrides: Mapping[str, np.ndarray] | None = None,
+    ) -> Ticket:
+        """Submit tensors whose dtypes and shapes :meth:`infer` has checked, perhaps on an earlier call.
+
+        Args:
+            servable: From :meth:`find`.
+            arrays: One (N, ...) an input of the graph, in its order.
+            group: Which requests they may share a batch with.
+            deadline: As for :meth:`infer`, like the rest.
+            arrival: When the call came in.
+            reply: Gets all outputs.
+            priority: The level that the caller asks for.
+            overrides: Optional inputs by name.
+
+        Raises:
+            InvalidInput: A token id that the vocabulary does not have (INVALID_ARGUMENT).
+            ServingError: Refused at the door.
+        """
+        if servable.preparer is not None:
+            servable.preparer.check(arrays[0])
+        deadline = min(deadline, arrival + servable.objective_seconds)
+        handicap = servable.priorities.handicap(priority)
         request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
         servable.batcher.reserve()
         servable.batcher.submit(request)
@@ -291,6 +324,4 @@ def _check_arrays(servable: Servable, inputs: Mapping[str, np.ndarray]) -> list[
         raise InvalidInput(f"inputs have different batch sizes {sorted(rows)}")
     if not 1 <= (batch := rows.pop()) <= servable.max_batch_size:
         raise InvalidInput(f"batch of {batch}, expected 1 to {servable.max_batch_size}")
-    if servable.preparer is not None:
-        servable.preparer.check(arrays[0])
     return arrays

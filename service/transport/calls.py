@@ -22,9 +22,10 @@ from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
 from service.transport.call import Call, InFlight, Responder
-from service.transport.replies import ClassifyReply, InferReply
+from service.transport.replies import ClassifyReply, InferForm, InferReply
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status, status_of
+from service.transport.template import Template, Templates, template_of
 
 _DEFAULT_TOP_K = 5
 _SWAPS = 3  # swaps of a version that one call may meet; it meets the second only if loading takes microseconds
@@ -61,6 +62,7 @@ class Calls:
         self._metrics = metrics
         self._shared_memory = shared_memory
         self._overload_status = overload_status
+        self._templates = Templates()
         self._begin = {
             MODEL_INFER: self._model_infer,
             CLASSIFY_IMAGES: self._classify_images,
@@ -139,21 +141,39 @@ class Calls:
         return status_of(error, request_id, self._overload_status)
 
     def _model_infer(self, call: Call, payload: bytes, deadline: float) -> Ticket:
+        template = self._templates.find(payload)
+        if template is not None and call.find(template.model_name, template.model_version) is template.form.servable:
+            return self._infer_like(template, call, payload, deadline)
         request = inference.ModelInferRequest.FromString(payload)
         servable = call.find(request.model_name, request.model_version)
         parameters = request.parameters
-        priority = 0
+        timeout_seconds, priority, wants_facts = math.inf, 0, False
         if parameters:
-            deadline = min(deadline, call.arrival + _timeout_seconds(parameters))
+            timeout_seconds = _timeout_seconds(parameters)
             priority = _integer(parameters, "priority")
+            wants_facts = "explain" in parameters and parameters["explain"].bool_param
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
-        wants_facts = bool(parameters) and "explain" in parameters and parameters["explain"].bool_param
         for output in outputs:
             if output.region is not None:
                 self._shared_memory.check(output.region.name, output.region.offset, output.region.byte_size)
-        reply = InferReply(call, servable, request.id, outputs, self._shared_memory, wants_facts=wants_facts)
+        form = InferForm(servable, outputs, wants_facts=wants_facts)
+        reply = InferReply(call, form, request.id, self._shared_memory)
         inputs = tensor_codec.decode_inputs(request, self._shared_memory)
-        return self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority)
+        deadline = min(deadline, call.arrival + timeout_seconds)
+        ticket = self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority)
+        template = template_of(payload, request, inputs, form, timeout_seconds, priority)
+        if template is not None:
+            self._templates.keep(payload, template)
+        return ticket
+
+    def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
+        """Take a call in that says what an earlier one said, but for its tensors and id."""
+        reply = InferReply(call, template.form, template.request_id(payload), self._shared_memory)
+        deadline = min(deadline, call.arrival + template.timeout_seconds)
+        inputs = template.inputs(payload)
+        return self.dataplane.submit(
+            template.form.servable, inputs, template.group, deadline, call.arrival, reply, template.priority
+        )
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)

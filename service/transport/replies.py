@@ -17,41 +17,80 @@ from service.transport.call import Call
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import status_of
 
+_MAX_HEADS = 1024
+
+
+class InferForm:
+    """What the answers to requests of one kind have in common. Thread-safe.
+
+    Attributes:
+        servable: Who answers.
+        outputs: What was asked for, in that order.
+        wants_facts: Whether each answer explains itself.
+    """
+
+    __slots__ = ("_heads", "_plain_dtype", "outputs", "servable", "wants_facts")
+
+    def __init__(
+        self, servable: Servable, outputs: Sequence[tensor_codec.RequestedOutput], *, wants_facts: bool = False
+    ) -> None:
+        self.servable = servable
+        self.outputs = outputs
+        self.wants_facts = wants_facts
+        self._plain_dtype = _plain_dtype(servable, outputs[0]) if len(outputs) == 1 and not wants_facts else None
+        self._heads: dict[tuple[tuple[int, ...], ...], bytes] = {}
+
+    def plain(self, outputs: Sequence[np.ndarray]) -> bytes | None:
+        """Return the message of an answer without an id; None where there is more to it than one array of numbers."""
+        if self._plain_dtype is None:
+            return None
+        array = outputs[self.outputs[0].index]
+        if array.dtype != self._plain_dtype:
+            return None
+        return self.head((array.shape,), (array.nbytes,)) + array.tobytes()
+
+    def head(self, shapes: tuple[tuple[int, ...], ...], plain_bytes: tuple[int, ...] = ()) -> bytes:
+        """Return the part that precedes id and contents: model, version, outputs' names and shapes.
+
+        Args:
+            shapes: Of the outputs.
+            plain_bytes: If given, the tag and the length of contents of that size follow.
+        """
+        key = (*shapes, plain_bytes)
+        head = self._heads.get(key)
+        if head is None:
+            head = _head(self.servable, self.outputs, shapes) + b"".join(map(tensor_codec.raw_tag, plain_bytes))
+            if len(self._heads) >= _MAX_HEADS:  # shapes of third-party graphs come from callers
+                self._heads.clear()
+            self._heads[key] = head
+        return head
+
+
+def _plain_dtype(servable: Servable, output: tensor_codec.RequestedOutput) -> np.dtype | None:
+    """Return the dtype of an output whose rows travel as they are; None for text, classes, regions, no batch axis."""
+    spec = servable.outputs[output.index]
+    if spec.datatype == "BYTES" or output.classes or output.region is not None or not servable.batched:
+        return None
+    return spec.dtype
+
 
 class InferReply:
     """Turns a request's rows into a ModelInferResponse."""
 
-    __slots__ = ("_call", "_id", "_outputs", "_servable", "_shared_memory", "_wants_facts")
+    __slots__ = ("_call", "_form", "_id", "_shared_memory")
 
-    def __init__(
-        self,
-        call: Call,
-        servable: Servable,
-        request_id: str,
-        outputs: Sequence[tensor_codec.RequestedOutput],
-        shared_memory: SharedMemory,
-        *,
-        wants_facts: bool,
-    ) -> None:
+    def __init__(self, call: Call, form: InferForm, request_id: str, shared_memory: SharedMemory) -> None:
         self._call = call
-        self._servable = servable
+        self._form = form
         self._id = request_id
-        self._outputs = outputs
         self._shared_memory = shared_memory
-        self._wants_facts = wants_facts
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
         """Choose, encode and send what was asked for."""
         try:
-            chosen = [self._encoded(outputs[wanted.index], wanted) for wanted in self._outputs]
-            head = _head(self._servable, self._outputs, [array.shape for array in chosen])
-            if self._wants_facts:
-                head += explain.as_parameters(self._servable, request, facts)
-            raw = [
-                self._placed(tensor_codec.encode_raw(array), wanted)
-                for array, wanted in zip(chosen, self._outputs, strict=True)
-            ]
-            payload = tensor_codec.encode_response(head, self._id, raw)
+            payload = None if self._id else self._form.plain(outputs)
+            if payload is None:
+                payload = self._encode(outputs, request, facts)
         except ServingError as error:
             self._call.refuse(error)
         except Exception:
@@ -63,6 +102,18 @@ class InferReply:
         """Pass the failure on."""
         self._call.refuse(error)
 
+    def _encode(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> bytes:
+        form = self._form
+        chosen = [self._chosen(outputs[wanted.index], wanted) for wanted in form.outputs]
+        head = form.head(tuple(array.shape for array in chosen))
+        if form.wants_facts:
+            head += explain.as_parameters(form.servable, request, facts)
+        raw = [
+            self._placed(tensor_codec.encode_raw(array), wanted)
+            for array, wanted in zip(chosen, form.outputs, strict=True)
+        ]
+        return tensor_codec.encode_response(head, self._id, raw)
+
     def _placed(self, data: bytes, wanted: tensor_codec.RequestedOutput) -> bytes:
         """Return what travels: nothing of an output that goes into shared memory, yet its entry, as in Triton."""
         if wanted.region is None:
@@ -70,10 +121,11 @@ class InferReply:
         self._shared_memory.write(wanted.region.name, wanted.region.offset, wanted.region.byte_size, data)
         return b""
 
-    def _encoded(self, array: np.ndarray, wanted: tensor_codec.RequestedOutput) -> np.ndarray:
+    def _chosen(self, array: np.ndarray, wanted: tensor_codec.RequestedOutput) -> np.ndarray:
+        servable = self._form.servable
         if wanted.classes:
-            array = tensor_codec.classification(array, wanted.classes, self._servable.labels)
-        return array if self._servable.batched else array.reshape(array.shape[1:])
+            array = tensor_codec.classification(array, wanted.classes, servable.labels)
+        return array if servable.batched else array.reshape(array.shape[1:])
 
 
 class ClassifyReply:
@@ -130,35 +182,17 @@ def _add_labels(
         result.scored_labels.add(index=index, label=labels[index], probability=float(probabilities[index]))
 
 
-_heads: dict[tuple[object, ...], bytes] = {}
-_MAX_HEADS = 4096
-
-
 def _head(
     servable: Servable, wanted: Sequence[tensor_codec.RequestedOutput], shapes: Sequence[tuple[int, ...]]
 ) -> bytes:
-    """Return the part of a response that many share, made once: model, version, outputs' names and shapes."""
-    key = (
-        servable.digest,
-        servable.name,
-        servable.version,
-        *((output.index, bool(output.classes), output.region) for output in wanted),
-        *shapes,
-    )
-    head = _heads.get(key)
-    if head is None:
-        response = inference.ModelInferResponse(model_name=servable.name, model_version=str(servable.version))
-        for output, shape in zip(wanted, shapes, strict=True):
-            spec = servable.outputs[output.index]
-            datatype = "BYTES" if output.classes else spec.datatype
-            tensor = response.outputs.add(name=spec.name, datatype=datatype, shape=shape)
-            if output.region is not None:
-                tensor.parameters["shared_memory_region"].string_param = output.region.name
-                tensor.parameters["shared_memory_byte_size"].int64_param = output.region.byte_size
-                if output.region.offset:
-                    tensor.parameters["shared_memory_offset"].int64_param = output.region.offset
-        head = response.SerializeToString()
-        if len(_heads) >= _MAX_HEADS:  # shapes of third-party graphs come from callers
-            _heads.clear()
-        _heads[key] = head
-    return head
+    response = inference.ModelInferResponse(model_name=servable.name, model_version=str(servable.version))
+    for output, shape in zip(wanted, shapes, strict=True):
+        spec = servable.outputs[output.index]
+        datatype = "BYTES" if output.classes else spec.datatype
+        tensor = response.outputs.add(name=spec.name, datatype=datatype, shape=shape)
+        if output.region is not None:
+            tensor.parameters["shared_memory_region"].string_param = output.region.name
+            tensor.parameters["shared_memory_byte_size"].int64_param = output.region.byte_size
+            if output.region.offset:
+                tensor.parameters["shared_memory_offset"].int64_param = output.region.offset
+    return response.SerializeToString()

@@ -277,8 +277,13 @@ def encode_response(head: bytes, request_id: str, raw: Sequence[bytes]) -> bytes
         encoded = request_id.encode()
         parts += (_ID_TAG, _varint(len(encoded)), encoded)
     for contents in raw:
-        parts += (_RAW_TAG, _varint(len(contents)), contents)
+        parts += (raw_tag(len(contents)), contents)
     return b"".join(parts)
+
+
+def raw_tag(size: int) -> bytes:
+    """Return what precedes raw contents of that many bytes."""
+    return _RAW_TAG + _varint(size)
 
 
 def _varint(number: int) -> bytes:

@@ -105,6 +105,26 @@ class FakePlane:
             servable=servable, inputs=inputs, deadline=deadline, arrival=arrival, reply=reply, priority=priority
         )
 
+    def submit(
+        self,
+        servable: Servable,
+        arrays: Sequence[np.ndarray],
+        group: object,
+        deadline: float,
+        arrival: float,
+        reply: Any,
+        priority: int,
+    ) -> Ticket:
+        return self._submit(
+            servable=servable,
+            arrays=arrays,
+            group=group,
+            deadline=deadline,
+            arrival=arrival,
+            reply=reply,
+            priority=priority,
+        )
+
     def classify(
         self, servable: Servable, items: Sequence[object], deadline: float, arrival: float, reply: Any
     ) -> Ticket:
@@ -223,6 +243,40 @@ def test_a_version_that_only_ever_leaves_is_unavailable(world: World) -> None:
     assert world.infer() is None
     assert world.responder.code == "UNAVAILABLE"
     assert world.calls.in_flight.count == 0
+
+
+def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(world: World) -> None:
+    parameters = {
+        "priority": inference.InferParameter(uint64_param=2),
+        "timeout": inference.InferParameter(int64_param=500_000),
+    }
+    world.infer(parameters=parameters, id="first")
+    message = infer_request(parameters=parameters, id="other")
+    message.raw_input_contents[0] = np.array([[3, 4]], np.float32).tobytes()
+    world.begin(MODEL_INFER, message)
+    call = world.plane.submitted[1]
+    assert [array.tolist() for array in call["arrays"]] == [[[3, 4]]]
+    assert (call["priority"], call["deadline"], call["arrival"]) == (2, 100.5, 100.0)
+    world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
+    response = inference.ModelInferResponse.FromString(world.responder.payloads[0])
+    assert (response.id, [list(output.shape) for output in response.outputs]) == ("other", [[1, 2]])
+
+
+def test_a_message_like_an_earlier_one_is_checked_anew_for_another_servable(world: World) -> None:
+    world.infer()
+    world.plane.servables["bare"] = bare_servable(version=2)
+    world.infer()
+    assert "inputs" in world.plane.submitted[1]
+    assert world.plane.submitted[1]["servable"].version == 2
+    world.infer()
+    assert "arrays" in world.plane.submitted[2]
+    assert world.plane.submitted[2]["servable"].version == 2
+
+
+def test_a_damaged_id_in_a_message_like_an_earlier_one_is_the_callers_fault(world: World) -> None:
+    world.infer(id="abcdef")
+    assert world.begin(MODEL_INFER, infer_request(id="abcdef").SerializeToString().replace(b"abc", b"a\xffc")) is None
+    assert world.responder.statuses[0].message == "the request message is damaged, or a sentence in it is not UTF-8"
 
 
 REFUSALS = [

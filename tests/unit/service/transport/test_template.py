@@ -1,0 +1,144 @@
+"""Templates: a message that fits one means what it would mean if it were parsed, and no other fits."""
+
+from __future__ import annotations
+
+import math
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.pb.inference import grpc_service_pb2 as pb
+from service.tensors import DTYPES, TensorSpec
+from service.transport.replies import InferForm
+from service.transport.shared_memory import SharedMemory
+from service.transport.template import _MAX_A_LENGTH, _MAX_LENGTHS, Template, Templates, template_of
+from service.transport.tensor_codec import decode_inputs
+from tests.unit.service.samples import bare_servable
+
+SHARED_MEMORY = SharedMemory()
+NUMBERS = sorted(set(DTYPES) - {"BYTES"})
+SHAPE = st.lists(st.integers(1, 3), min_size=1, max_size=3)
+TENSORS = st.lists(st.tuples(st.sampled_from(NUMBERS), SHAPE), min_size=1, max_size=3)
+
+
+def message(
+    tensors: list[tuple[str, list[int]]], filling: int, order: list[int] | None = None, **fields: object
+) -> pb.ModelInferRequest:
+    request = pb.ModelInferRequest(model_name="bare", **fields)
+    for number in order or range(len(tensors)):
+        datatype, shape = tensors[number]
+        request.inputs.add(name=f"x{number}", datatype=datatype, shape=shape)
+        size = math.prod(shape) * DTYPES[datatype].itemsize
+        request.raw_input_contents.append(bytes((filling + place) % 2 for place in range(size)))
+    return request
+
+
+def learned(request: pb.ModelInferRequest, tensors: list[tuple[str, list[int]]], **changes: object) -> Template | None:
+    inputs = tuple(
+        TensorSpec(f"x{number}", datatype, (-1, *shape[1:])) for number, (datatype, shape) in enumerate(tensors)
+    )
+    servable = bare_servable(inputs=inputs, **changes)
+    form = InferForm(servable, [])
+    arrays = decode_inputs(request, SHARED_MEMORY)
+    return template_of(request.SerializeToString(), request, arrays, form, math.inf, 0)
+
+
+@given(TENSORS, st.data())
+def test_a_message_that_fits_means_what_parsing_says(tensors: list[tuple[str, list[int]]], data: st.DataObject) -> None:
+    order = data.draw(st.permutations(range(len(tensors))))
+    size = data.draw(st.integers(0, 6))
+    identities = st.lists(st.sampled_from(["ab", "é"]), min_size=size, max_size=size).map("".join)
+
+    first, second = data.draw(identities), data.draw(identities)
+    template = learned(message(tensors, 0, order, id=first), tensors)
+    assert template is not None
+    other = message(tensors, 1, order, id=second)
+    payload = other.SerializeToString()
+    assert template.fits(payload)
+    assert template.request_id(payload) == second
+    expected = decode_inputs(other, SHARED_MEMORY)
+    for number, array in enumerate(template.inputs(payload)):
+        assert array.dtype == expected[f"x{number}"].dtype
+        assert array.shape == expected[f"x{number}"].shape
+        assert array.tobytes() == expected[f"x{number}"].tobytes()
+
+
+@given(TENSORS, st.data())
+def test_a_message_that_differs_in_anything_else_does_not_fit(
+    tensors: list[tuple[str, list[int]]], data: st.DataObject
+) -> None:
+    request = message(tensors, 0, id="id")
+    payload = bytearray(request.SerializeToString())
+    template = learned(request, tensors)
+    assert template is not None
+    places = [start + place for start, constant in template.constants for place in range(len(constant))]
+    payload[data.draw(st.sampled_from(places))] ^= data.draw(st.integers(1, 255))
+    assert not template.fits(bytes(payload))
+
+
+def test_every_byte_is_constant_or_in_a_hole() -> None:
+    tensors = [("FP32", [1, 2]), ("INT64", [1])]
+    request = message(tensors, 0, id="id", model_version="1")
+    payload = request.SerializeToString()
+    template = learned(request, tensors)
+    assert template is not None
+    assert template.identity is not None
+    constant = sum(len(part) for _, part in template.constants)
+    assert constant + len(payload[template.identity]) + 8 + 8 == len(payload)
+
+
+def test_without_a_batch_axis_the_graphs_is_added() -> None:
+    request = pb.ModelInferRequest(model_name="bare")
+    request.inputs.add(name="x0", datatype="UINT8", shape=[2, 3])
+    request.raw_input_contents.append(bytes(6))
+    template = learned(request, [("UINT8", [1, 2, 3])], batched=False)
+    assert template is not None
+    assert [array.shape for array in template.inputs(request.SerializeToString())] == [(1, 2, 3)]
+
+
+def test_what_is_no_plain_tensor_has_no_template() -> None:
+    sentences = pb.ModelInferRequest(model_name="bare")
+    sentences.inputs.add(name="x0", datatype="BYTES", shape=[1])
+    sentences.raw_input_contents.append(b"\x01\0\0\0a")
+    typed = pb.ModelInferRequest(model_name="bare")
+    typed.inputs.add(name="x0", datatype="INT8", shape=[1]).contents.int_contents.append(1)
+    assert learned(sentences, [("BYTES", [1])]) is None
+    assert learned(typed, [("INT8", [1])]) is None
+    beyond = message([("INT8", [1]), ("INT8", [1])], 0)
+    assert learned(beyond, [("INT8", [1])]) is None
+
+
+def test_an_id_given_twice_has_no_template() -> None:
+    tensors = [("INT8", [1])]
+    payload = message(tensors, 0, id="a").SerializeToString() + pb.ModelInferRequest(id="b").SerializeToString()
+    request = pb.ModelInferRequest.FromString(payload)
+    form = InferForm(bare_servable(inputs=(TensorSpec("x0", "INT8", (-1,)),)), [])
+    assert template_of(payload, request, decode_inputs(request, SHARED_MEMORY), form, math.inf, 0) is None
+
+
+def test_the_newest_is_found_and_replaces_its_like() -> None:
+    templates = Templates()
+    tensors = [("INT8", [1])]
+    payload = message(tensors, 0).SerializeToString()
+    assert templates.find(payload) is None
+    for _ in range(2):
+        newest = learned(message(tensors, 0), tensors)
+        assert newest is not None
+        templates.keep(payload, newest)
+        assert templates.find(payload) is newest
+    assert len(templates._by_length[len(payload)]) == 1
+
+
+def test_what_is_kept_is_bounded() -> None:
+    templates = Templates()
+    for number in range(3 * _MAX_LENGTHS):
+        for name in "abcdefghijkl":
+            tensors = [("INT8", [1 + number])]
+            request = message(tensors, 0, model_version=name)
+            template = learned(request, tensors)
+            assert template is not None
+            templates.keep(request.SerializeToString(), template)
+            if number > 3:
+                break
+    assert len(templates._by_length) <= _MAX_LENGTHS
+    assert max(map(len, templates._by_length.values())) <= _MAX_A_LENGTH
