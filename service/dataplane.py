@@ -138,8 +138,7 @@ class DataPlane:
         deadline = min(deadline, arrival + servable.objective_seconds)
         handicap = servable.priorities.handicap(priority)
         request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
-        servable.batcher.reserve()
-        servable.batcher.submit(request)
+        servable.batcher.offer(request)
         return _Submitted(servable, request)
 
     def classify(

@@ -285,13 +285,13 @@ class ModelMetrics:
         """Add everything up that was noted before the call."""
         with self._lock:
             # Replies before batches: of a batch that is noted meanwhile, both wait for the next time.
-            replies, batches = _taken(self._replies), _taken(self._batches)
+            replies, batches = taken(self._replies), taken(self._batches)
             self._settle_batches(batches)
             self._settle_replies(replies)
-            self._settle_predictions(_taken(self._best))
-            if decoded := _taken(self._decoded):
+            self._settle_predictions(taken(self._best))
+            if decoded := taken(self._decoded):
                 self._phase["decode"].observe(decoded)
-            if succeeded := _taken(self._succeeded):
+            if succeeded := taken(self._succeeded):
                 self._request_seconds.observe(succeeded)
                 self._statistics.success.add(len(succeeded), sum(succeeded))
 
@@ -347,6 +347,12 @@ class ModelMetrics:
         self._families.cancelled.labels(*self._labels, stage).inc()
 
 
-def _taken(pending: deque[_Item]) -> list[_Item]:
-    """Take out what is there now; whoever appends meanwhile is served next time."""
-    return [pending.popleft() for _ in range(len(pending))]
+def taken(pending: deque[_Item]) -> list[_Item]:
+    """Take out what is there now; whoever appends meanwhile is served next time. Thread-safe."""
+    items: list[_Item] = []
+    try:
+        for _ in range(len(pending)):
+            items.append(pending.popleft())  # noqa: PERF401 - another taker may come between
+    except IndexError:
+        pass
+    return items

@@ -162,6 +162,25 @@ class Batcher:
             self._observer.rejected(error.reason.lower())
             raise error
 
+    def offer(self, request: PendingRequest) -> None:
+        """Reserve a place for a request that needs no preparation, and queue it.
+
+        Raises:
+            ServingError: As :meth:`reserve` and :meth:`submit` raise it.
+        """
+        now = self._clock()
+        with self._lock:
+            error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
+            if error is None:
+                error = self._admission.refusal(request, self._busy_until, now)
+            if error is None:
+                self._queue.append(request)
+                if self._idle:
+                    self._work.notify()
+        if error is not None:
+            self._observer.rejected(error.reason.lower())
+            raise error
+
     def cancel(self, request: PendingRequest) -> None:
         """Forget a request whose caller left.
 
@@ -256,7 +275,8 @@ class Batcher:
                     self._idle -= 1
                 if self._idle and len(self._queue):
                     self._work.notify()
-                self._settled.notify_all()
+                if self._closing:  # nobody waits for it otherwise
+                    self._settled.notify_all()
                 return decision
             self._work.wait(None if decision.instant == math.inf else max(0.0, decision.instant - now))
         return None
@@ -266,7 +286,8 @@ class Batcher:
             self._busy_until[number] = _IDLE
             self._running[number] = None
             self._idle += 1
-            self._settled.notify_all()
+            if self._closing:
+                self._settled.notify_all()
 
     def _refuse_late(self, release: Release) -> None:
         now = self._clock()

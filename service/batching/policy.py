@@ -126,6 +126,9 @@ class BatchingPolicy:
         self, waiting: Sequence[PendingRequest], idle_instances: int, now: float, draining: bool, instances: int
     ) -> Release:
         limit = self._share(waiting, idle_instances)
+        if all(request.deadline == math.inf for request in waiting):
+            taken = self._trim(self._fill(waiting, limit, now, self.cost.seconds)[0])
+            return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
         taken, deadline_bound = self._choose(waiting, limit, now, self.cost.bound_seconds)
         if not taken:
             # Nobody is likely to make it; take those that would with luck.

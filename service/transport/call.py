@@ -46,7 +46,8 @@ class InFlight:
 
     def __init__(self) -> None:
         self._count = 0
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
+        self._changed = threading.Condition(self._lock)
 
     @property
     def count(self) -> int:
@@ -55,12 +56,12 @@ class InFlight:
 
     def enter(self) -> None:
         """Count a call in."""
-        with self._changed:
+        with self._lock:
             self._count += 1
 
     def leave(self) -> None:
         """Count it out."""
-        with self._changed:
+        with self._lock:
             self._count -= 1
             if not self._count:
                 self._changed.notify_all()

@@ -7,14 +7,15 @@ which settles it exactly once from whichever thread has the answer.
 from __future__ import annotations
 
 import math
+from collections import Counter as Counts
+from collections import deque
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
-from prometheus_client import Counter
 
 from service.dataplane import DataPlane, Ticket
 from service.errors import InvalidInput, ServingError, Unloading
-from service.metrics import Metrics
+from service.metrics import Metrics, taken
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
 from service.preprocessing.prepare import Item
@@ -28,6 +29,7 @@ from service.transport.status import Status, status_of
 from service.transport.template import Template, Templates, template_of
 
 _DEFAULT_TOP_K = 5
+_SETTLE_CALLS = 512
 _SWAPS = 3  # swaps of a version that one call may meet; it meets the second only if loading takes microseconds
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -68,7 +70,8 @@ class Calls:
             CLASSIFY_IMAGES: self._classify_images,
             CLASSIFY_SENTENCES: self._classify_sentences,
         }
-        self._counters: dict[tuple[str, str, str, str], Counter] = {}
+        self._ended: deque[tuple[str, str, str, str]] = deque()
+        metrics.before_scrapes(self)
         metrics.inflight.set_function(lambda: self.in_flight.count)
 
     def begin(
@@ -130,11 +133,14 @@ class Calls:
 
     def count(self, method: str, code: str, model: str = "", version: str = "") -> None:
         """Count a call that ended, also one of a door's own methods."""
-        key = (model, version, method.rpartition("/")[2], code)
-        counter = self._counters.get(key)
-        if counter is None:
-            counter = self._counters[key] = self._metrics.requests.labels(*key)
-        counter.inc()
+        self._ended.append((model, version, method, code))
+        if len(self._ended) >= _SETTLE_CALLS:
+            self.settle()
+
+    def settle(self) -> None:
+        """Add the calls up that have ended; before every scrape and once there are many."""
+        for (model, version, method, code), count in Counts(taken(self._ended)).items():
+            self._metrics.requests.labels(model, version, method.rpartition("/")[2], code).inc(count)
 
     def status_of(self, error: ServingError, request_id: str) -> Status:
         """Translate an error as this server is set up to."""

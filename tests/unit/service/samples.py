@@ -272,6 +272,10 @@ class FakeBatcher:
         self.requests.append(request)
         self.on_submit(request)
 
+    def offer(self, request: PendingRequest) -> None:
+        self.reserve()
+        self.submit(request)
+
     def cancel(self, request: PendingRequest) -> None:
         self.cancelled.append(request)
         request.cancelled = True

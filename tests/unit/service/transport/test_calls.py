@@ -165,6 +165,7 @@ class World:
 
     def counts(self) -> dict[tuple[str, str, str], float]:
         """requests_total by model, method and code."""
+        self.calls.settle()
         return {
             (sample.labels["model"], sample.labels["method"], sample.labels["code"]): sample.value
             for sample in next(iter(self.metrics.requests.collect())).samples
