@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import queue
+import random
 import signal
 import tempfile
 import threading
@@ -27,12 +28,14 @@ from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
 from service.settings import Settings
 from service.transport.access import Access, TokenFile
+from service.transport.access_log import AccessLog
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
 from service.transport.grpcio_door import DoorLimits, GrpcioDoor
 from service.transport.health import Health
 from service.transport.http_endpoint import HttpEndpoint
+from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
 from service.transport.tls import TlsFiles, server_credentials
@@ -68,7 +71,10 @@ class Server:
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory()
         access = _access(settings)
-        self._calls = Calls(self.dataplane, self.metrics, self._shared_memory, settings.overload_status, access)
+        recorder = Recorder(AccessLog(settings.access_log_sample_rate, random.random))
+        self._calls = Calls(
+            self.dataplane, self.metrics, self._shared_memory, settings.overload_status, access, recorder
+        )
         self._health = Health(self.lifecycle, self.is_ready)
         may_load = settings.model_control_mode == "explicit"
         servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))

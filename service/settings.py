@@ -84,6 +84,9 @@ class Settings:
     drain_seconds: float = _setting(30.0, "then: how long what is queued may take before it is given up")
     log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe level that is logged")
     log_format: Literal["json", "text"] = _setting("json", "one JSON object a line, or text for a terminal")
+    access_log_sample_rate: float = _setting(
+        0.0, "share of calls logged whatever becomes of them; failures are logged at 0 too, 10 a second at most"
+    )
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -112,6 +115,7 @@ class Settings:
             ("decode_threads", 0, 64),
             ("lame_duck_seconds", 0, 600),
             ("drain_seconds", 0, 3600),
+            ("access_log_sample_rate", 0, 1),
         ):
             value = getattr(self, name)
             if not least <= value <= most:

@@ -11,9 +11,13 @@ from typing import Protocol
 from service.dataplane import DataPlane
 from service.errors import InvalidInput, ServingError
 from service.repository.servable import Servable
+from service.transport.call_record import CallRecord, EndedCall
+from service.transport.recorder import Recorder
 from service.transport.status import Status, internal
 
 _LOG = logging.getLogger(__name__)
+
+_MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
 
 _ids = itertools.count(1)
 _run_id = os.urandom(4).hex()
@@ -26,6 +30,11 @@ def new_request_id() -> str:
 
 class Responder(Protocol):
     """A door's way back to one caller. Exactly one method is called, once, from any thread."""
+
+    @property
+    def transport(self) -> str:
+        """Of the door, as :class:`EndedCall` names it."""
+        ...
 
     @property
     def request_id(self) -> str:
@@ -76,6 +85,7 @@ class Ledger(Protocol):
     """What a call needs of those who count calls."""
 
     in_flight: InFlight
+    recorder: Recorder
 
     @property
     def dataplane(self) -> DataPlane:
@@ -92,12 +102,22 @@ class Ledger(Protocol):
 
 
 class Call:
-    """One call until it is settled: its way back and its place in the metrics."""
+    """One call until it is settled: its way back and its place in the metrics.
 
-    __slots__ = ("_calls", "_method", "_model", "_responder", "_servable", "_settled", "arrival")
+    Attributes:
+        arrival: Instant of the intake on the data plane's clock.
+        caller_id: The id in the request message; empty for none.
+        record: What is kept of a call that is watched; None for most.
+    """
+
+    __slots__ = (
+        "_calls", "_method", "_model", "_responder", "_servable", "_settled", "arrival", "caller_id", "record",
+    )  # fmt: skip
 
     def __init__(self, calls: Ledger, method: str, responder: Responder, arrival: float) -> None:
         self.arrival = arrival
+        self.caller_id = ""
+        self.record: CallRecord | None = None
         self._calls = calls
         self._method = method
         self._responder = responder
@@ -115,39 +135,67 @@ class Call:
             raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}")
         return servable
 
+    @property
+    def request_id(self) -> str:
+        """The id in the request message, else in its metadata, else one of ours."""
+        return (self.caller_id or self._responder.request_id)[:_MAX_REQUEST_ID]
+
     def respond(self, payload: bytes) -> None:
         """Settle with an answer."""
         if not self._settle("OK"):
             return
+        seconds = self._seconds()
         if self._servable is not None:
-            self._servable.metrics.observe_success(self._seconds())
+            self._servable.metrics.observe_success(seconds)
         self._responder.respond(payload)
+        if self.record is not None:
+            self._ended("OK", seconds, "")
 
     def refuse(self, error: ServingError) -> None:
         """Settle with an error."""
-        self._fail(self._calls.status_of(error, self._responder.request_id))
+        self._fail(self._calls.status_of(error, self.request_id), error.reason)
 
     def unexpected(self) -> None:
         """Settle with INTERNAL and log the exception being handled."""
-        request_id = self._responder.request_id
+        request_id = self.request_id
         _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": self._method}})
-        self._fail(internal(request_id))
+        self._fail(internal(request_id), "INTERNAL")
 
-    def _fail(self, status: Status) -> None:
+    def _fail(self, status: Status, reason: str) -> None:
         if not self._settle(status.code.name):
             return
+        seconds = self._seconds()
         if self._servable is not None:
-            self._servable.metrics.observe_failure(self._seconds())
+            self._servable.metrics.observe_failure(seconds)
         self._responder.fail(status)
+        self._ended(status.code.name, seconds, reason)
 
     def _settle(self, code: str) -> bool:
         if self._settled:
             return False
         self._settled = True
-        version = str(self._servable.version) if self._servable else ""
-        self._calls.count(self._method, code, self._model, version)
+        self._calls.count(self._method, code, self._model, self._version())
         self._calls.in_flight.leave()
         return True
+
+    def _ended(self, code: str, seconds: float, reason: str) -> None:
+        self._calls.recorder.ended(
+            EndedCall(
+                self._method,
+                self._responder.transport,
+                self.request_id,
+                code,
+                seconds,
+                self.arrival,
+                reason,
+                self._model,
+                self._version(),
+                self.record,
+            )
+        )
+
+    def _version(self) -> str:
+        return str(self._servable.version) if self._servable else ""
 
     def _seconds(self) -> float:
         return self._calls.dataplane.clock() - self.arrival

@@ -23,6 +23,7 @@ from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
 from service.transport.call import Call, InFlight, Responder
+from service.transport.recorder import Recorder, failures_only
 from service.transport.replies import ClassifyReply, InferForm, InferReply
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status, status_of
@@ -48,6 +49,7 @@ class Calls:
         shared_memory: SharedMemory,
         overload_status: str,
         access: Access = OPEN,
+        recorder: Recorder | None = None,
     ) -> None:
         """Wire up.
 
@@ -57,8 +59,10 @@ class Calls:
             shared_memory: The registered regions.
             overload_status: As in :class:`service.settings.Settings`.
             access: Who may call what.
+            recorder: Watches calls; None for one that logs failures only.
         """
         self._access = access
+        self.recorder = recorder or failures_only()
         self.dataplane = dataplane
         self.in_flight = InFlight()
         self._metrics = metrics
@@ -97,6 +101,8 @@ class Calls:
         arrival = self.dataplane.clock()
         deadline = math.inf if time_remaining is None else arrival + time_remaining
         call = Call(self, method, responder, arrival)
+        if self.recorder.draws:
+            call.record = self.recorder.begin(method, metadata, arrival)
         self.in_flight.enter()
         try:
             self.check_access(method, metadata)
@@ -108,6 +114,12 @@ class Calls:
         except Exception:
             call.unexpected()
         return None
+
+    def refuse(self, method: str, responder: Responder, error: ServingError) -> None:
+        """Settle a call that a door does not let in."""
+        call = Call(self, method, responder, self.dataplane.clock())
+        self.in_flight.enter()
+        call.refuse(error)
 
     def check_access(self, method: str, metadata: Metadata) -> None:
         """Let a call pass that may be made.
@@ -151,6 +163,7 @@ class Calls:
         if template is not None and call.find(template.model_name, template.model_version) is template.form.servable:
             return self._infer_like(template, call, payload, deadline)
         request = inference.ModelInferRequest.FromString(payload)
+        call.caller_id = request.id
         servable = call.find(request.model_name, request.model_version)
         parameters = request.parameters
         timeout_seconds, priority, wants_facts = math.inf, 0, False
@@ -163,7 +176,7 @@ class Calls:
             if output.region is not None:
                 self._shared_memory.check(output.region.name, output.region.offset, output.region.byte_size)
         form = InferForm(servable, outputs, wants_facts=wants_facts)
-        reply = InferReply(call, form, request.id, self._shared_memory)
+        reply = InferReply(call, form, call.caller_id, self._shared_memory)
         inputs = tensor_codec.decode_inputs(request, self._shared_memory)
         deadline = min(deadline, call.arrival + timeout_seconds)
         ticket = self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority)
@@ -174,7 +187,8 @@ class Calls:
 
     def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
         """Take a call in that says what an earlier one said, but for its tensors and id."""
-        reply = InferReply(call, template.form, template.request_id(payload), self._shared_memory)
+        call.caller_id = template.request_id(payload)
+        reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         deadline = min(deadline, call.arrival + template.timeout_seconds)
         inputs = template.inputs(payload)
         return self.dataplane.submit(
@@ -183,12 +197,14 @@ class Calls:
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)
+        call.caller_id = request.request_id
         servable = call.find(request.model_name, request.model_version, "image-classification")
         response = classification.ClassifyImagesResponse()
         return self._classify(call, servable, request, request.images, response, deadline)
 
     def _classify_sentences(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifySentencesRequest.FromString(payload)
+        call.caller_id = request.request_id
         servable = call.find(request.model_name, request.model_version, "sentence-classification")
         response = classification.ClassifySentencesResponse()
         return self._classify(call, servable, request, request.sentences, response, deadline)
@@ -204,7 +220,7 @@ class Calls:
     ) -> Ticket:
         if request.top_k < 0:
             raise InvalidInput(f"top_k: expected 0 or more, got {request.top_k}")
-        response.request_id = request.request_id
+        response.request_id = call.caller_id
         reply = ClassifyReply(call, servable, request.top_k or _DEFAULT_TOP_K, response, request.explain)
         return self.dataplane.classify(servable, items, deadline, call.arrival, reply)
 

@@ -109,8 +109,7 @@ class FastLane:
         responder = _NativeResponder(self._front, self._tickets, call_id, details[0])
         if len(payload) > self._max_message_bytes:
             text = f"message of {len(payload)} bytes, expected at most {self._max_message_bytes}"
-            responder.fail(self._calls.status_of(MessageTooLarge(text), responder.request_id))
-            self._calls.count(method, "RESOURCE_EXHAUSTED")
+            self._calls.refuse(method, responder, MessageTooLarge(text))
             return
         ticket = self._calls.begin(method, payload, details[2], responder, details[0])
         if ticket is not None:
@@ -123,6 +122,7 @@ class FastLane:
 class _NativeResponder:
     """Answers one call by its id, from any thread."""
 
+    transport = "native"
     __slots__ = ("_call_id", "_front", "_metadata", "_request_id", "_tickets", "settled")
 
     def __init__(

@@ -23,6 +23,7 @@ from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
 from service.transport.call import new_request_id
+from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.health import Health
 from service.transport.reply_queue import LoopResponder, ReplyQueue
@@ -214,25 +215,38 @@ class GrpcioDoor:
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             request_id = _request_id(context)
+            metadata = context.invocation_metadata() or ()
+            arrival = self._calls.dataplane.clock()
+            recorder = self._calls.recorder
+            record = recorder.begin(method.path, metadata, arrival) if recorder.draws else None
+
+            def ended(code: str, reason: str = "") -> None:
+                self._calls.count(method.path, code)
+                seconds = self._calls.dataplane.clock() - arrival
+                recorder.ended(
+                    EndedCall(method.path, "grpcio", request_id, code, seconds, arrival, reason, record=record)
+                )
+
             await self._pass()
             try:
-                self._calls.check_access(method.path, context.invocation_metadata() or ())
+                self._calls.check_access(method.path, metadata)
                 request = method.request_type.FromString(payload)
                 response = (
                     await asyncio.to_thread(method.handle, request) if method.blocking else method.handle(request)
                 )
             except ServingError as error:
-                status = self._calls.status_of(error, request_id)
+                status, reason = self._calls.status_of(error, request_id), error.reason
             except DecodeError:
-                status = self._calls.status_of(InvalidInput("the request message is damaged"), request_id)
+                damaged = InvalidInput("the request message is damaged")
+                status, reason = self._calls.status_of(damaged, request_id), damaged.reason
             except Exception:
                 fields = {"request_id": request_id, "method": method.path}
                 _LOG.exception("a call failed", extra={"fields": fields})
-                status = internal(request_id)
+                status, reason = internal(request_id), "INTERNAL"
             else:
-                self._calls.count(method.path, "OK")
+                ended("OK")
                 return response
-            self._calls.count(method.path, status.code.name)
+            ended(status.code.name, reason)
             return await _abort(context, status)
 
         return handle

@@ -87,6 +87,8 @@ class InferReply:
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
         """Choose, encode and send what was asked for."""
+        if self._call.record is not None:
+            self._call.record.ran(request, facts)
         try:
             payload = None if self._id else self._form.plain(outputs)
             if payload is None:
@@ -151,6 +153,8 @@ class ClassifyReply:
         self, outcomes: Sequence[np.ndarray | InvalidInput], request: PendingRequest | None, facts: BatchFacts | None
     ) -> None:
         """Put the labels or the error of each item into the response and send it."""
+        if self._call.record is not None:
+            self._call.record.ran(request, facts)
         try:
             response = self._response
             response.model_name = self._servable.name

@@ -49,6 +49,7 @@ class ReplyQueue:
 class LoopResponder:
     """Answers one call by its future."""
 
+    transport = "grpcio"
     __slots__ = ("_replies", "future", "request_id")
 
     def __init__(self, replies: ReplyQueue, future: asyncio.Future[bytes | Status], request_id: str) -> None:

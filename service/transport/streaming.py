@@ -107,6 +107,7 @@ class Stream:
 class _StreamResponder:
     """Answers one request of a stream."""
 
+    transport = "stream"
     __slots__ = ("_number", "_payload", "_stream", "request_id", "settled")
 
     def __init__(self, stream: Stream, number: int, request_id: str, payload: bytes) -> None:

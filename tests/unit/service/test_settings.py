@@ -32,6 +32,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "decode_threads": (0, 64),
     "lame_duck_seconds": (0, 600),
     "drain_seconds": (0, 3600),
+    "access_log_sample_rate": (0, 1),
     "repository_poll_seconds": (0.1, 86400),
 }
 
@@ -88,6 +89,8 @@ def test_every_setting_can_be_given_in_every_way(tmp_path: Path, field: dataclas
     value, text = SAMPLES.get(hint) or ((choice := hint.__args__[-1]), choice)
     if field.name == "max_message_bytes":
         value, text = 4096, "4096"
+    if field.name.endswith("_rate"):
+        value, text = 0.25, "0.25"
     flag = "--" + field.name.replace("_", "-")
     file = tmp_path / "c.toml"
     written = f'"{value}"' if isinstance(value, str) else str(value).lower()

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -23,7 +24,9 @@ from service.pb.convserve.classification.v1 import classification_pb2 as classif
 from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
+from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
+from service.transport.recorder import Recorder
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status
 from tests.fakes import FakeClock, RecordingReply
@@ -38,6 +41,7 @@ class FakeResponder:
     """Keeps what the caller gets; being settled twice is kept too."""
 
     request_id = "id-1"
+    transport = "fake"
 
     def __init__(self) -> None:
         self.payloads: list[bytes] = []
@@ -138,10 +142,10 @@ class FakePlane:
 
 
 class World:
-    def __init__(self, overload_status: str = "RESOURCE_EXHAUSTED") -> None:
+    def __init__(self, overload_status: str = "RESOURCE_EXHAUSTED", recorder: Recorder | None = None) -> None:
         self.metrics = Metrics("0", "fake")
         self.plane = FakePlane(self.metrics)
-        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status)  # type: ignore[arg-type]
+        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status, recorder=recorder)  # type: ignore[arg-type]
         self.responder = FakeResponder()
 
     def begin(self, method: str, message: Any, time_remaining: float | None = None) -> Any:
@@ -537,3 +541,60 @@ def test_calls_in_flight_are_a_metric(world: World) -> None:
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 2
     world.reply.refuse(QueueFull("full"))
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 1
+
+
+# Watching.
+
+
+def drawing() -> Recorder:
+    return Recorder(AccessLog(1.0, lambda: 0.0))
+
+
+def logged(caplog: pytest.LogCaptureFixture) -> dict[str, Any]:
+    (line,) = [line for line in caplog.records if line.name == "service.access"]
+    return line.fields  # type: ignore[attr-defined,no-any-return]
+
+
+def test_a_call_that_is_not_drawn_keeps_nothing(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Recorder, "begin", lambda *_: pytest.fail("asked"))
+    monkeypatch.setattr(Recorder, "ended", lambda *_: pytest.fail("told"))
+    world.infer()
+    world.reply.answer([ROW], REQUEST, FACTS)
+    assert world.responder.code == "OK"
+
+
+def test_a_drawn_call_is_logged_once_it_is_answered(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world = World(recorder=drawing())
+    world.infer(id="mine")
+    world.reply.answer([ROW], REQUEST, FACTS)
+    said = logged(caplog)
+    assert (said["request_id"], said["status"], said["model"], said["version"]) == ("mine", "OK", "bare", "1")
+    assert (said["transport"], said["rows"], said["infer_seconds"]) == ("fake", 1, 0.002)
+
+
+def test_a_classification_is_logged_under_its_own_id(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world = World(recorder=drawing())
+    world.begin(CLASSIFY_IMAGES, images_request(request_id="x" * 1000))
+    world.reply.answer([ROW[0], InvalidInput("damaged")], REQUEST, FACTS)
+    said = logged(caplog)
+    assert (said["request_id"], said["status"], said["batch_rows"]) == ("x" * 128, "OK", 1)
+
+
+def test_a_failure_is_logged_under_the_id_that_its_caller_gets(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world.infer("none", id="mine")
+    said = logged(caplog)
+    assert (said["status"], said["reason"], said["request_id"]) == ("NOT_FOUND", "MODEL_NOT_FOUND", "mine")
+    assert "model" not in said, "a name that is not in the repository may be of any length"
+    assert b"mine" in dict(world.responder.statuses[0].trailing_metadata)["grpc-status-details-bin"]
+
+
+def test_what_a_door_does_not_let_in_is_counted_and_logged(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    world.calls.refuse(MODEL_INFER, world.responder, QueueFull("too much"))
+    assert world.responder.code == "RESOURCE_EXHAUSTED"
+    assert world.calls.in_flight.count == 0
+    assert world.counts() == {("", "ModelInfer", "RESOURCE_EXHAUSTED"): 1}
+    assert logged(caplog)["request_id"] == "id-1"

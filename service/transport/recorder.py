@@ -1,0 +1,69 @@
+"""Draws the calls that are watched closely, and passes on how each call ended.
+
+Of a call that is not drawn nothing is kept: it costs one test of an attribute at its beginning and
+two at its end.
+"""
+
+from __future__ import annotations
+
+import logging
+import random
+from typing import Protocol
+
+from service.transport.access import Metadata
+from service.transport.access_log import AccessLog
+from service.transport.call_record import CallRecord, EndedCall, Trace
+
+_LOG = logging.getLogger(__name__)
+
+
+class Tracer(Protocol):
+    """Begins traces."""
+
+    def begin(self, method: str, metadata: Metadata, arrival: float) -> Trace | None:
+        """Begin the trace of a call; None if it is not to be traced."""
+        ...
+
+
+class Recorder:
+    """Thread-safe; never raises, since watching must not harm who is served."""
+
+    def __init__(self, access_log: AccessLog, tracer: Tracer | None = None) -> None:
+        """Wire up; without ``tracer`` nothing is traced."""
+        self._access_log = access_log
+        self._tracer = tracer
+        self.draws = tracer is not None or access_log.sample_rate > 0
+        """Whether :meth:`begin` can have an effect: the one test that a call pays for when it cannot."""
+
+    def begin(self, method: str, metadata: Metadata, arrival: float) -> CallRecord | None:
+        """Decide at a call's beginning whether it is watched.
+
+        Args:
+            method: ``/package.Service/Method``.
+            metadata: Of the call, for its trace context.
+            arrival: Instant of the intake on the data plane's clock.
+
+        Returns:
+            What is to be kept of it; None if it is not watched.
+        """
+        try:
+            trace = self._tracer.begin(method, metadata, arrival) if self._tracer is not None else None
+            logged = self._access_log.draw()
+        except Exception:
+            _LOG.exception("a call cannot be watched")
+            return None
+        return CallRecord(logged, trace) if logged or trace is not None else None
+
+    def ended(self, call: EndedCall) -> None:
+        """Pass on what is known of a call that was watched or failed, after its caller was answered."""
+        try:
+            self._access_log.ended(call)
+            if call.record is not None and call.record.trace is not None:
+                call.record.trace.end(call)
+        except Exception:
+            _LOG.exception("the end of a call cannot be recorded")
+
+
+def failures_only() -> Recorder:
+    """Return a recorder that draws no call."""
+    return Recorder(AccessLog(0.0, random.random))
