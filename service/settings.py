@@ -63,6 +63,9 @@ class Settings:
     )
     max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
     max_queued_requests: int = _setting(1024, "most requests of one model that may wait")
+    refusals: Literal["prompt", "late"] = _setting(
+        "prompt", "who will be late is told at arrival, by what is expected; or late, once it is certain"
+    )
     priority_levels: int = _setting(0, "levels of the parameter priority, 1 going first; 0 ignores the parameter")
     default_priority_level: int = _setting(
         0, "level of a request that asks for none, the last at most; 0: the middle one"
@@ -134,6 +137,7 @@ class ModelSettings:
     advertised_input: Literal["tensor", "encoded"] | None = None
     max_queue_delay_seconds: float | None = None
     max_queued_requests: int | None = None
+    refusals: Literal["prompt", "late"] | None = None
     priority_levels: int | None = None
     default_priority_level: int | None = None
     latency_objective_seconds: float | None = None

@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from service.batching.arrivals import ArrivalRate
 from service.batching.policy import BatchingPolicy
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
@@ -18,6 +19,8 @@ from service.errors import (
     ServingError,
 )
 
+_PERIOD_BATCHES = 4
+
 
 @dataclass(frozen=True, slots=True)
 class BatcherLimits:
@@ -26,10 +29,12 @@ class BatcherLimits:
     Attributes:
         max_queued_requests: Most requests that may be reserved or waiting at once.
         instances: Threads that run batches, each with its own buffers; at least 1.
+        prompt: Whether a request is refused at arrival by what is expected, or only once it is certain to be late.
     """
 
     max_queued_requests: int
     instances: int
+    prompt: bool = True
 
 
 class Admission:
@@ -40,6 +45,8 @@ class Admission:
         self._queue = queue
         self._policy = policy
         self._limits = limits
+        # Long against a batch, so that it is steady, and short against a person's patience.
+        self._arrivals = ArrivalRate(_PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None))
 
     def refusal_at_door(self, reserved: int) -> ServingError | None:
         """Return why no place can be reserved, or None.
@@ -73,10 +80,10 @@ class Admission:
             return RequestCancelled("the caller left")
         if request.deadline <= now:
             return DeadlineExceeded("the deadline had passed before the request could be queued")
+        self._arrivals.observe(request.rows, now)
         if request.deadline == math.inf:
             return None
-        ahead = self._queue.patient_rows_before(request.turn)
-        finish = self._policy.predicted_finish(request.rows, request.group, ahead, busy_until, now)
+        finish = self._finish(request, busy_until, now)
         if finish <= request.deadline:
             return None
         wait_seconds = finish - now
@@ -85,6 +92,16 @@ class Admission:
             retry_after_seconds=finish - request.deadline,
             facts={"queued": str(len(self._queue)), "predicted_seconds": f"{wait_seconds:.6f}"},
         )
+
+    def _finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
+        if self._limits.prompt and min(busy_until) > now:
+            ahead = self._queue.rows_before(request.turn)
+            rate = self._arrivals.per_second(now) / self._limits.instances
+            return self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
+        # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
+        # inflated refused everything, nothing would run and nothing would correct it.
+        ahead = self._queue.patient_rows_before(request.turn)
+        return self._policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
 
     def too_late(self, request: PendingRequest, now: float) -> ServingError:
         """Return what a request is told that waited and cannot be answered in time any more."""

@@ -67,14 +67,10 @@ class BatchingPolicy:
     max_batch_size: int
     max_queue_delay_seconds: float = 0.0
 
-    def predicted_finish(
+    def finish_at_best(
         self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float
     ) -> float:
         """Predict the earliest instant at which a request that arrives now can be answered.
-
-        The rows before it fill whole batches, shared by the instances. Rows that ``next`` would drop
-        for its sake do not count: refusing the newest on account of the oldest costs a tenth of the
-        answers at twice the capacity.
 
         Args:
             rows: Its rows.
@@ -83,12 +79,41 @@ class BatchingPolicy:
             busy_until: For each instance the predicted end of its batch; past instants when idle.
             now: The present instant.
         """
-        start = max(now, min(busy_until))
+        start, rows_before = self._start(rows, group, rows_ahead, busy_until, now)
+        return start + self.cost.least_seconds(rows_before + rows, group)
+
+    def expected_finish(
+        self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float, rate: float
+    ) -> float:
+        """Predict the instant at which a request that arrives now will be answered, by the bound.
+
+        Its batch grows until it starts: by what waits before it, and by what arrives meanwhile. Past
+        capacity that is what makes the early ones among those who arrive during a batch too late.
+
+        Args:
+            rows: Its rows.
+            group: Its group.
+            rows_ahead: Rows that wait before it.
+            busy_until: For each instance the predicted end of its batch; past instants when idle.
+            now: The present instant.
+            rate: Rows that arrive a second.
+        """
+        start, rows_before = self._start(rows, group, rows_ahead, busy_until, now)
+        expected = math.ceil(rows_before + rows + rate * (start - now))
+        return start + self.cost.bound_seconds(min(expected, self.max_batch_size), group)
+
+    def _start(
+        self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float
+    ) -> tuple[float, int]:
+        """Return when its batch starts, and the rows before it in that batch.
+
+        Those ahead fill whole batches, shared by the instances.
+        """
         batches_ahead, rest = divmod(rows_ahead, self.max_batch_size)
         if rest + rows > self.max_batch_size:  # never split, so it waits for one more batch
             batches_ahead, rest = batches_ahead + 1, 0
         ahead = batches_ahead * self.cost.seconds(self.max_batch_size, group) / len(busy_until)
-        return start + ahead + self.cost.least_seconds(rest + rows, group)
+        return max(now, min(busy_until)) + ahead, rest
 
     def next(
         self, queue: RequestQueue, idle_instances: int, now: float, draining: bool = False, instances: int = 1

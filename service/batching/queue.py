@@ -39,6 +39,12 @@ class RequestQueue:
         """Number of rows that wait without a deadline."""
         return self._patient_rows
 
+    def rows_before(self, turn: float) -> int:
+        """Return how many rows have their turn at that instant or before."""
+        if turn >= self._latest_turn:
+            return self._rows
+        return sum(request.rows for request in self if request.turn <= turn)
+
     def patient_rows_before(self, turn: float) -> int:
         """Return how many rows without a deadline have their turn at that instant or before."""
         if turn >= self._latest_turn:

@@ -173,7 +173,7 @@ def load(
     batcher = Batcher(
         graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds),
-        limits=BatcherLimits(settings.max_queued_requests, instances),
+        limits=BatcherLimits(settings.max_queued_requests, instances, settings.refusals == "prompt"),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=MeteredBatches(model_metrics, labels),
         on_death=on_death,

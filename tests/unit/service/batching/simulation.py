@@ -27,7 +27,7 @@ Choose = Callable[[RequestQueue, float], Release]
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of a trace: answers in time, the latency of all that ran, and refusals."""
+    """What became of a trace: answers in time, the latency of all that ran, and who was refused late or at the door."""
 
     in_time: int
     latencies: list[float]
@@ -50,11 +50,16 @@ def first_come_first_served(max_batch_size: int) -> Choose:
 
 
 def simulate(
-    arrivals: Sequence[float], limit_seconds: float, policy: BatchingPolicy, choose: Choose | None = None
+    arrivals: Sequence[float],
+    limit_seconds: float,
+    policy: BatchingPolicy,
+    choose: Choose | None = None,
+    *,
+    prompt: bool = False,
 ) -> Outcome:
     """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked."""
     queue, busy_until = RequestQueue(), 0.0
-    door = Admission(queue, policy, BatcherLimits(len(arrivals), 1))
+    door = Admission(queue, policy, BatcherLimits(len(arrivals), 1, prompt))
     coming = [PendingRequest(_ROW, "g", arrival + limit_seconds, arrival, _REPLY) for arrival in reversed(arrivals)]
     latencies: list[float] = []
     in_time = dropped = refused = 0

@@ -1,0 +1,35 @@
+"""How many rows arrive a second, of late. Pure: it takes ``now``."""
+
+from __future__ import annotations
+
+
+class ArrivalRate:
+    """Counts over the last one to two periods. Not thread-safe: driven under the batcher's lock."""
+
+    def __init__(self, period_seconds: float) -> None:
+        """Start with nothing seen.
+
+        Args:
+            period_seconds: How far back to look, at least; longer is steadier, and later to see a change.
+        """
+        self._period = period_seconds
+        self._start = 0.0
+        self._rows = 0
+        self._rows_before = 0
+        self._started = False
+
+    def observe(self, rows: int, now: float) -> None:
+        """Count an arrival."""
+        if not self._started:
+            self._start, self._started = now, True
+        elif now - self._start >= self._period:
+            missed_one = now - self._start >= 2 * self._period
+            self._rows_before = 0 if missed_one else self._rows
+            self._rows = 0
+            self._start = now if missed_one else self._start + self._period
+        self._rows += rows
+
+    def per_second(self, now: float) -> float:
+        """Return the rate over the last whole period and the present one; 0 before a quarter of the first is over."""
+        seconds = now - self._start + (self._period if self._rows_before else 0.0)
+        return (self._rows_before + self._rows) / seconds if seconds >= self._period / 4 else 0.0
