@@ -10,45 +10,34 @@
 
 ARG PYTHON_IMAGE=python:3.11-slim-bookworm
 
-# ---- A virtual environment without pip in it, made where pip's cache may lie about ----------------------------------
-FROM ${PYTHON_IMAGE} AS dependencies
+# ---- What builds, and stays behind: all of it by version and hash, from lock files that `make lock` renews -----------
+FROM ${PYTHON_IMAGE} AS tools
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore PIP_ONLY_BINARY=:all: PIP_NO_COMPILE=1
 WORKDIR /build
-COPY pyproject.toml ./
-RUN python -m venv --without-pip /opt/convserve \
- && python -c "import tomllib; p = tomllib.load(open('pyproject.toml', 'rb'))['project']; print(*p['dependencies'], *p['optional-dependencies']['fast'], sep='\n'); [open(e + '.txt', 'w').write('\n'.join(p['optional-dependencies'][e])) for e in ('cpu', 'gpu')]" > all.txt \
- && grep -v '^tokenizers' all.txt > common.txt \
- && grep '^tokenizers' all.txt > tokenizers.txt
-# Left out, 60 MB, and none of it is ever imported here; the images are built only if every model still works without:
-# - the Hugging Face Hub's client with all its dependencies: tokenizers declares it for from_pretrained alone, and the
-#   server reads tokenizer.json from the model's folder;
-# - NumPy's tests and its tools for building Fortran and C extensions; stubs for type checkers;
-# - AVIF, which is not among the formats that the server accepts, and Pillow does without when it is absent.
+COPY requirements requirements
+COPY scripts/image-packages.sh ./
+# Two environments without pip in them: the tools' own, and the one that is going to be the image's.
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/convserve/bin/python install -r common.txt \
- && pip --python /opt/convserve/bin/python install --no-deps -r tokenizers.txt \
- && cd /opt/convserve/lib/python3.*/site-packages \
- && rm -rf numpy/f2py numpy/distutils PIL/_avif.* pillow.libs/libavif-* \
- && find numpy -type d -name tests -prune -exec rm -r {} + \
- && find . -name '*.pyi' -delete
-
-# ONNX Runtime for CPUs. Left out: what prepares models before they are served, which no session imports.
-# Compiled here, as the root is read-only where it runs; by hash, so that no file's time matters.
-FROM dependencies AS runtime-cpu
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/convserve/bin/python install -r cpu.txt \
- && cd /opt/convserve/lib/python3.*/site-packages/onnxruntime \
- && rm -rf transformers quantization tools \
- && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/convserve/lib
+    python -m venv --without-pip /opt/tools \
+ && python -m venv --without-pip /opt/convserve \
+ && pip --python /opt/tools/bin/python install --no-deps --require-hashes -r requirements/build.txt
 
 # ---- The server itself, in a layer of its own: an update of it moves a megabyte, not the dependencies ---------------
-FROM dependencies AS server
-COPY README.md* LICENSE ./
+FROM tools AS server
+COPY pyproject.toml README.md* LICENSE ./
 COPY service service
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/convserve/bin/python install --no-deps --root /staging . \
+RUN pip --python /opt/tools/bin/python wheel --no-deps --no-build-isolation --no-index --wheel-dir wheels . \
+ && pip --python /opt/convserve/bin/python install --no-deps --no-index --root /staging wheels/*.whl \
  && find /staging/opt/convserve/bin -type f ! -name convserve -delete \
  && python -m compileall -q --invalidation-mode unchecked-hash -s /staging /staging/opt/convserve/lib
+
+# ---- The dependencies, and the SBOM: which packages the environment is made of, the server's own among them ---------
+FROM tools AS runtime-cpu
+RUN --mount=type=cache,target=/root/.cache/pip ./image-packages.sh requirements/cpu.txt
+
+FROM runtime-cpu AS sbom-cpu
+COPY --from=server /staging/ /
+RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --validate -o sbom.cdx.json /opt/convserve/bin/python
 
 # ---- What both images have in common, but for the dependencies ------------------------------------------------------
 FROM ${PYTHON_IMAGE} AS common
@@ -91,28 +80,31 @@ LABEL org.opencontainers.image.title="convserve" \
       org.opencontainers.image.description="From a torch CNN to a production gRPC endpoint that proves its answers" \
       org.opencontainers.image.licenses="Apache-2.0" \
       org.opencontainers.image.version="${VERSION}" \
-      org.opencontainers.image.revision="${REVISION}"
+      org.opencontainers.image.revision="${REVISION}" \
+      dev.convserve.sbom="/opt/convserve/sbom.cdx.json"
 
 # ---- Image: CPU ------------------------------------------------------------------------------------------------------
 FROM common AS cpu
 COPY --from=runtime-cpu /opt/convserve /opt/convserve
 COPY --from=server /staging/ /
+COPY --from=sbom-cpu /build/sbom.cdx.json /opt/convserve/
 COPY models /models
 # Proof that nothing is missing: every model is loaded and reproduces its golden answers, or there is no image.
 RUN ["convserve", "inspect", "/models"]
 
 # ---- Image: GPU. CUDA and cuDNN come as wheels, so it needs no CUDA base image, only the driver of the host ---------
-FROM dependencies AS runtime-gpu
-RUN --mount=type=cache,target=/root/.cache/pip \
-    pip --python /opt/convserve/bin/python install -r gpu.txt \
- && cd /opt/convserve/lib/python3.*/site-packages/onnxruntime \
- && rm -rf transformers quantization tools \
- && python -m compileall -q -j 0 --invalidation-mode unchecked-hash /opt/convserve/lib
+FROM tools AS runtime-gpu
+RUN --mount=type=cache,target=/root/.cache/pip ./image-packages.sh requirements/gpu.txt
+
+FROM runtime-gpu AS sbom-gpu
+COPY --from=server /staging/ /
+RUN /opt/tools/bin/cyclonedx-py environment --output-reproducible --validate -o sbom.cdx.json /opt/convserve/bin/python
 
 FROM common AS gpu
 ENV NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 COPY --from=runtime-gpu /opt/convserve /opt/convserve
 COPY --from=server /staging/ /
+COPY --from=sbom-gpu /build/sbom.cdx.json /opt/convserve/
 COPY models /models
 RUN ["convserve", "inspect", "/models"]
 

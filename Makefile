@@ -27,7 +27,7 @@ help: ## list the targets
 	$*/bin/pip install --quiet --disable-pip-version-check --editable '.[$(extras)]'
 	@touch $@
 
-.PHONY: install demo serve test lint type format proto image clean
+.PHONY: install demo serve test lint type format proto lock image clean
 
 install: .venv/.installed ## make .venv with all that the tests need, torch included (about 5 GB)
 
@@ -40,9 +40,10 @@ serve: .venv-serve/.installed ## serve the bundled models until Ctrl-C, gRPC on 
 test: .venv/.installed ## run every test but those of the image and of a GPU
 	.venv/bin/pytest $(ARGS)
 
-lint: .venv/.installed ## ruff, the layers' contracts, fresh stubs
+lint: .venv/.installed ## ruff, hadolint, the layers' contracts, fresh stubs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
+	.venv/bin/hadolint Dockerfile
 	.venv/bin/lint-imports
 	PYTHON=$(PYTHON) scripts/proto.sh --check
 
@@ -56,9 +57,12 @@ format: .venv/.installed ## mend what ruff can mend
 proto: ## generate service/pb from proto/
 	PYTHON=$(PYTHON) scripts/proto.sh
 
+lock: ## renew requirements/*.txt, what the image installs by version and hash
+	PYTHON=$(PYTHON) scripts/lock.sh
+
 image: ## build the CPU image; DOCKER=podman works too
 	@command -v $(DOCKER) >/dev/null || { echo 'make: no $(DOCKER) here; install it, or name another: make image DOCKER=podman' >&2; exit 1; }
 	$(DOCKER) build --tag $(IMAGE) .
 
 clean: ## remove environments and caches
-	rm -rf .venv .venv-serve .venv-proto .*_cache .hypothesis .coverage *.egg-info build dist
+	rm -rf .venv .venv-serve .venv-proto .venv-lock .*_cache .hypothesis .coverage *.egg-info build dist

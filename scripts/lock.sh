@@ -1,0 +1,49 @@
+#!/usr/bin/env bash
+# Writes requirements/{cpu,gpu,build}.txt: what the image installs, each file by version and hash.
+#
+# Usage: scripts/lock.sh
+#   PYTHON=python3.12 scripts/lock.sh    takes another interpreter for .venv-lock (default: python3)
+#
+# Resolved for the image's Python and Linux. The hashes are of every file of a release, so the same lock serves x86-64
+# and aarch64; no package index is named in it, pip takes the one that it is set to.
+set -euo pipefail
+
+readonly TOOLS="uv==0.13.9"
+readonly PYTHON_OF_IMAGE=3.11 PLATFORM=x86_64-manylinux_2_28
+
+die() {
+  echo "lock.sh: $*" >&2
+  exit 1
+}
+
+case "${1:-}" in
+  "") ;;
+  -h | --help) sed -n '2,5s/^# \{0,1\}//p' "$0"; exit 0 ;;
+  *) die "unknown argument '$1'; usage: scripts/lock.sh" ;;
+esac
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=.venv-lock
+if [[ "$(cat "$venv/pin" 2>/dev/null)" != "$TOOLS" ]]; then
+  echo "lock.sh: setting up $venv with $TOOLS" >&2
+  rm -rf "$venv"
+  "${PYTHON:-python3}" -m venv "$venv" || die "cannot make a virtual environment (on Debian: apt install python3-venv)"
+  echo '*' >"$venv/.gitignore"
+  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$TOOLS" \
+    || die "cannot install $TOOLS"
+  echo "$TOOLS" >"$venv/pin"
+fi
+
+lock() { # NAME SOURCE OPTION…
+  local name=$1 source=$2
+  shift 2
+  UV_CUSTOM_COMPILE_COMMAND="make lock" "$venv/bin/uv" pip compile "$source" "$@" --upgrade --generate-hashes \
+    --python-version "$PYTHON_OF_IMAGE" --python-platform "$PLATFORM" --only-binary :all: --no-emit-index-url \
+    --quiet --output-file "requirements/$name.txt" || die "cannot resolve $source for $name"
+  echo "lock.sh: wrote requirements/$name.txt"
+}
+
+lock cpu pyproject.toml --extra cpu --extra fast --override requirements/overrides.txt
+lock gpu pyproject.toml --extra gpu --extra fast --override requirements/overrides.txt
+lock build requirements/build.in
