@@ -10,7 +10,7 @@ pip --python /opt/convserve/bin/python install --no-deps --require-hashes --requ
 
 cd /opt/convserve/lib/python3.*/site-packages
 # NumPy's tests and its tools for building Fortran and C extensions; stubs for type checkers.
-rm -rf numpy/f2py numpy/distutils
+rm -rf numpy/f2py numpy/distutils numpy/conftest.py
 find numpy -type d -name tests -prune -exec rm -r {} +
 find . -name '*.pyi' -delete
 # AVIF, which is not among the formats that the server accepts; Pillow does without when it is absent.

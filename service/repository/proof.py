@@ -115,7 +115,7 @@ def _difference(got: np.ndarray, expected: np.ndarray, bucket: int, rows: np.nda
 
 
 def measure(
-    run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int], *, max_tokens: int | None
+    run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int], *, max_tokens: int | None, warm: bool = False
 ) -> dict[Hashable, list[list[float]]]:
     """Time each bucket, for each measured group of lengths if the model takes sentences.
 
@@ -124,25 +124,28 @@ def measure(
         inputs: The graph's inputs; zeros are run, or empty strings.
         buckets: Batch sizes, ascending.
         max_tokens: Longest sentence, whose length is then the free trailing dimension; None for no sentences.
+        warm: The graph ran at these batch sizes before, so slow ones need no run to warm up.
 
     Returns:
         For each group the measured seconds of each bucket, as ``CostModel`` takes them. A graph
         that does not run on zeros (a third party's) is given a guess, which serving corrects.
     """
     if max_tokens is None:
-        return {None: _measure_group(run, inputs, buckets, 1)}
+        return {None: _measure_group(run, inputs, buckets, 1, warm)}
     groups = [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
     table: dict[Hashable, list[list[float]]] = {}
     for group in groups:
         if group <= _LONGEST_MEASURED:
-            table[group] = _measure_group(run, inputs, buckets, group)
+            table[group] = _measure_group(run, inputs, buckets, group, warm)
             longest = group
         else:
             table[group] = [[seconds * group / longest for seconds in samples] for samples in table[longest]]
     return table
 
 
-def _measure_group(run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int], free: int) -> list[list[float]]:
+def _measure_group(
+    run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int], free: int, warm: bool
+) -> list[list[float]]:
     samples: list[list[float]] = []
     for bucket in sorted(buckets, reverse=True):
         batch = [
@@ -154,17 +157,22 @@ def _measure_group(run: Run, inputs: Sequence[TensorSpec], buckets: Sequence[int
             for spec in inputs
         ]
         try:
-            run(batch)
-            samples.append(_time(run, batch))
+            samples.append(_time(run, batch, warm))
         except BackendFailed:
             samples.append([_UNMEASURED_SECONDS * bucket])
     return samples[::-1]
 
 
-def _time(run: Run, batch: Sequence[np.ndarray]) -> list[float]:
-    samples: list[float] = []
+def _time(run: Run, batch: Sequence[np.ndarray], warm: bool) -> list[float]:
+    """Time a few runs, after one to warm up; that one stands for all where it was warm already and slow."""
+    first = _seconds(run, batch)
+    samples = [first] if warm and first >= _REPEAT_BELOW_SECONDS else []
     while len(samples) < _REPEATS and (not samples or samples[-1] < _REPEAT_BELOW_SECONDS):
-        start = time.perf_counter()
-        run(batch)
-        samples.append(time.perf_counter() - start)
+        samples.append(_seconds(run, batch))
     return samples
+
+
+def _seconds(run: Run, batch: Sequence[np.ndarray]) -> float:
+    start = time.perf_counter()
+    run(batch)
+    return time.perf_counter() - start

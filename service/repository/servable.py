@@ -167,7 +167,8 @@ def load(
     golden = _prove(manifest, folder, graph, preparer, buckets)
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
     max_tokens = text.max_tokens if text else None
-    cost = CostModel(buckets, proof.measure(graph.run, graph.inputs, buckets, max_tokens=max_tokens))
+    measured = proof.measure(graph.run, graph.inputs, buckets, max_tokens=max_tokens, warm=golden is not None)
+    cost = CostModel(buckets, measured)
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     padding_id = text.padding_id if text else 0
     batcher = Batcher(

@@ -13,6 +13,7 @@ import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import grpc
@@ -54,9 +55,9 @@ class Engine:
         assert done.returncode == 0, f"{arguments}: {done.returncode}\n{done.stdout}\n{done.stderr}"
         return done.stdout.strip()
 
-    def python(self, program: str) -> str:
+    def python(self, program: str, *options: str) -> str:
         """Run a Python program in a fresh container of the image, hardened as well."""
-        return self("run", "--rm", "--pull=never", *HARDENED, "--entrypoint=python", self.tag, "-c", program)
+        return self("run", "--rm", "--pull=never", *HARDENED, *options, "--entrypoint=python", self.tag, "-c", program)
 
 
 @dataclass(frozen=True)
@@ -81,6 +82,13 @@ def engine() -> Engine:
 
 @pytest.fixture
 def container(engine: Engine) -> Iterator[Container]:
+    with started(engine) as running:
+        yield running
+
+
+@contextmanager
+def started(engine: Engine) -> Iterator[Container]:
+    """Run a server until it is ready, and remove it afterwards."""
     grpc_port, http_port = _free_ports(2)
     name = f"convserve-test-{uuid.uuid4().hex[:12]}"
     ports = ["--env", f"CONVSERVE_GRPC_PORT={grpc_port}", "--env", f"CONVSERVE_HTTP_PORT={http_port}"]

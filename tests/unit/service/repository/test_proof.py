@@ -2,6 +2,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -244,6 +245,22 @@ def test_a_backend_that_fails_at_one_size_is_timed_at_the_others() -> None:
     assert len(two) == 1
     assert len(one) > 1
     assert len(four) > 1
+
+
+@pytest.mark.parametrize(("warm", "runs"), [(True, 1), (False, 2)])
+def test_a_slow_batch_runs_once_more_only_where_nothing_ran_before(
+    warm: bool, runs: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, batches = 0.0, 0
+
+    def run(_: Sequence[np.ndarray]) -> list[np.ndarray]:
+        nonlocal now, batches
+        now, batches = now + 0.25, batches + 1
+        return []
+
+    monkeypatch.setattr("service.repository.proof.time", SimpleNamespace(perf_counter=lambda: now))
+    assert measure(run, [PAIR], [8], max_tokens=None, warm=warm) == {None: [[0.25]]}
+    assert batches == runs
 
 
 def test_the_golden_pictures_are_the_ones_the_graph_answers() -> None:
