@@ -6,6 +6,7 @@ import ctypes
 import logging
 import math
 import os
+import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -23,6 +24,7 @@ from service.tensors import BF16, DTYPES, TensorSpec
 RUNTIME = f"onnxruntime {ort.__version__}"
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto
 _LOG = logging.getLogger(__name__)
 _DATATYPES = {
@@ -80,6 +82,9 @@ class OnnxBackend:
         if device == "cuda" and actual != _CUDA:
             raise ProviderUnavailable(_no_cuda(f"the session runs on {actual}"))
         self._provider = Provider(device, actual, "cuda:0" if actual == _CUDA else "cpu")
+        if device == "auto" and actual != _CUDA and _CUDA in ort.get_available_providers():
+            why = _missing_driver() or "see ONNX Runtime's own lines above"
+            _LOG.warning("CUDA does not run here, the CPU serves: %s", why, extra={"fields": {"graph": str(path)}})
         self._inputs = [_spec(node) for node in self._session.get_inputs()]
         # One of a type that no caller can send keeps its default.
         defaults = [node for node in self._session.get_overridable_initializers() if node.type in _DATATYPES]
@@ -171,8 +176,22 @@ def _candidates(device: str) -> list[str]:
         if device == "cuda":
             raise ProviderUnavailable(_no_cuda("this ONNX Runtime was built without it"))
         return [_CPU]
+    if missing := _missing_driver():
+        # Asked all the same, ONNX Runtime writes lines of its own about it for each model.
+        if device == "cuda":
+            raise ProviderUnavailable(_no_cuda(missing))
+        return [_CPU]
     ort.preload_dlls()
     return [_CUDA, _CPU]
+
+
+def _missing_driver() -> str:
+    """Return why the NVIDIA driver, which comes from the host and not from a wheel, cannot be used; "" if it can."""
+    try:
+        ctypes.CDLL(_DRIVER)
+    except OSError as error:
+        return str(error)
+    return ""
 
 
 def _no_cuda(why: str) -> str:
