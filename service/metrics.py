@@ -226,6 +226,8 @@ class ModelMetrics:
         self._replies: deque[tuple[int, int, float]] = deque()
         self._decoded: deque[float] = deque()
         self._succeeded: deque[float] = deque()
+        self._failed: deque[float] = deque()
+        self._rejected: deque[str] = deque()
         self._best: deque[tuple[np.ndarray, np.ndarray, Sequence[str]]] = deque()
         metrics.before_scrapes(self)
 
@@ -262,8 +264,9 @@ class ModelMetrics:
 
     def observe_failure(self, seconds: float) -> None:
         """Count a call that ended in an error."""
-        with self._lock:
-            self._statistics.fail.add(1, seconds)
+        self._failed.append(seconds)
+        if len(self._failed) >= _SETTLE_CALLS:
+            self.settle()
 
     def observe_predictions(self, classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> None:
         """Count top-1 answers of a batch already observed.
@@ -294,6 +297,10 @@ class ModelMetrics:
             if succeeded := taken(self._succeeded):
                 self._request_seconds.observe(succeeded)
                 self._statistics.success.add(len(succeeded), sum(succeeded))
+            if failed := taken(self._failed):
+                self._statistics.fail.add(len(failed), sum(failed))
+            for reason, count in Counts(taken(self._rejected)).items():
+                self._families.rejected.labels(*self._labels, reason).inc(count)
 
     def _settle_batches(self, batches: Sequence[_Batch]) -> None:
         if not batches:
@@ -340,7 +347,9 @@ class ModelMetrics:
 
     def rejected(self, reason: str) -> None:
         """Count a refused request."""
-        self._families.rejected.labels(*self._labels, reason).inc()
+        self._rejected.append(reason)
+        if len(self._rejected) >= _SETTLE_CALLS:
+            self.settle()
 
     def cancelled(self, stage: str) -> None:
         """Count a caller who left."""

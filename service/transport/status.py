@@ -11,6 +11,7 @@ from google.rpc import error_details_pb2, status_pb2
 from service.errors import DeadlineUnmeetable, InternalError, QueueFull, ServingError
 
 DOMAIN = "convserve"
+_TYPE_URL = "type.googleapis.com/"
 _DETAILS_KEY = "grpc-status-details-bin"
 _MAX_MESSAGE = 400  # characters; it travels twice in metadata, of which clients take 8 KiB
 
@@ -74,6 +75,5 @@ def _details(error: ServingError, code: grpc.StatusCode, message: str, request_i
 
 
 def _any(message: error_details_pb2.ErrorInfo | error_details_pb2.RetryInfo) -> any_pb2.Any:
-    packed = any_pb2.Any()
-    packed.Pack(message)
-    return packed
+    # What Pack does, at a third of its price: an overloaded server refuses more than it answers.
+    return any_pb2.Any(type_url=_TYPE_URL + message.DESCRIPTOR.full_name, value=message.SerializeToString())
