@@ -75,6 +75,17 @@ class DistributionFamily(Collector):
                 self._series[values] = Distribution(self._bounds)
             return self._series[values]
 
+    @property
+    def bounds(self) -> tuple[float, ...]:
+        """Upper bounds of the buckets."""
+        return tuple(self._bounds.tolist())
+
+    def read(self, *values: str) -> tuple[list[int], float] | None:
+        """Return what :meth:`Distribution.read` does of the series of these labels; None if there is none."""
+        with self._lock:
+            found = self._series.get(values)
+        return found.read() if found is not None else None
+
     def remove_by_labels(self, labels: Mapping[str, str]) -> None:
         """Drop every series that has all of these labels."""
         wanted = {self._label_names.index(name): value for name, value in labels.items()}

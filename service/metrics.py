@@ -101,9 +101,12 @@ class _Pending(Collector):
     def __init__(self) -> None:
         self.owners: weakref.WeakSet[Settles] = weakref.WeakSet()
 
-    def collect(self) -> Iterable[Metric]:
+    def settle(self) -> None:
         for owner in list(self.owners):
             owner.settle()
+
+    def collect(self) -> Iterable[Metric]:
+        self.settle()
         return ()
 
 
@@ -163,6 +166,10 @@ class Metrics:
     def expose(self) -> bytes:
         """Return the Prometheus text format, version 0.0.4."""
         return generate_latest(self.registry)
+
+    def settle(self) -> None:
+        """Add everything up that is pending, for who reads a family without a scrape."""
+        self._pending.settle()
 
     def before_scrapes(self, owner: Settles) -> None:
         """Have an object settle its pending counts before every scrape, as long as it lives."""

