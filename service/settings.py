@@ -60,6 +60,9 @@ class Settings:
     tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")
     instances: int = _setting(0, "threads that run batches of one model; 0 chooses from the cores")
     intra_op_threads: int = _setting(0, "threads within one run; 0 chooses from the cores and instances")
+    measuring_seconds: float = _setting(
+        0.04, "how long measuring what batches cost may take at load; what is left out is learnt in service"
+    )
     max_batch_size: int = _setting(0, "most rows in a batch; 0 takes what the model was verified at, at most 32")
     advertised_input: Literal["tensor", "encoded"] = _setting(
         "tensor", "what metadata calls the input of pictures or sentences; the server takes both either way"
@@ -106,6 +109,7 @@ class Settings:
             ("repository_poll_seconds", 0.1, 86400),
             ("instances", 0, 256),
             ("intra_op_threads", 0, 256),
+            ("measuring_seconds", 0, 600),
             ("max_batch_size", 0, 4096),
             ("max_queue_delay_seconds", 0, 10),
             ("max_queued_requests", 1, 1_000_000),
@@ -136,6 +140,7 @@ class ModelSettings:
     device: Device | None = None
     instances: int | None = None
     intra_op_threads: int | None = None
+    measuring_seconds: float | None = None
     max_batch_size: int | None = None
     advertised_input: Literal["tensor", "encoded"] | None = None
     max_queue_delay_seconds: float | None = None

@@ -35,6 +35,7 @@ from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.batch_view import BatchView, batch_view
+from service.repository.measuring import Measuring
 from service.repository.metered import MeteredBatches
 from service.repository.store import VersionFolder
 from service.settings import Settings
@@ -164,11 +165,12 @@ def load(
         limits = ImageLimits(settings.max_picture_bytes, settings.max_picture_pixels)
         preparer = Preparer(manifest.preprocessing, folder.path, limits)
     buckets = buckets_up_to(max_batch_size)
-    golden = _prove(manifest, folder, graph, preparer, buckets)
+    golden = _prove(manifest, folder, graph, preparer, buckets, instances)
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
-    max_tokens = text.max_tokens if text else None
-    measured = proof.measure(graph.run, graph.inputs, buckets, max_tokens=max_tokens, warm=golden is not None)
-    cost = CostModel(buckets, measured)
+    measuring = Measuring(graph.run, graph.inputs, buckets, max_tokens=text.max_tokens if text else None)
+    if golden is not None:
+        measuring.know(golden.seconds, golden.row_shape[0] if text else None)
+    cost = CostModel(buckets, measuring.measure(settings.measuring_seconds))
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     padding_id = text.padding_id if text else 0
     batcher = Batcher(
@@ -239,6 +241,7 @@ def _prove(
     graph: BatchView,
     preparer: Preparer | None,
     buckets: Sequence[int],
+    threads: int,
 ) -> proof.Proof | None:
     """Replay the golden vectors; only a bare graph, which has no manifest, may lack them."""
     if manifest is None:
@@ -246,7 +249,7 @@ def _prove(
     golden = read_golden(folder.path / GOLDEN_FILE)
     if preparer is not None:
         proof.check_preprocessing(golden, preparer)
-    return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance)
+    return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance, threads)
 
 
 def _labels(manifest: Manifest | None, folder: VersionFolder) -> tuple[str, ...]:

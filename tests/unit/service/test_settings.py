@@ -17,6 +17,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "http_port": (0, 65535),
     "instances": (0, 256),
     "intra_op_threads": (0, 256),
+    "measuring_seconds": (0, 600),
     "max_batch_size": (0, 4096),
     "max_queue_delay_seconds": (0, 10),
     "max_queued_requests": (1, 1_000_000),

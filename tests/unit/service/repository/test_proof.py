@@ -1,8 +1,8 @@
 from __future__ import annotations
 
+import threading
 from collections.abc import Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,10 +18,9 @@ from service.repository.proof import (
     Proof,
     check_preprocessing,
     length_group,
-    measure,
     replay,
 )
-from service.tensors import TensorSpec
+from tests.fakes import GUARD_SECONDS
 from tests.unit.service.samples import (
     IMAGE,
     image_spec,
@@ -60,6 +59,24 @@ def test_golden_answers_are_reproduced_largest_bucket_first() -> None:
     backend = Backend()
     assert replay(backend, GOLDEN, [1, 2, 8], 1e-6) == Proof(0.0, 5)
     assert backend.sizes == [8, 2, 2, 2, 1, 1, 1, 1, 1]
+
+
+def test_every_run_is_timed() -> None:
+    proof = replay(Backend(), GOLDEN, [1, 2, 8], 1e-6)
+    assert {bucket: len(seconds) for bucket, seconds in proof.seconds.items()} == {1: 5, 2: 3, 8: 1}
+    assert all(seconds > 0 for samples in proof.seconds.values() for seconds in samples)
+    assert proof.row_shape == (2,)
+
+
+def test_batches_run_at_once_when_told_to() -> None:
+    together = threading.Barrier(2)
+
+    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        together.wait(GUARD_SECONDS)
+        return [2 * inputs[0], inputs[0].sum(axis=1)]
+
+    golden = Golden((), (NUMBERS[:4],), (2 * NUMBERS[:4], NUMBERS[:4].sum(axis=1)))
+    assert replay(run, golden, [1, 2], 1e-6, threads=2).count == 4
 
 
 @given(st.sets(st.integers(1, 12), min_size=1, max_size=4))
@@ -182,92 +199,6 @@ def test_a_length_belongs_to_the_smallest_group_that_holds_it(tokens: int) -> No
     assert not any(tokens <= smaller < group for smaller in LENGTH_GROUPS)
 
 
-FREE = TensorSpec("ids", "INT64", (-1, -1))
-PAIR = TensorSpec("x", "FP32", (-1, 2))
-
-
-def test_every_bucket_is_timed_largest_first() -> None:
-    backend = Backend()
-    table = measure(backend, [PAIR], [1, 2, 4], max_tokens=None)
-    assert list(table) == [None]
-    assert [len(samples) > 0 for samples in table[None]] == [True] * 3
-    assert all(seconds >= 0 for samples in table[None] for seconds in samples)
-    assert list(dict.fromkeys(backend.sizes)) == [4, 2, 1]
-
-
-def test_sentences_are_timed_by_length_and_longer_ones_extrapolated() -> None:
-    shapes: set[tuple[int, ...]] = set()
-
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        shapes.add(inputs[0].shape)
-        return []
-
-    table = measure(run, [FREE], [1, 3], max_tokens=4096)
-    assert shapes == {(bucket, length) for bucket in (1, 3) for length in (16, 32, 64)}
-    assert list(table) == list(LENGTH_GROUPS)
-    assert table[128] == [[2 * seconds for seconds in samples] for samples in table[64]]
-
-
-def test_a_free_dimension_is_run_at_one() -> None:
-    shapes: set[tuple[int, ...]] = set()
-
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        shapes.update(array.shape for array in inputs)
-        return []
-
-    measure(run, [TensorSpec("x", "FP32", (-1, -1, 3)), PAIR], [2], max_tokens=None)
-    assert shapes == {(2, 1, 3), (2, 2)}
-
-
-def test_text_is_run_as_text() -> None:
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        assert inputs[0].tolist() == [[""], [""]]
-        return []
-
-    assert len(measure(run, [TensorSpec("s", "BYTES", (-1, 1))], [2], max_tokens=None)[None]) == 1
-
-
-def test_a_graph_that_does_not_run_on_zeros_is_given_a_guess_that_grows() -> None:
-    def fail(_: Sequence[np.ndarray]) -> list[np.ndarray]:
-        raise BackendFailed("no")
-
-    (small,), (large,) = measure(fail, [PAIR], [1, 8], max_tokens=None)[None]
-    assert 0 < small < large
-
-
-def test_a_backend_that_fails_at_one_size_is_timed_at_the_others() -> None:
-    def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        if len(inputs[0]) == 2:
-            raise BackendFailed("not two")
-        return []
-
-    one, two, four = measure(run, [PAIR], [1, 2, 4], max_tokens=None)[None]
-    assert len(two) == 1
-    assert len(one) > 1
-    assert len(four) > 1
-
-
-@pytest.mark.parametrize(("warm", "runs"), [(True, 1), (False, 2)])
-def test_a_slow_batch_runs_once_more_only_where_nothing_ran_before(
-    warm: bool, runs: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    now, batches = 0.0, 0
-
-    def run(_: Sequence[np.ndarray]) -> list[np.ndarray]:
-        nonlocal now, batches
-        now, batches = now + 0.25, batches + 1
-        return []
-
-    monkeypatch.setattr("service.repository.proof.time", SimpleNamespace(perf_counter=lambda: now))
-    assert measure(run, [PAIR], [8], max_tokens=None, warm=warm) == {None: [[0.25]]}
-    assert batches == runs
-
-
 def test_the_golden_pictures_are_the_ones_the_graph_answers() -> None:
     golden = picture_golden()
     assert replay(lambda inputs: [picture_probabilities(inputs[0])], golden, [1, 2], 1e-6).count == 3
-
-
-def test_no_group_is_longer_than_the_longest_sentence() -> None:
-    assert list(measure(lambda _inputs: [], [FREE], [1], max_tokens=100)) == [16, 32, 64, 128]
-    assert list(measure(lambda _inputs: [], [FREE], [1], max_tokens=10)) == [16]

@@ -1,0 +1,136 @@
+"""Times a graph at every bucket within a budget; what does not fit is estimated, and learnt in service."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from statistics import median
+
+import numpy as np
+
+from service.batching.instance import Run
+from service.errors import BackendFailed
+from service.repository.proof import LENGTH_GROUPS, length_group
+from service.tensors import TensorSpec
+
+_LONGEST_MEASURED = 64  # tokens; longer groups are extrapolated and then learnt
+_SAMPLES = 5
+_UNMEASURED_SECONDS = 1e-3
+_Row = list[list[float]]  # samples of every bucket
+
+
+class Measuring:
+    """Times batches of zeros, or of empty strings, until there is no time left."""
+
+    def __init__(
+        self,
+        run: Run,
+        inputs: Sequence[TensorSpec],
+        buckets: Sequence[int],
+        *,
+        max_tokens: int | None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """Know nothing yet.
+
+        Args:
+            run: The backend.
+            inputs: The graph's inputs.
+            buckets: Batch sizes, ascending.
+            max_tokens: Longest sentence, whose length is then the free trailing dimension; None for no sentences.
+            clock: Seconds.
+        """
+        self._run = run
+        self._inputs = inputs
+        self._buckets = buckets
+        self._clock = clock
+        self._groups: Sequence[int | None] = [None]
+        if max_tokens is not None:
+            self._groups = [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
+        timed = [group for group in self._groups if group is None or group <= _LONGEST_MEASURED]
+        self._samples: dict[tuple[int | None, int], list[float]] = {
+            (group, bucket): [] for group in timed for bucket in buckets
+        }
+        self._failed: set[tuple[int | None, int]] = set()
+
+    def know(self, seconds: Mapping[int, Sequence[float]], tokens: int | None = None) -> None:
+        """Take in what earlier runs took, by bucket; ``tokens`` is the length of their sentences."""
+        group = None if tokens is None else length_group(tokens)
+        for bucket, samples in seconds.items():
+            if group in self._groups:
+                self._samples[group, bucket] = list(samples)
+
+    def measure(self, budget_seconds: float) -> dict[Hashable, _Row]:
+        """Spend the time given, smallest batches first, on up to five samples of each.
+
+        Unless anything is known, each bucket runs once, largest first, even if that takes longer: the
+        first run of a shape may be slow, and no caller should wait for it.
+
+        Returns:
+            For each group the seconds of each bucket, at least one, as ``CostModel`` takes them. A
+            graph that does not run on zeros (a third party's) is given a guess.
+        """
+        stop = self._clock() + budget_seconds
+        if not any(self._samples.values()):
+            for bucket in reversed(self._buckets):
+                self._time(self._groups[0], bucket)
+        for _ in range(_SAMPLES):
+            for group, bucket in self._samples:
+                if self._clock() + self._expected(group, bucket) <= stop:
+                    self._time(group, bucket)
+        return self._table()
+
+    def _time(self, group: int | None, bucket: int) -> None:
+        samples = self._samples[group, bucket]
+        if len(samples) >= _SAMPLES or (group, bucket) in self._failed:
+            return
+        free = 1 if group is None else group
+        batch = [
+            np.full(
+                (bucket, *(free if size == -1 else size for size in spec.shape[1:])),
+                "" if spec.datatype == "BYTES" else 0,
+                dtype=spec.dtype,
+            )
+            for spec in self._inputs
+        ]
+        start = self._clock()
+        try:
+            self._run(batch)
+        except BackendFailed:
+            self._failed.add((group, bucket))
+        else:
+            samples.append(self._clock() - start)
+
+    def _expected(self, group: int | None, bucket: int) -> float:
+        """Guess what a run will take: as the last one, or as the dearest of all in proportion."""
+        if samples := self._samples[group, bucket]:
+            return samples[-1]
+        length = group or 1
+        rates = [taken[-1] / (rows * (other or 1)) for (other, rows), taken in self._samples.items() if taken]
+        return max(rates, default=0.0) * bucket * length
+
+    def _table(self) -> dict[Hashable, _Row]:
+        rows = {group: self._row(group) for group in self._groups}
+        measured = [group for group in self._groups if any(self._samples.get((group, b)) for b in self._buckets)]
+        table: dict[Hashable, _Row] = {}
+        for group in self._groups:
+            if group is None or not measured or group in measured:
+                table[group] = rows[group]
+            else:  # by the longest of the shorter ones, or the shortest of the longer ones
+                near = max((other for other in measured if other and other < group), default=measured[0])
+                assert near is not None
+                table[group] = [[seconds * group / near for seconds in samples] for samples in rows[near]]
+        return table
+
+    def _row(self, group: int | None) -> _Row:
+        """Fill a group's gaps: in proportion to the next smaller batch, and at best no dearer than that one."""
+        row: _Row = []
+        for index, bucket in enumerate(self._buckets):
+            samples = self._samples.get((group, bucket), [])
+            samples = samples[1:] or samples  # the first of several may have warmed it up
+            if index and len(samples) < 2:
+                smaller = median(row[-1])
+                scaled = smaller * bucket / self._buckets[index - 1]
+                samples = [min(scaled, *samples)] if samples else [smaller, scaled, scaled]
+            row.append(samples or [_UNMEASURED_SECONDS * bucket])
+        return row
