@@ -24,6 +24,7 @@ from export.verify import BATCH_SIZES, largest_difference, verify_version
 from service.backend.onnx import OnnxBackend
 from service.golden import Golden, read_golden, write_golden
 from service.manifest import (
+    COST_FILE,
     GOLDEN_FILE,
     MODEL_FILE,
     Accuracy,
@@ -236,7 +237,7 @@ def _write(subject: _Subject, aside: Path, score: Score, quantization: Quantizat
     """Write everything beside the graph: its golden answers are its own, one picture at a time."""
     source = subject.manifest
     for path in subject.folder.iterdir():
-        if path.name not in (MODEL_FILE, GOLDEN_FILE, "manifest.json") and path.is_file():
+        if path.name not in (MODEL_FILE, GOLDEN_FILE, COST_FILE, "manifest.json") and path.is_file():
             shutil.copyfile(path, aside / path.name)
     golden, backend = read_golden(subject.folder / GOLDEN_FILE), OnnxBackend(aside / MODEL_FILE, "cpu")
     (inputs,) = golden.inputs

@@ -44,6 +44,13 @@ def _parser() -> argparse.ArgumentParser:
 
     inspect = commands.add_parser("inspect", help="say what a model version or a repository holds")
     inspect.add_argument("path", metavar="MODEL_OR_REPOSITORY")
+    inspect.add_argument(
+        "--measure-seconds",
+        type=float,
+        default=1.0,
+        metavar="S",
+        help="how long measuring the cost of batches may take for each layout of instances and threads (default: 1)",
+    )
     inspect.set_defaults(run=_inspect)
     return parser
 
@@ -72,7 +79,7 @@ def _classify(flags: argparse.Namespace) -> int:
 def _inspect(flags: argparse.Namespace) -> int:
     from service import inspection  # noqa: PLC0415 - `serve` does not need it
 
-    inspection.print_report(flags.path)
+    inspection.print_report(flags.path, flags.measure_seconds)
     return 0
 
 

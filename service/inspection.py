@@ -6,18 +6,27 @@ import argparse
 from pathlib import Path
 
 from service import __version__, settings
-from service.backend.onnx import RUNTIME
+from service.backend.onnx import RUNTIME, OnnxBackend
+from service.batching import choice
+from service.batching.cost import buckets_up_to
 from service.errors import LoadError, SettingsError
 from service.manifest import MODEL_FILE
 from service.metrics import Metrics
 from service.repository import servable as servables
 from service.repository import store
+from service.repository.batch_view import batch_view
+from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
+from service.spec import TextSpec
 
 
-def print_report(path: str) -> None:
-    """Load each version below ``path`` as the server would, and print what it found.
+def print_report(path: str, measure_seconds: float = 1.0) -> None:
+    """Load each version below ``path`` as the server would, measure every layout, and print what it found.
+
+    Args:
+        path: A repository, a model or a version.
+        measure_seconds: How long measuring one layout may take.
 
     Raises:
         SettingsError: There is no version at or below the path.
@@ -28,11 +37,11 @@ def print_report(path: str) -> None:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
             resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
             servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME))
+            servable.batcher.close()
+            _print_servable(servable)
+            _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
         except LoadError as error:
             _print(f"  UNAVAILABLE: {error}")
-            continue
-        _print_servable(servable)
-        servable.batcher.close()
 
 
 def _versions(path: Path) -> list[VersionFolder]:
@@ -70,10 +79,34 @@ def _print_servable(servable: Servable) -> None:
                 f"  accuracy    {accuracy.metric} {accuracy.value:.4f} on {accuracy.dataset}/{accuracy.split} "
                 f"(n = {accuracy.count}, 95 % interval {accuracy.interval_low:.4f} to {accuracy.interval_high:.4f})"
             )
-    _print(f"  instances   {servable.batcher.instances}")
-    for group, rows in servable.batcher.policy.cost.table().items():
-        cells = "  ".join(f"{bucket}: {seconds * 1e3:.3g}" for bucket, seconds, _ in rows)
-        _print(f"  cost in ms by batch size{'' if group is None else f', {group} tokens'}: {cells}")
+
+
+def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, seconds: float) -> None:
+    """Print the table of every layout, the median and a high quantile, and what is chosen from them."""
+    spec = servable.preparer.spec if servable.preparer is not None else None
+    graph = batch_view(OnnxBackend(folder.path / MODEL_FILE, servable.provider.requested))
+    max_tokens = spec.max_tokens if isinstance(spec, TextSpec) else None
+    subject = Subject(graph, servable.provider, buckets_up_to(servable.max_batch_size), max_tokens)
+    tables = pricing.compare(subject, seconds)
+    for layout, table in tables.items():
+        _print(f"  cost in ms by batch size, median and 95 %, {_said(layout)}")
+        for group in dict.fromkeys(cost.group for cost in table.costs):
+            cells = "  ".join(
+                f"{cost.bucket}: {cost.seconds[1] * 1e3:.3g} {cost.seconds[2] * 1e3:.3g}"
+                for cost in table.costs
+                if cost.group == group
+            )
+            _print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
+    chosen = costs_of(tables[pricing.layout], subject)
+    buckets = ", ".join(map(str, chosen.buckets))
+    _print(
+        f"  chosen      {_said(pricing.layout)}; buckets {buckets}; largest useful batch {useful_batch_size(chosen)}"
+    )
+
+
+def _said(layout: choice.Layout) -> str:
+    instances = "1 instance" if layout.instances == 1 else f"{layout.instances} instances"
+    return f"{instances} of {layout.threads} thread{'' if layout.threads == 1 else 's'}"
 
 
 def _print(line: str) -> None:

@@ -23,6 +23,7 @@ from service.tensors import DTYPES, TensorSpec
 SCHEMA_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
+COST_FILE = "cost.json"  # what batches cost on the machines that served it; no part of the version
 GOLDEN_FILE = "golden.npz"
 
 Task = Literal["image-classification", "sentence-classification", "tensor"]

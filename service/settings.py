@@ -58,11 +58,12 @@ class Settings:
     tls_certificate: str = _setting("", "PEM file of the server's certificate chain; turns TLS on")
     tls_key: str = _setting("", "PEM file of its private key")
     tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")
-    instances: int = _setting(0, "threads that run batches of one model; 0 chooses from the cores")
-    intra_op_threads: int = _setting(0, "threads within one run; 0 chooses from the cores and instances")
+    instances: int = _setting(0, "threads that run batches of one model; 0 chooses by measurement, or from the cores")
+    intra_op_threads: int = _setting(0, "threads within one run; 0 chooses by measurement, or from the cores")
     measuring_seconds: float = _setting(
         0.04, "how long measuring what batches cost may take at load; what is left out is learnt in service"
     )
+    cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it can be written")
     max_batch_size: int = _setting(0, "most rows in a batch; 0 takes what the model was verified at, at most 32")
     advertised_input: Literal["tensor", "encoded"] = _setting(
         "tensor", "what metadata calls the input of pictures or sentences; the server takes both either way"

@@ -61,11 +61,18 @@ class BatchingPolicy:
         cost: Measured latency by batch size.
         max_batch_size: Most rows in a batch.
         max_queue_delay_seconds: How long an idle instance may wait for a fuller batch; 0 for never.
+        useful_batch_size: Most rows that requests are put together to, since more gain nothing; 0 for
+            ``max_batch_size``. One request may have more.
     """
 
     cost: CostModel
     max_batch_size: int
     max_queue_delay_seconds: float = 0.0
+    useful_batch_size: int = 0
+
+    @property
+    def _enough(self) -> int:
+        return self.useful_batch_size or self.max_batch_size
 
     def finish_at_best(
         self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float
@@ -139,7 +146,7 @@ class BatchingPolicy:
     def _due(self, waiting: Sequence[PendingRequest]) -> float:
         """Return until when a group may wait for company: its delay is over, or a deadline comes near."""
         rows = _rows(waiting)
-        if rows >= self.max_batch_size:
+        if rows >= self._enough:
             return -math.inf
         # Twice the batch's time, since a thread wakes late and others may come first.
         reserve_seconds = 2 * self.cost.bound_seconds(rows, waiting[0].group)
@@ -165,7 +172,7 @@ class BatchingPolicy:
         """Return the most rows this instance takes: idle instances share what waits."""
         rows = _rows(waiting)
         share = self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1)))
-        return max(min(share, self.max_batch_size), *(request.rows for request in waiting))
+        return max(min(share, self._enough), *(request.rows for request in waiting))
 
     def _choose(
         self, waiting: Sequence[PendingRequest], limit: int, now: float, predict: Predict
@@ -244,7 +251,7 @@ class BatchingPolicy:
             return "drain"
         if deadline_bound:
             return "deadline"
-        if _rows(taken) >= self.max_batch_size:
+        if _rows(taken) >= self._enough:
             return "full"
         return "delay" if self.max_queue_delay_seconds else "idle"
 

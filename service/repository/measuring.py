@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from statistics import median
 
 import numpy as np
@@ -14,9 +15,17 @@ from service.repository.proof import LENGTH_GROUPS, length_group
 from service.tensors import TensorSpec
 
 _LONGEST_MEASURED = 64  # tokens; longer groups are extrapolated and then learnt
-_SAMPLES = 5
 _UNMEASURED_SECONDS = 1e-3
+_QUICK_SECONDS = 1e-3  # runs as short as this are taken several in a row, so that those at once do meet
+_IN_A_ROW = 3
 _Row = list[list[float]]  # samples of every bucket
+
+
+def groups_of(max_tokens: int | None) -> Sequence[int | None]:
+    """Return the groups that have costs of their own: lengths of sentences, or None alone for a model without."""
+    if max_tokens is None:
+        return [None]
+    return [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
 
 
 class Measuring:
@@ -29,6 +38,8 @@ class Measuring:
         buckets: Sequence[int],
         *,
         max_tokens: int | None,
+        threads: int = 1,
+        samples: int = 5,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """Know nothing yet.
@@ -38,15 +49,17 @@ class Measuring:
             inputs: The graph's inputs.
             buckets: Batch sizes, ascending.
             max_tokens: Longest sentence, whose length is then the free trailing dimension; None for no sentences.
+            threads: Runs at once, as many as instances will do.
+            samples: As many of each batch are enough.
             clock: Seconds.
         """
         self._run = run
         self._inputs = inputs
         self._buckets = buckets
         self._clock = clock
-        self._groups: Sequence[int | None] = [None]
-        if max_tokens is not None:
-            self._groups = [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
+        self._threads = threads
+        self._enough = samples
+        self._groups = groups_of(max_tokens)
         timed = [group for group in self._groups if group is None or group <= _LONGEST_MEASURED]
         self._samples: dict[tuple[int | None, int], list[float]] = {
             (group, bucket): [] for group in timed for bucket in buckets
@@ -61,7 +74,7 @@ class Measuring:
                 self._samples[group, bucket] = list(samples)
 
     def measure(self, budget_seconds: float) -> dict[Hashable, _Row]:
-        """Spend the time given, smallest batches first, on up to five samples of each.
+        """Spend the time given, smallest batches first, on enough samples of each.
 
         Unless anything is known, each bucket runs once, largest first, even if that takes longer: the
         first run of a shape may be slow, and no caller should wait for it.
@@ -71,18 +84,19 @@ class Measuring:
             graph that does not run on zeros (a third party's) is given a guess.
         """
         stop = self._clock() + budget_seconds
-        if not any(self._samples.values()):
-            for bucket in reversed(self._buckets):
-                self._time(self._groups[0], bucket)
-        for _ in range(_SAMPLES):
-            for group, bucket in self._samples:
-                if self._clock() + self._expected(group, bucket) <= stop:
-                    self._time(group, bucket)
+        with ThreadPoolExecutor(self._threads, thread_name_prefix="measuring") as pool:
+            if not any(self._samples.values()):
+                for bucket in reversed(self._buckets):
+                    self._time(self._groups[0], bucket, pool)
+            for _ in range(self._enough):
+                for group, bucket in self._samples:
+                    if self._clock() + self._expected(group, bucket) <= stop:
+                        self._time(group, bucket, pool)
         return self._table()
 
-    def _time(self, group: int | None, bucket: int) -> None:
+    def _time(self, group: int | None, bucket: int, pool: ThreadPoolExecutor) -> None:
         samples = self._samples[group, bucket]
-        if len(samples) >= _SAMPLES or (group, bucket) in self._failed:
+        if len(samples) >= self._enough or (group, bucket) in self._failed:
             return
         free = 1 if group is None else group
         batch = [
@@ -93,13 +107,20 @@ class Measuring:
             )
             for spec in self._inputs
         ]
-        start = self._clock()
+        times = _IN_A_ROW if samples and samples[-1] < _QUICK_SECONDS else 1
         try:
-            self._run(batch)
+            for seconds in pool.map(self._seconds, [batch] * self._threads, [times] * self._threads):
+                samples += seconds
         except BackendFailed:
             self._failed.add((group, bucket))
-        else:
-            samples.append(self._clock() - start)
+
+    def _seconds(self, batch: Sequence[np.ndarray], times: int) -> list[float]:
+        seconds = []
+        for _ in range(times):
+            start = self._clock()
+            self._run(batch)
+            seconds.append(self._clock() - start)
+        return seconds
 
     def _expected(self, group: int | None, bucket: int) -> float:
         """Guess what a run will take: as the last one, or as the dearest of all in proportion."""

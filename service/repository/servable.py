@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,8 @@ from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.batch_view import BatchView, batch_view
-from service.repository.measuring import Measuring
 from service.repository.metered import MeteredBatches
+from service.repository.pricing import Pricing, Subject, useful_batch_size
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.spec import TextSpec
@@ -153,8 +152,8 @@ def load(
     digest = file_digest(folder.path / MODEL_FILE)
     if manifest is not None and digest != manifest.model_digest:
         raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
-    instances, threads = _threads(settings)
-    backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, threads)
+    pricing = Pricing(folder, digest, settings)
+    backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, pricing.layout.threads)
     if manifest is not None:
         _check_graph(manifest, backend)
     labels = _labels(manifest, folder)
@@ -165,18 +164,15 @@ def load(
         limits = ImageLimits(settings.max_picture_bytes, settings.max_picture_pixels)
         preparer = Preparer(manifest.preprocessing, folder.path, limits)
     buckets = buckets_up_to(max_batch_size)
-    golden = _prove(manifest, folder, graph, preparer, buckets, instances)
+    golden = _prove(manifest, folder, graph, preparer, buckets, pricing.layout.instances)
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
-    measuring = Measuring(graph.run, graph.inputs, buckets, max_tokens=text.max_tokens if text else None)
-    if golden is not None:
-        measuring.know(golden.seconds, golden.row_shape[0] if text else None)
-    cost = CostModel(buckets, measuring.measure(settings.measuring_seconds))
+    cost = pricing.price(Subject(graph, backend.provider, buckets, text.max_tokens if text else None), golden)
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     padding_id = text.padding_id if text else 0
     batcher = Batcher(
         graph.run,
-        BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds),
-        limits=BatcherLimits(settings.max_queued_requests, instances, settings.refusals == "prompt"),
+        BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
+        limits=BatcherLimits(settings.max_queued_requests, pricing.layout.instances, settings.refusals == "prompt"),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=MeteredBatches(model_metrics, labels),
         on_death=on_death,
@@ -208,13 +204,6 @@ def load(
     )
     _publish_gauges(servable, cost, metrics)
     return servable
-
-
-def _threads(settings: Settings) -> tuple[int, int]:
-    """Return instances and threads within a run: by default one instance a core, four at most."""
-    cores = len(os.sched_getaffinity(0))
-    instances = settings.instances or min(cores, 4)
-    return instances, settings.intra_op_threads or max(1, cores // instances)
 
 
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from service.errors import SettingsError
-from service.manifest import MODEL_FILE
+from service.manifest import COST_FILE, MODEL_FILE
 
 SERVING_FILE = "serving.toml"
 # Names appear in URLs, metric labels and logs; a leading dot hides what is being written.
@@ -30,7 +30,7 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint(folder: VersionFolder) -> Fingerprint:
-    """Return names, sizes and times of change of everything that loading a version reads.
+    """Return names, sizes and times of change of everything that a version is made of.
 
     Cheap enough for polling, where a digest of every model file would not be. A file that vanishes
     meanwhile is left out, which is a change like any other.
@@ -42,6 +42,8 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
         return ()
     found = []
     for file in sorted(files):
+        if file.name.lstrip(".").startswith(COST_FILE):  # the server's own, also while it is written
+            continue
         try:
             about = file.stat()
         except OSError:

@@ -66,11 +66,11 @@ def test_a_wrong_setting_is_one_line_and_exit_code_two(capsys: pytest.CaptureFix
 def test_inspect_prints_its_report_or_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception
 ) -> None:
-    def fail(_: str) -> None:
+    def fail(*_: object) -> None:
         raise error
 
     monkeypatch.setattr(inspection, "print_report", print)
-    assert main(capsys, "inspect", "models/m") == (0, "models/m\n", "")
+    assert main(capsys, "inspect", "models/m") == (0, "models/m 1.0\n", "")
     monkeypatch.setattr(inspection, "print_report", fail)
     assert main(capsys, "inspect", "models/m") == (2, "", f"convserve: {error}\n")
 

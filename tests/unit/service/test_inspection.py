@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from tests.unit.service.samples import doubling, write_model, write_picture_vers
 @pytest.fixture(autouse=True)
 def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CONVSERVE_INSTANCES", "1")
+    monkeypatch.setenv("CONVSERVE_INTRA_OP_THREADS", "1")
     monkeypatch.setenv("CONVSERVE_DEVICE", "cpu")
 
 
@@ -34,8 +36,9 @@ def test_a_version_tells_all_it_knows(capsys: pytest.CaptureFixture[str], tmp_pa
         "digest      sha256:",
         "trained     sums, recipe none, on toy",
         "accuracy    top1 0.7500 on toy/test (n = 8, 95 % interval 0.4000 to 0.9000)",
-        "instances   1",
-        "cost in ms by batch size: 1: ",
+        "cost in ms by batch size, median and 95 %, 1 instance of 1 thread",
+        "    1: ",
+        "chosen      1 instance of 1 thread; buckets 1, 2, 4; largest useful batch 4",
     ):
         assert part in text
 
@@ -48,7 +51,7 @@ def test_a_bare_graph_is_not_verified(capsys: pytest.CaptureFixture[str], tmp_pa
 
 def test_sentences_cost_by_length(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = "\n".join(report(capsys, write_sentence_version(tmp_path).path))
-    assert "cost in ms by batch size, 16 tokens: 1: " in text
+    assert "    16 tokens  1: " in text
 
 
 def test_a_model_and_a_repository_show_every_version(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
@@ -73,7 +76,21 @@ def test_a_version_that_cannot_be_served_does_not_hide_the_others(
 def test_serving_toml_is_obeyed(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     folder = write_model(tmp_path, doubling())
     (tmp_path / "m" / "serving.toml").write_text("instances = 3\n")
-    assert "  instances   3" in report(capsys, folder.path)
+    assert any(line.startswith("  chosen      3 instances of 1 thread; ") for line in report(capsys, folder.path))
+
+
+def test_every_layout_is_measured_and_the_choice_is_kept_for_the_server(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVSERVE_INSTANCES", "0")
+    monkeypatch.setenv("CONVSERVE_INTRA_OP_THREADS", "0")
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    folder = write_model(tmp_path, doubling())
+    text = "\n".join(report(capsys, folder.path))
+    assert "median and 95 %, 2 instances of 1 thread" in text
+    assert "median and 95 %, 1 instance of 2 threads" in text
+    (entry,) = json.loads((folder.path / "cost.json").read_bytes())["entries"]
+    assert len(entry["layouts"]) == 2
 
 
 def test_what_holds_nothing_is_named(tmp_path: Path) -> None:

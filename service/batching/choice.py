@@ -1,0 +1,105 @@
+"""How a model is best run, chosen from what it was measured to cost. Pure.
+
+A *layout* is how many instances run at once and how many threads each run has. Its table holds l(b)
+as measured with all of its instances running, since that is how they meet under load.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+# What the server spends on a batch around the run (a thread woken, rows copied, a head made, the
+# interpreter's lock waited for), estimated high: a batch that is too small costs everybody's throughput.
+BATCH_OVERHEAD_SECONDS = 3e-4
+_AS_FAST = 0.95  # a layout with this share of the greatest throughput is as good
+_QUICKER = 0.9  # and is taken for its latency if that is at most this share
+_USEFUL = 0.98  # share of the greatest throughput that the largest useful batch has
+_FREE = 0.98  # padding to the next bucket costs nothing where the smaller one takes this share of its time
+_LONG_ENOUGH_SECONDS = 1e-3
+_SHORT_SECONDS = 0.01
+_MAX_INSTANCES = 4
+
+Costs = Sequence[tuple[int, float]]  # (bucket, seconds), ascending
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Layout:
+    """Instances, and threads within one run of each; both at least 1."""
+
+    instances: int
+    threads: int
+
+
+def default_layout(cores: int, instances: int = 0, threads: int = 0) -> Layout:
+    """Return what is taken unmeasured: one instance a core, four at most, unless the operator says otherwise (0)."""
+    instances = instances or min(cores, _MAX_INSTANCES)
+    return Layout(instances, threads or max(1, cores // instances))
+
+
+def layouts(cores: int, instances: int = 0, threads: int = 0) -> tuple[Layout, ...]:
+    """Return the layouts worth measuring, the default first.
+
+    Args:
+        cores: That the process may use.
+        instances: What the operator has fixed; 0 for nothing.
+        threads: As well.
+    """
+    counts = [instances] if instances else [count for count in (1, 2, 3, 4, 6, 8, 12, 16) if count <= cores]
+    found = [default_layout(cores, instances, threads), *(default_layout(cores, count, threads) for count in counts)]
+    return tuple(dict.fromkeys(found))
+
+
+def choose_layout(measured: Mapping[Layout, Costs], default: Layout) -> Layout:
+    """Choose the layout that answers most rows a second; of those as good, the one quickest with a single row.
+
+    The default stays unless another is better by more than a measurement errs.
+
+    Args:
+        measured: What each layout costs; nothing of a layout means that it is no candidate.
+        default: Chosen where nothing is measured.
+    """
+    if not measured:
+        return default
+    rates = {layout: layout.instances * _greatest_rate(costs) for layout, costs in measured.items()}
+    enough = _AS_FAST * max(rates.values())
+    good = sorted(layout for layout, rate in rates.items() if rate >= enough)
+    quickest = min(good, key=lambda layout: measured[layout][0][1])
+    if default in good and measured[quickest][0][1] > _QUICKER * measured[default][0][1]:
+        return default
+    return quickest
+
+
+def useful_batch_size(costs: Costs) -> int:
+    """Return the smallest batch with nearly the greatest throughput: a larger one makes everybody wait for nothing.
+
+    Batches short enough are all useful: leaving one out would save nobody much.
+    """
+    enough = _USEFUL * _greatest_rate(costs)
+    useful = next(bucket for bucket, seconds in costs if _rate(bucket, seconds) >= enough)
+    return max(useful, *(bucket for bucket, seconds in costs if seconds <= _SHORT_SECONDS), 0)
+
+
+def useful_buckets(buckets: Sequence[int], tables: Sequence[Sequence[Sequence[float]]]) -> tuple[int, ...]:
+    """Return the buckets worth having: those where padding to the next one would cost time, and the largest.
+
+    Of a bucket left out even the quickest run was no quicker than the slowest of the next, and all took
+    long enough to tell. So noise keeps a bucket, which costs little, rather than drops it.
+
+    Args:
+        buckets: Ascending.
+        tables: One a group of requests: the samples of each bucket, in seconds; at least one.
+    """
+    kept = [len(buckets) - 1]
+    for index in range(len(buckets) - 2, -1, -1):
+        if any(min(table[index]) < max(_LONG_ENOUGH_SECONDS, _FREE * max(table[kept[-1]])) for table in tables):
+            kept.append(index)
+    return tuple(buckets[index] for index in reversed(kept))
+
+
+def _greatest_rate(costs: Costs) -> float:
+    return max(_rate(bucket, seconds) for bucket, seconds in costs)
+
+
+def _rate(bucket: int, seconds: float) -> float:
+    return bucket / (seconds + BATCH_OVERHEAD_SECONDS)

@@ -1,0 +1,152 @@
+"""How a version will be run, and what its batches cost: kept from an earlier start, or measured now."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass
+
+from service.backend.base import Provider
+from service.backend.onnx import RUNTIME, OnnxBackend
+from service.batching import choice
+from service.batching.choice import Layout
+from service.batching.cost import CostModel
+from service.manifest import MODEL_FILE
+from service.repository.batch_view import BatchView, batch_view
+from service.repository.kept_costs import Entry, KeptCosts, Key, LayoutCosts, machine, summarise
+from service.repository.measuring import Measuring, groups_of
+from service.repository.proof import Proof
+from service.repository.store import VersionFolder
+from service.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+_COMPARED_SAMPLES = 25
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is run: a graph, at which batch sizes, with sentences of how many tokens at most (None: no sentences)."""
+
+    graph: BatchView
+    provider: Provider
+    buckets: Sequence[int]
+    max_tokens: int | None
+
+
+class Pricing:
+    """Chooses a version's layout, then prices it.
+
+    Attributes:
+        layout: To be run.
+    """
+
+    def __init__(self, folder: VersionFolder, model_digest: str, settings: Settings) -> None:
+        """Choose the layout: the operator's, or the best that was measured, or the default."""
+        self._settings = settings
+        self._folder = folder
+        self._key = Key(settings.device, RUNTIME, machine(), model_digest)
+        self._kept = KeptCosts(folder.path, model_digest, settings.cost_folder)
+        self._entry = self._kept.read(self._key)
+        self._fixed = (settings.instances, settings.intra_op_threads)
+        self.layout = self._choose(self._entry)
+
+    def price(self, subject: Subject, golden: Proof | None) -> CostModel:
+        """Return the costs of the buckets worth having: as kept, or measured and then kept."""
+        if self._entry and self._entry.provider != subject.provider.actual:
+            _LOG.info("the kept costs are of %s, so they are measured anew", self._entry.provider)
+            self._entry = None
+        kept = self._entry.of(self.layout) if self._entry else None
+        table = kept.samples(groups_of(subject.max_tokens), subject.buckets) if kept else None
+        if table is None:
+            measuring = _measuring(subject, self.layout, samples=5)
+            if golden is not None:
+                measuring.know(golden.seconds, golden.row_shape[0] if subject.max_tokens is not None else None)
+            table = measuring.measure(self._settings.measuring_seconds)
+            self._keep(subject.provider, summarise(self.layout, table, subject.buckets))
+        return _cost_model(table, subject.buckets)
+
+    def compare(self, subject: Subject, seconds: float) -> dict[Layout, LayoutCosts]:
+        """Measure every layout that the operator leaves open, and keep the tables for the next start.
+
+        Args:
+            subject: The version, loaded.
+            seconds: How long measuring one layout may take.
+
+        Returns:
+            Their tables; :attr:`layout` is the choice.
+
+        Raises:
+            LoadError: A session could not be opened.
+        """
+        tables = {}
+        for layout in choice.layouts(_cores(), *self._fixed):
+            backend = OnnxBackend(self._folder.path / MODEL_FILE, self._settings.device, layout.threads)
+            again = Subject(batch_view(backend), backend.provider, subject.buckets, subject.max_tokens)
+            measured = _measuring(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)
+            tables[layout] = summarise(layout, measured, subject.buckets)
+        self._keep(subject.provider, *tables.values())
+        self.layout = self._choose(self._entry)
+        return tables
+
+    def _choose(self, entry: Entry | None) -> Layout:
+        default = choice.default_layout(_cores(), *self._fixed)
+        instances, threads = self._fixed
+        measured = {
+            table.layout: first_costs(table)
+            for table in (entry.layouts if entry else ())
+            if table.instances == (instances or table.instances) and table.threads == (threads or table.threads)
+        }
+        return choice.choose_layout(measured, default) if default in measured else default
+
+    def _keep(self, provider: Provider, *tables: LayoutCosts) -> None:
+        entry = self._entry or Entry(self._key, provider.actual, ())
+        for table in tables:
+            entry = entry.updated(table)
+        self._entry = entry
+        self._kept.write(entry)
+
+
+def first_costs(table: LayoutCosts) -> choice.Costs:
+    """Return the medians of the first group, that of the shortest sentences."""
+    first = table.costs[0].group
+    return [(cost.bucket, cost.seconds[1]) for cost in table.costs if cost.group == first]
+
+
+def costs_of(table: LayoutCosts, subject: Subject) -> CostModel:
+    """Return a complete table as the batcher takes it: the costs of the buckets worth having."""
+    samples = table.samples(groups_of(subject.max_tokens), subject.buckets)
+    assert samples is not None
+    return _cost_model(samples, subject.buckets)
+
+
+def useful_batch_size(cost: CostModel) -> int:
+    """Return the largest useful batch of a version: of its groups, the largest.
+
+    By what batches take at best, which others on the machine disturb least.
+    """
+    return max(
+        choice.useful_batch_size([(bucket, cost.least_seconds(bucket, group)) for bucket in cost.buckets])
+        for group in cost.table()
+    )
+
+
+def _cost_model(table: Mapping[Hashable, Sequence[Sequence[float]]], buckets: Sequence[int]) -> CostModel:
+    useful = choice.useful_buckets(buckets, list(table.values()))
+    places = [buckets.index(bucket) for bucket in useful]
+    return CostModel(useful, {group: [row[place] for place in places] for group, row in table.items()})
+
+
+def _measuring(subject: Subject, layout: Layout, samples: int) -> Measuring:
+    return Measuring(
+        subject.graph.run,
+        subject.graph.inputs,
+        subject.buckets,
+        max_tokens=subject.max_tokens,
+        threads=layout.instances,
+        samples=samples,
+    )
+
+
+def _cores() -> int:
+    return len(os.sched_getaffinity(0))

@@ -1,0 +1,106 @@
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.backend.base import Provider
+from service.batching.choice import Layout, default_layout
+from service.batching.cost import CostModel
+from service.repository.batch_view import BatchView
+from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
+from service.repository.store import VersionFolder
+from service.settings import Settings
+from service.tensors import TensorSpec
+from tests.unit.service.samples import doubling, write_model
+
+SETTINGS = Settings(device="cpu", instances=1, intra_op_threads=1)
+CPU = Provider("cpu", "CPUExecutionProvider", "cpu")
+PAIR = TensorSpec("x", "FP32", (-1, 2))
+
+
+class Counting:
+    def __init__(self) -> None:
+        self.runs = 0
+
+    def __call__(self, inputs: Sequence[np.ndarray], _: object = None, /) -> list[np.ndarray]:
+        self.runs += 1
+        return list(inputs)
+
+
+def subject(run: Counting, provider: Provider = CPU, buckets: Sequence[int] = (1, 2, 4)) -> Subject:
+    return Subject(BatchView((PAIR,), (PAIR,), True, run), provider, buckets, None)
+
+
+def folder(path: Path) -> VersionFolder:
+    return VersionFolder("m", 1, path)
+
+
+def test_a_second_start_measures_nothing(tmp_path: Path) -> None:
+    first, second = Counting(), Counting()
+    cost = Pricing(folder(tmp_path), "sha256:1", SETTINGS).price(subject(first), None)
+    again = Pricing(folder(tmp_path), "sha256:1", SETTINGS).price(subject(second), None)
+    assert first.runs > 0
+    assert second.runs == 0
+    assert again.buckets == cost.buckets
+    assert [bucket for bucket, _, _ in again.table()[None]] == [1, 2, 4]
+
+
+@pytest.mark.parametrize(
+    ("digest", "provider", "buckets", "layout"),
+    [
+        ("sha256:2", CPU, (1, 2, 4), 1),
+        ("sha256:1", Provider("cpu", "CUDAExecutionProvider", "cuda:0"), (1, 2, 4), 1),
+        ("sha256:1", CPU, (1, 2, 4, 8), 1),
+        ("sha256:1", CPU, (1, 2, 4), 2),
+    ],
+)
+def test_another_model_provider_size_or_layout_is_measured(
+    tmp_path: Path, digest: str, provider: Provider, buckets: Sequence[int], layout: int
+) -> None:
+    Pricing(folder(tmp_path), "sha256:1", SETTINGS).price(subject(Counting()), None)
+    run = Counting()
+    changed = dataclasses.replace(SETTINGS, instances=layout)
+    Pricing(folder(tmp_path), digest, changed).price(subject(run, provider, buckets), None)
+    assert run.runs > 0
+
+
+def test_a_repository_that_cannot_be_written_measures_at_each_start(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    for _ in range(2):
+        run = Counting()
+        assert Pricing(folder(tmp_path / "gone"), "sha256:1", SETTINGS).price(subject(run), None).buckets[-1] == 4
+        assert run.runs > 0
+    assert {record.levelname for record in caplog.records} == {"INFO"}
+
+
+def test_the_layout_that_was_measured_to_be_best_is_taken_at_the_next_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    model = write_model(tmp_path, doubling())
+    settings = Settings(device="cpu")
+    pricing = Pricing(model, "sha256:1", settings)
+    assert pricing.layout == default_layout(2)
+    tables = pricing.compare(subject(Counting()), 0.1)
+    assert list(tables) == [Layout(2, 1), Layout(1, 2)]
+    assert Pricing(model, "sha256:1", settings).layout == pricing.layout
+    fixed = dataclasses.replace(settings, instances=1)
+    assert Pricing(model, "sha256:1", fixed).layout == Layout(1, 2)
+    threads = dataclasses.replace(settings, intra_op_threads=3)
+    assert Pricing(model, "sha256:1", threads).layout == Layout(2, 3)
+    assert costs_of(tables[pricing.layout], subject(Counting())).buckets[-1] == 4
+
+
+def test_of_several_groups_the_largest_useful_batch_counts() -> None:
+    light = [[0.0001 * size] for size in (1, 2, 4)]
+    heavy = [[0.1 * size] for size in (1, 2, 4)]
+    assert useful_batch_size(CostModel((1, 2, 4), {16: heavy})) == 1
+    assert useful_batch_size(CostModel((1, 2, 4), {16: heavy, 32: light})) == 4
