@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
+from bench.compare import command as compare
 from bench.conformance import command as conformance
 from bench.load import command as load
 from bench.slo import command as slo
@@ -20,5 +21,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     conformance.add_command(commands)
     load.add_command(commands)
     slo.add_command(commands)
+    compare.add_command(commands)
     flags = parser.parse_args(arguments)
     return int(flags.run(flags))

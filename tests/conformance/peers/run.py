@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import socket
 import subprocess
 import sys
 import time
@@ -20,6 +19,11 @@ from pathlib import Path
 
 import grpc
 
+import bench.peers
+from bench.peers.base import Peer, Place, free_port
+from bench.peers.environment import Environment
+from bench.peers.mlserver import start as start_mlserver
+from bench.peers.triton import server
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.conformance.peers import models
 from tests.integration import graphs
@@ -31,18 +35,11 @@ _READY_SECONDS = 120
 Command = tuple[list[str], dict[str, str]]
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
-def environment(folder: Path, *requirements: str) -> Path:
-    """Make a virtual environment once; return its site-packages."""
-    if not (folder / "bin" / "pip").exists():
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        for requirement in requirements:
-            subprocess.run([folder / "bin" / "pip", "install", "-q", *requirement.split()], check=True)
-    return next((folder / "lib").glob("python3.*")) / "site-packages"
+def home(folder: Path, peer: Peer) -> Environment:
+    """Make a peer's environment once, with what it is measured with in ``convserve-bench compare``."""
+    made = Environment(folder / "venv")
+    made.make(peer.requirements)
+    return made
 
 
 def convserve(folder: Path, port: int) -> Command:
@@ -56,13 +53,7 @@ def convserve(folder: Path, port: int) -> Command:
 
 def triton(folder: Path, port: int) -> Command:
     """Triton's server comes in the wheel of PyTriton, with its Python backend only."""
-    site = environment(
-        folder / "venv", "--no-deps nvidia-pytriton", "--no-deps numpy<2"
-    )  # its backend is made for NumPy 1
-    server = site / "pytriton" / "tritonserver"
-    version = f"{sys.version_info.major}.{sys.version_info.minor}"
-    stub = server / "python_backend_stubs" / version / "triton_python_backend_stub"
-    shutil.copy(stub, server / "backends" / "python")
+    start, variables = server(home(folder, bench.peers.PEERS["triton"]))
     for name in models.MODELS:
         version_folder = folder / "models" / name / "1"
         version_folder.mkdir(parents=True, exist_ok=True)
@@ -75,18 +66,14 @@ def triton(folder: Path, port: int) -> Command:
                     f'{field} [{{ name: "{tensor["name"]}" data_type: {kind} dims: [{tensor["shape"][1]}] }}]'
                 )
         (version_folder.parent / "config.pbtxt").write_text("\n".join(config) + "\n")
-    command = [str(server / "bin" / "tritonserver"), f"--model-repository={folder / 'models'}", f"--grpc-port={port}"]
-    command += [f"--backend-directory={server / 'backends'}", "--model-control-mode=explicit", "--load-model=*"]
-    variables = {
-        "LD_LIBRARY_PATH": str(site / "nvidia_pytriton.libs"),
-        "PYTHONPATH": str(site),
-        "PATH": f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}",
-    }
+    command = [*start, f"--model-repository={folder / 'models'}", f"--grpc-port={port}"]
+    command += ["--model-control-mode=explicit", "--load-model=*"]
+    variables["PATH"] = f"{folder / 'venv' / 'bin'}:{os.environ['PATH']}"
     return [*command, "--allow-http=false", "--allow-metrics=false", "--exit-timeout-secs=3"], variables
 
 
 def mlserver(folder: Path, port: int) -> Command:
-    environment(folder / "venv", "mlserver")
+    place = Place(folder, home(folder, bench.peers.PEERS["mlserver"]), port, free_port())
     for name in models.MODELS:
         (folder / "models" / name).mkdir(parents=True, exist_ok=True)
         settings = {
@@ -94,15 +81,12 @@ def mlserver(folder: Path, port: int) -> Command:
             "inputs": models.tensors(name, "x"), "outputs": models.tensors(name, "y"), "parameters": {"version": "1"},
         }  # fmt: skip
         (folder / "models" / name / "model-settings.json").write_text(json.dumps(settings))
-    ports = {"grpc_port": port, "http_port": free_port(), "metrics_port": free_port()}
-    server = {"host": "127.0.0.1", "parallel_workers": 0, "debug": False, "grpc_max_message_length": 100 * 2**20}
-    (folder / "models" / "settings.json").write_text(json.dumps({**server, **ports}))
-    return [str(folder / "venv" / "bin" / "mlserver"), "start", str(folder / "models")], {"PYTHONPATH": str(HERE)}
+    command = start_mlserver(place, folder / "models", {"PYTHONPATH": str(HERE)})
+    return [*command.argv], {**command.variables}
 
 
 def kserve(folder: Path, port: int) -> Command:
-    environment(folder / "venv", "kserve")
-    python = folder / "venv" / "bin" / "python"
+    python = home(folder, bench.peers.PEERS["kserve"]).python
     return [str(python), str(HERE / "kserve_server.py"), str(port), str(free_port())], {}
 
 

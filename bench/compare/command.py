@@ -1,0 +1,132 @@
+"""``convserve-bench compare``: its arguments, and the order of events."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import os
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from bench.compare import measure, table
+from bench.compare.clients import ClientFailed
+from bench.compare.machine import commit, machine
+from bench.compare.order import interleaved
+from bench.compare.plot import draw
+from bench.compare.results import Results, ResultsInvalid
+from bench.compare.sending import found_programs
+from bench.compare.stand import HERE, Stand
+from bench.load.options import OptionsInvalid, count, positive
+from bench.load.plot import needs_matplotlib
+from bench.load.progress import steps
+from bench.load.session import OutputInvalid, guarded
+from bench.peers import PEERS
+from bench.peers.base import ROOT
+from bench.peers.cases import NAMES
+
+_ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU of the server for an
+inference (all its processes), memory, start, size. Each peer is started, asked for right answers, loaded, asked again
+and ended, in turn: A B C, A B C, …, as many rounds as wanted. What fails is a row that says why. Exit code: 0; 1 if a
+turn failed; 2 for a mistake in the arguments. Give the machine to it alone."""
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to those of ``convserve-bench``."""
+    parser = commands.add_parser("compare", help="compare servers and bare ONNX Runtime", description=_ABOUT)
+    some = [name for name, peer in PEERS.items() if peer.home in HERE]
+    parser.add_argument("--peers", type=_names(PEERS), default=some, metavar="A,B|all",
+                        help=f"of {', '.join(PEERS)}; default: {','.join(some)}")  # fmt: skip
+    parser.add_argument("--models", type=_names(NAMES), default=["lenet5-mnist"], metavar="A,B|all",
+                        help=f"of {', '.join(NAMES)}; default: lenet5-mnist")  # fmt: skip
+    parser.add_argument(
+        "--concurrency", type=_counts, metavar="N,N", help="calls in flight; default: 1,16,64; resnet50: 1,4"
+    )
+    parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=positive, default=3.0, metavar="S", help="of a measurement; default: %(default)s"
+    )
+    parser.add_argument("--client", choices=("auto", "h2load", "perf_analyzer", "load"), default="auto",
+                        help="for gRPC; default: the first of these that is installed")  # fmt: skip
+    parser.add_argument("--work", type=Path, metavar="DIR", help="for environments and models that are "
+                        "made; without it, bare and convserve run in the present environment")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for the results; default: bench/results/DATE-compare")
+    keep = parser.add_mutually_exclusive_group()
+    keep.add_argument("--append", action="store_true", help="add rounds to the results in --out")
+    keep.add_argument("--replace", action="store_true", help="first drop what these peers have for these models")
+    keep.add_argument("--show", choices=("text", "markdown", "short"), help="only print what is in --out")
+    parser.set_defaults(run=guarded(run))
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the command says; return the exit code."""
+    out = flags.out or ROOT / "bench" / "results" / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-compare"
+    try:
+        if flags.show:
+            results = Results.read(out / "results.json")
+            writers = {"text": table.text, "markdown": table.markdown, "short": table.short_markdown}
+            print(writers[flags.show](results))
+            return 0
+        return _measured(flags, out)
+    except (ResultsInvalid, ClientFailed) as error:
+        raise OptionsInvalid(str(error)) from None
+
+
+def _measured(flags: argparse.Namespace, out: Path) -> int:
+    programs = found_programs(flags.client)
+    needs_matplotlib()
+    results = _opened(flags, out)
+    before = len(results.failures)
+    first = results.next_round(flags.models, flags.peers)
+    turns = [*interleaved(flags.peers, flags.models, flags.rounds, first)]
+    told = {name: value for name, value in vars(flags).items() if name not in {"run", "show", "work", "out"}}
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
+    run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **told}
+    results.machine, results.runs = machine(), [*results.runs, run_about]
+    with steps("compare", len(turns)) as progress:
+        terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
+        work = flags.work.resolve() if flags.work else None
+        Stand(work, results, out / "results.json", progress).take(turns, flags.concurrency, terms)
+    (out / "loads.csv").write_text(table.csv_text(results))
+    (out / "tables.md").write_text(table.markdown(results) + "\n")
+    draw(results, out / "compare.png")
+    print(table.text(results))
+    return 1 if len(results.failures) > before else 0
+
+
+def _opened(flags: argparse.Namespace, out: Path) -> Results:
+    """Return the results to add to.
+
+    Raises:
+        OutputInvalid: There are some, and nothing says what to do with them; or the folder cannot be made.
+    """
+    path = out / "results.json"
+    if path.exists():
+        if not (flags.append or flags.replace):
+            raise OutputInvalid(f"{path} is there: --append adds rounds, --replace measures these peers anew")
+        results = Results.read(path)
+        if flags.replace:
+            results.forget(flags.models, flags.peers)
+        return results
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInvalid(f"{out}: {error.strerror}; give another --out") from None
+    return Results()
+
+
+def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    names = [*known]
+
+    def read(text: str) -> list[str]:
+        wanted = names if text == "all" else text.split(",")
+        unknown = [name for name in wanted if name not in names]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(names)}")
+        return [*dict.fromkeys(wanted)]
+
+    return read
+
+
+def _counts(text: str) -> tuple[int, ...]:
+    return tuple(count(part) for part in text.split(","))

@@ -1,0 +1,133 @@
+"""One turn: start a peer, see that it answers rightly, load it, see again, end it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bench.compare.clients import ClientFailed, Load
+from bench.compare.order import Turn
+from bench.compare.results import LoadRow, StartRow
+from bench.compare.sending import Programs, Sender, Sent
+from bench.load.fleet import FleetFailed
+from bench.peers import asking
+from bench.peers.bare import Bare
+from bench.peers.base import Case, Peer, PeerFailed, Place
+from bench.peers.process import Running
+
+_END_SECONDS = 10.0
+FAULTS = (ClientFailed, FleetFailed, PeerFailed)
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all turns have in common.
+
+    Attributes:
+        seconds: Length of a measurement.
+        programs: Clients.
+        commit: Of this tree.
+        say: Told what is going on.
+    """
+
+    seconds: float
+    programs: Programs
+    commit: str
+    say: Callable[[str], None]
+
+
+def reference(bare: Bare, case: Case, place: Place) -> tuple[int, ...]:
+    """Return the classes that ONNX Runtime gives the case's rows, one run a row.
+
+    Raises:
+        PeerFailed: It could not.
+    """
+    with Running(bare.command(case, place), place.folder / "log", pipes=True) as running:
+        return tuple(_answers(running, case, place))
+
+
+def take_turn(
+    turn: Turn, peer: Peer, case: Case, place: Place, expected: tuple[int, ...], loads: Sequence[int], terms: Terms
+) -> tuple[list[StartRow], list[LoadRow]]:
+    """Measure a peer.
+
+    Args:
+        turn: Which one it is.
+        peer: To measure.
+        case: The model.
+        place: Where it runs.
+        expected: Right classes of the case's rows.
+        loads: Calls in flight, one measurement each.
+        terms: The rest.
+
+    Raises:
+        PeerFailed: It did not come up, or answered wrongly.
+        ClientFailed: A load was no measurement.
+    """
+    if isinstance(peer, Bare):
+        return [], _loop(turn, peer, case, place, loads, terms)
+    with Running(peer.command(case, place), place.folder / "log") as running:
+        terms.say("starting")
+        seconds = asking.wait_right(peer, case, place, running, expected[0])
+        answer_bytes = asking.check(peer, case, place, expected)
+        memory = running.rss_bytes(), running.pss_bytes()
+        start = StartRow(peer.name, case.name, turn.round, terms.commit, seconds, *memory)
+        sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
+        rows = []
+        for in_flight in loads:
+            terms.say(f"{in_flight} in flight")
+            rows.append(_row(turn, in_flight, terms, sender.measure(in_flight, terms.seconds)))
+        asking.check(peer, case, place, expected)
+    return [start], rows
+
+
+def _loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[int], terms: Terms) -> list[LoadRow]:
+    """Measure ONNX Runtime alone."""
+    measured = []
+    with Running(peer.command(case, place), place.folder / "log", pipes=True) as running:
+        _answers(running, case, place)
+        for in_flight in loads:
+            terms.say(f"{in_flight} rows at once")
+            said = _told(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
+            load = Load(said["answers"], said["seconds"], said["p50_ms"], said["p99_ms"])
+            memory = running.rss_bytes(), running.pss_bytes()
+            sent = Sent(load, said["cpu_seconds"] / load.answers * 1e6, *memory, "in process")
+            note = f"{said['loops']} x batch {said['batch']}, {said['threads']} thread(s) a run"
+            measured.append(_row(turn, in_flight, terms, sent, note))
+    return measured
+
+
+def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -> LoadRow:
+    seen = (sent.load.answers, sent.load.per_second, sent.load.p50_ms, sent.load.p99_ms)
+    used = (sent.cpu_us, sent.rss_bytes, sent.pss_bytes)
+    return LoadRow(turn.peer, turn.model, turn.round, in_flight, sent.client, terms.commit, *seen, *used, note)
+
+
+def _answers(running: Running, case: Case, place: Place) -> list[int]:
+    rows = place.folder / "rows.npy"
+    np.save(rows, case.rows)
+    return [int(number) for number in _told(running, {"answer": str(rows)})["top_1"]]
+
+
+def _told(running: Running, command: dict[str, Any]) -> dict[str, Any]:
+    """Give the bare loop a command; return what it answers.
+
+    Raises:
+        PeerFailed: It ended.
+    """
+    to, back = running.pipes
+    try:
+        to.write(json.dumps(command).encode() + b"\n")
+        to.flush()
+        line = back.readline()
+    except OSError:
+        line = b""
+    if not line:
+        running.process.wait(_END_SECONDS)
+        running.check_alive()
+    answer: dict[str, Any] = json.loads(line)
+    return answer

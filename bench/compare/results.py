@@ -1,0 +1,242 @@
+"""What was measured, as it is kept: plain rows that rounds can be added to, and their medians and spread."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import statistics
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+class ResultsInvalid(Exception):
+    """A file holds no results, or cannot be read; the message says why."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRow:
+    """One measurement under load.
+
+    Attributes:
+        peer: Name.
+        model: Name.
+        round: From 0 on.
+        in_flight: Calls.
+        client: What sent them.
+        commit: Of the tree that measured, and that convserve was taken from.
+        answers: In the window.
+        per_second: Answers a second.
+        p50_ms: Median latency.
+        p99_ms: 99th percentile.
+        cpu_us: CPU of all the server's processes for an answer, user and system.
+        rss_bytes: Memory of all its processes halfway through.
+        pss_bytes: The same, shared pages divided among those that share them.
+        note: What was chosen, such as the batch of the bare loop.
+    """
+
+    peer: str
+    model: str
+    round: int
+    in_flight: int
+    client: str
+    commit: str
+    answers: int
+    per_second: float
+    p50_ms: float
+    p99_ms: float
+    cpu_us: float
+    rss_bytes: int
+    pss_bytes: int
+    note: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class StartRow:
+    """One start.
+
+    Attributes:
+        peer: Name.
+        model: Name.
+        round: From 0 on.
+        commit: As in :class:`LoadRow`.
+        seconds: From the start of the process to its first right answer.
+        rss_bytes: Memory of all its processes then.
+        pss_bytes: The same, shared pages divided.
+    """
+
+    peer: str
+    model: str
+    round: int
+    commit: str
+    seconds: float
+    rss_bytes: int
+    pss_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class FailureRow:
+    """A turn that gave nothing.
+
+    Attributes:
+        peer: Name.
+        model: Name; empty where it could not be installed.
+        round: From 0 on.
+        reason: On one line.
+    """
+
+    peer: str
+    model: str
+    round: int
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class About:
+    """What is known of a peer whatever the model.
+
+    Attributes:
+        tuning: How it was brought to its best.
+        versions: By distribution.
+        installed_bytes: Of its packages; None where it has no environment of its own.
+    """
+
+    tuning: str
+    versions: dict[str, str]
+    installed_bytes: int | None
+
+
+@dataclass(slots=True)
+class Results:
+    """All rounds.
+
+    Attributes:
+        machine: Model of the CPU, cores, kernel, memory.
+        runs: Date, commit and arguments of each run that added rounds.
+        peers: By name.
+        loads: Under load.
+        starts: At the start.
+        failures: What gave nothing.
+    """
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    runs: list[dict[str, Any]] = field(default_factory=list)
+    peers: dict[str, About] = field(default_factory=dict)
+    loads: list[LoadRow] = field(default_factory=list)
+    starts: list[StartRow] = field(default_factory=list)
+    failures: list[FailureRow] = field(default_factory=list)
+
+    def next_round(self, models: Iterable[str], peers: Iterable[str]) -> int:
+        """Return the number of the first round that none of these has had."""
+        models, peers = {*models}, {*peers}
+        rows: list[LoadRow | StartRow | FailureRow] = [*self.loads, *self.starts, *self.failures]
+        had = [row.round for row in rows if row.peer in peers and row.model in {*models, ""}]
+        return max(had, default=-1) + 1
+
+    def forget(self, models: Iterable[str], peers: Iterable[str]) -> None:
+        """Drop the rows of these peers for these models."""
+        models, peers = {*models, ""}, {*peers}
+        self.loads = [row for row in self.loads if row.peer not in peers or row.model not in models]
+        self.starts = [row for row in self.starts if row.peer not in peers or row.model not in models]
+        self.failures = [row for row in self.failures if row.peer not in peers or row.model not in models]
+
+    def written(self, path: Path) -> None:
+        """Write the file, one row a line."""
+        head = {name: getattr(self, name) for name in ("machine", "runs")}
+        head["peers"] = {name: dataclasses.asdict(about) for name, about in self.peers.items()}
+        text = json.dumps(head, indent=1)[:-2]
+        for name in ("loads", "starts", "failures"):
+            rows = ",\n  ".join(json.dumps(dataclasses.asdict(row)) for row in getattr(self, name))
+            text += f',\n "{name}": [\n  {rows}\n ]' if rows else f',\n "{name}": []'
+        path.write_text(text + "\n}\n")
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """Read the file.
+
+        Raises:
+            ResultsInvalid: It holds something else.
+        """
+        try:
+            found = json.loads(path.read_text())
+            return cls(
+                machine=found["machine"],
+                runs=found["runs"],
+                peers={name: About(**about) for name, about in found["peers"].items()},
+                loads=[LoadRow(**row) for row in found["loads"]],
+                starts=[StartRow(**row) for row in found["starts"]],
+                failures=[FailureRow(**row) for row in found["failures"]],
+            )
+        except OSError as error:
+            raise ResultsInvalid(f"{path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResultsInvalid(f"{path}: these are no results of compare ({type(error).__name__}: {error})") from None
+
+
+@dataclass(frozen=True, slots=True)
+class Spread:
+    """Several measurements of one thing.
+
+    Attributes:
+        median: Of them.
+        low: The least.
+        high: The greatest.
+        count: How many.
+    """
+
+    median: float
+    low: float
+    high: float
+    count: int
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Spread:
+        """Sum up; there is at least one."""
+        return cls(statistics.median(values), min(values), max(values), len(values))
+
+
+@dataclass(frozen=True, slots=True)
+class LoadSummary:
+    """The rounds of one peer at one load.
+
+    Attributes:
+        peer: Name.
+        model: Name.
+        in_flight: Calls.
+        clients: What sent them.
+        notes: What was chosen.
+        values: By the name of a :class:`LoadRow`'s number.
+    """
+
+    peer: str
+    model: str
+    in_flight: int
+    clients: tuple[str, ...]
+    notes: tuple[str, ...]
+    values: dict[str, Spread]
+
+    def __getitem__(self, name: str) -> Spread:
+        """Return one of the numbers."""
+        return self.values[name]
+
+
+NUMBERS = ("per_second", "p50_ms", "p99_ms", "cpu_us", "rss_bytes", "pss_bytes")
+
+
+def summaries(loads: Sequence[LoadRow]) -> list[LoadSummary]:
+    """Sum rounds up, in the order in which things were first measured."""
+    groups: dict[tuple[str, int, str], list[LoadRow]] = {}
+    for row in loads:
+        groups.setdefault((row.model, row.in_flight, row.peer), []).append(row)
+    return [
+        LoadSummary(
+            peer,
+            model,
+            in_flight,
+            tuple(sorted({row.client for row in rows})),
+            tuple(sorted({row.note for row in rows if row.note})),
+            {name: Spread.of([getattr(row, name) for row in rows]) for name in NUMBERS},
+        )
+        for (model, in_flight, peer), rows in groups.items()
+    ]

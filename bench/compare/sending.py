@@ -1,0 +1,223 @@
+"""Clients run: what they send, what the server used meanwhile."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from bench.compare import clients
+from bench.compare.clients import ClientFailed, Load
+from bench.load import plan
+from bench.load.fleet import Fleet, Work
+from bench.load.http2 import framed
+from bench.load.records import OK
+from bench.peers.base import Case, Peer, Place
+from bench.peers.process import Running
+
+_GRACE_SECONDS = 60.0
+_SETTLE_SECONDS = 10.0
+_LOOK_SECONDS = 0.1
+_IDLE = 0.3  # of a core: some servers poll where they have nothing to do
+
+
+@dataclass(frozen=True, slots=True)
+class Programs:
+    """Clients that are used.
+
+    Attributes:
+        grpc: ``h2load``, ``perf_analyzer``, or ``load`` for our own.
+        path: Of that program; empty for our own.
+        wrk: Path of wrk; None where it is missing.
+    """
+
+    grpc: str
+    path: str
+    wrk: str | None
+
+
+def found_programs(wanted: str) -> Programs:
+    """Look for clients: the one wanted, or with ``auto`` the cheapest that is there.
+
+    Raises:
+        ClientFailed: The wanted one is not installed.
+    """
+    where = {name: shutil.which(name) for name in ("h2load", "perf_analyzer")}
+    if wanted == "auto":
+        wanted = next((name for name, path in where.items() if path), "load")
+    if wanted != "load" and where[wanted] is None:
+        remedy = {"h2load": "apt install nghttp2-client", "perf_analyzer": "pip install perf-analyzer"}[wanted]
+        raise ClientFailed(f"--client {wanted}: it is not on the PATH; {remedy}")
+    return Programs(wanted, where.get(wanted) or "", shutil.which("wrk"))
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """What came of a load.
+
+    Attributes:
+        load: What the client saw.
+        cpu_us: CPU of the server's processes for an answer.
+        rss_bytes: Their memory halfway through.
+        pss_bytes: The same, shared pages divided.
+        client: Name of the client.
+    """
+
+    load: Load
+    cpu_us: float
+    rss_bytes: int
+    pss_bytes: int
+    client: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Watched:
+    """What a client said, and what was seen of the server while it sent."""
+
+    said: str
+    memory: tuple[int, int]
+    cpu_share: float  # cores used from the first quarter to the last
+
+
+class Sender:
+    """Sends one request again and again to one peer, with the client that suits its door."""
+
+    def __init__(
+        self, peer: Peer, case: Case, place: Place, answer_bytes: int, running: Running, programs: Programs
+    ) -> None:
+        """Prepare the files that clients read.
+
+        Args:
+            peer: Whom to send to.
+            case: Its first row is sent.
+            place: Where the peer listens, and where the files go.
+            answer_bytes: Size of a right answer.
+            running: The peer.
+            programs: Clients.
+
+        Raises:
+            ClientFailed: There is none for this door.
+        """
+        self._peer, self._case, self._place, self._running = peer, case, place, running
+        self._answer_bytes, self._programs = answer_bytes, programs
+        self._message = peer.request(case, case.rows[0])
+        self._body, self._log, self._script = (place.folder / name for name in ("body", "client.log", "load.lua"))
+        if peer.door == "http":
+            if programs.wrk is None:
+                raise ClientFailed("wrk is not on the PATH, which HTTP is measured with: apt install wrk")
+            self._body.write_bytes(self._message)
+            self._script.write_text(clients.wrk_script(self._body, peer.content_type))
+        else:
+            self._body.write_bytes(framed(self._message))
+
+    def measure(self, in_flight: int, seconds: float) -> Sent:
+        """Warm the server up, let it become idle, measure.
+
+        Raises:
+            ClientFailed: It was no measurement.
+            PeerFailed: The server ended.
+        """
+        if self._peer.door == "http":
+            way = self._wrk
+        else:
+            way = {"h2load": self._h2load, "perf_analyzer": self._perf_analyzer}.get(self._programs.grpc, self._own)
+        return way(in_flight, seconds)
+
+    def _wrk(self, in_flight: int, seconds: float) -> Sent:
+        assert self._programs.wrk is not None
+        url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
+        for length in (1.0, seconds):
+            self._settle()
+            watched = self._ran(clients.wrk_command(self._programs.wrk, url, self._script, in_flight, length), length)
+        return self._seen(clients.parse_wrk(watched.said), watched, "wrk")
+
+    def _perf_analyzer(self, in_flight: int, seconds: float) -> Sent:
+        folder = self._place.folder / "input"
+        folder.mkdir(exist_ok=True)
+        (folder / self._case.input).write_bytes(self._case.rows[0].tobytes())
+        address = f"127.0.0.1:{self._place.port}"
+        self._settle()
+        command = clients.perf_analyzer_command(
+            self._programs.path, address, self._case.name, folder, in_flight, seconds
+        )
+        watched = self._ran(command, seconds)
+        return self._seen(clients.parse_perf_analyzer(watched.said, seconds), watched, "perf_analyzer")
+
+    def _h2load(self, in_flight: int, seconds: float) -> Sent:
+        """Find the rate out, then wait for as many answers as come in the time: none is begun in vain."""
+        url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
+        shared = (self._programs.path, url, self._body, self._log, in_flight)
+        trial = min(1.0, seconds)
+        self._ran(clients.h2load_command(*shared, seconds=trial), trial)
+        log = self._log.read_text()
+        self._log.unlink()
+        answers = max(2 * in_flight, round(len(log.splitlines()) / trial * seconds))
+        self._settle()
+        before = self._running.cpu_seconds()
+        watched = self._ran(clients.h2load_command(*shared, answers=answers), seconds)
+        cpu_seconds = self._running.cpu_seconds() - before
+        load = clients.parse_h2load(watched.said, self._log.read_text(), self._answer_bytes)
+        return Sent(load, cpu_seconds / load.answers * 1e6, *watched.memory, "h2load")
+
+    def _own(self, in_flight: int, seconds: float) -> Sent:
+        """Let our own client send, from one process."""
+        with Fleet(Work("127.0.0.1", self._place.port, (framed(self._message),), None), 1) as fleet:
+            for length in (min(1.0, seconds), seconds):
+                plans = plan.closed_loop(
+                    in_flight, length, seed=0, inputs=1, processes=1, deadline_seconds=None, drain_seconds=30.0
+                )
+                before = self._running.cpu_seconds()
+                records = fleet.run(plans).records
+                cpu_seconds = self._running.cpu_seconds() - before
+        failed = int((records.code != OK).sum())
+        if failed:
+            raise ClientFailed(f"{failed} of {len(records.code)} calls failed")
+        load = clients.load_of(records.ended - records.intended, float(records.ended.max()))
+        memory = self._running.rss_bytes(), self._running.pss_bytes()
+        return Sent(load, cpu_seconds / load.answers * 1e6, *memory, "convserve-bench load")
+
+    def _seen(self, load: Load, watched: _Watched, client: str) -> Sent:
+        """Work the CPU out of a window within the client's, since at its end some requests stay unanswered."""
+        return Sent(load, watched.cpu_share / load.per_second * 1e6, *watched.memory, client)
+
+    def _settle(self) -> None:
+        """Wait until the server does no more than an idle one: what a client left behind is not to be counted."""
+        give_up = time.monotonic() + _SETTLE_SECONDS
+        while time.monotonic() < give_up:
+            before = self._running.cpu_seconds()
+            time.sleep(_LOOK_SECONDS)
+            if self._running.cpu_seconds() - before < _IDLE * _LOOK_SECONDS:
+                return
+
+    def _ran(self, command: Sequence[str], seconds: float) -> _Watched:
+        """Run a client and watch the server."""
+        with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as client:
+            try:
+                _pause(client, seconds / 4)
+                begun, before = time.monotonic(), self._running.cpu_seconds()
+                _pause(client, seconds / 4)
+                memory = self._running.rss_bytes(), self._running.pss_bytes()
+                _pause(client, seconds / 4)
+                ended, after = time.monotonic(), self._running.cpu_seconds()
+                said, _ = client.communicate(timeout=2 * seconds + _GRACE_SECONDS)
+            except BaseException as error:
+                client.kill()
+                if isinstance(error, subprocess.TimeoutExpired):
+                    raise ClientFailed(f"{Path(command[0]).name} did not end: the server hangs") from None
+                raise
+        self._running.check_alive()
+        if client.returncode:
+            last = (said.strip().splitlines() or ["it said nothing"])[-1]
+            raise ClientFailed(f"{Path(command[0]).name} ended with {client.returncode}: {last[:160]}")
+        return _Watched(said, memory, (after - before) / (ended - begun))
+
+
+def _pause(client: subprocess.Popen[str], seconds: float) -> None:
+    """Wait so long, or until the client ends: it may be done early, or fail at once."""
+    try:
+        client.wait(seconds)
+    except subprocess.TimeoutExpired:
+        return

@@ -1,0 +1,211 @@
+"""Results as text, Markdown and CSV. Pure."""
+
+from __future__ import annotations
+
+import csv
+import dataclasses
+import io
+from collections.abc import Callable, Sequence
+
+from bench.compare.results import LoadRow, LoadSummary, Results, Spread, summaries
+
+OURS = "convserve"
+LEAST = "bare-1-thread"
+_MB = 1e6
+_BETTER: dict[str, tuple[str, int]] = {  # 1: more is better
+    "throughput": ("per_second", 1),
+    "p50": ("p50_ms", -1),
+    "p99": ("p99_ms", -1),
+    "CPU": ("cpu_us", -1),
+}
+Rows = list[list[str]]
+
+
+def text(results: Results) -> str:
+    """Write everything for a terminal."""
+    return "\n\n".join(f"{title}\n{_aligned(rows)}" for title, rows in _tables(results))
+
+
+def markdown(results: Results) -> str:
+    """Write everything as Markdown."""
+    return "\n\n".join(f"**{title}**\n\n{_piped(rows)}" for title, rows in _tables(results))
+
+
+def short_markdown(results: Results, columns: Sequence[tuple[str, int]] = ()) -> str:
+    """Write the table of the README: a row a peer, a column a model and load: answers a second, CPU an answer.
+
+    Args:
+        results: All of them.
+        columns: Model and calls in flight; none: the greatest load of each model.
+    """
+    groups = summaries(results.loads)
+    if not columns:
+        models = dict.fromkeys(group.model for group in groups)
+        columns = [(model, max(group.in_flight for group in groups if group.model == model)) for model in models]
+    by_key = {(group.peer, group.model, group.in_flight): group for group in groups}
+    rows = [["", *(f"{model}, {in_flight} in flight" for model, in_flight in columns), "start", "memory", "installed"]]
+    for peer in _peers(results):
+        cells = []
+        for model, in_flight in columns:
+            group = by_key.get((peer, model, in_flight))
+            cells.append(
+                f"{number(group['per_second'].median)}/s, {number(group['cpu_us'].median)} us" if group else "-"
+            )
+        starts = [row for row in results.starts if row.peer == peer]
+        start = f"{Spread.of([row.seconds for row in starts]).median:.1f} s" if starts else "-"
+        memory = f"{Spread.of([row.pss_bytes / _MB for row in starts]).median:.0f} MB" if starts else "-"
+        if cells == ["-"] * len(columns):
+            reasons = [row.reason for row in results.failures if row.peer == peer]
+            cells[0] = reasons[-1] if reasons else "not measured"
+        rows.append([f"**{peer}**" if peer == OURS else peer, *cells, start, memory, _size(results, peer)])
+    return _piped(rows)
+
+
+def csv_text(results: Results) -> str:
+    """Write every measurement, one a line."""
+    out = io.StringIO()
+    names = [field.name for field in dataclasses.fields(LoadRow)]
+    writer = csv.DictWriter(out, names, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(dataclasses.asdict(row) for row in results.loads)
+    return out.getvalue()
+
+
+def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
+    """Say in what a peer is ahead of us; "(within spread)" where the rounds overlap.
+
+    >>> few, many = Spread(10, 9, 11, 3), Spread(20, 19, 21, 3)
+    >>> numbers = dict.fromkeys(("per_second", "p50_ms", "p99_ms", "cpu_us"), few)
+    >>> ours = LoadSummary("convserve", "m", 1, (), (), numbers)
+    >>> ahead(LoadSummary("other", "m", 1, (), (), {**numbers, "per_second": many}), ours)
+    'throughput'
+    """
+    said = []
+    for word, (name, sign) in _BETTER.items():
+        theirs, mine = peer[name], ours[name]
+        if sign * theirs.median > sign * mine.median:
+            clear = theirs.low > mine.high if sign > 0 else theirs.high < mine.low
+            said.append(word if clear else f"{word} (within spread)")
+    return ", ".join(said)
+
+
+def number(value: float) -> str:
+    """Write a number with three digits, as people would.
+
+    >>> [number(value) for value in (38451.3, 123.4, 41.23, 4.567, 0.01234)]
+    ['38,451', '123', '41.2', '4.57', '0.012']
+    """
+    if value >= 100:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
+
+
+def spread(of: Spread) -> str:
+    """Write a median, and what the rounds ranged over.
+
+    >>> spread(Spread(41.2, 40.0, 43.0, 3))
+    '41.2 (40.0-43.0)'
+    """
+    return number(of.median) if of.count == 1 else f"{number(of.median)} ({number(of.low)}-{number(of.high)})"
+
+
+def _tables(results: Results) -> list[tuple[str, Rows]]:
+    groups = summaries(results.loads)
+    tables = []
+    for model, in_flight in dict.fromkeys((group.model, group.in_flight) for group in groups):
+        here = {group.peer: group for group in groups if (group.model, group.in_flight) == (model, in_flight)}
+        rounds = max(group["per_second"].count for group in here.values())
+        title = f"{model}, {in_flight} in flight: median of {rounds} round(s), least and most in brackets"
+        tables.append((title, _load_rows(results, here, model)))
+    models = dict.fromkeys(row.model for row in results.starts)
+    tables += [(f"{model}: start and memory", _start_rows(results, model)) for model in models]
+    tables.append(("how each was tuned", _about_rows(results)))
+    return tables
+
+
+def _load_rows(results: Results, here: dict[str, LoadSummary], model: str) -> Rows:
+    least, ours = here.get(LEAST), here.get(OURS)
+    head = [
+        "",
+        "inferences/s",
+        "p50 ms",
+        "p99 ms",
+        "CPU us",
+        "bare CPU / CPU",
+        "RSS MB",
+        "client",
+        f"ahead of {OURS} in",
+    ]
+    rows = [head]
+    for peer in _peers(results):
+        group = here.get(peer)
+        if group is None:
+            reason = _reason(results, peer, model)
+            if reason:
+                rows.append([peer, reason, *[""] * (len(head) - 2)])
+            continue
+        share = f"{least['cpu_us'].median / group['cpu_us'].median:.2f}" if least else "-"
+        is_server = not peer.startswith("bare")
+        leads = ahead(group, ours) if ours and is_server and not peer.startswith(OURS) else ""
+        client = ", ".join((*group.clients, *group.notes))
+        rss = number(group["rss_bytes"].median / _MB)
+        numbers = [spread(group[name]) for name in ("per_second", "p50_ms", "p99_ms", "cpu_us")]
+        rows.append([peer, *numbers, share, rss, client, leads])
+    return rows
+
+
+def _start_rows(results: Results, model: str) -> Rows:
+    rows = [["", "start to first right answer, s", "RSS at rest, MB", "of it its own (PSS), MB", "installed"]]
+    measures: tuple[Callable[..., float], ...] = (
+        lambda row: row.seconds,
+        lambda row: row.rss_bytes / _MB,
+        lambda row: row.pss_bytes / _MB,
+    )
+    for peer in _peers(results):
+        starts = [row for row in results.starts if (row.peer, row.model) == (peer, model)]
+        if starts:
+            spreads = [spread(Spread.of([measure(row) for row in starts])) for measure in measures]
+            rows.append([peer, *spreads, _size(results, peer)])
+    return rows
+
+
+def _about_rows(results: Results) -> Rows:
+    rows = [["", "versions", "tuning"]]
+    rows += [
+        [peer, ", ".join(f"{name} {version}" for name, version in about.versions.items()), about.tuning]
+        for peer, about in results.peers.items()
+    ]
+    return rows
+
+
+def _peers(results: Results) -> list[str]:
+    found = (row.peer for rows in (results.loads, results.starts, results.failures) for row in rows)
+    return [*dict.fromkeys((*results.peers, *found))]
+
+
+def _reason(results: Results, peer: str, model: str) -> str:
+    reasons = [row.reason for row in results.failures if row.peer == peer and row.model in {"", model}]
+    return f"failed: {reasons[-1]}" if reasons else ""
+
+
+def _size(results: Results, peer: str) -> str:
+    about = results.peers.get(peer)
+    return f"{about.installed_bytes / _MB:,.0f} MB" if about and about.installed_bytes else "-"
+
+
+def _aligned(rows: Rows) -> str:
+    # A reason stands across columns; it must not widen its own.
+    plain = [row for row in rows if not row[1].startswith("failed: ")]
+    widths = [max(len(row[place]) for row in plain) for place in range(len(rows[0]))]
+    widths[0] = max(len(row[0]) for row in rows)
+    lines = []
+    for row in rows:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
+        lines.append("  ".join(cells).rstrip())
+    return "\n".join(lines)
+
+
+def _piped(rows: Rows) -> str:
+    shown = [[cell.replace("|", "\\|") for cell in row] for row in rows]
+    lines = [shown[0], ["---"] * len(shown[0]), *shown[1:]]
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

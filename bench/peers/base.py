@@ -1,0 +1,162 @@
+"""What every peer is, and what it is given."""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+
+from bench.peers.environment import Environment
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAMS = Path(__file__).parent / "programs"
+MOST_ROWS = 64  # rows a run, where a peer batches: all that is in flight at most
+Door = Literal["grpc", "http", "none"]
+
+
+class PeerFailed(Exception):
+    """A peer cannot be had, does not come up, or answers wrongly; the message says why, on one line."""
+
+
+@dataclass(frozen=True, eq=False, slots=True)
+class Case:
+    """A model that is served, and what it is asked.
+
+    Attributes:
+        name: Of the model.
+        repository: Folder of ``NAME/VERSION/model.onnx``.
+        input: Name of the only input.
+        datatype: Of the input, as the protocol spells it.
+        output: Name of the output, float32 (N, K).
+        rows: (N, ...): the answers to all are checked, the first is what load is made of.
+        in_flight: Calls in flight that say something of this model; None: those that are asked for.
+    """
+
+    name: str
+    repository: Path
+    input: str
+    datatype: Literal["UINT8", "INT64"]
+    output: str
+    rows: np.ndarray
+    in_flight: tuple[int, ...] | None = None
+
+    @property
+    def file(self) -> Path:
+        """The graph."""
+        return self.repository / self.name / "1" / "model.onnx"
+
+    @property
+    def row_shape(self) -> tuple[int, ...]:
+        """Shape of a row."""
+        return self.rows.shape[1:]
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a peer runs.
+
+    Attributes:
+        folder: For its environment, files and log; kept from one run to the next.
+        environment: Its own, or the one that this program runs in.
+        port: Of the door that is measured.
+        spare_port: Another that is free.
+    """
+
+    folder: Path
+    environment: Environment
+    port: int
+    spare_port: int
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """How it is started.
+
+    Attributes:
+        argv: Program and arguments.
+        variables: Added to the environment.
+    """
+
+    argv: tuple[str, ...]
+    variables: Mapping[str, str] = field(default_factory=dict)
+
+
+class Peer(Protocol):
+    """A server that can be compared.
+
+    Its processes are those that come from the one that :meth:`command` starts: see ``bench.peers.process``. It is
+    ready once it answers rightly.
+    """
+
+    @property
+    def name(self) -> str:
+        """Of the row."""
+
+    @property
+    def home(self) -> str:
+        """Name of its environment, which several rows may share."""
+
+    @property
+    def door(self) -> Door:
+        """What its client speaks; ``none``: it is no server."""
+
+    @property
+    def path(self) -> str:
+        """What is called: a gRPC method, or the path of a URL."""
+
+    @property
+    def content_type(self) -> str:
+        """Of an HTTP request."""
+
+    @property
+    def requirements(self) -> tuple[tuple[str, ...], ...]:
+        """Arguments of ``pip install``, one call after the other; what its environment needs."""
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """Distributions whose version is told."""
+
+    @property
+    def tuning(self) -> str:
+        """How it was brought to its best, on one line."""
+
+    def command(self, case: Case, place: Place) -> Command:
+        """Write its files and say how it is started."""
+
+    def request(self, case: Case, row: np.ndarray) -> bytes:
+        """Return the body that asks for one row; without gRPC's five bytes."""
+
+    def top_1(self, case: Case, answer: bytes) -> int:
+        """Return the most probable class of an answer to one row.
+
+        Raises:
+            PeerFailed: It cannot be read.
+        """
+
+
+def told(case: Case, place: Place, batch: int, instances: int) -> dict[str, str]:
+    """Return the environment variables that ``programs/serving.py`` reads."""
+    return {
+        "BENCH_NAME": case.name,
+        "BENCH_MODEL": str(case.file),
+        "BENCH_INPUT": case.input,
+        "BENCH_OUTPUT": case.output,
+        "BENCH_DATATYPE": case.datatype.lower(),
+        "BENCH_SHAPE": ",".join(map(str, case.row_shape)),
+        "BENCH_BATCH": str(batch),
+        "BENCH_INSTANCES": str(instances),
+        "BENCH_PORT": str(place.port),
+        "BENCH_SPARE_PORT": str(place.spare_port),
+        "PYTHONPATH": str(PROGRAMS),
+        "PATH": f"{place.environment.folder / 'bin'}:/usr/local/bin:/usr/bin:/bin",
+    }
+
+
+def free_port() -> int:
+    """Return a port that nobody listens on."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        return int(listener.getsockname()[1])

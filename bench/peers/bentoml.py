@@ -1,0 +1,37 @@
+"""BentoML, over HTTP with JSON, which is what its typed interfaces read without a detour.
+
+Tuned for two cores: one worker, adaptive batching up to 64 rows, one thread a run, no access log.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, told
+from bench.peers.doors import OverJson
+from bench.peers.environment import pinned_onnxruntime
+
+
+class BentoML(OverJson):
+    """The server."""
+
+    name = home = "bentoml"
+    path = "/infer"
+    requirements = (("bentoml", pinned_onnxruntime()),)
+    shows = ("bentoml", "onnxruntime", "uvicorn")
+    tuning = f"one worker, adaptive batching up to {MOST_ROWS}, one thread a run"
+
+    def command(self, case: Case, place: Place) -> Command:
+        """Start the service."""
+        program = str(place.environment.folder / "bin" / "bentoml")
+        where = ("--working-dir", str(PROGRAMS), "--host", "127.0.0.1", "--port", str(place.port))
+        own = {"BENTOML_HOME": str(place.folder / "home"), "BENTOML_DO_NOT_TRACK": "true"}
+        return Command((program, "serve", "bentoml_service:Model", *where), told(case, place, MOST_ROWS, 1) | own)
+
+    def wrapped(self, encoded: str) -> Any:
+        """Put it into the list that a batch is made of."""
+        return {"data": [encoded]}
+
+    def unwrapped(self, answer: Any) -> str:
+        """Take the only one."""
+        return str(answer[0])

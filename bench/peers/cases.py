@@ -1,0 +1,79 @@
+"""The models that are compared, and where they come from."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from bench.peers.base import ROOT, Case, PeerFailed
+
+_ROWS = 8  # answers that are checked
+_BUNDLED = ROOT / "models"
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    input: str
+    datatype: Literal["UINT8", "INT64"]
+    row_shape: tuple[int, ...]
+    highest: int  # of the numbers in a row
+    golden: str | None = None  # bundled model whose golden inputs are the rows
+    in_flight: tuple[int, ...] | None = None
+
+
+_DIGITS = _Known("images", "UINT8", (28, 28, 1), 255, "lenet5-mnist")
+_THINGS = _Known("images", "UINT8", (32, 32, 3), 255, "resnet20-cifar10")
+_PHOTOS = _Known("images", "UINT8", (224, 224, 3), 255, None, (1, 4))
+_KNOWN = {
+    "lenet5-mnist": _DIGITS,
+    "resnet20-cifar10": _THINGS,
+    "textcnn-20k": _Known("ids", "INT64", (64,), 19_999),
+    "resnet50": _PHOTOS,
+    "lenet5-mnist-int8": _DIGITS,
+    "resnet20-cifar10-int8": _THINGS,
+    "resnet50-int8": _PHOTOS,
+}
+NAMES = tuple(_KNOWN)
+
+
+def open_case(name: str, work: Path | None) -> Case:
+    """Return a model, which is made if it is not there.
+
+    Args:
+        name: One of :data:`NAMES`.
+        work: Folder for models that are not bundled.
+
+    Raises:
+        PeerFailed: It cannot be made.
+    """
+    known = _KNOWN[name]
+    repository = _BUNDLED
+    if not (_BUNDLED / name).exists():
+        if work is None:
+            raise PeerFailed("it is made when it is needed: give --work DIR")
+        repository = work.resolve() / "models"
+        if not (repository / name / "1" / "model.onnx").exists():
+            _make(repository, name)
+    return Case(name, repository, known.input, known.datatype, "probabilities", _rows(known), known.in_flight)
+
+
+def _rows(known: _Known) -> np.ndarray:
+    if known.golden is not None:
+        with np.load(_BUNDLED / known.golden / "1" / "golden.npz") as golden:
+            return np.ascontiguousarray(golden["input_0"][:_ROWS])
+    dtype = np.dtype(known.datatype.lower())
+    return np.random.default_rng(0).integers(1, known.highest, (_ROWS, *known.row_shape), dtype, endpoint=True)
+
+
+def _make(repository: Path, name: str) -> None:
+    """Make it in a process of its own, since bench does not know torch."""
+    command = [sys.executable, str(ROOT / "scripts" / "speed_models.py"), str(repository), name]
+    ran = subprocess.run(command, cwd=ROOT, env=None, capture_output=True, text=True, check=False)
+    if ran.returncode:
+        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
+        raise PeerFailed(f"scripts/speed_models.py could not make it ({last[:160]}): make install has what it needs")

@@ -1,0 +1,48 @@
+"""This project's server, as it comes: admission, deadlines, metrics, golden answers on, no setting changed.
+
+It takes the tree that it is run from; its environment holds what that depends on.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from bench.peers.base import ROOT, Case, Command, Place
+from bench.peers.doors import OverGrpc
+from bench.peers.environment import pinned_onnxruntime
+
+
+@dataclass(frozen=True)
+class Convserve(OverGrpc):
+    """One of its two doors."""
+
+    name: str
+    transport: str
+    home: str = "convserve"
+
+    @property
+    def requirements(self) -> tuple[tuple[str, ...], ...]:
+        """Itself, where it stands."""
+        return (("--editable", f"{ROOT}[cpu,fast]", pinned_onnxruntime()),)
+
+    @property
+    def shows(self) -> tuple[str, ...]:
+        """What serves."""
+        return ("convserve", "onnxruntime", "grpcio", "pygrpc-native")
+
+    @property
+    def tuning(self) -> str:
+        """On one line."""
+        return f"as it comes, --transport {self.transport}"
+
+    def command(self, case: Case, place: Place) -> Command:
+        """Serve the one model."""
+        repository = place.folder / "models"
+        repository.mkdir(parents=True, exist_ok=True)
+        for stale in repository.iterdir():
+            stale.unlink()
+        (repository / case.name).symlink_to(case.repository / case.name)
+        argv = (str(place.environment.python), "-m", "service", "serve", "--models", str(repository))
+        ports = ("--grpc-port", str(place.port), "--http-port", str(place.spare_port))
+        # In front of whatever else is installed: what is measured is this tree.
+        return Command((*argv, "--transport", self.transport, *ports), {"PYTHONPATH": str(ROOT)})

@@ -1,0 +1,58 @@
+"""MLServer, over its gRPC.
+
+Tuned for two cores: no worker processes (``parallel_workers`` 0: handing a request to one costs more than these models
+do), adaptive batching up to 32 rows within 1 ms, metrics as they come, no debug log.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from bench.peers.base import Case, Command, Place, free_port, told
+from bench.peers.doors import OverGrpc
+from bench.peers.environment import pinned_onnxruntime
+
+_ROWS, _SECONDS = 32, 0.001
+
+
+class MLServer(OverGrpc):
+    """The server."""
+
+    name = home = "mlserver"
+    requirements = (("mlserver", pinned_onnxruntime()),)
+    shows = ("mlserver", "onnxruntime", "grpcio")
+    tuning = f"in one process, adaptive batching up to {_ROWS} within {_SECONDS * 1e3:g} ms, one thread a run"
+
+    def command(self, case: Case, place: Place) -> Command:
+        """Write the settings."""
+        folder = place.folder / "models"
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        model: dict[str, Any] = {
+            "name": case.name,
+            "implementation": "mlserver_model.Onnx",
+            "inputs": [{"name": case.input, "datatype": case.datatype, "shape": [-1, *case.row_shape]}],
+            "outputs": [{"name": case.output, "datatype": "FP32", "shape": [-1, -1]}],
+            "max_batch_size": _ROWS,
+            "max_batch_time": _SECONDS,
+        }
+        (folder / "model-settings.json").write_text(json.dumps(model))
+        return start(place, folder, told(case, place, _ROWS, 1))
+
+
+def start(place: Place, folder: Path, variables: dict[str, str]) -> Command:
+    """Return the command that serves a folder of models without worker processes."""
+    settings = {
+        "host": "127.0.0.1",
+        "grpc_port": place.port,
+        "http_port": place.spare_port,
+        "metrics_port": free_port(),
+        "parallel_workers": 0,
+        "debug": False,
+        "grpc_max_message_length": 100 * 2**20,
+    }
+    (folder / "settings.json").write_text(json.dumps(settings))
+    return Command((str(place.environment.folder / "bin" / "mlserver"), "start", str(folder)), variables)

@@ -1,0 +1,148 @@
+"""A peer that runs: its processes, what they cost, its end."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+from typing import IO, Self
+
+from bench.peers.base import ROOT, Command, PeerFailed
+from bench.peers.proc import Stat, family, parse_kilobytes, parse_stat
+
+_TAG = "BENCH_RUN"  # in the environment of a peer's processes, wherever they end up in the tree
+_STOP_SECONDS = 15.0
+_TICK = os.sysconf("SC_CLK_TCK")
+# What a user's shell may hold and would change what a peer does.
+_KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "USER")
+
+
+class Running:
+    """A started command with all its processes. Use as a context manager; leaving it ends them all."""
+
+    def __init__(self, command: Command, log: Path, *, pipes: bool = False) -> None:
+        """Start it.
+
+        Args:
+            command: What to start.
+            log: File for what it says.
+            pipes: Whether its standard input and output are talked to.
+
+        Raises:
+            PeerFailed: There is no such program.
+        """
+        self._tag = uuid.uuid4().hex
+        self._log = log
+        environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
+        environment |= {"PATH": os.environ.get("PATH", ""), "ORT_DISABLE_TELEMETRY": "1", **command.variables}
+        environment[_TAG] = self._tag
+        self.begun = time.monotonic()
+        with log.open("wb") as said:
+            try:
+                self.process: subprocess.Popen[bytes] = subprocess.Popen(
+                    command.argv,
+                    env=environment,
+                    cwd=ROOT,
+                    stdin=subprocess.PIPE if pipes else subprocess.DEVNULL,
+                    stdout=subprocess.PIPE if pipes else said,
+                    stderr=said,
+                    start_new_session=True,
+                )
+            except OSError as error:
+                raise PeerFailed(f"{command.argv[0]}: {error.strerror}") from None
+
+    def __enter__(self) -> Self:
+        """Return it."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """End all its processes."""
+        self.stop()
+
+    @property
+    def pipes(self) -> tuple[IO[bytes], IO[bytes]]:
+        """Its standard input and output."""
+        assert self.process.stdin is not None
+        assert self.process.stdout is not None
+        return self.process.stdin, self.process.stdout
+
+    def stats(self) -> list[Stat]:
+        """Return what is known of each of its processes now."""
+        everything = [*_stats()]
+        mine = family(self.process.pid, everything, [stat.pid for stat in everything if self._is_tagged(stat.pid)])
+        return [stat for stat in everything if stat.pid in mine]
+
+    def cpu_seconds(self) -> float:
+        """Return the CPU time that its processes have used, user and system."""
+        return sum(stat.ticks for stat in self.stats()) / _TICK
+
+    def rss_bytes(self) -> int:
+        """Return the memory its processes have in RAM; a page that several share counts for each of them."""
+        return sum(parse_kilobytes(_read(stat.pid, "status"), "VmRSS") for stat in self.stats())
+
+    def pss_bytes(self) -> int:
+        """Return the memory its processes have in RAM; a page that several share is divided among them."""
+        return sum(parse_kilobytes(_read(stat.pid, "smaps_rollup"), "Pss") for stat in self.stats())
+
+    def last_words(self) -> str:
+        """Return the last line that it said, for a message."""
+        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
+        return lines[-1][:160] if lines else "it said nothing"
+
+    def check_alive(self) -> None:
+        """Go on if it runs.
+
+        Raises:
+            PeerFailed: It has ended.
+        """
+        code = self.process.poll()
+        if code is not None:
+            raise PeerFailed(f"it ended with {code}: {self.last_words()}")
+
+    def stop(self) -> None:
+        """End it: first asked, then made to."""
+        for pipe in (self.process.stdin, self.process.stdout):
+            if pipe is not None:
+                pipe.close()
+        pids = [stat.pid for stat in self.stats()]
+        if self.process.poll() is None:
+            self.process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self.process.wait(_STOP_SECONDS)
+        for pid in {*pids, *(stat.pid for stat in self.stats())}:
+            if self._is_tagged(pid) or pid == self.process.pid:
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, signal.SIGKILL)
+        self.process.wait()
+        give_up = time.monotonic() + _STOP_SECONDS
+        while [stat for stat in self.stats() if stat.pid != self.process.pid] and time.monotonic() < give_up:
+            time.sleep(0.02)
+
+    def _is_tagged(self, pid: int) -> bool:
+        return f"{_TAG}={self._tag}".encode() in _read_bytes(pid, "environ").split(b"\0")
+
+
+def _stats() -> Iterator[Stat]:
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and (text := _read(int(folder.name), "stat")):
+            yield parse_stat(text)
+
+
+def _read(pid: int, name: str) -> str:
+    return _read_bytes(pid, name).decode(errors="replace")
+
+
+def _read_bytes(pid: int, name: str) -> bytes:
+    """Return a file of /proc; nothing where the process has gone, or is another user's."""
+    try:
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    except OSError:
+        return b""

@@ -1,0 +1,76 @@
+"""Make the models that are measured and not bundled: .venv/bin/python scripts/speed_models.py FOLDER [MODEL …].
+
+Random weights: a run costs the same whatever they are. Each becomes FOLDER/NAME/1/model.onnx:
+
+- ``textcnn-20k``: Kim's TextCNN, 20,000 word vectors of 300, windows of 3, 4, 5, 100 filters each, two classes
+- ``resnet50``: torchvision's ResNet-50 for 224 x 224, its scaling in the graph
+- ``lenet5-mnist-int8``, ``resnet20-cifar10-int8``, ``resnet50-int8``: the same in int8, ranges from random inputs
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from export.architectures.base import Sizes
+from export.architectures.textcnn import TextCNN, TextCNNOptions
+from export.classifier import Classifier, Probabilities
+from export.convert import convert
+from export.load import Order, load_network
+from export.quantize import quantize_int8
+from service.backend.onnx import OnnxBackend
+from service.spec import TextSpec
+
+BUNDLED = Path(__file__).resolve().parents[1] / "models"
+_VOCABULARY = 20_000
+
+
+def textcnn(path: Path) -> None:
+    options = TextCNNOptions(
+        widths=(3, 4, 5), filters=100, dimensions=300, dropout=0.5, max_norm=3.0, variant="rand", table="float32"
+    )
+    spec = TextSpec("text", "tokenizer.json", padding_id=0, unknown_id=1, max_tokens=64)
+    network = TextCNN(options, Sizes(classes=2, vocabulary=_VOCABULARY))
+    convert(Probabilities(Classifier(network, spec)).eval(), spec, 2, path)
+
+
+def resnet50(path: Path) -> None:
+    loaded = load_network(Order("resnet50"))
+    model = Probabilities(Classifier(loaded.network, loaded.spec)).eval()
+    convert(model, loaded.spec, len(loaded.labels), path)
+
+
+def int8(path: Path) -> None:
+    name = path.parents[1].name.removesuffix("-int8")
+    bundled = BUNDLED / name / "1" / "model.onnx"
+    source = bundled if bundled.exists() else made(path.parents[2], name)
+    shape = OnnxBackend(source, "cpu").inputs[0].shape[1:]
+    draw = np.random.default_rng(0)
+    batches = [draw.integers(0, 256, (8, *shape), dtype=np.uint8) for _ in range(4)]
+    quantize_int8(source, path, batches, ())
+
+
+MODELS = {
+    "textcnn-20k": textcnn, "resnet50": resnet50,
+    "lenet5-mnist-int8": int8, "resnet20-cifar10-int8": int8, "resnet50-int8": int8,
+}  # fmt: skip
+
+
+def made(folder: Path, name: str) -> Path:
+    """Return a model's file, which is made if it is not there."""
+    path = folder / name / "1" / "model.onnx"
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        torch.manual_seed(0)
+        MODELS[name](path)
+    return path
+
+
+if __name__ == "__main__":
+    if len(sys.argv) < 2 or set(sys.argv[2:]) - MODELS.keys():
+        sys.exit(f"usage: speed_models.py FOLDER [{' | '.join(MODELS)}] …")
+    for wanted in sys.argv[2:] or MODELS:
+        print(made(Path(sys.argv[1]), wanted))

@@ -1,0 +1,110 @@
+"""``convserve-bench compare`` with real processes: this server beside ONNX Runtime alone, for a moment."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from bench.cli import main
+from bench.compare import stand
+from bench.peers.environment import Environment
+
+PEERS = ("bare-1-thread", "convserve")
+
+
+def compare(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
+    """Run the command with the client that is always there; return the exit code and the results."""
+    code = main(["compare", f"--out={out}", "--client=load", "--seconds=0.3", "--concurrency=1,8", *arguments])
+    return code, json.loads((out / "results.json").read_text())
+
+
+def test_the_server_is_compared_with_the_bare_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    out = tmp_path / "results"
+    code, results = compare(out, f"--peers={','.join(PEERS)}", "--rounds=1")
+    assert (code, results["failures"]) == (0, [])
+    rows = {(row["peer"], row["in_flight"]): row for row in results["loads"]}
+    assert rows.keys() == {(peer, in_flight) for peer in PEERS for in_flight in (1, 8)}
+    for row in rows.values():
+        assert row["answers"] > 0
+        assert row["per_second"] > 0
+        assert 0 < row["p50_ms"] <= row["p99_ms"]
+        assert 10e6 < row["pss_bytes"] <= row["rss_bytes"]
+    for in_flight in (1, 8):  # nothing is served for less than the model costs
+        assert rows["convserve", in_flight]["cpu_us"] > rows["bare-1-thread", in_flight]["cpu_us"] > 0
+    (start,) = results["starts"]
+    assert start["peer"] == "convserve"
+    assert 0.1 < start["seconds"] < 60
+    printed = capsys.readouterr().out
+    assert "lenet5-mnist, 8 in flight" in printed
+    assert (out / "compare.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "loads.csv").read_text().count("\n") == 5
+    assert (out / "tables.md").read_text().startswith("**lenet5-mnist, 1 in flight")
+
+    # Rounds are added, or taken anew; a peer that cannot be had is a row that says why.
+    code, results = compare(out, "--peers=bare-1-thread,mosec", "--rounds=1", "--append")
+    assert code == 1
+    assert {row["round"] for row in results["loads"]} == {0, 1}
+    (failure,) = results["failures"]
+    assert (failure["peer"], "--work DIR" in failure["reason"]) == ("mosec", True)
+    code, results = compare(out, "--peers=bare-1-thread", "--rounds=1", "--replace")
+    assert code == 0
+    assert [row["round"] for row in results["loads"] if row["peer"] == "bare-1-thread"] == [0, 0]
+    capsys.readouterr()
+    assert main(["compare", f"--out={out}", "--show=short"]) == 0
+    shown = capsys.readouterr().out
+    assert shown.startswith("|  | lenet5-mnist, 8 in flight |")
+    assert "give --work DIR" in shown
+
+
+def test_a_server_that_answers_wrongly_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """The reference says another class than the server gives."""
+    right = stand.measure.reference
+
+    def wrong(*arguments: Any) -> tuple[int, ...]:
+        first, *rest = right(*arguments)
+        return (first, *((number + 1) % 10 for number in rest))
+
+    monkeypatch.setattr(stand.measure, "reference", wrong)
+    code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
+    assert (code, results["loads"]) == (1, [])
+    assert "it answers row 1 with class" in results["failures"][0]["reason"]
+
+
+def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho 'no such model' >&2\nexit 3\n")
+    program.chmod(0o755)
+    real = Environment.own()
+
+    class Broken(Environment):
+        python = program
+
+    broken = Broken(real.folder)
+    made = stand.Stand._environment
+    monkeypatch.setattr(
+        stand.Stand, "_environment", lambda self, peer: broken if peer.name == "convserve" else made(self, peer)
+    )
+    code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
+    assert code == 1
+    assert results["failures"][0]["reason"] == "it ended with 3: no such model"
+
+
+def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    (tmp_path / "results.json").write_text("{}")
+    cases = [
+        (["compare", f"--out={tmp_path}"], "is there: --append adds rounds"),
+        (["compare", f"--out={tmp_path}", "--append"], "these are no results of compare"),
+        (["compare", f"--out={tmp_path}/absent", "--show=text"], "No such file or directory"),
+        (["compare", f"--out={tmp_path}/results.json/x"], "give another --out"),
+    ]
+    for arguments, message in cases:
+        assert main(arguments) == 2, arguments
+        said = capsys.readouterr().err
+        assert message in said
+        assert said.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["compare", "--peers=nobody"])
+    assert "no 'nobody'; there are bare-1-thread" in capsys.readouterr().err

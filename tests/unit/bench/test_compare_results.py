@@ -1,0 +1,139 @@
+from __future__ import annotations
+
+import csv
+import dataclasses
+import doctest
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from bench.compare import machine, table
+from bench.compare.order import Turn, interleaved
+from bench.compare.results import About, FailureRow, LoadRow, Results, ResultsInvalid, Spread, StartRow, summaries
+
+
+def load(peer: str, round_: int, per_second: float, cpu_us: float, in_flight: int = 16, model: str = "m") -> LoadRow:
+    return LoadRow(
+        peer, model, round_, in_flight, "h2load", "abc", 1000, per_second, 1.0, 2.0, cpu_us, 100_000_000, 80_000_000
+    )
+
+
+def results() -> Results:
+    return Results(
+        machine={"cores": 2},
+        runs=[{"date": "2026-01-01"}],
+        peers={
+            "bare-1-thread": About("one thread", {"onnxruntime": "1.2"}, 50_000_000),
+            "convserve": About("as it comes", {"convserve": "0.1"}, 200_000_000),
+            "other": About("to its best", {"other": "3"}, None),
+            "absent": About("to its best", {}, None),
+        },
+        loads=[
+            load("bare-1-thread", 0, 2000.0, 20.0),
+            load("convserve", 0, 1000.0, 40.0),
+            load("other", 0, 900.0, 30.0),
+            load("convserve", 1, 1200.0, 42.0),
+            load("other", 1, 1100.0, 31.0),
+            load("convserve", 2, 800.0, 41.0),
+            load("other", 2, 1150.0, 32.0),
+        ],
+        starts=[StartRow("convserve", "m", 0, "abc", 0.8, 90_000_000, 70_000_000)],
+        failures=[FailureRow("absent", "m", 0, "not installed: no such | package")],
+    )
+
+
+def test_rounds_are_interleaved_within_a_model():
+    turns = [*interleaved(["a", "b"], ["m", "n"], rounds=2, first_round=5)]
+    assert [(turn.model, turn.round, turn.peer) for turn in turns] == [
+        ("m", 5, "a"), ("m", 5, "b"), ("m", 6, "a"), ("m", 6, "b"),
+        ("n", 5, "a"), ("n", 5, "b"), ("n", 6, "a"), ("n", 6, "b"),
+    ]  # fmt: skip
+    assert turns[0] == Turn(round=5, model="m", peer="a")
+
+
+def test_a_median_has_its_spread():
+    found = {group.peer: group for group in summaries(results().loads)}
+    assert found["convserve"]["per_second"] == Spread(median=1000.0, low=800.0, high=1200.0, count=3)
+    assert found["convserve"]["cpu_us"] == Spread(median=41.0, low=40.0, high=42.0, count=3)
+    assert (found["other"].model, found["other"].in_flight, found["other"].clients) == ("m", 16, ("h2load",))
+
+
+def test_what_is_written_is_read_again(tmp_path: Path):
+    path = tmp_path / "results.json"
+    results().written(path)
+    assert Results.read(path) == results()
+    Results().written(path)
+    assert Results.read(path) == Results()
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": {}, "runs": [], "peers": {}, "loads": [{}]}'])
+def test_something_else_is_refused(tmp_path: Path, content: str):
+    path = tmp_path / "results.json"
+    path.write_text(content)
+    with pytest.raises(ResultsInvalid, match="no results of compare"):
+        Results.read(path)
+    with pytest.raises(ResultsInvalid, match="No such file"):
+        Results.read(tmp_path / "absent.json")
+
+
+def test_rounds_go_on_where_they_ended():
+    kept = results()
+    assert kept.next_round(["m"], ["convserve", "other"]) == 3
+    assert kept.next_round(["m"], ["absent"]) == 1
+    assert kept.next_round(["n"], ["convserve"]) == 0
+
+
+def test_rows_can_be_measured_anew():
+    kept = results()
+    kept.forget(["m"], ["convserve"])
+    assert {row.peer for row in kept.loads} == {"bare-1-thread", "other"}
+    assert not kept.starts
+    assert kept.failures == results().failures
+    kept.forget(["n"], ["other"])
+    assert len(kept.loads) == 4
+
+
+def test_who_is_ahead_is_said_and_whether_clearly():
+    """The other's CPU ranges over 30 to 32, ours over 40 to 42; its rates overlap with ours."""
+    groups = {group.peer: group for group in summaries(results().loads)}
+    assert table.ahead(groups["other"], groups["convserve"]) == "throughput (within spread), CPU"
+    assert table.ahead(groups["convserve"], groups["other"]) == ""
+
+
+def test_the_table_tells_all():
+    shown = table.text(results())
+    rows = {line.split("  ")[0]: line for line in reversed(shown.splitlines())}
+    assert "m, 16 in flight: median of 3 round(s)" in shown
+    assert re.search(r"1,000 \(800-1,200\) +1\.00 .* 41\.0 \(40\.0-42\.0\) +0\.49 ", rows["convserve"])
+    assert rows["other"].endswith("throughput (within spread), CPU")
+    assert rows["bare-1-thread"].rstrip().endswith("h2load")
+    assert "failed: not installed: no such | package" in rows["absent"]
+    assert "m: start and memory" in shown
+
+
+def test_markdown_has_as_many_cells_in_each_line_of_a_table():
+    for text in (table.markdown(results()), table.short_markdown(results())):
+        for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
+            assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
+
+
+def test_the_short_table_has_a_column_a_model():
+    lines = table.short_markdown(results()).splitlines()
+    assert lines[0] == "|  | m, 16 in flight | start | memory | installed |"
+    assert "| **convserve** | 1,000/s, 41.0 us | 0.8 s | 70 MB | 200 MB |" in lines
+    assert "| absent | not installed: no such \\| package | - | - | - |" in lines
+    assert "| other | - | - | - | - |" not in lines
+    assert table.short_markdown(results(), [("n", 1)]).count("not measured") == 3
+
+
+def test_the_csv_holds_every_measurement():
+    rows = [*csv.DictReader(io.StringIO(table.csv_text(results())))]
+    assert len(rows) == 7
+    assert rows[1] == {name: str(value) for name, value in dataclasses.asdict(results().loads[1]).items()}
+
+
+@pytest.mark.parametrize("module", [table, machine])
+def test_the_examples_are_true(module):
+    assert doctest.testmod(module).failed == 0
