@@ -70,8 +70,11 @@ def cpu_ratio(rounds: int = 7, bursts: int = 40) -> float:
     Bursts of 64 calls on one connection, in turn with bare runs; the median of the rounds.
     """
     bare = _bare_run()
-    with ServerProcess(MODELS, "native", "--model-control-mode", "explicit", "--load-models", MODEL) as server:
-        send = _burst(server.grpc_port)
+    with (
+        ServerProcess(MODELS, "native", "--model-control-mode", "explicit", "--load-models", MODEL) as server,
+        socket.create_connection(("127.0.0.1", server.grpc_port), DEADLINE_SECONDS) as link,
+    ):
+        send = _burst(server.grpc_port, link)
         for _ in range(bursts):
             send()
         bare()
@@ -101,9 +104,8 @@ def _bare_run(runs: int = 40) -> Callable[[], float]:
     return seconds_a_row
 
 
-def _burst(port: int) -> Callable[[], None]:
+def _burst(port: int, link: socket.socket) -> Callable[[], None]:
     """Return what sends 64 calls in one write and waits for their answers."""
-    link = socket.create_connection(("127.0.0.1", port), DEADLINE_SECONDS)
     connection, message = Connection(f"127.0.0.1:{port}", MODEL_INFER), framed(REQUEST)
 
     def send() -> None:
