@@ -17,6 +17,7 @@ from service.transport.http_message import SAFE_HEADERS, Request, Response, Rout
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 10  # a scraper that hangs holds one thread, for so long; so does a body that trickles in
 _MAX_CONNECTIONS = 64
+_MAX_DISCARDED_BYTES = 1 << 20
 
 
 class HttpEndpoint:
@@ -75,6 +76,7 @@ class _Handler(BaseHTTPRequestHandler):
     """One connection."""
 
     routes: Routes
+    _unread = 0  # bytes of the body
     timeout = _TIMEOUT_SECONDS
     protocol_version = "HTTP/1.1"
     server_version = "convserve"
@@ -91,22 +93,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, method: str) -> None:
         url = urlsplit(self.path)
-        # What nobody reads of this request would be taken for the next one.
-        self.close_connection |= "Content-Length" in self.headers or "Transfer-Encoding" in self.headers
-        page = self.routes.get((method, url.path))
-        if page is None:
-            known = any(path == url.path for _, path in self.routes)
-            self._send(text(405, "method not allowed") if known else text(404, "not found"))
-            return
         headers = {name.lower(): value for name, value in self.headers.items()}
+        request = Request(headers, dict(parse_qsl(url.query, keep_blank_values=True)), self._read)
+        self._unread = request.body_bytes or 0
+        # What nobody reads of this request would be taken for the next one.
+        self.close_connection |= "content-length" in headers or "transfer-encoding" in headers
+        self._send(self._response(method, url.path, request))
+        if self._unread:
+            # Closing on a caller who still sends would take the answer away from him.
+            self.wfile.flush()
+            self._read(min(self._unread, _MAX_DISCARDED_BYTES))
+
+    def _response(self, method: str, path: str, request: Request) -> Response:
+        page = self.routes.get((method, path))
+        if page is None:
+            known = any(path == other for _, other in self.routes)
+            return text(405, "method not allowed") if known else text(404, "not found")
         try:
-            response = page(Request(headers, dict(parse_qsl(url.query, keep_blank_values=True)), self._read))
+            return page(request)
         except OSError:  # the body did not come, so nobody waits for an answer
             raise
         except Exception:
             _LOG.exception("an HTTP page failed")
-            response = text(500, "internal error")
-        self._send(response)
+            return text(500, "internal error")
 
     def _read(self, length: int) -> bytes:
         """Read so many bytes, within the patience for all of them together."""
@@ -120,6 +129,7 @@ class _Handler(BaseHTTPRequestHandler):
                 raise TimeoutError("a body came too slowly")
             parts.append(part)
             length -= len(part)
+            self._unread -= len(part)
         return b"".join(parts)
 
     def _send(self, response: Response) -> None:

@@ -121,7 +121,11 @@ def browser(program: str, profile: Path) -> Iterator[Browser]:
     try:
         yield Browser(to_browser, from_browser)
     finally:
-        process.kill()
-        process.wait()
+        # The end of its pipe ends the browser with all its processes, so that nobody writes into the profile any more.
         os.close(to_browser)
+        try:
+            process.wait(_GUARD_SECONDS)
+        except subprocess.TimeoutExpired:
+            process.kill()
+            process.wait()
         os.close(from_browser)

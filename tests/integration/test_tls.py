@@ -61,6 +61,12 @@ def secure(small_repository: Path, files: Files) -> Iterator[ServerProcess]:
         yield running
 
 
+def test_the_form_is_not_where_calls_are_encrypted(secure: ServerProcess):
+    """Over the HTTP endpoint a caller needs no certificate, and what he sends can be read on the way."""
+    status, page = secure.get("/")
+    assert (status, "add-sub" in page, "<form" in page) == (200, True, False)
+
+
 def channel(port: int, authority: trustme.CA, client: trustme.LeafCert | None = None) -> grpc.Channel:
     chain = b"".join(blob.bytes() for blob in client.cert_chain_pems) if client else None
     key = client.private_key_pem.bytes() if client else None

@@ -6,12 +6,13 @@ const PERIOD_MILLISECONDS = 2000;
 
 // ---- The figures ----------------------------------------------------------------------------------------------------
 
+// Not while nobody sees it, nor while somebody is about to copy something.
 async function refresh() {
-  if (document.hidden) return;
+  if (document.hidden || byId("live").contains(getSelection().anchorNode) && !getSelection().isCollapsed) return;
   try {
     const page = new DOMParser().parseFromString(await (await fetch("/")).text(), "text/html");
     const [now, before] = [page.getElementById("live"), byId("live")];
-    if (!before.contains(document.activeElement)) before.replaceWith(now);
+    before.replaceWith(now);
     document.title = page.title;
     offer(page.getElementById("model"));
     byId("lost").hidden = true;

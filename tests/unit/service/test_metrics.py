@@ -126,7 +126,8 @@ def test_counters_end_in_total_and_times_are_seconds() -> None:
 
 def test_two_servers_in_one_process_do_not_meet() -> None:
     first, second = Metrics("1", "a"), Metrics("1", "a")
-    version_metrics(first).rejected("queue_full")
+    counted = version_metrics(first)
+    counted.rejected("queue_full")
     assert b'reason="queue_full"' in first.expose()
     assert b'reason="queue_full"' not in second.expose()
 
