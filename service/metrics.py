@@ -138,6 +138,8 @@ class Metrics:
         )  # fmt: skip
         self.queue_depth = self._gauge("queue_depth", "Requests that wait for an instance", *_MODEL)
         self.inflight = self._gauge("inflight_requests", "Calls taken in and not yet answered")
+        self.ready = self._gauge("ready", "1 if every wanted model has a version READY and the server does not drain")
+        self.draining = self._gauge("draining", "1 from the signal to stop until the end")
         self.batch_size = self._histogram("batch_size", "Rows in a batch, padding excluded", _ROWS, *_MODEL)
         self.padding_ratio = self._histogram(
             "batch_padding_ratio", "Share of a batch's elements that was padding", _RATIO, *_MODEL

@@ -64,6 +64,8 @@ class Server:
         self.failed = threading.Event()
         self.loaded = threading.Event()
         self.metrics = Metrics(__version__, RUNTIME)
+        self.metrics.ready.set_function(self.is_ready)
+        self.metrics.draining.set_function(lambda: self._lame_duck)
         self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import threading
 import urllib.parse
 from collections.abc import Callable, Iterator
@@ -26,6 +27,7 @@ ADAPTER = DEPLOY / "kubernetes" / "overlays" / "monitoring" / "prometheus-adapte
 WINDOW = "20s"
 NOT_HERE = {
     "ConvserveNobodyServes": "nobody may serve, so it is looked at last",
+    "ConvserveDrainsTooLong": "a server is told to stop after everything else",
     "ConvserveConfidenceDropped": "compares with the day before: deploy/prometheus/tests/drift.yml",
 }
 
@@ -189,7 +191,7 @@ def test_every_query_finds_data_and_every_alert_its_case(tmp_path: Path):
     program("prometheus")
     promtool = program("promtool")
     sick_flags = ["--device", "auto", "--instances", "1", "--max-batch-size", "1"]
-    sick_flags += ["--max-queued-requests", str(LONGEST_QUEUE)]
+    sick_flags += ["--max-queued-requests", str(LONGEST_QUEUE), "--lame-duck-seconds", "300"]
     with ExitStack() as stack:
         servers = stack.enter_context(ExitStack())
         sound = servers.enter_context(ServerProcess(MODELS, "native", "--device", "cpu"))
@@ -236,5 +238,7 @@ def test_every_query_finds_data_and_every_alert_its_case(tmp_path: Path):
 
         # A busy machine may miss a scrape, which does not last, or the objective.
         eventually(lambda: not blames_the_sound(), "nothing is said against the sound server")
+        sick_server.signal(signal.SIGTERM)
+        eventually(lambda: watching.query(rules("alert")["ConvserveDrainsTooLong"]), "a drain is seen while it lasts")
         servers.close()
         eventually(lambda: watching.query(rules("alert")["ConvserveNobodyServes"]), "nobody serves")

@@ -18,6 +18,8 @@ FAMILIES = {
     "convserve_phase_duration_seconds": ("histogram", "model version phase"),
     "convserve_queue_depth": ("gauge", "model version"),
     "convserve_inflight_requests": ("gauge", ""),
+    "convserve_ready": ("gauge", ""),
+    "convserve_draining": ("gauge", ""),
     "convserve_batch_size": ("histogram", "model version"),
     "convserve_batch_padding_ratio": ("histogram", "model version"),
     "convserve_batch_release": ("counter", "model version reason"),
