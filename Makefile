@@ -17,7 +17,7 @@ help: ## list the targets
 	@echo '  variables: PYTHON=python3.12 (3.11 or newer)  ARGS="more arguments for serve or pytest"  IMAGE=tag  DOCKER=podman'
 
 # An environment is as good as its stamp: pip runs again when pyproject.toml is newer, and at no other time.
-.venv/.installed: extras := cpu,fast,export,dev
+.venv/.installed: extras := cpu,fast,otel,export,dev
 .venv-serve/.installed: extras := cpu,fast
 %/.installed: pyproject.toml
 	@command -v $(PYTHON) >/dev/null || { echo 'make: no $(PYTHON) here; convserve needs Python 3.11 or newer: make PYTHON=python3.12 …' >&2; exit 1; }

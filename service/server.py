@@ -15,19 +15,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import grpc
-
 from service import __version__
 from service.backend.onnx import RUNTIME
 from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
+from service.parts import access, choose_transport, credentials, is_loopback, tracing
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
 from service.settings import Settings
-from service.transport.access import Access, TokenFile
 from service.transport.access_log import AccessLog
 from service.transport.admin import Admin
 from service.transport.calls import Calls
@@ -40,13 +38,12 @@ from service.transport.pages import pages
 from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
-from service.transport.tls import TlsFiles, server_credentials
 
 if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
 
 _LOG = logging.getLogger(__name__)
-_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
+_TRACES_SECONDS = 5.0  # for the last traces, when the server stops
 
 
 class Server:
@@ -74,10 +71,10 @@ class Server:
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory()
-        access = _access(settings)
-        recorder = Recorder(AccessLog(settings.access_log_sample_rate, random.random))
+        self._tracing = tracing(settings, self.dataplane)
+        recorder = Recorder(AccessLog(settings.access_log_sample_rate, random.random), self._tracing)
         self._calls = Calls(
-            self.dataplane, self.metrics, self._shared_memory, settings.overload_status, access, recorder
+            self.dataplane, self.metrics, self._shared_memory, settings.overload_status, access(settings), recorder
         )
         self._health = Health(self.lifecycle, self.is_ready)
         may_load = settings.model_control_mode == "explicit"
@@ -85,9 +82,9 @@ class Server:
         admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)
         limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
         self._grpcio = GrpcioDoor(
-            self._calls, [*servicers.methods(), *admin.methods()], self._health, limits, _credentials(settings)
+            self._calls, [*servicers.methods(), *admin.methods()], self._health, limits, credentials(settings)
         )
-        self.transport = _choose_transport(settings)
+        self.transport = choose_transport(settings)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
         self._http: HttpEndpoint | None = None
@@ -130,7 +127,7 @@ class Server:
             # TLS is there so that nobody overhears, or that callers are certified; this endpoint can do neither.
             try_form=settings.try_form and not settings.tls_key,
             needs_token=bool(settings.infer_tokens_file),
-            loopback_only=host.startswith(_LOOPBACK),
+            loopback_only=is_loopback(host),
         )
 
     def _start_doors(self, address: str) -> None:
@@ -196,16 +193,18 @@ class Server:
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
             self._calls.in_flight.wait_idle(0.1)
         finished = self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
-        self._close()
+        self._close(hurry)
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         return finished and self.loaded.is_set()
 
-    def _close(self) -> None:
+    def _close(self, hurry: threading.Event) -> None:
         if self._fast_lane is not None:
             self._fast_lane.close()
         self._grpcio.stop(grace_seconds=1.0)
         if self._http is not None:
             self._http.close()
+        if self._tracing is not None:
+            self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
         self._shared_memory.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._socket_folder is not None:
@@ -254,47 +253,3 @@ def _listen_for_signals() -> tuple[threading.Event, threading.Event]:
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda received, _: signals.put(received))
     return stop, hurry
-
-
-def _access(settings: Settings) -> Access:
-    infer, admin = (
-        TokenFile(Path(name)) if name else None for name in (settings.infer_tokens_file, settings.admin_tokens_file)
-    )
-    admin_without_token = settings.host.startswith(_LOOPBACK) or settings.trust_clients
-    return Access(infer, admin, admin_without_token=admin_without_token)
-
-
-def _credentials(settings: Settings) -> grpc.ServerCredentials | None:
-    if bool(settings.tls_certificate) != bool(settings.tls_key) or (settings.tls_client_ca and not settings.tls_key):
-        raise SettingsError("--tls-certificate and --tls-key belong together, and --tls-client-ca needs both")
-    if not settings.tls_key:
-        return None
-    if settings.transport == "native":
-        raise SettingsError("the native transport has no TLS: take --transport grpcio or auto")
-    client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
-    return server_credentials(TlsFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca))
-
-
-def _choose_transport(settings: Settings) -> str:
-    """Decide who speaks HTTP/2, and log why.
-
-    Raises:
-        SettingsError: ``native`` was asked for where it cannot be had.
-    """
-    try:
-        import pygrpc_native  # noqa: F401, PLC0415 - the extra `fast` may be absent
-    except ImportError:
-        if settings.transport == "native":
-            raise SettingsError("--transport native needs the extra: pip install 'convserve[fast]'") from None
-        why = "the extra 'fast' is not installed"
-        native = False
-    else:
-        loopback = settings.host.startswith(_LOOPBACK)
-        native = (loopback or settings.trust_clients) and not settings.tls_key
-        why = "loopback" if loopback else "trusted clients" if native else f"{settings.host} faces a network"
-        why = "TLS is on" if settings.tls_key else why
-    if settings.transport != "auto":
-        native, why = settings.transport == "native", "asked for"
-    chosen = "native" if native else "grpcio"
-    _LOG.info("transport %s: %s", chosen, why)
-    return chosen

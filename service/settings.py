@@ -97,6 +97,8 @@ class Settings:
     access_log_sample_rate: float = _setting(
         0.0, "share of calls logged whatever becomes of them; failures are logged at 0 too, 10 a second at most"
     )
+    otlp_endpoint: str = _setting("", "collector of traces over OTLP/gRPC, http(s)://HOST:PORT; empty: no traces")
+    trace_sample_rate: float = _setting(0.01, "share of calls traced whose callers bring no decision (traceparent)")
 
     def __post_init__(self) -> None:
         """Refuse values out of range.
@@ -127,10 +129,15 @@ class Settings:
             ("lame_duck_seconds", 0, 600),
             ("drain_seconds", 0, 3600),
             ("access_log_sample_rate", 0, 1),
+            ("trace_sample_rate", 0, 1),
         ):
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+            raise ValueError(
+                f"otlp_endpoint: expected http://HOST:PORT or https://HOST:PORT, got {self.otlp_endpoint!r}"
+            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[1]
 MAX_LINES = 300
 # Words by which a module's docstring says why the file is longer.
 REASON = "lines"
-OPTIONAL = {"service.transport.fast_lane"}  # needs the extra `fast`
+OPTIONAL = {"service.transport.fast_lane", "service.transport.tracing"}  # need the extras `fast` and `otel`
 
 
 def modules(package: str) -> list[str]:
@@ -37,6 +37,7 @@ def test_no_module_of_the_server_brings_in_what_only_training_or_testing_needs()
         "import importlib, sys\n"
         f"for name in {wanted!r}: importlib.import_module(name)\n"
         "unwanted = {'torch', 'torchvision', 'onnx', 'tritonclient', 'export', 'hypothesis', 'pytest'}\n"
+        "unwanted |= {'opentelemetry', 'pygrpc_native'}\n"
         "print(sorted(unwanted & {name.partition('.')[0] for name in sys.modules}))\n"
     )
     done = subprocess.run(

@@ -34,6 +34,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "lame_duck_seconds": (0, 600),
     "drain_seconds": (0, 3600),
     "access_log_sample_rate": (0, 1),
+    "trace_sample_rate": (0, 1),
     "repository_poll_seconds": (0.1, 86400),
 }
 
@@ -92,6 +93,8 @@ def test_every_setting_can_be_given_in_every_way(tmp_path: Path, field: dataclas
         value, text = 4096, "4096"
     if field.name.endswith("_rate"):
         value, text = 0.25, "0.25"
+    if field.name == "otlp_endpoint":
+        value = text = "http://collector:4317"
     flag = "--" + field.name.replace("_", "-")
     file = tmp_path / "c.toml"
     written = f'"{value}"' if isinstance(value, str) else str(value).lower()

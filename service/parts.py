@@ -1,0 +1,103 @@
+"""Parts of the server that settings choose: who may call, TLS, traces, the transport."""
+
+from __future__ import annotations
+
+import logging
+import random
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import grpc
+
+from service.dataplane import DataPlane
+from service.errors import SettingsError
+from service.settings import Settings
+from service.transport.access import Access, TokenFile
+from service.transport.tls import TlsFiles, server_credentials
+
+if TYPE_CHECKING:
+    from service.transport.tracing import Tracing
+
+_LOG = logging.getLogger(__name__)
+_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address."""
+    return host.startswith(_LOOPBACK)
+
+
+def access(settings: Settings) -> Access:
+    """Return who may call what.
+
+    Raises:
+        SettingsError: A token file cannot be read or holds no token.
+    """
+    infer, admin = (
+        TokenFile(Path(name)) if name else None for name in (settings.infer_tokens_file, settings.admin_tokens_file)
+    )
+    admin_without_token = is_loopback(settings.host) or settings.trust_clients
+    return Access(infer, admin, admin_without_token=admin_without_token)
+
+
+def tracing(settings: Settings, dataplane: DataPlane) -> Tracing | None:
+    """Set up traces, if they are wanted.
+
+    Raises:
+        SettingsError: They are, and the extra ``otel`` is not installed.
+    """
+    if not settings.otlp_endpoint:
+        return None
+    try:
+        from service.transport.tracing import Tracing, otlp_exporter  # noqa: PLC0415 - the extra `otel` may be absent
+    except ImportError:
+        raise SettingsError("--otlp-endpoint needs the extra: pip install 'convserve[otel]'") from None
+    return Tracing(
+        otlp_exporter(settings.otlp_endpoint),
+        settings.trace_sample_rate,
+        clock=dataplane.clock,
+        wall_clock_ns=time.time_ns,
+        random=random.random,
+    )
+
+
+def credentials(settings: Settings) -> grpc.ServerCredentials | None:
+    """Return what TLS needs; None without TLS.
+
+    Raises:
+        SettingsError: A file is missing or damaged, or the transport has no TLS.
+    """
+    if bool(settings.tls_certificate) != bool(settings.tls_key) or (settings.tls_client_ca and not settings.tls_key):
+        raise SettingsError("--tls-certificate and --tls-key belong together, and --tls-client-ca needs both")
+    if not settings.tls_key:
+        return None
+    if settings.transport == "native":
+        raise SettingsError("the native transport has no TLS: take --transport grpcio or auto")
+    client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
+    return server_credentials(TlsFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca))
+
+
+def choose_transport(settings: Settings) -> str:
+    """Decide who speaks HTTP/2, and log why.
+
+    Raises:
+        SettingsError: ``native`` was asked for where it cannot be had.
+    """
+    try:
+        import pygrpc_native  # noqa: F401, PLC0415 - the extra `fast` may be absent
+    except ImportError:
+        if settings.transport == "native":
+            raise SettingsError("--transport native needs the extra: pip install 'convserve[fast]'") from None
+        why = "the extra 'fast' is not installed"
+        native = False
+    else:
+        loopback = is_loopback(settings.host)
+        native = (loopback or settings.trust_clients) and not settings.tls_key
+        why = "loopback" if loopback else "trusted clients" if native else f"{settings.host} faces a network"
+        why = "TLS is on" if settings.tls_key else why
+    if settings.transport != "auto":
+        native, why = settings.transport == "native", "asked for"
+    chosen = "native" if native else "grpcio"
+    _LOG.info("transport %s: %s", chosen, why)
+    return chosen
