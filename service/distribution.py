@@ -13,6 +13,7 @@ import numpy as np
 from prometheus_client import CollectorRegistry
 from prometheus_client.core import HistogramMetricFamily
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Exemplar
 from prometheus_client.utils import floatToGoString
 
 
@@ -28,6 +29,7 @@ class Distribution:
         self._bounds = bounds
         self._counts = np.zeros(len(bounds) + 1, dtype=np.int64)
         self._sum = 0.0
+        self._exemplars: dict[int, Exemplar] = {}
         self._lock = threading.Lock()
 
     def observe(self, values: Sequence[float] | np.ndarray) -> None:
@@ -38,10 +40,27 @@ class Distribution:
             self._counts += counts
             self._sum += float(array.sum())
 
+    def exemplify(self, value: float, trace_id: str, when: float) -> None:
+        """Show a value, which is counted apart, as its bucket's example; the latest one stays.
+
+        Args:
+            value: As for :meth:`observe`.
+            trace_id: Where to read more of it.
+            when: Seconds since the epoch.
+        """
+        bucket = int(self._bounds.searchsorted(value))
+        with self._lock:
+            self._exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, when)
+
     def read(self) -> tuple[list[int], float]:
         """Return the cumulative counts, one a bucket, and the sum."""
         with self._lock:
             return self._counts.cumsum().tolist(), self._sum
+
+    def exemplars(self) -> dict[int, Exemplar]:
+        """Return the exemplars by bucket, counted from 0."""
+        with self._lock:
+            return dict(self._exemplars)
 
 
 class DistributionFamily(Collector):
@@ -101,7 +120,12 @@ class DistributionFamily(Collector):
             series = dict(self._series)
         for labels, distribution in series.items():
             counts, total = distribution.read()
-            family.add_metric(labels, list(zip(self._bound_texts, counts, strict=True)), total)
+            buckets: list[tuple[str, float] | tuple[str, float, Exemplar]] = list(
+                zip(self._bound_texts, counts, strict=True)
+            )
+            for bucket, exemplar in distribution.exemplars().items():
+                buckets[bucket] = (*buckets[bucket][:2], exemplar)
+            family.add_metric(labels, buckets, total)
         yield family
 
     def describe(self) -> Iterable[HistogramMetricFamily]:

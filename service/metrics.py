@@ -19,6 +19,7 @@ from typing import NamedTuple, Protocol, TypeVar
 
 import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics, generate_latest
+from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
 from prometheus_client.process_collector import ProcessCollector
@@ -173,6 +174,19 @@ class Metrics:
         """Add everything up that is pending, for who reads a family without a scrape."""
         self._pending.settle()
 
+    def negotiate(self, accept: str) -> tuple[bytes, str]:
+        """Return what a scraper gets, and its content type.
+
+        Args:
+            accept: Its header Accept. ``application/openmetrics-text`` gives OpenMetrics, with exemplars;
+                anything else, and what makes no sense, what :meth:`expose` returns.
+        """
+        try:
+            encode, content_type = choose_encoder(accept)
+        except (TypeError, ValueError):  # a version that is no number
+            encode, content_type = choose_encoder("")
+        return encode(self.registry), content_type
+
     def before_scrapes(self, owner: Settles) -> None:
         """Have an object settle its pending counts before every scrape, as long as it lives."""
         self._pending.owners.add(owner)
@@ -265,8 +279,10 @@ class ModelMetrics:
         if len(self._decoded) >= _SETTLE_CALLS:
             self.settle()
 
-    def observe_success(self, seconds: float) -> None:
-        """Count an answered call, from intake to reply."""
+    def observe_success(self, seconds: float, trace_id: str = "") -> None:
+        """Count an answered call, from intake to reply; ``trace_id`` makes it its bucket's exemplar."""
+        if trace_id:
+            self._request_seconds.exemplify(seconds, trace_id, self._wall_clock_ms() / 1000)
         self._succeeded.append(seconds)
         if len(self._succeeded) >= _SETTLE_CALLS:
             self.settle()

@@ -146,7 +146,10 @@ class Call:
             return
         seconds = self._seconds()
         if self._servable is not None:
-            self._servable.metrics.observe_success(seconds)
+            if self.record is None:
+                self._servable.metrics.observe_success(seconds)
+            else:
+                self._servable.metrics.observe_success(seconds, self.record.trace_id)
         self._responder.respond(payload)
         if self.record is not None:
             self._ended("OK", seconds, "")

@@ -39,8 +39,9 @@ def pages(
 def for_machines(metrics: Metrics, is_ready: Callable[[], bool]) -> Routes:
     """Return /metrics, /livez and /readyz."""
 
-    def scrape(_: Request) -> Response:
-        return Response(200, "text/plain; version=0.0.4; charset=utf-8", metrics.expose())
+    def scrape(request: Request) -> Response:
+        body, kind = metrics.negotiate(request.headers.get("accept", ""))
+        return Response(200, kind, body)
 
     def live(_: Request) -> Response:
         return text(200, "live")

@@ -6,6 +6,7 @@ import json
 import re
 import signal
 import threading
+import time
 import urllib.parse
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,7 +19,7 @@ import yaml
 from service.pb.convserve.classification.v1 import classification_pb2
 from tests.deploy.conftest import DEPLOY, ROOT, check, free_ports, program, running
 from tests.deploy.sick import LONGEST_QUEUE, Sick, sick_repository
-from tests.integration.harness import MODELS, ServerProcess, eventually, http_get
+from tests.integration.harness import ADD_SUB, DEADLINE_SECONDS, MODELS, ServerProcess, eventually, http_get
 
 RULES = sorted((DEPLOY / "prometheus" / "rules").glob("*.yml"))
 UNIT_TESTS = sorted((DEPLOY / "prometheus" / "tests").glob("*.yml"))
@@ -99,6 +100,11 @@ class Prometheus:
         result = answer["data"]["result"]
         return [sample for sample in result if sample["value"][1] != "NaN"]
 
+    def exemplars(self, series: str) -> list[dict[str, Any]]:
+        asked = {"query": series, "start": "0", "end": str(time.time() + 60)}
+        _, body = http_get(self._port, "/api/v1/query_exemplars?" + urllib.parse.urlencode(asked))
+        return [exemplar for found in json.loads(body)["data"] for exemplar in found["exemplars"]]
+
     def ready(self) -> bool:
         try:
             return http_get(self._port, "/-/ready")[0] == 200
@@ -121,7 +127,8 @@ def prometheus(targets: list[str], folder: Path) -> Iterator[Prometheus]:
     path.write_text(yaml.safe_dump(config))
     (port,) = free_ports(1)
     with (folder / "prometheus.log").open("wb") as log:
-        flags = (f"--config.file={path}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn")
+        flags = [f"--config.file={path}", f"--storage.tsdb.path={folder / 'data'}", "--log.level=warn"]
+        flags.append("--enable-feature=exemplar-storage")
         with running((binary, *flags, f"--web.listen-address=127.0.0.1:{port}"), log) as process:
             running_one = Prometheus(port)
 
@@ -242,3 +249,23 @@ def test_every_query_finds_data_and_every_alert_its_case(tmp_path: Path):
         eventually(lambda: watching.query(rules("alert")["ConvserveDrainsTooLong"]), "a drain is seen while it lasts")
         servers.close()
         eventually(lambda: watching.query(rules("alert")["ConvserveNobodyServes"]), "nobody serves")
+
+
+@pytest.mark.deploy
+def test_prometheus_keeps_the_trace_of_a_call(tmp_path: Path, small_repository: Path):
+    """It asks for OpenMetrics by itself; nobody collects the traces here."""
+    pytest.importorskip("opentelemetry.sdk", reason="the extra otel is not installed")
+    program("prometheus")
+    promtool = program("promtool")
+    trace_id = "4bf92f3577b34da6a3ce929d0e0e4736"
+    (nobody,) = free_ports(1)
+    with ExitStack() as stack:
+        flags = ["--otlp-endpoint", f"http://127.0.0.1:{nobody}"]
+        server = stack.enter_context(ServerProcess(small_repository, "native", *flags))
+        watching = stack.enter_context(prometheus([f"127.0.0.1:{server.http_port}"], tmp_path))
+        server.client.infer(ADD_SUB, metadata=[("traceparent", f"00-{trace_id}-00f067aa0ba902b7-01")])
+        series = "convserve_request_duration_seconds_bucket"
+        (found, *_) = eventually(lambda: watching.exemplars(series), "an exemplar")
+        assert found["labels"] == {"trace_id": trace_id}
+        assert 0 < float(found["value"]) < DEADLINE_SECONDS
+        check(promtool, "check", "metrics", stdin=server.get("/metrics")[1])

@@ -6,6 +6,7 @@ import importlib.util
 import signal
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -66,6 +67,15 @@ def attributes(span: Any) -> dict[str, Any]:
     return {one.key: getattr(one.value, one.value.WhichOneof("value")) for one in span.attributes}
 
 
+def open_metrics(port: int) -> str:
+    asked = urllib.request.Request(
+        f"http://127.0.0.1:{port}/metrics", headers={"Accept": "application/openmetrics-text; version=1.0.0"}
+    )
+    with urllib.request.urlopen(asked, timeout=DEADLINE_SECONDS) as answer:
+        body: str = answer.read().decode()
+        return body
+
+
 def test_a_caller_finds_its_call_in_its_trace(small_repository: Path, transport: str, collector: Collector):
     flags = collector.flags("--trace-sample-rate", "0", "--lame-duck-seconds", "0", "--access-log-sample-rate", "1")
     with ServerProcess(small_repository, transport, *flags) as server:
@@ -73,6 +83,8 @@ def test_a_caller_finds_its_call_in_its_trace(small_repository: Path, transport:
         server.client.infer(ADD_SUB, metadata=SAMPLED)
         server.client.infer(ADD_SUB, metadata=NOT_SAMPLED)
         server.client.infer(ADD_SUB)
+        assert f'# {{trace_id="{TRACE_ID}"}}' in open_metrics(server.http_port)
+        assert TRACE_ID not in server.get("/metrics")[1]
         failure(server.client.infer, pb.ModelInferRequest(model_name="none"), metadata=SAMPLED)
         list(server.client.inference.ModelStreamInfer(iter([ADD_SUB]), metadata=SAMPLED, timeout=DEADLINE_SECONDS))
         server.client.inference.ModelMetadata(pb.ModelMetadataRequest(name="add-sub"), metadata=SAMPLED)

@@ -7,6 +7,7 @@ import threading
 from hypothesis import given
 from hypothesis import strategies as st
 from prometheus_client import CollectorRegistry, Histogram, disable_created_metrics, generate_latest
+from prometheus_client.samples import Exemplar
 
 from service.distribution import DistributionFamily
 
@@ -56,3 +57,18 @@ def test_no_value_is_lost_between_threads() -> None:
     counts, total = family.labels().read()
     assert counts[-1] == 2000
     assert abs(total - 900) < 1e-6
+
+
+def test_the_latest_exemplar_of_each_bucket_is_shown() -> None:
+    registry = CollectorRegistry()
+    distribution = DistributionFamily("x_seconds", "Help", ["kind"], BOUNDS, registry).labels("a")
+    shown = [(0.05, "old"), (0.1, "edge"), (20.0, "slow")]
+    distribution.observe([value for value, _ in shown])
+    for when, (value, trace_id) in enumerate(shown):
+        distribution.exemplify(value, trace_id, float(when))
+    (family,) = registry.collect()
+    found = {sample.labels["le"]: sample.exemplar for sample in family.samples if sample.exemplar is not None}
+    assert found == {
+        "0.1": Exemplar({"trace_id": "edge"}, 0.1, 1.0),
+        "+Inf": Exemplar({"trace_id": "slow"}, 20.0, 2.0),
+    }

@@ -9,8 +9,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
+from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from service.metrics import Metrics
+from service.metrics import Metrics, ModelMetrics
 from service.transport import http_endpoint
 from service.transport.http_endpoint import HttpEndpoint
 from service.transport.http_message import SAFE_HEADERS, Request, Response
@@ -79,7 +80,11 @@ def ready() -> list[bool]:
 @pytest.fixture
 def send(monkeypatch: pytest.MonkeyPatch, ready: list[bool]) -> Callable[[str], bytes]:
     monkeypatch.setattr(http_endpoint, "_Server", FakeServer)
-    routes = for_machines(Metrics("1.2.3", "x"), lambda: ready[0])
+    metrics = Metrics("1.2.3", "x")
+    bound = ModelMetrics(metrics, "m", "1", lambda: 1234)
+    bound.observe_success(0.5, "f" * 32)
+    bound.settle()
+    routes = for_machines(metrics, lambda: ready[0])
     others = {("POST", "/echo"): echo, ("POST", "/ignore"): ignore, ("GET", "/fail"): fail}
     HttpEndpoint(("127.0.0.1", 0), {**routes, **others})
 
@@ -94,8 +99,9 @@ def send(monkeypatch: pytest.MonkeyPatch, ready: list[bool]) -> Callable[[str], 
 
 @pytest.fixture
 def get(send: Callable[[str], bytes]) -> Callable[..., tuple[int, dict[str, str], bytes]]:
-    def one(path: str, method: str = "GET") -> tuple[int, dict[str, str], bytes]:
-        response = send(f"{method} {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    def one(path: str, method: str = "GET", **headers: str) -> tuple[int, dict[str, str], bytes]:
+        more = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        response = send(f"{method} {path} HTTP/1.1\r\nHost: x\r\n{more}Connection: close\r\n\r\n")
         head, _, body = response.partition(b"\r\n\r\n")
         status, *lines = head.decode().split("\r\n")
         return int(status.split()[1]), dict(line.split(": ", 1) for line in lines), body
@@ -119,6 +125,38 @@ def test_live_is_not_ready(get: Get, ready: list[bool], is_ready: bool) -> None:
     assert get("/livez")[0] == 200
     status, _, body = get("/readyz")
     assert (status, body) == ((200, b"ready\n") if is_ready else (503, b"not ready\n"))
+
+
+OPEN_METRICS = "application/openmetrics-text; version=1.0.0; charset=utf-8"
+
+
+@pytest.mark.parametrize(
+    "accept",
+    [
+        "application/openmetrics-text; version=1.0.0",
+        # What Prometheus 3 sends.
+        "application/openmetrics-text;version=1.0.0;escaping=allow-utf-8;q=0.6,text/plain;version=0.0.4;q=0.3,*/*;q=0.2",
+    ],
+)
+def test_who_asks_for_openmetrics_gets_exemplars(get: Get, accept: str) -> None:
+    _, headers, body = get("/metrics", Accept=accept)
+    assert headers["Content-Type"].startswith(OPEN_METRICS)
+    assert body.endswith(b"# EOF\n")
+    families = {family.name: family for family in text_string_to_metric_families(body.decode())}
+    samples = families["convserve_request_duration_seconds"].samples
+    ((bucket, shown),) = [(sample.labels["le"], sample.exemplar) for sample in samples if sample.exemplar is not None]
+    assert (bucket, shown.labels, shown.value) == ("0.8", {"trace_id": "f" * 32}, 0.5)
+    assert float(shown.timestamp) == 1.234
+
+
+@pytest.mark.parametrize(
+    "accept", ["text/plain", "*/*", "application/openmetrics-text; version=x", "text/html", ";;,="]
+)
+def test_who_does_not_ask_gets_plain_text(get: Get, accept: str) -> None:
+    status, headers, body = get("/metrics", Accept=accept)
+    assert (status, headers["Content-Type"]) == (200, "text/plain; version=0.0.4; charset=utf-8")
+    assert b"f" * 32 not in body
+    assert b"# EOF" not in body
 
 
 def test_a_query_is_ignored_and_another_path_not_found(get: Get) -> None:
