@@ -117,7 +117,7 @@ def _figures(servable: Servable, counts: Counts, seconds: float) -> str:
         ("Calls", rate(counts.codes.get("OK", 0), seconds)),
         ("Failed", rate(failed, seconds)),
         ("Waiting", f"{servable.batcher.queued:,}"),
-        ("Mean batch", batch),
+        ("Batch", batch),
         ("Median", duration(latency.quantile(0.5))),
         ("90 %", duration(latency.quantile(0.9))),
         ("99 %", duration(latency.quantile(0.99))),

@@ -8,6 +8,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import select
 import subprocess
 import sys
 import time
@@ -57,6 +58,8 @@ class Browser:
 
     def _read(self) -> dict[str, Any]:
         while b"\0" not in self._rest:
+            ready, _, _ = select.select([self._from], [], [], _GUARD_SECONDS)
+            assert ready, "the browser says nothing"
             part = os.read(self._from, 1 << 20)
             assert part, "the browser ended"
             self._rest += part
