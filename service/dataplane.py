@@ -138,7 +138,7 @@ class DataPlane:
         deadline = min(deadline, arrival + servable.objective_seconds)
         handicap = servable.priorities.handicap(priority)
         request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
-        servable.batcher.offer(request)
+        servable.front.offer(request)
         return _Submitted(servable, request)
 
     def classify(
@@ -198,18 +198,18 @@ class DataPlane:
 
     def _prepare_part(self, gather: Gather, part: range, deadline: float, arrival: float, handicap: float) -> None:
         """Decode some items and submit them as one request; uses up one reservation, whatever happens."""
-        batcher = gather.servable.batcher
+        front = gather.servable.front
         try:
             request = self._decode_part(gather, part, deadline, arrival, handicap)
         except BaseException as error:
-            batcher.release()
+            front.release()
             gather.refuse(_known(error))
             return
         if request is None:
-            batcher.release()
+            front.release()
             return
         try:
-            batcher.submit(request)
+            front.submit(request)
         except Exception as error:
             gather.refuse(_known(error))
 
@@ -251,7 +251,7 @@ class _Submitted:
         self._request = request
 
     def cancel(self) -> None:
-        self._servable.batcher.cancel(self._request)
+        self._servable.front.cancel(self._request)
 
 
 def _known(error: BaseException) -> ServingError:

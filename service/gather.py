@@ -66,7 +66,7 @@ class Gather(ABC):
         """Settle the call with a failure, unless it is settled."""
         if self._settle():
             for request in self._requests:
-                self.servable.batcher.cancel(request)
+                self.servable.front.cancel(request)
             self.deliver_failure(error)
 
     def part_done(self) -> None:

@@ -73,6 +73,8 @@ class Statistics:
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
     compute_output: Duration = field(default_factory=Duration)
+    cache_hit: Duration = field(default_factory=Duration)
+    cache_miss: Duration = field(default_factory=Duration)
     by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
 
 
@@ -148,6 +150,11 @@ class Metrics:
         self.releases = self._counter("batch_release", "Batches, by why they left the queue", *_MODEL, "reason")
         self.rejected = self._counter("rejected", "Requests refused, by reason", *_MODEL, "reason")
         self.cancelled = self._counter("cancelled", "Callers who left, by stage of their request", *_MODEL, "stage")
+        self.cache_hits = self._counter("response_cache_hits", "Requests answered from the cache", *_MODEL)
+        self.cache_misses = self._counter("response_cache_misses", "Requests run and then kept, if they fit", *_MODEL)
+        self.cache_evictions = self._counter("response_cache_evictions", "Answers that left to make room", *_MODEL)
+        self.cache_bytes = self._gauge("response_cache_bytes", "Size of the answers kept", *_MODEL)
+        self.merged = self._counter("merged_requests", "Requests that shared the run of an identical one", *_MODEL)
         self.provider_info = self._gauge(
             "execution_provider_info", "Provider asked for and provider that runs", *_MODEL,
             "requested", "actual", "device",
@@ -257,6 +264,29 @@ class ModelMetrics:
     def watch_queue(self, depth: Callable[[], int]) -> None:
         """Read the queue's depth whenever somebody scrapes."""
         self._families.queue_depth.labels(*self._labels).set_function(depth)
+
+    def watch_cache(self, size: Callable[[], int]) -> None:
+        """Read the response cache's size in bytes whenever somebody scrapes."""
+        self._families.cache_bytes.labels(*self._labels).set_function(size)
+
+    def observe_cache_hit(self, seconds: float) -> None:
+        """Count an answer from the cache and the time to find it; as in Triton it is no inference, yet was queued."""
+        self._families.cache_hits.labels(*self._labels).inc()
+        with self._lock:
+            self._statistics.cache_hit.add(1, seconds)
+            self._statistics.queue.add(1, 0.0)
+
+    def observe_cache_miss(self, seconds: float, evicted: int) -> None:
+        """Count an answer that was not in the cache, the time to look for it and to keep it, and who left for it."""
+        self._families.cache_misses.labels(*self._labels).inc()
+        if evicted:
+            self._families.cache_evictions.labels(*self._labels).inc(evicted)
+        with self._lock:
+            self._statistics.cache_miss.add(1, seconds)
+
+    def observe_merged(self) -> None:
+        """Count a request that shared another's run."""
+        self._families.merged.labels(*self._labels).inc()
 
     def observe_batch(
         self, queue_seconds: Sequence[float], *, rows: int, padding: float, assemble: float, infer: float, reason: str

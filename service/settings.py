@@ -73,6 +73,10 @@ class Settings:
     refusals: Literal["prompt", "late"] = _setting(
         "prompt", "who will be late is told at arrival, by what is expected; or late, once it is certain"
     )
+    response_cache_bytes: int = _setting(
+        0, "most memory for answers of one version that identical requests get at once; 0: none is kept"
+    )
+    merge_identical_requests: bool = _setting(False, "identical requests in flight run once, and all get the answer")
     priority_levels: int = _setting(0, "levels of the parameter priority, 1 going first; 0 ignores the parameter")
     default_priority_level: int = _setting(
         0, "level of a request that asks for none, the last at most; 0: the middle one"
@@ -116,6 +120,7 @@ class Settings:
             ("max_batch_size", 0, 4096),
             ("max_queue_delay_seconds", 0, 10),
             ("max_queued_requests", 1, 1_000_000),
+            ("response_cache_bytes", 0, 2**40),
             ("priority_levels", 0, 100),
             ("default_priority_level", 0, 100),
             ("run_timeout_seconds", 0, 86400),
@@ -154,6 +159,8 @@ class ModelSettings:
     max_queue_delay_seconds: float | None = None
     max_queued_requests: int | None = None
     refusals: Literal["prompt", "late"] | None = None
+    response_cache_bytes: int | None = None
+    merge_identical_requests: bool | None = None
     priority_levels: int | None = None
     default_priority_level: int | None = None
     latency_objective_seconds: float | None = None

@@ -22,8 +22,9 @@ class BatchFacts:
         rows: Rows of live requests in the batch.
         bucket: Rows that ran, padding included.
         padding_ratio: Share of the elements that ran which were padding, in [0, 1).
-        instance: Number of the instance that ran it, from 0.
-        release_reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"`` or ``"drain"``.
+        instance: Number of the instance that ran it, from 0; -1 if none did.
+        release_reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"``, ``"drain"``, or ``"cached"`` of
+            an answer that was kept.
         released: Instant at which the batch left the queue, in seconds on the batcher's clock.
         assemble_seconds: Time to copy the rows together.
         infer_seconds: Time in the backend.

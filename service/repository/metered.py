@@ -45,6 +45,18 @@ class MeteredBatches:
         """Count a refusal."""
         self._metrics.rejected(reason)
 
+    def cache_hit(self, seconds: float) -> None:
+        """Count an answer from the cache."""
+        self._metrics.observe_cache_hit(seconds)
+
+    def cache_miss(self, seconds: float, evicted: int) -> None:
+        """Count an answer that was not there."""
+        self._metrics.observe_cache_miss(seconds, evicted)
+
+    def merged(self) -> None:
+        """Count a request that shared another's run."""
+        self._metrics.observe_merged()
+
     def cancelled(self, stage: str) -> None:
         """Count a caller who left."""
         self._metrics.cancelled(stage)

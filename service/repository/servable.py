@@ -17,6 +17,8 @@ from service.batching.batcher import Batcher
 from service.batching.cost import CostModel, buckets_up_to
 from service.batching.policy import BatchingPolicy
 from service.batching.priority import Priorities
+from service.batching.response_cache import ResponseCache
+from service.batching.sharing import Front, SharedAnswers
 from service.errors import GraphInvalid, ManifestInvalid
 from service.golden import read_golden
 from service.manifest import (
@@ -70,6 +72,7 @@ class Servable:
         load_seconds: Time that loading took.
         batcher: Takes the requests.
         metrics: Counts them.
+        shared: Stands before the batcher where answers are shared; None otherwise.
         interrupt: Makes the backend's runs under way end, if it still listens; for a version given up.
     """
 
@@ -94,6 +97,12 @@ class Servable:
     batcher: Batcher
     metrics: ModelMetrics
     interrupt: Callable[[], None]
+    shared: SharedAnswers | None = None
+
+    @property
+    def front(self) -> Front:
+        """Who takes requests."""
+        return self.shared or self.batcher
 
     @property
     def verified(self) -> bool:
@@ -168,15 +177,20 @@ def load(
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
     cost = pricing.price(Subject(graph, backend.provider, buckets, text.max_tokens if text else None), golden)
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
+    observer = MeteredBatches(model_metrics, labels)
     padding_id = text.padding_id if text else 0
     batcher = Batcher(
         graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
         limits=BatcherLimits(settings.max_queued_requests, pricing.layout.instances, settings.refusals == "prompt"),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
-        observer=MeteredBatches(model_metrics, labels),
+        observer=observer,
         on_death=on_death,
     )
+    shared = None
+    if settings.response_cache_bytes or settings.merge_identical_requests:
+        identity = f"{folder.name} {folder.version} {digest}"
+        shared = _shared(batcher, settings, identity, [spec.name for spec in graph.inputs], observer, model_metrics)
     batcher.start(folder.name)
     model_metrics.watch_queue(lambda: batcher.queued)
     servable = Servable(
@@ -201,9 +215,25 @@ def load(
         batcher=batcher,
         metrics=model_metrics,
         interrupt=backend.interrupt,
+        shared=shared,
     )
     _publish_gauges(servable, cost, metrics)
     return servable
+
+
+def _shared(
+    batcher: Batcher,
+    settings: Settings,
+    identity: str,
+    names: Sequence[str],
+    observer: MeteredBatches,
+    metrics: ModelMetrics,
+) -> SharedAnswers:
+    cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
+    if cache is not None:
+        metrics.watch_cache(lambda: cache.size_bytes)
+    merges = settings.merge_identical_requests
+    return SharedAnswers(batcher, identity=identity, names=names, observer=observer, cache=cache, merges=merges)
 
 
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:

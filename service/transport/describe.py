@@ -126,6 +126,7 @@ def model_config(servable: Servable) -> config.ModelConfig:
         result.dynamic_batching.max_queue_delay_microseconds = delay_microseconds
         result.dynamic_batching.priority_levels = servable.priorities.levels
         result.dynamic_batching.default_priority_level = servable.priorities.default_level
+    result.response_cache.enable = servable.shared is not None and servable.shared.cache is not None
     result.instance_group.add(
         name=servable.name,
         count=servable.batcher.instances,
@@ -158,7 +159,9 @@ def model_statistics(servable: Servable) -> inference.ModelStatistics:
         inference_count=stats.inference_count,
         execution_count=stats.execution_count,
     )
-    for name in ("success", "fail", "queue", "compute_input", "compute_infer", "compute_output"):
+    for name in (
+        "success", "fail", "queue", "compute_input", "compute_infer", "compute_output", "cache_hit", "cache_miss"
+    ):  # fmt: skip
         _fill(getattr(message.inference_stats, name), getattr(stats, name))
     for size, durations in sorted(stats.by_batch_size.items()):
         batch = message.batch_stats.add(batch_size=size)

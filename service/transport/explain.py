@@ -32,14 +32,14 @@ def as_parameters(servable: Servable, request: PendingRequest, facts: BatchFacts
 
 def _facts(servable: Servable, request: PendingRequest, facts: BatchFacts) -> dict[str, str | int | float]:
     return {
-        "queue_seconds": facts.released - request.queued,
+        "queue_seconds": max(0.0, facts.released - request.queued),  # a merged one may have come later
         "decode_seconds": request.queued - request.arrival,
         "assemble_seconds": facts.assemble_seconds,
         "infer_seconds": facts.infer_seconds,
         "batch_size": facts.rows,
         "bucket": facts.bucket,
         "padding_ratio": facts.padding_ratio,
-        "instance": str(facts.instance),
+        "instance": str(facts.instance) if facts.instance >= 0 else "",
         "execution_provider": servable.provider.actual,
         "device": servable.provider.device,
         "model_digest": servable.digest,

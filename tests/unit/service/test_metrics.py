@@ -25,6 +25,11 @@ FAMILIES = {
     "convserve_batch_release": ("counter", "model version reason"),
     "convserve_rejected": ("counter", "model version reason"),
     "convserve_cancelled": ("counter", "model version stage"),
+    "convserve_response_cache_hits": ("counter", "model version"),
+    "convserve_response_cache_misses": ("counter", "model version"),
+    "convserve_response_cache_evictions": ("counter", "model version"),
+    "convserve_response_cache_bytes": ("gauge", "model version"),
+    "convserve_merged_requests": ("counter", "model version"),
     "convserve_execution_provider_info": ("gauge", "model version requested actual device"),
     "convserve_batch_cost_seconds": ("gauge", "model version group bucket"),
     "convserve_golden_check_passed": ("gauge", "model version"),
@@ -55,6 +60,10 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     bound.observe_decode(0.004)
     bound.observe_success(0.5)
     bound.observe_failure(0.25)
+    bound.watch_cache(lambda: 4096)
+    bound.observe_cache_hit(0.0001)
+    bound.observe_cache_miss(0.0002, 3)
+    bound.observe_merged()
     bound.observe_predictions(np.array([0, 1, 0]), np.array([0.75, 0.5, 0.25]), ["cat", "dog", "mouse"])
     bound.rejected("queue_full")
     bound.cancelled("queued")
@@ -198,6 +207,11 @@ def test_predictions_are_counted_by_class(metrics: Metrics) -> None:
     assert value(metrics, "convserve_predictions_total", **labels, **{"class": "cat"}) == 2
     assert value(metrics, "convserve_predictions_total", **labels, **{"class": "dog"}) == 1
     assert value(metrics, "convserve_prediction_confidence_sum", **labels) == 1.5
+    assert value(metrics, "convserve_response_cache_hits_total", **labels) == 1
+    assert value(metrics, "convserve_response_cache_misses_total", **labels) == 1
+    assert value(metrics, "convserve_response_cache_evictions_total", **labels) == 3
+    assert value(metrics, "convserve_response_cache_bytes", **labels) == 4096
+    assert value(metrics, "convserve_merged_requests_total", **labels) == 1
 
 
 def test_statistics_add_up_as_triton_counts_them(metrics: Metrics) -> None:
@@ -208,12 +222,14 @@ def test_statistics_add_up_as_triton_counts_them(metrics: Metrics) -> None:
     assert (stats.inference_count, stats.execution_count, stats.last_inference_ms) == (4, 2, 1234)
     assert stats.success == Duration(1, 500_000_000)
     assert stats.fail == Duration(1, 250_000_000)
-    assert stats.queue.count == 3
+    assert stats.queue.count == 4  # the answer from the cache was queued for no time, and computed not at all
     assert stats.queue.ns == pytest.approx(600_000_000)
     # Each member of a batch spends the whole batch's time in a phase.
     assert stats.compute_input == Duration(3, 20_000_000 + 30_000_000)
     assert stats.compute_infer == Duration(3, 40_000_000 + 40_000_000)
     assert stats.compute_output == Duration(3, 11_000_000)
+    assert stats.cache_hit == Duration(1, 100_000)
+    assert stats.cache_miss == Duration(1, 200_000)
     assert {size: batch.compute_infer for size, batch in stats.by_batch_size.items()} == {
         3: Duration(1, 20_000_000),
         1: Duration(1, 40_000_000),

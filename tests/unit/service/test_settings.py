@@ -21,6 +21,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "max_batch_size": (0, 4096),
     "max_queue_delay_seconds": (0, 10),
     "max_queued_requests": (1, 1_000_000),
+    "response_cache_bytes": (0, 2**40),
     "priority_levels": (0, 100),
     "default_priority_level": (0, 100),
     "latency_objective_seconds": (0, 3600),

@@ -1,0 +1,315 @@
+"""Answers shared by identical requests: later ones take them from the cache, those in flight are merged.
+
+Stands in front of a batcher and is asked as it is. Both parts are optional.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Sequence
+from typing import Protocol
+
+import numpy as np
+
+from service.batching.request import BatchFacts, PendingRequest, Reply
+from service.batching.response_cache import ResponseCache, request_key
+from service.errors import DeadlineExceeded, DeadlineUnmeetable, RequestCancelled, ServingError
+
+CACHED = "cached"  # the release reason of what never ran
+
+
+class Front(Protocol):
+    """Who takes requests: a batcher, or what stands in front of it."""
+
+    def offer(self, request: PendingRequest) -> None:
+        """Take a request in, or raise a ServingError."""
+        ...
+
+    def submit(self, request: PendingRequest) -> None:
+        """Take in a request for which the batcher reserved a place, or raise; the place is used up either way."""
+        ...
+
+    def cancel(self, request: PendingRequest) -> None:
+        """Forget a request whose caller left."""
+        ...
+
+    def release(self) -> None:
+        """Give a reservation back without a request."""
+        ...
+
+
+class SharingObserver(Protocol):
+    """Who is told; must be quick and must not raise."""
+
+    def cache_hit(self, seconds: float) -> None:
+        """An answer was found, so long after it was looked for."""
+
+    def cache_miss(self, seconds: float, evicted: int) -> None:
+        """None was; looking for it and keeping the answer took so long, and so many had to leave."""
+
+    def merged(self) -> None:
+        """A request joined an identical one in flight."""
+
+    def cancelled(self, stage: str) -> None:
+        """A caller left while an answer was still wanted by others."""
+
+    def rejected(self, reason: str) -> None:
+        """A request was refused that needed no place in the queue."""
+
+
+class SharedAnswers:
+    """A batcher's front. Thread-safe; its lock is held for operations on lists only.
+
+    Contract:
+        * Every request is settled exactly once, as behind a batcher.
+        * A request found in the cache is answered at once and needs no place in the queue.
+        * Identical requests in flight run once, for a *carrier* that none of their callers owns. One joins
+          only a carrier whose deadline and turn are no later than its own, so it never waits longer
+          than alone; another starts a carrier of its own.
+        * A caller who leaves takes nobody along; the carrier is withdrawn with the last one.
+        * If a carrier is refused for its deadline, those of its requests that have a later one are
+          offered again and keep their turn.
+        * Requests that bring optional inputs are not shared.
+    """
+
+    def __init__(
+        self,
+        batcher: Front,
+        *,
+        identity: str,
+        names: Sequence[str],
+        observer: SharingObserver,
+        cache: ResponseCache | None = None,
+        merges: bool = False,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """Stand in front of a batcher.
+
+        Args:
+            batcher: Runs what has to be run.
+            identity: Model, version and digest of its file.
+            names: Of the inputs.
+            observer: Told of hits, misses and merging.
+            cache: Where answers are kept; None for no cache.
+            merges: Whether identical requests in flight run once.
+            clock: The batcher's.
+        """
+        self.cache = cache
+        self.merges = merges
+        self._batcher = batcher
+        self._identity = identity
+        self._names = names
+        self._observer = observer
+        self._clock = clock
+        self._lock = threading.Lock()
+        self._flights: dict[bytes, _Flight] = {}
+        self._members: dict[PendingRequest, _Flight] = {}
+
+    def offer(self, request: PendingRequest) -> None:
+        """Answer, merge or queue a request.
+
+        Raises:
+            ServingError: As :meth:`Batcher.offer` raises it.
+        """
+        self._take(request, self._batcher.offer, lambda: None)
+
+    def submit(self, request: PendingRequest) -> None:
+        """Answer, merge or queue a request for which a place was reserved; the place is used up or given back.
+
+        Raises:
+            ServingError: As :meth:`Batcher.submit` raises it.
+        """
+        self._take(request, self._batcher.submit, self._batcher.release)
+
+    def release(self) -> None:
+        """Give a reservation back."""
+        self._batcher.release()
+
+    def cancel(self, request: PendingRequest) -> None:
+        """Forget a request whose caller left; those who want the same answer get it."""
+        with self._lock:
+            request.cancelled = True
+            flight = self._members.pop(request, None)
+            if flight is not None:
+                flight.members.remove(request)
+                alone = not flight.members
+                if alone:
+                    self._end(flight)
+        if flight is None:
+            self._batcher.cancel(request)
+        else:
+            if alone:
+                self._batcher.cancel(flight.carrier)
+            else:
+                self._observer.cancelled("merged")
+            request.refuse(RequestCancelled("the caller left"))
+
+    def _take(
+        self, request: PendingRequest, queue: Callable[[PendingRequest], None], give_back: Callable[[], None]
+    ) -> None:
+        if request.overrides:
+            queue(request)
+            return
+        started = self._clock()
+        key = request_key(self._identity, self._names, request.inputs)
+        looked_seconds = 0.0
+        if self.cache is not None:
+            rows = self.cache.get(key)
+            now = self._clock()
+            looked_seconds = now - started
+            if rows is not None:
+                give_back()
+                self._check(request, now)
+                self._observer.cache_hit(looked_seconds)
+                request.answer(rows, BatchFacts(request.rows, request.rows, 0.0, -1, CACHED, now, 0.0, 0.0))
+                return
+        if not self.merges:
+            request.reply = _Keeping(self, key, request.reply, looked_seconds)
+            queue(request)
+        elif self._join(key, request):
+            give_back()
+            self._check(request, self._clock())
+            self._observer.merged()
+        else:
+            self._start(key, request, queue, looked_seconds)
+
+    def _join(self, key: bytes, request: PendingRequest) -> bool:
+        """Let a request wait for an identical one, if that will not be later than it would be alone."""
+        with self._lock:
+            flight = self._flights.get(key)
+            if flight is None:
+                return False
+            carrier = flight.carrier
+            if request.deadline < carrier.deadline or request.turn < carrier.turn:
+                return False
+            if not request.cancelled and request.deadline > self._clock():  # else it is refused, by whoever asked
+                flight.members.append(request)
+                self._members[request] = flight
+            return True
+
+    def _start(
+        self, key: bytes, request: PendingRequest, queue: Callable[[PendingRequest], None], looked_seconds: float
+    ) -> None:
+        flight = _Flight(self, key, request, looked_seconds)
+        with self._lock:
+            flight.members.append(request)
+            self._members[request] = flight
+        try:
+            flight.carrier.cancelled = request.cancelled
+            queue(flight.carrier)
+        except BaseException:
+            with self._lock:
+                self._end(flight)
+            raise
+        with self._lock:
+            if not flight.ended:
+                self._flights[key] = flight
+
+    def keep(self, key: bytes, outputs: Sequence[np.ndarray], looked_seconds: float) -> None:
+        """Keep an answer, if there is a cache."""
+        if self.cache is None:
+            return
+        started = self._clock()
+        evicted = self.cache.put(key, outputs)
+        self._observer.cache_miss(looked_seconds + self._clock() - started, evicted)
+
+    def land(self, flight: _Flight) -> list[PendingRequest]:
+        """End a flight whose carrier was settled; return those who wait for it."""
+        with self._lock:
+            members = list(flight.members)
+            self._end(flight)
+        return members
+
+    def again(self, key: bytes, request: PendingRequest) -> None:
+        """Offer a request once more, whose carrier was refused for a deadline that is not its own."""
+        try:
+            if not self._join(key, request):
+                self._start(key, request, self._batcher.offer, 0.0)
+            else:
+                self._check(request, self._clock())
+        except ServingError as error:
+            request.refuse(error)
+
+    def _check(self, request: PendingRequest, now: float) -> None:
+        """Refuse what need not be answered any more, as admission does.
+
+        Raises:
+            RequestCancelled: Its caller left (CANCELLED).
+            DeadlineExceeded: Its deadline has passed (DEADLINE_EXCEEDED).
+        """
+        error: ServingError | None = None
+        if request.cancelled:
+            error = RequestCancelled("the caller left")
+        elif request.deadline <= now:
+            error = DeadlineExceeded("the deadline had passed before the request could be answered")
+        if error is not None:
+            self._observer.rejected(error.reason.lower())
+            raise error
+
+    def _end(self, flight: _Flight) -> None:
+        """Let nobody join any more; under the lock."""
+        flight.ended = True
+        if self._flights.get(flight.key) is flight:
+            del self._flights[flight.key]
+        for member in flight.members:
+            self._members.pop(member, None)
+        flight.members = []
+
+
+class _Flight:
+    """The reply of a carrier: settles the requests that it stands for."""
+
+    __slots__ = ("_looked_seconds", "_shared", "carrier", "ended", "key", "members")
+
+    def __init__(self, shared: SharedAnswers, key: bytes, first: PendingRequest, looked_seconds: float) -> None:
+        self.key = key
+        self.members: list[PendingRequest] = []
+        self.ended = False
+        self._shared = shared
+        self._looked_seconds = looked_seconds
+        self.carrier = PendingRequest(
+            first.inputs, first.group, first.deadline, first.arrival, self, first.queued, first.handicap
+        )
+
+    def answer(self, outputs: Sequence[np.ndarray], _: PendingRequest, facts: BatchFacts) -> None:
+        """Keep the answer and give it to everybody."""
+        members = self._shared.land(self)
+        try:
+            self._shared.keep(self.key, outputs, self._looked_seconds)  # first: who asks again at once finds it
+        finally:
+            for member in members:
+                member.answer(outputs, facts)
+
+    def refuse(self, error: ServingError) -> None:
+        """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""
+        members = self._shared.land(self)
+        late = isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
+        for member in sorted(members, key=lambda member: member.deadline):
+            if late and member.deadline > self.carrier.deadline:
+                self._shared.again(self.key, member)
+            else:
+                member.refuse(error)
+
+
+class _Keeping:
+    """Passes a request's answer on and keeps it."""
+
+    __slots__ = ("_key", "_looked_seconds", "_reply", "_shared")
+
+    def __init__(self, shared: SharedAnswers, key: bytes, reply: Reply, looked_seconds: float) -> None:
+        self._shared = shared
+        self._key = key
+        self._reply = reply
+        self._looked_seconds = looked_seconds
+
+    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
+        """Keep it first, so that who asks again at once finds it."""
+        try:
+            self._shared.keep(self._key, outputs, self._looked_seconds)
+        finally:
+            self._reply.answer(outputs, request, facts)
+
+    def refuse(self, error: ServingError) -> None:
+        """Pass the failure on."""
+        self._reply.refuse(error)

@@ -1,0 +1,369 @@
+"""Sharing in front of a batcher that the test drives: it holds what it is offered until told what becomes of it."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
+
+from service.batching.request import BatchFacts, PendingRequest
+from service.batching.response_cache import ResponseCache
+from service.batching.sharing import CACHED, SharedAnswers
+from service.errors import (
+    BackendFailed,
+    DeadlineExceeded,
+    DeadlineUnmeetable,
+    QueueFull,
+    RequestCancelled,
+    ServingError,
+)
+from tests.fakes import FakeClock, RecordingReply, got_own_rows, make_request, per_row, reply_of
+
+FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 0.0, 0.0, 0.0)
+LATER = math.inf
+
+
+class HeldBatcher:
+    """Queues up to a bound; keeps to a batcher's contract."""
+
+    def __init__(self, bound: int = 1000) -> None:
+        self.queue: list[PendingRequest] = []
+        self.reserved = 0
+        self.runs = 0
+        self._bound = bound
+
+    def offer(self, request: PendingRequest) -> None:
+        if request.cancelled:
+            raise RequestCancelled("left")
+        if len(self.queue) >= self._bound:
+            raise QueueFull("full", retry_after_seconds=1.0)
+        self.queue.append(request)
+
+    def submit(self, request: PendingRequest) -> None:
+        self.reserved -= 1
+        self.offer(request)
+
+    def release(self) -> None:
+        self.reserved -= 1
+
+    def cancel(self, request: PendingRequest) -> None:
+        request.cancelled = True
+        if request in self.queue:
+            self.queue.remove(request)
+            request.refuse(RequestCancelled("left"))
+
+    def run(self, place: int = 0) -> None:
+        request = self.queue.pop(place)
+        self.runs += 1
+        request.answer(per_row(request.inputs), FACTS)
+
+    def refuse(self, error: ServingError, place: int = 0) -> None:
+        self.queue.pop(place).refuse(error)
+
+
+class Told:
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+
+    def cache_hit(self, _seconds: float) -> None:
+        self.counts["hit"] += 1
+
+    def cache_miss(self, _seconds: float, evicted: int) -> None:
+        self.counts["miss"] += 1
+        self.counts["evicted"] += evicted
+
+    def merged(self) -> None:
+        self.counts["merged"] += 1
+
+    def cancelled(self, stage: str) -> None:
+        self.counts[f"cancelled {stage}"] += 1
+
+    def rejected(self, reason: str) -> None:
+        self.counts[reason] += 1
+
+
+class Stage:
+    def __init__(self, cache_bytes: int = 0, *, merges: bool = False, bound: int = 1000) -> None:
+        self.clock = FakeClock()
+        self.batcher = HeldBatcher(bound)
+        self.told = Told()
+        self.cache = ResponseCache(cache_bytes) if cache_bytes else None
+        self.shared = SharedAnswers(
+            self.batcher,
+            identity="m 1",
+            names=["numbers"],
+            observer=self.told,
+            cache=self.cache,
+            merges=merges,
+            clock=self.clock,
+        )
+
+    def ask(self, value: float = 1.0, deadline: float = LATER, handicap: float = 0.0) -> PendingRequest:
+        request = make_request(value, deadline=deadline, arrival=self.clock(), handicap=handicap)
+        request.reply = self.reply = RecordingReply()
+        self.shared.offer(request)
+        return request
+
+
+def status(request: PendingRequest) -> str:
+    return reply_of(request).status
+
+
+def test_who_comes_later_gets_the_kept_answer_at_once() -> None:
+    stage = Stage(10_000)
+    first = stage.ask()
+    reply = stage.reply
+    stage.batcher.run()
+    second = stage.ask()
+    assert stage.batcher.queue == []
+    assert got_own_rows(second)
+    assert [a.tobytes() for a in reply.answers[0]] == [a.tobytes() for a in reply_of(second).answers[0]]
+    assert reply_of(second).facts[0].release_reason == CACHED
+    assert stage.told.counts == {"hit": 1, "miss": 1, "evicted": 0}
+    assert first.rows == 1
+
+
+def test_a_hit_needs_no_place_and_gives_a_reserved_one_back() -> None:
+    stage = Stage(10_000, bound=1)
+    stage.ask()
+    stage.batcher.run()
+    stage.ask(2.0)  # the queue is full now
+    assert got_own_rows(stage.ask())
+    stage.batcher.reserved = 1
+    stage.shared.submit(make_request(1.0))
+    assert stage.batcher.reserved == 0
+
+
+def test_a_hit_whose_deadline_has_passed_or_whose_caller_left_is_refused() -> None:
+    stage = Stage(10_000)
+    stage.ask()
+    stage.batcher.run()
+    with pytest.raises(DeadlineExceeded):
+        stage.ask(deadline=stage.clock())
+    stage.batcher.reserved = 1
+    gone = make_request(1.0)
+    stage.shared.cancel(gone)
+    with pytest.raises(RequestCancelled):
+        stage.shared.submit(gone)
+    assert stage.batcher.reserved == 0
+    assert reply_of(gone).times_settled == 0  # whoever submitted it answers
+
+
+def test_a_failure_is_not_kept() -> None:
+    stage = Stage(10_000)
+    stage.ask()
+    stage.batcher.refuse(BackendFailed("no"))
+    stage.ask()
+    assert len(stage.batcher.queue) == 1
+
+
+def test_who_leaves_the_queue_is_refused_and_nothing_is_kept() -> None:
+    stage = Stage(10_000)
+    request = stage.ask()
+    stage.shared.cancel(request)
+    assert stage.reply.status == "CANCELLED"
+    assert stage.cache is not None
+    assert len(stage.cache) == 0
+
+
+def test_optional_inputs_are_not_shared() -> None:
+    stage = Stage(10_000, merges=True)
+    for _ in range(2):
+        stage.shared.offer(make_request(1.0, overrides={"gain": np.ones(1)}))
+    assert len(stage.batcher.queue) == 2
+
+
+def test_identical_requests_in_flight_run_once() -> None:
+    stage = Stage(merges=True)
+    requests = [stage.ask() for _ in range(5)]
+    other = stage.ask(2.0)
+    assert len(stage.batcher.queue) == 2
+    stage.batcher.run()
+    assert [status(request) for request in requests] == ["OK"] * 5
+    assert all(map(got_own_rows, requests))
+    assert reply_of(other).times_settled == 0
+    assert stage.told.counts["merged"] == 4
+    stage.ask()  # what has landed is joined no more
+    assert len(stage.batcher.queue) == 2
+
+
+def test_the_first_may_leave_and_the_others_are_answered() -> None:
+    stage = Stage(merges=True)
+    first, second, third = (stage.ask() for _ in range(3))
+    stage.shared.cancel(first)
+    assert status(first) == "CANCELLED"
+    stage.shared.cancel(second)
+    stage.batcher.run()
+    assert status(third) == "OK"
+    assert stage.told.counts["cancelled merged"] == 2
+
+
+def test_with_the_last_one_the_run_is_withdrawn() -> None:
+    stage = Stage(merges=True)
+    requests = [stage.ask() for _ in range(3)]
+    for request in requests:
+        stage.shared.cancel(request)
+        stage.shared.cancel(request)
+    assert stage.batcher.queue == []
+    assert [status(request) for request in requests] == ["CANCELLED"] * 3
+    stage.ask()
+    assert len(stage.batcher.queue) == 1
+
+
+@pytest.mark.parametrize("error", [DeadlineExceeded("late"), DeadlineUnmeetable("late", retry_after_seconds=1.0)])
+def test_the_first_ones_deadline_does_not_harm_those_with_a_later_one(error: ServingError) -> None:
+    stage = Stage(merges=True)
+    first, same = stage.ask(deadline=101.0), stage.ask(deadline=101.0)
+    later, patient = stage.ask(deadline=102.0), stage.ask()
+    assert len(stage.batcher.queue) == 1
+    stage.batcher.refuse(error)
+    assert [status(request) for request in (first, same)] == [error.status] * 2
+    (carrier,) = stage.batcher.queue
+    assert (carrier.deadline, carrier.turn) == (102.0, later.turn)
+    stage.batcher.run()
+    assert [status(request) for request in (later, patient)] == ["OK"] * 2
+
+
+def test_an_earlier_deadline_or_a_higher_priority_is_not_kept_waiting() -> None:
+    stage = Stage(merges=True)
+    stage.ask(deadline=110.0, handicap=2.0)
+    stage.ask(deadline=105.0, handicap=2.0)
+    stage.ask(deadline=110.0, handicap=0.0)
+    assert [(request.deadline, request.handicap) for request in stage.batcher.queue] == [
+        (110.0, 2.0),
+        (105.0, 2.0),
+        (110.0, 0.0),
+    ]
+
+
+def test_a_failure_of_the_run_is_everybodys() -> None:
+    stage = Stage(merges=True)
+    requests = [stage.ask() for _ in range(3)]
+    stage.batcher.refuse(BackendFailed("no"))
+    assert [status(request) for request in requests] == ["INTERNAL"] * 3
+
+
+def test_a_refusal_at_the_door_is_the_callers_alone() -> None:
+    stage = Stage(merges=True, bound=1)
+    stage.ask(2.0)
+    with pytest.raises(QueueFull):
+        stage.ask()
+    stage.batcher.run()
+    stage.ask()
+    assert len(stage.batcher.queue) == 1
+
+
+def test_a_run_that_ends_before_it_is_known_is_joined_by_nobody() -> None:
+    stage = Stage(merges=True)
+    offer = stage.batcher.offer
+
+    def at_once(request: PendingRequest) -> None:
+        offer(request)
+        stage.batcher.run()
+
+    stage.batcher.offer = at_once  # type: ignore[method-assign]
+    stage.shared = SharedAnswers(
+        stage.batcher, identity="m 1", names=["numbers"], observer=stage.told, merges=True, clock=stage.clock
+    )
+    assert got_own_rows(stage.ask())
+    assert got_own_rows(stage.ask())
+    assert stage.batcher.runs == 2
+
+
+class Machine(RuleBasedStateMachine):
+    """Any order of arrivals, departures, runs and failures."""
+
+    @initialize(cache=st.sampled_from([0, 1200, 10_000]), merges=st.booleans(), bound=st.integers(1, 6))
+    def build(self, cache: int, merges: bool, bound: int) -> None:
+        self.stage = Stage(cache, merges=merges, bound=bound)
+        self.requests: list[tuple[PendingRequest, RecordingReply]] = []
+        self.left: set[int] = set()
+
+    @rule(
+        value=st.integers(1, 3),
+        patience=st.sampled_from([0.0, 1.0, 2.0, 5.0, LATER]),
+        handicap=st.sampled_from([0.0, 1.0]),
+        reserves=st.booleans(),
+    )
+    def arrive(self, value: int, patience: float, handicap: float, reserves: bool) -> None:
+        now = self.stage.clock()
+        request = make_request(float(value), deadline=now + patience, arrival=now, handicap=handicap)
+        reply = reply_of(request)
+        try:
+            if reserves:
+                self.stage.batcher.reserved += 1
+                self.stage.shared.submit(request)
+            else:
+                self.stage.shared.offer(request)
+        except ServingError as error:
+            reply.refuse(error)
+        self.requests.append((request, reply))
+
+    @rule(place=st.integers(0, 1000))
+    def leave(self, place: int) -> None:
+        if self.requests:
+            place %= len(self.requests)
+            self.left.add(place)
+            self.stage.shared.cancel(self.requests[place][0])
+
+    @rule(place=st.integers(0, 1000))
+    def run(self, place: int) -> None:
+        if self.stage.batcher.queue:
+            self.stage.batcher.run(place % len(self.stage.batcher.queue))
+
+    @rule(seconds=st.floats(0.1, 3.0))
+    def wait(self, seconds: float) -> None:
+        self.stage.clock.advance(seconds)
+        for request in list(self.stage.batcher.queue):
+            if request.deadline <= self.stage.clock() and request in self.stage.batcher.queue:
+                self.stage.batcher.refuse(DeadlineExceeded("late"), self.stage.batcher.queue.index(request))
+
+    @rule()
+    def fail(self) -> None:
+        if self.stage.batcher.queue:
+            self.stage.batcher.refuse(BackendFailed("no"))
+
+    @invariant()
+    def nobody_is_settled_twice_or_wrongly(self) -> None:
+        if not hasattr(self, "stage"):
+            return
+        assert self.stage.batcher.reserved == 0
+        for place, (request, reply) in enumerate(self.requests):
+            assert reply.times_settled <= 1
+            if place in self.left:
+                assert reply.times_settled == 1
+            if reply.answers:
+                (outputs,) = reply.answers
+                for got, want in zip(outputs, per_row(request.inputs), strict=True):
+                    assert got.tobytes() == want.tobytes()
+            if any(error.status == "CANCELLED" for error in reply.errors):
+                assert place in self.left
+            if any(error.status == "DEADLINE_EXCEEDED" for error in reply.errors):
+                assert request.deadline <= self.stage.clock()
+
+    def teardown(self) -> None:
+        if not hasattr(self, "stage"):
+            return
+        while self.stage.batcher.queue:
+            self.stage.batcher.run()
+        for _, reply in self.requests:
+            assert reply.times_settled == 1
+
+
+Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
+TestAnyOrder = Machine.TestCase
+
+
+@given(st.lists(st.tuples(st.floats(100.5, 110.0), st.floats(0, 3)), min_size=1, max_size=10))
+def test_nobody_waits_for_a_later_deadline_or_turn_than_its_own(members: list[tuple[float, float]]) -> None:
+    stage = Stage(merges=True)
+    requests = [stage.ask(deadline=deadline, handicap=handicap) for deadline, handicap in members]
+    carriers = list(stage.batcher.queue)
+    for request in requests:
+        assert any(c.deadline <= request.deadline and c.turn <= request.turn for c in carriers)
+    assert len(carriers) + stage.told.counts["merged"] == len(requests)
