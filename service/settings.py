@@ -49,6 +49,15 @@ class Settings:
     repository_poll_seconds: float = _setting(5.0, "how often mode poll looks at the repository")
     load_models: str = _setting("", "mode explicit: models to load at the start, such as a,b; * for all")
     device: Device = _setting("auto", "cuda refuses to start on a fallback; auto takes CUDA where it works")
+    cuda_execution: Literal["plain", "bound", "graph"] = _setting(
+        "plain", "CUDA: bound keeps buffers on the device for each batch size, graph replays each as a CUDA graph"
+    )
+    cudnn_search: Literal["heuristic", "exhaustive"] = _setting(
+        "heuristic", "CUDA: how cuDNN chooses algorithms; exhaustive loads more slowly"
+    )
+    tf32: bool = _setting(False, "CUDA: let products round to 10 bits; golden answers may then not be reproduced")
+    tensorrt: bool = _setting(False, "CUDA: ask TensorRT first, where ONNX Runtime has it")
+    tensorrt_cache: str = _setting("", "folder in which TensorRT keeps its engines, which take minutes to build")
     transport: Literal["auto", "native", "grpcio"] = _setting("auto", "who speaks HTTP/2: see docs/architecture.md")
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
     infer_tokens_file: str = _setting("", "bearer tokens, one a line, of those who may infer; none: anybody")
@@ -151,6 +160,10 @@ class ModelSettings:
 
     versions: str | None = None
     device: Device | None = None
+    cuda_execution: Literal["plain", "bound", "graph"] | None = None
+    cudnn_search: Literal["heuristic", "exhaustive"] | None = None
+    tf32: bool | None = None
+    tensorrt: bool | None = None
     instances: int | None = None
     intra_op_threads: int | None = None
     measuring_seconds: float | None = None

@@ -5,27 +5,24 @@ from __future__ import annotations
 import ctypes
 import logging
 import math
-import os
 import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-
-# From 1.29 on, ONNX Runtime's wheels send usage data to their maker unless told not to before they are loaded.
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 import onnxruntime as ort
 
 from service.backend.base import Provider
+from service.backend.cuda import CUDA, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
 from service.errors import BackendFailed, GraphInvalid, ProviderUnavailable
 from service.tensors import BF16, DTYPES, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
-_CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 _DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto
+_DEFAULT_CUDA = CudaOptions()
 _LOG = logging.getLogger(__name__)
 _DATATYPES = {
     "tensor(bool)": "BOOL",
@@ -48,7 +45,9 @@ _DATATYPES = {
 class OnnxBackend:
     """An ONNX Runtime session. ``run`` is thread-safe."""
 
-    def __init__(self, path: Path, device: str = "auto", intra_op_threads: int = 1) -> None:
+    def __init__(
+        self, path: Path, device: str = "auto", intra_op_threads: int = 1, cuda: CudaOptions = _DEFAULT_CUDA
+    ) -> None:
         """Open the graph.
 
         Creating a session holds the GIL (microsoft/onnxruntime#27063): tens of milliseconds for
@@ -58,31 +57,34 @@ class OnnxBackend:
             path: model.onnx.
             device: ``"auto"`` takes CUDA where it works and the CPU otherwise; ``"cuda"`` refuses
                 anything else; ``"cpu"`` never tries CUDA.
-            intra_op_threads: Threads for one run, the caller included; at least 1.
+            intra_op_threads: Threads for one run on the CPU, the caller included; at least 1.
+            cuda: How it runs on CUDA.
 
         Raises:
             GraphInvalid: The file is missing, damaged or uses what this runtime does not know.
             ProviderUnavailable: ``"cuda"`` was asked for and the session came up without it.
         """
         options = ort.SessionOptions()
-        options.intra_op_num_threads = intra_op_threads
+        providers = _candidates(device, cuda)
+        # A GPU's work is enqueued by one thread.
+        options.intra_op_num_threads = 1 if len(providers) > 1 else intra_op_threads
         options.inter_op_num_threads = 1
         # A spinning worker takes the core that the gRPC threads need.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         options.log_severity_level = 3
-        providers = _candidates(device)
         try:
             self._session = ort.InferenceSession(path, options, providers=providers)
         except Exception as error:  # ONNX Runtime raises its own family and plain RuntimeError
-            if device == "cuda" and _CUDA in str(error):
+            if device == "cuda" and CUDA in str(error):
                 raise ProviderUnavailable(_no_cuda(str(error))) from None
             raise GraphInvalid(f"{path}: ONNX Runtime cannot open it ({error})") from None
         # get_available_providers() is no evidence; only the session's own list tells.
         actual = self._session.get_providers()[0]
-        if device == "cuda" and actual != _CUDA:
+        on_cuda = actual in (CUDA, TENSORRT)
+        if device == "cuda" and not on_cuda:
             raise ProviderUnavailable(_no_cuda(f"the session runs on {actual}"))
-        self._provider = Provider(device, actual, "cuda:0" if actual == _CUDA else "cpu")
-        if device == "auto" and actual != _CUDA and _CUDA in ort.get_available_providers():
+        self._provider = Provider(device, actual, "cuda:0" if on_cuda else "cpu")
+        if device == "auto" and not on_cuda and CUDA in ort.get_available_providers():
             why = _missing_driver() or "see ONNX Runtime's own lines above"
             _LOG.warning("CUDA does not run here, the CPU serves: %s", why, extra={"fields": {"graph": str(path)}})
         self._inputs = [_spec(node) for node in self._session.get_inputs()]
@@ -98,6 +100,8 @@ class OnnxBackend:
         self._has_bf16 = "BF16" in datatypes
         if datatypes >= {"BF16", "BYTES"}:
             raise GraphInvalid(f"{path}: has BF16 and string tensors, which the runtime's Python API cannot mix")
+        self._binds = on_cuda and cuda.execution != "plain" and not datatypes & {"BF16", "BYTES"}
+        self._captures = cuda.execution == "graph"
 
     @property
     def inputs(self) -> Sequence[TensorSpec]:
@@ -127,6 +131,8 @@ class OnnxBackend:
         if overrides:
             feeds |= overrides
         try:
+            if self._binds and not overrides:
+                return self._bound_runs().run(inputs)
             if self._has_bf16:
                 return self._run_with_values(feeds)
             return list(self._session.run(self._output_names, feeds, self._options()))
@@ -145,8 +151,17 @@ class OnnxBackend:
         options = getattr(self._local, "options", None)
         if options is None:
             options = self._local.options = ort.RunOptions()
+            if self._captures and self._binds:
+                options.add_run_config_entry(*NO_GRAPH)
             self._run_options.append(options)
         return options
+
+    def _bound_runs(self) -> BoundRuns:
+        runs: BoundRuns | None = getattr(self._local, "bound", None)
+        if runs is None:
+            runs = BoundRuns(self._session, "cuda", capture=self._captures, on_options=self._run_options.append)
+            self._local.bound = runs
+        return runs
 
     def _run_with_values(self, feeds: Mapping[str, np.ndarray]) -> list[np.ndarray]:
         """Run a graph with BF16 tensors, which have no NumPy dtype that the runtime knows: as their bits."""
@@ -170,9 +185,10 @@ def _array(value: ort.OrtValue, spec: TensorSpec) -> np.ndarray:
     return np.frombuffer(bits, BF16).reshape(shape)
 
 
-def _candidates(device: str) -> list[str]:
+def _candidates(device: str, cuda: CudaOptions) -> list[str | tuple[str, dict[str, str]]]:
     """Return the providers to ask for; importing CUDA's libraries from the wheels first."""
-    if device == "cpu" or _CUDA not in ort.get_available_providers():
+    available = ort.get_available_providers()
+    if device == "cpu" or CUDA not in available:
         if device == "cuda":
             raise ProviderUnavailable(_no_cuda("this ONNX Runtime was built without it"))
         return [_CPU]
@@ -182,7 +198,7 @@ def _candidates(device: str) -> list[str]:
             raise ProviderUnavailable(_no_cuda(missing))
         return [_CPU]
     ort.preload_dlls()
-    return [_CUDA, _CPU]
+    return [*cuda.providers(available), _CPU]
 
 
 def _missing_driver() -> str:

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
 from service.backend.base import Provider
+from service.backend.cuda import CudaOptions
 from service.backend.onnx import RUNTIME, OnnxBackend
 from service.batching import choice
 from service.batching.choice import Layout
@@ -81,7 +82,9 @@ class Pricing:
         """
         tables = {}
         for layout in choice.layouts(_cores(), *self._fixed):
-            backend = OnnxBackend(self._folder.path / MODEL_FILE, self._settings.device, layout.threads)
+            backend = OnnxBackend(
+                self._folder.path / MODEL_FILE, self._settings.device, layout.threads, CudaOptions.of(self._settings)
+            )
             again = Subject(batch_view(backend), backend.provider, subject.buckets, subject.max_tokens)
             measured = _measuring(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)
             tables[layout] = summarise(layout, measured, subject.buckets)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.backend.base import Backend, Provider
+from service.backend.cuda import CudaOptions
 from service.backend.onnx import OnnxBackend
 from service.batching.admission import BatcherLimits
 from service.batching.assembly import BatchBuffer
@@ -162,7 +163,7 @@ def load(
     if manifest is not None and digest != manifest.model_digest:
         raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
     pricing = Pricing(folder, digest, settings)
-    backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, pricing.layout.threads)
+    backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, pricing.layout.threads, CudaOptions.of(settings))
     if manifest is not None:
         _check_graph(manifest, backend)
     labels = _labels(manifest, folder)

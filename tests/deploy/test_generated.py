@@ -35,8 +35,8 @@ def test_the_table_of_settings_is_what_the_command_takes():
     said = subprocess.run(
         [sys.executable, "-m", "service", "serve", "--help"], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    flags = set(re.findall(r"^  (--[a-z-]+)", said, re.MULTILINE)) - {"--config"}
-    assert set(re.findall(r"^\| `(--[a-z-]+)`", page, re.MULTILINE)) == flags
+    flags = set(re.findall(r"^  (--[a-z0-9-]+)", said, re.MULTILINE)) - {"--config"}
+    assert set(re.findall(r"^\| `(--[a-z0-9-]+)`", page, re.MULTILINE)) == flags
 
 
 def test_every_setting_that_deploy_uses_exists():

@@ -45,9 +45,10 @@ class FakeRuntime:
         if not self._driver:
             raise OSError(f"{name}: cannot open shared object file")
 
-    def _session(self, _path: Path, _options: Any, providers: list[str]) -> Any:
-        self.asked.append(providers)
-        got = providers if self._runs else [CPU]
+    def _session(self, _path: Path, _options: Any, providers: list[Any]) -> Any:
+        names = [provider if isinstance(provider, str) else provider[0] for provider in providers]
+        self.asked.append(names)
+        got = names if self._runs else [CPU]
         return SimpleNamespace(
             get_providers=lambda: got,
             get_inputs=list,
