@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import signal
 import threading
 import time
@@ -24,6 +25,7 @@ from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
+    MODELS,
     ServerProcess,
     eventually,
     failure,
@@ -111,6 +113,23 @@ def test_a_caller_finds_its_call_in_its_trace(small_repository: Path, transport:
     assert [span.name for span in children] == ["queue", "assemble", "infer"]
     for span in (unary, *children):
         assert before - 10**6 <= span.start_time_unix_nano <= span.end_time_unix_nano <= after + 10**6
+
+
+def test_a_sentence_tried_on_the_status_page_is_a_call_like_any_other(tmp_path: Path, collector: Collector):
+    shutil.copytree(MODELS / "textcnn-mr", tmp_path / "textcnn-mr")
+    with ServerProcess(tmp_path, "grpcio", *collector.flags("--trace-sample-rate", "0")) as server:
+        asked = urllib.request.Request(
+            f"http://127.0.0.1:{server.http_port}/try?model=textcnn-mr&kind=sentence",
+            data=b"A gripping story.",
+            headers=dict(SAMPLED),
+        )
+        with urllib.request.urlopen(asked, timeout=DEADLINE_SECONDS) as answer:
+            assert answer.status == 200
+        spans = eventually(lambda: len(collector.spans) >= 5 and collector.spans, "its spans")
+    (call,) = [span for span in spans if span.parent_span_id.hex() == PARENT]
+    assert attributes(call)["convserve.transport"] == "http"
+    children = {span.name for span in spans if span.parent_span_id == call.span_id}
+    assert children == {"prepare", "queue", "assemble", "infer"}
 
 
 def test_chance_decides_for_callers_without_a_trace(small_repository: Path, transport: str, collector: Collector):
