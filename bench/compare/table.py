@@ -23,16 +23,19 @@ Rows = list[list[str]]
 
 def text(results: Results) -> str:
     """Write everything for a terminal."""
-    return "\n\n".join(f"{title}\n{_aligned(rows)}" for title, rows in _tables(results))
+    return "\n\n".join([*(f"{title}\n{_aligned(rows)}" for title, rows in _tables(results)), measured_on(results)])
 
 
 def markdown(results: Results) -> str:
     """Write everything as Markdown."""
-    return "\n\n".join(f"**{title}**\n\n{_piped(rows)}" for title, rows in _tables(results))
+    tables = (f"**{title}**\n\n{_piped(rows)}" for title, rows in _tables(results))
+    return "\n\n".join([*tables, measured_on(results)])
 
 
 def short_markdown(results: Results, columns: Sequence[tuple[str, int]] = ()) -> str:
     """Write the table of the README: a row a peer, a column a model and load: answers a second, CPU an answer.
+
+    Below it: who is ahead of us in what, and what it was measured on.
 
     Args:
         results: All of them.
@@ -58,7 +61,8 @@ def short_markdown(results: Results, columns: Sequence[tuple[str, int]] = ()) ->
             reasons = [row.reason for row in results.failures if row.peer == peer]
             cells[0] = reasons[-1] if reasons else "not measured"
         rows.append([f"**{peer}**" if peer == OURS else peer, *cells, start, memory, _size(results, peer)])
-    return _piped(rows)
+    parts = (_piped(rows), _told_leads(results, columns), measured_on(results))
+    return "\n\n".join(part for part in parts if part)
 
 
 def csv_text(results: Results) -> str:
@@ -87,6 +91,31 @@ def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
             clear = theirs.low > mine.high if sign > 0 else theirs.high < mine.low
             said.append(word if clear else f"{word} (within spread)")
     return ", ".join(said)
+
+
+def measured_on(results: Results) -> str:
+    """Say on one line what results are to be read with: days, machine, commits of this server."""
+    days = sorted({run["date"][:10] for run in results.runs})
+    when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "on no day"
+    ours = dict.fromkeys(row.commit for row in results.loads if row.peer.startswith(OURS))
+    about = results.machine
+    machine = f"{about.get('cpu', 'unknown CPU')}, {about.get('cores')} cores, {about.get('memory_gb')} GB"
+    commits = f"{OURS} at {', '.join(ours)}" if ours else f"without {OURS}"
+    return f"Measured {when}: {machine}, {about.get('kernel')}; {commits}."
+
+
+def _told_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
+    """Say who is ahead of us, for each column that we are in."""
+    groups = summaries(results.loads)
+    lines = []
+    for model, in_flight in columns:
+        here = {group.peer: group for group in groups if (group.model, group.in_flight) == (model, in_flight)}
+        if OURS not in here:
+            continue
+        rivals = [peer for peer in here if not peer.startswith(("bare", OURS))]
+        said = [f"{peer} in {leads}" for peer in rivals if (leads := ahead(here[peer], here[OURS]))]
+        lines.append(f"- {model}, {in_flight} in flight: {'; '.join(said) or 'nobody'}")
+    return f"Ahead of {OURS}:\n\n" + "\n".join(lines) if lines else ""
 
 
 def number(value: float) -> str:

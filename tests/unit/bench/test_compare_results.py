@@ -22,8 +22,8 @@ def load(peer: str, round_: int, per_second: float, cpu_us: float, in_flight: in
 
 def results() -> Results:
     return Results(
-        machine={"cores": 2},
-        runs=[{"date": "2026-01-01"}],
+        machine={"cpu": "A CPU", "cores": 2, "memory_gb": 8, "kernel": "Linux 6"},
+        runs=[{"date": "2026-01-01T10:00:00+00:00"}, {"date": "2026-01-03T10:00:00+00:00"}],
         peers={
             "bare-1-thread": About("one thread", {"onnxruntime": "1.2"}, 50_000_000),
             "convserve": About("as it comes", {"convserve": "0.1"}, 200_000_000),
@@ -126,6 +126,26 @@ def test_the_short_table_has_a_column_a_model():
     assert "| absent | not installed: no such \\| package | - | - | - |" in lines
     assert "| other | - | - | - | - |" not in lines
     assert table.short_markdown(results(), [("n", 1)]).count("not measured") == 3
+
+
+def test_what_it_was_measured_on_is_told_with_every_commit_of_ours():
+    told = "Measured 2026-01-01 to 2026-01-03: A CPU, 2 cores, 8 GB, Linux 6; convserve at abc, def+."
+    both = results()
+    both.loads.append(dataclasses.replace(load("convserve", 3, 1.0, 1.0), commit="def+"))
+    both.loads.append(dataclasses.replace(load("other", 3, 1.0, 1.0), commit="xyz"))
+    for write in (table.text, table.markdown, table.short_markdown):
+        assert told in write(both)
+    assert "without convserve" in table.measured_on(Results(machine={}, runs=[]))
+
+
+def test_the_short_table_says_who_is_ahead():
+    told = table.short_markdown(results())
+    assert "Ahead of convserve:\n\n- m, 16 in flight: other in throughput (within spread), CPU" in told
+    behind = results()
+    behind.loads = [row for row in behind.loads if row.peer != "other"]
+    assert "- m, 16 in flight: nobody" in table.short_markdown(behind)
+    behind.forget(["m"], ["convserve"])
+    assert "Ahead of" not in table.short_markdown(behind)
 
 
 def test_the_csv_holds_every_measurement():
