@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from service.batching.sharing import CACHED
 from service.dataplane import Ticket
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.transport.access import Metadata
@@ -152,6 +153,7 @@ def _told(response: classification.ClassifyImagesResponse | classification.Class
         "infer_seconds": why.infer_seconds,
         "batch_size": why.batch_size,
         "provider": why.execution_provider,
+        "cached": why.release_reason == CACHED,
     }
     return _json(200, facts)
 

@@ -74,8 +74,8 @@ function tell(answer) {
     list.append(row);
   }
   const { decode_seconds: decode, queue_seconds: queue, infer_seconds: infer, batch_size: rows } = answer;
-  const facts = `${answer.model}, version ${answer.version}: prepared in ${duration(decode)}, queued ${duration(queue)}, ` +
-    `computed in ${duration(infer)} in a batch of ${rows}.`;
+  const ran = answer.cached ? "answered from the cache" : `queued ${duration(queue)}, computed in ${duration(infer)} in a batch of ${rows}`;
+  const facts = `${answer.model}, version ${answer.version}: prepared in ${duration(decode)}, ${ran}.`;
   byId("answer").replaceChildren(list, element("p", facts, "hint"));
 }
 

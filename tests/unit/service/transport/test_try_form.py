@@ -73,6 +73,16 @@ def test_a_picture_becomes_a_call_of_one_picture() -> None:
     assert told["labels"] == [{"label": "<one>", "probability": 0.75}]
 
 
+def test_an_answer_from_the_cache_says_so() -> None:
+    answer = pb.ClassifyImagesResponse.FromString(picture_answer())
+    tried = []
+    for reason in ("idle", "cached"):
+        answer.explanation.release_reason = reason
+        form = TryForm(Calls(answer.SerializeToString()).begin, loopback_only=True)
+        tried.append(send(form, b"x", model="m", kind="picture")[1]["cached"])
+    assert tried == [False, True]
+
+
 def test_a_sentence_becomes_a_call_of_one_sentence() -> None:
     calls = Calls(ModelNotFound("no model 'm'"))
     status, told = send(TryForm(calls.begin, loopback_only=True), "schön".encode(), model="m", kind="sentence")
