@@ -30,10 +30,11 @@ from service.transport.access_log import AccessLog
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
-from service.transport.grpcio_door import DoorLimits, GrpcioDoor
+from service.transport.grpcio_door import GrpcioDoor
 from service.transport.health import Health
 from service.transport.http_endpoint import HttpEndpoint
 from service.transport.http_message import Routes
+from service.transport.limits import DoorLimits
 from service.transport.pages import pages
 from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
@@ -80,9 +81,9 @@ class Server:
         may_load = settings.model_control_mode == "explicit"
         servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))
         admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)
-        limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
+        self._limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
         self._grpcio = GrpcioDoor(
-            self._calls, [*servicers.methods(), *admin.methods()], self._health, limits, credentials(settings)
+            self._calls, [*servicers.methods(), *admin.methods()], self._health, self._limits, credentials(settings)
         )
         self.transport = choose_transport(settings)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
@@ -143,8 +144,7 @@ class Server:
             address,
             socket,
             self._calls,
-            max_message_bytes=self._settings.max_message_bytes,
-            max_concurrent_streams=self._settings.max_concurrent_streams,
+            limits=self._limits,
             on_death=lambda: self._die(RuntimeError("the intake thread died")),
         )
         self.grpc_port = self._fast_lane.port

@@ -16,6 +16,7 @@ from service.dataplane import Ticket
 from service.errors import ServingError
 from service.transport.call import new_request_id
 from service.transport.calls import HOT_METHODS, Calls
+from service.transport.limits import DoorLimits
 from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
@@ -41,8 +42,7 @@ class FastLane:
         fallback_socket: str,
         calls: Calls,
         *,
-        max_message_bytes: int,
-        max_concurrent_streams: int,
+        limits: DoorLimits,
         on_death: Callable[[], None],
     ) -> None:
         """Bind, without accepting yet.
@@ -51,16 +51,15 @@ class FastLane:
             target: ``HOST:PORT``; port 0 takes a free one.
             fallback_socket: Path of the Unix socket on which the grpcio server listens.
             calls: Where hot calls go.
-            max_message_bytes: Largest request that is taken. The listener has buffered a larger one
-                by the time it is refused, which is why this door is for trusted callers.
-            max_concurrent_streams: Most calls in flight on one connection.
+            limits: Bounds. The listener has buffered a message by the time it is refused for its size,
+                which is why this door is for trusted callers; of connections it knows no limit.
             on_death: Called if the intake thread dies.
 
         Raises:
             OSError: The address cannot be bound.
         """
         self._calls = calls
-        self._max_message_bytes = max_message_bytes
+        self._max_message_bytes = limits.max_message_bytes
         self._on_death = on_death
         self._tickets: dict[int, Ticket] = {}
         self._closing = False
@@ -69,7 +68,10 @@ class FastLane:
             [(method, False) for method in HOT_METHODS],
             io_threads=1,
             call_details=True,
-            max_concurrent_streams=max_concurrent_streams,
+            keepalive_time_ms=int(limits.keepalive_seconds * 1000),
+            keepalive_timeout_ms=int(limits.keepalive_timeout_seconds * 1000),
+            max_concurrent_streams=limits.max_concurrent_streams,
+            max_metadata_size=limits.max_metadata_bytes,
         )
         self._front.set_fallback(fallback_socket)
         self._thread = threading.Thread(target=self._intake, name="intake", daemon=True)

@@ -12,7 +12,6 @@ import logging
 import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from dataclasses import dataclass
 from typing import Any, NoReturn
 
 import grpc
@@ -26,6 +25,7 @@ from service.transport.call import new_request_id
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.health import Health
+from service.transport.limits import DoorLimits
 from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
 from service.transport.status import Status, internal
@@ -34,19 +34,6 @@ from service.transport.streaming import MODEL_STREAM_INFER, Stream
 _LOG = logging.getLogger(__name__)
 _UNBOUNDED = 2**31 - 1
 _SETTLE_SECONDS = 0.05  # a few trips of the loop, so that it has picked up every call that waits
-
-
-@dataclass(frozen=True, slots=True)
-class DoorLimits:
-    """Bounds that gRPC itself enforces.
-
-    Attributes:
-        max_message_bytes: Largest request message.
-        max_concurrent_streams: Most calls in flight on one connection; more wait at the client.
-    """
-
-    max_message_bytes: int
-    max_concurrent_streams: int
 
 
 class GrpcioDoor:
@@ -101,20 +88,7 @@ class GrpcioDoor:
         self._loop.close()
 
     async def _start(self, address: str) -> int:
-        options = [
-            ("grpc.max_receive_message_length", self._limits.max_message_bytes),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.max_concurrent_streams", self._limits.max_concurrent_streams),
-            ("grpc.so_reuseport", 0),
-            # A stream counts until its call object is gone, which is after the client saw its end. With this
-            # protection a client that keeps to the limit is refused (RST_STREAM) all the same.
-            ("grpc.http.overload_protection", 0),
-            # Calls that the loop has not picked up yet: gRPC ends some of more than 1,000 with CANCELLED,
-            # at random. The streams bound them, and the queue refuses in a form that callers understand.
-            ("grpc.server.max_pending_requests", _UNBOUNDED),
-            ("grpc.server.max_pending_requests_hard_limit", _UNBOUNDED),
-        ]
-        server = grpc.aio.server(options=options)
+        server = grpc.aio.server(options=_options(self._limits))
         self._register(server)
         _check_free(address)
         try:
@@ -250,6 +224,30 @@ class GrpcioDoor:
             return await _abort(context, status)
 
         return handle
+
+
+def _options(limits: DoorLimits) -> list[tuple[str, int]]:
+    """Return gRPC's channel arguments."""
+    return [
+        ("grpc.max_receive_message_length", limits.max_message_bytes),
+        ("grpc.max_send_message_length", -1),
+        ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
+        ("grpc.max_metadata_size", limits.max_metadata_bytes),  # gRPC refuses some calls past it
+        ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),  # and all past this
+        ("grpc.max_allowed_incoming_connections", limits.max_connections),
+        ("grpc.keepalive_time_ms", int(limits.keepalive_seconds * 1000)),
+        ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_seconds * 1000)),
+        ("grpc.http2.ping_timeout_ms", int(limits.keepalive_timeout_seconds * 1000)),  # the longer of the two counts
+        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.so_reuseport", 0),
+        # A stream counts until its call object is gone, which is after the client saw its end. With this
+        # protection a client that keeps to the limit is refused (RST_STREAM) all the same.
+        ("grpc.http.overload_protection", 0),
+        # Calls that the loop has not picked up yet: gRPC ends some of more than 1,000 with CANCELLED,
+        # at random. The streams bound them, and the queue refuses in a form that callers understand.
+        ("grpc.server.max_pending_requests", _UNBOUNDED),
+        ("grpc.server.max_pending_requests_hard_limit", _UNBOUNDED),
+    ]
 
 
 def _check_free(address: str) -> None:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import os
 import re
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 from service.errors import AlreadyExists, InvalidInput, NotFound, ServingError
@@ -108,7 +110,8 @@ class SharedMemory:
         """
         with self._lock:
             region = self._part(name, offset, byte_size)
-            data = os.pread(region.descriptor, byte_size, region.offset + offset)
+            with _refusing(name):
+                data = os.pread(region.descriptor, byte_size, region.offset + offset)
         if len(data) != byte_size:
             raise InvalidInput(f"shared memory region '{name}' holds {len(data)} of {byte_size} bytes: it was shrunk")
         return data
@@ -127,10 +130,13 @@ class SharedMemory:
             region = self._part(name, offset, byte_size)
             end = region.offset + offset + len(data)
             # Writing past the end would make the object grow.
-            if os.fstat(region.descriptor).st_size < end or os.pwrite(
-                region.descriptor, data, region.offset + offset
-            ) != len(data):
-                raise InvalidInput(f"shared memory region '{name}' has no room for {len(data)} bytes: it was shrunk")
+            with _refusing(name):
+                room = os.fstat(region.descriptor).st_size >= end
+                written = os.pwrite(region.descriptor, data, region.offset + offset) if room else 0
+            if written != len(data):
+                raise InvalidInput(
+                    f"shared memory region '{name}' has no room for {len(data)} bytes: it was shrunk or memory is full"
+                )
 
     def close(self) -> None:
         """Forget everything."""
@@ -157,6 +163,15 @@ def _open(name: str, bare_key: str) -> int:
         return os.open(os.path.join(_FOLDER, bare_key), flags)
     except OSError as error:
         raise InvalidInput(f"shared memory region '{name}': cannot open its object: {error.strerror}") from None
+
+
+@contextmanager
+def _refusing(name: str) -> Iterator[None]:
+    """Turn an error of the system, such as a full disk, into one of the call. No mapping, so no signal kills us."""
+    try:
+        yield
+    except OSError as error:
+        raise InvalidInput(f"shared memory region '{name}' cannot be used: {error.strerror}") from None
 
 
 def _check_bounds(name: str, size: int, offset: int, byte_size: int) -> None:

@@ -1,7 +1,8 @@
 """ModelStreamInfer, Triton's wire type: many requests in flight on one stream, answers as they come.
 
 An answer carries its request's id; an error is an answer too and does not end the stream. It reads
-no faster than it answers: with ``MAX_IN_FLIGHT`` requests unanswered the next one waits on the wire.
+no faster than the caller does: with ``MAX_IN_FLIGHT`` requests unanswered or answers unread the next
+request waits on the wire.
 """
 
 from __future__ import annotations
@@ -65,7 +66,8 @@ class Stream:
         reader = asyncio.get_running_loop().create_task(self._read(requests))
         try:
             while (answer := await self._answers.get()) is not None:
-                yield answer
+                yield answer  # comes back when gRPC has taken it, which waits for the caller to read
+                self._room.release()
             await reader
         finally:
             # The caller left, or everything is answered: whatever still runs has nobody to wait for it.
@@ -95,7 +97,6 @@ class Stream:
     def _settle_on_loop(self, number: int, answer: bytes) -> None:
         self._tickets.pop(number, None)
         self._unanswered -= 1
-        self._room.release()
         self._answers.put_nowait(answer)
         self._end_if_done()
 

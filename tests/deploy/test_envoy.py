@@ -18,7 +18,7 @@ import yaml
 
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.deploy.conftest import DEPLOY, check, free_ports, program, running
-from tests.deploy.endless import send_endlessly
+from tests.integration.endless import send_endlessly
 from tests.integration.harness import (
     ADD_SUB,
     TRANSPORTS,

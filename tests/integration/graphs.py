@@ -82,6 +82,21 @@ def look_up() -> onnx.ModelProto:
     return _model([node], inputs, [_tensor("value", TensorProto.FLOAT, ("N", 1))], [table])
 
 
+def hungry() -> onnx.ModelProto:
+    """Allocate as many floats as the largest element of INT64 ``count`` (N, 1) says; give ``count`` back as ``y``."""
+    one = numpy_helper.from_array(np.array([1], np.int64), "one")
+    nodes = [
+        helper.make_node("ReduceMax", ["count"], ["most"], keepdims=0),
+        helper.make_node("Reshape", ["most", "one"], ["shape"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("ReduceSum", ["zeros"], ["zero"], keepdims=0),
+        helper.make_node("Cast", ["zero"], ["nothing"], to=TensorProto.INT64),
+        helper.make_node("Add", ["count", "nothing"], ["y"]),
+    ]
+    shape = ("N", 1)
+    return _model(nodes, [_tensor("count", TensorProto.INT64, shape)], [_tensor("y", TensorProto.INT64, shape)], [one])
+
+
 def loop() -> onnx.ModelProto:
     """Multiply two matrices as often as the greatest of ``iterations`` INT64 (N, 1) says, then give it back."""
     size = _LOOP_SIZE

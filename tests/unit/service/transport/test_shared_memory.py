@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -142,3 +144,15 @@ def test_an_object_that_is_unlinked_stays_until_it_is_unregistered(memory: Share
     memory.unregister()
     assert open_descriptors() == before
     assert memory.regions() == []
+
+
+def test_a_full_disk_is_an_error_of_the_call(memory: SharedMemory, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a signal, as writing to a mapping of an object without pages would be."""
+    memory.register("region", key, 0, 64)
+
+    def full(*_: Any) -> int:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "pwrite", full)
+    with pytest.raises(InvalidInput, match="shared memory region 'region' cannot be used: No space left on device"):
+        memory.write("region", 0, 8, bytes(8))

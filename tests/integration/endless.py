@@ -6,9 +6,8 @@ import socket
 import struct
 from dataclasses import dataclass
 
-_DATA, _HEADERS, _RST_STREAM, _SETTINGS, _GOAWAY, _WINDOW_UPDATE = 0, 1, 3, 4, 7, 8
-_END_STREAM, _END_HEADERS, _ACK = 1, 4, 1
-_FRAME = 16384
+from tests.integration import http2
+
 _ANNOUNCED = 2**31 - 1
 
 
@@ -23,19 +22,7 @@ class Stopped:
 def send_endlessly(port: int, path: str, most: int) -> Stopped:
     """Send until the stream is ended by the other side, or ``most`` bytes are sent; keeps to flow control."""
     with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _frame(_SETTINGS, 0, 0, b""))
-        headers = b"".join(
-            b"\x00" + bytes([len(name)]) + name + bytes([len(value)]) + value  # literal, never indexed, no Huffman
-            for name, value in (
-                (b":method", b"POST"),
-                (b":scheme", b"http"),
-                (b":path", path.encode()),
-                (b":authority", b"localhost"),
-                (b"content-type", b"application/grpc"),
-                (b"te", b"trailers"),
-            )
-        )
-        connection.sendall(_frame(_HEADERS, _END_HEADERS, 1, headers))
+        connection.sendall(http2.PREFACE + http2.settings() + http2.call_headers(1, path))
         return _pump(connection, most)
 
 
@@ -44,14 +31,14 @@ def _pump(connection: socket.socket, most: int) -> Stopped:
     windows = {0: 65535, 1: 65535}
     initial, sent = 65535, 0
     payload = b"\x00" + struct.pack(">I", _ANNOUNCED)
-    filler = bytes(_FRAME)
+    filler = bytes(http2.FRAME_BYTES)
     while sent < most:
         room = min(windows.values())
-        if room >= _FRAME:
-            chunk = (payload + filler)[:_FRAME]
+        if room >= http2.FRAME_BYTES:
+            chunk = (payload + filler)[: http2.FRAME_BYTES]
             payload = b""
             try:
-                connection.sendall(_frame(_DATA, 0, 1, chunk))
+                connection.sendall(http2.frame(http2.DATA, 0, 1, chunk))
             except OSError:
                 return Stopped(sent, "reset")
             sent += len(chunk)
@@ -63,21 +50,17 @@ def _pump(connection: socket.socket, most: int) -> Stopped:
             body = reader.read(int.from_bytes(head[:3], "big"))
         except (OSError, IndexError):
             return Stopped(sent, "reset")
-        if kind == _WINDOW_UPDATE:
+        if kind == http2.WINDOW_UPDATE:
             windows[stream] += struct.unpack(">I", body)[0]
-        elif kind == _SETTINGS and not flags & _ACK:
+        elif kind == http2.SETTINGS and not flags & http2.ACK:
             for at in range(0, len(body), 6):
                 name, value = struct.unpack_from(">HI", body, at)
-                if name == 4:  # SETTINGS_INITIAL_WINDOW_SIZE
+                if name == http2.INITIAL_WINDOW_SIZE:
                     windows[1] += value - initial
                     initial = value
-            connection.sendall(_frame(_SETTINGS, _ACK, 0, b""))
-        elif kind in (_RST_STREAM, _GOAWAY):
+            connection.sendall(http2.frame(http2.SETTINGS, http2.ACK, 0, b""))
+        elif kind in (http2.RST_STREAM, http2.GOAWAY):
             return Stopped(sent, "reset")
-        elif kind in (_HEADERS, _DATA) and flags & _END_STREAM:
+        elif kind in (http2.HEADERS, http2.DATA) and flags & http2.END_STREAM:
             return Stopped(sent, "trailers")
     return Stopped(sent, "nobody")
-
-
-def _frame(kind: int, flags: int, stream: int, body: bytes) -> bytes:
-    return len(body).to_bytes(3, "big") + bytes([kind, flags]) + stream.to_bytes(4, "big") + body

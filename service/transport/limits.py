@@ -1,0 +1,34 @@
+"""What a door bounds before a call reaches our code; each door passes on what its library knows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+# Seconds of silence, then of waiting for the answer to a ping, until a connection is closed whose other end vanished
+# without a word. For 10,000 idle connections that is 170 pings a second.
+KEEPALIVE_SECONDS = 60.0
+KEEPALIVE_TIMEOUT_SECONDS = 20.0
+MAX_METADATA_BYTES = 16384
+MAX_CONNECTIONS = 16384
+
+
+@dataclass(frozen=True, slots=True)
+class DoorLimits:
+    """Bounds of one door.
+
+    Attributes:
+        max_message_bytes: Largest request message.
+        max_concurrent_streams: Most calls in flight on one connection; more wait at the client.
+        max_metadata_bytes: Most metadata that one call may bring, counted as HTTP/2 does.
+        max_connections: Most connections at a time; one more is closed at once. The native door has no such limit but
+            that on open files.
+        keepalive_seconds: Silence on a connection after which it is asked whether somebody is there.
+        keepalive_timeout_seconds: How long it has for its answer.
+    """
+
+    max_message_bytes: int
+    max_concurrent_streams: int
+    max_metadata_bytes: int = MAX_METADATA_BYTES
+    max_connections: int = MAX_CONNECTIONS
+    keepalive_seconds: float = KEEPALIVE_SECONDS
+    keepalive_timeout_seconds: float = KEEPALIVE_TIMEOUT_SECONDS

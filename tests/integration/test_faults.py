@@ -1,0 +1,194 @@
+"""What goes wrong around a server: callers who are idle, slow or gone, a full disk, no memory, no descriptors left."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
+
+import grpc
+import numpy as np
+import pytest
+
+from tests.deploy.conftest import free_ports
+from tests.integration import graphs, http2
+from tests.integration.harness import (
+    ADD_SUB,
+    DEADLINE_SECONDS,
+    ROOT,
+    Client,
+    ServerProcess,
+    arrays_of,
+    environment,
+    eventually,
+    failure,
+    infer_request,
+    metric,
+)
+
+MEBIBYTE = 2**20
+STREAMS = 64
+CONNECTIONS = 10_000
+SPARE_DESCRIPTORS = 1_000  # of this process, and of the server
+SCRAPERS = 64  # connections that the HTTP endpoint takes at a time
+GREETING = http2.PREFACE + http2.settings()
+
+
+@pytest.fixture(scope="module")
+def running(small_repository: Path, transport: str) -> Iterator[ServerProcess]:
+    flags = ("--device", "cpu", "--instances", "1", "--max-concurrent-streams", str(STREAMS))
+    with ServerProcess(small_repository, transport, *flags) as server:
+        yield server
+
+
+def answers(port: int) -> bool:
+    """Tell whether a caller who comes now is answered."""
+    client = Client(port)
+    try:
+        return client.infer(ADD_SUB, timeout=5).model_name == "add-sub"
+    except grpc.RpcError:
+        return False
+    finally:
+        client.close()
+
+
+class TestConnections:
+    def test_ten_thousand_idle_ones_keep_nobody_out(self, running: ServerProcess):
+        """As many as the limit on open files allows."""
+        allowed = min(resource.prlimit(pid, resource.RLIMIT_NOFILE)[0] for pid in (0, running.process.pid))
+        count = min(CONNECTIONS, allowed - SPARE_DESCRIPTORS) if allowed > 2 * SPARE_DESCRIPTORS else allowed // 2
+        before = running.metric("process_resident_memory_bytes")
+        with ExitStack() as held:
+            for number in range(count):
+                connection = held.enter_context(closing(socket.create_connection(("127.0.0.1", running.grpc_port))))
+                connection.sendall(GREETING)
+                if number % 100 == 0:  # no faster than they are taken in
+                    assert running.client.infer(ADD_SUB).model_name == "add-sub"
+            assert answers(running.grpc_port)
+            assert running.get("/readyz")[0] == 200
+            assert running.metric("process_resident_memory_bytes") - before < count * 32 * 1024 + 64 * MEBIBYTE
+        assert answers(running.grpc_port)
+
+    def test_without_descriptors_new_ones_wait_and_old_ones_are_served(self, running: ServerProcess):
+        pid = running.process.pid
+        held_by_server = len(os.listdir(f"/proc/{pid}/fd"))
+        limits = resource.prlimit(
+            pid, resource.RLIMIT_NOFILE, (held_by_server + 20, resource.getrlimit(resource.RLIMIT_NOFILE)[1])
+        )
+        try:
+            with ExitStack() as held:
+                for _ in range(64):
+                    connection = socket.create_connection(("127.0.0.1", running.grpc_port))
+                    held.enter_context(closing(connection)).sendall(GREETING)
+                assert running.client.infer(ADD_SUB).model_name == "add-sub"
+            eventually(lambda: answers(running.grpc_port), "who comes later is served")
+        finally:
+            resource.prlimit(pid, resource.RLIMIT_NOFILE, limits)
+
+    @pytest.mark.parametrize(
+        "sent",
+        [
+            pytest.param(b"", id="nothing"),
+            pytest.param(http2.PREFACE[:9], id="half-a-preface"),
+            pytest.param(GREETING + b"\x00\x40", id="half-a-frame"),
+            pytest.param(b"GET / HTTP/1.1\r\n\r\n", id="another-protocol"),
+        ],
+    )
+    def test_half_open_ones_keep_nobody_out(self, running: ServerProcess, sent: bytes):
+        with ExitStack() as held:
+            for _ in range(200):
+                connection = held.enter_context(closing(socket.create_connection(("127.0.0.1", running.grpc_port))))
+                connection.sendall(sent)
+            assert answers(running.grpc_port)
+
+    def test_a_call_that_never_ends_its_message_holds_no_place(self, running: ServerProcess):
+        with http2.Connection(running.grpc_port) as connection:
+            for stream in range(1, 2 * STREAMS, 2):
+                connection.send(http2.call_headers(stream, "/inference.GRPCInferenceService/ModelInfer"))
+                connection.send(http2.frame(http2.DATA, 0, stream, b"\x00\x00\x00\x10\x00half"))
+            assert answers(running.grpc_port)
+            assert running.metric("convserve_inflight_requests") == 0
+
+
+class TestSlowReaders:
+    """Who sends requests and never reads: the window for answers is closed from the start.
+
+    For streams see ``test_reads_no_faster_than_the_caller`` of the unit tests.
+    """
+
+    def test_at_most_one_answer_waits_for_each_stream_of_the_connection(self, running: ServerProcess):
+        before = running.metric("process_resident_memory_bytes")
+        answered = running.metric("convserve_requests_total", code="OK")
+        payload = ADD_SUB.SerializeToString()
+        with http2.Connection(running.grpc_port, initial_window_size=0) as connection:
+            for stream in range(1, 2 * STREAMS, 2):
+                connection.send(http2.call_headers(stream, "/inference.GRPCInferenceService/ModelInfer"))
+                connection.send(http2.message(stream, payload))
+            eventually(
+                lambda: running.metric("convserve_requests_total", code="OK") - answered == STREAMS, "all are answered"
+            )
+            assert answers(running.grpc_port)
+            assert running.metric("convserve_inflight_requests") == 0  # no place in a queue is held
+            assert running.metric("process_resident_memory_bytes") - before < 64 * MEBIBYTE
+        assert answers(running.grpc_port)
+
+
+class TestScrapers:
+    def test_who_hangs_keeps_no_call_out_and_goes_after_a_while(self, running: ServerProcess):
+        """More hang than the endpoint takes; after 10 s of silence it lets them go, without their doing."""
+        if running.transport == "native":
+            pytest.skip("the HTTP endpoint is the same whatever the transport")
+        with ExitStack() as held:
+            for _ in range(SCRAPERS + 8):
+                scraper = held.enter_context(closing(socket.create_connection(("127.0.0.1", running.http_port))))
+                scraper.sendall(b"GET /metrics HTTP/1.1\r\nHost: ")
+            assert answers(running.grpc_port)
+
+            def scraped() -> bool:
+                try:
+                    return running.get("/metrics")[0] == 200
+                except OSError:
+                    return False
+
+            eventually(scraped, "the next scrape is answered")
+
+
+class TestMemory:
+    def test_a_run_without_memory_fails_its_request_alone(self, tmp_path: Path, transport: str):
+        graphs.write(tmp_path, "hungry", graphs.hungry())
+        flags = ("--device", "cpu", "--instances", "1", "--max-batch-size", "2", "--max-queue-delay-seconds", "10")
+        with ServerProcess(tmp_path, transport, *flags) as server:
+            # Full, so they run as one batch: 4 bytes for each of 2**58, which no machine has.
+            calls = [
+                server.client.inference.ModelInfer.future(
+                    infer_request("hungry", {"count": np.array([[count]])}), timeout=DEADLINE_SECONDS
+                )
+                for count in (2**58, 7)
+            ]
+            assert failure(calls[0].result).code is grpc.StatusCode.INTERNAL
+            assert arrays_of(calls[1].result())["y"].item() == 7
+            assert server.metric("convserve_model_state", model="hungry", state="READY") == 1
+
+
+class TestDisk:
+    def test_where_logs_cannot_be_written_calls_are_answered_all_the_same(self, small_repository: Path, transport: str):
+        grpc_port, http_port = free_ports(2)
+        command = [sys.executable, "-m", "service", "serve", "--models", str(small_repository), "--device", "cpu"]
+        command += ["--transport", transport, "--grpc-port", str(grpc_port), "--http-port", str(http_port)]
+        command += ["--log-level", "debug", "--lame-duck-seconds", "0"]
+        with Path("/dev/full").open("wb") as full:
+            process = subprocess.Popen(command, cwd=ROOT, stderr=full, stdout=full, env=environment())
+        try:
+            eventually(lambda: process.poll() is not None or answers(grpc_port), "it serves")
+            eventually(lambda: metric(http_port, "convserve_ready") == 1, "it is ready")
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(DEADLINE_SECONDS) == 0
+        finally:
+            process.kill()
+            process.wait()
