@@ -6,7 +6,6 @@ out as :mod:`service.errors`. Every method may be called from any thread.
 
 from __future__ import annotations
 
-import dataclasses
 import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -16,6 +15,7 @@ from typing import Protocol
 import numpy as np
 
 from service.batching.request import PendingRequest, Reply
+from service.checks import check_arrays, check_names, check_overrides, encoded_items
 from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, ServingError
 from service.gather import Gather, ItemsGather, ItemsReply, PartReply, TensorGather
 from service.preprocessing.prepare import Item
@@ -93,15 +93,15 @@ class DataPlane:
             InvalidInput: A wrong name, dtype, shape or batch size (INVALID_ARGUMENT).
             ServingError: Refused at the door, as :class:`service.batching.batcher.Batcher` raises it.
         """
-        _check_names(servable, inputs)
+        check_names(servable, inputs)
         if servable.preparer is not None:
             only = inputs[servable.inputs[0].name]
             if only.dtype == object:
                 deadline = min(deadline, arrival + servable.objective_seconds)
-                gather = TensorGather(_items(only, servable), servable, reply)
+                gather = TensorGather(encoded_items(servable, only), servable, reply)
                 return self._prepare(gather, deadline, arrival, servable.priorities.handicap(priority))
-        arrays = _check_arrays(servable, inputs)
-        overrides = _check_overrides(servable, inputs) if len(inputs) > len(arrays) else None
+        arrays = check_arrays(servable, inputs)
+        overrides = check_overrides(servable, inputs) if len(inputs) > len(arrays) else None
         return self.submit(
             servable, arrays, servable.group_of(arrays), deadline, arrival, reply, priority, overrides=overrides
         )
@@ -260,67 +260,3 @@ def _known(error: BaseException) -> ServingError:
         return error
     _LOG.error("preparing items failed", exc_info=error)
     return InternalError("preparing the items failed")
-
-
-def _check_names(servable: Servable, inputs: Mapping[str, np.ndarray]) -> None:
-    expected = [spec.name for spec in servable.inputs]
-    if len(inputs) == len(expected) and all(name in inputs for name in expected):
-        return
-    optional = [spec.name for spec in servable.optional_inputs]
-    if all(name in inputs for name in expected) and all(name in expected or name in optional for name in inputs):
-        return
-    may = f" and perhaps {', '.join(optional)}" if optional else ""
-    raise InvalidInput(
-        f"model '{servable.name}': expected inputs {', '.join(expected)}{may}, got {', '.join(inputs) or 'none'}"
-    )
-
-
-def _check_overrides(servable: Servable, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the optional inputs that came; they have no batch axis of ours."""
-    overrides: dict[str, np.ndarray] = {}
-    for spec in servable.optional_inputs:
-        if spec.name in inputs:
-            array = inputs[spec.name]
-            spec.check(array)
-            overrides[spec.name] = _texts(spec.name, array) if array.dtype == object else array
-    return overrides
-
-
-def _items(array: np.ndarray, servable: Servable) -> Sequence[Item]:
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]  # Triton's clients of string models often send (N, 1)
-    if array.ndim != 1 or not 1 <= len(array) <= servable.max_batch_size:
-        raise InvalidInput(
-            f"input '{servable.inputs[0].name}': expected BYTES of shape [N], N from 1 to "
-            f"{servable.max_batch_size}, got shape {list(array.shape)}"
-        )
-    items: list[Item] = array.tolist()
-    return items
-
-
-def _texts(name: str, array: np.ndarray) -> np.ndarray:
-    """Decode BYTES for a graph's string tensor, which is UTF-8 (ONNX, "Tensor Element Types").
-
-    Bytes that are not would fail the whole batch in the runtime, neighbours included.
-    """
-    texts = np.empty(array.size, dtype=object)
-    try:
-        texts[:] = [element.decode() for element in array.flat]
-    except UnicodeDecodeError:
-        raise InvalidInput(f"input '{name}': an element is not UTF-8, which the model's strings must be") from None
-    return texts.reshape(array.shape)
-
-
-def _check_arrays(servable: Servable, inputs: Mapping[str, np.ndarray]) -> list[np.ndarray]:
-    arrays = [inputs[spec.name] for spec in servable.inputs]
-    for number, (spec, array) in enumerate(zip(servable.inputs, arrays, strict=True)):
-        # Without batching a caller neither sends nor hears of the axis that is added here.
-        (spec if servable.batched else dataclasses.replace(spec, shape=spec.shape[1:])).check(array)
-        checked = _texts(spec.name, array) if array.dtype == object else array
-        arrays[number] = checked if servable.batched else checked[np.newaxis]
-    rows = {len(array) for array in arrays}
-    if len(rows) != 1:
-        raise InvalidInput(f"inputs have different batch sizes {sorted(rows)}")
-    if not 1 <= (batch := rows.pop()) <= servable.max_batch_size:
-        raise InvalidInput(f"batch of {batch}, expected 1 to {servable.max_batch_size}")
-    return arrays

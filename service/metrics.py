@@ -8,16 +8,11 @@ Histograms rather than summaries, since only histograms add up over replicas
 
 from __future__ import annotations
 
-import copy
-import threading
 import weakref
-from collections import Counter as Counts
 from collections import deque
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, field
-from typing import NamedTuple, Protocol, TypeVar
+from collections.abc import Iterable, Sequence
+from typing import Protocol, TypeVar
 
-import numpy as np
 from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics, generate_latest
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
@@ -32,62 +27,8 @@ _SECONDS = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.5e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05
 _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _RATIO = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 _MODEL = ("model", "version")
-_SETTLE_BATCHES = 64  # pending counts are added up in bulk: once so many batches
-_SETTLE_CALLS = 512  # or calls have been noted, or somebody looks
 _Item = TypeVar("_Item")
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
-
-
-@dataclass(slots=True)
-class Duration:
-    """A count and a sum of nanoseconds, as ``inference.StatisticDuration`` has them."""
-
-    count: int = 0
-    ns: int = 0
-
-    def add(self, count: int, seconds: float) -> None:
-        """Add ``count`` events that took ``seconds`` together."""
-        self.count += count
-        self.ns += int(seconds * 1e9)
-
-
-@dataclass(slots=True)
-class BatchDurations:
-    """Phases of the executions of one batch size."""
-
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-
-
-@dataclass(slots=True)
-class Statistics:
-    """What ModelStatistics reports of a version since it was loaded. Guarded by ``ModelMetrics``."""
-
-    last_inference_ms: int = 0
-    inference_count: int = 0
-    execution_count: int = 0
-    success: Duration = field(default_factory=Duration)
-    fail: Duration = field(default_factory=Duration)
-    queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
-    cache_hit: Duration = field(default_factory=Duration)
-    cache_miss: Duration = field(default_factory=Duration)
-    by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
-
-
-class _Batch(NamedTuple):
-    """A batch that ran, not yet added up."""
-
-    queue_seconds: Sequence[float]
-    rows: int
-    padding: float
-    assemble: float
-    infer: float
-    reason: str
-    ended_ms: int
 
 
 class Settles(Protocol):
@@ -219,196 +160,6 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> DistributionFamily:
         return DistributionFamily(f"convserve_{name}", text, labels, bounds, self.registry)
-
-
-class ModelMetrics:
-    """One version's series with their labels bound, and its statistics. Thread-safe.
-
-    What happens is noted, and added up in bulk once much has happened or somebody looks, so that a
-    request costs a fraction of a microsecond. Scrapes see it as long as it lives: whoever drops it calls
-    ``settle`` before.
-    """
-
-    def __init__(self, metrics: Metrics, model: str, version: str, wall_clock_ms: Callable[[], int]) -> None:
-        """Bind the labels.
-
-        Args:
-            metrics: The families.
-            model: Name in the repository.
-            version: Its version as text.
-            wall_clock_ms: Milliseconds since the epoch, for ``last_inference``.
-        """
-        labels = (model, version)
-        self._families = metrics
-        self._labels = labels
-        self._wall_clock_ms = wall_clock_ms
-        self._lock = threading.Lock()
-        self._statistics = Statistics()
-        self._request_seconds = metrics.request_seconds.labels(*labels)
-        self._batch_size = metrics.batch_size.labels(*labels)
-        self._padding_ratio = metrics.padding_ratio.labels(*labels)
-        self._confidence = metrics.confidence.labels(*labels)
-        self._phase = {
-            phase: metrics.phase_seconds.labels(*labels, phase)
-            for phase in ("decode", "queue", "assemble", "infer", "postprocess")
-        }
-        self._batches: deque[_Batch] = deque()
-        self._replies: deque[tuple[int, int, float]] = deque()
-        self._decoded: deque[float] = deque()
-        self._succeeded: deque[float] = deque()
-        self._failed: deque[float] = deque()
-        self._rejected: deque[str] = deque()
-        self._best: deque[tuple[np.ndarray, np.ndarray, Sequence[str]]] = deque()
-        metrics.before_scrapes(self)
-
-    def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Read the queue's depth whenever somebody scrapes."""
-        self._families.queue_depth.labels(*self._labels).set_function(depth)
-
-    def watch_cache(self, size: Callable[[], int]) -> None:
-        """Read the response cache's size in bytes whenever somebody scrapes."""
-        self._families.cache_bytes.labels(*self._labels).set_function(size)
-
-    def observe_cache_hit(self, seconds: float) -> None:
-        """Count an answer from the cache and the time to find it; as in Triton it is no inference, yet was queued."""
-        self._families.cache_hits.labels(*self._labels).inc()
-        with self._lock:
-            self._statistics.cache_hit.add(1, seconds)
-            self._statistics.queue.add(1, 0.0)
-
-    def observe_cache_miss(self, seconds: float, evicted: int) -> None:
-        """Count an answer that was not in the cache, the time to look for it and to keep it, and who left for it."""
-        self._families.cache_misses.labels(*self._labels).inc()
-        if evicted:
-            self._families.cache_evictions.labels(*self._labels).inc(evicted)
-        with self._lock:
-            self._statistics.cache_miss.add(1, seconds)
-
-    def observe_merged(self) -> None:
-        """Count a request that shared another's run."""
-        self._families.merged.labels(*self._labels).inc()
-
-    def observe_batch(
-        self, queue_seconds: Sequence[float], *, rows: int, padding: float, assemble: float, infer: float, reason: str
-    ) -> None:
-        """Count a batch that ran: for each of its requests the seconds in the queue, and its phases."""
-        self._batches.append(_Batch(queue_seconds, rows, padding, assemble, infer, reason, self._wall_clock_ms()))
-        if len(self._batches) >= _SETTLE_BATCHES:
-            self.settle()
-
-    def observe_postprocess(self, requests: int, rows: int, seconds: float) -> None:
-        """Add the time from the backend's return to the last reply of a batch already observed.
-
-        ``observe_batch`` has counted it: perf_analyzer aborts when the phases' counts ever differ.
-        """
-        self._replies.append((requests, rows, seconds))
-
-    def observe_decode(self, seconds: float) -> None:
-        """Count the decoding or tokenising of a call's items."""
-        self._decoded.append(seconds)
-        if len(self._decoded) >= _SETTLE_CALLS:
-            self.settle()
-
-    def observe_success(self, seconds: float, trace_id: str = "") -> None:
-        """Count an answered call, from intake to reply; ``trace_id`` makes it its bucket's exemplar."""
-        if trace_id:
-            self._request_seconds.exemplify(seconds, trace_id, self._wall_clock_ms() / 1000)
-        self._succeeded.append(seconds)
-        if len(self._succeeded) >= _SETTLE_CALLS:
-            self.settle()
-
-    def observe_failure(self, seconds: float) -> None:
-        """Count a call that ended in an error."""
-        self._failed.append(seconds)
-        if len(self._failed) >= _SETTLE_CALLS:
-            self.settle()
-
-    def observe_predictions(self, classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> None:
-        """Count top-1 answers of a batch already observed.
-
-        Args:
-            classes: (N,) integers, the best class of each row.
-            probabilities: (N,) its probability.
-            labels: Names of all classes.
-        """
-        self._best.append((classes, probabilities, labels))
-
-    def snapshot(self) -> Statistics:
-        """Return a consistent copy of the statistics."""
-        self.settle()
-        with self._lock:
-            return copy.deepcopy(self._statistics)
-
-    def settle(self) -> None:
-        """Add everything up that was noted before the call."""
-        with self._lock:
-            # Replies before batches: of a batch that is noted meanwhile, both wait for the next time.
-            replies, batches = taken(self._replies), taken(self._batches)
-            self._settle_batches(batches)
-            self._settle_replies(replies)
-            self._settle_predictions(taken(self._best))
-            if decoded := taken(self._decoded):
-                self._phase["decode"].observe(decoded)
-            if succeeded := taken(self._succeeded):
-                self._request_seconds.observe(succeeded)
-                self._statistics.success.add(len(succeeded), sum(succeeded))
-            if failed := taken(self._failed):
-                self._statistics.fail.add(len(failed), sum(failed))
-            for reason, count in Counts(taken(self._rejected)).items():
-                self._families.rejected.labels(*self._labels, reason).inc(count)
-
-    def _settle_batches(self, batches: Sequence[_Batch]) -> None:
-        if not batches:
-            return
-        self._phase["queue"].observe([seconds for batch in batches for seconds in batch.queue_seconds])
-        self._phase["assemble"].observe([batch.assemble for batch in batches])
-        self._phase["infer"].observe([batch.infer for batch in batches])
-        self._batch_size.observe([batch.rows for batch in batches])
-        self._padding_ratio.observe([batch.padding for batch in batches])
-        for reason, count in Counts(batch.reason for batch in batches).items():
-            self._families.releases.labels(*self._labels, reason).inc(count)
-        stats = self._statistics
-        for batch in batches:
-            requests = len(batch.queue_seconds)
-            stats.inference_count += batch.rows
-            stats.execution_count += 1
-            stats.last_inference_ms = max(stats.last_inference_ms, batch.ended_ms)
-            stats.queue.add(requests, sum(batch.queue_seconds))
-            stats.compute_input.add(requests, requests * batch.assemble)
-            stats.compute_infer.add(requests, requests * batch.infer)
-            stats.compute_output.add(requests, 0.0)
-            own = stats.by_batch_size.setdefault(batch.rows, BatchDurations())
-            own.compute_input.add(1, batch.assemble)
-            own.compute_infer.add(1, batch.infer)
-            own.compute_output.add(1, 0.0)
-
-    def _settle_replies(self, replies: Sequence[tuple[int, int, float]]) -> None:
-        if not replies:
-            return
-        self._phase["postprocess"].observe([seconds for _, _, seconds in replies])
-        stats = self._statistics
-        for requests, rows, seconds in replies:
-            stats.compute_output.add(0, requests * seconds)
-            stats.by_batch_size[rows].compute_output.add(0, seconds)
-
-    def _settle_predictions(self, best: Sequence[tuple[np.ndarray, np.ndarray, Sequence[str]]]) -> None:
-        if not best:
-            return
-        labels = best[0][2]
-        counts = np.bincount(np.concatenate([classes for classes, _, _ in best]))
-        for place in counts.nonzero()[0].tolist():
-            self._families.predictions.labels(*self._labels, labels[place]).inc(int(counts[place]))
-        self._confidence.observe(np.concatenate([probabilities for _, probabilities, _ in best]))
-
-    def rejected(self, reason: str) -> None:
-        """Count a refused request."""
-        self._rejected.append(reason)
-        if len(self._rejected) >= _SETTLE_CALLS:
-            self.settle()
-
-    def cancelled(self, stage: str) -> None:
-        """Count a caller who left."""
-        self._families.cancelled.labels(*self._labels, stage).inc()
 
 
 def taken(pending: deque[_Item]) -> list[_Item]:

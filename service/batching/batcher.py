@@ -1,4 +1,7 @@
-"""The shell around policy, queue and assembly: a lock, a condition and the instances' threads."""
+"""The shell around policy, queue and assembly: a lock, a condition and the instances' threads.
+
+More than 300 lines, as all that one lock guards stands together.
+"""
 
 from __future__ import annotations
 
@@ -128,9 +131,7 @@ class Batcher:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
             if error is None:
                 self._reserved += 1
-        if error is not None:
-            self._observer.rejected(error.reason.lower())
-            raise error
+        self._raise(error)
 
     def release(self) -> None:
         """Give a reservation back without a request."""
@@ -152,15 +153,8 @@ class Batcher:
         with self._lock:
             self._reserved -= 1
             error = _unloading() if self._dead else self._admission.refusal(request, self._busy_until, now)
-            if error is None:
-                self._queue.append(request)
-                if self._idle:
-                    self._work.notify()
-            else:
-                self._settled.notify_all()
-        if error is not None:
-            self._observer.rejected(error.reason.lower())
-            raise error
+            self._take_in(request, error)
+        self._raise(error)
 
     def offer(self, request: PendingRequest) -> None:
         """Reserve a place for a request that needs no preparation, and queue it.
@@ -171,12 +165,19 @@ class Batcher:
         now = self._clock()
         with self._lock:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
-            if error is None:
-                error = self._admission.refusal(request, self._busy_until, now)
-            if error is None:
-                self._queue.append(request)
-                if self._idle:
-                    self._work.notify()
+            error = error or self._admission.refusal(request, self._busy_until, now)
+            self._take_in(request, error)
+        self._raise(error)
+
+    def _take_in(self, request: PendingRequest, error: ServingError | None) -> None:
+        if error is not None:
+            self._settled.notify_all()
+            return
+        self._queue.append(request)
+        if self._idle:
+            self._work.notify()
+
+    def _raise(self, error: ServingError | None) -> None:
         if error is not None:
             self._observer.rejected(error.reason.lower())
             raise error

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from service.batching.request import BatchFacts, PendingRequest
-from service.metrics import ModelMetrics
+from service.model_metrics import ModelMetrics
 
 _MAX_COUNTED_CLASSES = 1000  # each class is a series; of a model with more, predictions are not counted
 

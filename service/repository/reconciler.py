@@ -294,8 +294,7 @@ class Reconciler:
         _LOG.info("model version is unloaded", extra={"fields": {"model": servable.name, "version": servable.version}})
         if exists:
             self._metrics.forget(servable.name, str(servable.version))
-            self._lifecycle.set_status(
-                VersionStatus(servable.name, servable.version, "UNAVAILABLE", UNLOADED, "it was unloaded")
-            )
+            status = VersionStatus(servable.name, servable.version, "UNAVAILABLE", UNLOADED, "it was unloaded")
+            self._lifecycle.set_status(status)
         else:
             self._lifecycle.forget(servable.name, servable.version)

@@ -32,7 +32,8 @@ from service.manifest import (
     read_labels,
     read_manifest,
 )
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof

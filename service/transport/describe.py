@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from datetime import datetime
 
 from service import __version__
-from service.metrics import Duration, Statistics
+from service.model_metrics import Duration, Statistics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
 from service.pb.inference import model_config_pb2 as config

@@ -31,7 +31,8 @@ from service.manifest import (
     file_digest,
     write_manifest,
 )
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.preprocessing.prepare import Preparer
 from service.repository.proof import Proof
 from service.repository.servable import Servable

@@ -8,7 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.metrics import STATES, Duration, Metrics, ModelMetrics
+from service.metrics import STATES, Metrics
+from service.model_metrics import Duration, ModelMetrics
 
 # Name of every family of ours as a scrape shows it, with its type and its labels. Dashboards and
 # alerts rely on them: a change here is a change of the interface.

@@ -11,7 +11,8 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.transport import http_endpoint
 from service.transport.http_endpoint import HttpEndpoint
 from service.transport.http_message import SAFE_HEADERS, Request, Response

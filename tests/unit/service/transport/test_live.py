@@ -6,7 +6,8 @@ import math
 
 import pytest
 
-from service.metrics import Metrics, ModelMetrics
+from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.transport import live
 from service.transport.live import Histogram, History, Reading
 
