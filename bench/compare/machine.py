@@ -41,7 +41,7 @@ def commit() -> str:
     head = _git("rev-parse", "--short", "HEAD")
     if not head:
         return "unknown"
-    return head + ("+" if _git("status", "--porcelain", "--", "service", "models", "pyproject.toml") else "")
+    return head + ("+" if _git("status", "--porcelain", "--", "service", "models") else "")
 
 
 def _git(*arguments: str) -> str:

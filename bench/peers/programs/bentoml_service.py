@@ -13,7 +13,7 @@ class Model:
     def __init__(self):
         self.session = serving.session()
 
-    @bentoml.api(batchable=True, max_batch_size=serving.BATCH, max_latency_ms=60_000)
+    @bentoml.api(batchable=serving.BATCH > 1, max_batch_size=serving.BATCH, max_latency_ms=60_000)
     def infer(self, data: list[str]) -> list[str]:
         rows = serving.run(self.session, [serving.row(base64.b64decode(text)) for text in data])
         return [base64.b64encode(row.tobytes()).decode() for row in rows]

@@ -21,7 +21,8 @@ class Model:
         return list(serving.run(self.session, [serving.row(body) for body in bodies]))
 
     async def __call__(self, request: Request):
-        answer = await self.infer(await request.body())
+        body = await request.body()
+        answer = await self.infer(body) if serving.BATCH > 1 else serving.run(self.session, [serving.row(body)])[0]
         return Response(answer.tobytes(), media_type="application/octet-stream")
 
 
