@@ -75,7 +75,7 @@ def take_turn(
         seconds = asking.wait_right(peer, case, place, running, expected[0])
         answer_bytes = asking.check(peer, case, place, expected)
         memory = running.rss_bytes(), running.pss_bytes()
-        start = StartRow(peer.name, case.name, turn.round, terms.commit, seconds, *memory)
+        start = StartRow(peer.name, turn.model, turn.round, terms.commit, seconds, *memory)
         sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
         rows = []
         for in_flight in loads:
@@ -108,8 +108,8 @@ def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -
 
 
 def _answers(running: Running, case: Case, place: Place) -> list[int]:
-    rows = place.folder / "rows.npy"
-    np.save(rows, case.rows)
+    rows = place.folder / "rows.npz"
+    np.savez(rows, *case.rows)
     return [int(number) for number in _told(running, {"answer": str(rows)})["top_1"]]
 
 

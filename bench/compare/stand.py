@@ -68,6 +68,8 @@ class Stand:
         versions = place.environment.versions(peer.shows)
         self._results.peers[peer.name] = About(peer.tuning, versions, self._sizes.get(peer.home))
         case, expected = self._case(turn.model, scratch)
+        if case.encoded:
+            place.environment.need("pillow")
         loads = concurrency or case.in_flight or (1, 16, 64)
         starts, rows = measure.take_turn(turn, peer, case, place, expected, loads, terms)
         self._results.starts += starts
@@ -104,7 +106,10 @@ class Stand:
             assert isinstance(bare, Bare)
             try:
                 case = open_case(model, self._work)
-                self._cases[model] = case, measure.reference(bare, case, self._place(bare, scratch))
+                place = self._place(bare, scratch)
+                if case.encoded:
+                    place.environment.need("pillow")
+                self._cases[model] = case, measure.reference(bare, case, place)
             except (PeerFailed, InstallFailed) as failed:
                 self._cases[model] = f"{model}: {failed}"
         known = self._cases[model]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, Protocol
@@ -32,7 +32,10 @@ class Case:
         input: Name of the only input.
         datatype: Of the input, as the protocol spells it.
         output: Name of the output, float32 (N, K).
-        rows: (N, ...): the answers to all are checked, the first is what load is made of.
+        rows: One each: the answers to all are checked, the first is what load is made of. Encoded pictures are flat
+            arrays of their bytes.
+        row_shape: Of a row as the graph takes it.
+        encoded: Whether rows are JPEG files, which whoever answers has to decode.
         in_flight: Calls in flight that say something of this model; None: those that are asked for.
     """
 
@@ -41,18 +44,15 @@ class Case:
     input: str
     datatype: Literal["UINT8", "INT64"]
     output: str
-    rows: np.ndarray
+    rows: Sequence[np.ndarray]
+    row_shape: tuple[int, ...]
+    encoded: bool = False
     in_flight: tuple[int, ...] | None = None
 
     @property
     def file(self) -> Path:
         """The graph."""
         return self.repository / self.name / "1" / "model.onnx"
-
-    @property
-    def row_shape(self) -> tuple[int, ...]:
-        """Shape of a row."""
-        return self.rows.shape[1:]
 
 
 @dataclass(frozen=True, slots=True)
@@ -147,6 +147,7 @@ def told(case: Case, place: Place, batch: int, instances: int) -> dict[str, str]
         "BENCH_OUTPUT": case.output,
         "BENCH_DATATYPE": case.datatype.lower(),
         "BENCH_SHAPE": ",".join(map(str, case.row_shape)),
+        "BENCH_ENCODED": "1" if case.encoded else "",
         "BENCH_BATCH": str(batch),
         "BENCH_INSTANCES": str(instances),
         "BENCH_PORT": str(place.port),

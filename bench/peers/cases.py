@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -9,6 +11,7 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
+from PIL import Image
 
 from bench.peers.base import ROOT, Case, PeerFailed
 
@@ -24,6 +27,7 @@ class _Known:
     highest: int  # of the numbers in a row
     golden: str | None = None  # bundled model whose golden inputs are the rows
     in_flight: tuple[int, ...] | None = None
+    encoded_of: str | None = None  # bundled model that is sent JPEG files
 
 
 _DIGITS = _Known("images", "UINT8", (28, 28, 1), 255, "lenet5-mnist")
@@ -37,6 +41,8 @@ _KNOWN = {
     "lenet5-mnist-int8": _DIGITS,
     "resnet20-cifar10-int8": _THINGS,
     "resnet50-int8": _PHOTOS,
+    "lenet5-mnist-jpeg": dataclasses.replace(_DIGITS, encoded_of="lenet5-mnist"),
+    "resnet20-cifar10-jpeg": dataclasses.replace(_THINGS, encoded_of="resnet20-cifar10"),
 }
 NAMES = tuple(_KNOWN)
 
@@ -52,6 +58,7 @@ def open_case(name: str, work: Path | None) -> Case:
         PeerFailed: It cannot be made.
     """
     known = _KNOWN[name]
+    name = known.encoded_of or name
     repository = _BUNDLED
     if not (_BUNDLED / name).exists():
         if work is None:
@@ -59,7 +66,11 @@ def open_case(name: str, work: Path | None) -> Case:
         repository = work.resolve() / "models"
         if not (repository / name / "1" / "model.onnx").exists():
             _make(repository, name)
-    return Case(name, repository, known.input, known.datatype, "probabilities", _rows(known), known.in_flight)
+    encoded = known.encoded_of is not None
+    rows = [_as_jpeg(row) for row in _rows(known)] if encoded else [*_rows(known)]
+    return Case(
+        name, repository, known.input, known.datatype, "probabilities", rows, known.row_shape, encoded, known.in_flight
+    )
 
 
 def _rows(known: _Known) -> np.ndarray:
@@ -68,6 +79,13 @@ def _rows(known: _Known) -> np.ndarray:
             return np.ascontiguousarray(golden["input_0"][:_ROWS])
     dtype = np.dtype(known.datatype.lower())
     return np.random.default_rng(0).integers(1, known.highest, (_ROWS, *known.row_shape), dtype, endpoint=True)
+
+
+def _as_jpeg(picture: np.ndarray) -> np.ndarray:
+    """Encode (H, W, C) as a JPEG file; return its bytes as a flat array."""
+    file = io.BytesIO()
+    Image.fromarray(picture.squeeze()).save(file, "JPEG", quality=95)
+    return np.frombuffer(file.getvalue(), np.uint8)
 
 
 def _make(repository: Path, name: str) -> None:

@@ -18,6 +18,7 @@ class Convserve(OverGrpc):
 
     name: str
     transport: str
+    takes_encoded = True
     home: str = "convserve"
 
     @property

@@ -53,6 +53,15 @@ class Environment:
             self._run(*install, *arguments)
         stamp.write_text(wanted)
 
+    def need(self, name: str) -> None:
+        """Install a distribution as well, unless it is there.
+
+        Raises:
+            InstallFailed: Says why.
+        """
+        if not self.versions([name]):
+            self._run("-m", "pip", "--python", str(self.python), "install", "--quiet", name)
+
     def installed_bytes(self) -> int:
         """Return what its packages take on the disk, compiled files left out."""
         found = 0

@@ -23,6 +23,8 @@ class Triton(OverGrpc):
 
     name: str
     instances: int
+    takes_encoded = True
+    encoded_axes = 2
     home: str = "triton"
 
     @property
@@ -47,10 +49,10 @@ class Triton(OverGrpc):
         (model / "1").mkdir(parents=True)
         shutil.copy(PROGRAMS / "triton_model.py", model / "1" / "model.py")
         shutil.copy(PROGRAMS / "serving.py", model / "1")  # a model sees its own folder and site-packages
-        dims = ", ".join(map(str, case.row_shape))
+        kind, dims = ("STRING", "1") if case.encoded else (case.datatype, ", ".join(map(str, case.row_shape)))
         config = f"""
 name: "{case.name}" backend: "python" max_batch_size: {MOST_ROWS} dynamic_batching {{}}
-input [{{ name: "{case.input}" data_type: TYPE_{case.datatype} dims: [{dims}] }}]
+input [{{ name: "{case.input}" data_type: TYPE_{kind} dims: [{dims}] }}]
 output [{{ name: "{case.output}" data_type: TYPE_FP32 dims: [-1] }}]
 instance_group [{{ count: {self.instances} kind: KIND_CPU }}]
 """

@@ -2,9 +2,10 @@
 
 They are told by environment variables that ``bench.peers`` sets: ``BENCH_MODEL`` (the file), ``BENCH_INPUT``,
 ``BENCH_DATATYPE`` (NumPy's name), ``BENCH_SHAPE`` (of a row), ``BENCH_OUTPUT``, ``BENCH_PORT``, ``BENCH_SPARE_PORT``,
-``BENCH_BATCH`` (most rows a run) and ``BENCH_INSTANCES``.
+``BENCH_BATCH`` (most rows a run), ``BENCH_INSTANCES``, and ``BENCH_ENCODED`` where rows come as JPEG.
 """
 
+import io
 import os
 
 import numpy as np
@@ -15,6 +16,7 @@ INPUT, OUTPUT = os.environ["BENCH_INPUT"], os.environ["BENCH_OUTPUT"]
 DTYPE = np.dtype(os.environ["BENCH_DATATYPE"])
 SHAPE = tuple(int(size) for size in os.environ["BENCH_SHAPE"].split(","))
 BATCH, INSTANCES = int(os.environ["BENCH_BATCH"]), int(os.environ["BENCH_INSTANCES"])
+ENCODED = bool(os.environ.get("BENCH_ENCODED"))
 PORT, SPARE_PORT = int(os.environ["BENCH_PORT"]), int(os.environ["BENCH_SPARE_PORT"])
 
 
@@ -28,7 +30,12 @@ def session(threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def row(body: bytes) -> np.ndarray:
-    """Read a row as it was sent."""
+    """Read a row as it was sent; a picture is decoded."""
+    if ENCODED:
+        from PIL import Image  # noqa: PLC0415 - installed where pictures are asked for
+
+        with Image.open(io.BytesIO(body)) as picture:
+            return np.asarray(picture.convert("L" if SHAPE[2] == 1 else "RGB")).reshape(SHAPE)
     return np.frombuffer(body, DTYPE).reshape(SHAPE)
 
 

@@ -14,6 +14,8 @@ class TritonPythonModel:
     def execute(self, requests):
         rows = [pb_utils.get_input_tensor_by_name(request, serving.INPUT).as_numpy() for request in requests]
         given = rows[0] if len(rows) == 1 else np.concatenate(rows)
+        if serving.ENCODED:
+            given = np.stack([serving.row(body) for body in given.ravel()])
         answer = self.session.run([serving.OUTPUT], {serving.INPUT: given})[0]
         responses, first = [], 0
         for mine in rows:
