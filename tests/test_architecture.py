@@ -52,3 +52,21 @@ def test_a_long_file_says_why(path: Path) -> None:
     length = len(text.splitlines())
     docstring = ast.get_docstring(ast.parse(text)) or ""
     assert length <= MAX_LINES or REASON in docstring, f"{length} lines without a reason in the module's docstring"
+
+
+# Instants of the wall clock, which somebody may set: told to people, never compared or subtracted.
+TELLS_INSTANTS = {
+    "service/parts.py": "spans have their start since the epoch",
+    "service/repository/servable.py": "the statistics of the protocol have the last inference since the epoch",
+}
+
+
+def test_durations_are_of_a_clock_that_nobody_sets() -> None:
+    wall = {"time.time", "time.time_ns", "datetime.now", "datetime.utcnow", "datetime.today"}
+    found = {
+        str(path.relative_to(ROOT))
+        for path in sources()
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Attribute) and ast.unparse(node) in wall
+    }
+    assert {name for name in found if name.startswith("service/")} == TELLS_INSTANTS.keys()

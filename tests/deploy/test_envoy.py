@@ -168,6 +168,20 @@ def test_a_message_of_two_gibibytes_meets_a_limit(small_repository: Path, tmp_pa
         assert Client(proxy.port).infer(ADD_SUB).model_name == "add-sub"  # and the next caller is served
 
 
+def test_a_compressed_request_is_refused_before_it_is_unpacked(small_repository: Path, tmp_path: Path):
+    """A few KiB that become hundreds of MiB: what the server's native door unpacks before it counts."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        before = server.metric("process_resident_memory_bytes")
+        client = Client(proxy.port)
+        large = pb.ModelInferRequest(model_name="add-sub", raw_input_contents=[bytes(256 * 2**20)])
+        for request in (large, ADD_SUB):
+            refused = failure(client.infer, request, compression=grpc.Compression.Gzip)
+            assert refused.code is grpc.StatusCode.UNIMPLEMENTED
+        assert client.infer(ADD_SUB, compression=grpc.Compression.NoCompression).model_name == "add-sub"
+        assert server.metric("process_resident_memory_bytes") - before < 64 * 2**20
+        client.close()
+
+
 def test_the_largest_request_passes_and_a_larger_one_is_refused_as_the_server_would(
     small_repository: Path, tmp_path: Path
 ):

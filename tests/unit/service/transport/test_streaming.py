@@ -22,6 +22,7 @@ def test_reads_no_faster_than_the_caller() -> None:
         nonlocal taken
         while True:
             taken += 1
+            await asyncio.sleep(0)
             yield b"request"
 
     async def settle() -> None:

@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+import sys
+from typing import Any
+
+import pytest
+
+from service.errors import SettingsError
+from service.parts import choose_transport
+from service.settings import Settings
+
+
+@pytest.mark.parametrize(
+    ("settings", "chosen"),
+    [
+        ({}, "native"),
+        ({"host": "127.0.0.2"}, "native"),
+        ({"host": "::1"}, "native"),
+        ({"host": "0.0.0.0"}, "grpcio"),
+        ({"host": "192.0.2.1"}, "grpcio"),
+        ({"host": "::"}, "grpcio"),
+        ({"host": "0.0.0.0", "trust_clients": True}, "native"),
+        ({"tls_key": "key.pem"}, "grpcio"),
+        ({"host": "0.0.0.0", "trust_clients": True, "tls_key": "key.pem"}, "grpcio"),
+        ({"host": "0.0.0.0", "transport": "native"}, "native"),
+        ({"transport": "grpcio"}, "grpcio"),
+    ],
+)
+def test_auto_never_lets_strangers_reach_the_door_that_bounds_no_message(settings: dict[str, Any], chosen: str) -> None:
+    assert choose_transport(Settings(models="models", **settings)) == chosen
+
+
+def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pygrpc_native", None)
+    assert choose_transport(Settings(models="models")) == "grpcio"
+    with pytest.raises(SettingsError, match="pip install 'convserve\\[fast\\]'"):
+        choose_transport(Settings(models="models", transport="native"))
