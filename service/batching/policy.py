@@ -106,8 +106,11 @@ class BatchingPolicy:
             rate: Rows that arrive a second.
         """
         start, rows_before = self._start(rows, group, rows_ahead, busy_until, now)
-        expected = math.ceil(rows_before + rows + rate * (start - now))
-        return start + self.cost.bound_seconds(min(expected, self.max_batch_size), group)
+        own = rows_before + rows
+        expected = min(own + rate * (start - now), self.max_batch_size)
+        # It grows to a bucket that is full by then: the rest would run as the next batch, not as padding.
+        full = max((bucket for bucket in self.cost.buckets if bucket <= expected), default=0)
+        return start + self.cost.bound_seconds(max(own, full), group)
 
     def _start(
         self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float
