@@ -8,6 +8,7 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -68,6 +69,7 @@ class SharedAnswers:
           only a carrier whose deadline and turn are no later than its own, so it never waits longer
           than alone; another starts a carrier of its own.
         * A caller who leaves takes nobody along; the carrier is withdrawn with the last one.
+        * At most ``most_joined`` requests wait for others' runs; further ones run, or are refused, for themselves.
         * If a carrier is refused for its deadline, those of its requests that have a later one are
           offered again and keep their turn.
         * Requests that bring optional inputs are not shared.
@@ -82,6 +84,7 @@ class SharedAnswers:
         observer: SharingObserver,
         cache: ResponseCache | None = None,
         merges: bool = False,
+        most_joined: int = 1024,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Stand in front of a batcher.
@@ -93,6 +96,7 @@ class SharedAnswers:
             observer: Told of hits, misses and merging.
             cache: Where answers are kept; None for no cache.
             merges: Whether identical requests in flight run once.
+            most_joined: Most requests that wait for others' runs, since they take no place in the queue.
             clock: The batcher's.
         """
         self.cache = cache
@@ -105,6 +109,13 @@ class SharedAnswers:
         self._lock = threading.Lock()
         self._flights: dict[bytes, _Flight] = {}
         self._members: dict[PendingRequest, _Flight] = {}
+        self._most_joined = most_joined
+        self._joined = 0
+
+    @property
+    def joined(self) -> int:
+        """Requests that wait for others' runs."""
+        return self._joined
 
     def offer(self, request: PendingRequest) -> None:
         """Answer, merge or queue a request.
@@ -133,6 +144,7 @@ class SharedAnswers:
             flight = self._members.pop(request, None)
             if flight is not None:
                 flight.members.remove(request)
+                self._joined -= request is not flight.first
                 alone = not flight.members
                 if alone:
                     self._end(flight)
@@ -167,24 +179,28 @@ class SharedAnswers:
         if not self.merges:
             request.reply = _Keeping(self, key, request.reply, looked_seconds)
             queue(request)
-        elif self._join(key, request):
+        elif self._join(key, request, now := self._clock()):
             give_back()
-            self._check(request, self._clock())
+            self._check(request, now)
             self._observer.merged()
         else:
             self._start(key, request, queue, looked_seconds)
 
-    def _join(self, key: bytes, request: PendingRequest) -> bool:
-        """Let a request wait for an identical one, if that will not be later than it would be alone."""
+    def _join(self, key: bytes, request: PendingRequest, now: float) -> bool:
+        """Let a request wait for an identical one, if that will not be later than it would be alone.
+
+        One that :meth:`_check` is about to refuse, at the same instant, waits for nothing.
+        """
         with self._lock:
             flight = self._flights.get(key)
-            if flight is None:
+            if flight is None or self._joined >= self._most_joined:
                 return False
             carrier = flight.carrier
             if request.deadline < carrier.deadline or request.turn < carrier.turn:
                 return False
-            if not request.cancelled and request.deadline > self._clock():  # else it is refused, by whoever asked
+            if not request.cancelled and request.deadline > now:
                 flight.members.append(request)
+                self._joined += 1
                 self._members[request] = flight
             return True
 
@@ -224,10 +240,11 @@ class SharedAnswers:
     def again(self, key: bytes, request: PendingRequest) -> None:
         """Offer a request once more, whose carrier was refused for a deadline that is not its own."""
         try:
-            if not self._join(key, request):
-                self._start(key, request, self._batcher.offer, 0.0)
+            now = self._clock()
+            if self._join(key, request, now):
+                self._check(request, now)
             else:
-                self._check(request, self._clock())
+                self._start(key, request, self._batcher.offer, 0.0)
         except ServingError as error:
             request.refuse(error)
 
@@ -254,16 +271,18 @@ class SharedAnswers:
             del self._flights[flight.key]
         for member in flight.members:
             self._members.pop(member, None)
+            self._joined -= member is not flight.first
         flight.members = []
 
 
 class _Flight:
     """The reply of a carrier: settles the requests that it stands for."""
 
-    __slots__ = ("_looked_seconds", "_shared", "carrier", "ended", "key", "members")
+    __slots__ = ("_looked_seconds", "_shared", "carrier", "ended", "first", "key", "members")
 
     def __init__(self, shared: SharedAnswers, key: bytes, first: PendingRequest, looked_seconds: float) -> None:
         self.key = key
+        self.first = first
         self.members: list[PendingRequest] = []
         self.ended = False
         self._shared = shared
@@ -279,7 +298,9 @@ class _Flight:
             self._shared.keep(self.key, outputs, self._looked_seconds)  # first: who asks again at once finds it
         finally:
             for member in members:
-                member.answer(outputs, facts)
+                # Who joined a run that had begun has waited for no time, not for less than none.
+                late = member.queued > facts.released
+                member.answer(outputs, replace(facts, released=member.queued) if late else facts)
 
     def refuse(self, error: ServingError) -> None:
         """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""

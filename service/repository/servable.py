@@ -234,8 +234,15 @@ def _shared(
     cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
     if cache is not None:
         metrics.watch_cache(lambda: cache.size_bytes)
-    merges = settings.merge_identical_requests
-    return SharedAnswers(batcher, identity=identity, names=names, observer=observer, cache=cache, merges=merges)
+    return SharedAnswers(
+        batcher,
+        identity=identity,
+        names=names,
+        observer=observer,
+        cache=cache,
+        merges=settings.merge_identical_requests,
+        most_joined=settings.max_queued_requests,
+    )
 
 
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:

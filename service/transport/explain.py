@@ -32,7 +32,7 @@ def as_parameters(servable: Servable, request: PendingRequest, facts: BatchFacts
 
 def _facts(servable: Servable, request: PendingRequest, facts: BatchFacts) -> dict[str, str | int | float]:
     return {
-        "queue_seconds": max(0.0, facts.released - request.queued),  # a merged one may have come later
+        "queue_seconds": facts.released - request.queued,
         "decode_seconds": request.queued - request.arrival,
         "assemble_seconds": facts.assemble_seconds,
         "infer_seconds": facts.infer_seconds,

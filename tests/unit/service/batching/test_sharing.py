@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -88,7 +89,9 @@ class Told:
 
 
 class Stage:
-    def __init__(self, cache_bytes: int = 0, *, merges: bool = False, bound: int = 1000) -> None:
+    def __init__(
+        self, cache_bytes: int = 0, *, merges: bool = False, bound: int = 1000, most_joined: int = 1000
+    ) -> None:
         self.clock = FakeClock()
         self.batcher = HeldBatcher(bound)
         self.told = Told()
@@ -100,6 +103,7 @@ class Stage:
             observer=self.told,
             cache=self.cache,
             merges=merges,
+            most_joined=most_joined,
             clock=self.clock,
         )
 
@@ -275,12 +279,48 @@ def test_a_run_that_ends_before_it_is_known_is_joined_by_nobody() -> None:
     assert stage.batcher.runs == 2
 
 
+def test_who_joins_is_settled_once_though_the_deadline_passes_meanwhile() -> None:
+    stage = Stage(merges=True)
+    stage.ask(deadline=101.0)
+    request = make_request(1.0, deadline=102.0, arrival=100.0)
+    looks = iter([101.5, 101.5])
+    stage.shared._clock = lambda: next(looks, 103.0)
+    try:
+        stage.shared.offer(request)
+    except ServingError as error:
+        reply_of(request).refuse(error)  # as a door does
+    stage.batcher.run()
+    assert reply_of(request).times_settled == 1
+
+
+def test_who_joins_a_run_that_has_begun_is_told_of_no_wait() -> None:
+    stage = Stage(merges=True)
+    first = stage.ask()
+    stage.clock.advance(5.0)
+    joined = stage.ask()
+    stage.batcher.queue.pop().answer(per_row(first.inputs), replace(FACTS, released=101.0))
+    assert reply_of(first).facts[0].released == 101.0
+    assert reply_of(joined).facts[0].released == joined.queued == 105.0
+
+
+def test_past_the_bound_requests_run_or_are_refused_for_themselves() -> None:
+    stage = Stage(merges=True, bound=2, most_joined=3)
+    for _ in range(5):
+        stage.ask()
+    assert (stage.shared.joined, len(stage.batcher.queue)) == (3, 2)
+    with pytest.raises(QueueFull):
+        stage.ask()
+    stage.batcher.run()
+    stage.batcher.run()
+    assert stage.shared.joined == 0
+
+
 class Machine(RuleBasedStateMachine):
     """Any order of arrivals, departures, runs and failures."""
 
     @initialize(cache=st.sampled_from([0, 1200, 10_000]), merges=st.booleans(), bound=st.integers(1, 6))
     def build(self, cache: int, merges: bool, bound: int) -> None:
-        self.stage = Stage(cache, merges=merges, bound=bound)
+        self.stage = Stage(cache, merges=merges, bound=bound, most_joined=3)
         self.requests: list[tuple[PendingRequest, RecordingReply]] = []
         self.left: set[int] = set()
 
@@ -333,6 +373,7 @@ class Machine(RuleBasedStateMachine):
         if not hasattr(self, "stage"):
             return
         assert self.stage.batcher.reserved == 0
+        assert 0 <= self.stage.shared.joined <= 3
         for place, (request, reply) in enumerate(self.requests):
             assert reply.times_settled <= 1
             if place in self.left:
@@ -353,6 +394,7 @@ class Machine(RuleBasedStateMachine):
             self.stage.batcher.run()
         for _, reply in self.requests:
             assert reply.times_settled == 1
+        assert self.stage.shared.joined == 0
 
 
 Machine.TestCase.settings = settings(max_examples=150, stateful_step_count=30, deadline=None)
