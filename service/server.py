@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import queue
@@ -17,10 +18,12 @@ from typing import TYPE_CHECKING
 
 from service import __version__
 from service.backend.onnx import RUNTIME
+from service.batching.response_cache import ResponseCache
 from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
 from service.parts import access, choose_transport, credentials, is_loopback, tracing
+from service.repository import servable as servables
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
@@ -65,7 +68,9 @@ class Server:
         self.metrics.ready.set_function(self.is_ready)
         self.metrics.draining.set_function(lambda: self._lame_duck)
         self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
-        self.reconciler = Reconciler(settings, self.metrics, self.lifecycle)
+        cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
+        load = functools.partial(servables.load, cache=cache)
+        self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))

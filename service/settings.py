@@ -83,8 +83,9 @@ class Settings:
         "prompt", "who will be late is told at arrival, by what is expected; or late, once it is certain"
     )
     response_cache_bytes: int = _setting(
-        0, "most memory for answers of one version that identical requests get at once; 0: none is kept"
+        0, "most memory for answers that identical requests get at once, of all models; 0: none is kept"
     )
+    response_cache: bool = _setting(True, "whether answers are kept, where there is memory for them")
     merge_identical_requests: bool = _setting(False, "identical requests in flight run once, and all get the answer")
     priority_levels: int = _setting(0, "levels of the parameter priority, 1 going first; 0 ignores the parameter")
     default_priority_level: int = _setting(
@@ -172,7 +173,7 @@ class ModelSettings:
     max_queue_delay_seconds: float | None = None
     max_queued_requests: int | None = None
     refusals: Literal["prompt", "late"] | None = None
-    response_cache_bytes: int | None = None
+    response_cache: bool | None = None
     merge_identical_requests: bool | None = None
     priority_levels: int | None = None
     default_priority_level: int | None = None

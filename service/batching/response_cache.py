@@ -6,10 +6,13 @@ import hashlib
 import threading
 from collections import OrderedDict
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
 
-_ENTRY_BYTES = 512  # key, list and array headers of an entry, so that many small ones are bounded too
+# What Python and NumPy need besides the numbers, so that many small entries are bounded too; tests weigh it.
+_ENTRY_BYTES = 512
+_ARRAY_BYTES = 192
 
 Rows = tuple[np.ndarray, ...]
 
@@ -37,13 +40,22 @@ def request_key(identity: str, names: Sequence[str], inputs: Sequence[np.ndarray
     return digest.digest()
 
 
+class _Entry(NamedTuple):
+    rows: Rows
+    size_bytes: int
+
+
 class ResponseCache:
-    """All outputs of requests by key. Thread-safe; every operation is O(1) but for what has to leave."""
+    """The server's memory of answers, which all versions share. Thread-safe; locked for dictionaries only.
+
+    Worst case: ``max_bytes`` of entries, what Python needs for them included. Every operation is O(1) but
+    for what has to leave.
+    """
 
     def __init__(self, max_bytes: int) -> None:
-        """Hold nothing yet, and never more than ``max_bytes``, keys included."""
+        """Hold nothing yet, and never more than ``max_bytes``."""
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[bytes, tuple[Rows, int]] = OrderedDict()
+        self._entries: OrderedDict[tuple[Shelf, bytes], _Entry] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
 
@@ -56,21 +68,22 @@ class ResponseCache:
         """Number of entries."""
         return len(self._entries)
 
-    def get(self, key: bytes) -> Rows | None:
-        """Return the outputs kept under a key, which nobody may write to, and use them now."""
+    def shelf(self) -> Shelf:
+        """Return the part of one version."""
+        return Shelf(self)
+
+    def get(self, shelf: Shelf, key: bytes) -> Rows | None:
+        """See :meth:`Shelf.get`."""
         with self._lock:
-            found = self._entries.get(key)
-            if found is None:
+            entry = self._entries.get((shelf, key))
+            if entry is None:
                 return None
-            self._entries.move_to_end(key)
-            return found[0]
+            self._entries.move_to_end((shelf, key))
+            return entry.rows
 
-    def put(self, key: bytes, outputs: Sequence[np.ndarray]) -> int:
-        """Keep a copy of outputs under a key; return how many entries had to leave for it.
-
-        Outputs that are text, or larger than the whole cache, are not kept.
-        """
-        size = _ENTRY_BYTES + sum(output.nbytes for output in outputs)
+    def put(self, shelf: Shelf, key: bytes, outputs: Sequence[np.ndarray]) -> int:
+        """See :meth:`Shelf.put`."""
+        size = _ENTRY_BYTES + sum(_ARRAY_BYTES + output.nbytes for output in outputs)
         if size > self._max_bytes or any(output.dtype == object for output in outputs):
             return 0
         rows = tuple(np.array(output) for output in outputs)  # a view would keep the whole batch
@@ -78,15 +91,68 @@ class ResponseCache:
             row.flags.writeable = False
         evicted = 0
         with self._lock:
-            if (old := self._entries.pop(key, None)) is not None:
-                self._bytes -= old[1]
+            if shelf.closed:
+                return 0
+            self._drop(shelf, key)
             while self._bytes + size > self._max_bytes:
-                _, (_, freed) = self._entries.popitem(last=False)
-                self._bytes -= freed
+                self._drop(*next(iter(self._entries)))
                 evicted += 1
-            self._entries[key] = rows, size
+            self._entries[shelf, key] = _Entry(rows, size)
             self._bytes += size
+            shelf.size_bytes += size
+            shelf.keys.add(key)
         return evicted
+
+    def close(self, shelf: Shelf) -> None:
+        """See :meth:`Shelf.close`."""
+        with self._lock:
+            shelf.closed = True
+            for key in list(shelf.keys):
+                self._drop(shelf, key)
+
+    def _drop(self, shelf: Shelf, key: bytes) -> None:
+        entry = self._entries.pop((shelf, key), None)
+        if entry is not None:
+            self._bytes -= entry.size_bytes
+            shelf.size_bytes -= entry.size_bytes
+            shelf.keys.remove(key)
+
+
+class Shelf:
+    """One version's part of the cache: its answers go with it, however long somebody may hold on to it.
+
+    Attributes:
+        size_bytes: Bytes that its entries take.
+        closed: Whether its version has gone; changed by the cache only, under its lock, like the keys.
+        keys: Of its entries.
+    """
+
+    __slots__ = ("_cache", "closed", "keys", "size_bytes")
+
+    def __init__(self, cache: ResponseCache) -> None:
+        self._cache = cache
+        self.size_bytes = 0
+        self.closed = False
+        self.keys: set[bytes] = set()
+
+    def __len__(self) -> int:
+        """Number of its entries."""
+        return len(self.keys)
+
+    def get(self, key: bytes) -> Rows | None:
+        """Return the outputs kept under a key, which nobody may write to, and use them now."""
+        return self._cache.get(self, key)
+
+    def put(self, key: bytes, outputs: Sequence[np.ndarray]) -> int:
+        """Keep a copy of outputs under a key; return how many entries, of any version, had to leave for it.
+
+        Outputs that are text, larger than the whole cache, or of a closed shelf are not kept.
+        """
+        return self._cache.put(self, key, outputs)
+
+    def close(self) -> None:
+        """Drop everything and keep nothing any more, not even what is being computed."""
+        self._cache.close(self)
 
 
 def _add(digest: hashlib._Hash, part: bytes) -> None:

@@ -14,7 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from service.batching.request import BatchFacts, PendingRequest, Reply
-from service.batching.response_cache import ResponseCache, request_key
+from service.batching.response_cache import Shelf, request_key
 from service.errors import DeadlineExceeded, DeadlineUnmeetable, RequestCancelled, ServingError
 
 CACHED = "cached"  # the release reason of what never ran
@@ -82,7 +82,7 @@ class SharedAnswers:
         identity: str,
         names: Sequence[str],
         observer: SharingObserver,
-        cache: ResponseCache | None = None,
+        cache: Shelf | None = None,
         merges: bool = False,
         most_joined: int = 1024,
         clock: Callable[[], float] = time.monotonic,
@@ -94,7 +94,7 @@ class SharedAnswers:
             identity: Model, version and digest of its file.
             names: Of the inputs.
             observer: Told of hits, misses and merging.
-            cache: Where answers are kept; None for no cache.
+            cache: Where the version's answers are kept; None for no cache.
             merges: Whether identical requests in flight run once.
             most_joined: Most requests that wait for others' runs, since they take no place in the queue.
             clock: The batcher's.
@@ -136,6 +136,11 @@ class SharedAnswers:
     def release(self) -> None:
         """Give a reservation back."""
         self._batcher.release()
+
+    def close(self) -> None:
+        """The version goes, and its answers with it; who waits for a run still gets the answer."""
+        if self.cache is not None:
+            self.cache.close()
 
     def cancel(self, request: PendingRequest) -> None:
         """Forget a request whose caller left; those who want the same answer get it."""

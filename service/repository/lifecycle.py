@@ -173,6 +173,8 @@ class Lifecycle:
             self._ready = {**self._ready, status.name: newest_first}
             self._names = self._names | {status.name}
             self._metrics.set_state(status.name, str(status.version), status.state)
+        if replaced is not None and replaced.shared is not None:
+            replaced.shared.close()
         self._listener()
         return replaced
 

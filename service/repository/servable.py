@@ -136,7 +136,11 @@ def summary(servable: Servable) -> dict[str, object]:
 
 
 def load(
-    folder: VersionFolder, settings: Settings, metrics: Metrics, on_death: Callable[[], None] = lambda: None
+    folder: VersionFolder,
+    settings: Settings,
+    metrics: Metrics,
+    on_death: Callable[[], None] = lambda: None,
+    cache: ResponseCache | None = None,
 ) -> Servable:
     """Load one version and prove that it answers as it did at export.
 
@@ -148,6 +152,7 @@ def load(
         settings: With the model's ``serving.toml`` laid over them.
         metrics: The families.
         on_death: Called if an instance's thread dies; see :class:`Batcher`.
+        cache: The server's memory of answers; None keeps none.
 
     Returns:
         A servable whose batcher runs. The caller must close the batcher.
@@ -190,9 +195,19 @@ def load(
         on_death=on_death,
     )
     shared = None
-    if settings.response_cache_bytes or settings.merge_identical_requests:
-        identity = f"{folder.name} {folder.version} {digest}"
-        shared = _shared(batcher, settings, identity, [spec.name for spec in graph.inputs], observer, model_metrics)
+    shelf = cache.shelf() if cache is not None and settings.response_cache else None
+    if shelf is not None or settings.merge_identical_requests:
+        if shelf is not None:
+            model_metrics.watch_cache(lambda: shelf.size_bytes)
+        shared = SharedAnswers(
+            batcher,
+            identity=f"{folder.name} {folder.version} {digest}",
+            names=[spec.name for spec in graph.inputs],
+            observer=observer,
+            cache=shelf,
+            merges=settings.merge_identical_requests,
+            most_joined=settings.max_queued_requests,
+        )
     batcher.start(folder.name)
     model_metrics.watch_queue(lambda: batcher.queued)
     servable = Servable(
@@ -221,28 +236,6 @@ def load(
     )
     _publish_gauges(servable, cost, metrics)
     return servable
-
-
-def _shared(
-    batcher: Batcher,
-    settings: Settings,
-    identity: str,
-    names: Sequence[str],
-    observer: MeteredBatches,
-    metrics: ModelMetrics,
-) -> SharedAnswers:
-    cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
-    if cache is not None:
-        metrics.watch_cache(lambda: cache.size_bytes)
-    return SharedAnswers(
-        batcher,
-        identity=identity,
-        names=names,
-        observer=observer,
-        cache=cache,
-        merges=settings.merge_identical_requests,
-        most_joined=settings.max_queued_requests,
-    )
 
 
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:

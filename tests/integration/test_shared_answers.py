@@ -74,7 +74,7 @@ def test_an_answer_says_that_it_was_kept(embed: Embed):
 
 
 def test_a_cache_of_one_answer_lets_the_older_leave(embed: Embed):
-    with embed(response_cache_bytes=600) as running:
+    with embed(response_cache_bytes=1000) as running:
         for number in (1, 2, 1):
             running.client.infer(other(number))
         assert [cache_metric(running, f"{what}_total") for what in ("hits", "misses", "evictions")] == [0, 3, 2]

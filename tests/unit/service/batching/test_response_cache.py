@@ -1,13 +1,19 @@
 from __future__ import annotations
 
+import tracemalloc
 from collections import OrderedDict
+from collections.abc import Callable
 
 import numpy as np
-from hypothesis import given
+import pytest
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.batching.response_cache import _ENTRY_BYTES, ResponseCache, request_key
+from service.batching.response_cache import _ARRAY_BYTES, _ENTRY_BYTES, ResponseCache, request_key
+
+SHELVES = st.integers(0, 1)
 
 DTYPES = st.sampled_from([np.dtype(name) for name in ("?", "u1", "<i8", "<f4", "<f8")])
 ARRAYS = DTYPES.flatmap(
@@ -30,6 +36,10 @@ def said(request: Request) -> object:
         (name, array.dtype.str, array.shape, array.tolist() if array.dtype == object else array.tobytes())
         for name, array in inputs
     ]
+
+
+def weight(row: np.ndarray) -> int:
+    return _ENTRY_BYTES + _ARRAY_BYTES + row.nbytes
 
 
 @given(REQUESTS, REQUESTS)
@@ -58,42 +68,90 @@ def test_the_layout_in_memory_does_not_matter() -> None:
     assert key(("m", [("x", square.T)])) == key(("m", [("x", np.ascontiguousarray(square.T))]))
 
 
-@given(
-    st.integers(0, 5 * (_ENTRY_BYTES + 16)),
-    st.lists(st.tuples(st.booleans(), st.integers(0, 5), st.integers(0, 40)), max_size=60),
+class Machine(RuleBasedStateMachine):
+    """Two versions share a cache; a dictionary in order of use says what it should hold."""
+
+    @initialize(limit=st.integers(0, 5 * (_ENTRY_BYTES + _ARRAY_BYTES + 16)))
+    def build(self, limit: int) -> None:
+        self.limit = limit
+        self.cache = ResponseCache(limit)
+        self.shelves = [self.cache.shelf(), self.cache.shelf()]
+        self.model: OrderedDict[tuple[int, bytes], np.ndarray] = OrderedDict()
+
+    def size(self, shelf: int | None = None) -> int:
+        return sum(weight(row) for place, row in self.model.items() if shelf in (None, place[0]))
+
+    @rule(shelf=SHELVES, name=st.binary(min_size=1, max_size=1), length=st.integers(0, 40), value=st.integers(0, 255))
+    def put(self, shelf: int, name: bytes, length: int, value: int) -> None:
+        row = np.full((1, length), value, dtype=np.uint8)
+        evicted = self.shelves[shelf].put(name, [row])
+        if weight(row) > self.limit:
+            return
+        self.model.pop((shelf, name), None)
+        before = len(self.model)
+        while self.size() + weight(row) > self.limit:
+            self.model.popitem(last=False)
+        assert evicted == before - len(self.model)
+        self.model[shelf, name] = row
+
+    @rule(shelf=SHELVES, number=st.integers(0, 10))
+    def get(self, shelf: int, number: int) -> None:
+        names = [name for _, name in self.model] or [b"x"]
+        name = names[number % len(names)]
+        found = self.shelves[shelf].get(name)
+        assert (found is None) == ((shelf, name) not in self.model)
+        if found is not None:
+            self.model.move_to_end((shelf, name))
+            assert np.array_equal(found[0], self.model[shelf, name])
+
+    @rule(shelf=SHELVES)
+    def replace_the_version(self, shelf: int) -> None:
+        old = self.shelves[shelf]
+        old.close()
+        self.shelves[shelf] = self.cache.shelf()
+        for place in [place for place in self.model if place[0] == shelf]:
+            del self.model[place]
+        assert old.put(b"x", [np.zeros((1, 1))]) == 0  # computed for somebody who came before
+        assert old.get(b"x") is None
+        assert old.size_bytes == 0
+
+    @invariant()
+    def it_holds_what_it_should_within_its_bound(self) -> None:
+        if not hasattr(self, "cache"):
+            return
+        assert len(self.cache) == len(self.model)
+        assert self.cache.size_bytes == self.size() <= self.limit
+        assert [shelf.size_bytes for shelf in self.shelves] == [self.size(0), self.size(1)]
+
+
+Machine.TestCase.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestAsADictionary = Machine.TestCase
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda number: [np.full((1, 10), number, np.float32)],
+        lambda number: [np.full((1, 1), number, np.int64) for _ in range(4)],
+    ],
 )
-def test_it_is_a_bounded_cache_of_the_least_recently_used(limit: int, steps: list[tuple[bool, int, int]]) -> None:
-    cache = ResponseCache(limit)
-    model: OrderedDict[bytes, np.ndarray] = OrderedDict()
-    evicted = 0
-
-    def size() -> int:
-        return sum(_ENTRY_BYTES + row.nbytes for row in model.values())
-
-    for puts, name, length in steps:
-        place = bytes([name])
-        if puts:
-            row = np.full((1, length), name, dtype=np.uint8)
-            evicted = cache.put(place, [row])
-            if _ENTRY_BYTES + row.nbytes <= limit:
-                model.pop(place, None)
-                before = len(model)
-                while size() + _ENTRY_BYTES + row.nbytes > limit:
-                    model.popitem(last=False)
-                assert evicted == before - len(model)
-                model[place] = row
-        else:
-            found = cache.get(place)
-            assert (found is None) == (place not in model)
-            if found is not None:
-                model.move_to_end(place)
-                assert np.array_equal(found[0], model[place])
-        assert cache.size_bytes == size() <= max(limit, 0)
-        assert len(cache) == len(model)
+def test_the_bound_covers_what_python_needs(make: Callable[[int], list[np.ndarray]]) -> None:
+    cache = ResponseCache(4_000_000)
+    shelf = cache.shelf()
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        for number in range(1000):
+            shelf.put(number.to_bytes(32, "little"), make(number))
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    assert len(cache) == 1000
+    assert taken <= cache.size_bytes <= 2 * taken
 
 
 def test_what_is_kept_is_a_copy_that_nobody_can_change() -> None:
-    cache = ResponseCache(10_000)
+    cache = ResponseCache(10_000).shelf()
     batch = np.arange(100, dtype=np.float32).reshape(10, 10)
     cache.put(b"k", [batch[3:4]])
     batch[:] = 0
@@ -106,5 +164,5 @@ def test_what_is_kept_is_a_copy_that_nobody_can_change() -> None:
 
 def test_text_is_not_kept() -> None:
     cache = ResponseCache(10_000)
-    cache.put(b"k", [np.array(["long" * 1000], dtype=object)])
+    cache.shelf().put(b"k", [np.array(["long" * 1000], dtype=object)])
     assert len(cache) == 0

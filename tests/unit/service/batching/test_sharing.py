@@ -95,7 +95,7 @@ class Stage:
         self.clock = FakeClock()
         self.batcher = HeldBatcher(bound)
         self.told = Told()
-        self.cache = ResponseCache(cache_bytes) if cache_bytes else None
+        self.cache = ResponseCache(cache_bytes).shelf() if cache_bytes else None
         self.shared = SharedAnswers(
             self.batcher,
             identity="m 1",

@@ -6,8 +6,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
+from service.batching.response_cache import ResponseCache
+from service.batching.sharing import SharedAnswers
 from service.errors import (
     GoldenMismatch,
     InvalidInput,
@@ -20,7 +23,7 @@ from service.errors import (
     SettingsError,
 )
 from service.metrics import STATES, Metrics
-from service.repository.lifecycle import Lifecycle
+from service.repository.lifecycle import Lifecycle, VersionStatus
 from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
@@ -63,6 +66,16 @@ def repository(root: Path, *places: str) -> Path:
     return root
 
 
+class Silent:
+    """Is told of shared answers and counts nothing."""
+
+    def cache_hit(self, seconds: float) -> None: ...
+    def cache_miss(self, seconds: float, evicted: int) -> None: ...
+    def merged(self) -> None: ...
+    def cancelled(self, stage: str) -> None: ...
+    def rejected(self, reason: str) -> None: ...
+
+
 class Cycle(Lifecycle):
     """A lifecycle and the reconciler that fills it."""
 
@@ -96,6 +109,33 @@ def test_every_wanted_version_becomes_ready(tmp_path: Path) -> None:
     cycle.load_all()
     assert states(cycle) == {"a/1": "READY", "a/2": "READY", "b/7": "READY"}
     assert cycle.is_ready
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "replaced", "fallen"])
+def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1"), FakeLoader())
+    cycle.load_all()
+    cache = ResponseCache(10_000)
+
+    def sharing() -> Servable:
+        shelf = cache.shelf()
+        shelf.put(b"key", [np.zeros((1, 2))])
+        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], observer=Silent(), cache=shelf)
+        return bare_servable(name="a", version=1, shared=shared)
+
+    servable, other = sharing(), sharing()
+    cycle.put(servable)
+    assert len(cache) == 2
+    if how == "withdrawn":
+        cycle.withdraw(servable)
+    elif how == "replaced":
+        cycle.put(other)
+    else:
+        cycle.set_status(VersionStatus("a", 1, "UNAVAILABLE"))
+    assert servable.shared is not None
+    assert servable.shared.cache is not None
+    assert len(servable.shared.cache) == 0  # although somebody, a template for one, still holds the servable
+    assert len(cache) == 1
 
 
 def test_only_the_wanted_versions_are_loaded(tmp_path: Path) -> None:

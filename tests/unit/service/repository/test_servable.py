@@ -12,6 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.batching.request import PendingRequest
+from service.batching.response_cache import ResponseCache
 from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable, QueueFull
 from service.golden import Golden
 from service.metrics import Metrics
@@ -133,6 +134,18 @@ def test_refusals_are_counted(tmp_path: Path, loaded: Load, metrics: Metrics) ->
         servable.batcher.reserve()
     servable.batcher.release()
     assert value(metrics, "rejected_total", model="pictures", version="1", reason="queue_full") == 1
+
+
+def test_answers_are_kept_where_there_is_memory_and_the_model_wants_it(tmp_path: Path, metrics: Metrics) -> None:
+    folder = write_picture_version(tmp_path)
+    for cache, wanted, keeps in (
+        (None, True, False),
+        (ResponseCache(10_000), False, False),
+        (ResponseCache(10_000), True, True),
+    ):
+        servable = load(folder, dataclasses.replace(SETTINGS, response_cache=wanted), metrics, cache=cache)
+        servable.batcher.close()
+        assert (servable.shared is not None) == keeps
 
 
 def test_a_sentence_version_groups_by_length(tmp_path: Path, loaded: Load) -> None:
