@@ -9,54 +9,17 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Protocol
+from functools import partial
 
 import numpy as np
 
-from service.batching.request import BatchFacts, PendingRequest, Reply
+from service.batching.front import Front, SharingObserver
+from service.batching.keeping import Keeping
+from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import Shelf, request_key
 from service.errors import DeadlineExceeded, DeadlineUnmeetable, RequestCancelled, ServingError
 
 CACHED = "cached"  # the release reason of what never ran
-
-
-class Front(Protocol):
-    """Who takes requests: a batcher, or what stands in front of it."""
-
-    def offer(self, request: PendingRequest) -> None:
-        """Take a request in, or raise a ServingError."""
-        ...
-
-    def submit(self, request: PendingRequest) -> None:
-        """Take in a request for which the batcher reserved a place, or raise; the place is used up either way."""
-        ...
-
-    def cancel(self, request: PendingRequest) -> None:
-        """Forget a request whose caller left."""
-        ...
-
-    def release(self) -> None:
-        """Give a reservation back without a request."""
-        ...
-
-
-class SharingObserver(Protocol):
-    """Who is told; must be quick and must not raise."""
-
-    def cache_hit(self, seconds: float) -> None:
-        """An answer was found, so long after it was looked for."""
-
-    def cache_miss(self, seconds: float, evicted: int) -> None:
-        """None was; looking for it and keeping the answer took so long, and so many had to leave."""
-
-    def merged(self) -> None:
-        """A request joined an identical one in flight."""
-
-    def cancelled(self, stage: str) -> None:
-        """A caller left while an answer was still wanted by others."""
-
-    def rejected(self, reason: str) -> None:
-        """A request was refused that needed no place in the queue."""
 
 
 class SharedAnswers:
@@ -182,7 +145,8 @@ class SharedAnswers:
                 request.answer(rows, BatchFacts(request.rows, request.rows, 0.0, -1, CACHED, now, 0.0, 0.0))
                 return
         if not self.merges:
-            request.reply = _Keeping(self, key, request.reply, looked_seconds)
+            keep = partial(self.keep, key, looked_seconds=looked_seconds)
+            request.reply = Keeping(keep, request.reply)
             queue(request)
         elif self._join(key, request, now := self._clock()):
             give_back()
@@ -316,26 +280,3 @@ class _Flight:
                 self._shared.again(self.key, member)
             else:
                 member.refuse(error)
-
-
-class _Keeping:
-    """Passes a request's answer on and keeps it."""
-
-    __slots__ = ("_key", "_looked_seconds", "_reply", "_shared")
-
-    def __init__(self, shared: SharedAnswers, key: bytes, reply: Reply, looked_seconds: float) -> None:
-        self._shared = shared
-        self._key = key
-        self._reply = reply
-        self._looked_seconds = looked_seconds
-
-    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
-        """Keep it first, so that who asks again at once finds it."""
-        try:
-            self._shared.keep(self._key, outputs, self._looked_seconds)
-        finally:
-            self._reply.answer(outputs, request, facts)
-
-    def refuse(self, error: ServingError) -> None:
-        """Pass the failure on."""
-        self._reply.refuse(error)

@@ -16,10 +16,11 @@ from service.batching.admission import BatcherLimits
 from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher
 from service.batching.cost import CostModel, buckets_up_to
+from service.batching.front import Front
 from service.batching.policy import BatchingPolicy
 from service.batching.priority import Priorities
 from service.batching.response_cache import ResponseCache
-from service.batching.sharing import Front, SharedAnswers
+from service.batching.sharing import SharedAnswers
 from service.errors import GraphInvalid, ManifestInvalid
 from service.golden import read_golden
 from service.manifest import (

@@ -1,0 +1,31 @@
+"""A reply that keeps the answer on its way to the caller."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from service.batching.request import BatchFacts, PendingRequest, Reply
+from service.errors import ServingError
+
+
+class Keeping:
+    """Passes a request's answer on and keeps it; failures are not kept."""
+
+    __slots__ = ("_keep", "_reply")
+
+    def __init__(self, keep: Callable[[Sequence[np.ndarray]], None], reply: Reply) -> None:
+        self._keep = keep
+        self._reply = reply
+
+    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
+        """Keep it first, so that who asks again at once finds it."""
+        try:
+            self._keep(outputs)
+        finally:
+            self._reply.answer(outputs, request, facts)
+
+    def refuse(self, error: ServingError) -> None:
+        """Pass the failure on."""
+        self._reply.refuse(error)
