@@ -9,11 +9,13 @@ import numpy as np
 
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration import graphs
 from tests.integration.conftest import Embed
 from tests.integration.harness import (
     ADD_SUB,
     EmbeddedServer,
     ServerProcess,
+    arrays_of,
     eventually,
     failure,
     infer_request,
@@ -32,7 +34,7 @@ def cache_metric(running: EmbeddedServer, what: str) -> float:
 def test_a_kept_answer_is_the_same_to_the_byte_and_needs_no_instance(embed: Embed):
     with embed(response_cache_bytes=100_000, max_queued_requests=1) as running:
         infer = running.client.inference.ModelInfer
-        asked = ADD_SUB.__class__.FromString(ADD_SUB.SerializeToString())
+        asked = pb.ModelInferRequest.FromString(ADD_SUB.SerializeToString())
         asked.id = "mine"
         first = running.client.infer(asked)
         running.gate.shut()
@@ -66,7 +68,7 @@ def test_statistics_and_configuration_tell_of_the_cache_as_triton_does(embed: Em
 
 
 def test_an_answer_says_that_it_was_kept(embed: Embed):
-    asked = ADD_SUB.__class__.FromString(ADD_SUB.SerializeToString())
+    asked = pb.ModelInferRequest.FromString(ADD_SUB.SerializeToString())
     asked.parameters["explain"].bool_param = True
     with embed(response_cache_bytes=100_000) as running:
         reasons = [running.client.infer(asked).parameters["release_reason"].string_param for _ in range(2)]
@@ -153,3 +155,20 @@ def test_all_callers_leave_and_nothing_runs(embed: Embed):
         running.gate.open()
         busy.result()
         assert running.metric("convserve_batch_size_sum", model="add-sub") == 1
+
+
+def test_answers_go_with_their_version(tmp_path: Path, transport: str):
+    graphs.write(tmp_path, "add-sub", graphs.add_sub())
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1", "--response-cache-bytes", "100000")
+    with ServerProcess(tmp_path, transport, *flags) as server:
+
+        def total() -> float:
+            return float(arrays_of(server.client.infer(ADD_SUB))["sum"][0, 0])
+
+        assert [total(), total()] == [5.0, 5.0]
+        graphs.write(tmp_path, "aside", graphs.add_sub(offset=100.0))
+        (tmp_path / "aside" / "1" / "model.onnx").replace(tmp_path / "add-sub" / "1" / "model.onnx")
+        eventually(lambda: total() == 105.0, "the changed version answers")
+        assert total() == 105.0
+        graphs.write(tmp_path, "add-sub", graphs.add_sub(offset=200.0), version=2)
+        eventually(lambda: total() == 205.0, "the newer version answers")

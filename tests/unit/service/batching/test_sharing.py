@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from dataclasses import replace
 
@@ -12,6 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
+from service.batching.admission import BatcherLimits
+from service.batching.batcher import Batcher
+from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import CACHED, SharedAnswers
@@ -23,7 +27,19 @@ from service.errors import (
     RequestCancelled,
     ServingError,
 )
-from tests.fakes import FakeClock, RecordingReply, got_own_rows, make_request, per_row, reply_of
+from tests.fakes import (
+    GUARD_SECONDS,
+    FakeBackend,
+    FakeClock,
+    RecordingObserver,
+    RecordingReply,
+    got_own_rows,
+    linear_cost,
+    make_request,
+    number_buffer,
+    per_row,
+    reply_of,
+)
 
 FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 0.0, 0.0, 0.0)
 LATER = math.inf
@@ -409,3 +425,38 @@ def test_nobody_waits_for_a_later_deadline_or_turn_than_its_own(members: list[tu
     for request in requests:
         assert any(c.deadline <= request.deadline and c.turn <= request.turn for c in carriers)
     assert len(carriers) + stage.told.counts["merged"] == len(requests)
+
+
+def test_in_front_of_a_real_batcher_everybody_is_answered_once_whoever_leaves() -> None:
+    backend = FakeBackend()
+    batcher = Batcher(
+        backend,
+        BatchingPolicy(linear_cost(), 8),
+        limits=BatcherLimits(10_000, 2),
+        new_buffer=number_buffer,
+        observer=RecordingObserver(),
+    )
+    batcher.start("m")
+    shared = SharedAnswers(
+        batcher, identity="m", names=["numbers"], observer=Told(), cache=ResponseCache(3000), merges=True
+    )
+    asked: list[list[tuple[PendingRequest, bool]]] = [[] for _ in range(4)]
+
+    def ask(mine: list[tuple[PendingRequest, bool]]) -> None:
+        for number in range(300):
+            request = make_request(float(number % 7))
+            shared.offer(request)
+            leaves = number % 3 == 0
+            if leaves:
+                shared.cancel(request)
+            mine.append((request, leaves))
+
+    callers = [threading.Thread(target=ask, args=(mine,)) for mine in asked]
+    for caller in callers:
+        caller.start()
+    for caller in callers:
+        caller.join(GUARD_SECONDS)
+    batcher.close(GUARD_SECONDS)
+    for request, leaves in (pair for mine in asked for pair in mine):
+        assert reply_of(request).times_settled == 1
+        assert leaves or got_own_rows(request)
