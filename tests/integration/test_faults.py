@@ -51,7 +51,7 @@ def answers(port: int) -> bool:
     """Tell whether a caller who comes now is answered."""
     client = Client(port)
     try:
-        return client.infer(ADD_SUB, timeout=5).model_name == "add-sub"
+        return client.infer(ADD_SUB, timeout=20).model_name == "add-sub"
     except grpc.RpcError:
         return False
     finally:

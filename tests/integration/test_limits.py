@@ -75,7 +75,7 @@ def test_connections_have_a_limit(small_repository: Path, embed: Embed, monkeypa
 
 
 def test_a_connection_whose_other_end_vanished_is_closed(embed: Embed, monkeypatch: pytest.MonkeyPatch):
-    limit(monkeypatch, keepalive_seconds=0.2, keepalive_timeout_seconds=0.2)
+    limit(monkeypatch, keepalive_seconds=0.2, keepalive_timeout_seconds=3.0)
     with embed() as running, http2.Connection(running.server.grpc_port) as mute:
         frames = iter(mute.read, None)  # reads, but answers no ping
         kinds = {frame.kind for frame in frames if frame is not None}
