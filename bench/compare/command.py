@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import signal
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -86,12 +87,17 @@ def _measured(flags: argparse.Namespace, out: Path) -> int:
     with steps("compare", len(turns)) as progress:
         terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
         work = flags.work.resolve() if flags.work else None
+        signal.signal(signal.SIGTERM, _interrupted)  # else the peers would stay
         Stand(work, results, out / "results.json", progress).take(turns, flags.concurrency, terms)
     (out / "loads.csv").write_text(table.csv_text(results))
     (out / "tables.md").write_text(table.markdown(results) + "\n")
     draw(results, out / "compare.png")
     print(table.text(results))
     return 1 if len(results.failures) > before else 0
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
 
 
 def _opened(flags: argparse.Namespace, out: Path) -> Results:

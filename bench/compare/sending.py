@@ -151,10 +151,10 @@ class Sender:
         url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
         shared = (self._programs.path, url, self._body, self._log, in_flight)
         trial = min(1.0, seconds)
+        self._log.unlink(missing_ok=True)  # it adds to what is there
         self._ran(clients.h2load_command(*shared, seconds=trial), trial)
-        log = self._log.read_text()
+        answers = max(2 * in_flight, round(self._log.read_text().count("\n") / trial * seconds))
         self._log.unlink()
-        answers = max(2 * in_flight, round(len(log.splitlines()) / trial * seconds))
         self._settle()
         before = self._running.cpu_seconds()
         watched = self._ran(clients.h2load_command(*shared, answers=answers), seconds)

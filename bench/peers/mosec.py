@@ -1,7 +1,8 @@
 """Mosec: a front in Rust, workers in Python, over HTTP with raw bytes both ways.
 
-Tuned for two cores: two workers, one thread a run. Its batching waits up to a millisecond for a fuller batch (it has no
-"none"), which costs where little is in flight, so there is a row with batches of up to eight and one without.
+Tuned for two cores, one thread a run. Its batching waits a millisecond or more for a fuller batch (it has no "none"),
+so what is best depends on what is in flight, and there are three rows: two workers with batches of up to 8, best at 16
+in flight; the same with up to 16, best at 64; and one worker without batching, best at 1.
 """
 
 from __future__ import annotations
@@ -12,15 +13,14 @@ from bench.peers.base import PROGRAMS, Case, Command, Place, told
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
-_WORKERS = 2
-
 
 @dataclass(frozen=True)
 class Mosec(OverHttp):
-    """The server with batches of so many rows at most."""
+    """The server with so many workers and rows in a batch."""
 
     name: str
     batch: int
+    workers: int
     path: str = "/inference"
     home: str = "mosec"
 
@@ -38,9 +38,9 @@ class Mosec(OverHttp):
     def tuning(self) -> str:
         """On one line."""
         batching = f"batches of up to {self.batch} within 1 ms" if self.batch > 1 else "no batching"
-        return f"{_WORKERS} workers, {batching}, one thread a run"
+        return f"{self.workers} worker(s), {batching}, one thread a run"
 
     def command(self, case: Case, place: Place) -> Command:
         """Start the program."""
         argv = (str(place.environment.python), str(PROGRAMS / "mosec_server.py"))
-        return Command(argv, told(case, place, self.batch, _WORKERS))
+        return Command(argv, told(case, place, self.batch, self.workers))

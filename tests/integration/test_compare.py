@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,14 @@ import pytest
 
 from bench.cli import main
 from bench.compare import stand
+from bench.compare.sending import Programs, Sender
+from bench.peers import PEERS
+from bench.peers.base import Command, Place
+from bench.peers.cases import open_case
 from bench.peers.environment import Environment
+from bench.peers.process import Running
 
-PEERS = ("bare-1-thread", "convserve")
+COMPARED = ("bare-1-thread", "convserve")
 
 
 def compare(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -23,10 +29,10 @@ def compare(out: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 def test_the_server_is_compared_with_the_bare_loop(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "results"
-    code, results = compare(out, f"--peers={','.join(PEERS)}", "--rounds=1")
+    code, results = compare(out, f"--peers={','.join(COMPARED)}", "--rounds=1")
     assert (code, results["failures"]) == (0, [])
     rows = {(row["peer"], row["in_flight"]): row for row in results["loads"]}
-    assert rows.keys() == {(peer, in_flight) for peer in PEERS for in_flight in (1, 8)}
+    assert rows.keys() == {(peer, in_flight) for peer in COMPARED for in_flight in (1, 8)}
     for row in rows.values():
         assert row["answers"] > 0
         assert row["per_second"] > 0
@@ -90,6 +96,32 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypa
     code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
     assert code == 1
     assert results["failures"][0]["reason"] == "it ended with 3: no such model"
+
+
+H2LOAD = """
+import sys
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:] if argument.startswith("--"))
+answers = int(flags.get("requests", 100))
+with open(flags["log-file"], "a") as log:
+    log.writelines(f"{1000 * number}\\t200\\t500\\n" for number in range(answers))
+print(f"requests: {answers} total, {answers} succeeded, 0 failed, 0 errored, 0 timeout")
+print(f"traffic: 1KB (1000) total, 1KB (1000) headers, 1KB ({answers * 15}) data")
+"""
+
+
+def test_what_h2load_wrote_before_does_not_count(tmp_path: Path):
+    """It adds to its log, so rates found out from an old one would grow from measurement to measurement."""
+    program = tmp_path / "h2load"
+    program.write_text(f"#!{sys.executable}\n{H2LOAD}")
+    program.chmod(0o755)
+    peer, case = PEERS["convserve"], open_case("lenet5-mnist", None)
+    place = Place(tmp_path, Environment.own(), 1, 2)
+    idle = Command((sys.executable, "-c", "import signal; signal.pause()"))
+    with Running(idle, tmp_path / "log") as running:
+        sender = Sender(peer, case, place, 10, running, Programs("h2load", str(program), None))
+        sent = [sender.measure(16, 1.0) for _ in range(3)]
+    assert [one.load.answers for one in sent] == [100, 100, 100]
+    assert {one.cpu_us < 1e4 for one in sent} == {True}
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
