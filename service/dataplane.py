@@ -10,10 +10,13 @@ import logging
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from service.batching.keeping import Keeping, cached_facts
+from service.batching.known_items import KnownItems
 from service.batching.request import PendingRequest, Reply
 from service.checks import check_arrays, check_names, check_overrides, encoded_items
 from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, ServingError
@@ -168,6 +171,11 @@ class DataPlane:
 
         Parts are small enough to keep every thread of the pool busy, and no larger than a batch.
         """
+        shared = gather.servable.shared
+        if shared is not None and shared.items is not None:
+            if self._answer_known(gather, shared.items, deadline, arrival):
+                return gather
+            gather.known = shared.items
         batcher = gather.servable.batcher
         size = min(-(-len(gather.items) // self._pool_threads), gather.servable.max_batch_size)
         parts = [range(start, min(start + size, len(gather.items))) for start in range(0, len(gather.items), size)]
@@ -195,6 +203,22 @@ class DataPlane:
                 gather.refuse(Draining("the server is stopping"))
                 break
         return gather
+
+    def _answer_known(self, gather: Gather, known: KnownItems, deadline: float, arrival: float) -> bool:
+        """Answer a call whose items were all answered before, as they came; tell whether they were.
+
+        Raises:
+            DeadlineExceeded: They were, but the deadline has passed (DEADLINE_EXCEEDED).
+        """
+        started = self.clock()
+        gather.keys = known.keys_of(gather.items)
+        rows = known.find(gather.keys, started, deadline)
+        if rows is None:
+            return False
+        places = range(len(rows))
+        request = PendingRequest([np.zeros((len(rows), 0))], None, deadline, arrival, PartReply(gather, places))
+        gather.answer_known(rows, request, cached_facts(len(rows), self.clock()))
+        return True
 
     def _prepare_part(self, gather: Gather, part: range, deadline: float, arrival: float, handicap: float) -> None:
         """Decode some items and submit them as one request; uses up one reservation, whatever happens."""
@@ -236,7 +260,10 @@ class DataPlane:
             gather.part_done()
             return None
         arrays = [preparer.stack(rows)]
-        reply = PartReply(gather, places)
+        reply: Reply = PartReply(gather, places)
+        if gather.known is not None:
+            keys, calls = [gather.keys[place] for place in places], int(part.start == 0)
+            reply = Keeping(partial(gather.known.keep, keys, calls), reply)
         group = gather.servable.group_of(arrays)
         return gather.add(PendingRequest(arrays, group, deadline, arrival, reply, self.clock(), handicap))
 

@@ -12,6 +12,7 @@ from typing import Protocol
 
 import numpy as np
 
+from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest, Reply
 from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.preprocessing.prepare import Item
@@ -47,6 +48,8 @@ class Gather(ABC):
         self.parts_left = 0
         self.settled = False
         self.last: tuple[PendingRequest, BatchFacts] | None = None
+        self.known: KnownItems | None = None
+        self.keys: Sequence[bytes] = ()
         self._requests: list[PendingRequest] = []
         self._lock = threading.Lock()
 
@@ -57,6 +60,14 @@ class Gather(ABC):
                 return None
             self._requests.append(request)
             return request
+
+    def answer_known(self, rows: Sequence[Sequence[np.ndarray]], request: PendingRequest, facts: BatchFacts) -> None:
+        """Settle the call, of which no part was begun, with the outputs (1, ...) of each item."""
+        for place, outputs in enumerate(rows):
+            self.fill([place], outputs)
+        self.last = (request, facts)
+        self.parts_left = 1
+        self.part_done()
 
     def cancel(self) -> None:
         """The caller left."""

@@ -125,13 +125,13 @@ class ModelMetrics:
             self._statistics.cache_hit.add(1, seconds)
             self._statistics.queue.add(1, 0.0)
 
-    def observe_cache_miss(self, seconds: float, evicted: int) -> None:
+    def observe_cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
         """Count an answer that was not in the cache, the time to look for it and to keep it, and who left for it."""
-        self._families.cache_misses.labels(*self._labels).inc()
+        self._families.cache_misses.labels(*self._labels).inc(calls)
         if evicted:
             self._families.cache_evictions.labels(*self._labels).inc(evicted)
         with self._lock:
-            self._statistics.cache_miss.add(1, seconds)
+            self._statistics.cache_miss.add(calls, seconds)
 
     def observe_merged(self) -> None:
         """Count a request that shared another's run."""

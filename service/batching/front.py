@@ -33,8 +33,11 @@ class SharingObserver(Protocol):
     def cache_hit(self, seconds: float) -> None:
         """An answer was found, so long after it was looked for."""
 
-    def cache_miss(self, seconds: float, evicted: int) -> None:
-        """None was; looking for it and keeping the answer took so long, and so many had to leave."""
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
+        """None was; looking for it and keeping the answer took so long, and so many had to leave.
+
+        Of a call that runs in several parts, each tells its own, and one of them counts the call.
+        """
 
     def merged(self) -> None:
         """A request joined an identical one in flight."""

@@ -1,4 +1,4 @@
-"""A reply that keeps the answer on its way to the caller."""
+"""A reply that keeps the answer on its way to the caller, and what is said of an answer that was kept."""
 
 from __future__ import annotations
 
@@ -9,13 +9,21 @@ import numpy as np
 from service.batching.request import BatchFacts, PendingRequest, Reply
 from service.errors import ServingError
 
+CACHED = "cached"  # the release reason of what never ran
+Keep = Callable[[Sequence[np.ndarray]], None]
+
+
+def cached_facts(rows: int, now: float) -> BatchFacts:
+    """Return what there is to say of a run that did not take place."""
+    return BatchFacts(rows, rows, 0.0, -1, CACHED, now, 0.0, 0.0)
+
 
 class Keeping:
     """Passes a request's answer on and keeps it; failures are not kept."""
 
     __slots__ = ("_keep", "_reply")
 
-    def __init__(self, keep: Callable[[Sequence[np.ndarray]], None], reply: Reply) -> None:
+    def __init__(self, keep: Keep, reply: Reply) -> None:
         self._keep = keep
         self._reply = reply
 

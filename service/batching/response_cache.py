@@ -40,6 +40,16 @@ def request_key(identity: str, names: Sequence[str], inputs: Sequence[np.ndarray
     return digest.digest()
 
 
+def item_key(identity: str, item: bytes | memoryview | str) -> bytes:
+    """Return the digest of an encoded picture or a sentence as it came; never that of a request with tensors."""
+    digest = hashlib.sha256()
+    _add(digest, identity.encode())
+    _add(digest, b"")
+    _add(digest, b"text" if isinstance(item, str) else b"bytes")
+    _add(digest, item.encode() if isinstance(item, str) else bytes(item))
+    return digest.digest()
+
+
 class _Entry(NamedTuple):
     rows: Rows
     size_bytes: int

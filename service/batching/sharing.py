@@ -14,12 +14,11 @@ from functools import partial
 import numpy as np
 
 from service.batching.front import Front, SharingObserver
-from service.batching.keeping import Keeping
+from service.batching.keeping import Keep, Keeping, cached_facts
+from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import Shelf, request_key
 from service.errors import DeadlineExceeded, DeadlineUnmeetable, RequestCancelled, ServingError
-
-CACHED = "cached"  # the release reason of what never ran
 
 
 class SharedAnswers:
@@ -27,7 +26,8 @@ class SharedAnswers:
 
     Contract:
         * Every request is settled exactly once, as behind a batcher.
-        * A request found in the cache is answered at once and needs no place in the queue.
+        * A request found in the cache is answered at once and needs no place in the queue. Those that
+          are offered are looked for here; items are, before they are decoded, by :attr:`items`.
         * Identical requests in flight run once, for a *carrier* that none of their callers owns. One joins
           only a carrier whose deadline and turn are no later than its own, so it never waits longer
           than alone; another starts a carrier of its own.
@@ -63,6 +63,7 @@ class SharedAnswers:
             clock: The batcher's.
         """
         self.cache = cache
+        self.items = KnownItems(identity, cache, observer, clock) if cache is not None else None
         self.merges = merges
         self._batcher = batcher
         self._identity = identity
@@ -86,15 +87,15 @@ class SharedAnswers:
         Raises:
             ServingError: As :meth:`Batcher.offer` raises it.
         """
-        self._take(request, self._batcher.offer, lambda: None)
+        self._take(request, self._batcher.offer, lambda: None, self.cache)
 
     def submit(self, request: PendingRequest) -> None:
-        """Answer, merge or queue a request for which a place was reserved; the place is used up or given back.
+        """Merge or queue a request for which a place was reserved; the place is used up or given back.
 
         Raises:
             ServingError: As :meth:`Batcher.submit` raises it.
         """
-        self._take(request, self._batcher.submit, self._batcher.release)
+        self._take(request, self._batcher.submit, self._batcher.release, None)
 
     def release(self) -> None:
         """Give a reservation back."""
@@ -126,34 +127,37 @@ class SharedAnswers:
             request.refuse(RequestCancelled("the caller left"))
 
     def _take(
-        self, request: PendingRequest, queue: Callable[[PendingRequest], None], give_back: Callable[[], None]
+        self,
+        request: PendingRequest,
+        queue: Callable[[PendingRequest], None],
+        give_back: Callable[[], None],
+        cache: Shelf | None,
     ) -> None:
-        if request.overrides:
+        if request.overrides or (cache is None and not self.merges):
             queue(request)
             return
         started = self._clock()
         key = request_key(self._identity, self._names, request.inputs)
-        looked_seconds = 0.0
-        if self.cache is not None:
-            rows = self.cache.get(key)
+        keep: Keep | None = None
+        if cache is not None:
+            rows = cache.get(key)
             now = self._clock()
-            looked_seconds = now - started
             if rows is not None:
                 give_back()
                 self._check(request, now)
-                self._observer.cache_hit(looked_seconds)
-                request.answer(rows, BatchFacts(request.rows, request.rows, 0.0, -1, CACHED, now, 0.0, 0.0))
+                self._observer.cache_hit(now - started)
+                request.answer(rows, cached_facts(request.rows, now))
                 return
+            keep = partial(self._keep, key, now - started)
         if not self.merges:
-            keep = partial(self.keep, key, looked_seconds=looked_seconds)
-            request.reply = Keeping(keep, request.reply)
+            request.reply = Keeping(keep, request.reply) if keep is not None else request.reply
             queue(request)
         elif self._join(key, request, now := self._clock()):
             give_back()
             self._check(request, now)
             self._observer.merged()
         else:
-            self._start(key, request, queue, looked_seconds)
+            self._start(key, request, queue, keep)
 
     def _join(self, key: bytes, request: PendingRequest, now: float) -> bool:
         """Let a request wait for an identical one, if that will not be later than it would be alone.
@@ -174,9 +178,9 @@ class SharedAnswers:
             return True
 
     def _start(
-        self, key: bytes, request: PendingRequest, queue: Callable[[PendingRequest], None], looked_seconds: float
+        self, key: bytes, request: PendingRequest, queue: Callable[[PendingRequest], None], keep: Keep | None
     ) -> None:
-        flight = _Flight(self, key, request, looked_seconds)
+        flight = _Flight(self, key, request, keep)
         with self._lock:
             flight.members.append(request)
             self._members[request] = flight
@@ -191,10 +195,8 @@ class SharedAnswers:
             if not flight.ended:
                 self._flights[key] = flight
 
-    def keep(self, key: bytes, outputs: Sequence[np.ndarray], looked_seconds: float) -> None:
-        """Keep an answer, if there is a cache."""
-        if self.cache is None:
-            return
+    def _keep(self, key: bytes, looked_seconds: float, outputs: Sequence[np.ndarray]) -> None:
+        assert self.cache is not None
         started = self._clock()
         evicted = self.cache.put(key, outputs)
         self._observer.cache_miss(looked_seconds + self._clock() - started, evicted)
@@ -206,14 +208,14 @@ class SharedAnswers:
             self._end(flight)
         return members
 
-    def again(self, key: bytes, request: PendingRequest) -> None:
+    def again(self, key: bytes, request: PendingRequest, keep: Keep | None) -> None:
         """Offer a request once more, whose carrier was refused for a deadline that is not its own."""
         try:
             now = self._clock()
             if self._join(key, request, now):
                 self._check(request, now)
             else:
-                self._start(key, request, self._batcher.offer, 0.0)
+                self._start(key, request, self._batcher.offer, keep)
         except ServingError as error:
             request.refuse(error)
 
@@ -247,15 +249,15 @@ class SharedAnswers:
 class _Flight:
     """The reply of a carrier: settles the requests that it stands for."""
 
-    __slots__ = ("_looked_seconds", "_shared", "carrier", "ended", "first", "key", "members")
+    __slots__ = ("_keep", "_shared", "carrier", "ended", "first", "key", "members")
 
-    def __init__(self, shared: SharedAnswers, key: bytes, first: PendingRequest, looked_seconds: float) -> None:
+    def __init__(self, shared: SharedAnswers, key: bytes, first: PendingRequest, keep: Keep | None) -> None:
         self.key = key
         self.first = first
         self.members: list[PendingRequest] = []
         self.ended = False
         self._shared = shared
-        self._looked_seconds = looked_seconds
+        self._keep = keep
         self.carrier = PendingRequest(
             first.inputs, first.group, first.deadline, first.arrival, self, first.queued, first.handicap
         )
@@ -264,7 +266,8 @@ class _Flight:
         """Keep the answer and give it to everybody."""
         members = self._shared.land(self)
         try:
-            self._shared.keep(self.key, outputs, self._looked_seconds)  # first: who asks again at once finds it
+            if self._keep is not None:  # first: who asks again at once finds it
+                self._keep(outputs)
         finally:
             for member in members:
                 # Who joined a run that had begun has waited for no time, not for less than none.
@@ -277,6 +280,6 @@ class _Flight:
         late = isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
         for member in sorted(members, key=lambda member: member.deadline):
             if late and member.deadline > self.carrier.deadline:
-                self._shared.again(self.key, member)
+                self._shared.again(self.key, member, self._keep)
             else:
                 member.refuse(error)

@@ -49,9 +49,9 @@ class MeteredBatches:
         """Count an answer from the cache."""
         self._metrics.observe_cache_hit(seconds)
 
-    def cache_miss(self, seconds: float, evicted: int) -> None:
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
         """Count an answer that was not there."""
-        self._metrics.observe_cache_miss(seconds, evicted)
+        self._metrics.observe_cache_miss(seconds, evicted, calls)
 
     def merged(self) -> None:
         """Count a request that shared another's run."""

@@ -12,7 +12,7 @@ import threading
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from service.batching.sharing import CACHED
+from service.batching.keeping import CACHED
 from service.dataplane import Ticket
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.transport.access import Metadata

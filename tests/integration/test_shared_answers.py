@@ -6,6 +6,7 @@ from pathlib import Path
 
 import grpc
 import numpy as np
+import pytest
 
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2 as pb
@@ -101,6 +102,26 @@ def test_sentences_that_were_classified_before_are_not_run_again(repository: Pat
         labels = {"model": "textcnn-mr"}
         hits = server.metric("convserve_response_cache_hits_total", **labels)
         assert hits == server.metric("convserve_response_cache_misses_total", **labels) > 0
+
+
+def test_known_sentences_are_answered_though_the_queue_is_full(repository: Path, transport: str):
+    def ask(*sentences: str) -> classification_pb2.ClassifySentencesResponse:
+        asked = classification_pb2.ClassifySentencesRequest(model_name="textcnn-mr", sentences=sentences, explain=True)
+        return server.client.classification.ClassifySentences(asked)
+
+    settings = ("--response-cache-bytes", "100000", "--decode-threads", "2", "--max-queued-requests", "1")
+    with ServerProcess(repository, transport, *settings) as server:
+        for sentence in ("a fine film", "dull"):
+            ask(sentence)
+        with pytest.raises(grpc.RpcError, match="make 2 batches, the queue holds 1"):
+            ask("a fine film", "never heard of")
+        both = ask("dull", "a fine film")  # in another order, of two calls, and for two places where there is one
+        assert both.explanation.release_reason == "cached"
+        assert not both.explanation.instance
+        alone = [ask(sentence) for sentence in ("dull", "a fine film")]
+        assert [result.SerializeToString() for result in both.results] == [
+            answer.results[0].SerializeToString() for answer in alone
+        ]
 
 
 def merged(running: EmbeddedServer) -> float:

@@ -13,6 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.batching.request import BatchFacts, PendingRequest
+from service.batching.response_cache import ResponseCache
+from service.batching.sharing import SharedAnswers
 from service.dataplane import DataPlane, Ticket
 from service.errors import (
     DeadlineExceeded,
@@ -498,3 +500,119 @@ def test_a_call_that_the_queue_could_never_hold_is_no_overload(world: World) -> 
     message = refusal(lambda: world.classify(GOOD[:4]))
     assert message == "4 items make 2 batches, the queue holds 1: send fewer a call"
     assert world.batcher.reserved == 0
+
+
+# Items that were answered before.
+
+
+class Counts:
+    """Is told of shared answers."""
+
+    def __init__(self) -> None:
+        self.told: list[str] = []
+
+    def cache_hit(self, _seconds: float) -> None:
+        self.told.append("hit")
+
+    def cache_miss(self, _seconds: float, _evicted: int, calls: int = 1) -> None:
+        self.told += ["miss"] * calls
+
+    def merged(self) -> None:
+        self.told.append("merged")
+
+    def cancelled(self, stage: str) -> None:
+        self.told.append(stage)
+
+    def rejected(self, reason: str) -> None:
+        self.told.append(reason)
+
+
+class RememberingWorld(World):
+    """A world whose version keeps answers."""
+
+    def __init__(self, limit_bytes: int = 1_000_000, *, merges: bool = False) -> None:
+        super().__init__()
+        self.counts = Counts()
+        shelf = ResponseCache(limit_bytes).shelf()
+        shared = SharedAnswers(
+            self.batcher, identity="pictures 1", names=["images"], observer=self.counts, cache=shelf, merges=merges,
+            clock=self.clock,
+        )  # fmt: skip
+        self.servable = make_servable(batcher=self.batcher, shared=shared)
+
+    def renew(self) -> None:
+        """Forget the last call, for another."""
+        self.reply, self.items = RecordingReply(), RecordingItems()
+        self.batcher.requests.clear()
+
+    def run_all(self) -> None:
+        self.pool.run_all()
+        for number in range(len(self.batcher.requests)):
+            self.answer(number)
+
+
+def test_known_items_need_no_place_no_decoding_and_no_run() -> None:
+    world = RememberingWorld()
+    world.classify(GOOD[:4])
+    world.run_all()
+    before = world.firsts
+    world.renew()
+    world.batcher.places, world.batcher.door_refusal = 0, QueueFull("full")
+    world.classify([GOOD[2], GOOD[0]])
+    assert world.firsts == [before[2], before[0]]
+    assert not world.pool.waiting
+    assert world.batcher.requests == []
+    request, facts = world.items.last[0]
+    assert request is not None
+    assert facts is not None
+    assert (facts.release_reason, request.rows) == ("cached", 2)
+    with pytest.raises(QueueFull):
+        world.classify([GOOD[2], GOOD[5]])
+    assert world.counts.told == ["miss", "hit"]
+
+
+def test_an_item_is_known_whatever_is_made_of_it() -> None:
+    world = RememberingWorld()
+    world.classify(GOOD[:2])
+    world.run_all()
+    world.renew()
+    world.infer_pictures(GOOD[:2])
+    ((output,),) = world.reply.answers
+    assert output[:, 0].tolist() == [0.0, 1.0]
+
+
+def test_an_item_that_has_no_answer_is_not_known() -> None:
+    world = RememberingWorld()
+    for _ in range(2):
+        world.renew()
+        world.classify([GOOD[1], b"broken"])
+        world.run_all()
+        assert isinstance(world.items.outcomes[0][1], InvalidInput)
+    assert "hit" not in world.counts.told
+
+
+def test_known_items_come_too_late_after_the_deadline() -> None:
+    world = RememberingWorld()
+    world.classify(GOOD[:1])
+    world.run_all()
+    world.renew()
+    with pytest.raises(DeadlineExceeded):
+        world.classify(GOOD[:1], deadline=world.clock.now)
+    assert world.items.times_settled == 0  # the door tells it
+    assert world.counts.told == ["miss", "deadline_exceeded"]
+
+
+@given(
+    calls=st.lists(st.lists(st.integers(0, 8), min_size=1, max_size=4), max_size=12),
+    limit_bytes=st.sampled_from([1000, 3000, 100_000]),
+    merges=st.booleans(),
+)
+def test_with_a_memory_calls_are_answered_as_without(calls: list[list[int]], limit_bytes: int, merges: bool) -> None:
+    world = RememberingWorld(limit_bytes, merges=merges)
+    for call in calls:
+        world.renew()
+        world.classify([GOOD[place] if place < 8 else b"broken" for place in call])
+        world.run_all()
+        told = [first if isinstance(first, float) else "bad" for first in world.firsts]
+        assert told == [float(place) if place < 8 else "bad" for place in call]
+        assert world.batcher.reserved == 0

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from service.batching.response_cache import _ARRAY_BYTES, _ENTRY_BYTES, ResponseCache, request_key
+from service.batching.response_cache import _ARRAY_BYTES, _ENTRY_BYTES, ResponseCache, item_key, request_key
 
 SHELVES = st.integers(0, 1)
 
@@ -61,6 +61,20 @@ def test_nothing_is_lost_between_the_parts() -> None:
         ("m 1", [("x", np.array(["a", "bc"], dtype=object))]),
     ]
     assert len({key(request) for request in requests}) == len(requests)
+
+
+@given(st.lists(st.text(max_size=3) | st.binary(max_size=3), unique_by=lambda item: (type(item), item)))
+def test_items_have_keys_of_their_own(items: list[str | bytes]) -> None:
+    keys = {item_key("m 1", item) for item in items} | {item_key("m 2", item) for item in items}
+    requests = {
+        key(("m 1", [("", np.array([item, None], dtype=object)[:-1])])) for item in items if isinstance(item, str)
+    }
+    assert len(keys) == 2 * len(items)
+    assert not keys & requests
+
+
+def test_a_view_of_a_picture_is_the_picture() -> None:
+    assert item_key("m 1", memoryview(b"picture")) == item_key("m 1", b"picture")
 
 
 def test_the_layout_in_memory_does_not_matter() -> None:

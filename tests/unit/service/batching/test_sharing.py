@@ -15,10 +15,11 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.batching.admission import BatcherLimits
 from service.batching.batcher import Batcher
+from service.batching.keeping import CACHED
 from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import ResponseCache
-from service.batching.sharing import CACHED, SharedAnswers
+from service.batching.sharing import SharedAnswers
 from service.errors import (
     BackendFailed,
     DeadlineExceeded,
@@ -90,8 +91,8 @@ class Told:
     def cache_hit(self, _seconds: float) -> None:
         self.counts["hit"] += 1
 
-    def cache_miss(self, _seconds: float, evicted: int) -> None:
-        self.counts["miss"] += 1
+    def cache_miss(self, _seconds: float, evicted: int, calls: int = 1) -> None:
+        self.counts["miss"] += calls
         self.counts["evicted"] += evicted
 
     def merged(self) -> None:
@@ -148,15 +149,12 @@ def test_who_comes_later_gets_the_kept_answer_at_once() -> None:
     assert first.rows == 1
 
 
-def test_a_hit_needs_no_place_and_gives_a_reserved_one_back() -> None:
+def test_a_hit_needs_no_place() -> None:
     stage = Stage(10_000, bound=1)
     stage.ask()
     stage.batcher.run()
     stage.ask(2.0)  # the queue is full now
     assert got_own_rows(stage.ask())
-    stage.batcher.reserved = 1
-    stage.shared.submit(make_request(1.0))
-    assert stage.batcher.reserved == 0
 
 
 def test_a_hit_whose_deadline_has_passed_or_whose_caller_left_is_refused() -> None:
@@ -438,7 +436,7 @@ def test_in_front_of_a_real_batcher_everybody_is_answered_once_whoever_leaves() 
     )
     batcher.start("m")
     shared = SharedAnswers(
-        batcher, identity="m", names=["numbers"], observer=Told(), cache=ResponseCache(3000), merges=True
+        batcher, identity="m", names=["numbers"], observer=Told(), cache=ResponseCache(3000).shelf(), merges=True
     )
     asked: list[list[tuple[PendingRequest, bool]]] = [[] for _ in range(4)]
 

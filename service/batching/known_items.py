@@ -1,0 +1,75 @@
+"""Pictures and sentences that were answered before: known as they came, before anything is decoded for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from service.batching.front import SharingObserver
+from service.batching.response_cache import Rows, Shelf, item_key
+from service.errors import DeadlineExceeded
+
+
+class KnownItems:
+    """The kept outputs of single items of one version. Thread-safe.
+
+    Rows do not depend on their neighbours, so an item is known whichever call brought it.
+    """
+
+    def __init__(self, identity: str, shelf: Shelf, observer: SharingObserver, clock: Callable[[], float]) -> None:
+        """Know nothing yet.
+
+        Args:
+            identity: Model, version and digest of its file.
+            shelf: Where answers are kept.
+            observer: Told of hits and misses.
+            clock: The batcher's.
+        """
+        self._identity = identity
+        self._shelf = shelf
+        self._observer = observer
+        self._clock = clock
+
+    def keys_of(self, items: Sequence[bytes | memoryview | str]) -> list[bytes]:
+        """Return what items are kept under."""
+        return [item_key(self._identity, item) for item in items]
+
+    def find(self, keys: Sequence[bytes], started: float, deadline: float) -> list[Rows] | None:
+        """Return all outputs (1, ...) of each of a call's items; None unless all of them are known.
+
+        Args:
+            keys: Of the items, at least one.
+            started: When it was begun to digest them.
+            deadline: Of the call.
+
+        Raises:
+            DeadlineExceeded: The deadline has passed (DEADLINE_EXCEEDED).
+        """
+        found: list[Rows] = []
+        for key in keys:
+            rows = self._shelf.get(key)
+            if rows is None:
+                return None
+            found.append(rows)
+        now = self._clock()
+        if deadline <= now:
+            self._observer.rejected(DeadlineExceeded.reason.lower())
+            raise DeadlineExceeded("the deadline had passed before the items could be answered")
+        self._observer.cache_hit(now - started)
+        return found
+
+    def keep(self, keys: Sequence[bytes], calls: int, outputs: Sequence[np.ndarray]) -> None:
+        """Keep the outputs of items that ran together, each under its own key.
+
+        Args:
+            keys: Of the items.
+            calls: 1 for one part of a call, 0 for its others.
+            outputs: One row an item.
+        """
+        started = self._clock()
+        evicted = 0
+        for row, key in enumerate(keys):
+            if key not in self._shelf.keys:  # kept a moment ago for another caller, as good as this one
+                evicted += self._shelf.put(key, [output[row : row + 1] for output in outputs])
+        self._observer.cache_miss(self._clock() - started, evicted, calls)
