@@ -20,7 +20,7 @@ from service.tensors import BF16, DTYPES, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
 _CPU = "CPUExecutionProvider"
-_DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto
 _DEFAULT_CUDA = CudaOptions()
 _LOG = logging.getLogger(__name__)
@@ -204,7 +204,7 @@ def _candidates(device: str, cuda: CudaOptions) -> list[str | tuple[str, dict[st
 def _missing_driver() -> str:
     """Return why the NVIDIA driver, which comes from the host and not from a wheel, cannot be used; "" if it can."""
     try:
-        ctypes.CDLL(_DRIVER)
+        ctypes.CDLL(DRIVER)
     except OSError as error:
         return str(error)
     return ""

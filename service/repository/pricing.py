@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from service.backend.base import Provider
 from service.backend.cuda import CudaOptions
+from service.backend.gpu import gpu_name
 from service.backend.onnx import RUNTIME, OnnxBackend
 from service.batching import choice
 from service.batching.choice import Layout
@@ -46,7 +47,7 @@ class Pricing:
         """Choose the layout: the operator's, or the best that was measured, or the default."""
         self._settings = settings
         self._folder = folder
-        self._key = Key(settings.device, RUNTIME, machine(), model_digest)
+        self._key = Key(_device(settings), RUNTIME, machine(), model_digest)
         self._kept = KeptCosts(folder.path, model_digest, settings.cost_folder)
         self._entry = self._kept.read(self._key)
         self._fixed = (settings.instances, settings.intra_op_threads)
@@ -149,6 +150,16 @@ def _measuring(subject: Subject, layout: Layout, samples: int) -> Measuring:
         threads=layout.instances,
         samples=samples,
     )
+
+
+def _device(settings: Settings) -> str:
+    """Name the device as far as it bears on costs: on CUDA the GPU, and how it is told to run."""
+    gpu = gpu_name() if settings.device != "cpu" else ""
+    if not gpu:
+        return settings.device
+    options = CudaOptions.of(settings)
+    told = (options.execution, options.cudnn_search, "TF32" if options.tf32 else "", "TensorRT" * options.tensorrt)
+    return ", ".join((settings.device, gpu, *filter(None, told)))
 
 
 def _cores() -> int:

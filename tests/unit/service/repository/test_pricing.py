@@ -5,6 +5,7 @@ import logging
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -49,6 +50,29 @@ def test_a_second_start_measures_nothing(tmp_path: Path) -> None:
     assert second.runs == 0
     assert again.buckets == cost.buckets
     assert [bucket for bucket, _, _ in again.table()[None]] == [1, 2, 4]
+
+
+def test_another_gpu_or_another_way_to_run_on_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    auto = dataclasses.replace(SETTINGS, device="auto")
+    cuda = Provider("auto", "CUDAExecutionProvider", "cuda:0")
+
+    def runs(gpu: str, **changes: Any) -> int:
+        monkeypatch.setattr("service.repository.pricing.gpu_name", lambda: gpu)
+        run = Counting()
+        Pricing(folder(tmp_path), "sha256:1", dataclasses.replace(auto, **changes)).price(subject(run, cuda), None)
+        return run.runs
+
+    for changes in (
+        {},
+        {"cuda_execution": "graph"},
+        {"cudnn_search": "exhaustive"},
+        {"tf32": True},
+        {"tensorrt": True},
+    ):
+        for gpu in ("NVIDIA A10", "NVIDIA H100"):
+            assert runs(gpu, **changes) > 0
+            assert runs(gpu, **changes) == 0
+    assert runs("NVIDIA A10") == 0  # each has its own table
 
 
 @pytest.mark.parametrize(
