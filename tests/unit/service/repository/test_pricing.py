@@ -69,9 +69,9 @@ def test_another_gpu_or_another_way_to_run_on_it_is_measured(tmp_path: Path, mon
         {"tf32": True},
         {"tensorrt": True},
     ):
-        for gpu in ("NVIDIA A10", "NVIDIA H100"):
-            assert runs(gpu, **changes) > 0
-            assert runs(gpu, **changes) == 0
+        assert runs("NVIDIA A10", **changes) > 0
+        assert runs("NVIDIA A10", **changes) == 0
+    assert runs("NVIDIA H100") > 0
     assert runs("NVIDIA A10") == 0  # each has its own table
 
 
