@@ -31,12 +31,12 @@ def request_key(identity: str, names: Sequence[str], inputs: Sequence[np.ndarray
     _add(digest, identity.encode())
     for name, array in zip(names, inputs, strict=True):
         _add(digest, name.encode())
-        _add(digest, f"{array.dtype.str} {array.dtype.name} {array.shape}".encode())
+        _add(digest, f"{array.dtype.str} {array.shape}".encode())  # dtype.name would take longer than the rest
         if array.dtype == object:
             for element in array.flat:
                 _add(digest, element.encode())
         else:
-            digest.update(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+            digest.update(np.ascontiguousarray(array).reshape(-1).data)
     return digest.digest()
 
 

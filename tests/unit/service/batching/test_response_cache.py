@@ -12,6 +12,7 @@ from hypothesis.extra import numpy as arrays
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from service.batching.response_cache import _ARRAY_BYTES, _ENTRY_BYTES, ResponseCache, item_key, request_key
+from service.tensors import DTYPES as DATATYPES
 
 SHELVES = st.integers(0, 1)
 
@@ -46,6 +47,13 @@ def weight(row: np.ndarray) -> int:
 def test_keys_are_equal_exactly_for_equal_requests(one: Request, other: Request) -> None:
     assert (key(one) == key(other)) == (said(one) == said(other))
     assert key(one) == key((one[0], [(name, array.copy()) for name, array in one[1]]))
+
+
+def test_every_datatype_of_the_protocol_has_keys_of_its_own() -> None:
+    for size in (0, 2):
+        zeros = [np.full((1, size), "" if name == "BYTES" else 0, dtype) for name, dtype in DATATYPES.items()]
+        keys = {key(("m 1", [("x", array)])) for array in zeros}
+        assert len(keys) == len(DATATYPES)
 
 
 def test_nothing_is_lost_between_the_parts() -> None:
