@@ -76,7 +76,7 @@ def csv_text(results: Results) -> str:
 
 
 def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
-    """Say in what a peer is ahead of us; "(within spread)" where the rounds overlap.
+    """Say in what a peer is ahead of us; "(within spread)" where the rounds overlap, "(one round)" where it was one.
 
     >>> few, many = Spread(10, 9, 11, 3), Spread(20, 19, 21, 3)
     >>> numbers = dict.fromkeys(("per_second", "p50_ms", "p99_ms", "cpu_us"), few)
@@ -89,7 +89,8 @@ def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
         theirs, mine = peer[name], ours[name]
         if sign * theirs.median > sign * mine.median:
             clear = theirs.low > mine.high if sign > 0 else theirs.high < mine.low
-            said.append(word if clear else f"{word} (within spread)")
+            doubt = " (one round)" if min(theirs.count, mine.count) == 1 else "" if clear else " (within spread)"
+            said.append(word + doubt)
     return ", ".join(said)
 
 

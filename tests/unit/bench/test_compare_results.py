@@ -100,6 +100,8 @@ def test_who_is_ahead_is_said_and_whether_clearly():
     groups = {group.peer: group for group in summaries(results().loads)}
     assert table.ahead(groups["other"], groups["convserve"]) == "throughput (within spread), CPU"
     assert table.ahead(groups["convserve"], groups["other"]) == ""
+    once = {row.peer: row for row in summaries([load("convserve", 0, 10.0, 5.0), load("other", 0, 20.0, 5.0)])}
+    assert table.ahead(once["other"], once["convserve"]) == "throughput (one round)"
 
 
 def test_the_table_tells_all():
