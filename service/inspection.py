@@ -100,7 +100,8 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
     chosen = costs_of(tables[pricing.layout], subject)
     buckets = ", ".join(map(str, chosen.buckets))
     _print(
-        f"  chosen      {_said(pricing.layout)}; buckets {buckets}; largest useful batch {useful_batch_size(chosen)}"
+        f"  chosen      {_said(choice.Layout(pricing.instances, pricing.layout.threads))}; buckets {buckets}; "
+        f"largest useful batch {useful_batch_size(chosen)}"
     )
 
 

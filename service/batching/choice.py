@@ -12,6 +12,8 @@ from dataclasses import dataclass
 # What the server spends on a batch around the run (a thread woken, rows copied, a head made, the
 # interpreter's lock waited for), estimated high: a batch that is too small costs everybody's throughput.
 BATCH_OVERHEAD_SECONDS = 3e-4
+# What it spends on a request elsewhere: HTTP/2 in and out, intake, reply; measured for LeNet-5 at 64 in flight.
+ROW_OVERHEAD_SECONDS = 3.5e-5
 _AS_FAST = 0.95  # a layout with this share of the greatest throughput is as good
 _QUICKER = 0.9  # and is taken for its latency if that is at most this share
 _USEFUL = 0.98  # share of the greatest throughput that the largest useful batch has
@@ -68,6 +70,21 @@ def choose_layout(measured: Mapping[Layout, Costs], default: Layout) -> Layout:
     if default in good and measured[quickest][0][1] > _QUICKER * measured[default][0][1]:
         return default
     return quickest
+
+
+def instances_with_room(layout: Layout, row_seconds: float, cores: int) -> int:
+    """Return how many of a layout's instances to run, so that those who feed them have the rest of the cores.
+
+    A row of a small model costs less than its way through the server. With an instance on every core
+    the doors would wait for the instances that wait for them.
+
+    Args:
+        layout: As chosen.
+        row_seconds: What a row costs at the best batch size.
+        cores: That the process may use.
+    """
+    share = row_seconds / (row_seconds + ROW_OVERHEAD_SECONDS)
+    return max(1, min(layout.instances, round(cores * share / layout.threads)))
 
 
 def useful_batch_size(costs: Costs) -> int:

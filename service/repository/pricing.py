@@ -40,7 +40,8 @@ class Pricing:
     """Chooses a version's layout, then prices it.
 
     Attributes:
-        layout: To be run.
+        layout: Chosen, and measured as such.
+        instances: How many of its instances to run; known once it is priced.
     """
 
     def __init__(self, folder: VersionFolder, model_digest: str, settings: Settings) -> None:
@@ -52,6 +53,7 @@ class Pricing:
         self._entry = self._kept.read(self._key)
         self._fixed = (settings.instances, settings.intra_op_threads)
         self.layout = self._choose(self._entry)
+        self.instances = self.layout.instances
 
     def price(self, subject: Subject, golden: Proof | None) -> CostModel:
         """Return the costs of the buckets worth having: as kept, or measured and then kept."""
@@ -66,6 +68,9 @@ class Pricing:
                 measuring.know(golden.seconds, golden.row_shape[0] if subject.max_tokens is not None else None)
             table = measuring.measure(self._settings.measuring_seconds)
             self._keep(subject.provider, summarise(self.layout, table, subject.buckets))
+        if not self._settings.instances and subject.provider.device == "cpu":
+            row_seconds = max(_row_seconds(samples, subject.buckets) for samples in table.values())
+            self.instances = choice.instances_with_room(self.layout, row_seconds, _cores())
         return _cost_model(table, subject.buckets)
 
     def compare(self, subject: Subject, seconds: float) -> dict[Layout, LayoutCosts]:
@@ -160,6 +165,10 @@ def _device(settings: Settings) -> str:
     options = CudaOptions.of(settings)
     told = (options.execution, options.cudnn_search, "TF32" if options.tf32 else "", "TensorRT" * options.tensorrt)
     return ", ".join((settings.device, gpu, *filter(None, told)))
+
+
+def _row_seconds(samples: Sequence[Sequence[float]], buckets: Sequence[int]) -> float:
+    return min(min(seconds) / bucket for bucket, seconds in zip(buckets, samples, strict=True))
 
 
 def _cores() -> int:

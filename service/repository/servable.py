@@ -190,7 +190,7 @@ def load(
     batcher = Batcher(
         graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
-        limits=BatcherLimits(settings.max_queued_requests, pricing.layout.instances, settings.refusals == "prompt"),
+        limits=BatcherLimits(settings.max_queued_requests, pricing.instances, settings.refusals == "prompt"),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=observer,
         on_death=on_death,

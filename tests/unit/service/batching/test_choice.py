@@ -10,6 +10,7 @@ from service.batching.choice import (
     Layout,
     choose_layout,
     default_layout,
+    instances_with_room,
     layouts,
     useful_batch_size,
     useful_buckets,
@@ -130,3 +131,24 @@ def test_a_bucket_is_left_out_only_where_padding_is_free_for_everybody(made: lis
 def test_an_accelerator_needs_few_buckets() -> None:
     assert useful_buckets([1, 2, 4, 8], [[[0.005], [0.005], [0.005], [0.009, 0.01]]]) == (4, 8)
     assert useful_buckets([1, 2], [[[0.00005], [0.00005]]]) == (1, 2)  # too quick to tell
+
+
+@pytest.mark.parametrize(
+    ("layout", "row_seconds", "cores", "instances"),
+    [
+        ((2, 1), 30e-6, 2, 1),  # LeNet-5
+        ((2, 1), 400e-6, 2, 2),  # TextCNN
+        ((4, 1), 30e-6, 4, 2),
+        ((4, 4), 30e-6, 16, 2),
+        ((1, 1), 0.0, 1, 1),
+    ],
+)
+def test_a_small_model_leaves_cores_to_those_who_feed_it(
+    layout: tuple[int, int], row_seconds: float, cores: int, instances: int
+) -> None:
+    assert instances_with_room(Layout(*layout), row_seconds, cores) == instances
+
+
+@given(st.sampled_from(layouts(16)), SECONDS)
+def test_room_never_takes_the_last_instance_nor_adds_one(layout: Layout, row_seconds: float) -> None:
+    assert 1 <= instances_with_room(layout, row_seconds, 16) <= layout.instances
