@@ -45,6 +45,7 @@ def draw(results: Results, path: Path) -> None:
             axes.set_yticks(range(len(peers)), peers)
             axes.invert_yaxis()
             axes.set_xscale("log")
+            axes.tick_params(axis="x", which="minor", labelbottom=False)  # they would overlap
             axes.set_title(f"{model}: {title}", fontsize=10)
             axes.grid(axis="x", alpha=0.3, which="both")
             for label in axes.get_yticklabels():
