@@ -17,6 +17,7 @@ from service.transport.http_message import SAFE_HEADERS, Request, Response, Rout
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 10  # a scraper that hangs holds one thread, for so long; so does a body that trickles in
 _MAX_CONNECTIONS = 64
+_PAUSE_SECONDS = 0.1
 _MAX_DISCARDED_BYTES = 1 << 20
 
 
@@ -51,10 +52,19 @@ class _Server(ThreadingHTTPServer):
     """Threads are bounded: a connection too many is closed at once."""
 
     daemon_threads = True
+    request_queue_size = 128  # five, as it comes: a probe among many would wait for seconds to be connected
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         super().__init__(address, handler)
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+    def get_request(self) -> Any:
+        try:
+            return super().get_request()
+        except OSError:
+            # No descriptor is left. The connection goes on waiting, and asking again at once would burn a core.
+            time.sleep(_PAUSE_SECONDS)
+            raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
         if self._places.acquire(blocking=False):
