@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+from abc import ABC, abstractmethod
 from typing import Any
 
 import numpy as np
@@ -72,18 +73,18 @@ class OverHttp:
         return most_probable(np.frombuffer(answer, np.float32))
 
 
-class OverJson(OverHttp):
+class OverJson(OverHttp, ABC):
     """A POST of JSON with the same bytes in base64, for peers that take nothing else."""
 
     content_type = "application/json"
 
+    @abstractmethod
     def wrapped(self, encoded: str) -> Any:
         """Return what is sent, given the row in base64."""
-        raise NotImplementedError
 
+    @abstractmethod
     def unwrapped(self, answer: Any) -> str:
         """Return the base64 in what came."""
-        raise NotImplementedError
 
     def request(self, case: Case, row: np.ndarray) -> bytes:
         """Write the JSON."""
