@@ -25,15 +25,8 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv-lock
-if [[ "$(cat "$venv/pin" 2>/dev/null)" != "$TOOLS" ]]; then
-  echo "lock.sh: setting up $venv with $TOOLS" >&2
-  rm -rf "$venv"
-  "${PYTHON:-python3}" -m venv "$venv" || die "cannot make a virtual environment (on Debian: apt install python3-venv)"
-  echo '*' >"$venv/.gitignore"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$TOOLS" \
-    || die "cannot install $TOOLS"
-  echo "$TOOLS" >"$venv/pin"
-fi
+. scripts/pinned-venv.sh
+pinned_venv "$venv" "$TOOLS"
 
 lock() { # NAME SOURCE OPTION…
   local name=$1 source=$2

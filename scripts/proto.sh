@@ -28,15 +28,8 @@ esac
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
 venv=.venv-proto
-if [[ "$(cat "$venv/pin" 2>/dev/null)" != "$TOOLS" ]] || ! "$venv/bin/python" -c 'import grpc_tools' 2>/dev/null; then
-  echo "proto.sh: setting up $venv with $TOOLS" >&2
-  rm -rf "$venv"
-  "${PYTHON:-python3}" -m venv "$venv" || die "cannot make a virtual environment (on Debian: apt install python3-venv)"
-  echo '*' >"$venv/.gitignore"
-  "$venv/bin/python" -m pip install --quiet --disable-pip-version-check --only-binary=:all: "$TOOLS" \
-    || die "cannot install $TOOLS"
-  echo "$TOOLS" >"$venv/pin"
-fi
+. scripts/pinned-venv.sh
+pinned_venv "$venv" "$TOOLS"
 
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
