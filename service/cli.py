@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import os
 import sys
 from collections.abc import Sequence
 
@@ -16,10 +17,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
-        return int(flags.run(flags))
+        code = int(flags.run(flags))
+        sys.stdout.flush()
     except (SettingsError, LoadError) as error:
         print(f"convserve: {error}", file=sys.stderr)
         return 2
+    except BrokenPipeError:  # whoever reads has left, as `head` does; nor may Python's last flush complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

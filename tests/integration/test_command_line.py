@@ -1,9 +1,10 @@
-"""Starts that must fail: exit code 2 and one clear line."""
+"""Starts that must fail: exit code 2 and one clear line. And a reader who leaves early."""
 
 from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -61,6 +62,27 @@ def test_a_port_in_use(small_repository: Path, transport: str, which: str):
 def test_a_wrong_setting_is_one_line(flags: tuple[str, ...], words: str):
     (line,) = complaints(serve(*flags))
     assert words in line
+
+
+def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
+    """As in ``convserve inspect models | head -1``."""
+    command = [sys.executable, "-m", "service", "inspect", str(small_repository), "--measure-seconds", "0"]
+    reading, writing = os.pipe()
+    os.close(reading)
+    try:
+        ended = subprocess.run(
+            command,
+            cwd=ROOT,
+            stdout=writing,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            env=environment(),
+            check=False,
+        )
+    finally:
+        os.close(writing)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @pytest.mark.parametrize(
