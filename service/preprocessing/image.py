@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import InvalidInput
+from service.preprocessing.header import read_header
 from service.spec import ImageSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -24,6 +25,7 @@ Image.MAX_IMAGE_PIXELS = None
 # is not safe in threads, and each new text would stay in Python's registry of warnings.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
+_SMALL_PIXELS = 256 * 256
 _MAX_SCALED_PIXELS = 50_000_000  # 200 MB at Pillow's four bytes a pixel
 
 _FILTERS = {
@@ -86,6 +88,9 @@ def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LI
         raise InvalidInput("picture is empty, expected an encoded picture")
     if len(data) > limits.max_bytes:
         raise InvalidInput(f"picture has {len(data)} bytes, expected at most {limits.max_bytes}")
+    plain = _decode_plain(data, limits)
+    if plain is not None:
+        return plain if plain.mode == mode else plain.convert(mode)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -102,6 +107,20 @@ def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LI
         raise InvalidInput(f"picture is of no known format, expected one of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
         raise InvalidInput(f"picture is damaged or truncated ({type(error).__name__})") from None
+
+
+def _decode_plain(data: bytes | memoryview, limits: ImageLimits) -> Image.Image | None:
+    """Decode a small plain JPEG, to the same pixels in half the time; None leaves it to Pillow to open, or to refuse.
+
+    Of a large picture opening is no great part, and a damaged one would be decoded twice.
+    """
+    header = read_header(data)
+    if header is None or not header.jpeg_mode or not 0 < header.pixels <= min(_SMALL_PIXELS, limits.max_pixels):
+        return None
+    try:
+        return Image.frombytes(header.jpeg_mode, (header.width, header.height), data, "jpeg", (header.jpeg_mode, ""))
+    except (ValueError, OSError):  # damaged
+        return None
 
 
 def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
@@ -131,7 +150,7 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     if size != (spec.width, spec.height):
         left, top = _offset(size[0], spec.width), _offset(size[1], spec.height)
         image = image.crop((left, top, left + spec.width, top + spec.height))
-    return np.asarray(image, dtype=np.uint8).reshape(spec.shape)
+    return np.frombuffer(image.tobytes(), np.uint8).reshape(spec.shape)
 
 
 def _offset(size: int, cut: int) -> int:
