@@ -82,7 +82,7 @@ def test_the_dashboard_is_of_one_piece():
 @pytest.mark.deploy
 def test_configuration_and_rules_are_valid_and_pass_their_unit_tests():
     promtool = program("promtool")
-    check(promtool, "check", "config", DEPLOY / "prometheus" / "prometheus.yml")
+    check(promtool, "check", "config", *DEPLOY.glob("prometheus/*.yml"))
     check(promtool, "check", "rules", *RULES)
     check(promtool, "test", "rules", *UNIT_TESTS)
 
