@@ -149,11 +149,9 @@ def test_names_ports_and_users_agree():
 
 def test_the_probes_are_answered_by_a_server_with_the_settings_of_the_deployment():
     (container,) = deployment()["spec"]["template"]["spec"]["containers"]
-    flags = [
-        part
-        for entry in container["env"]
-        for part in ("--" + entry["name"].removeprefix("CONVSERVE_").lower().replace("_", "-"), entry["value"])
-    ]
-    with ServerProcess(MODELS, "grpcio", *flags) as server:
+    given = {entry["name"].removeprefix("CONVSERVE_").lower(): entry["value"] for entry in container["env"]}
+    assert given.pop("try_form") == "false"
+    flags = [part for name, value in given.items() for part in ("--" + name.replace("_", "-"), value)]
+    with ServerProcess(MODELS, "grpcio", "--no-try-form", *flags) as server:
         for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
             assert server.get(container[probe]["httpGet"]["path"])[0] == 200, probe
