@@ -44,7 +44,9 @@ def _parser() -> argparse.ArgumentParser:
     classify.add_argument("--top-k", type=int, default=5, metavar="K", help="labels to print (default: %(default)s)")
     classify.add_argument("--timeout-seconds", type=float, default=30.0, metavar="S", help="default: %(default)s")
     classify.add_argument("--explain", action="store_true", help="also print where the time went")
-    classify.add_argument("--text", nargs="+", metavar="SENTENCE", help="classify sentences instead of pictures")
+    classify.add_argument(
+        "--text", nargs="+", action="extend", metavar="SENTENCE", help="classify sentences instead of pictures"
+    )
     classify.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WebP, GIF, BMP or TIFF files")
     classify.set_defaults(run=_classify)
 

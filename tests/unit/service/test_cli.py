@@ -91,7 +91,7 @@ def test_classify_calls_the_client(capsys: pytest.CaptureFixture[str], monkeypat
 
     monkeypatch.setattr(client, "classify_and_print", classify)
     assert main(capsys, "classify", "--model", "m", "a.png", "b.png")[0] == 0
-    assert main(capsys, "classify", "--model", "m", "--top-k", "2", "--text", "so good", "so bad")[0] == 0
+    assert main(capsys, "classify", "--model", "m", "--top-k", "2", "--text", "so good", "--text", "so bad")[0] == 0
     pictures, sentences = seen
     assert (pictures.pictures, pictures.server, pictures.top_k) == (["a.png", "b.png"], "127.0.0.1:8001", 5)
     assert (sentences.text, sentences.top_k) == (["so good", "so bad"], 2)
