@@ -78,7 +78,16 @@ class Gather(ABC):
         if self._settle():
             for request in self._requests:
                 self.servable.front.cancel(request)
+            self._requests.clear()
             self.deliver_failure(error)
+
+    def part_answered(
+        self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
+    ) -> None:
+        """Keep the rows of the items at ``places``; the last part's answer the caller."""
+        self.fill(places, outputs)
+        self.last = (request, facts)
+        self.part_done()
 
     def part_done(self) -> None:
         """Count a part; the last one settles the call."""
@@ -86,6 +95,7 @@ class Gather(ABC):
             self.parts_left -= 1
             done = self.parts_left == 0
         if done and self._settle():
+            self._requests.clear()  # they know the call as well: nothing is to wait for the garbage collector
             self.deliver()
 
     def _settle(self) -> bool:
@@ -144,6 +154,16 @@ class TensorGather(Gather):
         self._reply = reply
         self._rows: dict[int, Sequence[np.ndarray]] = {}
 
+    def part_answered(
+        self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
+    ) -> None:
+        """Keep the rows; pass them on as they are if they are all."""
+        if len(places) < len(self.items):
+            super().part_answered(places, outputs, request, facts)
+        elif self._settle():
+            self._requests.clear()
+            self._reply.answer(outputs, request, facts)
+
     def item_failed(self, place: int, error: InvalidInput) -> None:
         """Fail the whole call, naming the item."""
         raise InvalidInput(f"item {place}: {error.message}")
@@ -174,9 +194,7 @@ class PartReply:
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
         """Keep the rows; the last part's answer the caller."""
-        self._gather.fill(self._places, outputs)
-        self._gather.last = (request, facts)
-        self._gather.part_done()
+        self._gather.part_answered(self._places, outputs, request, facts)
 
     def refuse(self, error: ServingError) -> None:
         """Fail the whole call."""

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import InvalidInput
-from service.preprocessing.header import read_header
+from service.preprocessing.header import Header, read_header
 from service.spec import ImageSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
@@ -61,13 +61,16 @@ class ImageLimits:
 DEFAULT_LIMITS = ImageLimits()
 
 
-def load(data: bytes | memoryview, spec: ImageSpec, limits: ImageLimits = DEFAULT_LIMITS) -> np.ndarray:
+def load(
+    data: bytes | memoryview, spec: ImageSpec, limits: ImageLimits = DEFAULT_LIMITS, header: Header | None = None
+) -> np.ndarray:
     """Turn one encoded picture into the model's input.
 
     Args:
         data: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF.
         spec: The model's preprocessing.
         limits: Bounds checked before decoding.
+        header: What :func:`read_header` said, if it was asked.
 
     Returns:
         uint8 (H, W, C), values 0 to 255.
@@ -75,10 +78,12 @@ def load(data: bytes | memoryview, spec: ImageSpec, limits: ImageLimits = DEFAUL
     Raises:
         InvalidInput: Too large, damaged, truncated or of no known format (INVALID_ARGUMENT).
     """
-    return fit(decode(data, spec.mode, limits), spec)
+    return fit(decode(data, spec.mode, limits, header), spec)
 
 
-def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LIMITS) -> Image.Image:
+def decode(
+    data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LIMITS, header: Header | None = None
+) -> Image.Image:
     """Decode to ``mode``, upright by the EXIF orientation; an alpha channel is dropped.
 
     Raises:
@@ -88,7 +93,7 @@ def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LI
         raise InvalidInput("picture is empty, expected an encoded picture")
     if len(data) > limits.max_bytes:
         raise InvalidInput(f"picture has {len(data)} bytes, expected at most {limits.max_bytes}")
-    plain = _decode_plain(data, limits)
+    plain = _decode_plain(data, limits, header or read_header(data))
     if plain is not None:
         return plain if plain.mode == mode else plain.convert(mode)
     try:
@@ -109,12 +114,11 @@ def decode(data: bytes | memoryview, mode: str, limits: ImageLimits = DEFAULT_LI
         raise InvalidInput(f"picture is damaged or truncated ({type(error).__name__})") from None
 
 
-def _decode_plain(data: bytes | memoryview, limits: ImageLimits) -> Image.Image | None:
+def _decode_plain(data: bytes | memoryview, limits: ImageLimits, header: Header | None) -> Image.Image | None:
     """Decode a small plain JPEG, to the same pixels in half the time; None leaves it to Pillow to open, or to refuse.
 
     Of a large picture opening is no great part, and a damaged one would be decoded twice.
     """
-    header = read_header(data)
     if header is None or not header.jpeg_mode or not 0 < header.pixels <= min(_SMALL_PIXELS, limits.max_pixels):
         return None
     try:

@@ -10,6 +10,7 @@ from typing import Protocol
 
 from service.dataplane import DataPlane
 from service.errors import InvalidInput, ServingError
+from service.preparation import Burst
 from service.repository.servable import Servable
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.recorder import Recorder
@@ -108,14 +109,18 @@ class Call:
         arrival: Instant of the intake on the data plane's clock.
         caller_id: The id in the request message; empty for none.
         record: What is kept of a call that is watched; None for most.
+        burst: The calls that it came with; None if it came alone.
     """
 
     __slots__ = (
-        "_calls", "_method", "_model", "_responder", "_servable", "_settled", "arrival", "caller_id", "record",
+        "_calls", "_method", "_model", "_responder", "_servable", "_settled", "arrival", "burst", "caller_id", "record",
     )  # fmt: skip
 
-    def __init__(self, calls: Ledger, method: str, responder: Responder, arrival: float) -> None:
+    def __init__(
+        self, calls: Ledger, method: str, responder: Responder, arrival: float, burst: Burst | None = None
+    ) -> None:
         self.arrival = arrival
+        self.burst = burst
         self.caller_id = ""
         self.record: CallRecord | None = None
         self._calls = calls

@@ -18,6 +18,7 @@ from service.errors import InvalidInput, ServingError, Unloading
 from service.metrics import Metrics, taken
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
+from service.preparation import Burst
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec
@@ -85,6 +86,7 @@ class Calls:
         time_remaining: float | None,
         responder: Responder,
         metadata: Metadata = (),
+        burst: Burst | None = None,
     ) -> Ticket | None:
         """Take a call in. Never raises; the responder hears of everything.
 
@@ -94,13 +96,14 @@ class Calls:
             time_remaining: Seconds to the caller's deadline; None for none.
             responder: The way back.
             metadata: Of the call, for its credential.
+            burst: The calls that it came with; None if it came alone.
 
         Returns:
             A ticket to cancel the call with; None if it was refused at once.
         """
         arrival = self.dataplane.clock()
         deadline = math.inf if time_remaining is None else arrival + time_remaining
-        call = Call(self, method, responder, arrival)
+        call = Call(self, method, responder, arrival, burst)
         if self.recorder.draws:
             call.record = self.recorder.begin(method, metadata, arrival)
         self.in_flight.enter()
@@ -179,7 +182,7 @@ class Calls:
         reply = InferReply(call, form, call.caller_id, self._shared_memory)
         inputs = tensor_codec.decode_inputs(request, self._shared_memory)
         deadline = min(deadline, call.arrival + timeout_seconds)
-        ticket = self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority)
+        ticket = self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority, call.burst)
         template = template_of(payload, request, inputs, form, timeout_seconds, priority)
         if template is not None:
             self._templates.keep(payload, template)
@@ -190,10 +193,12 @@ class Calls:
         call.caller_id = template.request_id(payload)
         reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         deadline = min(deadline, call.arrival + template.timeout_seconds)
+        servable, arrival, priority = template.form.servable, call.arrival, template.priority
+        if template.items:
+            items = template.encoded_items(payload)
+            return self.dataplane.infer_items(servable, items, deadline, arrival, reply, priority, call.burst)
         inputs = template.inputs(payload)
-        return self.dataplane.submit(
-            template.form.servable, inputs, template.group, deadline, call.arrival, reply, template.priority
-        )
+        return self.dataplane.submit(servable, inputs, template.group, deadline, arrival, reply, priority)
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)
@@ -222,7 +227,7 @@ class Calls:
             raise InvalidInput(f"top_k: expected 0 or more, got {request.top_k}")
         response.request_id = call.caller_id
         reply = ClassifyReply(call, servable, request.top_k or _DEFAULT_TOP_K, response, request.explain)
-        return self.dataplane.classify(servable, items, deadline, call.arrival, reply)
+        return self.dataplane.classify(servable, items, deadline, call.arrival, reply, call.burst)
 
 
 def _timeout_seconds(parameters: Mapping[str, inference.InferParameter]) -> float:

@@ -100,7 +100,7 @@ def _is_possible(shape: tuple[int, ...]) -> bool:
 def _from_raw(name: str, data: bytes, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
     count = math.prod(shape)
     if datatype == "BYTES":
-        return _object_array(_split_bytes(name, data, count), shape)
+        return _object_array(split_bytes(name, data, count), shape)
     dtype = DTYPES[datatype]
     if len(data) != count * dtype.itemsize:
         raise InvalidInput(
@@ -136,11 +136,21 @@ def _object_array(elements: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarr
     return array.reshape(shape)
 
 
-def _split_bytes(name: str, data: bytes, count: int) -> list[bytes]:
-    """Split raw BYTES: each element is its length as four little-endian bytes, then its bytes."""
-    if len(data) < 4 * count:
-        raise InvalidInput(f"input '{name}': {len(data)} bytes of raw contents cannot hold {count} BYTES elements")
-    elements, offset = [], 0
+def split_bytes(name: str, data: bytes, count: int, offset: int = 0) -> list[bytes]:
+    """Split raw BYTES: each element is its length as four little-endian bytes, then its bytes.
+
+    Args:
+        name: Of the input.
+        data: Ends with the contents.
+        count: Elements.
+        offset: Where the contents begin.
+
+    Raises:
+        InvalidInput: The lengths do not add up (INVALID_ARGUMENT).
+    """
+    if (size := len(data) - offset) < 4 * count:
+        raise InvalidInput(f"input '{name}': {size} bytes of raw contents cannot hold {count} BYTES elements")
+    elements = []
     for number in range(count):
         if offset + 4 > len(data):
             raise InvalidInput(f"input '{name}': raw contents end before the length of element {number}")

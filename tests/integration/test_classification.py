@@ -5,12 +5,14 @@ from __future__ import annotations
 import grpc
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.golden import read_golden
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 from service.transport.calls import CLASSIFY_SENTENCES
 from tests.integration import samples
-from tests.integration.harness import DEADLINE_SECONDS, MODELS, ServerProcess, failure
+from tests.integration.harness import DEADLINE_SECONDS, MODELS, ServerProcess, arrays_of, failure, infer_request
+from tests.unit.service.samples import encoded
 
 LENET = MODELS / "lenet5-mnist" / "1"
 TEXTCNN = MODELS / "textcnn-mr" / "1"
@@ -68,6 +70,44 @@ def test_a_truncated_picture_among_ten_fails_alone(server: ServerProcess):
     assert response.results[6].error.code == grpc.StatusCode.INVALID_ARGUMENT.value[0]
     assert "truncated" in response.results[6].error.message
     assert all(result.classification.scored_labels for result in response.results if not result.HasField("error"))
+
+
+def test_calls_that_come_together_get_what_they_get_alone(server: ServerProcess):
+    """Damaged and good, large and small, in one burst; as bytes for ModelInfer and for ClassifyImages."""
+    golden = read_golden(LENET / "golden.npz")
+    small = [encoded(Image.fromarray(picture[..., 0]), "JPEG", quality=95) for picture in golden.inputs[0][:4]]
+    large = encoded(Image.fromarray(golden.inputs[0][4][..., 0]).resize((300, 300)), "JPEG")
+    items = [*small, large, small[0][:-60], b"broken", golden.raw[5]]
+
+    def outcome(answer: grpc.Future) -> np.ndarray | str:
+        error = answer.exception()
+        return error.details() if error else arrays_of(answer.result())["probabilities"]
+
+    def ask(item: bytes) -> grpc.Future:
+        request = infer_request("lenet5-mnist", {"images": np.array([item], object)})
+        return server.client.inference.ModelInfer.future(request, timeout=DEADLINE_SECONDS)
+
+    def labels(answer: grpc.Future) -> list[object]:
+        best = [result.classification.scored_labels[:1] for result in answer.result().results]
+        return [
+            [label[0].index for label in best if label],
+            [result.error.message for result in answer.result().results],
+        ]
+
+    def ask_labels(*images: bytes) -> grpc.Future:
+        request = pb.ClassifyImagesRequest(model_name="lenet5-mnist", images=images)
+        return server.client.classification.ClassifyImages.future(request, timeout=DEADLINE_SECONDS)
+
+    alone = [outcome(ask(item)) for item in items]
+    assert [isinstance(found, str) for found in alone] == [False] * 5 + [True, True, False]
+    alone_labels = labels(ask_labels(*items))
+    asked = [(number % len(items), ask(items[number % len(items)]), ask_labels(*items)) for number in range(80)]
+    for number, answer, answer_labels in asked:
+        if isinstance(alone[number], str):
+            assert outcome(answer) == alone[number]
+        else:
+            np.testing.assert_allclose(outcome(answer), alone[number], atol=1e-5)
+        assert labels(answer_labels) == alone_labels
 
 
 def test_a_call_whose_items_all_fail_is_answered(server: ServerProcess):

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from PIL import Image
 
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import ResponseCache
@@ -25,6 +26,8 @@ from service.errors import (
     QueueFull,
     ServingError,
 )
+from service.preparation import Burst
+from service.preprocessing.prepare import Preparer
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
 from tests.fakes import FakeClock, RecordingReply
@@ -32,6 +35,7 @@ from tests.unit.service.samples import (
     IMAGE,
     FakeBatcher,
     bare_servable,
+    encoded,
     image_spec,
     make_servable,
     manifest,
@@ -41,6 +45,8 @@ from tests.unit.service.samples import (
 )
 
 GOOD = [picture([[value, 0, 0], [0, 0, 0]]) for value in range(8)]
+LARGE = picture([[7] * 70] * 70)
+TRUNCATED = encoded(Image.linear_gradient("L").resize((64, 64)), "JPEG")[:-40]
 FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 100.0, 0.0, 0.001)
 
 
@@ -114,9 +120,9 @@ class World:
     def infer_pictures(self, pictures: Sequence[bytes], **when: float) -> Ticket:
         return self.infer({"images": objects(pictures)}, **when)
 
-    def classify(self, pictures: Sequence[bytes], **when: float) -> Ticket:
+    def classify(self, pictures: Sequence[bytes], burst: Burst | None = None, **when: float) -> Ticket:
         when = {"deadline": math.inf, "arrival": self.clock.now, **when}
-        return self.plane.classify(self.servable, pictures, reply=self.items, **when)
+        return self.plane.classify(self.servable, pictures, reply=self.items, burst=burst, **when)
 
     def answer(self, number: int = 0) -> None:
         """Answer a submitted request: each picture with its first pixel and its place in the batch."""
@@ -420,6 +426,111 @@ def test_a_pool_that_is_shut_down_settles_the_call(world: World, room: int) -> N
     (error,) = world.items.errors
     assert isinstance(error, Draining)
     assert world.batcher.requests == []
+
+
+# Calls that came together.
+
+
+def test_calls_of_a_burst_are_submitted_together_at_its_end(world: World) -> None:
+    replies = [RecordingReply() for _ in range(3)]
+    burst = world.plane.burst()
+    for value, reply in enumerate(replies):
+        world.plane.infer_items(world.servable, GOOD[value : value + 1], math.inf, 100.0, reply, 0, burst)
+    assert (world.batcher.reserved, world.batcher.requests) == (3, [])
+    burst.finish()
+    assert not world.pool.waiting
+    for number, reply in enumerate(replies):
+        world.answer(number)
+        ((output,),) = reply.answers
+        assert output[:, 0].tolist() == [float(number)]
+
+
+@pytest.mark.parametrize(
+    "items",
+    [[LARGE], [GOOD[0], LARGE], [b"broken"], GOOD[:5]],
+    ids=["large", "large among small", "of unknown size", "more than a batch"],
+)
+def test_what_would_keep_a_burst_waiting_goes_to_the_pool(world: World, items: list[bytes]) -> None:
+    burst = world.plane.burst()
+    world.classify(items, burst=burst)
+    burst.finish()
+    assert world.batcher.requests == []
+    assert world.pool.waiting
+    world.pool.run_all()
+    for number in range(len(world.batcher.requests)):
+        world.answer(number)
+    assert len(world.firsts) == len(items)
+
+
+def test_in_a_burst_items_fail_alone_too(world: World) -> None:
+    burst = world.plane.burst()
+    world.classify([GOOD[5], TRUNCATED, GOOD[6]], burst=burst)
+    burst.finish()
+    world.answer()
+    assert world.firsts == [5.0, "picture is damaged or truncated (OSError)", 6.0]
+
+
+def test_a_burst_of_damaged_and_good_calls_refuses_only_the_damaged(world: World) -> None:
+    replies = [RecordingReply() for _ in range(3)]
+    burst = world.plane.burst()
+    for item, reply in zip([GOOD[1], TRUNCATED, GOOD[2]], replies, strict=True):
+        world.plane.infer_items(world.servable, [item], math.inf, 100.0, reply, 0, burst)
+    burst.finish()
+    for number in range(2):
+        world.answer(number)
+    assert [len(reply.answers) for reply in replies] == [1, 0, 1]
+    assert [error.message for error in replies[1].errors] == ["item 0: picture is damaged or truncated (OSError)"]
+
+
+def test_who_expired_or_left_before_the_end_of_a_burst_is_not_decoded(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Preparer, "quick_row", lambda *_arguments: pytest.fail("decoded"))
+    left = RecordingReply()
+    burst = world.plane.burst()
+    world.classify(GOOD[:1], deadline=101.0, burst=burst)
+    world.plane.infer_items(world.servable, GOOD[:1], math.inf, 100.0, left, 0, burst).cancel()
+    world.clock.advance(1.0)
+    burst.finish()
+    assert [type(error) for error in world.items.errors] == [DeadlineExceeded]
+    assert [error.status for error in left.errors] == ["CANCELLED"]
+
+
+def test_a_burst_without_a_place_in_the_queue_is_refused_before_it_is_decoded(world: World) -> None:
+    world.batcher.door_refusal, world.batcher.places = QueueFull("full"), 1
+    burst = world.plane.burst()
+    world.classify(GOOD[:1], burst=burst)
+    with pytest.raises(QueueFull):
+        world.plane.infer_items(world.servable, GOOD[:1], math.inf, 100.0, world.reply, 0, burst)
+    burst.finish()
+    world.answer()
+
+
+def test_a_long_burst_is_finished_by_the_pool(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def slowly(preparer: Preparer, item: bytes) -> np.ndarray:
+        world.clock.advance(0.008)
+        return preparer.row(item)
+
+    monkeypatch.setattr(Preparer, "quick_row", slowly)
+    replies = [RecordingReply() for _ in range(8)]
+    burst = world.plane.burst()
+    for item, reply in zip(GOOD, replies, strict=True):
+        world.plane.infer_items(world.servable, [item], math.inf, 100.0, reply, 0, burst)
+    burst.finish()
+    assert len(world.batcher.requests) == 3
+    assert len(world.pool.waiting) == 2
+    world.pool.run_all()
+    for number in range(8):
+        world.answer(number)
+    assert [len(reply.answers) for reply in replies] == [1] * 8
+
+
+def test_a_burst_that_the_pool_is_too_late_for_is_refused(world: World) -> None:
+    world.pool.room = 0
+    burst = world.plane.burst()
+    world.classify([LARGE], burst=burst)
+    burst.finish()
+    assert [type(error) for error in world.items.errors] == [Draining]
 
 
 # Callers who leave.

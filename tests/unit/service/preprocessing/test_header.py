@@ -95,7 +95,7 @@ def test_whatever_is_damaged_fares_as_if_it_were_opened(data: st.DataObject) -> 
     for place in data.draw(st.lists(st.integers(0, len(damaged) - 1), max_size=3)):
         damaged[place] ^= data.draw(st.integers(1, 255))
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(image, "_decode_plain", lambda _data, _limits: None)
+        patch.setattr(image, "_decode_plain", lambda _data, _limits, _header: None)
         expected = outcome(bytes(damaged))
     assert outcome(bytes(damaged)) == expected
 

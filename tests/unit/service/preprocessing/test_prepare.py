@@ -4,11 +4,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from service.errors import InvalidInput, ManifestInvalid
 from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
-from tests.unit.service.samples import IMAGE, TEXT, picture, text_spec, tokenizer
+from service.spec import ImageSpec
+from tests.unit.service.samples import IMAGE, TEXT, encoded, image_spec, picture, text_spec, tokenizer
 
 PIXELS = [[0, 10, 20], [30, 40, 255]]
 
@@ -43,3 +45,49 @@ def test_a_sentence_becomes_a_row_and_rows_a_padded_batch(tmp_path: Path) -> Non
 def test_a_missing_tokenizer_is_named(tmp_path: Path) -> None:
     with pytest.raises(ManifestInvalid, match=r"tokenizer\.json"):
         Preparer(TEXT, tmp_path)
+
+
+QUICK = image_spec(height=28, width=28)
+
+
+@pytest.mark.parametrize("kind", ["PNG", "JPEG"])
+def test_what_is_small_is_quick_and_the_same_row(kind: str) -> None:
+    preparer = Preparer(QUICK, Path("nowhere"))
+    data = encoded(Image.linear_gradient("L").resize((64, 64)), kind)
+    row = preparer.quick_row(memoryview(data))
+    assert row is not None
+    assert np.array_equal(row, preparer.row(data))
+
+
+@pytest.mark.parametrize(
+    ("data", "spec"),
+    [
+        (encoded(Image.new("L", (65, 64)), "JPEG"), QUICK),
+        (encoded(Image.new("L", (64, 65))), QUICK),
+        (encoded(Image.new("L", (8, 40))), QUICK),
+        (encoded(Image.new("L", (8, 8)), "JPEG", comment=bytes(20_000)), QUICK),
+        (encoded(Image.new("L", (8, 8)), "GIF"), QUICK),
+        (b"broken", QUICK),
+        ("a sentence", QUICK),
+        (encoded(Image.new("L", (8, 8))), image_spec(height=65, width=64)),
+    ],
+    ids=["JPEG", "PNG", "narrow", "many bytes", "of unknown size", "broken", "text", "for a larger input"],
+)
+def test_what_may_take_longer_is_not_begun(data: bytes | str, spec: ImageSpec, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.preprocessing.image.load", lambda *_arguments: pytest.fail("begun"))
+    assert Preparer(spec, Path("nowhere")).quick_row(data) is None
+
+
+def test_a_small_picture_that_is_damaged_is_refused_at_once() -> None:
+    whole = encoded(Image.linear_gradient("L").resize((64, 64)), "JPEG")
+    with pytest.raises(InvalidInput, match="damaged or truncated"):
+        Preparer(QUICK, Path("nowhere")).quick_row(whole[: len(whole) - 40])
+
+
+def test_a_short_sentence_is_quick(tmp_path: Path) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    preparer = Preparer(TEXT, tmp_path)
+    row = preparer.quick_row("good film")
+    assert row is not None
+    assert row.tolist() == [2, 4]
+    assert preparer.quick_row("film " * 5_000) is None

@@ -104,9 +104,36 @@ class FakePlane:
         arrival: float,
         reply: Any,
         priority: int,
+        burst: Any,
     ) -> Ticket:
         return self._submit(
-            servable=servable, inputs=inputs, deadline=deadline, arrival=arrival, reply=reply, priority=priority
+            servable=servable,
+            inputs=inputs,
+            deadline=deadline,
+            arrival=arrival,
+            reply=reply,
+            priority=priority,
+            burst=burst,
+        )
+
+    def infer_items(
+        self,
+        servable: Servable,
+        items: Sequence[object],
+        deadline: float,
+        arrival: float,
+        reply: Any,
+        priority: int,
+        burst: Any,
+    ) -> Ticket:
+        return self._submit(
+            servable=servable,
+            items=items,
+            deadline=deadline,
+            arrival=arrival,
+            reply=reply,
+            priority=priority,
+            burst=burst,
         )
 
     def submit(
@@ -130,9 +157,17 @@ class FakePlane:
         )
 
     def classify(
-        self, servable: Servable, items: Sequence[object], deadline: float, arrival: float, reply: Any
+        self,
+        servable: Servable,
+        items: Sequence[object],
+        deadline: float,
+        arrival: float,
+        reply: Any,
+        burst: Any,
     ) -> Ticket:
-        return self._submit(servable=servable, items=list(items), deadline=deadline, arrival=arrival, reply=reply)
+        return self._submit(
+            servable=servable, items=list(items), deadline=deadline, arrival=arrival, reply=reply, burst=burst
+        )
 
     def _submit(self, **call: Any) -> Ticket:
         if self.errors:
@@ -265,6 +300,25 @@ def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(wo
     world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
     response = inference.ModelInferResponse.FromString(world.responder.payloads[0])
     assert (response.id, [list(output.shape) for output in response.outputs]) == ("other", [[1, 2]])
+
+
+def test_pictures_like_earlier_ones_are_not_parsed_again_and_mean_the_same(world: World) -> None:
+    def ask(picture: bytes) -> inference.ModelInferRequest:
+        request = inference.ModelInferRequest(model_name="pictures", id="mine")
+        request.inputs.add(name="images", datatype="BYTES", shape=[1])
+        request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+        return request
+
+    burst = object()
+    world.calls.begin(MODEL_INFER, ask(b"one").SerializeToString(), None, world.responder, burst=burst)  # type: ignore[arg-type]
+    world.calls.begin(MODEL_INFER, ask(b"another").SerializeToString(), 0.5, world.responder, burst=burst)  # type: ignore[arg-type]
+    first, second = world.plane.submitted
+    assert first["inputs"]["images"].tolist() == [b"one"]
+    assert (second["items"], second["deadline"]) == ([b"another"], 100.5)
+    assert first["burst"] is second["burst"] is burst
+    world.reply.answer([ROW], REQUEST, FACTS)
+    response = inference.ModelInferResponse.FromString(world.responder.payloads[0])
+    assert (response.id, list(response.outputs[0].shape)) == ("mine", [1, 3])
 
 
 def test_a_message_like_an_earlier_one_is_checked_anew_for_another_servable(world: World) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import math
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.errors import InvalidInput
 from service.pb.inference import grpc_service_pb2 as pb
 from service.tensors import DTYPES, TensorSpec
 from service.transport.replies import InferForm
 from service.transport.shared_memory import SharedMemory
-from service.transport.template import _MAX_A_LENGTH, _MAX_LENGTHS, Template, Templates, template_of
+from service.transport.template import _MAX_A_LENGTH, _MAX_LENGTHS, _MAX_OF_ITEMS, Template, Templates, template_of
 from service.transport.tensor_codec import decode_inputs
-from tests.unit.service.samples import bare_servable
+from tests.unit.service.samples import bare_servable, make_servable
 
 SHARED_MEMORY = SharedMemory()
 NUMBERS = sorted(set(DTYPES) - {"BYTES"})
@@ -94,6 +96,83 @@ def test_without_a_batch_axis_the_graphs_is_added() -> None:
     template = learned(request, [("UINT8", [1, 2, 3])], batched=False)
     assert template is not None
     assert [array.shape for array in template.inputs(request.SerializeToString())] == [(1, 2, 3)]
+
+
+PICTURES = make_servable()
+
+
+def pictures(items: list[bytes], *, column: bool = False, **fields: object) -> pb.ModelInferRequest:
+    """Ask for encoded pictures."""
+    request = pb.ModelInferRequest(model_name="pictures", **fields)
+    request.inputs.add(name="images", datatype="BYTES", shape=[len(items), 1] if column else [len(items)])
+    request.raw_input_contents.append(b"".join(len(item).to_bytes(4, "little") + item for item in items))
+    return request
+
+
+def learned_of_items(request: pb.ModelInferRequest, payload: bytes | None = None) -> Template | None:
+    arrays = decode_inputs(request, SHARED_MEMORY)
+    return template_of(payload or request.SerializeToString(), request, arrays, InferForm(PICTURES, []), math.inf, 0)
+
+
+@given(st.data())
+def test_items_of_other_lengths_fit(data: st.DataObject) -> None:
+    count, column = data.draw(st.integers(1, 4)), data.draw(st.booleans())
+    lists = st.lists(st.integers(0, 300).map(bytes), min_size=count, max_size=count)
+    identity, other = (data.draw(st.text("ab", min_size=3, max_size=3)) for _ in range(2))
+    template = learned_of_items(pictures(data.draw(lists), column=column, id=identity))
+    assert template is not None
+    items = data.draw(lists)
+    payload = pictures(items, column=column, id=other).SerializeToString()
+    assert template.fits(payload)
+    assert template.request_id(payload) == other
+    assert template.encoded_items(payload) == items
+    templates = Templates()
+    templates.keep(payload, template)
+    assert templates.find(payload) is template
+
+
+@given(st.data())
+def test_a_message_of_items_that_differs_does_not_fit(data: st.DataObject) -> None:
+    request = pictures([b"abc"])
+    template = learned_of_items(request)
+    assert template is not None
+    payload = request.SerializeToString()
+    for other in (
+        pictures([b"abc"], model_version="1"),
+        pictures([b"abc"], id="x"),
+        pictures([b"abc", b""]),
+        pictures([b"abc"], column=True),
+    ):
+        assert not template.fits(other.SerializeToString())
+    assert not template.fits(payload + pb.ModelInferRequest(id="x").SerializeToString())
+    assert not template.fits(payload[: data.draw(st.integers(0, len(payload) - 1))])
+
+
+def test_items_whose_lengths_do_not_add_up_are_refused() -> None:
+    template = learned_of_items(pictures([b"abc"]))
+    assert template is not None
+    payload = pictures([b"abc"]).SerializeToString().replace(b"\x03\0\0\0", b"\x02\0\0\0")
+    assert template.fits(payload)
+    with pytest.raises(InvalidInput, match="1 bytes are left after 1 elements"):
+        template.encoded_items(payload)
+
+
+def test_items_before_the_end_of_a_message_have_no_template() -> None:
+    request = pictures([b"abc"])
+    payload = request.SerializeToString() + pb.ModelInferRequest(id="x").SerializeToString()
+    assert learned_of_items(pb.ModelInferRequest.FromString(payload), payload) is None
+
+
+def test_what_is_kept_of_items_is_bounded() -> None:
+    templates = Templates()
+    for number in range(3 * _MAX_OF_ITEMS):
+        request = pictures([b"abc"], model_version=str(number))
+        template = learned_of_items(request)
+        assert template is not None
+        for _ in range(2):
+            templates.keep(request.SerializeToString(), template)
+        assert templates.find(request.SerializeToString()) is template
+    assert len(templates._of_items) == _MAX_OF_ITEMS
 
 
 def test_what_is_no_plain_tensor_has_no_template() -> None:

@@ -1,0 +1,262 @@
+"""Pictures and sentences on their way to the batcher: places reserved, items decoded, parts submitted.
+
+What is decoded one by one reaches an idle instance one by one, and a run of one row costs the server
+several times what a row of sixteen does. So what came together is decoded together, by the thread
+that took it in, and submitted together; what takes long is left to a pool.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import NamedTuple
+
+import numpy as np
+
+from service.batching.keeping import Keeping, cached_facts
+from service.batching.known_items import KnownItems
+from service.batching.request import PendingRequest, Reply
+from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, ServingError
+from service.gather import Gather, PartReply
+
+_LOG = logging.getLogger(__name__)
+# What may keep the thread of a burst from other calls: so long a time, so many items of one call.
+_BURST_SECONDS = 0.02
+_BURST_ITEMS = 16
+
+
+class Part(NamedTuple):
+    """Items of one call that become one request; a place in the queue is reserved for it.
+
+    Attributes:
+        gather: The call.
+        places: Of the items in the call.
+        deadline: Of the call, on the data plane's clock.
+        arrival: Of the call.
+        handicap: For its priority, in seconds.
+    """
+
+    gather: Gather
+    places: range
+    deadline: float
+    arrival: float
+    handicap: float
+
+
+class Preparation:
+    """Turns the items of calls into requests. Thread-safe.
+
+    Contract: every part uses up its reservation and either is submitted or settles its call, whatever happens.
+    """
+
+    def __init__(self, pool: ThreadPoolExecutor, clock: Callable[[], float]) -> None:
+        """Wire up.
+
+        Args:
+            pool: Decodes and tokenises. What waits for it is bounded by the batchers' reservations.
+            clock: The batchers' clock.
+        """
+        self._pool = pool
+        self._pool_threads = pool._max_workers
+        self._clock = clock
+
+    def begin(
+        self, gather: Gather, deadline: float, arrival: float, handicap: float, burst: Burst | None = None
+    ) -> None:
+        """Reserve places for all parts of a call, then have each part decoded.
+
+        Parts are small enough to keep every thread of the pool busy, and no larger than a batch. Those of a burst
+        that are quickly decoded wait for its end.
+
+        Raises:
+            DeadlineExceeded: All items were answered before, but the deadline has passed (DEADLINE_EXCEEDED).
+            InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
+            ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
+        """
+        servable = gather.servable
+        shared = servable.shared
+        if shared is not None and shared.items is not None:
+            if self._answer_known(gather, shared.items, deadline, arrival):
+                return
+            gather.known = shared.items
+        items = len(gather.items)
+        if burst is not None and items <= min(_BURST_ITEMS, servable.max_batch_size):
+            self._reserve(gather, 1)
+            burst.parts.append(Part(gather, range(items), deadline, arrival, handicap))
+            return
+        size = min(-(-items // self._pool_threads), servable.max_batch_size)
+        parts = [
+            Part(gather, range(start, min(start + size, items)), deadline, arrival, handicap)
+            for start in range(0, items, size)
+        ]
+        self._reserve(gather, len(parts))
+        for number, part in enumerate(parts):
+            if not self._hand_over([part]):
+                self._refuse(parts[number + 1 :])
+                break
+
+    def _reserve(self, gather: Gather, parts: int) -> None:
+        batcher = gather.servable.batcher
+        if parts > batcher.max_queued_requests:
+            raise InvalidInput(
+                f"{len(gather.items)} items make {parts} batches, the queue holds {batcher.max_queued_requests}: "
+                "send fewer a call"
+            )
+        reserved = 0
+        try:
+            for _ in range(parts):
+                batcher.reserve()
+                reserved += 1
+        except ServingError:
+            for _ in range(reserved):
+                batcher.release()
+            raise
+        gather.parts_left = parts
+
+    def _answer_known(self, gather: Gather, known: KnownItems, deadline: float, arrival: float) -> bool:
+        """Answer a call whose items were all answered before, as they came; tell whether they were.
+
+        Raises:
+            DeadlineExceeded: They were, but the deadline has passed (DEADLINE_EXCEEDED).
+        """
+        started = self._clock()
+        gather.keys = known.keys_of(gather.items)
+        rows = known.find(gather.keys, started, deadline)
+        if rows is None:
+            return False
+        places = range(len(rows))
+        request = PendingRequest([np.zeros((len(rows), 0))], None, deadline, arrival, PartReply(gather, places))
+        gather.answer_known(rows, request, cached_facts(len(rows), self._clock()))
+        return True
+
+    def _hand_over(self, parts: Sequence[Part]) -> bool:
+        """Give parts to a thread of the pool; refuse them if it is shut down, and tell."""
+        try:
+            self._pool.submit(self.prepare, parts)
+        except RuntimeError:
+            self._refuse(parts)
+            return False
+        return True
+
+    def _refuse(self, parts: Sequence[Part]) -> None:
+        for part in parts:
+            part.gather.servable.batcher.release()
+            part.gather.refuse(Draining("the server is stopping"))
+
+    def finish(self, parts: Sequence[Part]) -> None:
+        """Prepare what a burst brought: on this thread for a while what is quick, the rest on the pool."""
+        until = self._clock() + _BURST_SECONDS
+        rest = parts[self.prepare(parts, until) :]
+        size = -(-len(rest) // self._pool_threads)
+        for start in range(0, len(rest), size or 1):
+            self._hand_over(rest[start : start + size])
+
+    def prepare(self, parts: Sequence[Part], quick_until: float | None = None) -> int:
+        """Decode parts, then submit them all.
+
+        Args:
+            parts: As they came.
+            quick_until: If given, what is slow goes to the pool, and none is begun after this instant.
+
+        Returns:
+            How many were begun; the others still hold their reservations.
+        """
+        ready: list[tuple[Gather, PendingRequest]] = []
+        done = 0
+        for part in parts:
+            request = self._request(part, quick_until is not None)
+            done += 1
+            if request is not None:
+                ready.append((part.gather, request))
+            if quick_until is not None and self._clock() >= quick_until:
+                break
+        self._submit(ready)
+        return done
+
+    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]]) -> None:
+        for gather, request in ready:
+            try:
+                gather.servable.front.submit(request)
+            except Exception as error:
+                gather.refuse(_shown(error))
+
+    def _request(self, part: Part, quick: bool) -> PendingRequest | None:
+        """Decode a part; None if there is nothing to submit, its reservation given back or gone to the pool."""
+        front = part.gather.servable.front
+        try:
+            request = self._decode(part, quick)
+        except _Slow:
+            self._hand_over([part])
+            return None
+        except BaseException as error:
+            front.release()
+            part.gather.refuse(_shown(error))
+            return None
+        if request is None:
+            front.release()
+        return request
+
+    def _decode(self, part: Part, quick: bool) -> PendingRequest | None:
+        gather, servable = part.gather, part.gather.servable
+        preparer = servable.preparer
+        assert preparer is not None
+        if gather.settled:
+            return None
+        started = self._clock()
+        if started >= part.deadline:
+            raise DeadlineExceeded("the deadline passed before the items were decoded")
+        rows: list[np.ndarray] = []
+        places: list[int] = []
+        decode = preparer.quick_row if quick else preparer.row
+        for place in part.places:
+            try:
+                row = decode(gather.items[place])
+            except InvalidInput as error:
+                gather.item_failed(place, error)
+            else:
+                if row is None:
+                    raise _Slow
+                rows.append(row)
+                places.append(place)
+        finished = self._clock()
+        servable.metrics.observe_decode(finished - started)
+        if not rows:
+            gather.part_done()
+            return None
+        arrays = [preparer.stack(rows)]
+        reply: Reply = PartReply(gather, places)
+        if gather.known is not None:
+            keys, calls = [gather.keys[place] for place in places], int(part.places.start == 0)
+            reply = Keeping(partial(gather.known.keep, keys, calls), reply)
+        group = servable.group_of(arrays)
+        request = PendingRequest(arrays, group, part.deadline, part.arrival, reply, finished, part.handicap)
+        return gather.add(request)
+
+
+class _Slow(Exception):
+    """An item would keep others waiting."""
+
+
+class Burst:
+    """The calls that one thread takes in together; for that thread only."""
+
+    def __init__(self, preparation: Preparation) -> None:
+        """Begin without any."""
+        self.parts: list[Part] = []
+        self._preparation = preparation
+
+    def finish(self) -> None:
+        """Prepare what came; the next burst begins."""
+        if self.parts:
+            parts, self.parts = self.parts, []
+            self._preparation.finish(parts)
+
+
+def _shown(error: BaseException) -> ServingError:
+    """Return what the caller may see of an error of the preparation."""
+    if isinstance(error, ServingError):
+        return error
+    _LOG.error("preparing items failed", exc_info=error)
+    return InternalError("preparing the items failed")
