@@ -1,4 +1,5 @@
-# convserve in an image: `docker build .` makes the one for CPUs, `--target gpu` the one for NVIDIA GPUs.
+# convserve in an image: `docker build .` makes the one for CPUs, `--target gpu` the one for NVIDIA GPUs. With
+# `--build-arg TRACES=1` it has what --otlp-endpoint needs.
 #
 #   docker run -p 8001:8001 -p 8002:8002 --read-only --tmpfs /tmp --cap-drop ALL convserve
 #   docker run … -v ./my-models:/models:ro convserve                serves your own models
@@ -33,7 +34,8 @@ RUN pip --python /opt/tools/bin/python wheel --no-deps --no-build-isolation --no
 
 # ---- The dependencies, and the SBOM: which packages the environment is made of, the server's own among them ---------
 FROM tools AS runtime-cpu
-RUN --mount=type=cache,target=/root/.cache/pip ./image-packages.sh requirements/cpu.txt
+ARG TRACES
+RUN --mount=type=cache,target=/root/.cache/pip ./image-packages.sh requirements/cpu.txt ${TRACES:+requirements/otel.txt}
 
 FROM runtime-cpu AS sbom-cpu
 COPY --from=server /staging/ /
@@ -94,7 +96,8 @@ RUN ["convserve", "inspect", "/models"]
 
 # ---- Image: GPU. CUDA and cuDNN come as wheels, so it needs no CUDA base image, only the driver of the host ---------
 FROM tools AS runtime-gpu
-RUN --mount=type=cache,target=/root/.cache/pip ./image-packages.sh requirements/gpu.txt
+ARG TRACES
+RUN --mount=type=cache,target=/root/.cache/pip ./image-packages.sh requirements/gpu.txt ${TRACES:+requirements/otel.txt}
 
 FROM runtime-gpu AS sbom-gpu
 COPY --from=server /staging/ /

@@ -1,12 +1,14 @@
 #!/bin/sh
-# Fills the image's virtual environment from a lock file, and takes out what the server never imports: 100 MB. The images
+# Fills the image's virtual environment from lock files, and takes out what the server never imports: 100 MB. The images
 # are built only if every model still reproduces its golden answers without it. Run by the Dockerfile.
 #
-# Usage: image-packages.sh LOCK    in the image's build, where /opt/convserve is an environment without pip
+# Usage: image-packages.sh LOCK…    in the image's build, where /opt/convserve is an environment without pip
 set -eu
 
-# --no-deps: the lock is complete, but for what requirements/overrides.txt leaves out on purpose.
-pip --python /opt/convserve/bin/python install --no-deps --require-hashes --requirement "$1"
+# --no-deps: the locks are complete, but for what requirements/overrides.txt leaves out on purpose.
+for lock in "$@"; do
+  pip --python /opt/convserve/bin/python install --no-deps --require-hashes --requirement "$lock"
+done
 
 cd /opt/convserve/lib/python3.*/site-packages
 # NumPy's tests and its tools for building Fortran and C extensions; stubs for type checkers.

@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# Writes requirements/{cpu,gpu,build}.txt: what the image installs, each file by version and hash.
+# Writes requirements/{cpu,gpu,otel,build}.txt: what the image installs, each file by version and hash.
 #
 # Usage: scripts/lock.sh
 #   PYTHON=python3.12 scripts/lock.sh    takes another interpreter for .venv-lock (default: python3)
@@ -39,4 +39,7 @@ lock() { # NAME SOURCE OPTION…
 
 lock cpu pyproject.toml --extra cpu --extra fast --override requirements/overrides.txt
 lock gpu pyproject.toml --extra gpu --extra fast --override requirements/overrides.txt
+# Traces come on top of either: what those do not have yet.
+mapfile -t present < <(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p' requirements/cpu.txt)
+lock otel pyproject.toml --extra otel --override requirements/overrides.txt --constraint requirements/cpu.txt "${present[@]}"
 lock build requirements/build.in
