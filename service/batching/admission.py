@@ -7,8 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
-from service.batching.policy import BatchingPolicy
+from service.batching.foresight import Foresight
+from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
+from service.batching.refusal import Refusal
 from service.batching.request import PendingRequest
 from service.errors import (
     DeadlineExceeded,
@@ -19,6 +21,7 @@ from service.errors import (
     ServingError,
 )
 
+IDLE = -math.inf  # in place of a batch's predicted end, where none runs
 _PERIOD_BATCHES = 4
 
 
@@ -47,6 +50,8 @@ class Admission:
         self._limits = limits
         # Long against a batch, so that it is steady, and short against a person's patience.
         self._arrivals = ArrivalRate(_PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None))
+        self._foresight = Foresight()
+        self._last_refusal: Refusal | None = None
 
     def refusal_at_door(self, reserved: int) -> ServingError | None:
         """Return why no place can be reserved, or None.
@@ -71,7 +76,7 @@ class Admission:
 
         Args:
             request: It, prepared.
-            busy_until: For each instance the predicted end of its batch; past instants when idle.
+            busy_until: For each instance the predicted end of its batch, which may have passed, or ``IDLE``.
             now: The present instant.
         """
         if not 1 <= request.rows <= self._policy.max_batch_size:
@@ -83,25 +88,37 @@ class Admission:
         self._arrivals.observe(request.rows, now)
         if request.deadline == math.inf:
             return None
+        busy = min(busy_until) > IDLE
+        last = self._last_refusal
+        if busy and last is not None and last.holds_for(request, self._queue.departures, now):
+            return last.error()
         finish = self._finish(request, busy_until, now)
         if finish <= request.deadline:
             return None
-        wait_seconds = finish - now
-        return DeadlineUnmeetable(
-            f"the answer would take {wait_seconds:.3f} s, the deadline leaves {request.deadline - now:.3f} s",
-            retry_after_seconds=finish - request.deadline,
-            facts={"queued": str(len(self._queue)), "predicted_seconds": f"{wait_seconds:.6f}"},
-        )
+        refusal = Refusal(request, finish, len(self._queue), self._queue.departures, now)
+        self._last_refusal = refusal if busy and self._limits.prompt else None
+        return refusal.error()
 
     def _finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
-        if self._limits.prompt and min(busy_until) > now:
+        if self._limits.prompt and min(busy_until) > IDLE:
             ahead = self._queue.rows_before(request.turn)
             rate = self._arrivals.per_second(now) / self._limits.instances
-            return self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
+            expected = self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
+            request.expected = expected
+            return now + (expected - now) * self._foresight.factor
         # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
         # inflated refused everything, nothing would run and nothing would correct it.
         ahead = self._queue.patient_rows_before(request.turn)
         return self._policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
+
+    def ended(self, release: Release, now: float) -> None:
+        """Learn from a batch that has been answered how good the predictions were."""
+        self._foresight.observe(release.requests[-1:], now)
+
+    def gave_up(self, late: Sequence[PendingRequest], now: float) -> None:
+        """Learn from requests that were let in and will not be answered in time."""
+        for request in late:
+            self._foresight.observe([request], max(now, request.deadline))
 
     def too_late(self, request: PendingRequest, now: float) -> ServingError:
         """Return what a request is told that waited and cannot be answered in time any more."""

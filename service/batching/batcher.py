@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable
 
-from service.batching.admission import Admission, BatcherLimits
+from service.batching.admission import IDLE, Admission, BatcherLimits
 from service.batching.assembly import BatchBuffer
 from service.batching.instance import Instance, Run
 from service.batching.observer import Observer, ShieldedObserver
@@ -27,7 +27,6 @@ from service.errors import (
 )
 
 _LOG = logging.getLogger(__name__)
-_IDLE = -math.inf
 
 
 class Batcher:
@@ -82,7 +81,7 @@ class Batcher:
         self._admission = Admission(self._queue, policy, limits)
         self._reserved = 0
         self._idle = limits.instances
-        self._busy_until = [_IDLE] * limits.instances
+        self._busy_until = [IDLE] * limits.instances
         self._running: list[tuple[float, Release] | None] = [None] * limits.instances
         self._closing = False
         self._dead = False
@@ -245,30 +244,36 @@ class Batcher:
                 observer=self._observer,
                 clock=self._clock,
             )
-            while (release := self._await_release(number)) is not None:
-                instance.run(release)
+            while (batch := self._await_release(number)) is not None:
+                asked, release = batch
+                instance.run(release, asked)
         except BaseException:
             _LOG.exception("an instance's thread died")
             self._die()
 
-    def _await_release(self, number: int) -> Release | None:
-        """Wait for the policy to release something; None ends the thread. Late requests are refused here."""
+    def _await_release(self, number: int) -> tuple[float, Release] | None:
+        """Wait for the policy to release something; None ends the thread. Late requests are refused here.
+
+        Returns:
+            The instant at which the policy was asked, and what it released.
+        """
         while True:
             with self._lock:
-                release = self._next_release(number)
-            if release is None:
+                batch = self._next_release(number)
+            if batch is None:
                 return None
-            self._refuse_late(release)
-            if release.requests:
-                return release
+            self._refuse_late(batch[1])
+            if batch[1].requests:
+                return batch
 
-    def _next_release(self, number: int) -> Release | None:
+    def _next_release(self, number: int) -> tuple[float, Release] | None:
         self._mark_idle(number)
         while not self._dead:
             now = self._clock()
             decision = self.policy.next(self._queue, self._idle, now, self._closing, self._limits.instances)
             if isinstance(decision, Release):
                 self._queue.take(decision.group, [*decision.late, *decision.requests])
+                self._admission.gave_up(decision.late, now)
                 if decision.requests:
                     self._running[number] = (now, decision)
                     rows = sum(request.rows for request in decision.requests)
@@ -278,13 +283,15 @@ class Batcher:
                     self._work.notify()
                 if self._closing:  # nobody waits for it otherwise
                     self._settled.notify_all()
-                return decision
+                return now, decision
             self._work.wait(None if decision.instant == math.inf else max(0.0, decision.instant - now))
         return None
 
     def _mark_idle(self, number: int) -> None:
-        if self._busy_until[number] != _IDLE:
-            self._busy_until[number] = _IDLE
+        if self._busy_until[number] != IDLE:
+            self._busy_until[number] = IDLE
+            if (batch := self._running[number]) is not None:
+                self._admission.ended(batch[1], self._clock())
             self._running[number] = None
             self._idle += 1
             if self._closing:

@@ -66,11 +66,16 @@ class Instance:
         self._observer = observer
         self._clock = clock
 
-    def run(self, release: Release) -> None:
-        """Run one batch and settle its requests."""
+    def run(self, release: Release, asked: float) -> None:
+        """Run one batch and settle its requests.
+
+        Args:
+            release: It.
+            asked: Instant at which the policy was asked for it.
+        """
         unsettled = deque(release.requests)
         try:
-            error = self._run(release.requests, release, unsettled)
+            error = self._run(release.requests, release, unsettled, asked)
             if error is not None and len(unsettled) == 1:
                 unsettled.popleft().refuse(error)
             elif error is not None:
@@ -82,12 +87,12 @@ class Instance:
 
     def _run_alone(self, release: Release, unsettled: deque[PendingRequest]) -> None:
         for request in release.requests:
-            error = self._run([request], release, unsettled)
+            error = self._run([request], release, unsettled, self._clock())
             if error is not None:
                 unsettled.popleft().refuse(error)
 
     def _run(
-        self, requests: Sequence[PendingRequest], release: Release, unsettled: deque[PendingRequest]
+        self, requests: Sequence[PendingRequest], release: Release, unsettled: deque[PendingRequest], asked: float
     ) -> ServingError | None:
         """Run these requests, the first of the unsettled, and settle them; return the error if the backend failed."""
         released = self._clock()
@@ -107,16 +112,17 @@ class Instance:
             _LOG.exception("a batch failed")
             return BackendFailed("the batch failed")
         finished = self._clock()
-        if not overrides:
-            # Assembly included: the deadline's clock runs meanwhile.
-            self._cost.observe(rows, release.group, finished - released)
         facts = BatchFacts(
             rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
         )
         self._observer.batch(requests, outputs, facts)
         for own_rows in split(outputs, requests):
             self._answer(unsettled.popleft(), own_rows, facts)
-        self._observer.replied(requests, facts, self._clock() - finished)
+        replied = self._clock()
+        self._observer.replied(requests, facts, replied - finished)
+        if not overrides:
+            # The choice, the assembly and the replies included: a batch has them, however few its rows.
+            self._cost.observe(rows, release.group, replied - asked)
         return None
 
     def _answer(self, request: PendingRequest, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:

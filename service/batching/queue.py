@@ -24,6 +24,8 @@ class RequestQueue:
         self._rows = 0
         self._patient_rows = 0
         self._latest_turn = -math.inf
+        self.departures = 0
+        """How many requests have been taken out or removed."""
 
     def __len__(self) -> int:
         """Number of requests that wait."""
@@ -104,6 +106,7 @@ class RequestQueue:
             else:
                 group.remove(request)
             self._account(request, -1)
+            self.departures += 1
         if not group:
             del self._groups[key]
 

@@ -76,6 +76,7 @@ class PendingRequest:
         turn: Its place in line: ``arrival`` and the handicap.
         reply: Where the answer goes.
         queued: Instant at which its preparation was over, on the same clock.
+        expected: Instant at which its answer was predicted on arrival; 0 for no prediction.
         cancelled: The caller left while the batch was running; its rows are dropped.
 
     It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
@@ -86,6 +87,7 @@ class PendingRequest:
         "arrival",
         "cancelled",
         "deadline",
+        "expected",
         "group",
         "handicap",
         "inputs",
@@ -117,6 +119,7 @@ class PendingRequest:
         self.queued = arrival if queued is None else queued
         self.handicap = handicap
         self.turn = arrival + handicap
+        self.expected = 0.0
         self.cancelled = False
         self._unsettled = [True]
 

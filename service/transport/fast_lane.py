@@ -1,13 +1,15 @@
 """The native door: HTTP/2 in Rust outside the GIL, the hot unary methods answered from any thread.
 
-One intake thread takes as many calls as wait in one trip across the GIL. Every other method goes on
-to the grpcio server behind it, over a Unix socket.
+One intake thread takes as many calls as wait in one trip across the GIL. Past capacity it rests between
+trips: no call that it takes then can start at once, and each trip costs the batch that runs its caches.
+Every other method goes on to the grpcio server behind it, over a Unix socket.
 """
 
 from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Sequence
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
@@ -21,6 +23,7 @@ from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
+_REST_SECONDS = 0.0015  # after a trip with refusals; network cards are relieved in the same way
 _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
 
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
@@ -98,27 +101,32 @@ class FastLane:
                 events = self._front.recv_batch_details(_CALLS_A_TRIP, _POLL_MILLISECONDS)
                 if events is None:
                     break
+                refused = False
                 for kind, call_id, method, payload, _, details in events:
                     if kind == EVENT_CALL and payload is not None and details is not None:
-                        self._begin(call_id, HOT_METHODS[method], payload, details)
+                        refused |= not self._begin(call_id, HOT_METHODS[method], payload, details)
                     elif (ticket := self._tickets.pop(call_id, None)) is not None:
                         ticket.cancel()
+                if refused:
+                    time.sleep(_REST_SECONDS)
         except BaseException:
             _LOG.exception("the intake thread died")
             self._on_death()
 
-    def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> None:
+    def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> bool:
+        """Take one call in; tell whether it was not refused at once."""
         responder = _NativeResponder(self._front, self._tickets, call_id, details[0])
         if len(payload) > self._max_message_bytes:
             text = f"message of {len(payload)} bytes, expected at most {self._max_message_bytes}"
             self._calls.refuse(method, responder, MessageTooLarge(text))
-            return
+            return False
         ticket = self._calls.begin(method, payload, details[2], responder, details[0])
         if ticket is not None:
             self._tickets[call_id] = ticket
             if responder.settled:
                 # Another thread answered before the ticket was noted, so it could not remove it.
                 self._tickets.pop(call_id, None)
+        return ticket is not None
 
 
 class _NativeResponder:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.batching.admission import Admission, BatcherLimits
+from service.batching.admission import IDLE, Admission, BatcherLimits
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
@@ -56,16 +56,22 @@ def simulate(
     choose: Choose | None = None,
     *,
     prompt: bool = False,
+    slower: float = 1.0,
 ) -> Outcome:
-    """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked."""
-    queue, busy_until = RequestQueue(), 0.0
+    """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked.
+
+    Every batch takes ``slower`` times what was measured.
+    """
+    queue, busy_until = RequestQueue(), IDLE
     door = Admission(queue, policy, BatcherLimits(len(arrivals), 1, prompt))
     coming = [PendingRequest(_ROW, "g", arrival + limit_seconds, arrival, _REPLY) for arrival in reversed(arrivals)]
+    measured = {bucket: policy.cost.seconds(bucket, "g") for bucket in policy.cost.buckets}
     latencies: list[float] = []
     in_time = dropped = refused = 0
     now = 0.0
     while coming or len(queue):
         if not len(queue):
+            busy_until = IDLE if coming[-1].arrival >= now else busy_until
             now = max(now, coming[-1].arrival)
         while coming and coming[-1].arrival <= now:
             request = coming.pop()
@@ -79,8 +85,13 @@ def simulate(
         assert isinstance(release, Release)
         queue.take("g", [*release.late, *release.requests])
         dropped += len(release.late)
+        door.gave_up(release.late, now)
         if release.requests:
-            busy_until = now = now + policy.cost.seconds(len(release.requests), "g")
+            rows = len(release.requests)
+            seconds = slower * measured[policy.cost.bucket_of(rows)]
+            busy_until, now = now + policy.cost.seconds(rows, "g"), now + seconds
+            policy.cost.observe(rows, "g", seconds)
+            door.ended(release, now)
             latencies += [now - request.arrival for request in release.requests]
             in_time += sum(now <= request.deadline for request in release.requests)
     return Outcome(in_time, latencies, dropped, refused)

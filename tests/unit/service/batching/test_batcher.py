@@ -520,8 +520,8 @@ class TestBatches:
             first, second = stage.batcher._next_release(0), stage.batcher._next_release(1)
         assert first is not None
         assert second is not None
-        assert (first.requests, first.late) == (fresh, [])
-        assert second.requests == hurried[:1]
+        assert (first[1].requests, first[1].late) == (fresh, [])
+        assert second[1].requests == hurried[:1]
 
     def test_an_arrival_ends_the_delay_where_it_fills_the_batch(self) -> None:
         stage = Stage(max_queue_delay_seconds=1e6)
@@ -531,7 +531,7 @@ class TestBatches:
         assert [facts.release_reason for request in requests for facts in reply_of(request).facts] == ["full"] * 8
 
     def test_learns_the_cost_from_release_to_answer(self) -> None:
-        """Assembly included, for the deadline's clock runs meanwhile."""
+        """Assembly and replies included: every batch has them, however few its rows."""
 
         class SlowBuffer(BatchBuffer):
             def assemble(self, requests: Sequence[PendingRequest], bucket: int) -> list[np.ndarray]:

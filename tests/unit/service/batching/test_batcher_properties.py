@@ -136,8 +136,9 @@ class BatcherMachine(RuleBasedStateMachine):
         if number in self.running or not self.batcher.queued:
             return
         with self.batcher._lock:
-            release = self.batcher._next_release(number)
-        assert release is not None
+            batch = self.batcher._next_release(number)
+        assert batch is not None
+        _, release = batch
         self.batcher._refuse_late(release)
         least_seconds = self.batcher.policy.cost.least_seconds
         for request in release.late:  # the other instance might have taken it
@@ -161,7 +162,7 @@ class BatcherMachine(RuleBasedStateMachine):
 
         self.backend.behaviour = behave
         release = self.running.pop(number)
-        self.instances[number].run(release)
+        self.instances[number].run(release, self.clock.now)
         for request in release.requests:
             left = id(request) in self.cancelled
             assert reply_of(request).status == ("INTERNAL" if outcome != "rows" else "CANCELLED" if left else "OK")

@@ -68,6 +68,18 @@ def test_details_come_back_as_they_went(seconds: float, facts: dict[str, str]) -
     assert retry.retry_delay.ToNanoseconds() / 1e9 == pytest.approx(seconds, abs=2e-9)
 
 
+@given(st.text(max_size=300), st.text(max_size=300), st.text(st.characters(exclude_categories=["Cs"]), max_size=300))
+def test_details_of_any_length_are_what_the_library_writes(reason: str, fact: str, request_id: str) -> None:
+    class Told(ServingError):
+        pass
+
+    Told.reason = reason
+    whole, info, retry = details(status_of(Told("told", facts={"fact": fact}), request_id))
+    assert (info.reason, dict(info.metadata)) == (reason, {"fact": fact, "request_id": request_id})
+    assert retry is None
+    assert whole.details[0].type_url == "type.googleapis.com/google.rpc.ErrorInfo"
+
+
 @pytest.mark.parametrize("cls", TABLE)
 def test_the_switch_concerns_overload_alone(cls: type[ServingError]) -> None:
     status = status_of(cls("told"), "id", "UNAVAILABLE")
