@@ -62,6 +62,7 @@ class FastLane:
             OSError: The address cannot be bound.
         """
         self._calls = calls
+        self._burst = calls.dataplane.burst()
         self._max_message_bytes = limits.max_message_bytes
         self._on_death = on_death
         self._tickets: dict[int, Ticket] = {}
@@ -107,6 +108,7 @@ class FastLane:
                         refused |= not self._begin(call_id, HOT_METHODS[method], payload, details)
                     elif (ticket := self._tickets.pop(call_id, None)) is not None:
                         ticket.cancel()
+                self._burst.finish()
                 if refused:
                     time.sleep(_REST_SECONDS)
         except BaseException:
@@ -120,7 +122,7 @@ class FastLane:
             text = f"message of {len(payload)} bytes, expected at most {self._max_message_bytes}"
             self._calls.refuse(method, responder, MessageTooLarge(text))
             return False
-        ticket = self._calls.begin(method, payload, details[2], responder, details[0])
+        ticket = self._calls.begin(method, payload, details[2], responder, details[0], self._burst)
         if ticket is not None:
             self._tickets[call_id] = ticket
             if responder.settled:
