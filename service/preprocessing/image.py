@@ -138,18 +138,19 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
         InvalidInput: A picture of one pixel by a million would fill the memory while it is scaled
             (INVALID_ARGUMENT).
     """
+    width, height = image.size
     if spec.resize == "exact":
         size = (spec.width, spec.height)
     else:
-        short, long = sorted(image.size)
+        short, long = sorted((width, height))
         scaled = int(spec.resize_px * long / short)
-        size = (spec.resize_px, scaled) if image.width <= image.height else (scaled, spec.resize_px)
-    if size[0] * max(size[1], image.height) > _MAX_SCALED_PIXELS:  # Pillow scales the width first
+        size = (spec.resize_px, scaled) if width <= height else (scaled, spec.resize_px)
+    if size[0] * max(size[1], height) > _MAX_SCALED_PIXELS:  # Pillow scales the width first
         raise InvalidInput(
-            f"picture of {image.width} x {image.height} pixels is too narrow, "
+            f"picture of {width} x {height} pixels is too narrow, "
             f"expected at most {_MAX_SCALED_PIXELS} pixels while it is scaled"
         )
-    if image.size != size:
+    if (width, height) != size:
         image = image.resize(size, _FILTERS[spec.interpolation])
     if size != (spec.width, spec.height):
         left, top = _offset(size[0], spec.width), _offset(size[1], spec.height)
