@@ -4,7 +4,8 @@ Random weights: a run costs the same whatever they are. Each becomes FOLDER/NAME
 
 - ``textcnn-20k``: Kim's TextCNN, 20,000 word vectors of 300, windows of 3, 4, 5, 100 filters each, two classes
 - ``resnet50``: torchvision's ResNet-50 for 224 x 224, its scaling in the graph
-- ``lenet5-mnist-int8``, ``resnet20-cifar10-int8``, ``resnet50-int8``: the same in int8, ranges from random inputs
+- ``lenet5-mnist-int8``, ``resnet20-cifar10-int8``, ``textcnn-20k-int8``, ``resnet50-int8``: the same in int8, ranges
+  from random inputs
 """
 
 from __future__ import annotations
@@ -26,13 +27,14 @@ from service.spec import TextSpec
 
 BUNDLED = Path(__file__).resolve().parents[1] / "models"
 _VOCABULARY = 20_000
+_TOKENS = 64
 
 
 def textcnn(path: Path) -> None:
     options = TextCNNOptions(
         widths=(3, 4, 5), filters=100, dimensions=300, dropout=0.5, max_norm=3.0, variant="rand", table="float32"
     )
-    spec = TextSpec("text", "tokenizer.json", padding_id=0, unknown_id=1, max_tokens=64)
+    spec = TextSpec("text", "tokenizer.json", padding_id=0, unknown_id=1, max_tokens=_TOKENS)
     network = TextCNN(options, Sizes(classes=2, vocabulary=_VOCABULARY))
     convert(Probabilities(Classifier(network, spec)).eval(), spec, 2, path)
 
@@ -47,15 +49,17 @@ def int8(path: Path) -> None:
     name = path.parents[1].name.removesuffix("-int8")
     bundled = BUNDLED / name / "1" / "model.onnx"
     source = bundled if bundled.exists() else made(path.parents[2], name)
-    shape = OnnxBackend(source, "cpu").inputs[0].shape[1:]
+    spec = OnnxBackend(source, "cpu").inputs[0]
+    shape, values = (spec.shape[1:], 256) if spec.datatype == "UINT8" else ((_TOKENS,), _VOCABULARY)
     draw = np.random.default_rng(0)
-    batches = [draw.integers(0, 256, (8, *shape), dtype=np.uint8) for _ in range(4)]
+    batches = [draw.integers(0, values, (8, *shape), dtype=spec.dtype) for _ in range(4)]
     quantize_int8(source, path, batches, ())
 
 
 MODELS = {
     "textcnn-20k": textcnn, "resnet50": resnet50,
-    "lenet5-mnist-int8": int8, "resnet20-cifar10-int8": int8, "resnet50-int8": int8,
+    "lenet5-mnist-int8": int8, "resnet20-cifar10-int8": int8, "textcnn-20k-int8": int8,
+    "resnet50-int8": int8,
 }  # fmt: skip
 
 

@@ -32,14 +32,16 @@ class _Known:
 
 _DIGITS = _Known("images", "UINT8", (28, 28, 1), 255, "lenet5-mnist")
 _THINGS = _Known("images", "UINT8", (32, 32, 3), 255, "resnet20-cifar10")
+_SENTENCES = _Known("ids", "INT64", (64,), 19_999)
 _PHOTOS = _Known("images", "UINT8", (224, 224, 3), 255, None, (1, 4))
 _KNOWN = {
     "lenet5-mnist": _DIGITS,
     "resnet20-cifar10": _THINGS,
-    "textcnn-20k": _Known("ids", "INT64", (64,), 19_999),
+    "textcnn-20k": _SENTENCES,
     "resnet50": _PHOTOS,
     "lenet5-mnist-int8": _DIGITS,
     "resnet20-cifar10-int8": _THINGS,
+    "textcnn-20k-int8": _SENTENCES,
     "resnet50-int8": _PHOTOS,
     "lenet5-mnist-jpeg": dataclasses.replace(_DIGITS, encoded_of="lenet5-mnist"),
     "resnet20-cifar10-jpeg": dataclasses.replace(_THINGS, encoded_of="resnet20-cifar10"),
