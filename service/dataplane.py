@@ -137,6 +137,26 @@ class DataPlane:
         self._preparation.begin(gather, deadline, arrival, servable.priorities.handicap(priority), burst)
         return gather
 
+    def turn_away(
+        self, servable: Servable, rows: int, group: Hashable, deadline: float, arrival: float, priority: int
+    ) -> None:
+        """Refuse a call before anything is made of it, if the last refusal holds for it.
+
+        Args:
+            servable: From :meth:`find`.
+            rows: Of its tensors.
+            group: As for :meth:`submit`.
+            deadline: As for :meth:`infer`, like the rest.
+            arrival: When the call came in.
+            priority: The level that the caller asks for.
+
+        Raises:
+            DeadlineUnmeetable: It would be answered too late (RESOURCE_EXHAUSTED).
+        """
+        if servable.shared is None:  # else the answer may be known
+            deadline = min(deadline, arrival + servable.objective_seconds)
+            servable.batcher.turn_away(rows, group, deadline, servable.priorities.handicap(priority))
+
     def submit(
         self,
         servable: Servable,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
@@ -51,7 +51,8 @@ class Admission:
         # Long against a batch, so that it is steady, and short against a person's patience.
         self._arrivals = ArrivalRate(_PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None))
         self._foresight = Foresight()
-        self._last_refusal: Refusal | None = None
+        self.last_refusal: Refusal | None = None
+        """The last prompt one, while the instances stay busy; None for certain that none holds."""
 
     def refusal_at_door(self, reserved: int) -> ServingError | None:
         """Return why no place can be reserved, or None.
@@ -88,16 +89,39 @@ class Admission:
         self._arrivals.observe(request.rows, now)
         if request.deadline == math.inf:
             return None
-        busy = min(busy_until) > IDLE
-        last = self._last_refusal
-        if busy and last is not None and last.holds_for(request, self._queue.departures, now):
-            return last.error()
+        if (error := self._standing(request.rows, request.group, request.deadline, request.handicap, now)) is not None:
+            return error
         finish = self._finish(request, busy_until, now)
         if finish <= request.deadline:
             return None
         refusal = Refusal(request, finish, len(self._queue), self._queue.departures, now)
-        self._last_refusal = refusal if busy and self._limits.prompt else None
+        self.last_refusal = refusal if self._limits.prompt and min(busy_until) > IDLE else None
         return refusal.error()
+
+    def standing(
+        self, rows: int, group: Hashable, deadline: float, handicap: float, now: float
+    ) -> DeadlineUnmeetable | None:
+        """Return the last refusal if it holds for an arrival of which no more is known yet, and count it then.
+
+        Args:
+            rows: Its rows.
+            group: As in :class:`PendingRequest`, like the next two.
+            deadline: Finite.
+            handicap: For its priority.
+            now: The present instant.
+        """
+        error = self._standing(rows, group, deadline, handicap, now)
+        if error is not None:
+            self._arrivals.observe(rows, now)
+        return error
+
+    def _standing(
+        self, rows: int, group: Hashable, deadline: float, handicap: float, now: float
+    ) -> DeadlineUnmeetable | None:
+        last = self.last_refusal
+        if last is not None and last.holds_for(rows, group, deadline, handicap, self._queue.departures, now):
+            return last.error()
+        return None
 
     def _finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         if self._limits.prompt and min(busy_until) > IDLE:
@@ -113,6 +137,7 @@ class Admission:
 
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered how good the predictions were."""
+        self.last_refusal = None
         self._foresight.observe(release.requests[-1:], now)
 
     def gave_up(self, late: Sequence[PendingRequest], now: float) -> None:

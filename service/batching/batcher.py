@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 
 from service.batching.admission import IDLE, Admission, BatcherLimits
 from service.batching.assembly import BatchBuffer
@@ -166,6 +166,25 @@ class Batcher:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
             error = error or self._admission.refusal(request, self._busy_until, now)
             self._take_in(request, error)
+        self._raise(error)
+
+    def turn_away(self, rows: int, group: Hashable, deadline: float, handicap: float) -> None:
+        """Refuse an arrival of which no more is known yet, if the last refusal holds for it; else do nothing.
+
+        Args:
+            rows: As of the request that it would become, like the rest.
+            group: Which requests may share its batch.
+            deadline: Instant.
+            handicap: For its priority.
+
+        Raises:
+            DeadlineUnmeetable: As :meth:`offer` would raise it (RESOURCE_EXHAUSTED).
+        """
+        if self._admission.last_refusal is None:
+            return
+        now = self._clock()
+        with self._lock:
+            error = self._admission.standing(rows, group, deadline, handicap, now)
         self._raise(error)
 
     def _take_in(self, request: PendingRequest, error: ServingError | None) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Hashable
+
 from service.batching.request import PendingRequest
 from service.errors import DeadlineUnmeetable
 
@@ -45,15 +47,26 @@ class Refusal:
         self._departures = departures
         self._until = now + _HOLDS * wait_seconds
 
-    def holds_for(self, request: PendingRequest, departures: int, now: float) -> bool:
-        """Tell whether a later request is refused for the same reason; nobody has left the queue since."""
+    def holds_for(
+        self, rows: int, group: Hashable, deadline: float, handicap: float, departures: int, now: float
+    ) -> bool:
+        """Tell whether a later request is refused for the same reason; nobody has left the queue since.
+
+        Args:
+            rows: Of that request, like the next three.
+            group: As in :class:`PendingRequest`.
+            deadline: As there.
+            handicap: As there.
+            departures: How many have left the queue by now.
+            now: The present instant.
+        """
         return (
             now < self._until
             and departures == self._departures
-            and request.deadline <= self._finish
-            and request.rows >= self._rows
-            and request.handicap >= self._handicap
-            and request.group == self._group
+            and now < deadline <= self._finish
+            and rows >= self._rows
+            and handicap >= self._handicap
+            and group == self._group
         )
 
     def error(self) -> DeadlineUnmeetable:

@@ -170,13 +170,13 @@ class Call:
         self._fail(internal(request_id), "INTERNAL")
 
     def _fail(self, status: Status, reason: str) -> None:
-        if not self._settle(status.code.name):
+        if not self._settle(status.name):
             return
         seconds = self._seconds()
         if self._servable is not None:
             self._servable.metrics.observe_failure(seconds)
         self._responder.fail(status)
-        self._ended(status.code.name, seconds, reason)
+        self._ended(status.name, seconds, reason)
 
     def _settle(self, code: str) -> bool:
         if self._settled:

@@ -191,12 +191,14 @@ class Calls:
     def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
         """Take a call in that says what an earlier one said, but for its tensors and id."""
         call.caller_id = template.request_id(payload)
-        reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         deadline = min(deadline, call.arrival + template.timeout_seconds)
         servable, arrival, priority = template.form.servable, call.arrival, template.priority
         if template.items:
+            reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
             items = template.encoded_items(payload)
             return self.dataplane.infer_items(servable, items, deadline, arrival, reply, priority, call.burst)
+        self.dataplane.turn_away(servable, template.rows, template.group, deadline, arrival, priority)
+        reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         inputs = template.inputs(payload)
         return self.dataplane.submit(servable, inputs, template.group, deadline, arrival, reply, priority)
 

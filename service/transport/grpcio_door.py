@@ -220,7 +220,7 @@ class GrpcioDoor:
             else:
                 ended("OK")
                 return response
-            ended(status.code.name, reason)
+            ended(status.name, reason)
             return await _abort(context, status)
 
         return handle

@@ -16,6 +16,8 @@ _DELIMITED = 2  # the wire type of bytes, texts and messages
 _DETAILS_KEY = "grpc-status-details-bin"
 _MAX_MESSAGE = 400  # characters; it travels twice in metadata, of which clients take 8 KiB
 
+_NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode}  # an Enum's attributes are slow
+
 Metadata = tuple[tuple[str, bytes], ...]
 
 
@@ -24,19 +26,24 @@ class Status:
     """What the caller sees.
 
     Attributes:
-        code: Canonical code.
+        name: Of the canonical code.
         message: For a person.
         trailing_metadata: ``google.rpc.Status`` with ErrorInfo and, where a retry may help, RetryInfo.
     """
 
-    code: grpc.StatusCode
+    name: str
     message: str
     trailing_metadata: Metadata
 
     @property
+    def code(self) -> grpc.StatusCode:
+        """The canonical code."""
+        return grpc.StatusCode[self.name]
+
+    @property
     def number(self) -> int:
         """The code as a number."""
-        return int(self.code.value[0])
+        return _NUMBERS[self.name]
 
 
 def status_of(error: ServingError, request_id: str, overload_status: str = "RESOURCE_EXHAUSTED") -> Status:
@@ -49,13 +56,12 @@ def status_of(error: ServingError, request_id: str, overload_status: str = "RESO
             Triton answers.
     """
     name = overload_status if isinstance(error, QueueFull | DeadlineUnmeetable) else error.status
-    code = grpc.StatusCode[name]
     message = error.message
     if len(message) > _MAX_MESSAGE:  # a caller's own text that it repeats may be of any length
         message = f"{message[:_MAX_MESSAGE]} … ({len(message)} characters)"
-    if code is grpc.StatusCode.INTERNAL:
+    if name == "INTERNAL":
         message = f"{message} (request id {request_id})"
-    return Status(code, message, ((_DETAILS_KEY, _details(error, code, message, request_id)),))
+    return Status(name, message, ((_DETAILS_KEY, _details(error, _NUMBERS[name], message, request_id)),))
 
 
 def internal(request_id: str) -> Status:
@@ -63,10 +69,8 @@ def internal(request_id: str) -> Status:
     return status_of(InternalError("internal error"), request_id)
 
 
-def _details(error: ServingError, code: grpc.StatusCode, message: str, request_id: str) -> bytes:
-    head, info, tail = _parts(
-        code.value[0], message, error.reason, tuple(error.facts.items()), error.retry_after_seconds
-    )
+def _details(error: ServingError, number: int, message: str, request_id: str) -> bytes:
+    head, info, tail = _parts(number, message, error.reason, tuple(error.facts.items()), error.retry_after_seconds)
     info += _field(_METADATA, _REQUEST_ID + _field(2, request_id.encode()))
     return head + _field(_DETAILS, _ERROR_INFO + _field(2, info)) + tail
 

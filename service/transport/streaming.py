@@ -125,7 +125,7 @@ class _StreamResponder:
 
     def fail(self, status: Status) -> None:
         self.settled = True
-        answer = inference.ModelStreamInferResponse(error_message=f"{status.code.name}: {status.message}")
+        answer = inference.ModelStreamInferResponse(error_message=f"{status.name}: {status.message}")
         answer.infer_response.MergeFromString(_FINAL)
         try:
             request: Any = inference.ModelInferRequest.FromString(self._payload)

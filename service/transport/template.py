@@ -67,6 +67,11 @@ class Template:
     items: int = 0
     items_at: int = 0
 
+    @property
+    def rows(self) -> int:
+        """Of its tensors; at least one input."""
+        return self.tensors[0].shape[0]
+
     def fits(self, payload: bytes) -> bool:
         """Tell whether a message says the same: one of the same length, or of any length if it has items."""
         if not all(payload.startswith(constant, offset) for offset, constant in self.constants):

@@ -96,7 +96,7 @@ class TryForm:
                 ticket.cancel()
             return _failure(504, "DEADLINE_EXCEEDED", "the model did not answer in time")
         if isinstance(waiting.outcome, Status):
-            code = waiting.outcome.code.name
+            code = waiting.outcome.name
             return _failure(_HTTP.get(code, 500), code, waiting.outcome.message)
         return _told(response_type.FromString(waiting.outcome))
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,10 @@ class FakeBatcher:
         self.instances = 2
         self.policy = BatchingPolicy(linear_cost(), 4, 0.25)
         self.door_refusal: ServingError | None = None
+        self.turned_away: list[tuple[int, Hashable, float, float]] = []
+
+    def turn_away(self, rows: int, group: Hashable, deadline: float, handicap: float) -> None:
+        self.turned_away.append((rows, group, deadline, handicap))
 
     def is_wedged(self, limit_seconds: float) -> bool:
         return self.wedged and limit_seconds > 0

@@ -326,6 +326,20 @@ class TestRefusal:
         assert isinstance(error, DeadlineUnmeetable)
         assert error.retry_after_seconds == pytest.approx(stage.batcher.policy.cost.seconds(8, "numbers"))
 
+    def test_who_comes_next_and_asks_for_no_less_is_turned_away_until_the_batch_ends(self, stage: Stage) -> None:
+        now = stage.clock.now
+        stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)  # nobody was refused yet
+        running = stage.start_busy()
+        with pytest.raises(DeadlineUnmeetable) as first:
+            stage.batcher.offer(make_request(deadline=now + 0.0001))
+        with pytest.raises(DeadlineUnmeetable) as second:
+            stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)
+        assert (second.value.message, second.value.facts) == (first.value.message, first.value.facts)
+        stage.batcher.turn_away(1, "numbers", now + 1.0, 0.0)  # more patient: to be looked at
+        assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 2
+        assert stage.finish([running]) == ["OK"]
+        stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)
+
     def test_all_that_wait_are_late_and_the_thread_goes_on(self, stage: Stage) -> None:
         running = stage.start_busy()
         late = stage.submit(*(make_request(deadline=stage.clock.now + 0.05) for _ in range(3)))

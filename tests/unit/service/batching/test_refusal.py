@@ -25,16 +25,23 @@ def test_says_what_was_found(refusal: Refusal) -> None:
 
 
 def test_holds_for_who_asks_for_no_less(refusal: Refusal) -> None:
-    assert refusal.holds_for(make_request(1.0, 2.0, deadline=NOW + LIMIT, handicap=0.01), 3, NOW)
-    assert refusal.holds_for(make_request(1.0, 2.0, 3.0, deadline=FINISH, handicap=0.02), 3, NOW + 0.0015)
+    assert refusal.holds_for(2, "numbers", NOW + LIMIT, 0.01, 3, NOW)
+    assert refusal.holds_for(3, "numbers", FINISH, 0.02, 3, NOW + 0.0015)
 
 
-def test_holds_for_nobody_else(refusal: Refusal) -> None:
-    values, deadline = (1.0, 2.0), NOW + LIMIT
-    assert not refusal.holds_for(make_request(*values, deadline=deadline, handicap=0.01), 3, NOW + 0.0017), "stale"
-    assert not refusal.holds_for(make_request(*values, deadline=deadline, handicap=0.01), 4, NOW), "there is room"
-    assert not refusal.holds_for(make_request(*values, deadline=FINISH + 0.001, handicap=0.01), 3, NOW), "more patient"
-    assert not refusal.holds_for(make_request(1.0, deadline=deadline, handicap=0.01), 3, NOW), "smaller"
-    assert not refusal.holds_for(make_request(*values, deadline=deadline), 3, NOW), "goes first"
-    other = make_request(*values, deadline=deadline, handicap=0.01, group="letters")
-    assert not refusal.holds_for(other, 3, NOW), "another group"
+@pytest.mark.parametrize(
+    ("rows", "group", "deadline", "handicap", "departures", "now"),
+    [
+        pytest.param(2, "numbers", NOW + LIMIT, 0.01, 3, NOW + 0.0017, id="stale"),
+        pytest.param(2, "numbers", NOW + LIMIT, 0.01, 4, NOW, id="somebody left"),
+        pytest.param(2, "numbers", FINISH + 0.001, 0.01, 3, NOW, id="more patient"),
+        pytest.param(1, "numbers", NOW + LIMIT, 0.01, 3, NOW, id="smaller"),
+        pytest.param(2, "numbers", NOW + LIMIT, 0.0, 3, NOW, id="goes first"),
+        pytest.param(2, "letters", NOW + LIMIT, 0.01, 3, NOW, id="another group"),
+        pytest.param(2, "numbers", NOW, 0.01, 3, NOW, id="its deadline has passed, which is another matter"),
+    ],
+)
+def test_holds_for_nobody_else(
+    refusal: Refusal, rows: int, group: str, deadline: float, handicap: float, departures: int, now: float
+) -> None:
+    assert not refusal.holds_for(rows, group, deadline, handicap, departures, now)

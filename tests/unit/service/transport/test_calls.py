@@ -72,6 +72,8 @@ class FakePlane:
         servables: By name.
         errors: What the next submissions raise.
         submitted: Keyword arguments of each call that was taken.
+        turned_away: What each call that could be refused before it was made would have asked for.
+        refusals: What the next of those raise.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -84,7 +86,16 @@ class FakePlane:
         self.errors: list[Exception] = []
         self.finding: list[Exception] = []
         self.submitted: list[dict[str, Any]] = []
+        self.turned_away: list[tuple[int, Any, float, float, int]] = []
+        self.refusals: list[Exception] = []
         self.ticket = Ticket()
+
+    def turn_away(
+        self, _servable: Servable, rows: int, group: Any, deadline: float, arrival: float, priority: int
+    ) -> None:
+        self.turned_away.append((rows, group, deadline, arrival, priority))
+        if self.refusals:
+            raise self.refusals.pop(0)
 
     def knows(self, name: str) -> bool:
         return name in self.servables
@@ -300,6 +311,18 @@ def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(wo
     world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
     response = inference.ModelInferResponse.FromString(world.responder.payloads[0])
     assert (response.id, [list(output.shape) for output in response.outputs]) == ("other", [[1, 2]])
+
+
+def test_a_message_like_an_earlier_one_may_be_refused_before_anything_is_made_of_it(world: World) -> None:
+    world.infer(id="mine")
+    world.plane.refusals = [DeadlineUnmeetable("too late")]
+    world.infer(id="mine")
+    ((rows, group, deadline, arrival, priority),) = world.plane.turned_away
+    assert (rows, deadline, arrival, priority) == (1, math.inf, 100.0, 0)
+    assert len(world.plane.submitted) == 1
+    assert world.responder.code == "RESOURCE_EXHAUSTED"
+    world.infer(id="mine")
+    assert world.plane.submitted[1]["group"] == group
 
 
 def test_pictures_like_earlier_ones_are_not_parsed_again_and_mean_the_same(world: World) -> None:
