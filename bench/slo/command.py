@@ -11,6 +11,7 @@ from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, p
 from bench.load.plot import needs_matplotlib
 from bench.load.session import Session, check_outputs, guarded, open_session, write_json
 from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, row
+from bench.slo.optimum import BatchCosts
 from bench.slo.search import Found, RateSearch
 from bench.slo.trials import Trials
 
@@ -46,6 +47,13 @@ def add_command(commands: Any) -> None:
     )
     number("--seconds", 60.0, "--curve: window of each run", "S")
     parser.add_argument("--repeats", type=count, default=1, metavar="N", help="--curve: runs a load; default: 1")
+    parser.add_argument(
+        "--costs",
+        type=BatchCosts.parse,
+        metavar="SIZE:S,…",
+        help="--curve: what batches of these sizes take, as `convserve inspect` prints it: goodput is compared with "
+        "the most that one instance could answer in time if it knew the future",
+    )
     parser.set_defaults(run=guarded(run))
 
 
@@ -85,8 +93,8 @@ def _check(flags: argparse.Namespace) -> None:
         raise OptionsInvalid(f"--percentile {flags.percentile:g}: expected 50 or more and less than 100")
     if not 0.5 <= flags.confidence < 1:
         raise OptionsInvalid(f"--confidence {flags.confidence:g}: expected 0.5 or more and less than 1")
-    if (flags.capacity is not None or flags.plot) and not flags.curve:
-        raise OptionsInvalid("--capacity and --plot are for the curve: add --curve")
+    if (flags.capacity is not None or flags.plot or flags.costs) and not flags.curve:
+        raise OptionsInvalid("--capacity, --costs and --plot are for the curve: add --curve")
     check_outputs(flags.json, flags.plot)
     if flags.plot:
         needs_matplotlib()
@@ -115,7 +123,8 @@ def _curve(flags: argparse.Namespace, session: Session, trials: Trials, capacity
         print(f"\n{limit}")
     if flags.plot:
         title = f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
-        draw_curve(points, capacity, flags.objective_seconds, title, flags.plot)
+        bound = flags.costs.fluid_bound(flags.objective_seconds) if flags.costs else None
+        draw_curve(points, capacity, flags.objective_seconds, title, flags.plot, bound)
     return points
 
 

@@ -27,11 +27,13 @@ class Point:
         factor: Offered load over capacity, as intended.
         runs: One a seed, at least one.
         limit: Why the generator was the limit in one of them; None where it never was.
+        optimum: The most of all runs that could have been answered in time; None where it is not known.
     """
 
     factor: float
     runs: tuple[Summary, ...]
     limit: str | None
+    optimum: int | None = None
 
     @property
     def whole(self) -> Summary:
@@ -54,13 +56,14 @@ class Point:
             "goodput_per_second": self.whole.goodput,
             "goodput_half_width_95": self.half_width,
             "generator_limit": self.limit,
+            "optimum": self.optimum,
             "runs": [run.as_json() for run in self.runs],
         }
 
 
 HEADING = (
     f"{'offered':>9}{'of cap.':>9}{'goodput':>9}{'± 95 %':>8}{'of cap.':>9}{'late':>8}{'refused':>9}{'expired':>9}"
-    f"{'p50 ms':>9}{'p99 ms':>9}{'refusal p99':>13}"
+    f"{'p50 ms':>9}{'p99 ms':>9}{'refusal p99':>13}{'of opt.':>9}"
 )
 
 
@@ -69,17 +72,33 @@ def row(point: Point, capacity: float) -> str:
     whole = point.whole
     offered = max(whole.offered, 1)
     width = "-" if point.half_width is None else f"{point.half_width:.1f}"
+    share = f"{whole.on_time / point.optimum:.3f}" if point.optimum else "-"
     return (
         f"{whole.offered_rate:9.1f}{whole.offered_rate / capacity:9.2f}{whole.goodput:9.1f}{width:>8}"
         f"{whole.goodput / capacity:9.3f}{whole.late / offered:8.2%}{whole.refused / offered:9.2%}"
         f"{whole.expired / offered:9.2%}{_millis(whole.latency.percentile(50)):>9}"
-        f"{_millis(whole.latency.percentile(99)):>9}{_millis(whole.refusal_latency.percentile(99)):>13}"
+        f"{_millis(whole.latency.percentile(99)):>9}{_millis(whole.refusal_latency.percentile(99)):>13}{share:>9}"
         + ("  generator was the limit" if point.limit else "")
     )
 
 
-def draw_curve(points: Sequence[Point], capacity: float, objective_seconds: float, title: str, path: Path) -> None:
+def draw_curve(
+    points: Sequence[Point],
+    capacity: float,
+    objective_seconds: float,
+    title: str,
+    path: Path,
+    fluid_bound: float | None = None,
+) -> None:
     """Draw goodput, latencies over the objective, and how long refusals take.
+
+    Args:
+        points: In the order of their loads.
+        capacity: Requests a second, the unit of the loads.
+        objective_seconds: The unit of the latencies.
+        title: Above all.
+        path: Where to.
+        fluid_bound: The most a second that batches of known cost can make; None where it is not known.
 
     Raises:
         OptionsInvalid: The file cannot be written.
@@ -90,7 +109,15 @@ def draw_curve(points: Sequence[Point], capacity: float, objective_seconds: floa
     offered = [whole.offered_rate / capacity for whole in wholes]
     widths = [(point.half_width or 0.0) / capacity for point in points]
     goodput.errorbar(offered, [whole.goodput / capacity for whole in wholes], widths, marker="o", capsize=3)
-    goodput.plot([0, 1, offered[-1]], [0, 1, 1], color="grey", linestyle=":", label="all, up to the capacity")
+    bound = capacity if fluid_bound is None else fluid_bound
+    top = min(offered[-1], bound / capacity)
+    goodput.plot([0, top], [0, top], color="grey", linestyle=":", label="all that is offered")
+    name = "the capacity" if fluid_bound is None else "full batches, nothing else to do"
+    goodput.plot([0, offered[-1]], [bound / capacity] * 2, color="grey", linestyle="--", label=name)
+    if all(point.optimum is not None for point in points):
+        seconds = [sum(run.seconds for run in point.runs) for point in points]
+        best = [(point.optimum or 0) / length / capacity for point, length in zip(points, seconds, strict=True)]
+        goodput.plot(offered, best, color="black", linewidth=1, label="the optimum, knowing the future")
     goodput.set(xlabel="offered / capacity", ylabel="goodput / capacity", ylim=(0, None), title="goodput")
     goodput.legend()
     for percent in (50, 99):

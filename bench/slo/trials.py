@@ -10,9 +10,10 @@ from bench.load.arrivals import Arrivals
 from bench.load.fleet import Fleet
 from bench.load.options import max_lag_seconds, told
 from bench.load.progress import bar
-from bench.load.records import Summary, generator_limit
+from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session
 from bench.slo.curve import Point
+from bench.slo.optimum import most_in_time
 from bench.slo.search import Found, RateSearch
 
 Say = Callable[[str], None]
@@ -31,6 +32,12 @@ class Trials:
 
     def run(self, rate: float, seconds: float) -> tuple[Summary, str | None]:
         """Send; return what came of the window, and why the generator was the limit if it was."""
+        window, cpu_share = self._window(rate, seconds)
+        summary = Summary.of(window, seconds, self._flags.objective_seconds)
+        return summary, generator_limit(summary, cpu_share, max_lag_seconds(self._flags))
+
+    def _window(self, rate: float, seconds: float) -> tuple[Records, float]:
+        """Send; return the records of the window, and what the busiest process used of a core."""
         flags = self._flags
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
@@ -46,16 +53,20 @@ class Trials:
         )
         with bar(f"{rate:.1f}/s, {told(self._arrivals)}", whole) as progress:
             ran = self._fleet.run(plans, progress)
-        window = ran.records.between(flags.warm_up_seconds, whole)
-        summary = Summary.of(window, seconds, flags.objective_seconds)
-        return summary, generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
+        return ran.records.between(flags.warm_up_seconds, whole), ran.cpu_share
 
     def point(self, factor: float, capacity: float) -> Point:
         """Send ``factor`` times the capacity, once a seed."""
-        runs, limits = zip(
-            *(self.run(factor * capacity, self._flags.seconds) for _ in range(self._flags.repeats)), strict=True
-        )
-        return Point(factor, runs, next((limit for limit in limits if limit), None))
+        flags = self._flags
+        runs, limits, optimum = [], [], 0
+        for _ in range(flags.repeats):
+            window, cpu_share = self._window(factor * capacity, flags.seconds)
+            runs.append(Summary.of(window, flags.seconds, flags.objective_seconds))
+            limits.append(generator_limit(runs[-1], cpu_share, max_lag_seconds(flags)))
+            if flags.costs is not None:
+                optimum += most_in_time(window.intended, flags.objective_seconds, flags.costs)
+        first_limit = next((limit for limit in limits if limit), None)
+        return Point(factor, tuple(runs), first_limit, optimum if flags.costs is not None else None)
 
     def search(self, search: RateSearch, say: Say) -> tuple[Found, str | None]:
         """Run what a search asks for until it knows.

@@ -29,21 +29,42 @@ def test_a_point_joins_its_runs():
     assert point.half_width == pytest.approx(127.06)
     assert Point(2.0, (summary(90, 110),), None).half_width is None
     cells = row(point, 100.0).split()
-    assert cells == ["200.0", "2.00", "100.0", "127.1", "1.000", "0.00%", "50.00%", "0.00%", "10.01", "10.01", "1.00"]
+    assert cells == [
+        "200.0",
+        "2.00",
+        "100.0",
+        "127.1",
+        "1.000",
+        "0.00%",
+        "50.00%",
+        "0.00%",
+        "10.01",
+        "10.01",
+        "1.00",
+        "-",
+    ]
     assert len(row(point, 100.0)) == len(HEADING)
     assert point.as_json()["runs"][0]["on_time"] == 90
 
 
 def test_a_limited_point_says_so():
     assert row(Point(1.0, (summary(10, 0),), "why"), 10.0).endswith("generator was the limit")
-    assert row(Point(1.0, (summary(10, 0),), None), 10.0).split()[-1] == "-"
+    assert row(Point(1.0, (summary(10, 0),), None), 10.0).split()[-2:] == ["-", "-"]
+
+
+def test_a_point_is_compared_with_the_optimum():
+    point = Point(1.0, (summary(9, 1),), None, optimum=10)
+    assert row(point, 10.0).split()[-1] == "0.900"
+    assert point.as_json()["optimum"] == 10
 
 
 def test_pictures_are_drawn_even_of_little(tmp_path: Path):
     points = [Point(0.5, (summary(50, 0),), None), Point(3.0, (summary(0, 0),), None)]
     draw_curve(points, 100.0, 0.05, "title", tmp_path / "curve.png")
+    known = [Point(0.5, (summary(50, 0),), None, 50), Point(3.0, (summary(0, 0),), None, 110)]
+    draw_curve(known, 100.0, 0.05, "title", tmp_path / "bounds.png", fluid_bound=120.0)
     draw_latencies(summary(0, 3), 0.05, tmp_path / "latencies.png")
-    for name in ("curve.png", "latencies.png"):
+    for name in ("curve.png", "bounds.png", "latencies.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OptionsInvalid, match="give another file"):
         draw_latencies(summary(1, 0), None, tmp_path / "absent" / "x.png")

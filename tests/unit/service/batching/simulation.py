@@ -1,18 +1,18 @@
 """One server, Poisson arrivals, equal time limits: the policy without threads, and what theory says of it.
 
-Sources are in research/papers-and-results.md §2.2: the exact clairvoyant optimum by dynamic
-programming, and Inoue's bound for the mean latency of serving everything that waits.
+The exact clairvoyant optimum by dynamic programming, and Inoue's bound (2021) for the mean latency of serving
+everything that waits.
 """
 
 from __future__ import annotations
 
-import math
 import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
+from bench.slo.optimum import BatchCosts, most_in_time
 from service.batching.admission import IDLE, Admission, BatcherLimits
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
@@ -97,28 +97,11 @@ def simulate(
     return Outcome(in_time, latencies, dropped, refused)
 
 
-def most_in_time(arrivals: Sequence[float], limit_seconds: float, policy: BatchingPolicy) -> int:
-    """The most that anybody could answer in time, who knows the future.
-
-    With equal limits the served batches are windows of the arrivals, so it suffices to know, for
-    each number of requests considered and of those served, the earliest instant at which the server
-    is free.
-    """
-    count = len(arrivals)
-    instants = np.array(arrivals)
-    earliest = np.full((count + 1, count + 1), math.inf)
-    earliest[0, 0] = 0.0
-    for i in range(count):
-        considered = earliest[i, : i + 1]  # nobody has served more than that
-        np.minimum(earliest[i + 1, : i + 1], considered, out=earliest[i + 1, : i + 1])  # leave out the i-th
-        for size in range(1, min(policy.max_batch_size, count - i) + 1):
-            end = np.maximum(considered, instants[i + size - 1]) + policy.cost.seconds(size, "g")
-            end[end > arrivals[i] + limit_seconds] = math.inf
-            if np.isinf(end).all():
-                break
-            target = earliest[i + size, size : size + i + 1]
-            np.minimum(target, end, out=target)
-    return int(np.flatnonzero(np.isfinite(earliest[count]))[-1])
+def optimum(arrivals: Sequence[float], limit_seconds: float, policy: BatchingPolicy) -> int:
+    """The most that anybody could answer in time, who knows the future."""
+    sizes = range(1, policy.max_batch_size + 1)
+    costs = BatchCosts(tuple(sizes), tuple(policy.cost.seconds(size, "g") for size in sizes))
+    return most_in_time(arrivals, limit_seconds, costs)
 
 
 def mean_latency_bound(rate: float, fixed: float, per_row: float) -> float:

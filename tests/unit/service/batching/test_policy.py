@@ -20,7 +20,7 @@ from tests.fakes import linear_cost, make_request
 from tests.unit.service.batching.simulation import (
     first_come_first_served,
     mean_latency_bound,
-    most_in_time,
+    optimum,
     poisson,
     simulate,
 )
@@ -355,15 +355,15 @@ def test_answers_nearly_as_many_in_time_as_the_clairvoyant_optimum(profile: str,
     lossless_batch = (limit / 2 - fixed) / per_row
     rate = load * 2 * lossless_batch / limit
     policy = BatchingPolicy(linear_cost(fixed, per_row, range(1, max_batch_size + 1), ("g",)), max_batch_size)
-    ours = optimum = in_order = 0
+    ours = best = in_order = 0
     for seed in SEEDS:
         arrivals = poisson(rate, 800, seed)
         ours += simulate(arrivals, limit, policy).in_time
         in_order += simulate(arrivals, limit, policy, first_come_first_served(max_batch_size)).in_time
-        optimum += most_in_time(arrivals, limit, policy)
-    assert ours >= 0.95 * optimum, f"{ours / optimum:.3f} of the optimum"
+        best += optimum(arrivals, limit, policy)
+    assert ours >= 0.95 * best, f"{ours / best:.3f} of the optimum"
     if load >= 1.5:
-        assert in_order < 0.5 * optimum, "first come first served is expected to collapse past capacity"
+        assert in_order < 0.5 * best, "first come first served is expected to collapse past capacity"
         assert ours > 2 * in_order
 
 
@@ -376,8 +376,8 @@ def test_prompt_refusals_cost_little(profile: str, load: float) -> None:
     policy = BatchingPolicy(linear_cost(fixed, per_row, range(1, max_batch_size + 1), ("g",)), max_batch_size)
     arrivals = poisson(load * 2 * lossless_batch / limit, 3000, seed=1)
     outcome = simulate(arrivals, limit, policy, prompt=True)
-    optimum = most_in_time(arrivals, limit, policy)
-    assert outcome.in_time >= 0.92 * optimum, f"{outcome.in_time / optimum:.3f} of the optimum"
+    best = optimum(arrivals, limit, policy)
+    assert outcome.in_time >= 0.92 * best, f"{outcome.in_time / best:.3f} of the optimum"
     if load > 1:
         assert outcome.dropped <= 0.2 * (outcome.dropped + outcome.refused)
 
@@ -392,8 +392,8 @@ def test_refuses_at_the_door_although_batches_take_longer_than_they_did(profile:
     arrivals = poisson(4 * lossless_batch / limit, 3000, seed=1)
     outcome = simulate(arrivals, limit, policy, prompt=True, slower=slower)
     real = linear_cost(slower * fixed, slower * per_row, range(1, max_batch_size + 1), ("g",))
-    optimum = most_in_time(arrivals, limit, BatchingPolicy(real, max_batch_size))
-    assert outcome.in_time >= 0.8 * optimum, f"{outcome.in_time / optimum:.3f} of the optimum"
+    best = optimum(arrivals, limit, BatchingPolicy(real, max_batch_size))
+    assert outcome.in_time >= 0.8 * best, f"{outcome.in_time / best:.3f} of the optimum"
     assert outcome.dropped <= 0.1 * (outcome.dropped + outcome.refused)
 
 

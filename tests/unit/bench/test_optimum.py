@@ -1,0 +1,68 @@
+"""The most that could be answered in time."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from argparse import ArgumentTypeError
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.slo import optimum
+from bench.slo.optimum import BatchCosts, most_in_time
+
+COSTS = BatchCosts.parse("4:0.016,1:0.01")
+
+
+def test_costs_are_those_of_the_next_size() -> None:
+    assert [COSTS(size) for size in (1, 2, 3, 4)] == [0.01, 0.016, 0.016, 0.016]
+
+
+@pytest.mark.parametrize("text", ["", "1", "1:", "0:1", "1:0", "1:nan", "1:inf", "a:1", "1:1:1", "1:-1"])
+def test_what_are_no_costs(text: str) -> None:
+    with pytest.raises(ArgumentTypeError, match="expected SIZE:SECONDS"):
+        BatchCosts.parse(text)
+
+
+def test_the_fluid_bound_is_of_batches_within_the_limit() -> None:
+    assert COSTS.fluid_bound(0.1) == pytest.approx(250)
+    assert COSTS.fluid_bound(0.012) == pytest.approx(100)
+    assert COSTS.fluid_bound(0.005) == 0
+
+
+def by_trying(arrivals: list[float], limit: float) -> int:
+    """The same by trying every choice of who is served and every division into batches."""
+    best = 0
+    for chosen in itertools.product((False, True), repeat=len(arrivals)):
+        served = list(itertools.compress(arrivals, chosen))
+        for cuts in itertools.product((False, True), repeat=max(len(served) - 1, 0)):
+            batches: list[list[float]] = []
+            for arrival, cut in zip(served, (True, *cuts), strict=False):
+                if cut:
+                    batches.append([arrival])
+                else:
+                    batches[-1].append(arrival)
+            free, in_time = -math.inf, all(len(batch) <= COSTS.sizes[-1] for batch in batches)
+            for batch in batches:
+                if in_time:
+                    free = max(free, batch[-1]) + COSTS(len(batch))
+                    in_time = free <= batch[0] + limit
+            if in_time:
+                best = max(best, len(served))
+    return best
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.integers(0, 60), min_size=1, max_size=6), st.sampled_from([0.005, 0.0125, 0.0201, 0.0401]))
+def test_is_what_trying_everything_finds(instants: list[int], limit: float) -> None:
+    arrivals = sorted(instant / 1000 for instant in instants)
+    assert most_in_time(arrivals, limit, COSTS) == by_trying(arrivals, limit)
+
+
+def test_many_are_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    arrivals = [number * 0.0061 for number in range(60)]
+    whole = most_in_time(arrivals, 0.05, COSTS)
+    monkeypatch.setattr(optimum, "_WINDOW", 20)
+    assert whole <= most_in_time(arrivals, 0.05, COSTS) <= whole + 6
