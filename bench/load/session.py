@@ -134,7 +134,8 @@ def _address(server: str) -> tuple[str, int]:
 
 
 def _facts(flags: argparse.Namespace, about: Any) -> dict[str, Any]:
-    settings = {name: str(value) if isinstance(value, Path) else value for name, value in vars(flags).items()}
+    plain = (int, float, str, list, tuple, type(None))
+    settings = {name: value if isinstance(value, plain) else str(value) for name, value in vars(flags).items()}
     settings.pop("run", None)
     return {
         "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),

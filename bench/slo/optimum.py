@@ -42,6 +42,10 @@ class BatchCosts:
             raise ArgumentTypeError(f"{text}: expected SIZE:SECONDS,…, e.g. 1:0.0007,8:0.0053") from None
         return cls(*zip(*pairs, strict=True))
 
+    def __str__(self) -> str:
+        """Return what :meth:`parse` reads."""
+        return ",".join(f"{size}:{seconds:g}" for size, seconds in zip(self.sizes, self.seconds, strict=True))
+
     def __call__(self, size: int) -> float:
         """Return the seconds of a batch of that many, at most the largest."""
         return self.seconds[bisect_left(self.sizes, size)]

@@ -232,7 +232,7 @@ def test_the_greatest_rate_is_found_and_the_curve_drawn(stub: Stub, tmp_path: Pa
 
     plot = tmp_path / "curve.png"
     search = ["--percentile=50", "--confidence=0.5", "--precision=0.5", "--start-rate=24", "--trial-seconds=0.6"]
-    curve = ["--curve", "--factors=0.5,3", "--seconds=0.5", "--repeats=2", f"--plot={plot}"]
+    curve = ["--curve", "--factors=0.5,3", "--seconds=0.5", "--repeats=2", f"--plot={plot}", "--costs=1:0.02"]
     arguments = ["slo", stub.begin(behave), "--model=stub", "--objective-seconds=0.1", "--arrivals=constant"]
     code, result = bench(tmp_path, *arguments, *search, *curve)
     assert code == 0
@@ -243,6 +243,8 @@ def test_the_greatest_rate_is_found_and_the_curve_drawn(stub: Stub, tmp_path: Pa
     assert len(low["runs"]) == 2
     assert low["goodput_half_width_95"] is not None
     assert high["offered_per_second"] > 2 * result["capacity"]
+    assert sum(run["on_time"] for run in low["runs"]) <= low["optimum"] == sum(run["offered"] for run in low["runs"])
+    assert result["settings"]["costs"] == "1:0.02"
     assert plot.read_bytes().startswith(b"\x89PNG")
     assert "p50 is within the objective at" in capsys.readouterr().out
 

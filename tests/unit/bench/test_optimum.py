@@ -18,6 +18,7 @@ COSTS = BatchCosts.parse("4:0.016,1:0.01")
 
 def test_costs_are_those_of_the_next_size() -> None:
     assert [COSTS(size) for size in (1, 2, 3, 4)] == [0.01, 0.016, 0.016, 0.016]
+    assert BatchCosts.parse(str(COSTS)) == COSTS
 
 
 @pytest.mark.parametrize("text", ["", "1", "1:", "0:1", "1:0", "1:nan", "1:inf", "a:1", "1:1:1", "1:-1"])
