@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import logging
 import os
@@ -29,6 +28,7 @@ from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
+from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.transport.access_log import AccessLog
 from service.transport.admin import Admin
@@ -224,7 +224,7 @@ def run(settings: Settings) -> int:
         The exit code: 0 after a drain, 2 if the server could not serve as it was told to.
     """
     _LOG.info("starting", extra={"fields": {"version": __version__} | asdict(settings)})
-    _let_batches_run()
+    wait_for_turns()
     stop, hurry = _listen_for_signals()
     server = Server(settings)
     server.start()
@@ -240,17 +240,6 @@ def run(settings: Settings) -> int:
         logging.shutdown()
         os._exit(code)
     return code
-
-
-def _let_batches_run() -> None:
-    """Have no thread of this process push another off its core just because something arrived (sched(7), SCHED_BATCH).
-
-    A core that runs a batch would stop for every call and every refusal, and warm its caches anew each time. What
-    arrives waits for a free core or the end of the slice, some milliseconds, and is then taken in many at once.
-    """
-    if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
-        with contextlib.suppress(OSError):  # a sandbox may forbid it
-            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def _listen_for_signals() -> tuple[threading.Event, threading.Event]:

@@ -10,8 +10,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-_WINDOW = 1000  # arrivals: the exact optimum takes time and memory by their square
-
 
 @dataclass(frozen=True)
 class BatchCosts:
@@ -61,7 +59,8 @@ def most_in_time(arrivals: Sequence[float] | np.ndarray, limit_seconds: float, c
 
     With equal limits the served batches are windows of the arrivals, so it suffices to know, for each number of
     arrivals considered and of those served, the earliest instant at which the server is free (dynamic programming).
-    Many arrivals are cut into pieces, each beginning with an idle server, which can only make it more.
+    Of the numbers that leave it free by the next arrival only the greatest matters, and it is never busy for longer
+    than the limit, so few numbers are looked at for each arrival.
 
     Args:
         arrivals: Ascending, in seconds.
@@ -69,22 +68,33 @@ def most_in_time(arrivals: Sequence[float] | np.ndarray, limit_seconds: float, c
         costs: Of batches.
     """
     instants = np.asarray(arrivals, dtype=float)
-    pieces = range(0, len(instants), _WINDOW)
-    return sum(_most_in_time(instants[start : start + _WINDOW], limit_seconds, costs) for start in pieces)
+    count, largest = len(instants), costs.sizes[-1]
+    seconds = [costs(size) for size in range(1, largest + 1)]
+    # Row i % len(rows), of those who have considered i arrivals, by the number served; spans say what is in use.
+    rows = np.full((largest + 1, count + 1), math.inf)
+    spans = [(count, -1)] * (largest + 1)
+    rows[0, 0], spans[0] = -math.inf, (0, 0)
 
+    def offer(considered: int, low: int, free: np.ndarray) -> None:
+        place = considered % len(rows)
+        target = rows[place, low : low + len(free)]
+        np.minimum(target, free, out=target)
+        spans[place] = min(spans[place][0], low), max(spans[place][1], low + len(free) - 1)
 
-def _most_in_time(instants: np.ndarray, limit_seconds: float, costs: BatchCosts) -> int:
-    count = len(instants)
-    earliest = np.full((count + 1, count + 1), math.inf)
-    earliest[0, 0] = -math.inf
     for i in range(count):
-        considered = earliest[i, : i + 1]  # nobody has served more than that
-        np.minimum(earliest[i + 1, : i + 1], considered, out=earliest[i + 1, : i + 1])  # leave out the i-th
-        for size in range(1, min(costs.sizes[-1], count - i) + 1):
-            end = np.maximum(considered, instants[i + size - 1]) + costs(size)
-            end[end > instants[i] + limit_seconds] = math.inf
-            if np.isinf(end).all():
+        place = i % len(rows)
+        low, high = spans[place]
+        idle = np.flatnonzero(rows[place, low : high + 1] <= instants[i])
+        first = low + int(idle[-1]) if len(idle) else low
+        free = rows[place, first : high + 1].copy()
+        rows[place, low : high + 1], spans[place] = math.inf, (count, -1)
+        offer(i + 1, first, free)
+        for size in range(1, min(largest, count - i) + 1):
+            end = np.maximum(free, instants[i + size - 1]) + seconds[size - 1]
+            in_time = np.flatnonzero(end <= instants[i] + limit_seconds)
+            if not len(in_time):
                 break
-            target = earliest[i + size, size : size + i + 1]
-            np.minimum(target, end, out=target)
-    return int(np.flatnonzero(earliest[count] < math.inf)[-1])
+            stop = int(in_time[-1]) + 1
+            offer(i + size, first + size, np.where(end[:stop] <= instants[i] + limit_seconds, end[:stop], math.inf))
+    low, high = spans[count % len(rows)]
+    return low + int(np.flatnonzero(rows[count % len(rows), low : high + 1] < math.inf)[-1])

@@ -21,6 +21,7 @@ from grpc_reflection.v1alpha import reflection
 from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
+from service.scheduling import take_turns_at_once
 from service.transport.call import new_request_id
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
@@ -83,6 +84,7 @@ class GrpcioDoor:
         self._thread.join(timeout=5)
 
     def _run_loop(self) -> None:
+        take_turns_at_once()
         asyncio.set_event_loop(self._loop)
         self._loop.run_forever()
         self._loop.close()

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.slo import optimum
 from bench.slo.optimum import BatchCosts, most_in_time
 
 COSTS = BatchCosts.parse("4:0.016,1:0.01")
@@ -62,8 +61,11 @@ def test_is_what_trying_everything_finds(instants: list[int], limit: float) -> N
     assert most_in_time(arrivals, limit, COSTS) == by_trying(arrivals, limit)
 
 
-def test_many_are_cut_into_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    arrivals = [number * 0.0061 for number in range(60)]
-    whole = most_in_time(arrivals, 0.05, COSTS)
-    monkeypatch.setattr(optimum, "_WINDOW", 20)
-    assert whole <= most_in_time(arrivals, 0.05, COSTS) <= whole + 6
+def test_many_stay_within_the_fluid_bound() -> None:
+    arrivals = [number / 1000 for number in range(3000)]
+    best = most_in_time(arrivals, 0.05, COSTS)
+    assert 0.98 * COSTS.fluid_bound(0.05) * 3 < best <= COSTS.fluid_bound(0.05) * 3.05
+
+
+def test_of_none_none_is_in_time() -> None:
+    assert most_in_time([], 0.05, COSTS) == 0

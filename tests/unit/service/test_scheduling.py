@@ -1,0 +1,47 @@
+"""The scheduling policy of threads; the operating system is asked, in threads of their own."""
+
+from __future__ import annotations
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+
+from service import scheduling
+
+pytestmark = pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="the system has no SCHED_BATCH")
+
+
+def policies() -> list[int]:
+    found = [os.sched_getscheduler(0)]
+    scheduling.wait_for_turns()
+    found.append(os.sched_getscheduler(0))
+    with ThreadPoolExecutor(1) as child:
+        found.append(child.submit(os.sched_getscheduler, 0).result())
+    scheduling.take_turns_at_once()
+    return [*found, os.sched_getscheduler(0)]
+
+
+def test_threads_wait_for_turns_and_those_that_they_start() -> None:
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(policies).result()
+    assert found == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_BATCH, os.SCHED_OTHER]
+
+
+def test_another_policy_of_the_operator_stays() -> None:
+    def under_idle() -> int:
+        os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
+        scheduling.wait_for_turns()
+        scheduling.take_turns_at_once()
+        return os.sched_getscheduler(0)
+
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(under_idle).result() == os.SCHED_IDLE
+
+
+def test_a_sandbox_may_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr(os, "sched_setscheduler", forbidden)
+    scheduling.wait_for_turns()
