@@ -38,8 +38,8 @@ def add_command(commands: Any) -> None:
     some = [name for name, peer in PEERS.items() if peer.home in HERE]
     parser.add_argument("--peers", type=_names(PEERS), default=some, metavar="A,B|all",
                         help=f"of {', '.join(PEERS)}; default: {','.join(some)}")  # fmt: skip
-    parser.add_argument("--models", type=_names(NAMES), default=["lenet5-mnist"], metavar="A,B|all",
-                        help=f"of {', '.join(NAMES)}; default: lenet5-mnist")  # fmt: skip
+    parser.add_argument("--models", type=_names(NAMES), metavar="A,B|all",
+                        help=f"of {', '.join(NAMES)}; default: lenet5-mnist, --show: all")  # fmt: skip
     parser.add_argument(
         "--concurrency", type=_counts, metavar="N,N", help="calls in flight; default: 1,16,64; resnet50: 1,4"
     )
@@ -65,9 +65,12 @@ def run(flags: argparse.Namespace) -> int:
     try:
         if flags.show:
             results = Results.read(out / "results.json")
+            if flags.models:
+                results.forget({row.model for row in results.loads} - {*flags.models}, results.peers)
             writers = {"text": table.text, "markdown": table.markdown, "short": table.short_markdown}
             print(writers[flags.show](results))
             return 0
+        flags.models = flags.models or ["lenet5-mnist"]
         return _measured(flags, out)
     except (ResultsInvalid, ClientFailed) as error:
         raise OptionsInvalid(str(error)) from None
