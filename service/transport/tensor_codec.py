@@ -2,6 +2,8 @@
 
 Raw contents become arrays without a copy: little-endian, row-major, as the protocol has it (Open
 Inference Protocol v2, "Tensor Data"). Answers are raw, since that is what tritonclient reads.
+
+More than 300 lines, since what is written one way is read the other way beside it.
 """
 
 from __future__ import annotations
