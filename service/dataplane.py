@@ -153,7 +153,7 @@ class DataPlane:
         Raises:
             DeadlineUnmeetable: It would be answered too late (RESOURCE_EXHAUSTED).
         """
-        if servable.shared is None:  # else the answer may be known
+        if servable.batcher.is_refusing and servable.shared is None:  # else the answer may be known
             deadline = min(deadline, arrival + servable.objective_seconds)
             servable.batcher.turn_away(rows, group, deadline, servable.priorities.handicap(priority))
 

@@ -117,6 +117,11 @@ class Batcher:
         """Threads that run batches."""
         return self._limits.instances
 
+    @property
+    def is_refusing(self) -> bool:
+        """Whether :meth:`turn_away` may do anything."""
+        return self._admission.last_refusal is not None
+
     def reserve(self) -> None:
         """Take a place in the queue before paying for a request's preparation.
 
@@ -180,8 +185,6 @@ class Batcher:
         Raises:
             DeadlineUnmeetable: As :meth:`offer` would raise it (RESOURCE_EXHAUSTED).
         """
-        if self._admission.last_refusal is None:
-            return
         now = self._clock()
         with self._lock:
             error = self._admission.standing(rows, group, deadline, handicap, now)

@@ -7,7 +7,7 @@ from collections.abc import Hashable
 from service.batching.request import PendingRequest
 from service.errors import DeadlineUnmeetable
 
-_HOLDS = 1 / 50  # of the predicted wait
+_HOLDS = 1 / 100  # of the predicted wait
 
 
 class Refusal:

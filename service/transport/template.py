@@ -45,6 +45,7 @@ class Template:
         constants: What stands where: offset and bytes.
         identity: Where the id stands; None without one.
         tensors: The graph's inputs, in its order, the batch axis included.
+        rows: Of the tensors; 0 without.
         group: Which requests these inputs may share a batch with.
         form: Of the answers; its servable is the one that the inputs were checked against.
         model_name: As asked for.
@@ -58,6 +59,7 @@ class Template:
     constants: tuple[tuple[int, bytes], ...]
     identity: slice | None
     tensors: tuple[Tensor, ...]
+    rows: int
     group: Hashable
     form: InferForm
     model_name: str
@@ -66,11 +68,6 @@ class Template:
     priority: int
     items: int = 0
     items_at: int = 0
-
-    @property
-    def rows(self) -> int:
-        """Of its tensors; at least one input."""
-        return self.tensors[0].shape[0]
 
     def fits(self, payload: bytes) -> bool:
         """Tell whether a message says the same: one of the same length, or of any length if it has items."""
@@ -194,6 +191,7 @@ def template_of(
         constants,
         identity,
         tensors,
+        tensors[0].shape[0] if tensors else 0,
         group,
         form,
         request.model_name,

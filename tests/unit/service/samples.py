@@ -252,6 +252,7 @@ class FakeBatcher:
         self.policy = BatchingPolicy(linear_cost(), 4, 0.25)
         self.door_refusal: ServingError | None = None
         self.turned_away: list[tuple[int, Hashable, float, float]] = []
+        self.is_refusing = True
 
     def turn_away(self, rows: int, group: Hashable, deadline: float, handicap: float) -> None:
         self.turned_away.append((rows, group, deadline, handicap))

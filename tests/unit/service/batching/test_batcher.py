@@ -329,9 +329,11 @@ class TestRefusal:
     def test_who_comes_next_and_asks_for_no_less_is_turned_away_until_the_batch_ends(self, stage: Stage) -> None:
         now = stage.clock.now
         stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)  # nobody was refused yet
+        assert not stage.batcher.is_refusing
         running = stage.start_busy()
         with pytest.raises(DeadlineUnmeetable) as first:
             stage.batcher.offer(make_request(deadline=now + 0.0001))
+        assert stage.batcher.is_refusing
         with pytest.raises(DeadlineUnmeetable) as second:
             stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)
         assert (second.value.message, second.value.facts) == (first.value.message, first.value.facts)

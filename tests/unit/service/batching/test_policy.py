@@ -370,14 +370,14 @@ def test_answers_nearly_as_many_in_time_as_the_clairvoyant_optimum(profile: str,
 @pytest.mark.parametrize("load", [0.9, 1.0, 1.5, 2.0])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_prompt_refusals_cost_little(profile: str, load: float) -> None:
-    """3,000 arrivals: at least 0.92 of the clairvoyant optimum, and past capacity nearly all refusals at the door."""
+    """3,000 arrivals: at least 0.93 of the clairvoyant optimum, and past capacity nearly all refusals at the door."""
     fixed, per_row, limit, max_batch_size = PROFILES[profile]
     lossless_batch = (limit / 2 - fixed) / per_row
     policy = BatchingPolicy(linear_cost(fixed, per_row, range(1, max_batch_size + 1), ("g",)), max_batch_size)
     arrivals = poisson(load * 2 * lossless_batch / limit, 3000, seed=1)
     outcome = simulate(arrivals, limit, policy, prompt=True)
     best = optimum(arrivals, limit, policy)
-    assert outcome.in_time >= 0.92 * best, f"{outcome.in_time / best:.3f} of the optimum"
+    assert outcome.in_time >= 0.93 * best, f"{outcome.in_time / best:.3f} of the optimum"
     if load > 1:
         assert outcome.dropped <= 0.2 * (outcome.dropped + outcome.refused)
 

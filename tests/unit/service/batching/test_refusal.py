@@ -26,13 +26,13 @@ def test_says_what_was_found(refusal: Refusal) -> None:
 
 def test_holds_for_who_asks_for_no_less(refusal: Refusal) -> None:
     assert refusal.holds_for(2, "numbers", NOW + LIMIT, 0.01, 3, NOW)
-    assert refusal.holds_for(3, "numbers", FINISH, 0.02, 3, NOW + 0.0015)
+    assert refusal.holds_for(3, "numbers", FINISH, 0.02, 3, NOW + 0.0007)
 
 
 @pytest.mark.parametrize(
     ("rows", "group", "deadline", "handicap", "departures", "now"),
     [
-        pytest.param(2, "numbers", NOW + LIMIT, 0.01, 3, NOW + 0.0017, id="stale"),
+        pytest.param(2, "numbers", NOW + LIMIT, 0.01, 3, NOW + 0.0009, id="stale"),
         pytest.param(2, "numbers", NOW + LIMIT, 0.01, 4, NOW, id="somebody left"),
         pytest.param(2, "numbers", FINISH + 0.001, 0.01, 3, NOW, id="more patient"),
         pytest.param(1, "numbers", NOW + LIMIT, 0.01, 3, NOW, id="smaller"),
