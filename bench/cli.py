@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from bench.compare import command as compare
 from bench.conformance import command as conformance
 from bench.load import command as load
+from bench.profile import command as profile
 from bench.slo import command as slo
 
 
@@ -22,5 +23,6 @@ def main(arguments: Sequence[str] | None = None) -> int:
     load.add_command(commands)
     slo.add_command(commands)
     compare.add_command(commands)
+    profile.add_command(commands)
     flags = parser.parse_args(arguments)
     return int(flags.run(flags))

@@ -6,19 +6,19 @@ import argparse
 import datetime
 import os
 import signal
-from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 from bench.compare import measure, table
 from bench.compare.clients import ClientFailed
+from bench.compare.grounds import HERE
 from bench.compare.machine import commit, machine
 from bench.compare.order import interleaved
 from bench.compare.plot import draw
 from bench.compare.results import Results, ResultsInvalid
 from bench.compare.sending import found_programs
-from bench.compare.stand import HERE, Stand
-from bench.load.options import OptionsInvalid, count, positive
+from bench.compare.stand import Stand
+from bench.load.options import OptionsInvalid, count, counts, names, positive
 from bench.load.plot import needs_matplotlib
 from bench.load.progress import steps
 from bench.load.session import OutputInvalid, guarded
@@ -36,12 +36,12 @@ def add_command(commands: Any) -> None:
     """Add the command to those of ``convserve-bench``."""
     parser = commands.add_parser("compare", help="compare servers and bare ONNX Runtime", description=_ABOUT)
     some = [name for name, peer in PEERS.items() if peer.home in HERE]
-    parser.add_argument("--peers", type=_names(PEERS), default=some, metavar="A,B|all",
+    parser.add_argument("--peers", type=names(PEERS), default=some, metavar="A,B|all",
                         help=f"of {', '.join(PEERS)}; default: {','.join(some)}")  # fmt: skip
-    parser.add_argument("--models", type=_names(NAMES), metavar="A,B|all",
+    parser.add_argument("--models", type=names(NAMES), metavar="A,B|all",
                         help=f"of {', '.join(NAMES)}; default: lenet5-mnist, --show: all")  # fmt: skip
     parser.add_argument(
-        "--concurrency", type=_counts, metavar="N,N", help="calls in flight; default: 1,16,64; resnet50: 1,4"
+        "--concurrency", type=counts, metavar="N,N", help="calls in flight; default: 1,16,64; resnet50: 1,4"
     )
     parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument(
@@ -122,20 +122,3 @@ def _opened(flags: argparse.Namespace, out: Path) -> Results:
     except OSError as error:
         raise OutputInvalid(f"{out}: {error.strerror}; give another --out") from None
     return Results()
-
-
-def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
-    names = [*known]
-
-    def read(text: str) -> list[str]:
-        wanted = names if text == "all" else text.split(",")
-        unknown = [name for name in wanted if name not in names]
-        if unknown:
-            raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(names)}")
-        return [*dict.fromkeys(wanted)]
-
-    return read
-
-
-def _counts(text: str) -> tuple[int, ...]:
-    return tuple(count(part) for part in text.split(","))

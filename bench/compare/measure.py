@@ -69,7 +69,7 @@ def take_turn(
         ClientFailed: A load was no measurement.
     """
     if isinstance(peer, Bare):
-        return [], _loop(turn, peer, case, place, loads, terms)
+        return [], bare_loop(turn, peer, case, place, loads, terms)
     with Running(peer.command(case, place), place.folder / "log") as running:
         terms.say("starting")
         seconds = asking.wait_right(peer, case, place, running, expected[0])
@@ -85,8 +85,20 @@ def take_turn(
     return [start], rows
 
 
-def _loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[int], terms: Terms) -> list[LoadRow]:
-    """Measure ONNX Runtime alone."""
+def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[int], terms: Terms) -> list[LoadRow]:
+    """Measure ONNX Runtime alone.
+
+    Args:
+        turn: Which one it is.
+        peer: What runs it.
+        case: The model.
+        place: Where it runs.
+        loads: Rows at once, one measurement each.
+        terms: The rest.
+
+    Raises:
+        PeerFailed: It ended.
+    """
     measured = []
     with Running(peer.command(case, place), place.folder / "log", pipes=True) as running:
         _answers(running, case, place)

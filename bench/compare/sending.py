@@ -6,6 +6,7 @@ import shutil
 import subprocess
 import time
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,13 +40,17 @@ class Programs:
     wrk: str | None
 
 
-def found_programs(wanted: str) -> Programs:
-    """Look for clients: the one wanted, or with ``auto`` the cheapest that is there.
+def found_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer")) -> Programs:
+    """Look for clients.
+
+    Args:
+        wanted: Its name; ``auto`` for the first that is there, else our own.
+        among: Those that will do, the cheapest first.
 
     Raises:
         ClientFailed: The wanted one is not installed.
     """
-    where = {name: shutil.which(name) for name in ("h2load", "perf_analyzer")}
+    where = {name: shutil.which(name) for name in among}
     if wanted == "auto":
         wanted = next((name for name, path in where.items() if path), "load")
     if wanted != "load" and where[wanted] is None:
@@ -113,8 +118,13 @@ class Sender:
         else:
             self._body.write_bytes(framed(self._message))
 
-    def measure(self, in_flight: int, seconds: float) -> Sent:
+    def measure(self, in_flight: int, seconds: float, beside: AbstractContextManager[object] | None = None) -> Sent:
         """Warm the server up, let it become idle, measure.
+
+        Args:
+            in_flight: Calls.
+            seconds: Length of the measurement.
+            beside: Entered when what counts begins, left when it is over.
 
         Raises:
             ClientFailed: It was no measurement.
@@ -124,17 +134,19 @@ class Sender:
             way = self._wrk
         else:
             way = {"h2load": self._h2load, "perf_analyzer": self._perf_analyzer}.get(self._programs.grpc, self._own)
-        return way(in_flight, seconds)
+        return way(in_flight, seconds, beside or nullcontext())
 
-    def _wrk(self, in_flight: int, seconds: float) -> Sent:
+    def _wrk(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         assert self._programs.wrk is not None
         url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
-        for length in (1.0, seconds):
-            self._settle()
-            watched = self._ran(clients.wrk_command(self._programs.wrk, url, self._script, in_flight, length), length)
+        self._settle()
+        self._ran(clients.wrk_command(self._programs.wrk, url, self._script, in_flight, 1.0), 1.0)
+        self._settle()
+        with beside:
+            watched = self._ran(clients.wrk_command(self._programs.wrk, url, self._script, in_flight, seconds), seconds)
         return self._seen(clients.parse_wrk(watched.said), watched, "wrk")
 
-    def _perf_analyzer(self, in_flight: int, seconds: float) -> Sent:
+    def _perf_analyzer(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         folder = self._place.folder / "input"
         folder.mkdir(exist_ok=True)
         (folder / self._case.input).write_bytes(self._case.rows[0].tobytes())
@@ -143,10 +155,11 @@ class Sender:
         command = clients.perf_analyzer_command(
             self._programs.path, address, self._case.name, folder, in_flight, seconds
         )
-        watched = self._ran(command, seconds)
+        with beside:
+            watched = self._ran(command, seconds)
         return self._seen(clients.parse_perf_analyzer(watched.said, seconds), watched, "perf_analyzer")
 
-    def _h2load(self, in_flight: int, seconds: float) -> Sent:
+    def _h2load(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         """Find the rate out, then wait for as many answers as come in the time: none is begun in vain."""
         url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
         shared = (self._programs.path, url, self._body, self._log, in_flight)
@@ -156,22 +169,24 @@ class Sender:
         answers = max(2 * in_flight, round(self._log.read_text().count("\n") / trial * seconds))
         self._log.unlink()
         self._settle()
-        before = self._running.cpu_seconds()
-        watched = self._ran(clients.h2load_command(*shared, answers=answers), seconds)
-        cpu_seconds = self._running.cpu_seconds() - before
+        with beside:
+            before = self._running.cpu_seconds()
+            watched = self._ran(clients.h2load_command(*shared, answers=answers), seconds)
+            cpu_seconds = self._running.cpu_seconds() - before
         load = clients.parse_h2load(watched.said, self._log.read_text(), self._answer_bytes)
         return Sent(load, cpu_seconds / load.answers * 1e6, *watched.memory, "h2load")
 
-    def _own(self, in_flight: int, seconds: float) -> Sent:
+    def _own(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         """Let our own client send, from one process."""
         with Fleet(Work("127.0.0.1", self._place.port, (framed(self._message),), None), 1) as fleet:
-            for length in (min(1.0, seconds), seconds):
+            for length, around in ((min(1.0, seconds), nullcontext()), (seconds, beside)):
                 plans = plan.closed_loop(
                     in_flight, length, seed=0, inputs=1, processes=1, deadline_seconds=None, drain_seconds=30.0
                 )
-                before = self._running.cpu_seconds()
-                records = fleet.run(plans).records
-                cpu_seconds = self._running.cpu_seconds() - before
+                with around:
+                    before = self._running.cpu_seconds()
+                    records = fleet.run(plans).records
+                    cpu_seconds = self._running.cpu_seconds() - before
         failed = int((records.code != OK).sum())
         if failed:
             raise ClientFailed(f"{failed} of {len(records.code)} calls failed")

@@ -23,12 +23,12 @@ Rows = list[list[str]]
 
 def text(results: Results) -> str:
     """Write everything for a terminal."""
-    return "\n\n".join([*(f"{title}\n{_aligned(rows)}" for title, rows in _tables(results)), measured_on(results)])
+    return "\n\n".join([*(f"{title}\n{aligned(rows)}" for title, rows in _tables(results)), measured_on(results)])
 
 
 def markdown(results: Results) -> str:
     """Write everything as Markdown."""
-    tables = (f"**{title}**\n\n{_piped(rows)}" for title, rows in _tables(results))
+    tables = (f"**{title}**\n\n{piped(rows)}" for title, rows in _tables(results))
     return "\n\n".join([*tables, measured_on(results)])
 
 
@@ -61,7 +61,7 @@ def short_markdown(results: Results, columns: Sequence[tuple[str, int]] = ()) ->
             reasons = [row.reason for row in results.failures if row.peer == peer]
             cells[0] = reasons[-1] if reasons else "not measured"
         rows.append([f"**{peer}**" if peer == OURS else peer, *cells, start, memory, _size(results, peer)])
-    parts = (_piped(rows), _told_leads(results, columns), measured_on(results))
+    parts = (piped(rows), _told_leads(results, columns), measured_on(results))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -223,7 +223,8 @@ def _size(results: Results, peer: str) -> str:
     return f"{about.installed_bytes / _MB:,.0f} MB" if about and about.installed_bytes else "-"
 
 
-def _aligned(rows: Rows) -> str:
+def aligned(rows: Rows) -> str:
+    """Write a table for a terminal."""
     # A reason stands across columns; it must not widen its own.
     plain = [row for row in rows if not row[1].startswith("failed: ")]
     widths = [max(len(row[place]) for row in plain) for place in range(len(rows[0]))]
@@ -235,7 +236,8 @@ def _aligned(rows: Rows) -> str:
     return "\n".join(lines)
 
 
-def _piped(rows: Rows) -> str:
+def piped(rows: Rows) -> str:
+    """Write a table as Markdown."""
     shown = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     lines = [shown[0], ["---"] * len(shown[0]), *shown[1:]]
     return "\n".join(f"| {' | '.join(line)} |" for line in lines)

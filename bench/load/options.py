@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +41,25 @@ def count(text: str) -> int:
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
     return number
+
+
+def counts(text: str) -> tuple[int, ...]:
+    """Read whole numbers from 1 on, separated by commas."""
+    return tuple(count(part) for part in text.split(","))
+
+
+def names(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Return what reads names separated by commas, or ``all``, of those that there are."""
+    there = [*known]
+
+    def read(text: str) -> list[str]:
+        wanted = there if text == "all" else text.split(",")
+        unknown = [name for name in wanted if name not in there]
+        if unknown:
+            raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(there)}")
+        return [*dict.fromkeys(wanted)]
+
+    return read
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:

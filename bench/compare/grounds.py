@@ -1,0 +1,85 @@
+"""What all turns share: the peers' environments, the models, their right answers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from bench.compare import measure
+from bench.peers import PEERS
+from bench.peers.bare import Bare
+from bench.peers.base import Case, Peer, PeerFailed, Place, free_port
+from bench.peers.cases import open_case
+from bench.peers.environment import Environment, InstallFailed
+
+HERE = ("bare", "convserve")  # environments that the present one can stand for
+
+
+class Grounds:
+    """Makes each of them once."""
+
+    def __init__(self, work: Path | None, scratch: Path, say: Callable[[str], None], *, install: bool = True) -> None:
+        """Prepare.
+
+        Args:
+            work: Folder for environments and models, kept from one run to the next; None: only what needs neither.
+            scratch: Folder for what is not kept.
+            say: Told what is going on.
+            install: Whether peers get environments of their own in that folder; else the present one stands for all.
+        """
+        self._work, self._scratch, self._say = work, scratch, say
+        self._install = install and work is not None
+        self._homes: dict[str, Environment | str] = {}  # or why there is none
+        self._cases: dict[str, tuple[Case, tuple[int, ...]] | str] = {}
+
+    def place(self, peer: Peer) -> Place:
+        """Return where a peer runs, with ports that are free now.
+
+        Raises:
+            PeerFailed: It needs an environment of its own, and there is no folder for one.
+            InstallFailed: It could not be installed.
+        """
+        folder = (self._work or self._scratch) / "peers" / peer.name
+        folder.mkdir(parents=True, exist_ok=True)
+        return Place(folder, self._environment(peer), free_port(), free_port())
+
+    def _environment(self, peer: Peer) -> Environment:
+        if not self._install or self._work is None:
+            if peer.home not in HERE:
+                raise PeerFailed("it is installed into an environment of its own: give --work DIR")
+            return Environment.own()
+        if peer.home not in self._homes:
+            self._say("installing")
+            made = Environment(self._work / "environments" / peer.home)
+            try:
+                made.make(peer.requirements)
+                self._homes[peer.home] = made
+            except InstallFailed as failed:
+                self._homes[peer.home] = f"not installed: {failed}"
+        home = self._homes[peer.home]
+        if isinstance(home, str):
+            raise InstallFailed(home)
+        return home
+
+    def case(self, model: str) -> tuple[Case, tuple[int, ...]]:
+        """Return a model and its right answers, which ONNX Runtime gives alone.
+
+        Raises:
+            PeerFailed: The model cannot be had.
+        """
+        if model not in self._cases:
+            self._say("asking ONNX Runtime for the right answers")
+            bare = PEERS["bare"]
+            assert isinstance(bare, Bare)
+            try:
+                case = open_case(model, self._work)
+                place = self.place(bare)
+                if case.encoded:
+                    place.environment.need("pillow")
+                self._cases[model] = case, measure.reference(bare, case, place)
+            except (PeerFailed, InstallFailed) as failed:
+                self._cases[model] = f"{model}: {failed}"
+        known = self._cases[model]
+        if isinstance(known, str):
+            raise PeerFailed(known)
+        return known

@@ -1,0 +1,128 @@
+"""``convserve-bench profile``: its arguments, and the order of events."""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import signal
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.compare import measure
+from bench.compare.clients import ClientFailed
+from bench.compare.grounds import Grounds
+from bench.compare.machine import commit, machine
+from bench.compare.results import ResultsInvalid
+from bench.compare.sending import found_programs
+from bench.load.options import OptionsInvalid, counts, names, positive
+from bench.load.plot import needs_matplotlib
+from bench.load.progress import steps
+from bench.load.session import OutputInvalid, guarded
+from bench.peers.base import ROOT
+from bench.peers.cases import NAMES
+from bench.profile import table
+from bench.profile.flame import svg
+from bench.profile.measure import DOORS, profile_model
+from bench.profile.plot import draw
+from bench.profile.results import Profile, Profiles
+from bench.profile.samplers import SamplerFailed
+from bench.profile.split import Cost
+from bench.profile.watching import found_samplers
+
+_ABOUT = """Tell where this server's CPU goes: how much each of its threads uses, by /proc; how much of that is the
+model, the kernel and Python, by perf; and which functions Python executes, by py-spy. The same load runs once without
+looking, which all figures are from, and once with each sampler. Writes tables, a picture and a flame graph for each
+load. Exit code: 0; 1 if a model could not be profiled; 2 for a mistake in the arguments. Give the machine to it
+alone."""
+_BUNDLED, _MADE = ["lenet5-mnist", "resnet20-cifar10"], ["resnet50", "textcnn-20k"]
+
+
+def add_command(commands: Any) -> None:
+    """Add the command to those of ``convserve-bench``."""
+    parser = commands.add_parser("profile", help="tell where this server's CPU goes", description=_ABOUT)
+    parser.add_argument("--models", type=names(NAMES), metavar="A,B|all",
+                        help=f"of {', '.join(NAMES)}; default: {','.join(_BUNDLED)}, with --work {','.join(_MADE)} "
+                        "as well")  # fmt: skip
+    parser.add_argument(
+        "--concurrency", type=counts, metavar="N,N", help="calls in flight; default: 1,16,64; resnet50: 1,4"
+    )
+    parser.add_argument("--transport", choices=[*DOORS], default="native", help="the door; default: %(default)s")
+    parser.add_argument(
+        "--seconds", type=positive, default=5.0, metavar="S", help="of a measurement; default: %(default)s"
+    )
+    parser.add_argument("--client", choices=("auto", "h2load", "load"), default="auto",
+                        help="default: h2load; our own, which costs more, where it is missing")  # fmt: skip
+    parser.add_argument("--work", type=Path, metavar="DIR", help="for models that are made")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="for the results, in which new profiles take the place "
+                        "of old ones; default: bench/results/DATE-profile")  # fmt: skip
+    parser.add_argument("--show", choices=("text", "markdown"), help="only print what is in --out")
+    parser.set_defaults(run=guarded(run))
+
+
+def run(flags: argparse.Namespace) -> int:
+    """Do what the command says; return the exit code."""
+    now = datetime.datetime.now(datetime.UTC)
+    out = flags.out or ROOT / "bench" / "results" / f"{now:%Y-%m-%d}-profile"
+    try:
+        if flags.show:
+            shown = Profiles.read(out / "results.json")
+            shown.profiles = [one for one in shown.profiles if not flags.models or one.model in flags.models]
+            print(table.text(shown) if flags.show == "text" else table.markdown(shown))
+            return 0
+        return _measured(flags, out, now.isoformat(timespec="seconds"))
+    except (ResultsInvalid, ClientFailed, SamplerFailed) as error:
+        raise OptionsInvalid(str(error)) from None
+
+
+def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
+    tools = found_samplers()
+    programs = found_programs(flags.client, among=("h2load",))
+    needs_matplotlib()
+    profiles = _opened(out)
+    profiles.machine, profiles.date = machine(), date
+    models = flags.models or [*_BUNDLED, *(_MADE if flags.work else [])]
+    failures = []
+
+    def keep(profile: Profile, costs: Sequence[Cost]) -> None:
+        profiles.put(profile)
+        profiles.written(out / "results.json")
+        title = f"{profile.model}, {profile.in_flight} in flight, {profile.transport} door: CPU us for an inference"
+        door = "" if profile.transport == "native" else f"-{profile.transport}"
+        (out / f"{profile.model}-{profile.in_flight}{door}.svg").write_text(svg(costs, title))
+
+    signal.signal(signal.SIGTERM, _interrupted)  # else the server would stay
+    with steps("profile", len(models)) as progress, tempfile.TemporaryDirectory() as scratch:
+        work = flags.work.resolve() if flags.work else None
+        grounds = Grounds(work, Path(scratch), progress.say, install=False)
+        terms = measure.Terms(flags.seconds, programs, commit(), progress.say)
+        for model in models:
+            progress.begin(model)
+            try:
+                profile_model(model, flags.transport, flags.concurrency, grounds, tools, terms, keep)
+            except (SamplerFailed, *measure.FAULTS) as error:
+                failures.append(f"{model}: {' '.join(str(error).split())}")
+    (out / "tables.md").write_text(table.markdown(profiles) + "\n")
+    draw(profiles, out / "profile.png")
+    print("\n\n".join([table.text(profiles), *failures]))
+    return 1 if failures else 0
+
+
+def _interrupted(number: int, frame: object) -> None:
+    raise KeyboardInterrupt
+
+
+def _opened(out: Path) -> Profiles:
+    """Return the profiles to add to.
+
+    Raises:
+        OutputInvalid: The folder cannot be made.
+    """
+    if (out / "results.json").exists():
+        return Profiles.read(out / "results.json")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInvalid(f"{out}: {error.strerror}; give another --out") from None
+    return Profiles()

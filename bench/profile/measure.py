@@ -1,0 +1,154 @@
+"""One model profiled: its server under each load, alone and with each sampler, then ONNX Runtime alone."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.compare import measure
+from bench.compare.grounds import Grounds
+from bench.compare.order import Turn
+from bench.compare.sending import Sender
+from bench.peers import PEERS, asking
+from bench.peers.bare import Bare
+from bench.peers.base import Case, Place
+from bench.peers.process import Running
+from bench.profile import samplers
+from bench.profile.results import Profile
+from bench.profile.split import Cost, Thread, by_phase, by_thread, split
+from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_told, sampling, thread_names
+
+BARE = "bare-1-thread"
+DOORS = {"native": "convserve", "grpcio": "convserve-grpcio"}
+Keep = Callable[[Profile, Sequence[Cost]], None]
+
+
+@dataclass(frozen=True, slots=True)
+class Watched:
+    """A server that is being profiled, and what to look with."""
+
+    model: str
+    transport: str
+    sender: Sender
+    place: Place
+    pid: int
+    names: dict[int, str]
+    samplers: Samplers
+    terms: measure.Terms
+
+
+def profile_model(
+    model: str, transport: str, loads: Sequence[int] | None, grounds: Grounds, tools: Samplers, terms: measure.Terms,
+    keep: Keep,
+) -> None:  # fmt: skip
+    """Profile the server with one model, load after load.
+
+    Args:
+        model: Its name.
+        transport: The door.
+        loads: Calls in flight; None: what says something of the model.
+        grounds: What turns share.
+        tools: Samplers.
+        terms: The rest.
+        keep: Given each profile, in microseconds for an answer, and the stacks that it is made of.
+
+    Raises:
+        PeerFailed: The server did not come up, or answered wrongly.
+        ClientFailed: A load was no measurement.
+        SamplerFailed: perf or py-spy could not look.
+    """
+    peer = PEERS[DOORS[transport]]
+    case, expected = grounds.case(model)
+    place = grounds.place(peer)
+    with Running(peer.command(case, place), place.folder / "log") as running:
+        terms.say("starting")
+        asking.wait_right(peer, case, place, running, expected[0])
+        answer_bytes = asking.check(peer, case, place, expected)
+        sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
+        names = thread_names(tools.spy, running.process.pid)
+        watched = Watched(model, transport, sender, place, running.process.pid, names, tools, terms)
+        found = [_under_load(watched, in_flight) for in_flight in loads or case.in_flight or (1, 16, 64)]
+        asking.check(peer, case, place, expected)
+    alone = _alone(case, grounds, {rows for one, _ in found for rows in around(one.rows_a_batch)}, terms)
+    for one, costs in found:
+        keep(replace(one, bare_us=between(alone, one.rows_a_batch)), costs)
+
+
+def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
+    """Measure without samplers, then see with each of them what the CPU was for."""
+    sender, terms, tools = watched.sender, watched.terms, watched.samplers
+    clock, batches = ThreadClock(watched.pid), BatchCounter(watched.place.spare_port)
+    terms.say(f"{in_flight} in flight")
+    # The clock within the counter, whose scrapes cost the server something as well.
+    sent = sender.measure(in_flight, terms.seconds, _beside(batches, clock))
+    files = [watched.place.folder / name for name in ("perf.data", "spy.txt")]
+    commands = [
+        samplers.perf_command(tools.perf, watched.pid, files[0]),
+        samplers.spy_command(tools.spy, watched.pid, files[1]),
+    ]
+    costs_of_looking = []
+    for command, file in zip(commands, files, strict=True):
+        terms.say(f"{in_flight} in flight, with {Path(command[0]).name}")
+        costs_of_looking.append(sender.measure(in_flight, terms.seconds, sampling(command, file)).cpu_us)
+    on_core = [*samplers.parse_perf(perf_told(tools.perf, files[0]))]
+    in_python = samplers.parse_spy(files[1].read_text())
+    a_call = 1e6 / sent.load.answers
+    threads = [
+        Thread(number, watched.names.get(number, name), number in watched.names, seconds * a_call)
+        for number, (name, seconds) in clock.threads.items()
+    ]
+    costs = split(threads, clock.total_seconds * a_call, on_core, in_python)
+    profile = Profile(
+        model=watched.model,
+        in_flight=in_flight,
+        transport=watched.transport,
+        client=sent.client,
+        commit=terms.commit,
+        answers=sent.load.answers,
+        per_second=sent.load.per_second,
+        p50_ms=sent.load.p50_ms,
+        rows_a_batch=batches.rows_a_batch,
+        padding=batches.padding,
+        cpu_us=clock.total_seconds * a_call,
+        phases={str(phase): cpu for phase, cpu in by_phase(costs).items()},
+        threads=by_thread(costs),
+        bare_us=math.nan,  # not known yet
+        sampled_us=(costs_of_looking[0], costs_of_looking[1]),
+        samples=(len(on_core), sum(stacks.total() for stacks in in_python.values())),
+    )
+    return profile, costs
+
+
+@contextmanager
+def _beside(*contexts: AbstractContextManager[object]) -> Iterator[None]:
+    with ExitStack() as entered:
+        for context in contexts:
+            entered.enter_context(context)
+        yield
+
+
+def _alone(case: Case, grounds: Grounds, batches: Iterable[int], terms: measure.Terms) -> dict[int, float]:
+    """Return the CPU of ONNX Runtime alone in microseconds for a row, by the rows of a batch."""
+    bare = PEERS[BARE]
+    assert isinstance(bare, Bare)
+    rows = measure.bare_loop(Turn(0, case.name, BARE), bare, case, grounds.place(bare), sorted(batches), terms)
+    return {row.in_flight: row.cpu_us for row in rows}
+
+
+def around(rows_a_batch: float) -> tuple[int, int]:
+    """Return the whole numbers that a mean lies between."""
+    return max(1, math.floor(rows_a_batch)), max(1, math.ceil(rows_a_batch))
+
+
+def between(alone: Mapping[int, float], rows_a_batch: float) -> float:
+    """Return the cost of a row in batches of so many rows on average, taken between those of two whole numbers.
+
+    >>> between({5: 100.0, 6: 90.0}, 5.5)  # 500 and 540 for a batch
+    94.54545454545455
+    """
+    low, high = around(rows_a_batch)
+    part = (rows_a_batch - low) / (high - low) if high > low else 0.0
+    return (alone[low] * low * (1 - part) + alone[high] * high * part) / (low * (1 - part) + high * part)

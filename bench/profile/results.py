@@ -1,0 +1,112 @@
+"""What was profiled, as it is kept: one profile for each model, load and door."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bench.compare.results import ResultsInvalid
+from bench.profile.phases import Phase
+
+
+@dataclass(frozen=True, slots=True)
+class Profile:
+    """Where the CPU of a server went under one load.
+
+    Attributes:
+        model: Name.
+        in_flight: Calls.
+        transport: The door.
+        client: What sent them.
+        commit: Of the tree.
+        answers: In the window without samplers, which all times are from.
+        per_second: Answers a second.
+        p50_ms: Median latency.
+        rows_a_batch: Mean.
+        padding: Share of padding in a batch, mean.
+        cpu_us: CPU of the server for an answer, user and system; the phases add up to it, and so do the threads.
+        phases: CPU in microseconds for an answer, by phase.
+        threads: Likewise, by kind of thread.
+        bare_us: CPU of ONNX Runtime alone for a row, on one thread, in batches of as many rows.
+        sampled_us: CPU for an answer while perf looked, and while py-spy did: what looking costs.
+        samples: How often perf found the server on a core, and py-spy somebody with the interpreter lock.
+    """
+
+    model: str
+    in_flight: int
+    transport: str
+    client: str
+    commit: str
+    answers: int
+    per_second: float
+    p50_ms: float
+    rows_a_batch: float
+    padding: float
+    cpu_us: float
+    phases: dict[str, float]
+    threads: dict[str, float]
+    bare_us: float
+    sampled_us: tuple[float, float]
+    samples: tuple[int, int]
+
+    @property
+    def key(self) -> tuple[str, int, str]:
+        """What a later one takes the place of."""
+        return self.model, self.in_flight, self.transport
+
+
+@dataclass(slots=True)
+class Profiles:
+    """All of them.
+
+    Attributes:
+        machine: As :func:`bench.compare.machine.machine` tells.
+        date: Of the last run.
+        profiles: In order.
+    """
+
+    machine: dict[str, Any] = field(default_factory=dict)
+    date: str = ""
+    profiles: list[Profile] = field(default_factory=list)
+
+    def put(self, profile: Profile) -> None:
+        """Add one, in place of an earlier one of the same load."""
+        places = {there.key: place for place, there in enumerate(self.profiles)}
+        place = places.get(profile.key, len(self.profiles))
+        self.profiles[place : place + 1] = [profile]
+
+    def written(self, path: Path) -> None:
+        """Write the file, one profile a line."""
+        head = json.dumps({"machine": self.machine, "date": self.date}, indent=1)[:-2]
+        rows = ",\n  ".join(json.dumps(_rounded(dataclasses.asdict(profile))) for profile in self.profiles)
+        path.write_text(f'{head},\n "profiles": [\n  {rows}\n ]\n}}\n')
+
+    @classmethod
+    def read(cls, path: Path) -> Profiles:
+        """Read the file.
+
+        Raises:
+            ResultsInvalid: It cannot be read, or holds something else.
+        """
+        try:
+            found = json.loads(path.read_text())
+            profiles = [Profile(**row) for row in found["profiles"]]
+            if unknown := {name for one in profiles for name in one.phases} - {*Phase}:
+                raise ValueError(f"no phase {min(unknown)!r}")
+            return cls(found["machine"], found["date"], profiles)
+        except OSError as error:
+            raise ResultsInvalid(f"{path}: {error.strerror}") from None
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise ResultsInvalid(f"{path}: these are no results of profile ({type(error).__name__}: {error})") from None
+
+
+def _rounded(value: Any) -> Any:
+    """Keep what was measured, not what a float can hold."""
+    if isinstance(value, dict):
+        return {name: _rounded(part) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return [_rounded(part) for part in value]
+    return float(f"{value:.6g}") if isinstance(value, float) else value
