@@ -50,7 +50,7 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--transport", choices=[*DOORS], default="native", help="the door; default: %(default)s")
     parser.add_argument(
-        "--seconds", type=positive, default=5.0, metavar="S", help="of a measurement; default: %(default)s"
+        "--seconds", type=positive, default=4.0, metavar="S", help="of a measurement; default: %(default)s"
     )
     parser.add_argument("--client", choices=("auto", "h2load", "load"), default="auto",
                         help="default: h2load; our own, which costs more, where it is missing")  # fmt: skip

@@ -22,6 +22,7 @@ from bench.profile.split import Cost, Thread, by_phase, by_thread, split
 from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_told, sampling, thread_names
 
 BARE = "bare-1-thread"
+_ALONE_SECONDS = 2.0
 DOORS = {"native": "convserve", "grpcio": "convserve-grpcio"}
 Keep = Callable[[Profile, Sequence[Cost]], None]
 
@@ -134,6 +135,7 @@ def _alone(case: Case, grounds: Grounds, batches: Iterable[int], terms: measure.
     """Return the CPU of ONNX Runtime alone in microseconds for a row, by the rows of a batch."""
     bare = PEERS[BARE]
     assert isinstance(bare, Bare)
+    terms = replace(terms, seconds=min(terms.seconds, _ALONE_SECONDS))
     rows = measure.bare_loop(Turn(0, case.name, BARE), bare, case, grounds.place(bare), sorted(batches), terms)
     return {row.in_flight: row.cpu_us for row in rows}
 

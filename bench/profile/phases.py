@@ -118,6 +118,15 @@ def phase_of_stack(stack: Sequence[str]) -> Phase | None:
     return None
 
 
+def is_in_the_runtime(stack: Sequence[str]) -> bool:
+    """Tell whether a Python stack ends where ONNX Runtime begins, whose machine code perf has counted already.
+
+    >>> is_in_the_runtime(["OnnxBackend.run (service/backend/onnx.py:126)", "Session.run (onnxruntime/capi/a.py:1)"])
+    True
+    """
+    return bool(stack) and stack[-1].startswith("Session.run (onnxruntime/")
+
+
 def phase_of_machine_code(frames: Sequence[tuple[str, str]], kind: str, *, runs_python: bool) -> Phase | None:
     """Return the phase of what a thread was executing on its core; None where Python's stack has to tell.
 

@@ -6,7 +6,14 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from bench.profile.phases import Phase, phase_of_machine_code, phase_of_stack, phase_of_thread, thread_kind
+from bench.profile.phases import (
+    Phase,
+    is_in_the_runtime,
+    phase_of_machine_code,
+    phase_of_stack,
+    phase_of_thread,
+    thread_kind,
+)
 from bench.profile.samplers import CpuSample, Stack
 
 _MACHINE_CODE = {
@@ -107,7 +114,8 @@ class _Kind:
             if phase is not None
         ]
         if code[None]:
-            stacks = self.python or Counter({(): 1})
+            executed = {stack: count for stack, count in self.python.items() if not is_in_the_runtime(stack)}
+            stacks = Counter(executed) or Counter({(): 1})
             each = code[None] * share / stacks.total()
             for stack, count in stacks.items():
                 phase = phase_of_stack(stack) or phase_of_thread(self.name)

@@ -41,6 +41,12 @@ def test_perf_says_how_much_is_python_and_py_spy_which_functions():
     assert by_thread(costs) == pytest.approx({"instances": 80.0, "intake": 15.0, "grpc-native-io": 5.0})
 
 
+def test_what_perf_saw_within_the_runtime_is_not_seen_again():
+    run = (SERVE, "Session.run (onnxruntime/capi/onnxruntime_inference_collection.py:383)")
+    costs = split([RUNS], 80.0, on_core(RUNS, MODEL, PYTHON), {RUNS.number: Counter({(SERVE,): 1, run: 9})})
+    assert by_phase(costs)[Phase.MODEL] == by_phase(costs)[Phase.BATCH] == pytest.approx(40.0)
+
+
 def test_threads_of_a_kind_are_added_up():
     other = Thread(4, "m/1", True, 20.0)
     seen = [*on_core(RUNS, MODEL), *on_core(other, PYTHON, PYTHON, PYTHON)]
