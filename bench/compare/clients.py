@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -123,6 +125,17 @@ def parse_wrk(said: str) -> Load:
     if not values["requests"]:
         raise ClientFailed("nothing was answered")
     return Load(values["requests"], values["us"] * 1e-6, values["p50"] * 1e-3, values["p99"] * 1e-3)
+
+
+def perf_analyzer_input(name: str, row: np.ndarray) -> str:
+    """Write what it sends: one row, with its shape, since a graph may leave that open.
+
+    Args:
+        name: Of the input.
+        row: Without the batch axis.
+    """
+    content = {"b64": base64.b64encode(row.tobytes()).decode(), "shape": [*row.shape]}
+    return json.dumps({"data": [{name: content}]})
 
 
 def perf_analyzer_command(

@@ -147,16 +147,15 @@ class Sender:
         return self._seen(clients.parse_wrk(watched.said), watched, "wrk")
 
     def _perf_analyzer(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
-        folder = self._place.folder / "input"
-        folder.mkdir(exist_ok=True)
-        (folder / self._case.input).write_bytes(self._case.rows[0].tobytes())
-        address = f"127.0.0.1:{self._place.port}"
+        if self._case.encoded:
+            raise ClientFailed("perf_analyzer sends what a server's metadata name, a tensor: h2load sends files")
+        data = self._place.folder / "input.json"
+        data.write_text(clients.perf_analyzer_input(self._case.input, self._case.rows[0]))
+        shared = (self._programs.path, f"127.0.0.1:{self._place.port}", self._case.name, data, in_flight)
+        self._ran(clients.perf_analyzer_command(*shared, 1.0), 1.0)
         self._settle()
-        command = clients.perf_analyzer_command(
-            self._programs.path, address, self._case.name, folder, in_flight, seconds
-        )
         with beside:
-            watched = self._ran(command, seconds)
+            watched = self._ran(clients.perf_analyzer_command(*shared, seconds), seconds)
         return self._seen(clients.parse_perf_analyzer(watched.said, seconds), watched, "perf_analyzer")
 
     def _h2load(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:

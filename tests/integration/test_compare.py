@@ -11,6 +11,7 @@ import pytest
 
 from bench.cli import main
 from bench.compare import grounds
+from bench.compare.clients import ClientFailed
 from bench.compare.sending import Programs, Sender
 from bench.peers import PEERS
 from bench.peers.base import Command, Place
@@ -122,6 +123,33 @@ def test_what_h2load_wrote_before_does_not_count(tmp_path: Path):
         sent = [sender.measure(16, 1.0) for _ in range(3)]
     assert [one.load.answers for one in sent] == [100, 100, 100]
     assert {one.cpu_us < 1e4 for one in sent} == {True}
+
+
+PERF_ANALYZER = """
+import json, sys, time
+flags = dict(argument.lstrip("-").split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+(given,) = json.load(open(flags["input-data"]))["data"]
+with open("{log}", "a") as log:
+    print(flags["measurement-interval"], *given, given["images"]["shape"], file=log)
+time.sleep(0.3)
+print("Request count: 300\\nThroughput: 100 infer/sec\\np50 latency: 7000 usec\\np99 latency: 9000 usec")
+"""
+
+
+def test_perf_analyzer_is_given_the_row_and_first_warms_the_server_up(tmp_path: Path):
+    program, log = tmp_path / "perf_analyzer", tmp_path / "calls"
+    program.write_text(f"#!{sys.executable}\n{PERF_ANALYZER.replace('{log}', str(log))}")
+    program.chmod(0o755)
+    peer, place = PEERS["convserve"], Place(tmp_path, Environment.own(), 1, 2)
+    idle = Command((sys.executable, "-c", "import signal; signal.pause()"))
+    with Running(idle, tmp_path / "log") as running:
+        programs = Programs("perf_analyzer", str(program), None)
+        sender = Sender(peer, open_case("lenet5-mnist", None), place, 10, running, programs)
+        load = sender.measure(4, 3.0).load
+        with pytest.raises(ClientFailed, match="h2load sends files"):
+            Sender(peer, open_case("lenet5-mnist-jpeg", None), place, 10, running, programs).measure(4, 3.0)
+    assert (load.answers, load.per_second, load.p50_ms, load.p99_ms) == (300, 100.0, 7.0, 9.0)
+    assert log.read_text() == "333 images [28, 28, 1]\n1000 images [28, 28, 1]\n"
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -76,6 +78,13 @@ def test_the_script_of_wrk_sends_the_body():
     script = clients.wrk_script(Path("/somewhere/body"), "application/json")
     assert 'wrk.headers["Content-Type"] = "application/json"' in script
     assert 'io.open("/somewhere/body", "rb")' in script
+
+
+def test_perf_analyzer_is_given_a_row_and_its_shape():
+    row = np.arange(3, dtype=np.int64)
+    (given,) = json.loads(clients.perf_analyzer_input("ids", row))["data"]
+    assert given["ids"]["shape"] == [3]
+    assert base64.b64decode(given["ids"]["b64"]) == row.tobytes()
 
 
 def test_perf_analyzer_is_read():
