@@ -53,24 +53,32 @@ class BatchBuffer:
 
     def _fill(self, fixed: np.ndarray | None, arrays: Sequence[np.ndarray], bucket: int) -> np.ndarray:
         if fixed is None:
-            return self._fill_ragged(arrays, bucket)
+            return self._fill_free(arrays, bucket)
         batch = fixed[:bucket]
-        row = 0
-        for array in arrays:
-            batch[row : row + len(array)] = array
-            row += len(array)
-        batch[row:] = _blank(batch.dtype)
+        _put_together(arrays, batch, _blank(batch.dtype))
         return batch
 
-    def _fill_ragged(self, arrays: Sequence[np.ndarray], bucket: int) -> np.ndarray:
-        trailing = tuple(max(sizes) for sizes in zip(*(array.shape[1:] for array in arrays), strict=True))
+    def _fill_free(self, arrays: Sequence[np.ndarray], bucket: int) -> np.ndarray:
         blank = _blank(arrays[0].dtype) or self._padding_value
-        batch = np.full((bucket, *trailing), blank, dtype=arrays[0].dtype)
+        shapes = {array.shape[1:] for array in arrays}
+        if len(shapes) == 1:
+            batch = np.empty((bucket, *shapes.pop()), arrays[0].dtype)
+            _put_together(arrays, batch, blank)
+            return batch
+        batch = np.full((bucket, *map(max, *shapes)), blank, arrays[0].dtype)
         row = 0
         for array in arrays:
             batch[(slice(row, row + len(array)), *map(slice, array.shape[1:]))] = array
             row += len(array)
         return batch
+
+
+def _put_together(arrays: Sequence[np.ndarray], batch: np.ndarray, blank: int | bytes) -> None:
+    """Fill a batch with the rows of arrays of one shape, in order, and the rest with blanks."""
+    rows = sum([len(array) for array in arrays])
+    np.concatenate(arrays, out=batch[:rows])
+    if rows < len(batch):
+        batch[rows:] = blank
 
 
 def _blank(dtype: np.dtype) -> int | bytes:

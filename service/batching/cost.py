@@ -6,7 +6,8 @@ deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 62
 needs no lock: one writer's lost update is another sample, no more.
 
 Estimates steer what runs, and only what runs is measured. So that a pause of the machine cannot
-shut a batch size out for good, estimates that nobody tests return to the first measurement.
+shut a batch size out for good, estimates that nobody tests return to the first measurement, and
+fall with those that are tested: the first runs of a graph may all have been slow.
 """
 
 from __future__ import annotations
@@ -51,10 +52,14 @@ class _Estimate:
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 
-    def forget(self) -> None:
-        """Move an inflated estimate back towards the first; a lowered one harms nobody."""
+    def forget(self, level: float) -> None:
+        """Move an inflated estimate back towards the first, or below it by as much as others are; never up.
+
+        Args:
+            level: The present mean of the size that ran, over its first one.
+        """
         self.deviation -= _FORGET_GAIN * max(0.0, self.deviation - self.first_deviation)
-        self.mean -= _FORGET_GAIN * max(0.0, self.mean - self.first)
+        self.mean -= _FORGET_GAIN * max(0.0, self.mean - self.first * min(level, 1.0))
 
 
 class CostModel:
@@ -78,6 +83,11 @@ class CostModel:
         """Return the smallest bucket that holds ``rows``; ``rows`` itself past the largest."""
         index = bisect_left(self.buckets, rows)
         return self.buckets[index] if index < len(self.buckets) else rows
+
+    def bucket_below(self, rows: int) -> int:
+        """Return the largest bucket of fewer than ``rows``; 0 for none."""
+        index = bisect_left(self.buckets, rows)
+        return self.buckets[index - 1] if index else 0
 
     def seconds(self, rows: int, group: Hashable) -> float:
         """Predict the time of a batch of ``rows``, as a mean."""
@@ -111,11 +121,12 @@ class CostModel:
                     _Estimate(cell.mean * scale, cell.deviation * scale, least=0.0) for cell in self._stand_in
                 ]
             return
-        for other, cell in enumerate(cells):
-            if other == index:
-                cell.learn(seconds)
-            else:
-                cell.forget()
+        ran = cells[index]
+        ran.learn(seconds)
+        level = ran.mean / ran.first
+        for cell in cells:
+            if cell is not ran:
+                cell.forget(level)
 
     def table(self) -> dict[Hashable, list[tuple[int, float, float]]]:
         """Return for each group the rows (bucket, mean seconds, bound seconds)."""

@@ -158,10 +158,14 @@ class BatchingPolicy:
         return min(oldest + self.max_queue_delay_seconds, last_start)
 
     def _release(
-        self, waiting: Sequence[PendingRequest], idle_instances: int, now: float, draining: bool, instances: int
+        self, waiting: list[PendingRequest], idle_instances: int, now: float, draining: bool, instances: int
     ) -> Release:
         limit = self._share(waiting, idle_instances)
-        if all(request.deadline == math.inf for request in waiting):
+        soonest = min([request.deadline for request in waiting])
+        if _rows(waiting) <= limit and now + self.cost.bound_seconds(limit, waiting[0].group) <= soonest:
+            taken = self._trim(waiting)  # nobody to choose between, as mostly below capacity
+            return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
+        if soonest == math.inf:
             taken = self._trim(self._fill(waiting, limit, now, self.cost.seconds)[0])
             return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
         taken, deadline_bound = self._choose(waiting, limit, now, self.cost.bound_seconds)
@@ -175,7 +179,7 @@ class BatchingPolicy:
         """Return the most rows this instance takes: idle instances share what waits."""
         rows = _rows(waiting)
         share = self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1)))
-        return max(min(share, self._enough), *(request.rows for request in waiting))
+        return max(min(share, self._enough), *[request.rows for request in waiting])
 
     def _choose(
         self, waiting: Sequence[PendingRequest], limit: int, now: float, predict: Predict
@@ -223,8 +227,10 @@ class BatchingPolicy:
 
         Nobody loses: the first are answered earlier, and so are the last.
         """
+        if len(taken) == 1:
+            return taken
         rows = _rows(taken)
-        smaller = max((bucket for bucket in self.cost.buckets if bucket < rows), default=0)
+        smaller = self.cost.bucket_below(rows)
         kept, kept_rows = 0, 0
         while kept < len(taken) and kept_rows + taken[kept].rows <= smaller:
             kept_rows += taken[kept].rows
@@ -260,4 +266,4 @@ class BatchingPolicy:
 
 
 def _rows(requests: Sequence[PendingRequest]) -> int:
-    return sum(request.rows for request in requests)
+    return sum([request.rows for request in requests])

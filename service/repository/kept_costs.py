@@ -22,7 +22,7 @@ from service.batching.choice import Layout
 from service.manifest import COST_FILE
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA_VERSION = 1
+_SCHEMA_VERSION = 2  # 1: free dimensions were measured at 1
 _MAX_ENTRIES = 8  # machines that share a repository; the longest unwritten goes first
 _HIGH_QUANTILE = 0.95
 

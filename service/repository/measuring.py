@@ -15,6 +15,8 @@ from service.repository.proof import LENGTH_GROUPS, length_group
 from service.tensors import TensorSpec
 
 _LONGEST_MEASURED = 64  # tokens; longer groups are extrapolated and then learnt
+_FREE_SIZE = 64  # of a free dimension: a short sentence or a small picture. At 1 a row would cost next to nothing
+_MOST_FREE = 2  # dimensions of one input; with more the batch would be large
 _UNMEASURED_SECONDS = 1e-3
 _QUICK_SECONDS = 1e-3  # runs as short as this are taken several in a row, so that those at once do meet
 _IN_A_ROW = 3
@@ -65,6 +67,7 @@ class Measuring:
             (group, bucket): [] for group in timed for bucket in buckets
         }
         self._failed: set[tuple[int | None, int]] = set()
+        self._free_size = 1
 
     def know(self, seconds: Mapping[int, Sequence[float]], tokens: int | None = None) -> None:
         """Take in what earlier runs took, by bucket; ``tokens`` is the length of their sentences."""
@@ -86,7 +89,8 @@ class Measuring:
         stop = self._clock() + budget_seconds
         with ThreadPoolExecutor(self._threads, thread_name_prefix="measuring") as pool:
             if not any(self._samples.values()):
-                for bucket in reversed(self._buckets):
+                self._size_up(pool)
+                for bucket in reversed(self._buckets[:-1]):
                     self._time(self._groups[0], bucket, pool)
             for _ in range(self._enough):
                 for group, bucket in self._samples:
@@ -94,11 +98,21 @@ class Measuring:
                         self._time(group, bucket, pool)
         return self._table()
 
+    def _size_up(self, pool: ThreadPoolExecutor) -> None:
+        """Run the largest batch, at the first size of free dimensions that the graph runs at."""
+        most_free = max(spec.shape[1:].count(-1) for spec in self._inputs)
+        largest = (self._groups[0], self._buckets[-1])
+        for self._free_size in (_FREE_SIZE, 1) if 1 <= most_free <= _MOST_FREE else (1,):
+            self._failed.discard(largest)
+            self._time(*largest, pool)
+            if largest not in self._failed:
+                break
+
     def _time(self, group: int | None, bucket: int, pool: ThreadPoolExecutor) -> None:
         samples = self._samples[group, bucket]
         if len(samples) >= self._enough or (group, bucket) in self._failed:
             return
-        free = 1 if group is None else group
+        free = self._free_size if group is None else group
         batch = [
             np.full(
                 (bucket, *(free if size == -1 else size for size in spec.shape[1:])),

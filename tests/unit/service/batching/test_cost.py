@@ -65,6 +65,16 @@ def test_forgetting_never_raises_an_estimate() -> None:
     assert cost.seconds(8, "numbers") == quick
 
 
+def test_what_nobody_tests_falls_with_what_is_tested() -> None:
+    """Else a batch of 8 whose only measurement was a slow first run would never be tried: two of 4 seem quicker."""
+    cost = linear_cost()
+    first_four, first_eight = cost.seconds(4, "numbers"), cost.seconds(8, "numbers")
+    for _ in range(600):
+        cost.observe(4, "numbers", 0.8 * first_four)
+    assert cost.seconds(8, "numbers") == pytest.approx(0.8 * first_eight, rel=0.01)
+    assert cost.least_seconds(8, "numbers") <= 0.8 * first_eight * 1.01
+
+
 def test_an_unknown_shape_costs_what_a_known_one_does_until_it_ran() -> None:
     cost = linear_cost()
     assert cost.seconds(8, "other") == cost.seconds(8, "numbers")

@@ -87,12 +87,12 @@ GOOD: dict[str, Any] = {"group": None, "bucket": 1, "seconds": [1.0, 2.0, 3.0]}
         b"[]",
         b"{}",
         b"[" * 100_000,
-        json.dumps({"schema_version": 2, "entries": []}).encode(),
-        json.dumps({"schema_version": 1, "entries": [], "more": 1}).encode(),
+        json.dumps({"schema_version": 1, "entries": []}).encode(),
+        json.dumps({"schema_version": 2, "entries": [], "more": 1}).encode(),
         *(
             json.dumps(
                 {
-                    "schema_version": 1,
+                    "schema_version": 2,
                     "entries": [
                         {
                             "key": {"device": "cpu", "runtime": "r", "machine": "m", "model_digest": "d"},

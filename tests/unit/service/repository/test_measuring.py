@@ -111,15 +111,24 @@ def test_a_batch_without_a_measurement_is_at_best_as_quick_as_a_smaller_one() ->
     assert (one, two, four) == ([3.0] * 4, [3.0, 6.0, 6.0], [9.0] * 4)
 
 
-def test_a_free_dimension_is_run_at_one() -> None:
+@pytest.mark.parametrize(
+    ("longest", "free", "run_at"),
+    [(64, (-1,), (64,)), (64, (-1, -1), (64, 64)), (10, (-1,), (1,)), (64, (-1, -1, -1), (1, 1, 1))],
+)
+def test_a_free_dimension_is_run_as_a_short_sentence_or_small_picture_if_it_can_be(
+    longest: int, free: tuple[int, ...], run_at: tuple[int, ...]
+) -> None:
     shapes: set[tuple[int, ...]] = set()
 
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if max(inputs[0].shape) > longest:
+            raise BackendFailed("longer than this graph knows")
         shapes.update(array.shape for array in inputs)
         return []
 
-    Measuring(run, [TensorSpec("x", "FP32", (-1, -1, 3)), PAIR], [2], max_tokens=None).measure(0)
-    assert shapes == {(2, 1, 3), (2, 2)}
+    measuring = Measuring(run, [TensorSpec("x", "FP32", (-1, *free, 3)), PAIR], [1, 2], max_tokens=None)
+    assert len(measuring.measure(PLENTY)[None][0]) > 1
+    assert shapes == {(1, *run_at, 3), (2, *run_at, 3), (1, 2), (2, 2)}
 
 
 def test_text_is_run_as_text() -> None:
