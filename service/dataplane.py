@@ -49,11 +49,12 @@ class DataPlane:
         self.clock = clock
         self._preparation = Preparation(pool, clock)
         self._max_items = max_items
-        self._draining = False
+        self.draining = False
+        """Whether every call is refused with UNAVAILABLE."""
 
     def start_refusing(self) -> None:
         """End the lame duck: every later call is refused with UNAVAILABLE."""
-        self._draining = True
+        self.draining = True
 
     def find(self, name: str, version: str = "") -> Servable:
         """Lend the servable of a call.
@@ -62,7 +63,7 @@ class DataPlane:
             Draining: The server is stopping (UNAVAILABLE).
             ServingError: As :meth:`Lifecycle.find` raises it.
         """
-        if self._draining:
+        if self.draining:
             raise Draining("the server is stopping")
         return self.lifecycle.find(name, version)
 
@@ -136,26 +137,6 @@ class DataPlane:
         deadline = min(deadline, arrival + servable.objective_seconds)
         self._preparation.begin(gather, deadline, arrival, servable.priorities.handicap(priority), burst)
         return gather
-
-    def turn_away(
-        self, servable: Servable, rows: int, group: Hashable, deadline: float, arrival: float, priority: int
-    ) -> None:
-        """Refuse a call before anything is made of it, if the last refusal holds for it.
-
-        Args:
-            servable: From :meth:`find`.
-            rows: Of its tensors.
-            group: As for :meth:`submit`.
-            deadline: As for :meth:`infer`, like the rest.
-            arrival: When the call came in.
-            priority: The level that the caller asks for.
-
-        Raises:
-            DeadlineUnmeetable: It would be answered too late (RESOURCE_EXHAUSTED).
-        """
-        if servable.batcher.is_refusing and servable.shared is None:  # else the answer may be known
-            deadline = min(deadline, arrival + servable.objective_seconds)
-            servable.batcher.turn_away(rows, group, deadline, servable.priorities.handicap(priority))
 
     def submit(
         self,

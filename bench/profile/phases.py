@@ -36,7 +36,7 @@ RULES: Mapping[str, Mapping[str, Phase]] = {
         "Batcher.reserve": Phase.ADMIT,
         "Batcher.submit": Phase.ADMIT,
         "Batcher.offer": Phase.ADMIT,
-        "Batcher.turn_away": Phase.ADMIT,
+        "Batcher.repeat": Phase.ADMIT,
         "Batcher._take_in": Phase.ADMIT,
         "Batcher._raise": Phase.ADMIT,
     },

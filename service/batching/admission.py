@@ -89,8 +89,11 @@ class Admission:
         self._arrivals.observe(request.rows, now)
         if request.deadline == math.inf:
             return None
-        if (error := self._standing(request.rows, request.group, request.deadline, request.handicap, now)) is not None:
-            return error
+        last, departures = self.last_refusal, self._queue.departures
+        if last is not None and last.holds_for(
+            request.rows, request.group, request.deadline, request.handicap, departures, now
+        ):
+            return last.error()
         finish = self._finish(request, busy_until, now)
         if finish <= request.deadline:
             return None
@@ -98,30 +101,25 @@ class Admission:
         self.last_refusal = refusal if self._limits.prompt and min(busy_until) > IDLE else None
         return refusal.error()
 
-    def standing(
-        self, rows: int, group: Hashable, deadline: float, handicap: float, now: float
-    ) -> DeadlineUnmeetable | None:
-        """Return the last refusal if it holds for an arrival of which no more is known yet, and count it then.
+    def repeats(
+        self, refusal: Refusal, rows: int, group: Hashable, deadline: float, handicap: float, now: float
+    ) -> bool:
+        """Tell whether the last refusal is still this one and holds for an arrival, and count that then.
 
         Args:
-            rows: Its rows.
+            refusal: It.
+            rows: Of the arrival, like the next three.
             group: As in :class:`PendingRequest`, like the next two.
             deadline: Finite.
             handicap: For its priority.
             now: The present instant.
         """
-        error = self._standing(rows, group, deadline, handicap, now)
-        if error is not None:
+        holds = refusal is self.last_refusal and refusal.holds_for(
+            rows, group, deadline, handicap, self._queue.departures, now
+        )
+        if holds:
             self._arrivals.observe(rows, now)
-        return error
-
-    def _standing(
-        self, rows: int, group: Hashable, deadline: float, handicap: float, now: float
-    ) -> DeadlineUnmeetable | None:
-        last = self.last_refusal
-        if last is not None and last.holds_for(rows, group, deadline, handicap, self._queue.departures, now):
-            return last.error()
-        return None
+        return holds
 
     def _finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         if self._limits.prompt and min(busy_until) > IDLE:

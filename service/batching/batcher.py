@@ -17,9 +17,11 @@ from service.batching.instance import Instance, Run
 from service.batching.observer import Observer, ShieldedObserver
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
+from service.batching.refusal import Refusal
 from service.batching.request import PendingRequest
 from service.errors import (
     BackendFailed,
+    DeadlineUnmeetable,
     ModelNotReady,
     RequestCancelled,
     ServingError,
@@ -118,9 +120,9 @@ class Batcher:
         return self._limits.instances
 
     @property
-    def is_refusing(self) -> bool:
-        """Whether :meth:`turn_away` may do anything."""
-        return self._admission.last_refusal is not None
+    def last_refusal(self) -> Refusal | None:
+        """The last that may hold for later arrivals, for :meth:`repeat`."""
+        return self._admission.last_refusal
 
     def reserve(self) -> None:
         """Take a place in the queue before paying for a request's preparation.
@@ -173,22 +175,25 @@ class Batcher:
             self._take_in(request, error)
         self._raise(error)
 
-    def turn_away(self, rows: int, group: Hashable, deadline: float, handicap: float) -> None:
-        """Refuse an arrival of which no more is known yet, if the last refusal holds for it; else do nothing.
+    def repeat(self, refusal: Refusal, rows: int, group: Hashable, deadline: float, handicap: float) -> bool:
+        """Refuse an arrival of which no more is known yet, if :attr:`last_refusal` holds for it.
 
         Args:
+            refusal: What :attr:`last_refusal` was; its caller is to be told the same.
             rows: As of the request that it would become, like the rest.
             group: Which requests may share its batch.
             deadline: Instant.
             handicap: For its priority.
 
-        Raises:
-            DeadlineUnmeetable: As :meth:`offer` would raise it (RESOURCE_EXHAUSTED).
+        Returns:
+            Whether it is refused. If not, it is to be made a request and offered.
         """
         now = self._clock()
         with self._lock:
-            error = self._admission.standing(rows, group, deadline, handicap, now)
-        self._raise(error)
+            repeats = not self._closing and self._admission.repeats(refusal, rows, group, deadline, handicap, now)
+        if repeats:
+            self._observer.rejected(DeadlineUnmeetable.reason.lower())
+        return repeats
 
     def _take_in(self, request: PendingRequest, error: ServingError | None) -> None:
         if error is not None:

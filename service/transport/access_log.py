@@ -25,6 +25,10 @@ class Allowance:
         self._since: float | None = None
         self._denied = 0
 
+    def deny(self) -> None:
+        """Deny one without asking."""
+        self._denied += 1
+
     def take(self, now: float) -> int | None:
         """Ask for one.
 
@@ -65,6 +69,12 @@ class AccessLog:
     def draw(self) -> bool:
         """Decide about one call at its beginning."""
         return self._random() < self.sample_rate
+
+    def left_out(self) -> None:
+        """Count a failure for which no line is written."""
+        if _LOG.isEnabledFor(logging.INFO):
+            with self._lock:
+                self._failures.deny()
 
     def ended(self, call: EndedCall) -> None:
         """Write a line if the call was drawn, or failed while failures are not too many."""

@@ -82,6 +82,11 @@ class InFlight:
             return self._changed.wait_for(lambda: not self._count, timeout_seconds)
 
 
+def request_id_of(caller_id: str, responder: Responder) -> str:
+    """Return a call's id: that in its message, else in its metadata, else one of ours; at a length fit for a log."""
+    return (caller_id or responder.request_id)[:_MAX_REQUEST_ID]
+
+
 class Ledger(Protocol):
     """What a call needs of those who count calls."""
 
@@ -143,7 +148,7 @@ class Call:
     @property
     def request_id(self) -> str:
         """The id in the request message, else in its metadata, else one of ours."""
-        return (self.caller_id or self._responder.request_id)[:_MAX_REQUEST_ID]
+        return request_id_of(self.caller_id, self._responder)
 
     def respond(self, payload: bytes) -> None:
         """Settle with an answer."""

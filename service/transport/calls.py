@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from google.protobuf.message import DecodeError
 
 from service.dataplane import DataPlane, Ticket
-from service.errors import InvalidInput, ServingError, Unloading
+from service.errors import DeadlineUnmeetable, InvalidInput, ServingError, Unloading
 from service.metrics import Metrics, taken
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
@@ -23,8 +23,9 @@ from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
-from service.transport.call import Call, InFlight, Responder
+from service.transport.call import Call, InFlight, Responder, request_id_of
 from service.transport.recorder import Recorder, failures_only
+from service.transport.repeated import RepeatedRefusal, repeated_refusal
 from service.transport.replies import ClassifyReply, InferForm, InferReply
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status, status_of
@@ -70,6 +71,9 @@ class Calls:
         self._shared_memory = shared_memory
         self._overload_status = overload_status
         self._templates = Templates()
+        self._repeated: RepeatedRefusal | None = None
+        # Who is watched or must show a credential is looked at one by one.
+        self._may_repeat = access.is_open and not self.recorder.draws
         self._begin = {
             MODEL_INFER: self._model_infer,
             CLASSIFY_IMAGES: self._classify_images,
@@ -102,6 +106,9 @@ class Calls:
             A ticket to cancel the call with; None if it was refused at once.
         """
         arrival = self.dataplane.clock()
+        repeated = self._repeated
+        if repeated is not None and self._repeats(repeated, method, payload, time_remaining, responder, arrival):
+            return None
         deadline = math.inf if time_remaining is None else arrival + time_remaining
         call = Call(self, method, responder, arrival, burst)
         if self.recorder.draws:
@@ -117,6 +124,34 @@ class Calls:
         except Exception:
             call.unexpected()
         return None
+
+    def _repeats(
+        self,
+        repeated: RepeatedRefusal,
+        method: str,
+        payload: bytes,
+        time_remaining: float | None,
+        responder: Responder,
+        arrival: float,
+    ) -> bool:
+        """Refuse a call like the one that was refused last, if that still holds; else leave it untouched."""
+        if method != MODEL_INFER or self.dataplane.draining or not repeated.is_like(payload):
+            return False
+        template = repeated.template
+        try:
+            request_id = request_id_of(template.request_id(payload), responder)
+        except DecodeError:
+            return False
+        if not repeated.covers(time_remaining, arrival):
+            self._repeated = None
+            return False
+        status = self.status_of(repeated.error, request_id)
+        servable = template.form.servable
+        self.count(method, status.name, template.model_name, str(servable.version))
+        servable.metrics.observe_failure(self.dataplane.clock() - arrival)
+        responder.fail(status)
+        self.recorder.left_out()
+        return True
 
     def refuse(self, method: str, responder: Responder, error: ServingError) -> None:
         """Settle a call that a door does not let in."""
@@ -197,10 +232,14 @@ class Calls:
             reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
             items = template.encoded_items(payload)
             return self.dataplane.infer_items(servable, items, deadline, arrival, reply, priority, call.burst)
-        self.dataplane.turn_away(servable, template.rows, template.group, deadline, arrival, priority)
         reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         inputs = template.inputs(payload)
-        return self.dataplane.submit(servable, inputs, template.group, deadline, arrival, reply, priority)
+        try:
+            return self.dataplane.submit(servable, inputs, template.group, deadline, arrival, reply, priority)
+        except DeadlineUnmeetable as error:
+            if self._may_repeat:
+                self._repeated = repeated_refusal(template, payload, error)
+            raise
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)

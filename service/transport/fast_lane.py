@@ -155,8 +155,11 @@ class _NativeResponder:
     def request_id(self) -> str:
         """The caller's ``x-request-id``, or one of ours; looked up only when somebody asks."""
         if not self._request_id:
-            given = next((value for key, value in self._metadata if key == "x-request-id"), "")
-            self._request_id = given if isinstance(given, str) and given else new_request_id()
+            for key, value in self._metadata:
+                if key == "x-request-id" and isinstance(value, str):
+                    self._request_id = value
+                    break
+            self._request_id = self._request_id or new_request_id()
         return self._request_id
 
     def respond(self, payload: bytes) -> None:

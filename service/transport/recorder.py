@@ -63,6 +63,10 @@ class Recorder:
         except Exception:
             _LOG.exception("the end of a call cannot be recorded")
 
+    def left_out(self) -> None:
+        """Pass on that a call failed of which no more is told than that."""
+        self._access_log.left_out()
+
 
 def failures_only() -> Recorder:
     """Return a recorder that draws no call."""

@@ -61,7 +61,11 @@ def status_of(error: ServingError, request_id: str, overload_status: str = "RESO
         message = f"{message[:_MAX_MESSAGE]} … ({len(message)} characters)"
     if name == "INTERNAL":
         message = f"{message} (request id {request_id})"
-    return Status(name, message, ((_DETAILS_KEY, _details(error, _NUMBERS[name], message, request_id)),))
+    given = request_id.encode()
+    before, after = _around_id(
+        _NUMBERS[name], message, error.reason, tuple(error.facts.items()), error.retry_after_seconds, len(given)
+    )
+    return Status(name, message, ((_DETAILS_KEY, before + given + after),))
 
 
 def internal(request_id: str) -> Status:
@@ -69,17 +73,16 @@ def internal(request_id: str) -> Status:
     return status_of(InternalError("internal error"), request_id)
 
 
-def _details(error: ServingError, number: int, message: str, request_id: str) -> bytes:
-    head, info, tail = _parts(number, message, error.reason, tuple(error.facts.items()), error.retry_after_seconds)
-    info += _field(_METADATA, _REQUEST_ID + _field(2, request_id.encode()))
-    return head + _field(_DETAILS, _ERROR_INFO + _field(2, info)) + tail
-
-
 @functools.lru_cache(maxsize=64)
-def _parts(
-    number: int, message: str, reason: str, facts: tuple[tuple[str, str], ...], retry_after_seconds: float | None
-) -> tuple[bytes, bytes, bytes]:
-    """Return what stands before the ErrorInfo, the ErrorInfo but for the request id, and what stands behind it.
+def _around_id(
+    number: int,
+    message: str,
+    reason: str,
+    facts: tuple[tuple[str, str], ...],
+    retry_after_seconds: float | None,
+    id_bytes: int,
+) -> tuple[bytes, bytes]:
+    """Return the details before and behind a request id of that length.
 
     An overloaded server refuses many at once for the same reason; only the id differs.
     """
@@ -90,7 +93,10 @@ def _parts(
         retry = error_details_pb2.RetryInfo()
         retry.retry_delay.FromNanoseconds(int(retry_after_seconds * 1e9))
         tail.details.add().Pack(retry)
-    return head.SerializeToString(), info.SerializeToString(), tail.SerializeToString()
+    blank = bytes(id_bytes)
+    with_id = info.SerializeToString() + _field(_METADATA, _REQUEST_ID + _field(2, blank))
+    before = head.SerializeToString() + _field(_DETAILS, _ERROR_INFO + _field(2, with_id))
+    return before[: len(before) - id_bytes], tail.SerializeToString()
 
 
 def _field(number: int, data: bytes) -> bytes:

@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 from service.backend.base import Provider
 from service.batching.policy import BatchingPolicy
 from service.batching.priority import Priorities
+from service.batching.refusal import Refusal
 from service.batching.request import PendingRequest
 from service.errors import ServingError
 from service.golden import Golden, write_golden
@@ -251,11 +252,14 @@ class FakeBatcher:
         self.instances = 2
         self.policy = BatchingPolicy(linear_cost(), 4, 0.25)
         self.door_refusal: ServingError | None = None
-        self.turned_away: list[tuple[int, Hashable, float, float]] = []
-        self.is_refusing = True
+        self.last_refusal: Refusal | None = None
+        self.repeats = True
+        self.repeated: list[tuple[int, float, float]] = []
 
-    def turn_away(self, rows: int, group: Hashable, deadline: float, handicap: float) -> None:
-        self.turned_away.append((rows, group, deadline, handicap))
+    def repeat(self, refusal: Refusal, rows: int, group: Hashable, deadline: float, handicap: float) -> bool:
+        assert refusal is self.last_refusal
+        self.repeated.append((rows, deadline, handicap))
+        return self.repeats
 
     def is_wedged(self, limit_seconds: float) -> bool:
         return self.wedged and limit_seconds > 0

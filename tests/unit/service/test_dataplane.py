@@ -727,10 +727,3 @@ def test_with_a_memory_calls_are_answered_as_without(calls: list[list[int]], lim
         told = [first if isinstance(first, float) else "bad" for first in world.firsts]
         assert told == [float(place) if place < 8 else "bad" for place in call]
         assert world.batcher.reserved == 0
-
-
-@pytest.mark.parametrize("shares", [False, True])
-def test_a_refusal_that_stands_comes_first_unless_the_answer_may_be_known(world: World, *, shares: bool) -> None:
-    servable = make_servable(batcher=world.batcher, objective_seconds=0.5, shared=object() if shares else None)
-    world.plane.turn_away(servable, 2, "group", 107.0, 100.0, 0)
-    assert world.batcher.turned_away == ([] if shares else [(2, "group", 100.5, 1.0)])

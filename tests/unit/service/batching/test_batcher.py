@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from copy import copy
 
 import numpy as np
 import pytest
@@ -326,21 +327,35 @@ class TestRefusal:
         assert isinstance(error, DeadlineUnmeetable)
         assert error.retry_after_seconds == pytest.approx(stage.batcher.policy.cost.seconds(8, "numbers"))
 
-    def test_who_comes_next_and_asks_for_no_less_is_turned_away_until_the_batch_ends(self, stage: Stage) -> None:
-        now = stage.clock.now
-        stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)  # nobody was refused yet
-        assert not stage.batcher.is_refusing
+    def test_who_comes_next_and_asks_for_no_less_is_refused_likewise_until_the_batch_ends(self, stage: Stage) -> None:
+        soon = stage.clock.now + 0.0001
+        assert stage.batcher.last_refusal is None
         running = stage.start_busy()
         with pytest.raises(DeadlineUnmeetable) as first:
-            stage.batcher.offer(make_request(deadline=now + 0.0001))
-        assert stage.batcher.is_refusing
-        with pytest.raises(DeadlineUnmeetable) as second:
-            stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)
-        assert (second.value.message, second.value.facts) == (first.value.message, first.value.facts)
-        stage.batcher.turn_away(1, "numbers", now + 1.0, 0.0)  # more patient: to be looked at
+            stage.batcher.offer(make_request(deadline=soon))
+        refusal = stage.batcher.last_refusal
+        assert refusal is not None
+        assert refusal.error().facts == first.value.facts
+        assert stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+        assert not stage.batcher.repeat(refusal, 1, "numbers", soon + 1.0, 0.0), "more patient: to be looked at"
+        assert not stage.batcher.repeat(copy(refusal), 1, "numbers", soon, 0.0), "another one: its caller was told more"
         assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 2
         assert stage.finish([running]) == ["OK"]
-        stage.batcher.turn_away(1, "numbers", now + 0.0001, 0.0)
+        assert not stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+
+    def test_nothing_is_refused_likewise_by_a_batcher_that_closes(self, stage: Stage) -> None:
+        """Its caller is to go on to the version that comes after."""
+        soon = stage.clock.now + 0.0001
+        running = stage.start_busy()
+        with pytest.raises(DeadlineUnmeetable):
+            stage.batcher.offer(make_request(deadline=soon))
+        refusal = stage.batcher.last_refusal
+        assert refusal is not None
+        assert stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+        stage.batcher.close(0)
+        assert stage.batcher.last_refusal is refusal
+        assert not stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+        assert stage.finish([running]) == ["OK"]
 
     def test_all_that_wait_are_late_and_the_thread_goes_on(self, stage: Stage) -> None:
         running = stage.start_busy()

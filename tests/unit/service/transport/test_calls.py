@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.batching.refusal import Refusal
 from service.batching.request import BatchFacts, PendingRequest
 from service.errors import (
     DeadlineUnmeetable,
@@ -29,8 +30,8 @@ from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_I
 from service.transport.recorder import Recorder
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status
-from tests.fakes import FakeClock, RecordingReply
-from tests.unit.service.samples import bare_servable, make_servable
+from tests.fakes import FakeClock, RecordingReply, make_request
+from tests.unit.service.samples import FakeBatcher, bare_servable, make_servable
 
 FACTS = BatchFacts(1, 2, 0.5, 0, "idle", 100.0, 0.001, 0.002)
 REQUEST = PendingRequest([np.zeros((1, 2))], None, math.inf, 100.0, RecordingReply())
@@ -72,8 +73,7 @@ class FakePlane:
         servables: By name.
         errors: What the next submissions raise.
         submitted: Keyword arguments of each call that was taken.
-        turned_away: What each call that could be refused before it was made would have asked for.
-        refusals: What the next of those raise.
+        draining: Whether every call is refused.
     """
 
     def __init__(self, metrics: Metrics) -> None:
@@ -86,16 +86,8 @@ class FakePlane:
         self.errors: list[Exception] = []
         self.finding: list[Exception] = []
         self.submitted: list[dict[str, Any]] = []
-        self.turned_away: list[tuple[int, Any, float, float, int]] = []
-        self.refusals: list[Exception] = []
+        self.draining = False
         self.ticket = Ticket()
-
-    def turn_away(
-        self, _servable: Servable, rows: int, group: Any, deadline: float, arrival: float, priority: int
-    ) -> None:
-        self.turned_away.append((rows, group, deadline, arrival, priority))
-        if self.refusals:
-            raise self.refusals.pop(0)
 
     def knows(self, name: str) -> bool:
         return name in self.servables
@@ -313,16 +305,86 @@ def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(wo
     assert (response.id, [list(output.shape) for output in response.outputs]) == ("other", [[1, 2]])
 
 
-def test_a_message_like_an_earlier_one_may_be_refused_before_anything_is_made_of_it(world: World) -> None:
-    world.infer(id="mine")
-    world.plane.refusals = [DeadlineUnmeetable("too late")]
-    world.infer(id="mine")
-    ((rows, group, deadline, arrival, priority),) = world.plane.turned_away
-    assert (rows, deadline, arrival, priority) == (1, math.inf, 100.0, 0)
-    assert len(world.plane.submitted) == 1
-    assert world.responder.code == "RESOURCE_EXHAUSTED"
-    world.infer(id="mine")
-    assert world.plane.submitted[1]["group"] == group
+class TestRepeatedRefusals:
+    """After one for overload, calls like it are told the same before anything is made of them."""
+
+    def overload(self, world: World, **fields: Any) -> FakeBatcher:
+        """Have a call refused for overload after one that was taken."""
+        world.infer(time_remaining=0.5, **fields)
+        batcher: FakeBatcher = world.plane.servables["bare"].batcher  # type: ignore[assignment]
+        batcher.last_refusal = Refusal(make_request(deadline=100.5), 101.0, 7, 0, 100.0)
+        world.plane.errors = [batcher.last_refusal.error()]
+        world.infer(time_remaining=0.5, **fields)
+        assert [status.code.name for status in world.responder.statuses] == ["RESOURCE_EXHAUSTED"]
+        return batcher
+
+    def test_one_like_it_is_told_the_same_and_counted(self, world: World) -> None:
+        batcher = self.overload(world)
+        message = infer_request()
+        message.raw_input_contents[0] = np.array([[3, 4]], np.float32).tobytes()
+        assert world.begin(MODEL_INFER, message, 0.25) is None
+        assert len(world.plane.submitted) == 1
+        assert batcher.repeated == [(1, 100.25, 1.0)]
+        first, second = world.responder.statuses
+        assert (second.name, second.message) == (first.name, first.message)
+        assert world.counts()["bare", "ModelInfer", "RESOURCE_EXHAUSTED"] == 2
+        assert world.plane.servables["bare"].metrics.snapshot().fail.count == 2
+        assert world.calls.in_flight.count == 1
+
+    def test_each_has_its_own_id(self, world: World) -> None:
+        self.overload(world, id="one")
+        world.infer(id="two", time_remaining=0.25)
+        told = [status.trailing_metadata[0][1] for status in world.responder.statuses]
+        assert [b"one" in told[0], b"two" in told[1], b"one" in told[1]] == [True, True, False]
+
+    def test_its_own_timeout_and_the_objective_bound_its_deadline(self, world: World) -> None:
+        timeout = {"timeout": inference.InferParameter(int64_param=125_000)}
+        batcher = self.overload(world, parameters=timeout)
+        world.infer(parameters=timeout)
+        assert batcher.repeated == [(1, 100.125, 1.0)]
+
+    def test_where_it_does_not_hold_any_more_a_call_is_taken(self, world: World) -> None:
+        batcher = self.overload(world)
+        batcher.repeats = False
+        assert world.infer(time_remaining=0.25) is world.plane.ticket
+        assert world.infer(time_remaining=0.25) is world.plane.ticket
+        assert len(batcher.repeated) == 1, "asked once, not by every later call"
+
+    def test_another_message_is_looked_at(self, world: World) -> None:
+        batcher = self.overload(world)
+        assert world.infer(id="of another length", time_remaining=0.25) is world.plane.ticket
+        message = infer_request()
+        message.inputs[0].name = "y"
+        world.begin(MODEL_INFER, message, 0.25)
+        assert not batcher.repeated
+        assert len(world.plane.submitted) == 3
+
+    def test_a_damaged_id_is_told_so(self, world: World) -> None:
+        batcher = self.overload(world, id="ab")
+        payload = infer_request(id="ab").SerializeToString().replace(b"ab", b"\xff\xfe")
+        world.begin(MODEL_INFER, payload, 0.25)
+        assert world.responder.statuses[-1].code.name == "INVALID_ARGUMENT"
+        assert not batcher.repeated
+
+    def test_while_draining_the_server_says_that_it_stops(self, world: World) -> None:
+        batcher = self.overload(world)
+        world.plane.draining = True
+        world.plane.finding = [Draining("the server is stopping")]
+        world.infer(time_remaining=0.25)
+        assert world.responder.statuses[-1].code.name == "UNAVAILABLE"
+        assert not batcher.repeated
+
+    def test_who_is_watched_is_looked_at(self) -> None:
+        world = World(recorder=Recorder(AccessLog(0.5, lambda: 0.9)))
+        batcher = self.overload(world)
+        assert world.infer(time_remaining=0.25) is world.plane.ticket
+        assert not batcher.repeated
+
+    def test_where_the_answer_may_be_known_it_is_looked_for(self, world: World) -> None:
+        world.plane.servables["bare"] = bare_servable(metrics=world.metrics, shared=object())
+        batcher = self.overload(world)
+        assert world.infer(time_remaining=0.25) is world.plane.ticket
+        assert not batcher.repeated
 
 
 def test_pictures_like_earlier_ones_are_not_parsed_again_and_mean_the_same(world: World) -> None:
