@@ -25,7 +25,7 @@ from bench.conformance.tensors import (
 from service.pb.inference import grpc_service_pb2 as pb
 
 Arrays = dict[str, np.ndarray]
-_FREE_AXIS = 8  # so long is made an axis of any length that is not the batch
+FREE_AXIS = 8  # so long is made an axis of any length that is not the batch
 _ROWS_UNKNOWN = 4  # so many rows are dared where ModelConfig does not say how many may be sent
 
 
@@ -43,6 +43,7 @@ class Model:
         limit_known: Whether ``max_rows`` is the server's word.
         optional: Names of inputs that may be left out.
         mirrors: The input that an output gives back, by output.
+        free_axis: Length of every free axis but the batch in what is made up.
     """
 
     name: str
@@ -54,6 +55,7 @@ class Model:
     limit_known: bool
     optional: frozenset[str]
     mirrors: Mapping[str, str]
+    free_axis: int = FREE_AXIS
 
     def arrays(self, rows: int = 1, seed: int = 0) -> Arrays:
         """Make up a value for each input; inputs that come back as they are get any value of their datatype."""
@@ -74,7 +76,7 @@ class Model:
 
     def shape(self, tensor: Tensor, rows: int) -> tuple[int, ...]:
         """Return a tensor's shape for so many rows, with a length for every free axis."""
-        free = [_FREE_AXIS if size == -1 else size for size in tensor.shape]
+        free = [self.free_axis if size == -1 else size for size in tensor.shape]
         return (rows, *free[1:]) if self.batched else tuple(free)
 
     def request(

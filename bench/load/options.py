@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
+from bench.conformance.model import FREE_AXIS
 from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, read_trace
 
 PROCESSES = ("constant", "poisson", "gamma", "bursts", "trace")
@@ -79,6 +80,9 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     option("--trace", Path, None, "recorded instants in seconds, one a line", "FILE")
     option("--input", Path, None, "send encoded pictures (a folder, a file) or sentences (a .txt)", "DIR|FILE")
     option("--rows", count, 1, "rows of each request", "N")
+    option(
+        "--length", count, FREE_AXIS, "of the model's free axes in what is made up, such as tokens of a sentence", "N"
+    )
     option("--distinct", count, 16, "how many different requests are made up, without --input", "N")
     option("--warm-up-seconds", not_negative, 2.0, "sent before the window, and not counted")
     option("--deadline-seconds", not_negative, None, "gRPC deadline of each call, from its intended instant; 0: none")

@@ -87,7 +87,7 @@ def open_session(flags: argparse.Namespace) -> Session:
                 f"{flags.server}: no gRPC server answers there; start one, or give another HOST:PORT"
             ) from None
         # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
-        model = dataclasses.replace(learn(target, flags.model, {}), mirrors={})
+        model = dataclasses.replace(learn(target, flags.model, {}), mirrors={}, free_axis=flags.length)
         requests = _requests(model, encoded, flags)
         alone = [target.call("ModelInfer", request) for request in (requests if flags.check else requests[:1])]
     reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -82,6 +83,12 @@ def test_requests_are_made_up_each_different():
     assert len(set(requests)) == 4
     assert requests == generated_requests(PICTURES, 4, 2, "")
     assert list(pb.ModelInferRequest.FromString(requests[0]).inputs[0].shape) == [2, 28, 28, 1]
+
+
+def test_free_axes_are_as_long_as_asked_for():
+    sentences = dataclasses.replace(model(Tensor("ids", "INT64", (-1, -1))), free_axis=64)
+    (request,) = generated_requests(sentences, 1, 2, "")
+    assert list(pb.ModelInferRequest.FromString(request).inputs[0].shape) == [2, 64]
 
 
 def test_what_differs_from_the_reference():
