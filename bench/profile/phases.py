@@ -70,6 +70,7 @@ RULES: Mapping[str, Mapping[str, Phase]] = {
         "Call.respond": Phase.REPLY,
         "Call.refuse": Phase.REPLY,
         "Call._fail": Phase.REPLY,
+        "Call._send": Phase.REPLY,
         "Call._settle": Phase.REPLY,
     },
     "service/transport/call_record.py": {"": Phase.OTHER},

@@ -82,11 +82,6 @@ class InFlight:
             return self._changed.wait_for(lambda: not self._count, timeout_seconds)
 
 
-def request_id_of(caller_id: str, responder: Responder) -> str:
-    """Return a call's id: that in its message, else in its metadata, else one of ours; at a length fit for a log."""
-    return (caller_id or responder.request_id)[:_MAX_REQUEST_ID]
-
-
 class Ledger(Protocol):
     """What a call needs of those who count calls."""
 
@@ -148,7 +143,7 @@ class Call:
     @property
     def request_id(self) -> str:
         """The id in the request message, else in its metadata, else one of ours."""
-        return request_id_of(self.caller_id, self._responder)
+        return (self.caller_id or self._responder.request_id)[:_MAX_REQUEST_ID]
 
     def respond(self, payload: bytes) -> None:
         """Settle with an answer."""
@@ -174,14 +169,26 @@ class Call:
         _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": self._method}})
         self._fail(internal(request_id), "INTERNAL")
 
+    def refuse_likewise(self, servable: Servable, status: Status) -> None:
+        """Settle with what the last caller of a servable was told; only the number of such calls is logged."""
+        self._servable, self._model = servable, servable.name
+        if self._send(status) is not None:
+            self._calls.recorder.left_out()
+
     def _fail(self, status: Status, reason: str) -> None:
+        seconds = self._send(status)
+        if seconds is not None:
+            self._ended(status.name, seconds, reason)
+
+    def _send(self, status: Status) -> float | None:
+        """Settle with a failure; return the seconds since intake, or None if the call was settled."""
         if not self._settle(status.name):
-            return
+            return None
         seconds = self._seconds()
         if self._servable is not None:
             self._servable.metrics.observe_failure(seconds)
         self._responder.fail(status)
-        self._ended(status.name, seconds, reason)
+        return seconds
 
     def _settle(self, code: str) -> bool:
         if self._settled:

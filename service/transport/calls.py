@@ -23,7 +23,7 @@ from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
-from service.transport.call import Call, InFlight, Responder, request_id_of
+from service.transport.call import Call, InFlight, Responder
 from service.transport.recorder import Recorder, failures_only
 from service.transport.repeated import RepeatedRefusal, repeated_refusal
 from service.transport.replies import ClassifyReply, InferForm, InferReply
@@ -106,15 +106,15 @@ class Calls:
             A ticket to cancel the call with; None if it was refused at once.
         """
         arrival = self.dataplane.clock()
-        repeated = self._repeated
-        if repeated is not None and self._repeats(repeated, method, payload, time_remaining, responder, arrival):
-            return None
         deadline = math.inf if time_remaining is None else arrival + time_remaining
         call = Call(self, method, responder, arrival, burst)
         if self.recorder.draws:
             call.record = self.recorder.begin(method, metadata, arrival)
         self.in_flight.enter()
         try:
+            repeated = self._repeated
+            if repeated is not None and method == MODEL_INFER and self._repeats(repeated, call, payload, deadline):
+                return None
             self.check_access(method, metadata)
             return self._begin_on_newest(call, method, payload, deadline)
         except ServingError as error:
@@ -125,32 +125,16 @@ class Calls:
             call.unexpected()
         return None
 
-    def _repeats(
-        self,
-        repeated: RepeatedRefusal,
-        method: str,
-        payload: bytes,
-        time_remaining: float | None,
-        responder: Responder,
-        arrival: float,
-    ) -> bool:
-        """Refuse a call like the one that was refused last, if that still holds; else leave it untouched."""
-        if method != MODEL_INFER or self.dataplane.draining or not repeated.is_like(payload):
+    def _repeats(self, repeated: RepeatedRefusal, call: Call, payload: bytes, deadline: float) -> bool:
+        """Refuse a ModelInfer call like the one that was refused last, if that still holds; else do nothing."""
+        if self.dataplane.draining or not repeated.is_like(payload):
             return False
-        template = repeated.template
-        try:
-            request_id = request_id_of(template.request_id(payload), responder)
-        except DecodeError:
-            return False
-        if not repeated.covers(time_remaining, arrival):
+        call.caller_id = repeated.template.request_id(payload)
+        if not repeated.covers(deadline, call.arrival):
             self._repeated = None
             return False
-        status = self.status_of(repeated.error, request_id)
-        servable = template.form.servable
-        self.count(method, status.name, template.model_name, str(servable.version))
-        servable.metrics.observe_failure(self.dataplane.clock() - arrival)
-        responder.fail(status)
-        self.recorder.left_out()
+        status = self.status_of(repeated.error, call.request_id)
+        call.refuse_likewise(repeated.template.form.servable, status)
         return True
 
     def refuse(self, method: str, responder: Responder, error: ServingError) -> None:

@@ -1,7 +1,7 @@
 """A refusal for overload, and the calls that are told the same before anything is made of them.
 
-Past capacity most calls are like the last one and find what it found. Saying so again costs a third of
-finding it out, and what it costs is taken from those who are answered.
+Past capacity most calls are like the last one and find what it found. Saying so again costs less than finding
+it out, and what it costs is taken from those who are answered.
 """
 
 from __future__ import annotations
@@ -37,12 +37,12 @@ class RepeatedRefusal:
         """Tell whether a message says the same, but for its tensors and id."""
         return len(payload) == self.size and self.template.fits(payload)
 
-    def covers(self, time_remaining: float | None, now: float) -> bool:
-        """Tell whether the batcher refuses a call with such a message for the same reason, and counts it then."""
-        patience = self.patience_seconds if time_remaining is None else min(time_remaining, self.patience_seconds)
+    def covers(self, deadline: float, now: float) -> bool:
+        """Tell whether the batcher refuses a call with such a message for the same reason, and count it then."""
         template = self.template
+        deadline = min(deadline, now + self.patience_seconds)
         batcher = template.form.servable.batcher
-        return batcher.repeat(self.refusal, template.rows, template.group, now + patience, self.handicap)
+        return batcher.repeat(self.refusal, template.rows, template.group, deadline, self.handicap)
 
 
 def repeated_refusal(template: Template, payload: bytes, error: DeadlineUnmeetable) -> RepeatedRefusal | None:

@@ -380,6 +380,18 @@ class TestRepeatedRefusals:
         assert world.infer(time_remaining=0.25) is world.plane.ticket
         assert not batcher.repeated
 
+    def test_an_error_of_ours_is_told_as_any_other(self, world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Whoever takes calls in must live on."""
+        batcher = self.overload(world)
+
+        def fail(*_: object) -> bool:
+            raise RuntimeError("ours")
+
+        monkeypatch.setattr(batcher, "repeat", fail)
+        assert world.infer(time_remaining=0.25) is None
+        assert world.responder.statuses[-1].code.name == "INTERNAL"
+        assert world.calls.in_flight.count == 1
+
     def test_where_the_answer_may_be_known_it_is_looked_for(self, world: World) -> None:
         world.plane.servables["bare"] = bare_servable(metrics=world.metrics, shared=object())
         batcher = self.overload(world)
