@@ -1,7 +1,8 @@
 """The native door: HTTP/2 in Rust outside the GIL, the hot unary methods answered from any thread.
 
 One intake thread takes as many calls as wait in one trip across the GIL. Past capacity it rests between
-trips: no call that it takes then can start at once, and each trip costs the batch that runs its caches.
+trips: no call that it takes then can start at once, and each trip costs the batch that runs its caches. When
+the rest is over it interrupts the batch, so that who is refused hears of it soon (ADR 6).
 Every other method goes on to the grpcio server behind it, over a Unix socket.
 """
 
@@ -16,6 +17,7 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
 from service.dataplane import Ticket
 from service.errors import ServingError
+from service.scheduling import Hurry
 from service.transport.call import new_request_id
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.limits import DoorLimits
@@ -23,7 +25,7 @@ from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
-_REST_SECONDS = 0.0015  # after a trip with refusals; network cards are relieved in the same way
+_REST_SECONDS = 0.002  # after a trip with refusals; network cards are relieved in the same way
 _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
 
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
@@ -98,6 +100,7 @@ class FastLane:
 
     def _intake(self) -> None:
         try:
+            hurry = Hurry()
             while not self._closing:
                 events = self._front.recv_batch_details(_CALLS_A_TRIP, _POLL_MILLISECONDS)
                 if events is None:
@@ -109,6 +112,7 @@ class FastLane:
                     elif (ticket := self._tickets.pop(call_id, None)) is not None:
                         ticket.cancel()
                 self._burst.finish()
+                hurry.note(refused, time.monotonic())
                 if refused:
                     time.sleep(_REST_SECONDS)
         except BaseException:

@@ -45,3 +45,18 @@ def test_a_sandbox_may_forbid_it(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(os, "sched_setscheduler", forbidden)
     scheduling.wait_for_turns()
+
+
+def test_a_refusal_hurries_its_thread_until_there_was_none_for_a_second() -> None:
+    def trips() -> list[tuple[bool, int]]:
+        scheduling.wait_for_turns()
+        hurry, found = scheduling.Hurry(), []
+        for refused, now in ((False, 9.0), (True, 10.0), (False, 10.9), (True, 10.95), (False, 11.9), (False, 11.96)):
+            hurry.note(refused, now)
+            found.append((hurry.is_on, os.sched_getscheduler(0)))
+        return found
+
+    with ThreadPoolExecutor(1) as thread:
+        found = thread.submit(trips).result()
+    waits, hurries = (False, os.SCHED_BATCH), (True, os.SCHED_OTHER)
+    assert found == [waits, hurries, hurries, hurries, hurries, waits]
