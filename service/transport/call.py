@@ -12,6 +12,7 @@ from service.dataplane import DataPlane
 from service.errors import InvalidInput, ServingError
 from service.preparation import Burst
 from service.repository.servable import Servable
+from service.transport.access import Metadata
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.recorder import Recorder
 from service.transport.status import Status, internal
@@ -27,6 +28,14 @@ _run_id = os.urandom(4).hex()
 def new_request_id() -> str:
     """Return an id that no other call of this or another run has."""
     return f"{_run_id}-{next(_ids):x}"
+
+
+def request_id_of(metadata: Metadata) -> str:
+    """Return the caller's ``x-request-id``, or a new one of ours."""
+    for key, value in metadata:
+        if key == "x-request-id" and value and isinstance(value, str):
+            return value
+    return new_request_id()
 
 
 class Responder(Protocol):

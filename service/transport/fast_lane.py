@@ -18,7 +18,7 @@ from pygrpc_native import EVENT_CALL, NativeGrpcFront
 from service.dataplane import Ticket
 from service.errors import ServingError
 from service.scheduling import Hurry
-from service.transport.call import new_request_id
+from service.transport.call import request_id_of
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.limits import DoorLimits
 from service.transport.status import Status
@@ -159,11 +159,7 @@ class _NativeResponder:
     def request_id(self) -> str:
         """The caller's ``x-request-id``, or one of ours; looked up only when somebody asks."""
         if not self._request_id:
-            for key, value in self._metadata:
-                if key == "x-request-id" and isinstance(value, str):
-                    self._request_id = value
-                    break
-            self._request_id = self._request_id or new_request_id()
+            self._request_id = request_id_of(self._metadata)
         return self._request_id
 
     def respond(self, payload: bytes) -> None:

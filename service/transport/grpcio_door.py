@@ -22,7 +22,7 @@ from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
 from service.scheduling import take_turns_at_once
-from service.transport.call import new_request_id
+from service.transport.call import request_id_of
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.health import Health
@@ -150,8 +150,8 @@ class GrpcioDoor:
         """Return the handler of a hot method: raw bytes in, raw bytes out."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            responder = LoopResponder(self._replies, self._loop.create_future(), _request_id(context))
             metadata = context.invocation_metadata() or ()
+            responder = LoopResponder(self._replies, self._loop.create_future(), metadata)
             ticket = self._calls.begin(path, payload, context.time_remaining(), responder, metadata)
             try:
                 outcome = await responder.future
@@ -170,13 +170,14 @@ class GrpcioDoor:
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
         """The handler of ModelStreamInfer; its credential is checked once, at the start."""
+        metadata = context.invocation_metadata() or ()
+        request_id = request_id_of(metadata)
         try:
-            self._calls.check_access(MODEL_STREAM_INFER, context.invocation_metadata() or ())
+            self._calls.check_access(MODEL_STREAM_INFER, metadata)
         except ServingError as error:
             self._calls.count(MODEL_STREAM_INFER, error.status)
-            await _abort(context, self._calls.status_of(error, _request_id(context)))
-        metadata = context.invocation_metadata() or ()
-        stream = Stream(self._calls, self._replies.call, context.time_remaining(), _request_id(context), metadata)
+            await _abort(context, self._calls.status_of(error, request_id))
+        stream = Stream(self._calls, self._replies.call, context.time_remaining(), request_id, metadata)
         async for answer in stream.run(requests):
             await self._pass()
             yield answer
@@ -190,8 +191,8 @@ class GrpcioDoor:
         """Return the handler of a method that answers at once."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
-            request_id = _request_id(context)
             metadata = context.invocation_metadata() or ()
+            request_id = request_id_of(metadata)
             arrival = self._calls.dataplane.clock()
             recorder = self._calls.recorder
             record = recorder.begin(method.path, metadata, arrival) if recorder.draws else None
@@ -263,13 +264,6 @@ def _check_free(address: str) -> None:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     socket.create_server((host.strip("[]"), int(port)), family=family).close()
-
-
-def _request_id(context: grpc.aio.ServicerContext[Any, Any]) -> str:
-    for key, value in context.invocation_metadata() or ():
-        if key == "x-request-id" and isinstance(value, str) and value:
-            return value
-    return new_request_id()
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:

@@ -8,6 +8,8 @@ import logging
 import threading
 from collections.abc import Callable
 
+from service.transport.access import Metadata
+from service.transport.call import request_id_of
 from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
@@ -50,12 +52,20 @@ class LoopResponder:
     """Answers one call by its future."""
 
     transport = "grpcio"
-    __slots__ = ("_replies", "future", "request_id")
+    __slots__ = ("_metadata", "_replies", "_request_id", "future")
 
-    def __init__(self, replies: ReplyQueue, future: asyncio.Future[bytes | Status], request_id: str) -> None:
-        self._replies = replies
+    def __init__(self, replies: ReplyQueue, future: asyncio.Future[bytes | Status], metadata: Metadata) -> None:
         self.future = future
-        self.request_id = request_id
+        self._replies = replies
+        self._metadata = metadata
+        self._request_id = ""
+
+    @property
+    def request_id(self) -> str:
+        """The caller's ``x-request-id``, or one of ours; looked up only when somebody asks."""
+        if not self._request_id:
+            self._request_id = request_id_of(self._metadata)
+        return self._request_id
 
     def respond(self, payload: bytes) -> None:
         """Send the answer."""

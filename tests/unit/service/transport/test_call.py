@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import threading
 
-from service.transport.call import InFlight, new_request_id
+import pytest
+
+from service.transport.call import InFlight, new_request_id, request_id_of
 
 
 def test_waiting_for_idle_ends_with_the_last_call() -> None:
@@ -24,3 +26,14 @@ def test_request_ids_are_told_apart() -> None:
     ids = [new_request_id() for _ in range(100)]
     assert len(set(ids)) == 100
     assert len({identifier.split("-")[0] for identifier in ids}) == 1
+
+
+def test_a_callers_own_id_is_taken() -> None:
+    assert request_id_of([("user-agent", "x"), ("x-request-id", "theirs"), ("x-request-id", "second")]) == "theirs"
+
+
+@pytest.mark.parametrize("metadata", [(), [("x-request-id", "")], [("x-request-id", b"bytes")], [("other", "theirs")]])
+def test_without_an_id_of_the_caller_there_is_one_of_ours(metadata: list[tuple[str, str | bytes]]) -> None:
+    first, second = request_id_of(metadata), request_id_of(metadata)
+    assert first != second
+    assert first.split("-")[0] == new_request_id().split("-")[0]
