@@ -166,9 +166,9 @@ class ModelMetrics:
         if len(self._succeeded) >= _SETTLE_CALLS:
             self.settle()
 
-    def observe_failure(self, seconds: float) -> None:
-        """Count a call that ended in an error."""
-        self._failed.append(seconds)
+    def observe_failure(self, seconds: float, count: int = 1) -> None:
+        """Count calls that ended in an error, after so long each."""
+        self._failed.extend([seconds] * count)
         if len(self._failed) >= _SETTLE_CALLS:
             self.settle()
 
@@ -249,9 +249,9 @@ class ModelMetrics:
             self._families.predictions.labels(*self._labels, labels[place]).inc(int(counts[place]))
         self._confidence.observe(np.concatenate([probabilities for _, probabilities, _ in best]))
 
-    def rejected(self, reason: str) -> None:
-        """Count a refused request."""
-        self._rejected.append(reason)
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """Count refused requests."""
+        self._rejected.extend([reason] * count)
         if len(self._rejected) >= _SETTLE_CALLS:
             self.settle()
 

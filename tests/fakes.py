@@ -150,8 +150,8 @@ class RecordingObserver:
     def failed(self, requests: Sequence[PendingRequest]) -> None:
         self.events.append(("failed", len(requests)))
 
-    def rejected(self, reason: str) -> None:
-        self.events.append(("rejected", reason))
+    def rejected(self, reason: str, count: int = 1) -> None:
+        self.events.extend([("rejected", reason)] * count)
 
     def cancelled(self, stage: str) -> None:
         self.events.append(("cancelled", stage))
@@ -172,8 +172,8 @@ class RaisingObserver(RecordingObserver):
         super().failed(requests)
         raise RuntimeError("broken metrics")
 
-    def rejected(self, reason: str) -> None:
-        super().rejected(reason)
+    def rejected(self, reason: str, count: int = 1) -> None:
+        super().rejected(reason, count)
         raise RuntimeError("broken metrics")
 
     def cancelled(self, stage: str) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
@@ -89,9 +89,11 @@ class Admission:
         self._arrivals.observe(request.rows, now)
         if request.deadline == math.inf:
             return None
-        last, departures = self.last_refusal, self._queue.departures
-        if last is not None and last.holds_for(
-            request.rows, request.group, request.deadline, request.handicap, departures, now
+        last = self.last_refusal
+        if (
+            last is not None
+            and last.is_for(request.rows, request.group, request.handicap)
+            and self.repeats(last, request.deadline, now)
         ):
             return last.error()
         finish = self._finish(request, busy_until, now)
@@ -101,25 +103,16 @@ class Admission:
         self.last_refusal = refusal if self._limits.prompt and min(busy_until) > IDLE else None
         return refusal.error()
 
-    def repeats(
-        self, refusal: Refusal, rows: int, group: Hashable, deadline: float, handicap: float, now: float
-    ) -> bool:
-        """Tell whether the last refusal is still this one and holds for an arrival, and count that then.
+    def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
+        """Tell whether the last refusal is still this one and holds for an arrival that it is for.
 
-        Args:
-            refusal: It.
-            rows: Of the arrival, like the next three.
-            group: As in :class:`PendingRequest`, like the next two.
-            deadline: Finite.
-            handicap: For its priority.
-            now: The present instant.
+        Changes nothing and may be asked without the lock: a batch that ends meanwhile comes a moment too late.
         """
-        holds = refusal is self.last_refusal and refusal.holds_for(
-            rows, group, deadline, handicap, self._queue.departures, now
-        )
-        if holds:
-            self._arrivals.observe(rows, now)
-        return holds
+        return refusal is self.last_refusal and refusal.holds(deadline, self._queue.departures, now)
+
+    def repeated(self, rows: int, now: float) -> None:
+        """Take note of arrivals that were told what the last one was told."""
+        self._arrivals.observe(rows, now)
 
     def _finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         if self._limits.prompt and min(busy_until) > IDLE:

@@ -9,7 +9,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Iterable
 
 from service.batching.admission import IDLE, Admission, BatcherLimits
 from service.batching.assembly import BatchBuffer
@@ -121,7 +121,7 @@ class Batcher:
 
     @property
     def last_refusal(self) -> Refusal | None:
-        """The last that may hold for later arrivals, for :meth:`repeat`."""
+        """The last that may hold for later arrivals, for :meth:`repeats`."""
         return self._admission.last_refusal
 
     def reserve(self) -> None:
@@ -175,25 +175,26 @@ class Batcher:
             self._take_in(request, error)
         self._raise(error)
 
-    def repeat(self, refusal: Refusal, rows: int, group: Hashable, deadline: float, handicap: float) -> bool:
-        """Refuse an arrival of which no more is known yet, if :attr:`last_refusal` holds for it.
+    def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
+        """Tell whether :attr:`last_refusal` is still this one and holds for an arrival that it is for; takes no lock.
 
         Args:
-            refusal: What :attr:`last_refusal` was; its caller is to be told the same.
-            rows: As of the request that it would become, like the rest.
-            group: Which requests may share its batch.
-            deadline: Instant.
-            handicap: For its priority.
+            refusal: What :attr:`last_refusal` was.
+            deadline: Of the arrival, an instant.
+            now: The present instant.
 
         Returns:
-            Whether it is refused. If not, it is to be made a request and offered.
+            Whether its caller may be told the same, and counted by :meth:`repeated`. If not, it is to be made a
+            request and offered.
         """
+        return not self._closing and self._admission.repeats(refusal, deadline, now)
+
+    def repeated(self, count: int, rows: int) -> None:
+        """Count arrivals, of so many rows each, that were told what the last one was told."""
         now = self._clock()
         with self._lock:
-            repeats = not self._closing and self._admission.repeats(refusal, rows, group, deadline, handicap, now)
-        if repeats:
-            self._observer.rejected(DeadlineUnmeetable.reason.lower())
-        return repeats
+            self._admission.repeated(count * rows, now)
+        self._observer.rejected(DeadlineUnmeetable.reason.lower(), count)
 
     def _take_in(self, request: PendingRequest, error: ServingError | None) -> None:
         if error is not None:

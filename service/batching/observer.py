@@ -25,8 +25,8 @@ class Observer(Protocol):
     def failed(self, requests: Sequence[PendingRequest]) -> None:
         """A batch failed in the backend; if it had several members, each is tried alone next."""
 
-    def rejected(self, reason: str) -> None:
-        """A request was refused; ``reason`` is the error's reason in lower case."""
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """So many requests were refused; ``reason`` is the error's reason in lower case."""
 
     def cancelled(self, stage: str) -> None:
         """A caller left while its request was ``"queued"`` or ``"running"``."""
@@ -50,9 +50,9 @@ class ShieldedObserver:
         """A batch failed in the backend."""
         self._tell(lambda: self._observer.failed(requests))
 
-    def rejected(self, reason: str) -> None:
-        """A request was refused."""
-        self._tell(lambda: self._observer.rejected(reason))
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """Requests were refused."""
+        self._tell(lambda: self._observer.rejected(reason, count))
 
     def cancelled(self, stage: str) -> None:
         """A caller left."""

@@ -47,27 +47,19 @@ class Refusal:
         self._departures = departures
         self._until = now + _HOLDS * wait_seconds
 
-    def holds_for(
-        self, rows: int, group: Hashable, deadline: float, handicap: float, departures: int, now: float
-    ) -> bool:
-        """Tell whether a later request is refused for the same reason; nobody has left the queue since.
+    def is_for(self, rows: int, group: Hashable, handicap: float) -> bool:
+        """Tell whether a later request asks for no less, but for its deadline; see :class:`PendingRequest`."""
+        return rows >= self._rows and handicap >= self._handicap and group == self._group
+
+    def holds(self, deadline: float, departures: int, now: float) -> bool:
+        """Tell whether such a request is refused for the same reason; nobody has left the queue since.
 
         Args:
-            rows: Of that request, like the next three.
-            group: As in :class:`PendingRequest`.
-            deadline: As there.
-            handicap: As there.
+            deadline: Of that request.
             departures: How many have left the queue by now.
             now: The present instant.
         """
-        return (
-            now < self._until
-            and departures == self._departures
-            and now < deadline <= self._finish
-            and rows >= self._rows
-            and handicap >= self._handicap
-            and group == self._group
-        )
+        return now < self._until and departures == self._departures and now < deadline <= self._finish
 
     def error(self) -> DeadlineUnmeetable:
         """Return what its caller is told (RESOURCE_EXHAUSTED)."""

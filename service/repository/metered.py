@@ -41,9 +41,9 @@ class MeteredBatches:
     def failed(self, requests: Sequence[PendingRequest]) -> None:
         """Every member's call counts its own failure."""
 
-    def rejected(self, reason: str) -> None:
-        """Count a refusal."""
-        self._metrics.rejected(reason)
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """Count refusals."""
+        self._metrics.rejected(reason, count)
 
     def cache_hit(self, seconds: float) -> None:
         """Count an answer from the cache."""

@@ -25,9 +25,9 @@ class Allowance:
         self._since: float | None = None
         self._denied = 0
 
-    def deny(self) -> None:
-        """Deny one without asking."""
-        self._denied += 1
+    def deny(self, count: int) -> None:
+        """Deny so many without asking."""
+        self._denied += count
 
     def take(self, now: float) -> int | None:
         """Ask for one.
@@ -70,11 +70,11 @@ class AccessLog:
         """Decide about one call at its beginning."""
         return self._random() < self.sample_rate
 
-    def left_out(self) -> None:
-        """Count a failure for which no line is written."""
+    def left_out(self, count: int) -> None:
+        """Count failures for which no line is written."""
         if _LOG.isEnabledFor(logging.INFO):
             with self._lock:
-                self._failures.deny()
+                self._failures.deny(count)
 
     def ended(self, call: EndedCall) -> None:
         """Write a line if the call was drawn, or failed while failures are not too many."""

@@ -178,26 +178,14 @@ class Call:
         _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": self._method}})
         self._fail(internal(request_id), "INTERNAL")
 
-    def refuse_likewise(self, servable: Servable, status: Status) -> None:
-        """Settle with what the last caller of a servable was told; only the number of such calls is logged."""
-        self._servable, self._model = servable, servable.name
-        if self._send(status) is not None:
-            self._calls.recorder.left_out()
-
     def _fail(self, status: Status, reason: str) -> None:
-        seconds = self._send(status)
-        if seconds is not None:
-            self._ended(status.name, seconds, reason)
-
-    def _send(self, status: Status) -> float | None:
-        """Settle with a failure; return the seconds since intake, or None if the call was settled."""
         if not self._settle(status.name):
-            return None
+            return
         seconds = self._seconds()
         if self._servable is not None:
             self._servable.metrics.observe_failure(seconds)
         self._responder.fail(status)
-        return seconds
+        self._ended(status.name, seconds, reason)
 
     def _settle(self, code: str) -> bool:
         if self._settled:

@@ -25,7 +25,7 @@ from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
 from service.transport.call import Call, InFlight, Responder
 from service.transport.recorder import Recorder, failures_only
-from service.transport.repeated import RepeatedRefusal, repeated_refusal
+from service.transport.repeated import Likewise, RepeatedRefusal, repeated_refusal
 from service.transport.replies import ClassifyReply, InferForm, InferReply
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status, status_of
@@ -71,7 +71,8 @@ class Calls:
         self._shared_memory = shared_memory
         self._overload_status = overload_status
         self._templates = Templates()
-        self._repeated: RepeatedRefusal | None = None
+        self.repeated: RepeatedRefusal | None = None
+        """The last refusal that others may be told as well, for :meth:`likewise`."""
         # Who is watched or must show a credential is looked at one by one.
         self._may_repeat = access.is_open and not self.recorder.draws
         self._begin = {
@@ -112,9 +113,6 @@ class Calls:
             call.record = self.recorder.begin(method, metadata, arrival)
         self.in_flight.enter()
         try:
-            repeated = self._repeated
-            if repeated is not None and method == MODEL_INFER and self._repeats(repeated, call, payload, deadline):
-                return None
             self.check_access(method, metadata)
             return self._begin_on_newest(call, method, payload, deadline)
         except ServingError as error:
@@ -125,17 +123,9 @@ class Calls:
             call.unexpected()
         return None
 
-    def _repeats(self, repeated: RepeatedRefusal, call: Call, payload: bytes, deadline: float) -> bool:
-        """Refuse a ModelInfer call like the one that was refused last, if that still holds; else do nothing."""
-        if self.dataplane.draining or not repeated.is_like(payload):
-            return False
-        call.caller_id = repeated.template.request_id(payload)
-        if not repeated.covers(deadline, call.arrival):
-            self._repeated = None
-            return False
-        status = self.status_of(repeated.error, call.request_id)
-        call.refuse_likewise(repeated.template.form.servable, status)
-        return True
+    def likewise(self) -> Likewise:
+        """Return what one thread asks about each call before it begins it."""
+        return Likewise(self, MODEL_INFER)
 
     def refuse(self, method: str, responder: Responder, error: ServingError) -> None:
         """Settle a call that a door does not let in."""
@@ -168,6 +158,12 @@ class Calls:
     def count(self, method: str, code: str, model: str = "", version: str = "") -> None:
         """Count a call that ended, also one of a door's own methods."""
         self._ended.append((model, version, method, code))
+        if len(self._ended) >= _SETTLE_CALLS:
+            self.settle()
+
+    def count_many(self, number: int, method: str, code: str, model: str, version: str) -> None:
+        """Count calls that ended alike."""
+        self._ended.extend([(model, version, method, code)] * number)
         if len(self._ended) >= _SETTLE_CALLS:
             self.settle()
 
@@ -222,7 +218,7 @@ class Calls:
             return self.dataplane.submit(servable, inputs, template.group, deadline, arrival, reply, priority)
         except DeadlineUnmeetable as error:
             if self._may_repeat:
-                self._repeated = repeated_refusal(template, payload, error)
+                self.repeated = repeated_refusal(template, payload, error, call.request_id, self.status_of)
             raise
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:

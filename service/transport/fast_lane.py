@@ -65,6 +65,7 @@ class FastLane:
         """
         self._calls = calls
         self._burst = calls.dataplane.burst()
+        self._likewise = calls.likewise()
         self._max_message_bytes = limits.max_message_bytes
         self._on_death = on_death
         self._tickets: dict[int, Ticket] = {}
@@ -112,6 +113,7 @@ class FastLane:
                     elif (ticket := self._tickets.pop(call_id, None)) is not None:
                         ticket.cancel()
                 self._burst.finish()
+                self._likewise.settle()
                 hurry.note(refused, time.monotonic())
                 if refused:
                     time.sleep(_REST_SECONDS)
@@ -121,6 +123,9 @@ class FastLane:
 
     def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> bool:
         """Take one call in; tell whether it was not refused at once."""
+        if (status := self._likewise.status(method, payload, details[2], details[0])) is not None:
+            self._front.fail(call_id, status.number, status.message, status.trailing_metadata)
+            return False
         responder = _NativeResponder(self._front, self._tickets, call_id, details[0])
         if len(payload) > self._max_message_bytes:
             text = f"message of {len(payload)} bytes, expected at most {self._max_message_bytes}"

@@ -63,9 +63,9 @@ class Recorder:
         except Exception:
             _LOG.exception("the end of a call cannot be recorded")
 
-    def left_out(self) -> None:
-        """Pass on that a call failed of which no more is told than that."""
-        self._access_log.left_out()
+    def left_out(self, count: int) -> None:
+        """Pass on that calls failed of which no more is told than that."""
+        self._access_log.left_out(count)
 
 
 def failures_only() -> Recorder:

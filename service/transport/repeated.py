@@ -1,16 +1,26 @@
 """A refusal for overload, and the calls that are told the same before anything is made of them.
 
-Past capacity most calls are like the last one and find what it found. Saying so again costs less than finding
+Past capacity most calls are like the last one and find what it found. Saying so again costs a fraction of finding
 it out, and what it costs is taken from those who are answered.
 """
 
 from __future__ import annotations
 
+import logging
+import math
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Protocol
 
 from service.batching.refusal import Refusal
+from service.dataplane import DataPlane
 from service.errors import DeadlineUnmeetable
+from service.transport.access import Metadata
+from service.transport.recorder import Recorder
+from service.transport.status import Status
 from service.transport.template import Template
+
+_LOG = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,36 +31,144 @@ class RepeatedRefusal:
         template: Of its message.
         size: Of its message, in bytes.
         refusal: The batcher's.
-        error: What its caller was told.
-        handicap: For its priority.
+        status_for: What a caller with this request id is told.
+        status: What its own caller was told. Those who bring no id are told the same to the byte: of all of them the
+            log has this one.
         patience_seconds: The most that a call like it waits, by its own timeout and the model's objective.
     """
 
     template: Template
     size: int
     refusal: Refusal
-    error: DeadlineUnmeetable
-    handicap: float
+    status_for: Callable[[str], Status]
+    status: Status
     patience_seconds: float
 
-    def is_like(self, payload: bytes) -> bool:
-        """Tell whether a message says the same, but for its tensors and id."""
-        return len(payload) == self.size and self.template.fits(payload)
-
-    def covers(self, deadline: float, now: float) -> bool:
-        """Tell whether the batcher refuses a call with such a message for the same reason, and count it then."""
+    def status_of(self, payload: bytes) -> Status | None:
+        """Return what the sender of a message is told; None if it says something else, but for its tensors and id."""
         template = self.template
+        if len(payload) != self.size or not template.fits(payload):
+            return None
+        if template.identity is None:
+            return self.status
+        own_id = payload[template.identity]
+        return self.status_for(own_id.decode()) if own_id.isascii() else None
+
+    def holds(self, deadline: float, now: float) -> bool:
+        """Tell whether the batcher would refuse a call with such a message for the same reason."""
         deadline = min(deadline, now + self.patience_seconds)
-        batcher = template.form.servable.batcher
-        return batcher.repeat(self.refusal, template.rows, template.group, deadline, self.handicap)
+        return self.template.form.servable.batcher.repeats(self.refusal, deadline, now)
 
 
-def repeated_refusal(template: Template, payload: bytes, error: DeadlineUnmeetable) -> RepeatedRefusal | None:
-    """Return what may be told others after a call of tensors was refused; None if it holds for nobody else."""
+def repeated_refusal(
+    template: Template, payload: bytes, error: DeadlineUnmeetable, request_id: str, status_of: StatusOf
+) -> RepeatedRefusal | None:
+    """Return what may be told others after a call of tensors was refused; None if it holds for nobody else.
+
+    Args:
+        template: Of its message.
+        payload: Its message.
+        error: Why it was refused.
+        request_id: Of the call.
+        status_of: From errors to what callers see.
+    """
     servable = template.form.servable
     refusal = servable.batcher.last_refusal
     if refusal is None or servable.shared is not None:  # shared: others may have their answer there
         return None
+    if not refusal.is_for(template.rows, template.group, servable.priorities.handicap(template.priority)):
+        return None
+
+    def status_for(own_id: str) -> Status:
+        return status_of(error, own_id)
+
     patience = min(template.timeout_seconds, servable.objective_seconds)
-    handicap = servable.priorities.handicap(template.priority)
-    return RepeatedRefusal(template, len(payload), refusal, error, handicap, patience)
+    return RepeatedRefusal(template, len(payload), refusal, status_for, status_of(error, request_id), patience)
+
+
+StatusOf = Callable[[DeadlineUnmeetable, str], Status]
+
+
+class Refusals(Protocol):
+    """Where calls are begun and counted."""
+
+    dataplane: DataPlane
+    recorder: Recorder
+    repeated: RepeatedRefusal | None
+
+    def count_many(self, number: int, method: str, code: str, model: str, version: str) -> None:
+        """Count calls that ended alike."""
+        ...
+
+
+class Likewise:
+    """Tells calls that are like the one refused last the same. For one thread, which settles after each trip.
+
+    Contract: it answers for overload only, never raises, and counts all that it answered once it is settled. Who is
+    watched, brings an ``x-request-id`` or a damaged id, or may be answered is left to be looked at.
+    """
+
+    def __init__(self, calls: Refusals, method: str) -> None:
+        """Set up.
+
+        Args:
+            calls: Where the last refusal stands, and where calls are counted.
+            method: The only one that is answered.
+        """
+        self._calls = calls
+        self._method = method
+        self._last: RepeatedRefusal | None = None
+        self._count = 0
+        self._since = 0.0
+
+    def status(self, method: str, payload: bytes, time_remaining: float | None, metadata: Metadata) -> Status | None:
+        """Return what a call is told; None if it is to be begun as any other.
+
+        Args:
+            method: That was called.
+            payload: The message.
+            time_remaining: Seconds to the caller's deadline; None for none.
+            metadata: Of the call.
+        """
+        repeated = self._calls.repeated
+        if repeated is None or method != self._method:
+            return None
+        try:
+            return self._status(repeated, payload, time_remaining, metadata)
+        except Exception:
+            _LOG.exception("a refusal cannot be repeated")
+            return None
+
+    def _status(
+        self, repeated: RepeatedRefusal, payload: bytes, time_remaining: float | None, metadata: Metadata
+    ) -> Status | None:
+        status = repeated.status_of(payload)
+        if status is None:
+            return None
+        for key, _ in metadata:
+            if key == "x-request-id":
+                return None
+        now = self._calls.dataplane.clock()
+        deadline = math.inf if time_remaining is None else now + time_remaining
+        if self._calls.dataplane.draining or not repeated.holds(deadline, now):
+            self._calls.repeated = None
+            return None
+        if repeated is not self._last:
+            self.settle()
+            self._last, self._since = repeated, now
+        self._count += 1
+        return status
+
+    def settle(self) -> None:
+        """Count those who were told the same since the last time."""
+        if not self._count or self._last is None:
+            return
+        count, self._count = self._count, 0
+        repeated = self._last
+        servable = repeated.template.form.servable
+        now = self._calls.dataplane.clock()
+        self._calls.count_many(count, self._method, repeated.status.name, servable.name, str(servable.version))
+        servable.metrics.observe_failure(now - self._since, count)
+        servable.batcher.repeated(count, repeated.template.rows)
+        self._calls.recorder.left_out(count)
+        self._since = now

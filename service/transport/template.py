@@ -71,8 +71,9 @@ class Template:
 
     def fits(self, payload: bytes) -> bool:
         """Tell whether a message says the same: one of the same length, or of any length if it has items."""
-        if not all(payload.startswith(constant, offset) for offset, constant in self.constants):
-            return False
+        for offset, constant in self.constants:
+            if not payload.startswith(constant, offset):
+                return False
         return not self.items or self._start(payload) is not None
 
     def _start(self, payload: bytes) -> int | None:

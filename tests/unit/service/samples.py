@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -253,13 +253,18 @@ class FakeBatcher:
         self.policy = BatchingPolicy(linear_cost(), 4, 0.25)
         self.door_refusal: ServingError | None = None
         self.last_refusal: Refusal | None = None
-        self.repeats = True
-        self.repeated: list[tuple[int, float, float]] = []
+        self.still_refuses = True
+        self.asked: list[float] = []
+        self.repeated_counts: list[tuple[int, int]] = []
 
-    def repeat(self, refusal: Refusal, rows: int, group: Hashable, deadline: float, handicap: float) -> bool:
+    def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         assert refusal is self.last_refusal
-        self.repeated.append((rows, deadline, handicap))
-        return self.repeats
+        assert now < deadline
+        self.asked.append(deadline)
+        return self.still_refuses
+
+    def repeated(self, count: int, rows: int) -> None:
+        self.repeated_counts.append((count, rows))
 
     def is_wedged(self, limit_seconds: float) -> bool:
         return self.wedged and limit_seconds > 0

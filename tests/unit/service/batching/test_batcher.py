@@ -336,12 +336,15 @@ class TestRefusal:
         refusal = stage.batcher.last_refusal
         assert refusal is not None
         assert refusal.error().facts == first.value.facts
-        assert stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
-        assert not stage.batcher.repeat(refusal, 1, "numbers", soon + 1.0, 0.0), "more patient: to be looked at"
-        assert not stage.batcher.repeat(copy(refusal), 1, "numbers", soon, 0.0), "another one: its caller was told more"
-        assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 2
+        now = stage.clock.now
+        assert stage.batcher.repeats(refusal, soon, now)
+        assert not stage.batcher.repeats(refusal, soon + 1.0, now), "more patient: to be looked at"
+        assert not stage.batcher.repeats(copy(refusal), soon, now), "another one: its caller was told more"
+        assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 1
+        stage.batcher.repeated(2, 1)
+        assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 3
         assert stage.finish([running]) == ["OK"]
-        assert not stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+        assert not stage.batcher.repeats(refusal, soon, now)
 
     def test_nothing_is_refused_likewise_by_a_batcher_that_closes(self, stage: Stage) -> None:
         """Its caller is to go on to the version that comes after."""
@@ -351,10 +354,10 @@ class TestRefusal:
             stage.batcher.offer(make_request(deadline=soon))
         refusal = stage.batcher.last_refusal
         assert refusal is not None
-        assert stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+        assert stage.batcher.repeats(refusal, soon, stage.clock.now)
         stage.batcher.close(0)
         assert stage.batcher.last_refusal is refusal
-        assert not stage.batcher.repeat(refusal, 1, "numbers", soon, 0.0)
+        assert not stage.batcher.repeats(refusal, soon, stage.clock.now)
         assert stage.finish([running]) == ["OK"]
 
     def test_all_that_wait_are_late_and_the_thread_goes_on(self, stage: Stage) -> None:

@@ -24,24 +24,36 @@ def test_says_what_was_found(refusal: Refusal) -> None:
     assert error.retry_after_seconds == pytest.approx(0.03)
 
 
-def test_holds_for_who_asks_for_no_less(refusal: Refusal) -> None:
-    assert refusal.holds_for(2, "numbers", NOW + LIMIT, 0.01, 3, NOW)
-    assert refusal.holds_for(3, "numbers", FINISH, 0.02, 3, NOW + 0.0007)
+def test_is_for_who_asks_for_no_less(refusal: Refusal) -> None:
+    assert refusal.is_for(2, "numbers", 0.01)
+    assert refusal.is_for(3, "numbers", 0.02)
 
 
 @pytest.mark.parametrize(
-    ("rows", "group", "deadline", "handicap", "departures", "now"),
+    ("rows", "group", "handicap"),
     [
-        pytest.param(2, "numbers", NOW + LIMIT, 0.01, 3, NOW + 0.0009, id="stale"),
-        pytest.param(2, "numbers", NOW + LIMIT, 0.01, 4, NOW, id="somebody left"),
-        pytest.param(2, "numbers", FINISH + 0.001, 0.01, 3, NOW, id="more patient"),
-        pytest.param(1, "numbers", NOW + LIMIT, 0.01, 3, NOW, id="smaller"),
-        pytest.param(2, "numbers", NOW + LIMIT, 0.0, 3, NOW, id="goes first"),
-        pytest.param(2, "letters", NOW + LIMIT, 0.01, 3, NOW, id="another group"),
-        pytest.param(2, "numbers", NOW, 0.01, 3, NOW, id="its deadline has passed, which is another matter"),
+        pytest.param(1, "numbers", 0.01, id="smaller"),
+        pytest.param(2, "numbers", 0.0, id="goes first"),
+        pytest.param(2, "letters", 0.01, id="another group"),
     ],
 )
-def test_holds_for_nobody_else(
-    refusal: Refusal, rows: int, group: str, deadline: float, handicap: float, departures: int, now: float
-) -> None:
-    assert not refusal.holds_for(rows, group, deadline, handicap, departures, now)
+def test_is_for_nobody_else(refusal: Refusal, rows: int, group: str, handicap: float) -> None:
+    assert not refusal.is_for(rows, group, handicap)
+
+
+def test_holds_for_a_moment(refusal: Refusal) -> None:
+    assert refusal.holds(NOW + LIMIT, 3, NOW)
+    assert refusal.holds(FINISH, 3, NOW + 0.0007)
+
+
+@pytest.mark.parametrize(
+    ("deadline", "departures", "now"),
+    [
+        pytest.param(NOW + LIMIT, 3, NOW + 0.0009, id="stale"),
+        pytest.param(NOW + LIMIT, 4, NOW, id="somebody left"),
+        pytest.param(FINISH + 0.001, 3, NOW, id="more patient"),
+        pytest.param(NOW, 3, NOW, id="its deadline has passed, which is another matter"),
+    ],
+)
+def test_does_not_hold_any_more(refusal: Refusal, deadline: float, departures: int, now: float) -> None:
+    assert not refusal.holds(deadline, departures, now)
