@@ -230,6 +230,8 @@ class BatchingPolicy:
         if len(taken) == 1:
             return taken
         rows = _rows(taken)
+        if rows == self.cost.bucket_of(rows):
+            return taken
         smaller = self.cost.bucket_below(rows)
         kept, kept_rows = 0, 0
         while kept < len(taken) and kept_rows + taken[kept].rows <= smaller:

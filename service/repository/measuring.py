@@ -5,7 +5,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from statistics import median
 
 import numpy as np
 
@@ -158,14 +157,18 @@ class Measuring:
         return table
 
     def _row(self, group: int | None) -> _Row:
-        """Fill a group's gaps: in proportion to the next smaller batch, and at best no dearer than that one."""
+        """Fill a group's gaps: in proportion to the next smaller batch, and no dearer than that one.
+
+        One sample alone may be of a moment when the machine was slow; that a larger batch costs more a row is seldom
+        true, and to believe it keeps the larger one from ever being tried.
+        """
         row: _Row = []
         for index, bucket in enumerate(self._buckets):
             samples = self._samples.get((group, bucket), [])
             samples = samples[1:] or samples  # the first of several may have warmed it up
             if index and len(samples) < 2:
-                smaller = median(row[-1])
-                scaled = smaller * bucket / self._buckets[index - 1]
-                samples = [min(scaled, *samples)] if samples else [smaller, scaled, scaled]
+                factor = bucket / self._buckets[index - 1]
+                scaled = [seconds * factor for seconds in row[-1]]
+                samples = [min(seconds, *samples) for seconds in scaled] if samples else [min(row[-1]), *scaled]
             row.append(samples or [_UNMEASURED_SECONDS * bucket])
         return row

@@ -108,6 +108,11 @@ class TestWithoutDeadlines:
         release = released(BatchingPolicy(linear_cost(0.0, 0.001), 8), queue_of(*requests))
         assert release.requests == requests[:4]
 
+    def test_a_batch_without_padding_is_not_cut_whatever_it_is_taken_to_cost(self) -> None:
+        """A large batch measured in a slow moment would be cut for good, and its cost never learnt anew."""
+        policy = BatchingPolicy(CostModel([1, 2, 4], {"numbers": [[0.001], [0.002], [0.009]]}), 4)
+        assert len(released(policy, queue_of(*(make_request() for _ in range(4)))).requests) == 4
+
     def test_one_batch_with_padding_beats_two_where_batching_pays(self, policy: BatchingPolicy) -> None:
         requests = [make_request() for _ in range(5)]
         assert released(policy, queue_of(*requests)).requests == requests
