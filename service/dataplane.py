@@ -102,7 +102,7 @@ class DataPlane:
         arrays = check_arrays(servable, inputs)
         overrides = check_overrides(servable, inputs) if len(inputs) > len(arrays) else None
         return self.submit(
-            servable, arrays, servable.group_of(arrays), deadline, arrival, reply, priority, overrides=overrides
+            servable, arrays, servable.group_of(arrays), deadline, arrival, reply, priority, overrides, burst
         )
 
     def burst(self) -> Burst:
@@ -148,6 +148,7 @@ class DataPlane:
         reply: Reply,
         priority: int,
         overrides: Mapping[str, np.ndarray] | None = None,
+        burst: Burst | None = None,
     ) -> Ticket:
         """Submit tensors whose dtypes and shapes :meth:`infer` has checked, perhaps on an earlier call.
 
@@ -160,6 +161,7 @@ class DataPlane:
             reply: Gets all outputs.
             priority: The level that the caller asks for.
             overrides: Optional inputs by name.
+            burst: The calls that it came with.
 
         Raises:
             InvalidInput: A token id that the vocabulary does not have (INVALID_ARGUMENT).
@@ -170,7 +172,7 @@ class DataPlane:
         deadline = min(deadline, arrival + servable.objective_seconds)
         handicap = servable.priorities.handicap(priority)
         request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
-        servable.front.offer(request)
+        servable.front.offer(request, burst is not None and burst.alone)
         return _Submitted(servable, request)
 
     def classify(

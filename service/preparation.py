@@ -145,20 +145,26 @@ class Preparation:
             part.gather.servable.batcher.release()
             part.gather.refuse(Draining("the server is stopping"))
 
-    def finish(self, parts: Sequence[Part]) -> None:
-        """Prepare what a burst brought: on this thread for a while what is quick, the rest on the pool."""
+    def finish(self, parts: Sequence[Part], alone: bool) -> None:
+        """Prepare what a burst brought: on this thread for a while what is quick, the rest on the pool.
+
+        Args:
+            parts: As they came.
+            alone: Whether this thread may run them as well.
+        """
         until = self._clock() + _BURST_SECONDS
-        rest = parts[self.prepare(parts, until) :]
+        rest = parts[self.prepare(parts, until, alone) :]
         size = -(-len(rest) // self._pool_threads)
         for start in range(0, len(rest), size or 1):
             self._hand_over(rest[start : start + size])
 
-    def prepare(self, parts: Sequence[Part], quick_until: float | None = None) -> int:
+    def prepare(self, parts: Sequence[Part], quick_until: float | None = None, alone: bool = False) -> int:
         """Decode parts, then submit them all.
 
         Args:
             parts: As they came.
             quick_until: If given, what is slow goes to the pool, and none is begun after this instant.
+            alone: Whether this thread may run them as well.
 
         Returns:
             How many were begun; the others still hold their reservations.
@@ -172,13 +178,13 @@ class Preparation:
                 ready.append((part.gather, request))
             if quick_until is not None and self._clock() >= quick_until:
                 break
-        self._submit(ready)
+        self._submit(ready, alone)
         return done
 
-    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]]) -> None:
+    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]], alone: bool) -> None:
         for gather, request in ready:
             try:
-                gather.servable.front.submit(request)
+                gather.servable.front.submit(request, alone)
             except Exception as error:
                 gather.refuse(_shown(error))
 
@@ -245,13 +251,15 @@ class Burst:
     def __init__(self, preparation: Preparation) -> None:
         """Begin without any."""
         self.parts: list[Part] = []
+        self.alone = False
+        """Whether one call came, with none in flight, and the thread has time to run it itself."""
         self._preparation = preparation
 
     def finish(self) -> None:
         """Prepare what came; the next burst begins."""
         if self.parts:
             parts, self.parts = self.parts, []
-            self._preparation.finish(parts)
+            self._preparation.finish(parts, self.alone)
 
 
 def _shown(error: BaseException) -> ServingError:

@@ -33,11 +33,13 @@ class BatcherLimits:
         max_queued_requests: Most requests that may be reserved or waiting at once.
         instances: Threads that run batches, each with its own buffers; at least 1.
         prompt: Whether a request is refused at arrival by what is expected, or only once it is certain to be late.
+        takes_guests: Whether the thread that brings a request may run it in an idle instance's place.
     """
 
     max_queued_requests: int
     instances: int
     prompt: bool = True
+    takes_guests: bool = False
 
 
 class Admission:
@@ -132,8 +134,8 @@ class Admission:
         self._foresight.observe(release.requests[-1:], now)
 
     def gave_up(self, late: Sequence[PendingRequest], now: float) -> None:
-        """Learn from requests that were let in and will not be answered in time."""
-        for request in late:
+        """Learn from requests that were let in and will not be answered in time: once a dispatch, as from a batch."""
+        for request in late[-1:]:
             self._foresight.observe([request], max(now, request.deadline))
 
     def too_late(self, request: PendingRequest, now: float) -> ServingError:

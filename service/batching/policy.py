@@ -17,10 +17,12 @@ import math
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass
 
+from service.batching.choice import BATCH_OVERHEAD_SECONDS
 from service.batching.cost import CostModel
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
 
+_NEARLY_AS_GOOD = 0.9  # share of the rows a second that a smaller batch may give up
 _WORTH_IT = 1.02  # the factor that leaving the oldest out, or a second batch, must gain
 
 Predict = Callable[[int, Hashable], float]
@@ -160,8 +162,8 @@ class BatchingPolicy:
     def _release(
         self, waiting: list[PendingRequest], idle_instances: int, now: float, draining: bool, instances: int
     ) -> Release:
-        limit = self._share(waiting, idle_instances)
         soonest = min([request.deadline for request in waiting])
+        limit = self._share(waiting, idle_instances, soonest - now)
         if _rows(waiting) <= limit and now + self.cost.bound_seconds(limit, waiting[0].group) <= soonest:
             taken = self._trim(waiting)  # nobody to choose between, as mostly below capacity
             return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
@@ -175,11 +177,26 @@ class BatchingPolicy:
         late = self._late(waiting, taken, now, alone=instances == 1)
         return Release(waiting[0].group, taken, late, self._reason(taken, deadline_bound, draining))
 
-    def _share(self, waiting: Sequence[PendingRequest], idle_instances: int) -> int:
-        """Return the most rows this instance takes: idle instances share what waits."""
-        rows = _rows(waiting)
-        share = self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1)))
-        return max(min(share, self._enough), *[request.rows for request in waiting])
+    def _share(self, waiting: Sequence[PendingRequest], idle_instances: int, left_seconds: float) -> int:
+        """Return the most rows this instance takes: idle instances share what waits, with one more where that is cheap.
+
+        Callers who wait for answers and then ask again come back together with their batch. If all that waits is in
+        it, the instance has nothing to do until they do; so a part is left for then, if batches of that size cost
+        little more a row and nobody's deadline comes near.
+        """
+        rows, group = _rows(waiting), waiting[0].group
+        share = min(self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1))), self._enough)
+        part = self.cost.bucket_of(math.ceil(rows / (max(idle_instances, 1) + 1)))
+        if (
+            part < share
+            and self._rate(part, group) >= _NEARLY_AS_GOOD * self._rate(share, group)
+            and 2 * self.cost.bound_seconds(share, group) <= left_seconds
+        ):
+            share = part
+        return max(share, *[request.rows for request in waiting])
+
+    def _rate(self, rows: int, group: Hashable) -> float:
+        return rows / (self.cost.seconds(rows, group) + BATCH_OVERHEAD_SECONDS)
 
     def _choose(
         self, waiting: Sequence[PendingRequest], limit: int, now: float, predict: Predict

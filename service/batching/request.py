@@ -22,7 +22,8 @@ class BatchFacts:
         rows: Rows of live requests in the batch.
         bucket: Rows that ran, padding included.
         padding_ratio: Share of the elements that ran which were padding, in [0, 1).
-        instance: Number of the instance that ran it, from 0; -1 if none did.
+        instance: Number of the instance that ran it, from 0; one more than there are for the thread that brought it;
+            -1 if nobody did.
         release_reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"``, ``"drain"``, or ``"cached"`` of
             an answer that was kept.
         released: Instant at which the batch left the queue, in seconds on the batcher's clock.

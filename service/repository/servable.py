@@ -190,7 +190,13 @@ def load(
     batcher = Batcher(
         graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
-        limits=BatcherLimits(settings.max_queued_requests, pricing.instances, settings.refusals == "prompt"),
+        limits=BatcherLimits(
+            settings.max_queued_requests,
+            pricing.instances,
+            prompt=settings.refusals == "prompt",
+            # How long an unproven graph may run is unknown, and a device has its own threads.
+            takes_guests=manifest is not None and backend.provider.device == "cpu",
+        ),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=observer,
         on_death=on_death,

@@ -215,7 +215,9 @@ class Calls:
         reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         inputs = template.inputs(payload)
         try:
-            return self.dataplane.submit(servable, inputs, template.group, deadline, arrival, reply, priority)
+            return self.dataplane.submit(
+                servable, inputs, template.group, deadline, arrival, reply, priority, burst=call.burst
+            )
         except DeadlineUnmeetable as error:
             if self._may_repeat:
                 self.repeated = repeated_refusal(template, payload, error, call.request_id, self.status_of)

@@ -21,6 +21,7 @@ from service.scheduling import Hurry
 from service.transport.call import request_id_of
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.limits import DoorLimits
+from service.transport.lone_calls import LoneCalls
 from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
@@ -101,11 +102,14 @@ class FastLane:
 
     def _intake(self) -> None:
         try:
-            hurry = Hurry()
+            hurry, lone = Hurry(), LoneCalls()
             while not self._closing:
+                asked = time.monotonic()
                 events = self._front.recv_batch_details(_CALLS_A_TRIP, _POLL_MILLISECONDS)
                 if events is None:
                     break
+                waited = time.monotonic() - asked
+                self._burst.alone = lone.note(len(events), self._calls.in_flight.count, waited)
                 refused = False
                 for kind, call_id, method, payload, _, details in events:
                     if kind == EVENT_CALL and payload is not None and details is not None:

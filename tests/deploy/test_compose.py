@@ -13,7 +13,7 @@ REPLICAS = ("-f", DEPLOY / "compose.yaml", "-f", DEPLOY / "compose.replicas.yaml
 
 
 def configuration(*files: Any) -> dict[str, Any]:
-    said = check(program("podman-compose"), *(files or REPLICAS[:2]), "config")
+    said = check(program("podman-compose"), "--dry-run", *(files or REPLICAS[:2]), "config")
     parsed: dict[str, Any] = yaml.safe_load(said[said.index("name:") if said.find("name:") >= 0 else 0 :])
     return parsed
 

@@ -254,6 +254,7 @@ class FakeBatcher:
         self.door_refusal: ServingError | None = None
         self.last_refusal: Refusal | None = None
         self.still_refuses = True
+        self.here: list[bool] = []
         self.asked: list[float] = []
         self.repeated_counts: list[tuple[int, int]] = []
 
@@ -280,16 +281,17 @@ class FakeBatcher:
     def release(self) -> None:
         self.reserved -= 1
 
-    def submit(self, request: PendingRequest) -> None:
+    def submit(self, request: PendingRequest, here: bool = False) -> None:
+        self.here.append(here)
         self.reserved -= 1
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
         self.on_submit(request)
 
-    def offer(self, request: PendingRequest) -> None:
+    def offer(self, request: PendingRequest, here: bool = False) -> None:
         self.reserve()
-        self.submit(request)
+        self.submit(request, here)
 
     def cancel(self, request: PendingRequest) -> None:
         self.cancelled.append(request)

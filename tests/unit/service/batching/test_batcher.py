@@ -9,6 +9,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from copy import copy
+from typing import Any
 
 import numpy as np
 import pytest
@@ -60,6 +61,8 @@ class Stage:
         instances: int = 1,
         max_queued_requests: int = 100,
         max_queue_delay_seconds: float = 0.0,
+        takes_guests: bool = False,
+        scale: float = 1.0,
         observer: Observer | None = None,
         new_buffer: Callable[[], BatchBuffer] = number_buffer,
     ) -> None:
@@ -70,8 +73,8 @@ class Stage:
         self.died = threading.Event()
         self.batcher = Batcher(
             self.backend,
-            BatchingPolicy(linear_cost(), 8, max_queue_delay_seconds),
-            limits=BatcherLimits(max_queued_requests, instances),
+            BatchingPolicy(linear_cost(0.002 * scale, 0.0005 * scale), 8, max_queue_delay_seconds),
+            limits=BatcherLimits(max_queued_requests, instances, takes_guests=takes_guests),
             new_buffer=new_buffer,
             observer=observer or self.seen,
             clock=self.clock,
@@ -116,6 +119,117 @@ def stage() -> Iterator[Stage]:
     yield stage
     stage.backend.open()
     stage.batcher.close()
+
+
+class TestGuests:
+    """A request that comes alone runs on the thread that brings it, in an idle instance's place."""
+
+    @pytest.fixture
+    def host(self) -> Iterator[Stage]:
+        stage = Stage(takes_guests=True)
+        stage.start()
+        yield stage
+        stage.backend.open()
+        stage.batcher.close()
+
+    def offer_aside(self, stage: Stage, request: PendingRequest) -> threading.Thread:
+        """Offer it on a thread of its own; return that once the backend has it."""
+        thread = threading.Thread(target=stage.batcher.offer, args=(request, True))
+        begun = len(stage.backend.batches)
+        thread.start()
+        stage.backend.wait_for_batches(begun + 1)
+        return thread
+
+    @pytest.mark.parametrize("reserves", [False, True])
+    def test_is_answered_when_the_call_returns(self, host: Stage, reserves: bool) -> None:
+        host.backend.open()
+        request = make_request(7)
+        if reserves:
+            host.batcher.reserve()
+            host.batcher.submit(request, True)
+        else:
+            host.batcher.offer(request, True)
+        assert reply_of(request).times_settled == 1, "without waiting"
+        assert reply_of(request).facts[0].instance == 1, "one more than there are"
+        assert host.finish([request]) == ["OK"]
+
+    def test_the_instance_waits_meanwhile_and_is_woken_after(self, host: Stage) -> None:
+        """One instance runs one batch at a time, whoever runs it."""
+        guest, later = make_request(1), make_request(2)
+        thread = self.offer_aside(host, guest)
+        assert host.batcher.running == 1
+        host.batcher.offer(later)
+        assert host.batcher.queued == 1
+        host.backend.let_one_pass()
+        thread.join(GUARD_SECONDS)
+        assert reply_of(guest).status == "OK"
+        host.backend.wait_for_batches(2)
+        assert host.finish([guest, later]) == ["OK", "OK"]
+        assert host.backend.sizes == [1, 1]
+
+    def test_others_are_admitted_by_when_the_guest_ends(self, host: Stage) -> None:
+        thread = self.offer_aside(host, make_request(1))
+        with pytest.raises(DeadlineUnmeetable):
+            host.batcher.offer(make_request(2, deadline=host.clock.now + 0.003))
+        host.batcher.offer(make_request(3, deadline=host.clock.now + 1.0))
+        host.backend.open()
+        thread.join(GUARD_SECONDS)
+
+    def test_only_one_at_a_time_and_only_into_an_idle_house(self, host: Stage) -> None:
+        thread = self.offer_aside(host, make_request(1))
+        second = make_request(2)
+        host.batcher.offer(second, True)
+        assert reply_of(second).times_settled == 0, "queued"
+        host.backend.open()
+        thread.join(GUARD_SECONDS)
+        assert host.finish([second]) == ["OK"]
+
+    @pytest.mark.parametrize(
+        "options", [{"takes_guests": False}, {"scale": 3.0}, {"max_queue_delay_seconds": 5.0}], ids=str
+    )
+    def test_is_queued_where_it_may_not_run(self, options: dict[str, Any]) -> None:
+        stage = Stage(**{"takes_guests": True, **options})
+        stage.start()
+        request = make_request(1)
+        stage.batcher.offer(request, True)
+        assert reply_of(request).times_settled == 0
+        stage.backend.open()
+        stage.batcher.close()
+        assert reply_of(request).facts[0].instance == 0
+
+    def test_an_error_of_ours_kills_the_batcher_and_not_the_thread_that_brought_it(self, host: Stage) -> None:
+        def die(_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+            raise Death
+
+        host.backend.behaviour = die
+        host.backend.open()
+        request = make_request(1)
+        host.batcher.offer(request, True)
+        assert host.deaths == 1
+        assert reply_of(request).status == "INTERNAL"
+        with pytest.raises(ModelNotReady):
+            host.batcher.offer(make_request(2))
+
+    def test_one_that_hangs_is_given_up(self, host: Stage) -> None:
+        request = make_request(1)
+        thread = self.offer_aside(host, request)
+        host.clock.advance(61.0)
+        assert host.batcher.is_wedged(60.0)
+        host.batcher.abandon()
+        assert reply_of(request).status == "INTERNAL"
+        host.backend.open()
+        thread.join(GUARD_SECONDS)
+        assert reply_of(request).times_settled == 1
+
+    def test_closing_waits_for_it(self, host: Stage) -> None:
+        request = make_request(1)
+        thread = self.offer_aside(host, request)
+        closing = threading.Thread(target=host.batcher.close)
+        closing.start()
+        host.backend.open()
+        closing.join(GUARD_SECONDS)
+        thread.join(GUARD_SECONDS)
+        assert reply_of(request).status == "OK"
 
 
 def four() -> list[PendingRequest]:

@@ -54,11 +54,12 @@ class BatcherMachine(RuleBasedStateMachine):
         self.batcher = Batcher(
             self.backend,
             BatchingPolicy(linear_cost(groups="ab"), 8),
-            limits=BatcherLimits(BOUND, 2),
+            limits=BatcherLimits(BOUND, 2, takes_guests=True),
             new_buffer=number_buffer,
             observer=self.observer,
             clock=self.clock,
         )
+        self.batcher._guest = self.batcher._new_instance(2)
         self.instances = [
             Instance(
                 number,
@@ -99,8 +100,9 @@ class BatcherMachine(RuleBasedStateMachine):
         group=st.sampled_from("ab"),
         patience=st.one_of(st.just(float("inf")), st.floats(-0.001, 0.03)),
         reply=st.sampled_from([RecordingReply, RaisingReply]),
+        here=st.booleans(),
     )
-    def submit(self, rows: int, group: str, patience: float, reply: type[RecordingReply]) -> None:
+    def submit(self, rows: int, group: str, patience: float, reply: type[RecordingReply], here: bool) -> None:
         first = 10 * len(self.submitted)
         request = make_request(
             *range(first, first + rows),
@@ -111,13 +113,16 @@ class BatcherMachine(RuleBasedStateMachine):
         )
         self.reserved -= 1
         try:
-            self.batcher.submit(request)
+            self.backend.behaviour = per_row
+            self.batcher.submit(request, here)
         except (DeadlineExceeded, DeadlineUnmeetable, ModelNotReady):
             assert self.closed or patience < float("inf")
             assert reply_of(request).times_settled == 0
         else:
             assert not self.closed
             self.submitted.append(request)
+            if here and not self.running and self.batcher.queued == 0:
+                assert reply_of(request).status == "OK", "as a guest"
 
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
