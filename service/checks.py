@@ -49,14 +49,14 @@ def encoded_items(servable: Servable, array: np.ndarray) -> Sequence[Item]:
     """Return the pictures or sentences of an array (N,) or (N, 1) of bytes objects.
 
     Raises:
-        InvalidInput: Another shape, or more than a batch holds (INVALID_ARGUMENT).
+        InvalidInput: Another shape, or more than a request may have (INVALID_ARGUMENT).
     """
     if array.ndim == 2 and array.shape[1] == 1:
         array = array[:, 0]  # Triton's clients of string models often send (N, 1)
-    if array.ndim != 1 or not 1 <= len(array) <= servable.max_batch_size:
+    if array.ndim != 1 or not 1 <= len(array) <= servable.max_rows:
         raise InvalidInput(
             f"input '{servable.inputs[0].name}': expected BYTES of shape [N], N from 1 to "
-            f"{servable.max_batch_size}, got shape {list(array.shape)}"
+            f"{servable.max_rows}, got shape {list(array.shape)}"
         )
     items: list[Item] = array.tolist()
     return items
@@ -90,6 +90,6 @@ def check_arrays(servable: Servable, inputs: Mapping[str, np.ndarray]) -> list[n
     rows = {len(array) for array in arrays}
     if len(rows) != 1:
         raise InvalidInput(f"inputs have different batch sizes {sorted(rows)}")
-    if not 1 <= (batch := rows.pop()) <= servable.max_batch_size:
-        raise InvalidInput(f"batch of {batch}, expected 1 to {servable.max_batch_size}")
+    if not 1 <= (batch := rows.pop()) <= servable.max_rows:
+        raise InvalidInput(f"batch of {batch}, expected 1 to {servable.max_rows}")
     return arrays

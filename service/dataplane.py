@@ -172,6 +172,10 @@ class DataPlane:
         deadline = min(deadline, arrival + servable.objective_seconds)
         handicap = servable.priorities.handicap(priority)
         request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
+        if request.rows > servable.max_batch_size:
+            gather = TensorGather((), servable, reply)
+            self._preparation.split(gather, request)
+            return gather
         servable.front.offer(request, burst is not None and burst.alone)
         return _Submitted(servable, request)
 

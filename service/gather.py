@@ -1,4 +1,4 @@
-"""The parts of one call put together again: pictures or sentences are decoded and run in several.
+"""The parts of one call put together again: pictures, sentences or many rows are run in several.
 
 Whatever becomes of the parts, in whichever order and on whichever threads, the call is settled once.
 """
@@ -147,7 +147,10 @@ class ItemsGather(Gather):
 
 
 class TensorGather(Gather):
-    """One bad item fails the call and is named; the rows of all items make up the outputs."""
+    """One bad item fails the call and is named; the rows of all items make up the outputs.
+
+    Without items it gathers the parts of one tensor, by the places of its rows.
+    """
 
     def __init__(self, items: Sequence[Item], servable: Servable, reply: Reply) -> None:
         super().__init__(items, servable)
@@ -158,7 +161,7 @@ class TensorGather(Gather):
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
     ) -> None:
         """Keep the rows; pass them on as they are if they are all."""
-        if len(places) < len(self.items):
+        if len(places) != len(self.items):
             super().part_answered(places, outputs, request, facts)
         elif self._settle():
             self._requests.clear()

@@ -97,12 +97,40 @@ class Preparation:
                 self._refuse(parts[number + 1 :])
                 break
 
+    def split(self, gather: Gather, whole: PendingRequest) -> None:
+        """Submit a request of more rows than a batch holds in several, whose answers the gather puts together.
+
+        Raises:
+            InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
+            ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
+        """
+        size = gather.servable.max_batch_size
+        parts = []
+        for start in range(0, whole.rows, size):
+            places = range(start, min(start + size, whole.rows))
+            rows = [array[places.start : places.stop] for array in whole.inputs]
+            part = PendingRequest(
+                rows,
+                whole.group,
+                whole.deadline,
+                whole.arrival,
+                PartReply(gather, places),
+                handicap=whole.handicap,
+                overrides=whole.overrides,
+            )
+            parts.append(part)
+        self._reserve(gather, len(parts))
+        for part in parts:
+            if gather.add(part) is None:
+                gather.servable.batcher.release()
+            else:
+                self._submit([(gather, part)], alone=False)
+
     def _reserve(self, gather: Gather, parts: int) -> None:
         batcher = gather.servable.batcher
         if parts > batcher.max_queued_requests:
             raise InvalidInput(
-                f"{len(gather.items)} items make {parts} batches, the queue holds {batcher.max_queued_requests}: "
-                "send fewer a call"
+                f"the call makes {parts} batches, the queue holds {batcher.max_queued_requests}: send less a call"
             )
         reserved = 0
         try:

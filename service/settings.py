@@ -74,6 +74,9 @@ class Settings:
     )
     cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it can be written")
     max_batch_size: int = _setting(0, "most rows in a batch; 0 takes what the model was verified at, at most 32")
+    max_request_rows: int = _setting(
+        0, "most rows of one request; what a batch cannot hold is run in several and put together; 0: a batch"
+    )
     advertised_input: Literal["tensor", "encoded"] = _setting(
         "tensor", "what metadata calls the input of pictures or sentences; the server takes both either way"
     )
@@ -128,6 +131,7 @@ class Settings:
             ("intra_op_threads", 0, 256),
             ("measuring_seconds", 0, 600),
             ("max_batch_size", 0, 4096),
+            ("max_request_rows", 0, 1_000_000),
             ("max_queue_delay_seconds", 0, 10),
             ("max_queued_requests", 1, 1_000_000),
             ("response_cache_bytes", 0, 2**40),
@@ -169,6 +173,7 @@ class ModelSettings:
     intra_op_threads: int | None = None
     measuring_seconds: float | None = None
     max_batch_size: int | None = None
+    max_request_rows: int | None = None
     advertised_input: Literal["tensor", "encoded"] | None = None
     max_queue_delay_seconds: float | None = None
     max_queued_requests: int | None = None

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from service.backend.base import Backend, Provider
+from service.backend.base import Provider
 from service.backend.cuda import CudaOptions
 from service.backend.onnx import OnnxBackend
 from service.batching.admission import BatcherLimits
@@ -21,7 +21,7 @@ from service.batching.policy import BatchingPolicy
 from service.batching.priority import Priorities
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
-from service.errors import GraphInvalid, ManifestInvalid
+from service.errors import GraphInvalid
 from service.golden import read_golden
 from service.manifest import (
     GOLDEN_FILE,
@@ -30,7 +30,6 @@ from service.manifest import (
     Manifest,
     Task,
     file_digest,
-    read_labels,
     read_manifest,
 )
 from service.metrics import Metrics
@@ -38,6 +37,7 @@ from service.model_metrics import ModelMetrics
 from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
+from service.repository.agreement import check_graph, labels_of
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.metered import MeteredBatches
 from service.repository.pricing import Pricing, Subject, useful_batch_size
@@ -63,7 +63,8 @@ class Servable:
             what was proven, since another weight would be another model.
         outputs: Outputs in the same convention.
         batched: Whether calls may share a batch; False for a graph with a fixed first axis.
-        max_batch_size: Most rows in a call.
+        max_batch_size: Most rows in a batch.
+        max_rows: Most rows in a request; those that a batch cannot hold are run in several.
         labels: By class; empty without labels.
         preparer: Turns pictures or sentences into the input; None for task ``"tensor"``.
         provider: What was asked for and what runs.
@@ -88,6 +89,7 @@ class Servable:
     outputs: tuple[TensorSpec, ...]
     batched: bool
     max_batch_size: int
+    max_rows: int
     labels: tuple[str, ...]
     preparer: Preparer | None
     provider: Provider
@@ -172,8 +174,8 @@ def load(
     pricing = Pricing(folder, digest, settings)
     backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, pricing.layout.threads, CudaOptions.of(settings))
     if manifest is not None:
-        _check_graph(manifest, backend)
-    labels = _labels(manifest, folder)
+        check_graph(manifest, backend)
+    labels = labels_of(manifest, folder)
     graph = batch_view(backend)
     max_batch_size = _max_batch_size(settings, manifest, graph.batched)
     preparer = None
@@ -227,6 +229,7 @@ def load(
         outputs=graph.outputs,
         batched=graph.batched,
         max_batch_size=max_batch_size,
+        max_rows=max(max_batch_size, settings.max_request_rows if graph.batched else 0),
         labels=labels,
         preparer=preparer,
         provider=backend.provider,
@@ -252,17 +255,6 @@ def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool
     return min(settings.max_batch_size or _DEFAULT_MAX_BATCH_SIZE, verified)
 
 
-def _check_graph(manifest: Manifest, backend: Backend) -> None:
-    for kind, stated, real in (
-        ("inputs", manifest.inputs, backend.inputs),
-        ("outputs", manifest.outputs, backend.outputs),
-    ):
-        if list(stated) != list(real):
-            raise ManifestInvalid(
-                f"{kind}: the manifest says {', '.join(map(str, stated))}, the graph has {', '.join(map(str, real))}"
-            )
-
-
 def _prove(
     manifest: Manifest | None,
     folder: VersionFolder,
@@ -278,16 +270,6 @@ def _prove(
     if preparer is not None:
         proof.check_preprocessing(golden, preparer)
     return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance, threads)
-
-
-def _labels(manifest: Manifest | None, folder: VersionFolder) -> tuple[str, ...]:
-    if manifest is None or manifest.labels_file is None:
-        return ()
-    labels = read_labels(folder.path / manifest.labels_file)
-    classes = manifest.outputs[0].shape[-1]
-    if classes not in (-1, len(labels)):
-        raise ManifestInvalid(f"{manifest.labels_file}: has {len(labels)} labels, the output has {classes} classes")
-    return labels
 
 
 def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:

@@ -334,6 +334,7 @@ def make_servable(
         "batcher": batcher or FakeBatcher(),
         **changes,
     }
+    fields.setdefault("max_rows", fields["max_batch_size"])
     fields.setdefault("interrupt", lambda: None)
     fields.setdefault("metrics", ModelMetrics(metrics, fields["name"], str(fields["version"]), lambda: 1234))
     return Servable(**fields)

@@ -609,8 +609,77 @@ def test_a_manifest_of_a_larger_batch_makes_larger_parts() -> None:
 def test_a_call_that_the_queue_could_never_hold_is_no_overload(world: World) -> None:
     world.batcher.max_queued_requests = 1
     message = refusal(lambda: world.classify(GOOD[:4]))
-    assert message == "4 items make 2 batches, the queue holds 1: send fewer a call"
+    assert message == "the call makes 2 batches, the queue holds 1: send less a call"
     assert world.batcher.reserved == 0
+
+
+class TestMoreRowsThanABatchHolds:
+    """Where the operator allows them they are run in several batches, and the caller gets one answer."""
+
+    ROWS = np.arange(20, dtype=np.float32).reshape(10, 2)
+
+    @pytest.fixture
+    def wide(self, world: World) -> World:
+        world.servable = bare_servable(batcher=world.batcher, max_rows=12)
+        return world
+
+    def offer(self, wide: World) -> tuple[Ticket, RecordingReply]:
+        reply = RecordingReply()
+        return wide.plane.infer(wide.servable, {"x": self.ROWS}, 101.0, 100.0, reply, priority=1), reply
+
+    @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (2, 1, 0)])
+    def test_come_back_in_order_whichever_batch_ends_first(self, wide: World, order: Sequence[int]) -> None:
+        _, reply = self.offer(wide)
+        parts = wide.batcher.requests
+        assert [(part.rows, part.deadline, part.arrival) for part in parts] == [
+            (4, 101.0, 100.0), (4, 101.0, 100.0), (2, 101.0, 100.0),
+        ]  # fmt: skip
+        for place in order:
+            assert not reply.answers
+            parts[place].answer([2 * parts[place].inputs[0]], FACTS)
+        (outputs,) = reply.answers
+        assert outputs[0].tolist() == (2 * self.ROWS).tolist()
+        assert wide.batcher.reserved == 0
+
+    def test_one_part_that_is_refused_fails_the_call_and_withdraws_the_others(self, wide: World) -> None:
+        late = DeadlineUnmeetable("too many wait", retry_after_seconds=1.0)
+
+        def refuse_from_now_on(_request: PendingRequest) -> None:
+            wide.batcher.refusal = late
+
+        wide.batcher.on_submit = refuse_from_now_on
+        _, reply = self.offer(wide)
+        assert reply.errors == [late]
+        assert len(wide.batcher.requests) == 1
+        assert wide.batcher.cancelled[0] is wide.batcher.requests[0]
+        assert wide.batcher.reserved == 0
+
+    def test_no_place_for_all_is_a_place_for_none(self, wide: World) -> None:
+        wide.batcher.places, wide.batcher.door_refusal = 2, QueueFull("full", retry_after_seconds=1.0)
+        with pytest.raises(QueueFull):
+            self.offer(wide)
+        assert not wide.batcher.requests
+        assert wide.batcher.reserved == 0
+
+    def test_all_leave_with_their_caller(self, wide: World) -> None:
+        ticket, reply = self.offer(wide)
+        ticket.cancel()
+        assert wide.batcher.cancelled == wide.batcher.requests
+        assert reply.status == "CANCELLED"
+
+    def test_there_is_a_bound(self, wide: World) -> None:
+        wide.servable = bare_servable(batcher=wide.batcher, max_rows=9)
+        assert refusal(lambda: self.offer(wide)) == "batch of 10, expected 1 to 9"
+
+    def test_pictures_as_well(self, world: World) -> None:
+        world.servable = make_servable(batcher=world.batcher, max_rows=8)
+        reply, items = RecordingReply(), np.array(GOOD, object)
+        world.plane.infer(world.servable, {"images": items}, 101.0, 100.0, reply)
+        world.pool.run_all()
+        assert [part.rows for part in world.batcher.requests] == [4, 4]
+        for part in reversed(world.batcher.requests):
+            part.answer([part.inputs[0].reshape(4, 6)[:, :3]], FACTS)
+        assert reply.answers[0][0].shape == (8, 3)
 
 
 # Items that were answered before.

@@ -19,6 +19,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "intra_op_threads": (0, 256),
     "measuring_seconds": (0, 600),
     "max_batch_size": (0, 4096),
+    "max_request_rows": (0, 1_000_000),
     "max_queue_delay_seconds": (0, 10),
     "max_queued_requests": (1, 1_000_000),
     "response_cache_bytes": (0, 2**40),
