@@ -127,7 +127,10 @@ class FastLane:
 
     def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> bool:
         """Take one call in; tell whether it was not refused at once."""
-        if (status := self._likewise.status(method, payload, details[2], details[0])) is not None:
+        if (
+            self._calls.repeated is not None
+            and (status := self._likewise.status(method, payload, details[2], details[0])) is not None
+        ):
             self._front.fail(call_id, status.number, status.message, status.trailing_metadata)
             return False
         responder = _NativeResponder(self._front, self._tickets, call_id, details[0])
