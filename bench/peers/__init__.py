@@ -19,6 +19,7 @@ PEERS: dict[str, Peer] = {
         Bare("bare-1-thread", best=False),
         Bare("bare", best=True),
         Convserve("convserve", "native"),
+        Convserve("convserve-1-instance", "native", ("--instances", "1", "--intra-op-threads", "1")),
         Convserve("convserve-grpcio", "grpcio"),
         Triton("triton", instances=2),
         Triton("triton-1-instance", instances=1),

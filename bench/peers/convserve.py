@@ -1,4 +1,4 @@
-"""This project's server, as it comes: admission, deadlines, metrics, golden answers on, no setting changed.
+"""This project's server: admission, deadlines, metrics and golden answers on; as it comes, or with one instance.
 
 It takes the tree that it is run from; its environment holds what that depends on.
 """
@@ -14,10 +14,11 @@ from bench.peers.environment import pinned_onnxruntime
 
 @dataclass(frozen=True)
 class Convserve(OverGrpc):
-    """One of its two doors."""
+    """One of its two doors, as it comes or with a few flags."""
 
     name: str
     transport: str
+    flags: tuple[str, ...] = ()
     takes_encoded = True
     home: str = "convserve"
 
@@ -34,7 +35,7 @@ class Convserve(OverGrpc):
     @property
     def tuning(self) -> str:
         """On one line."""
-        return f"as it comes, --transport {self.transport}"
+        return " ".join(("as it comes, --transport", self.transport, *self.flags))
 
     def command(self, case: Case, place: Place) -> Command:
         """Serve the one model."""
@@ -46,4 +47,4 @@ class Convserve(OverGrpc):
         argv = (str(place.environment.python), "-m", "service", "serve", "--models", str(repository))
         ports = ("--grpc-port", str(place.port), "--http-port", str(place.spare_port))
         # In front of whatever else is installed: what is measured is this tree.
-        return Command((*argv, "--transport", self.transport, *ports), {"PYTHONPATH": str(ROOT)})
+        return Command((*argv, "--transport", self.transport, *self.flags, *ports), {"PYTHONPATH": str(ROOT)})
