@@ -1,11 +1,21 @@
-"""Which thread may push another off its core just because something arrived (sched(7)): see ADR 6."""
+"""How threads share the cores: who may push another off (ADR 6), who gets how much of a busy one (ADR 7); sched(7)."""
 
 from __future__ import annotations
 
 import contextlib
+import math
 import os
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
 _HURRY_SECONDS = 1.0
+_A_LEVEL = 1.25  # what one level of niceness is worth on Linux (kernel/sched/core.c, sched_prio_to_weight)
+_MOST_NICE = 19
+LEAST_WEIGHT = 0.02  # 1.25 ** -19 is 0.014
+
+_Result = TypeVar("_Result")
 
 
 def wait_for_turns() -> None:
@@ -43,6 +53,30 @@ class Hurry:
         if is_on is not self.is_on:
             self.is_on = is_on
             (take_turns_at_once if is_on else wait_for_turns)()
+
+
+def at_weight(weight: float, action: Callable[[], _Result]) -> _Result:
+    """Run an action on a thread of that weight; threads that it starts inherit it.
+
+    Where cores are busy a thread gets time in proportion to its weight. Threads may become lighter, but without a
+    privilege not heavier again, so it is done on a thread that ends. Does nothing where the system has no such thing.
+
+    Args:
+        weight: From :data:`LEAST_WEIGHT` to 1, which is that of the others; 1 runs the action right here.
+        action: What it returns or raises is returned or raised.
+    """
+    levels = round(-math.log(weight, _A_LEVEL))
+    if not levels:
+        return action()
+
+    def lighter() -> _Result:
+        with contextlib.suppress(OSError, AttributeError):
+            own = threading.get_native_id()
+            os.setpriority(os.PRIO_PROCESS, own, min(_MOST_NICE, os.getpriority(os.PRIO_PROCESS, own) + levels))
+        return action()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="lighter") as thread:
+        return thread.submit(lighter).result()
 
 
 def _set(policy: str) -> None:

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from service.errors import SettingsError
+from service.scheduling import LEAST_WEIGHT
 from service.strict import StrictError, parse
 
 Device = Literal["auto", "cpu", "cuda"]
@@ -69,6 +70,9 @@ class Settings:
     tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")
     instances: int = _setting(0, "threads that run batches of one model; 0 chooses by measurement, or from the cores")
     intra_op_threads: int = _setting(0, "threads within one run; 0 chooses by measurement, or from the cores")
+    weight: float = _setting(
+        1.0, "time that a model's instances get where all want the cores, over that of a model of weight 1"
+    )
     measuring_seconds: float = _setting(
         0.04, "how long measuring what batches cost may take at load; what is left out is learnt in service"
     )
@@ -129,6 +133,7 @@ class Settings:
             ("repository_poll_seconds", 0.1, 86400),
             ("instances", 0, 256),
             ("intra_op_threads", 0, 256),
+            ("weight", LEAST_WEIGHT, 1),
             ("measuring_seconds", 0, 600),
             ("max_batch_size", 0, 4096),
             ("max_request_rows", 0, 1_000_000),
@@ -171,6 +176,7 @@ class ModelSettings:
     tensorrt: bool | None = None
     instances: int | None = None
     intra_op_threads: int | None = None
+    weight: float | None = None
     measuring_seconds: float | None = None
     max_batch_size: int | None = None
     max_request_rows: int | None = None

@@ -42,6 +42,7 @@ from service.repository.batch_view import BatchView, batch_view
 from service.repository.metered import MeteredBatches
 from service.repository.pricing import Pricing, Subject, useful_batch_size
 from service.repository.store import VersionFolder
+from service.scheduling import at_weight
 from service.settings import Settings
 from service.spec import TextSpec
 from service.tensors import TensorSpec
@@ -172,7 +173,11 @@ def load(
     if manifest is not None and digest != manifest.model_digest:
         raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
     pricing = Pricing(folder, digest, settings)
-    backend = OnnxBackend(folder.path / MODEL_FILE, settings.device, pricing.layout.threads, CudaOptions.of(settings))
+    threads = pricing.layout.threads
+    backend = at_weight(
+        settings.weight,
+        lambda: OnnxBackend(folder.path / MODEL_FILE, settings.device, threads, CudaOptions.of(settings)),
+    )
     if manifest is not None:
         check_graph(manifest, backend)
     labels = labels_of(manifest, folder)
@@ -196,8 +201,8 @@ def load(
             settings.max_queued_requests,
             pricing.instances,
             prompt=settings.refusals == "prompt",
-            # How long an unproven graph may run is unknown, and a device has its own threads.
-            takes_guests=manifest is not None and backend.provider.device == "cpu",
+            # How long an unproven graph may run is unknown, a device has its own threads, a light model its own turns.
+            takes_guests=manifest is not None and backend.provider.device == "cpu" and settings.weight == 1,
         ),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=observer,
@@ -217,7 +222,7 @@ def load(
             merges=settings.merge_identical_requests,
             most_joined=settings.max_queued_requests,
         )
-    batcher.start(folder.name)
+    at_weight(settings.weight, lambda: batcher.start(folder.name))
     model_metrics.watch_queue(lambda: batcher.queued)
     servable = Servable(
         name=folder.name,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -26,6 +27,31 @@ def test_threads_wait_for_turns_and_those_that_they_start() -> None:
     with ThreadPoolExecutor(1) as thread:
         found = thread.submit(policies).result()
     assert found == [os.SCHED_OTHER, os.SCHED_BATCH, os.SCHED_BATCH, os.SCHED_OTHER]
+
+
+def niceness() -> int:
+    return os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+def of_a_child() -> int:
+    with ThreadPoolExecutor(1) as child:
+        return child.submit(niceness).result()
+
+
+@pytest.mark.parametrize(("weight", "levels"), [(1.0, 0), (0.8, 1), (0.25, 6), (0.02, 18)])
+def test_a_weight_is_that_of_the_threads_that_an_action_starts_and_of_no_others(weight: float, levels: int) -> None:
+    before = niceness()
+    assert scheduling.at_weight(weight, of_a_child) == min(19, before + levels)
+    assert niceness() == before
+    assert of_a_child() == before
+
+
+def test_what_an_action_of_some_weight_raises_is_raised() -> None:
+    def fail() -> None:
+        raise ValueError("why")
+
+    with pytest.raises(ValueError, match="why"):
+        scheduling.at_weight(0.5, fail)
 
 
 def test_another_policy_of_the_operator_stays() -> None:
