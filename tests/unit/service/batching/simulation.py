@@ -45,6 +45,16 @@ def poisson(rate: float, count: int, seed: int) -> list[float]:
     return instants
 
 
+def gamma(rate: float, count: int, seed: int, variation: float = 3.0) -> list[float]:
+    """Instants of arrival in bursts: gaps are gamma distributed, with that coefficient of variation."""
+    generator, shape = random.Random(seed), variation**-2
+    now, instants = 0.0, []
+    for _ in range(count):
+        now += generator.gammavariate(shape, 1 / (rate * shape))
+        instants.append(now)
+    return instants
+
+
 def first_come_first_served(max_batch_size: int) -> Choose:
     return lambda queue, _now: Release("g", queue.waiting("g")[:max_batch_size], [], "idle")
 

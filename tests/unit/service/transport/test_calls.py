@@ -150,6 +150,7 @@ class FakePlane:
         arrival: float,
         reply: Any,
         priority: int,
+        burst: Any = None,
     ) -> Ticket:
         return self._submit(
             servable=servable,
@@ -159,6 +160,7 @@ class FakePlane:
             arrival=arrival,
             reply=reply,
             priority=priority,
+            burst=burst,
         )
 
     def classify(
