@@ -113,7 +113,7 @@ def test_known_sentences_are_answered_though_the_queue_is_full(repository: Path,
     with ServerProcess(repository, transport, *settings) as server:
         for sentence in ("a fine film", "dull"):
             ask(sentence)
-        with pytest.raises(grpc.RpcError, match="make 2 batches, the queue holds 1"):
+        with pytest.raises(grpc.RpcError, match="makes 2 batches, the queue holds 1"):
             ask("a fine film", *["never heard of"] * 39)
         both = ask("dull", "a fine film")  # in another order, of two calls, and for two places where there is one
         assert both.explanation.release_reason == "cached"
