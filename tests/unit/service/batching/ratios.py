@@ -19,7 +19,7 @@ PROFILES = {
 }
 LOADS = (0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 ARRIVALS = {"Poisson": poisson, "gamma, variation 3": gamma}
-COUNT = 4000  # arrivals of a trace
+COUNT = 1500  # arrivals of a trace
 SEEDS = (1, 2)
 
 
