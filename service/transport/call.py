@@ -19,7 +19,7 @@ from service.transport.status import Status, internal
 
 _LOG = logging.getLogger(__name__)
 
-_MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
+MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
 
 _ids = itertools.count(1)
 _run_id = os.urandom(4).hex()
@@ -152,7 +152,7 @@ class Call:
     @property
     def request_id(self) -> str:
         """The id in the request message, else in its metadata, else one of ours."""
-        return (self.caller_id or self._responder.request_id)[:_MAX_REQUEST_ID]
+        return (self.caller_id or self._responder.request_id)[:MAX_REQUEST_ID]
 
     def respond(self, payload: bytes) -> None:
         """Settle with an answer."""

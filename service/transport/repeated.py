@@ -16,6 +16,7 @@ from service.batching.refusal import Refusal
 from service.dataplane import DataPlane
 from service.errors import DeadlineUnmeetable
 from service.transport.access import Metadata
+from service.transport.call import MAX_REQUEST_ID
 from service.transport.recorder import Recorder
 from service.transport.status import Status
 from service.transport.template import Template
@@ -49,10 +50,10 @@ class RepeatedRefusal:
         template = self.template
         if len(payload) != self.size or not template.fits(payload):
             return None
-        if template.identity is None:
+        own_id = b"" if template.identity is None else payload[template.identity]
+        if not own_id:
             return self.status
-        own_id = payload[template.identity]
-        return self.status_for(own_id.decode()) if own_id.isascii() else None
+        return self.status_for(own_id.decode()[:MAX_REQUEST_ID]) if own_id.isascii() else None
 
     def holds(self, deadline: float, now: float) -> bool:
         """Tell whether the batcher would refuse a call with such a message for the same reason."""
@@ -168,7 +169,7 @@ class Likewise:
         servable = repeated.template.form.servable
         now = self._calls.dataplane.clock()
         self._calls.count_many(count, self._method, repeated.status.name, servable.name, str(servable.version))
-        servable.metrics.observe_failure(now - self._since, count)
+        servable.metrics.observe_failure((now - self._since) / count, count)
         servable.batcher.repeated(count, repeated.template.rows)
         self._calls.recorder.left_out(count)
         self._since = now

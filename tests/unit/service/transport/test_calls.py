@@ -359,6 +359,13 @@ class TestRepeatedRefusals:
         assert b"two" in told.trailing_metadata[0][1]
         assert b"one" not in told.trailing_metadata[0][1]
 
+    def test_a_long_id_is_cut_as_any_other(self, world: World) -> None:
+        _, likewise = self.overload(world, id="a" * 200)
+        told = self.ask(likewise, id="b" * 200)
+        assert told is not None
+        assert b"b" * 128 in told.trailing_metadata[0][1]
+        assert b"b" * 129 not in told.trailing_metadata[0][1]
+
     def test_its_own_timeout_and_the_objective_bound_its_deadline(self, world: World) -> None:
         timeout = {"timeout": inference.InferParameter(int64_param=125_000)}
         batcher, likewise = self.overload(world, parameters=timeout)
