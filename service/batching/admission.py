@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
 from service.batching.foresight import Foresight
+from service.batching.occupancy import IDLE
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
 from service.batching.refusal import Refusal
@@ -21,7 +22,6 @@ from service.errors import (
     ServingError,
 )
 
-IDLE = -math.inf  # in place of a batch's predicted end, where none runs
 _PERIOD_BATCHES = 4
 
 
@@ -33,13 +33,13 @@ class BatcherLimits:
         max_queued_requests: Most requests that may be reserved or waiting at once.
         instances: Threads that run batches, each with its own buffers; at least 1.
         prompt: Whether a request is refused at arrival by what is expected, or only once it is certain to be late.
-        takes_guests: Whether the thread that brings a request may run it in an idle instance's place.
+        runs_inline: Whether the thread that brings a request may run it, in an idle instance's stead.
     """
 
     max_queued_requests: int
     instances: int
     prompt: bool = True
-    takes_guests: bool = False
+    runs_inline: bool = False
 
 
 class Admission:

@@ -9,13 +9,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 
-from service.batching.admission import IDLE, Admission, BatcherLimits
+from service.batching.admission import Admission, BatcherLimits
 from service.batching.assembly import BatchBuffer
 from service.batching.instance import Instance, Run
 from service.batching.observer import Observer, ShieldedObserver
-from service.batching.policy import BatchingPolicy, Release
+from service.batching.occupancy import INLINE, Occupancy
+from service.batching.policy import BatchingPolicy, Release, WaitUntil
 from service.batching.queue import RequestQueue
 from service.batching.refusal import Refusal
 from service.batching.request import PendingRequest
@@ -29,7 +30,7 @@ from service.errors import (
 )
 
 _LOG = logging.getLogger(__name__)
-_GUEST_SECONDS = 5e-3  # so long may a thread that takes calls in be kept from the next ones
+_INLINE_SECONDS = 5e-3  # so long may a thread that takes calls in be kept from the next ones
 
 
 class Batcher:
@@ -44,8 +45,8 @@ class Batcher:
           for the batches before it; a group of other shapes is served in order of its oldest
           request.
         * One request is never split over two batches.
-        * Where guests are taken, a request that comes alone may run on the thread that brings it, in an idle instance's
-          place: a thread less is woken. Only if the run seldom takes 5 ms; to the others it is as if the instance ran.
+        * Where limits allow it, a request that comes alone may run inline, on the thread that brings it, in an idle
+          instance's stead: a thread less is woken. Only if the run seldom takes 5 ms; others wait as for the instance.
         * Memory: at most ``max_queued_requests`` requests and one batch an instance.
 
     Thread-safe. Locks are held for list operations only: replies, the backend and the observer
@@ -85,12 +86,8 @@ class Batcher:
         self._queue = RequestQueue()
         self._admission = Admission(self._queue, policy, limits)
         self._reserved = 0
-        self._idle = limits.instances
-        self._busy_until = [IDLE] * limits.instances
-        self._guest_until = IDLE
-        # One for each instance, and the last for a guest.
-        self._running: list[tuple[float, Release] | None] = [None] * (limits.instances + 1)
-        self._guest: Instance | None = None
+        self._occupancy = Occupancy(limits.instances)
+        self._inline: Instance | None = None
         self._closing = False
         self._dead = False
         self._lock = threading.Lock()
@@ -99,9 +96,9 @@ class Batcher:
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str) -> None:
-        """Start the instances' threads, named after the model; from then on guests are taken."""
-        if self._limits.takes_guests:
-            self._guest = self._new_instance(self._limits.instances)
+        """Start the instances' threads, named after the model; from then on requests may run inline."""
+        if self._limits.runs_inline:
+            self._inline = self._new_instance(self._limits.instances)
         for instance in range(self._limits.instances):
             thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
             thread.start()
@@ -115,7 +112,7 @@ class Batcher:
     @property
     def running(self) -> int:
         """Instances that run a batch."""
-        return self._limits.instances - self._idle
+        return self._occupancy.running
 
     @property
     def max_queued_requests(self) -> int:
@@ -153,12 +150,12 @@ class Batcher:
             self._reserved -= 1
             self._settled.notify_all()
 
-    def submit(self, request: PendingRequest, here: bool = False) -> None:
+    def submit(self, request: PendingRequest, inline: bool = False) -> None:
         """Queue a request for which a place was reserved; the reservation is used up either way.
 
         Args:
             request: It.
-            here: It came alone, and the calling thread may run it.
+            inline: It came alone, and the calling thread may run it.
 
         Raises:
             InvalidInput: It has no rows, or more than a batch holds (INVALID_ARGUMENT).
@@ -170,18 +167,16 @@ class Batcher:
         now = self._clock()
         with self._lock:
             self._reserved -= 1
-            error = _unloading() if self._dead else self._admission.refusal(request, self._busy(), now)
-            release = self._take_in(request, error, here, now)
-        self._raise(error)
-        if release is not None:
-            self._run_as_guest(release, now)
+            error: ServingError | None = _unloading() if self._dead else None
+            error, release = self._take_in(request, error, inline, now)
+        self._go_on(error, release, now)
 
-    def offer(self, request: PendingRequest, here: bool = False) -> None:
+    def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Reserve a place for a request that needs no preparation, and queue it.
 
         Args:
             request: It.
-            here: It came alone, and the calling thread may run it.
+            inline: It came alone, and the calling thread may run it.
 
         Raises:
             ServingError: As :meth:`reserve` and :meth:`submit` raise it.
@@ -189,11 +184,8 @@ class Batcher:
         now = self._clock()
         with self._lock:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
-            error = error or self._admission.refusal(request, self._busy(), now)
-            release = self._take_in(request, error, here, now)
-        self._raise(error)
-        if release is not None:
-            self._run_as_guest(release, now)
+            error, release = self._take_in(request, error, inline, now)
+        self._go_on(error, release, now)
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         """Tell whether :attr:`last_refusal` is still this one and holds for an arrival that it is for; takes no lock.
@@ -216,53 +208,50 @@ class Batcher:
             self._admission.repeated(count * rows, now)
         self._observer.rejected(DeadlineUnmeetable.reason.lower(), count)
 
-    def _take_in(self, request: PendingRequest, error: ServingError | None, here: bool, now: float) -> Release | None:
-        """Queue a request that is let in; return what the calling thread is to run instead."""
+    def _take_in(
+        self, request: PendingRequest, error: ServingError | None, inline: bool, now: float
+    ) -> tuple[ServingError | None, Release | None]:
+        """Queue a request unless it is refused; return why it is, or what the calling thread is to run."""
+        error = error or self._admission.refusal(request, self._occupancy.busy_until(), now)
         if error is not None:
             self._settled.notify_all()
-            return None
+            return error, None
         self._queue.append(request)
-        if here and self._guest is not None and self._may_be_guest(request):
-            decision = self.policy.next(self._queue, self._idle, now, self._closing, self._limits.instances)
+        if inline and self._may_run_inline(request):
+            decision = self._decide(now)
             if isinstance(decision, Release) and decision.requests:
-                self._queue.take(decision.group, decision.requests)
-                self._running[-1] = (now, decision)
-                self._guest_until = now + self.policy.cost.seconds(request.rows, request.group)
-                self._idle -= 1
-                return decision
-        if self._idle:
+                self._begin(INLINE, decision, now)
+                return None, decision
+        if self._occupancy.idle:
             self._work.notify()
-        return None
+        return None, None
 
-    def _may_be_guest(self, request: PendingRequest) -> bool:
+    def _may_run_inline(self, request: PendingRequest) -> bool:
         return (
-            self._idle == self._limits.instances
+            self._inline is not None
+            and not self._occupancy.running
             and len(self._queue) == 1
-            and self.policy.cost.bound_seconds(request.rows, request.group) <= _GUEST_SECONDS
+            and self.policy.cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
         )
 
-    def _run_as_guest(self, release: Release, asked: float) -> None:
+    def _go_on(self, error: ServingError | None, release: Release | None, asked: float) -> None:
+        self._raise(error)
+        if release is not None:
+            self._run_inline(release, asked)
+
+    def _run_inline(self, release: Release, asked: float) -> None:
         """Run a batch on the calling thread; whoever brought it is not the one to die of an error of ours."""
-        assert self._guest is not None
+        assert self._inline is not None
         try:
-            self._guest.run(release, asked)
+            self._inline.run(release, asked)
         except BaseException:
             _LOG.exception("a batch failed on the thread that brought it")
             self._die()
         finally:
             with self._lock:
-                self._guest_until = IDLE
-                self._vacate(-1)
+                self._end_batch(INLINE)
                 if len(self._queue):
                     self._work.notify()
-
-    def _busy(self) -> Sequence[float]:
-        """Return when each instance will be free: a guest is in the place of one that is idle."""
-        if self._guest_until == IDLE:
-            return self._busy_until
-        busy = list(self._busy_until)
-        busy[busy.index(IDLE)] = self._guest_until
-        return busy
 
     def _raise(self, error: ServingError | None) -> None:
         if error is not None:
@@ -288,13 +277,13 @@ class Batcher:
         """Tell whether a batch has been running for longer than that."""
         now = self._clock()
         with self._lock:
-            return any(batch is not None and now - batch[0] > limit_seconds for batch in self._running)
+            return self._occupancy.began_before(now - limit_seconds)
 
     def abandon(self) -> None:
         """Give up at once: refuse what is queued and what runs; a batch that ends later is dropped."""
         self._end()
-        for batch in self._running:
-            for request in batch[1].requests if batch is not None else ():
+        for release in self._occupancy.releases():
+            for request in release.requests:
                 request.refuse(BackendFailed("the batch did not end in time"))
 
     def close(self, grace_seconds: float | None = None) -> None:
@@ -358,22 +347,14 @@ class Batcher:
                 return batch
 
     def _next_release(self, number: int) -> tuple[float, Release] | None:
-        self._mark_idle(number)
+        self._end_batch(number)
         while not self._dead:
-            if not self._idle:  # a guest is in this instance's place
-                self._work.wait()
-                continue
             now = self._clock()
-            decision = self.policy.next(self._queue, self._idle, now, self._closing, self._limits.instances)
+            # None is idle where a batch runs inline in this instance's stead.
+            decision = self._decide(now) if self._occupancy.idle else WaitUntil(math.inf)
             if isinstance(decision, Release):
-                self._queue.take(decision.group, [*decision.late, *decision.requests])
-                self._admission.gave_up(decision.late, now)
-                if decision.requests:
-                    self._running[number] = (now, decision)
-                    rows = sum(request.rows for request in decision.requests)
-                    self._busy_until[number] = now + self.policy.cost.seconds(rows, decision.group)
-                    self._idle -= 1
-                if self._idle and len(self._queue):
+                self._begin(number, decision, now)
+                if self._occupancy.idle and len(self._queue):
                     self._work.notify()
                 if self._closing:  # nobody waits for it otherwise
                     self._settled.notify_all()
@@ -381,18 +362,22 @@ class Batcher:
             self._work.wait(None if decision.instant == math.inf else max(0.0, decision.instant - now))
         return None
 
-    def _mark_idle(self, number: int) -> None:
-        if self._busy_until[number] != IDLE:
-            self._busy_until[number] = IDLE
-            self._vacate(number)
+    def _decide(self, now: float) -> Release | WaitUntil:
+        return self.policy.next(self._queue, self._occupancy.idle, now, self._closing, self._limits.instances)
 
-    def _vacate(self, place: int) -> None:
-        if (batch := self._running[place]) is not None:
-            self._admission.ended(batch[1], self._clock())
-        self._running[place] = None
-        self._idle += 1
-        if self._closing:
-            self._settled.notify_all()
+    def _begin(self, place: int, release: Release, now: float) -> None:
+        self._queue.take(release.group, [*release.late, *release.requests])
+        self._admission.gave_up(release.late, now)
+        if release.requests:
+            rows = sum(request.rows for request in release.requests)
+            self._occupancy.begin(place, release, now, now + self.policy.cost.seconds(rows, release.group))
+
+    def _end_batch(self, place: int) -> None:
+        release = self._occupancy.end(place)
+        if release is not None:
+            self._admission.ended(release, self._clock())
+            if self._closing:
+                self._settled.notify_all()
 
     def _refuse_late(self, release: Release) -> None:
         now = self._clock()

@@ -10,11 +10,11 @@ from service.batching.request import PendingRequest
 class Front(Protocol):
     """Who takes requests: a batcher, or what stands in front of it."""
 
-    def offer(self, request: PendingRequest, here: bool = False) -> None:
-        """Take a request in, or raise a ServingError; ``here``: the caller's thread has time to run it."""
+    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+        """Take a request in, or raise a ServingError; ``inline``: the caller's thread has time to run it."""
         ...
 
-    def submit(self, request: PendingRequest, here: bool = False) -> None:
+    def submit(self, request: PendingRequest, inline: bool = False) -> None:
         """Take in a request for which the batcher reserved a place, or raise; the place is used up either way."""
         ...
 

@@ -81,15 +81,15 @@ class SharedAnswers:
         """Requests that wait for others' runs."""
         return self._joined
 
-    def offer(self, request: PendingRequest, here: bool = False) -> None:
-        """Answer, merge or queue a request; never run it here, since others may want its answer.
+    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+        """Answer, merge or queue a request; never run it inline, since others may want its answer.
 
         Raises:
             ServingError: As :meth:`Batcher.offer` raises it.
         """
         self._take(request, self._batcher.offer, lambda: None, self.cache)
 
-    def submit(self, request: PendingRequest, here: bool = False) -> None:
+    def submit(self, request: PendingRequest, inline: bool = False) -> None:
         """Merge or queue a request for which a place was reserved; the place is used up or given back.
 
         Raises:

@@ -25,7 +25,7 @@ from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
 from service.transport.call import Call, InFlight, Responder
 from service.transport.recorder import Recorder, failures_only
-from service.transport.repeated import Likewise, RepeatedRefusal, repeated_refusal
+from service.transport.repeated import RepeatedRefusal, Shedder, repeated_refusal
 from service.transport.replies import ClassifyReply, InferForm, InferReply
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status, status_of
@@ -72,7 +72,7 @@ class Calls:
         self._overload_status = overload_status
         self._templates = Templates()
         self.repeated: RepeatedRefusal | None = None
-        """The last refusal that others may be told as well, for :meth:`likewise`."""
+        """The last refusal that others may be told as well, for :meth:`shedder`."""
         # Who is watched or must show a credential is looked at one by one.
         self._may_repeat = access.is_open and not self.recorder.draws
         self._begin = {
@@ -123,9 +123,9 @@ class Calls:
             call.unexpected()
         return None
 
-    def likewise(self) -> Likewise:
+    def shedder(self) -> Shedder:
         """Return what one thread asks about each call before it begins it."""
-        return Likewise(self, MODEL_INFER)
+        return Shedder(self, MODEL_INFER)
 
     def refuse(self, method: str, responder: Responder, error: ServingError) -> None:
         """Settle a call that a door does not let in."""
@@ -155,14 +155,8 @@ class Calls:
                 continue
         return self._begin[method](call, payload, deadline)
 
-    def count(self, method: str, code: str, model: str = "", version: str = "") -> None:
-        """Count a call that ended, also one of a door's own methods."""
-        self._ended.append((model, version, method, code))
-        if len(self._ended) >= _SETTLE_CALLS:
-            self.settle()
-
-    def count_many(self, number: int, method: str, code: str, model: str, version: str) -> None:
-        """Count calls that ended alike."""
+    def count(self, method: str, code: str, model: str = "", version: str = "", number: int = 1) -> None:
+        """Count calls that ended alike, also those of a door's own methods."""
         self._ended.extend([(model, version, method, code)] * number)
         if len(self._ended) >= _SETTLE_CALLS:
             self.settle()

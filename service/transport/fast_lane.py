@@ -66,7 +66,7 @@ class FastLane:
         """
         self._calls = calls
         self._burst = calls.dataplane.burst()
-        self._likewise = calls.likewise()
+        self._shedder = calls.shedder()
         self._max_message_bytes = limits.max_message_bytes
         self._on_death = on_death
         self._tickets: dict[int, Ticket] = {}
@@ -117,7 +117,7 @@ class FastLane:
                     elif (ticket := self._tickets.pop(call_id, None)) is not None:
                         ticket.cancel()
                 self._burst.finish()
-                self._likewise.settle()
+                self._shedder.settle()
                 hurry.note(refused, time.monotonic())
                 if refused:
                     time.sleep(_REST_SECONDS)
@@ -129,7 +129,7 @@ class FastLane:
         """Take one call in; tell whether it was not refused at once."""
         if (
             self._calls.repeated is not None
-            and (status := self._likewise.status(method, payload, details[2], details[0])) is not None
+            and (status := self._shedder.status(method, payload, details[2], details[0])) is not None
         ):
             self._front.fail(call_id, status.number, status.message, status.trailing_metadata)
             return False

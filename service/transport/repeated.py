@@ -97,13 +97,13 @@ class Refusals(Protocol):
     recorder: Recorder
     repeated: RepeatedRefusal | None
 
-    def count_many(self, number: int, method: str, code: str, model: str, version: str) -> None:
+    def count(self, method: str, code: str, model: str = "", version: str = "", number: int = 1) -> None:
         """Count calls that ended alike."""
         ...
 
 
-class Likewise:
-    """Tells calls that are like the one refused last the same. For one thread, which settles after each trip.
+class Shedder:
+    """Sheds calls that are like the one refused last: tells them the same. For one thread, which settles after a trip.
 
     Contract: it answers for overload only, never raises, and counts all that it answered once it is settled. Who is
     watched, brings an ``x-request-id`` or a damaged id, or may be answered is left to be looked at.
@@ -168,7 +168,7 @@ class Likewise:
         repeated = self._last
         servable = repeated.template.form.servable
         now = self._calls.dataplane.clock()
-        self._calls.count_many(count, self._method, repeated.status.name, servable.name, str(servable.version))
+        self._calls.count(self._method, repeated.status.name, servable.name, str(servable.version), count)
         servable.metrics.observe_failure((now - self._since) / count, count)
         servable.batcher.repeated(count, repeated.template.rows)
         self._calls.recorder.left_out(count)

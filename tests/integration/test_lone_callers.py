@@ -14,7 +14,7 @@ from tests.integration.harness import MODELS, ServerProcess, arrays_of, eventual
 
 GOLDEN = np.load(MODELS / "lenet5-mnist" / "1" / "golden.npz")
 FLAGS = ("--model-control-mode", "explicit", "--load-models", "lenet5-mnist", "--instances", "1", "--device", "cpu")
-GUEST = 1  # one more than there are
+INLINE = 1  # one more than there are
 
 
 @pytest.fixture(scope="module")
@@ -31,12 +31,12 @@ def ask(server: ServerProcess, row: int) -> pb.ModelInferResponse:
     return response
 
 
-def was_guest(server: ServerProcess) -> bool:
-    return ask(server, 0).parameters["instance"].string_param == str(GUEST)
+def ran_inline(server: ServerProcess) -> bool:
+    return ask(server, 0).parameters["instance"].string_param == str(INLINE)
 
 
 def test_tensors(server: ServerProcess):
-    eventually(lambda: was_guest(server), "the thread that took the call in ran it")
+    eventually(lambda: ran_inline(server), "the thread that took the call in ran it")
 
 
 def test_pictures(server: ServerProcess):
@@ -44,20 +44,20 @@ def test_pictures(server: ServerProcess):
         model_name="lenet5-mnist", images=[samples.encode(samples.digit_one())], top_k=1, explain=True
     )
 
-    def was_guest() -> bool:
+    def ran_inline() -> bool:
         response = server.client.classification.ClassifyImages(asked)
         assert response.results[0].classification.scored_labels[0].label == "1"
-        return response.explanation.instance == str(GUEST)
+        return response.explanation.instance == str(INLINE)
 
-    eventually(was_guest, "the thread that took the call in decoded and ran it")
+    eventually(ran_inline, "the thread that took the call in decoded and ran it")
 
 
 def test_several_callers_after_one(server: ServerProcess):
-    eventually(lambda: was_guest(server), "one caller")
+    eventually(lambda: ran_inline(server), "one caller")
     with ThreadPoolExecutor(16) as callers:
         instances = {
             response.parameters["instance"].string_param
             for response in callers.map(lambda row: ask(server, row % len(GOLDEN["input_0"])), range(400))
         }
     assert "0" in instances, "the instance's thread has its share"
-    eventually(lambda: was_guest(server), "one caller again")
+    eventually(lambda: ran_inline(server), "one caller again")

@@ -254,7 +254,6 @@ class FakeBatcher:
         self.door_refusal: ServingError | None = None
         self.last_refusal: Refusal | None = None
         self.still_refuses = True
-        self.here: list[bool] = []
         self.asked: list[float] = []
         self.repeated_counts: list[tuple[int, int]] = []
 
@@ -281,17 +280,16 @@ class FakeBatcher:
     def release(self) -> None:
         self.reserved -= 1
 
-    def submit(self, request: PendingRequest, here: bool = False) -> None:
-        self.here.append(here)
+    def submit(self, request: PendingRequest, inline: bool = False) -> None:
         self.reserved -= 1
         if self.refusal is not None:
             raise self.refusal
         self.requests.append(request)
         self.on_submit(request)
 
-    def offer(self, request: PendingRequest, here: bool = False) -> None:
+    def offer(self, request: PendingRequest, inline: bool = False) -> None:
         self.reserve()
-        self.submit(request, here)
+        self.submit(request, inline)
 
     def cancel(self, request: PendingRequest) -> None:
         self.cancelled.append(request)

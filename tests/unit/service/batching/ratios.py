@@ -8,24 +8,18 @@ from __future__ import annotations
 from service.batching.cost import buckets_up_to
 from service.batching.policy import BatchingPolicy
 from tests.fakes import linear_cost
-from tests.unit.service.batching.simulation import gamma, optimum, poisson, simulate
+from tests.unit.service.batching.simulation import PROFILES, gamma, optimum, poisson, simulate
 
-# Name: l(b) = fixed + per_row * b, time limit, all in ms, and the largest batch.
-PROFILES = {
-    "accelerator, 1 + b / 20 ms, 10 ms": (1.0, 0.05, 10.0, 100),
-    "between, 2 + b / 2 ms, 20 ms": (2.0, 0.5, 20.0, 32),
-    "core, 0.5 + 5 b ms, 50 ms": (0.5, 5.0, 50.0, 8),
-    "ResNet-20, 0.05 + 0.67 b ms, 50 ms": (0.05, 0.67, 50.0, 32),
-}
+RESNET_20 = (0.05, 0.67, 50.0, 32)
 LOADS = (0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 ARRIVALS = {"Poisson": poisson, "gamma, variation 3": gamma}
 COUNT = 1500  # arrivals of a trace
 SEEDS = (1, 2)
 
 
-def ratios(profile: str, arrivals: str, load: float) -> tuple[float, float]:
+def ratios(profile: tuple[float, float, float, int], arrivals: str, load: float) -> tuple[float, float]:
     """Return the answers in time over the optimum's: refused late, refused promptly; buckets are powers of two."""
-    fixed, per_row, limit, most = PROFILES[profile]
+    fixed, per_row, limit, most = profile
     rate = load * 2 * min((limit / 2 - fixed) / per_row, most) / limit
     late = prompt = best = 0
     for seed in SEEDS:
@@ -44,10 +38,14 @@ def main() -> None:
     """Print the table."""
     print("| cost, time limit | arrivals | " + " | ".join(map(str, LOADS)) + " |")
     print("|---|---|" + "---|" * len(LOADS))
-    for profile in PROFILES:
+    for name, profile in {**PROFILES, "ResNet-20": RESNET_20}.items():
+        fixed, per_row, limit, _ = profile
         for arrivals in ARRIVALS:
             cells = ["{:.2f}, {:.2f}".format(*ratios(profile, arrivals, load)) for load in LOADS]
-            print(f"| {profile} | {arrivals} | " + " | ".join(cells) + " |", flush=True)
+            print(
+                f"| {name}: {fixed} + {per_row} b ms, {limit:.0f} ms | {arrivals} | " + " | ".join(cells) + " |",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -13,7 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.slo.optimum import BatchCosts, most_in_time
-from service.batching.admission import IDLE, Admission, BatcherLimits
+from service.batching.admission import Admission, BatcherLimits
+from service.batching.occupancy import IDLE
 from service.batching.policy import BatchingPolicy, Release
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
@@ -21,6 +22,9 @@ from tests.fakes import RecordingReply
 
 _ROW = [np.zeros((1, 1))]
 _REPLY = RecordingReply()
+
+# Name: l(b) = fixed + per_row * b, time limit, all in ms, and the largest batch.
+PROFILES = {"gpu": (1.0, 0.05, 10.0, 100), "mid": (2.0, 0.5, 20.0, 32), "cpu": (0.5, 5.0, 50.0, 8)}
 
 Choose = Callable[[RequestQueue, float], Release]
 

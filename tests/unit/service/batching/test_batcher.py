@@ -61,7 +61,7 @@ class Stage:
         instances: int = 1,
         max_queued_requests: int = 100,
         max_queue_delay_seconds: float = 0.0,
-        takes_guests: bool = False,
+        runs_inline: bool = False,
         scale: float = 1.0,
         observer: Observer | None = None,
         new_buffer: Callable[[], BatchBuffer] = number_buffer,
@@ -74,7 +74,7 @@ class Stage:
         self.batcher = Batcher(
             self.backend,
             BatchingPolicy(linear_cost(0.002 * scale, 0.0005 * scale), 8, max_queue_delay_seconds),
-            limits=BatcherLimits(max_queued_requests, instances, takes_guests=takes_guests),
+            limits=BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline),
             new_buffer=new_buffer,
             observer=observer or self.seen,
             clock=self.clock,
@@ -121,12 +121,12 @@ def stage() -> Iterator[Stage]:
     stage.batcher.close()
 
 
-class TestGuests:
+class TestInline:
     """A request that comes alone runs on the thread that brings it, in an idle instance's place."""
 
     @pytest.fixture
     def host(self) -> Iterator[Stage]:
-        stage = Stage(takes_guests=True)
+        stage = Stage(runs_inline=True)
         stage.start()
         yield stage
         stage.backend.open()
@@ -155,19 +155,19 @@ class TestGuests:
 
     def test_the_instance_waits_meanwhile_and_is_woken_after(self, host: Stage) -> None:
         """One instance runs one batch at a time, whoever runs it."""
-        guest, later = make_request(1), make_request(2)
-        thread = self.offer_aside(host, guest)
+        first, later = make_request(1), make_request(2)
+        thread = self.offer_aside(host, first)
         assert host.batcher.running == 1
         host.batcher.offer(later)
         assert host.batcher.queued == 1
         host.backend.let_one_pass()
         thread.join(GUARD_SECONDS)
-        assert reply_of(guest).status == "OK"
+        assert reply_of(first).status == "OK"
         host.backend.wait_for_batches(2)
-        assert host.finish([guest, later]) == ["OK", "OK"]
+        assert host.finish([first, later]) == ["OK", "OK"]
         assert host.backend.sizes == [1, 1]
 
-    def test_others_are_admitted_by_when_the_guest_ends(self, host: Stage) -> None:
+    def test_others_are_admitted_by_when_the_inline_run_ends(self, host: Stage) -> None:
         thread = self.offer_aside(host, make_request(1))
         with pytest.raises(DeadlineUnmeetable):
             host.batcher.offer(make_request(2, deadline=host.clock.now + 0.003))
@@ -185,10 +185,10 @@ class TestGuests:
         assert host.finish([second]) == ["OK"]
 
     @pytest.mark.parametrize(
-        "options", [{"takes_guests": False}, {"scale": 3.0}, {"max_queue_delay_seconds": 5.0}], ids=str
+        "options", [{"runs_inline": False}, {"scale": 3.0}, {"max_queue_delay_seconds": 5.0}], ids=str
     )
     def test_is_queued_where_it_may_not_run(self, options: dict[str, Any]) -> None:
-        stage = Stage(**{"takes_guests": True, **options})
+        stage = Stage(**{"runs_inline": True, **options})
         stage.start()
         request = make_request(1)
         stage.batcher.offer(request, True)

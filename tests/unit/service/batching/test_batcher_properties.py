@@ -54,12 +54,12 @@ class BatcherMachine(RuleBasedStateMachine):
         self.batcher = Batcher(
             self.backend,
             BatchingPolicy(linear_cost(groups="ab"), 8),
-            limits=BatcherLimits(BOUND, 2, takes_guests=True),
+            limits=BatcherLimits(BOUND, 2, runs_inline=True),
             new_buffer=number_buffer,
             observer=self.observer,
             clock=self.clock,
         )
-        self.batcher._guest = self.batcher._new_instance(2)
+        self.batcher._inline = self.batcher._new_instance(2)
         self.instances = [
             Instance(
                 number,
@@ -100,9 +100,9 @@ class BatcherMachine(RuleBasedStateMachine):
         group=st.sampled_from("ab"),
         patience=st.one_of(st.just(float("inf")), st.floats(-0.001, 0.03)),
         reply=st.sampled_from([RecordingReply, RaisingReply]),
-        here=st.booleans(),
+        inline=st.booleans(),
     )
-    def submit(self, rows: int, group: str, patience: float, reply: type[RecordingReply], here: bool) -> None:
+    def submit(self, rows: int, group: str, patience: float, reply: type[RecordingReply], inline: bool) -> None:
         first = 10 * len(self.submitted)
         request = make_request(
             *range(first, first + rows),
@@ -114,15 +114,15 @@ class BatcherMachine(RuleBasedStateMachine):
         self.reserved -= 1
         try:
             self.backend.behaviour = per_row
-            self.batcher.submit(request, here)
+            self.batcher.submit(request, inline)
         except (DeadlineExceeded, DeadlineUnmeetable, ModelNotReady):
             assert self.closed or patience < float("inf")
             assert reply_of(request).times_settled == 0
         else:
             assert not self.closed
             self.submitted.append(request)
-            if here and not self.running and self.batcher.queued == 0:
-                assert reply_of(request).status == "OK", "as a guest"
+            if inline and not self.running and self.batcher.queued == 0:
+                assert reply_of(request).status == "OK", "by its own thread"
 
     @precondition(lambda self: self.submitted)
     @rule(data=st.data())
@@ -172,7 +172,7 @@ class BatcherMachine(RuleBasedStateMachine):
             left = id(request) in self.cancelled
             assert reply_of(request).status == ("INTERNAL" if outcome != "rows" else "CANCELLED" if left else "OK")
         with self.batcher._lock:
-            self.batcher._mark_idle(number)
+            self.batcher._end_batch(number)
 
     @precondition(lambda self: len(self.submitted) > 12)
     @rule()

@@ -19,6 +19,7 @@ from service.batching.request import PendingRequest
 from service.errors import DeadlineUnmeetable
 from tests.fakes import linear_cost, make_request
 from tests.unit.service.batching.simulation import (
+    PROFILES,
     first_come_first_served,
     mean_latency_bound,
     optimum,
@@ -360,8 +361,6 @@ def test_without_deadlines_nobody_is_dropped_and_order_is_kept(scene: Scene) -> 
     assert served == scene.requests
 
 
-# Name: l(b) = fixed + per_row * b, time limit, all in ms, and the largest batch.
-PROFILES = {"gpu": (1.0, 0.05, 10.0, 100), "mid": (2.0, 0.5, 20.0, 32), "cpu": (0.5, 5.0, 50.0, 8)}
 SEEDS = (1, 2)
 
 

@@ -55,16 +55,16 @@ class HeldBatcher:
         self.runs = 0
         self._bound = bound
 
-    def offer(self, request: PendingRequest, here: bool = False) -> None:
-        assert not here, "others may want its answer"
+    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+        assert not inline, "others may want its answer"
         if request.cancelled:
             raise RequestCancelled("left")
         if len(self.queue) >= self._bound:
             raise QueueFull("full", retry_after_seconds=1.0)
         self.queue.append(request)
 
-    def submit(self, request: PendingRequest, here: bool = False) -> None:
-        assert not here, "others may want its answer"
+    def submit(self, request: PendingRequest, inline: bool = False) -> None:
+        assert not inline, "others may want its answer"
         self.reserved -= 1
         self.offer(request)
 

@@ -29,7 +29,7 @@ from service.tensors import TensorSpec
 from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
 from service.transport.recorder import Recorder
-from service.transport.repeated import Likewise
+from service.transport.repeated import Shedder
 from service.transport.shared_memory import SharedMemory
 from service.transport.status import Status
 from tests.fakes import FakeClock, RecordingReply, make_request
@@ -312,7 +312,7 @@ def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(wo
 class TestRepeatedRefusals:
     """After one for overload, calls like it are told the same before anything is made of them."""
 
-    def overload(self, world: World, **fields: Any) -> tuple[FakeBatcher, Likewise]:
+    def overload(self, world: World, **fields: Any) -> tuple[FakeBatcher, Shedder]:
         """Have a call refused for overload after one that was taken."""
         world.infer(time_remaining=0.5, **fields)
         batcher: FakeBatcher = world.plane.servables["bare"].batcher  # type: ignore[assignment]
@@ -320,23 +320,23 @@ class TestRepeatedRefusals:
         world.plane.errors = [batcher.last_refusal.error()]
         world.infer(time_remaining=0.5, **fields)
         assert [status.code.name for status in world.responder.statuses] == ["RESOURCE_EXHAUSTED"]
-        return batcher, world.calls.likewise()
+        return batcher, world.calls.shedder()
 
     def ask(
-        self, likewise: Likewise, time_remaining: float | None = 0.25, metadata: Any = (), **fields: Any
+        self, shedder: Shedder, time_remaining: float | None = 0.25, metadata: Any = (), **fields: Any
     ) -> Status | None:
-        return likewise.status(MODEL_INFER, infer_request(**fields).SerializeToString(), time_remaining, metadata)
+        return shedder.status(MODEL_INFER, infer_request(**fields).SerializeToString(), time_remaining, metadata)
 
     def test_those_like_it_are_told_the_same_and_counted(self, world: World) -> None:
-        batcher, likewise = self.overload(world)
+        batcher, shedder = self.overload(world)
         message = infer_request()
         message.raw_input_contents[0] = np.array([[3, 4]], np.float32).tobytes()
-        told = likewise.status(MODEL_INFER, message.SerializeToString(), 0.25, [("user-agent", "grpc-c/50")])
+        told = shedder.status(MODEL_INFER, message.SerializeToString(), 0.25, [("user-agent", "grpc-c/50")])
         assert told == world.responder.statuses[0]
-        assert self.ask(likewise) == told
+        assert self.ask(shedder) == told
         assert batcher.asked == [100.25, 100.25]
-        likewise.settle()
-        likewise.settle()
+        shedder.settle()
+        shedder.settle()
         assert batcher.repeated_counts == [(2, 1)]
         assert world.counts()["bare", "ModelInfer", "RESOURCE_EXHAUSTED"] == 3
         assert world.plane.servables["bare"].metrics.snapshot().fail.count == 3
@@ -344,88 +344,88 @@ class TestRepeatedRefusals:
         assert world.calls.in_flight.count == 1
 
     def test_those_of_another_refusal_are_counted_apart(self, world: World) -> None:
-        batcher, likewise = self.overload(world)
-        self.ask(likewise)
+        batcher, shedder = self.overload(world)
+        self.ask(shedder)
         assert world.calls.repeated is not None
         world.calls.repeated = dataclasses.replace(world.calls.repeated)
-        self.ask(likewise)
-        likewise.settle()
+        self.ask(shedder)
+        shedder.settle()
         assert batcher.repeated_counts == [(1, 1), (1, 1)]
 
     def test_each_has_its_own_id(self, world: World) -> None:
-        _, likewise = self.overload(world, id="one")
-        told = self.ask(likewise, id="two")
+        _, shedder = self.overload(world, id="one")
+        told = self.ask(shedder, id="two")
         assert told is not None
         assert b"two" in told.trailing_metadata[0][1]
         assert b"one" not in told.trailing_metadata[0][1]
 
     def test_a_long_id_is_cut_as_any_other(self, world: World) -> None:
-        _, likewise = self.overload(world, id="a" * 200)
-        told = self.ask(likewise, id="b" * 200)
+        _, shedder = self.overload(world, id="a" * 200)
+        told = self.ask(shedder, id="b" * 200)
         assert told is not None
         assert b"b" * 128 in told.trailing_metadata[0][1]
         assert b"b" * 129 not in told.trailing_metadata[0][1]
 
     def test_its_own_timeout_and_the_objective_bound_its_deadline(self, world: World) -> None:
         timeout = {"timeout": inference.InferParameter(int64_param=125_000)}
-        batcher, likewise = self.overload(world, parameters=timeout)
-        assert self.ask(likewise, None, parameters=timeout) is not None
+        batcher, shedder = self.overload(world, parameters=timeout)
+        assert self.ask(shedder, None, parameters=timeout) is not None
         assert batcher.asked == [100.125]
 
     def test_where_it_does_not_hold_any_more_a_call_is_looked_at(self, world: World) -> None:
-        batcher, likewise = self.overload(world)
+        batcher, shedder = self.overload(world)
         batcher.still_refuses = False
-        assert self.ask(likewise) is None
-        assert self.ask(likewise) is None
+        assert self.ask(shedder) is None
+        assert self.ask(shedder) is None
         assert len(batcher.asked) == 1, "asked once, not by every later call"
 
     def test_another_message_is_looked_at(self, world: World) -> None:
-        batcher, likewise = self.overload(world)
-        assert self.ask(likewise, id="of another length") is None
+        batcher, shedder = self.overload(world)
+        assert self.ask(shedder, id="of another length") is None
         message = infer_request()
         message.inputs[0].name = "y"
         payload = message.SerializeToString()
-        assert likewise.status(MODEL_INFER, payload, 0.25, ()) is None
-        assert likewise.status(CLASSIFY_IMAGES, infer_request().SerializeToString(), 0.25, ()) is None
+        assert shedder.status(MODEL_INFER, payload, 0.25, ()) is None
+        assert shedder.status(CLASSIFY_IMAGES, infer_request().SerializeToString(), 0.25, ()) is None
         assert not batcher.asked
 
     def test_who_brings_an_id_of_the_call_is_looked_at(self, world: World) -> None:
-        _, likewise = self.overload(world)
-        assert self.ask(likewise, metadata=[("te", "trailers"), ("x-request-id", "mine")]) is None
+        _, shedder = self.overload(world)
+        assert self.ask(shedder, metadata=[("te", "trailers"), ("x-request-id", "mine")]) is None
 
     def test_a_damaged_id_is_looked_at(self, world: World) -> None:
-        batcher, likewise = self.overload(world, id="ab")
+        batcher, shedder = self.overload(world, id="ab")
         payload = infer_request(id="ab").SerializeToString().replace(b"ab", b"\xff\xfe")
-        assert likewise.status(MODEL_INFER, payload, 0.25, ()) is None
+        assert shedder.status(MODEL_INFER, payload, 0.25, ()) is None
         assert not batcher.asked
 
     def test_while_draining_a_call_is_looked_at(self, world: World) -> None:
         """It is to hear that the server stops."""
-        _, likewise = self.overload(world)
+        _, shedder = self.overload(world)
         world.plane.draining = True
-        assert self.ask(likewise) is None
+        assert self.ask(shedder) is None
 
     def test_who_is_watched_is_looked_at(self) -> None:
         world = World(recorder=Recorder(AccessLog(0.5, lambda: 0.9)))
-        _, likewise = self.overload(world)
-        assert self.ask(likewise) is None
+        _, shedder = self.overload(world)
+        assert self.ask(shedder) is None
 
     def test_an_error_of_ours_leaves_a_call_to_be_looked_at(
         self, world: World, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         """Whoever takes calls in must live on."""
-        batcher, likewise = self.overload(world)
+        batcher, shedder = self.overload(world)
 
         def fail(*_: object) -> bool:
             raise RuntimeError("ours")
 
         monkeypatch.setattr(batcher, "repeats", fail)
-        assert self.ask(likewise) is None
+        assert self.ask(shedder) is None
 
     def test_where_the_answer_may_be_known_it_is_looked_for(self, world: World) -> None:
         world.plane.servables["bare"] = bare_servable(metrics=world.metrics, shared=object())
-        _, likewise = self.overload(world)
-        assert self.ask(likewise) is None
+        _, shedder = self.overload(world)
+        assert self.ask(shedder) is None
 
     def test_a_refusal_of_one_that_asks_for_more_is_not_for_this_one(self, world: World) -> None:
         world.infer(time_remaining=0.5)
@@ -433,7 +433,7 @@ class TestRepeatedRefusals:
         batcher.last_refusal = Refusal(make_request(1.0, 2.0, group=None, deadline=100.5), 101.0, 7, 0, 100.0)
         world.plane.errors = [batcher.last_refusal.error()]
         world.infer(time_remaining=0.5)
-        assert self.ask(world.calls.likewise()) is None
+        assert self.ask(world.calls.shedder()) is None
 
 
 def test_pictures_like_earlier_ones_are_not_parsed_again_and_mean_the_same(world: World) -> None:

@@ -1,0 +1,67 @@
+"""Which instances of a batcher run what, and until when: a plain object, driven under the batcher's lock."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+
+from service.batching.policy import Release
+
+IDLE = -math.inf  # in place of a batch's predicted end, where none runs
+INLINE = -1  # the place of a batch that runs on its caller's thread, instead of one instance's
+
+
+class Occupancy:
+    """At most as many batches at once as there are instances, whoever runs them.
+
+    Attributes:
+        idle: Instances without a batch, of their own or in their stead.
+    """
+
+    def __init__(self, instances: int) -> None:
+        """Begin with all idle."""
+        self.instances = self.idle = instances
+        self._until = [IDLE] * (instances + 1)
+        self._batches: list[tuple[float, Release] | None] = [None] * (instances + 1)
+
+    @property
+    def running(self) -> int:
+        """Batches that run."""
+        return self.instances - self.idle
+
+    def begin(self, place: int, release: Release, now: float, until: float) -> None:
+        """Note that a batch begins.
+
+        Args:
+            place: The instance's number, or :data:`INLINE`.
+            release: It.
+            now: The present instant.
+            until: Its predicted end.
+        """
+        self._until[place] = until
+        self._batches[place] = (now, release)
+        self.idle -= 1
+
+    def end(self, place: int) -> Release | None:
+        """Return the batch that ran there and has ended; None if none did."""
+        batch, self._batches[place] = self._batches[place], None
+        if batch is None:
+            return None
+        self._until[place] = IDLE
+        self.idle += 1
+        return batch[1]
+
+    def busy_until(self) -> Sequence[float]:
+        """Return for each instance the predicted end of its batch, which may have passed, or ``IDLE``."""
+        *until, inline = self._until
+        if inline != IDLE:
+            until[until.index(IDLE)] = inline
+        return until
+
+    def began_before(self, instant: float) -> bool:
+        """Tell whether a batch runs that began before that."""
+        return any(batch is not None and batch[0] < instant for batch in self._batches)
+
+    def releases(self) -> Iterable[Release]:
+        """Return the batches that run."""
+        return [batch[1] for batch in self._batches if batch is not None]
