@@ -124,7 +124,7 @@ class Preparation:
             if gather.add(part) is None:
                 gather.servable.batcher.release()
             else:
-                self._submit([(gather, part)], alone=False)
+                self._submit([(gather, part)])
 
     def _reserve(self, gather: Gather, parts: int) -> None:
         batcher = gather.servable.batcher
@@ -209,7 +209,7 @@ class Preparation:
         self._submit(ready, alone)
         return done
 
-    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]], alone: bool) -> None:
+    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]], alone: bool = False) -> None:
         for gather, request in ready:
             try:
                 gather.servable.front.submit(request, alone)

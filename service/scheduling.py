@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import math
 import os
+import sys
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -66,11 +67,11 @@ def at_weight(weight: float, action: Callable[[], _Result]) -> _Result:
         action: What it returns or raises is returned or raised.
     """
     levels = round(-math.log(weight, _A_LEVEL))
-    if not levels:
+    if not levels or sys.platform != "linux":  # elsewhere threads have no niceness of their own
         return action()
 
     def lighter() -> _Result:
-        with contextlib.suppress(OSError, AttributeError):
+        with contextlib.suppress(OSError):  # a sandbox may forbid it
             own = threading.get_native_id()
             os.setpriority(os.PRIO_PROCESS, own, min(_MOST_NICE, os.getpriority(os.PRIO_PROCESS, own) + levels))
         return action()
