@@ -52,7 +52,7 @@ class Admission:
         self._limits = limits
         # Long against a batch, so that it is steady, and short against a person's patience.
         self._arrivals = ArrivalRate(_PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None))
-        self._foresight = Foresight()
+        self._foresight = Foresight(policy.enough)
         self.last_refusal: Refusal | None = None
         """The last prompt one, while the instances stay busy; None for certain that none holds."""
 
@@ -97,12 +97,19 @@ class Admission:
             and last.is_for(request.rows, request.group, request.handicap)
             and self.repeats(last, request.deadline, now)
         ):
+            self._foresight.refused(1)
             return last.error()
-        finish = self._finish(request, busy_until, now)
+        # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
+        # inflated refused everything, nothing would run and nothing would correct it.
+        by_bound = self._limits.prompt and min(busy_until) > IDLE
+        finish = (self._expected_finish if by_bound else self._finish_at_best)(request, busy_until, now)
         if finish <= request.deadline:
+            request.promised = by_bound
             return None
         refusal = Refusal(request, finish, len(self._queue), self._queue.departures, now)
-        self.last_refusal = refusal if self._limits.prompt and min(busy_until) > IDLE else None
+        self.last_refusal = refusal if by_bound else None
+        if by_bound:
+            self._foresight.refused(1)
         return refusal.error()
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
@@ -112,31 +119,29 @@ class Admission:
         """
         return refusal is self.last_refusal and refusal.holds(deadline, self._queue.departures, now)
 
-    def repeated(self, rows: int, now: float) -> None:
-        """Take note of arrivals that were told what the last one was told."""
-        self._arrivals.observe(rows, now)
+    def repeated(self, count: int, rows: int, now: float) -> None:
+        """Take note of arrivals, of so many rows each, that were told what the last one was told."""
+        self._arrivals.observe(count * rows, now)
+        self._foresight.refused(count)
 
-    def _finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
-        if self._limits.prompt and min(busy_until) > IDLE:
-            ahead = self._queue.rows_before(request.turn)
-            rate = self._arrivals.per_second(now) / self._limits.instances
-            expected = self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
-            request.expected = expected
-            return now + (expected - now) * self._foresight.factor
-        # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
-        # inflated refused everything, nothing would run and nothing would correct it.
+    def _expected_finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
+        ahead = self._queue.rows_before(request.turn)
+        rate = self._arrivals.per_second(now) / self._limits.instances
+        expected = self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
+        return now + (expected - now) * self._foresight.factor
+
+    def _finish_at_best(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         ahead = self._queue.patient_rows_before(request.turn)
         return self._policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
 
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered how good the predictions were."""
         self.last_refusal = None
-        self._foresight.observe(release.requests[-1:], now)
+        self._foresight.was_wrong(sum([request.promised and request.deadline < now for request in release.requests]))
 
-    def gave_up(self, late: Sequence[PendingRequest], now: float) -> None:
-        """Learn from requests that were let in and will not be answered in time: once a dispatch, as from a batch."""
-        for request in late[-1:]:
-            self._foresight.observe([request], max(now, request.deadline))
+    def gave_up(self, late: Sequence[PendingRequest]) -> None:
+        """Learn from requests that were let in and will not be answered in time."""
+        self._foresight.was_wrong(sum([request.promised for request in late]))
 
     def too_late(self, request: PendingRequest, now: float) -> ServingError:
         """Return what a request is told that waited and cannot be answered in time any more."""

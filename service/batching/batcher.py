@@ -205,7 +205,7 @@ class Batcher:
         """Count arrivals, of so many rows each, that were told what the last one was told."""
         now = self._clock()
         with self._lock:
-            self._admission.repeated(count * rows, now)
+            self._admission.repeated(count, rows, now)
         self._observer.rejected(DeadlineUnmeetable.reason.lower(), count)
 
     def _take_in(
@@ -367,7 +367,7 @@ class Batcher:
 
     def _begin(self, place: int, release: Release, now: float) -> None:
         self._queue.take(release.group, [*release.late, *release.requests])
-        self._admission.gave_up(release.late, now)
+        self._admission.gave_up(release.late)
         if release.requests:
             rows = sum(request.rows for request in release.requests)
             self._occupancy.begin(place, release, now, now + self.policy.cost.seconds(rows, release.group))

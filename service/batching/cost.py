@@ -6,8 +6,8 @@ deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 62
 needs no lock: one writer's lost update is another sample, no more.
 
 Estimates steer what runs, and only what runs is measured. So that a pause of the machine cannot
-shut a batch size out for good, estimates that nobody tests return to the first measurement, and
-fall with those that are tested: the first runs of a graph may all have been slow.
+shut a batch size out for good, estimates that nobody tests go the way of those that are tested: as
+far from the first measurement as those are.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ from collections.abc import Hashable, Mapping, Sequence
 _MEAN_GAIN = 1 / 16  # slower than TCP's 1/8: a batch's cost has a level, not a path
 _DEVIATION_GAIN = 1 / 8
 _DEVIATIONS = 3.0
-_FORGET_GAIN = 1 / 64  # per batch of another size
+_FOLLOW_GAIN = 1 / 64  # per batch of another size
+_MOST_LEVEL = 2.0  # what is slower by more was a pause of the machine, which says nothing of other sizes
 _MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
 _LEAST_SECONDS = 1e-9  # nothing is free: rates divide by a cost
 
@@ -52,14 +53,17 @@ class _Estimate:
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 
-    def forget(self, level: float) -> None:
-        """Move an inflated estimate back towards the first, or below it by as much as others are; never up.
+    def follow(self, ran: _Estimate) -> None:
+        """Move towards what a batch of another size says: as far from the first measurement as that one's is.
+
+        A small batch says little of a large one: it is mostly what a batch costs whatever its size.
 
         Args:
-            level: The present mean of the size that ran, over its first one.
+            ran: The estimate of the size that ran.
         """
-        self.deviation -= _FORGET_GAIN * max(0.0, self.deviation - self.first_deviation)
-        self.mean -= _FORGET_GAIN * max(0.0, self.mean - self.first * min(level, 1.0))
+        gain = _FOLLOW_GAIN * min(1.0, ran.first / self.first)
+        self.deviation -= gain * max(0.0, self.deviation - self.first_deviation)
+        self.mean += gain * (self.first * min(ran.mean / ran.first, _MOST_LEVEL) - self.mean)
 
 
 class CostModel:
@@ -123,10 +127,9 @@ class CostModel:
             return
         ran = cells[index]
         ran.learn(seconds)
-        level = ran.mean / ran.first
         for cell in cells:
             if cell is not ran:
-                cell.forget(level)
+                cell.follow(ran)
 
     def table(self) -> dict[Hashable, list[tuple[int, float, float]]]:
         """Return for each group the rows (bucket, mean seconds, bound seconds)."""

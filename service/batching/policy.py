@@ -73,7 +73,8 @@ class BatchingPolicy:
     useful_batch_size: int = 0
 
     @property
-    def _enough(self) -> int:
+    def enough(self) -> int:
+        """Most rows that requests are put together to."""
         return self.useful_batch_size or self.max_batch_size
 
     def finish_at_best(
@@ -109,7 +110,7 @@ class BatchingPolicy:
         """
         start, rows_before = self._start(rows, group, rows_ahead, busy_until, now)
         own = rows_before + rows
-        expected = min(own + rate * (start - now), self.max_batch_size)
+        expected = min(own + rate * (start - now), self.enough)
         # It grows to a bucket that is full by then: the rest would run as the next batch, not as padding.
         full = max((bucket for bucket in self.cost.buckets if bucket <= expected), default=0)
         return start + self.cost.bound_seconds(max(own, full), group)
@@ -121,10 +122,10 @@ class BatchingPolicy:
 
         Those ahead fill whole batches, shared by the instances.
         """
-        batches_ahead, rest = divmod(rows_ahead, self.max_batch_size)
-        if rest + rows > self.max_batch_size:  # never split, so it waits for one more batch
+        batches_ahead, rest = divmod(rows_ahead, self.enough)
+        if rest and rest + rows > self.enough:  # never split, so it waits for one more batch
             batches_ahead, rest = batches_ahead + 1, 0
-        ahead = batches_ahead * self.cost.seconds(self.max_batch_size, group) / len(busy_until)
+        ahead = batches_ahead * self.cost.seconds(self.enough, group) / len(busy_until)
         return max(now, min(busy_until)) + ahead, rest
 
     def next(
@@ -151,7 +152,7 @@ class BatchingPolicy:
     def _due(self, waiting: Sequence[PendingRequest]) -> float:
         """Return until when a group may wait for company: its delay is over, or a deadline comes near."""
         rows = _rows(waiting)
-        if rows >= self._enough:
+        if rows >= self.enough:
             return -math.inf
         # Twice the batch's time, since a thread wakes late and others may come first.
         reserve_seconds = 2 * self.cost.bound_seconds(rows, waiting[0].group)
@@ -185,7 +186,7 @@ class BatchingPolicy:
         little more a row and nobody's deadline comes near.
         """
         rows, group = _rows(waiting), waiting[0].group
-        share = min(self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1))), self._enough)
+        share = min(self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1))), self.enough)
         part = self.cost.bucket_of(math.ceil(rows / (max(idle_instances, 1) + 1)))
         if (
             part < share
@@ -279,7 +280,7 @@ class BatchingPolicy:
             return "drain"
         if deadline_bound:
             return "deadline"
-        if _rows(taken) >= self._enough:
+        if _rows(taken) >= self.enough:
             return "full"
         return "delay" if self.max_queue_delay_seconds else "idle"
 

@@ -76,8 +76,8 @@ class PendingRequest:
         overrides: Optional inputs that it brings, by name; it then runs alone and unpadded, in a group of its own.
         turn: Its place in line: ``arrival`` and the handicap.
         reply: Where the answer goes.
+        promised: It was let in since its answer was predicted to come in time.
         queued: Instant at which its preparation was over, on the same clock.
-        expected: Instant at which its answer was predicted on arrival; 0 for no prediction.
         cancelled: The caller left while the batch was running; its rows are dropped.
 
     It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
@@ -88,11 +88,11 @@ class PendingRequest:
         "arrival",
         "cancelled",
         "deadline",
-        "expected",
         "group",
         "handicap",
         "inputs",
         "overrides",
+        "promised",
         "queued",
         "reply",
         "rows",
@@ -120,7 +120,7 @@ class PendingRequest:
         self.queued = arrival if queued is None else queued
         self.handicap = handicap
         self.turn = arrival + handicap
-        self.expected = 0.0
+        self.promised = False
         self.cancelled = False
         self._unsettled = [True]
 

@@ -99,7 +99,7 @@ def simulate(
         assert isinstance(release, Release)
         queue.take("g", [*release.late, *release.requests])
         dropped += len(release.late)
-        door.gave_up(release.late, now)
+        door.gave_up(release.late)
         if release.requests:
             rows = len(release.requests)
             seconds = slower * measured[policy.cost.bucket_of(rows)]

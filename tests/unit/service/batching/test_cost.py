@@ -48,21 +48,39 @@ def test_gives_up_by_the_first_measurement_only_after_a_pause() -> None:
 def test_an_inflated_estimate_that_nobody_tests_is_forgotten() -> None:
     """Else a pause during a batch of 8 would rule out batches of 8 for good: what never runs is never measured."""
     cost = linear_cost()
-    before = cost.bound_seconds(8, "numbers")
+    before, four = cost.bound_seconds(8, "numbers"), cost.seconds(4, "numbers")
     cost.observe(8, "numbers", 3.0)
-    for _ in range(600):
-        cost.observe(4, "numbers", cost.seconds(4, "numbers"))
+    assert cost.seconds(4, "numbers") < 1.02 * four, "a pause says nothing of other sizes"
+    for _ in range(900):
+        cost.observe(4, "numbers", four)
     assert cost.bound_seconds(8, "numbers") == pytest.approx(before, rel=0.05)
 
 
-def test_forgetting_never_raises_an_estimate() -> None:
+@pytest.mark.parametrize("level", [0.8, 1.3])
+def test_what_nobody_tests_goes_the_way_of_what_is_tested(level: float) -> None:
+    """Else a queue of rows that no batch takes at once would be taken for shorter than it is on a machine at work."""
     cost = linear_cost()
-    for _ in range(100):
-        cost.observe(8, "numbers", 0.001)
-    quick = cost.seconds(8, "numbers")
-    for _ in range(600):
-        cost.observe(4, "numbers", 0.004)
-    assert cost.seconds(8, "numbers") == quick
+    first_four, first_eight = cost.seconds(4, "numbers"), cost.seconds(8, "numbers")
+    for _ in range(1000):
+        cost.observe(4, "numbers", level * first_four)
+    assert cost.seconds(8, "numbers") == pytest.approx(level * first_eight, rel=0.01)
+
+
+def test_sizes_that_cost_more_by_turns_keep_what_they_cost() -> None:
+    """Each runs as often as the others: what is measured counts for more than what others say."""
+    cost = linear_cost()
+    real = {rows: 1.5 * cost.seconds(rows, "numbers") for rows in (1, 2, 4, 8)}
+    for _ in range(300):
+        for rows, seconds in real.items():
+            cost.observe(rows, "numbers", seconds)
+    assert {rows: cost.seconds(rows, "numbers") for rows in real} == pytest.approx(real, rel=0.01)
+
+
+def test_a_small_batch_says_little_of_a_large_one() -> None:
+    cost = CostModel([1, 32], {"g": [[0.001], [0.032]]})
+    for _ in range(64):
+        cost.observe(1, "g", 0.002)
+    assert cost.seconds(32, "g") < 0.034
 
 
 def test_what_nobody_tests_falls_with_what_is_tested() -> None:

@@ -259,6 +259,29 @@ class TestExpectedFinish:
         finish = policy.expected_finish(1, "numbers", 16, [NOW + 0.01], NOW, rate=0.0)
         assert finish == pytest.approx(NOW + 0.01 + 2 * 0.006 + 0.0025)
 
+    def test_it_waits_for_batches_of_the_size_that_runs(self) -> None:
+        policy = BatchingPolicy(linear_cost(), 8, useful_batch_size=4)
+        finish = policy.expected_finish(1, "numbers", 7, [NOW + 0.01], NOW, rate=1e6)
+        assert finish == pytest.approx(NOW + 0.01 + 0.004 + 0.004)
+        large = policy.expected_finish(8, "numbers", 0, [NOW + 0.01], NOW, rate=1e6)
+        assert large == pytest.approx(NOW + 0.01 + 0.006), "no batch before it, as nobody is ahead"
+
+    def test_a_promise_that_was_not_kept_makes_the_door_careful(self, policy: BatchingPolicy) -> None:
+        door = Admission(RequestQueue(), policy, BatcherLimits(100, 1))
+        first, second = due(0.00255, 0.00255)
+        assert door.refusal(first, [NOW + 1e-9], NOW) is None
+        door.gave_up([first])
+        assert isinstance(door.refusal(second, [NOW + 1e-9], NOW), DeadlineUnmeetable)
+
+    def test_deadlines_that_nothing_could_meet_do_not_make_it_careful(self, policy: BatchingPolicy) -> None:
+        """Else who asks for the impossible at an idle server would have its neighbours refused."""
+        door = Admission(RequestQueue(), policy, BatcherLimits(100, 1))
+        hopeless = due(*[0.0025] * 8)
+        for request in hopeless:
+            assert door.refusal(request, [-math.inf], NOW) is None
+        door.ended(Release("numbers", hopeless, [], "idle"), NOW + 1)
+        assert door.refusal(make_request(deadline=NOW + 0.0026), [NOW + 1e-9], NOW) is None
+
     def test_the_door_refuses_at_once_who_is_expected_to_be_late(self, policy: BatchingPolicy) -> None:
         door = Admission(queue_of(*due(*[0.01] * 16)), policy, BatcherLimits(100, 1))
         refused = door.refusal(make_request(deadline=NOW + 0.012), [NOW + 1e-9], NOW)

@@ -56,7 +56,7 @@ class Scheduler:
         decision = self.policy.next(self.queue, 1, self.now)
         assert isinstance(decision, Release)
         self.queue.take(decision.group, [*decision.late, *decision.requests])
-        self.admission.gave_up(decision.late, self.now)
+        self.admission.gave_up(decision.late)
         self.now += BATCH * ROW_SECONDS
         self.admission.ended(decision, self.now)
         self.policy.cost.observe(BATCH, decision.group, BATCH * ROW_SECONDS)
