@@ -143,6 +143,11 @@ class Admission:
         """Learn from requests that were let in and will not be answered in time."""
         self._foresight.was_wrong(sum([request.promised for request in late]))
 
+    def left(self, request: PendingRequest, now: float) -> None:
+        """Learn from a request whose caller left: perhaps since its deadline had passed and nobody had told it."""
+        if request.deadline <= now:
+            self.gave_up([request])
+
     def too_late(self, request: PendingRequest, now: float) -> ServingError:
         """Return what a request is told that waited and cannot be answered in time any more."""
         if request.deadline <= now:

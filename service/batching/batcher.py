@@ -268,6 +268,7 @@ class Batcher:
             was_queued = self._queue.remove(request)
             request.cancelled = True
             if was_queued:
+                self._admission.left(request, self._clock())
                 self._settled.notify_all()
         if was_queued:
             self._observer.cancelled("queued")

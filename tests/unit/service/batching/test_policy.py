@@ -273,6 +273,15 @@ class TestExpectedFinish:
         door.gave_up([first])
         assert isinstance(door.refusal(second, [NOW + 1e-9], NOW), DeadlineUnmeetable)
 
+    def test_who_leaves_when_the_deadline_has_passed_was_let_in_wrongly(self, policy: BatchingPolicy) -> None:
+        door = Admission(RequestQueue(), policy, BatcherLimits(100, 1))
+        first, second, third = due(0.00255, 0.00255, 0.00255)
+        assert door.refusal(first, [NOW + 1e-9], NOW) is None
+        door.left(first, NOW + 0.002)
+        assert door.refusal(second, [NOW + 1e-9], NOW) is None, "it left of its own accord"
+        door.left(second, NOW + 0.003)
+        assert isinstance(door.refusal(third, [NOW + 1e-9], NOW), DeadlineUnmeetable)
+
     def test_deadlines_that_nothing_could_meet_do_not_make_it_careful(self, policy: BatchingPolicy) -> None:
         """Else who asks for the impossible at an idle server would have its neighbours refused."""
         door = Admission(RequestQueue(), policy, BatcherLimits(100, 1))
