@@ -227,11 +227,13 @@ class Batcher:
         return None, None
 
     def _may_run_inline(self, request: PendingRequest) -> bool:
+        cost = self.policy.cost
         return (
             self._inline is not None
             and not self._occupancy.running
             and len(self._queue) == 1
-            and self.policy.cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
+            and cost.knows(request.group)
+            and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
         )
 
     def _go_on(self, error: ServingError | None, release: Release | None, asked: float) -> None:

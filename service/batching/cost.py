@@ -83,6 +83,10 @@ class CostModel:
         # what this one does until it has run.
         self._stand_in = next(iter(self._cells.values()))
 
+    def knows(self, group: Hashable) -> bool:
+        """Tell whether a group was measured, at load or in service."""
+        return group in self._cells
+
     def bucket_of(self, rows: int) -> int:
         """Return the smallest bucket that holds ``rows``; ``rows`` itself past the largest."""
         index = bisect_left(self.buckets, rows)
@@ -109,7 +113,7 @@ class CostModel:
         if the inflated mean refused everything, nothing would run and nothing would correct it. For
         the same reason a shape that was not measured before serving costs nothing at best.
         """
-        if group not in self._cells:
+        if not self.knows(group):
             return 0.0
         cell = self._cell(rows, group)
         return min(cell.least, cell.mean)

@@ -201,8 +201,8 @@ def load(
             settings.max_queued_requests,
             pricing.instances,
             prompt=settings.refusals == "prompt",
-            # How long an unproven graph may run is unknown, a device has its own threads, a light model its own turns.
-            runs_inline=manifest is not None and backend.provider.device == "cpu" and settings.weight == 1,
+            # A device has its own threads, a light model its own turns.
+            runs_inline=backend.provider.device == "cpu" and settings.weight == 1,
         ),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=observer,

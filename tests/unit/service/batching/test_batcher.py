@@ -197,6 +197,19 @@ class TestInline:
         stage.batcher.close()
         assert reply_of(request).facts[0].instance == 0
 
+    def test_a_shape_that_has_not_run_yet_is_queued(self, host: Stage) -> None:
+        request = make_request(1, group="new")
+        host.batcher.offer(request, True)
+        assert host.finish([request]) == ["OK"]
+        assert reply_of(request).facts[0].instance == 0
+
+    def test_a_shape_that_has_run_in_service_is_known(self, host: Stage) -> None:
+        host.batcher.policy.cost.observe(1, "new", 0.001)
+        host.backend.open()
+        request = make_request(1, group="new")
+        host.batcher.offer(request, True)
+        assert reply_of(request).facts[0].instance == 1
+
     def test_an_error_of_ours_kills_the_batcher_and_not_the_thread_that_brought_it(self, host: Stage) -> None:
         def die(_batch: Sequence[np.ndarray]) -> list[np.ndarray]:
             raise Death
