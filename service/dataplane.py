@@ -67,6 +67,10 @@ class DataPlane:
             raise Draining("the server is stopping")
         return self.lifecycle.find(name, version)
 
+    def lends(self, servable: Servable, version: str) -> bool:
+        """Tell whether :meth:`find` would lend this very servable for its name and that version."""
+        return not self.draining and self.lifecycle.lends(servable, version)
+
     def infer(
         self,
         servable: Servable,

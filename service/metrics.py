@@ -8,8 +8,8 @@ Histograms rather than summaries, since only histograms add up over replicas
 
 from __future__ import annotations
 
+import threading
 import weakref
-from collections import deque
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
@@ -28,6 +28,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _RATIO = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 _MODEL = ("model", "version")
 _Item = TypeVar("_Item")
+_TAKING = threading.Lock()  # two takers would else take the same
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
 
 
@@ -162,12 +163,9 @@ class Metrics:
         return DistributionFamily(f"convserve_{name}", text, labels, bounds, self.registry)
 
 
-def taken(pending: deque[_Item]) -> list[_Item]:
+def taken(pending: list[_Item]) -> list[_Item]:
     """Take out what is there now; whoever appends meanwhile is served next time. Thread-safe."""
-    items: list[_Item] = []
-    try:
-        for _ in range(len(pending)):
-            items.append(pending.popleft())  # noqa: PERF401 - another taker may come between
-    except IndexError:
-        pass
+    with _TAKING:
+        items = pending[:]
+        del pending[: len(items)]  # what was appended since then stays
     return items

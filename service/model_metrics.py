@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 import threading
 from collections import Counter as Counts
-from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -87,6 +86,8 @@ class ModelMetrics:
             version: Its version as text.
             wall_clock_ms: Milliseconds since the epoch, for ``last_inference``.
         """
+        self.version = version
+        """As text."""
         labels = (model, version)
         self._families = metrics
         self._labels = labels
@@ -101,13 +102,13 @@ class ModelMetrics:
             phase: metrics.phase_seconds.labels(*labels, phase)
             for phase in ("decode", "queue", "assemble", "infer", "postprocess")
         }
-        self._batches: deque[_Batch] = deque()
-        self._replies: deque[tuple[int, int, float]] = deque()
-        self._decoded: deque[float] = deque()
-        self._succeeded: deque[float] = deque()
-        self._failed: deque[float] = deque()
-        self._rejected: deque[str] = deque()
-        self._best: deque[tuple[np.ndarray, np.ndarray, Sequence[str]]] = deque()
+        self._batches: list[_Batch] = []
+        self._replies: list[tuple[int, int, float]] = []
+        self._decoded: list[float] = []
+        self._succeeded: list[float] = []
+        self._failed: list[float] = []
+        self._rejected: list[str] = []
+        self._best: list[tuple[np.ndarray, np.ndarray, Sequence[str]]] = []
         metrics.before_scrapes(self)
 
     def watch_queue(self, depth: Callable[[], int]) -> None:

@@ -98,6 +98,6 @@ def padding_ratio(requests: Sequence[PendingRequest], batch: Sequence[np.ndarray
     """Return the share of a batch's elements that no request brought, in [0, 1)."""
     if len(requests) == 1 and requests[0].rows == len(batch[0]):
         return 0.0
-    brought = sum(array.size for request in requests for array in request.inputs)
-    ran = sum(array.size for array in batch)
+    brought = sum([array.size for request in requests for array in request.inputs])
+    ran = sum([array.size for array in batch])
     return 1.0 - brought / ran if ran else 0.0

@@ -10,6 +10,7 @@ import math
 import threading
 import time
 from collections.abc import Callable, Iterable
+from typing import NoReturn
 
 from service.batching.admission import Admission, BatcherLimits
 from service.batching.assembly import BatchBuffer
@@ -142,7 +143,8 @@ class Batcher:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
             if error is None:
                 self._reserved += 1
-        self._raise(error)
+        if error is not None:
+            self._raise(error)
 
     def release(self) -> None:
         """Give a reservation back without a request."""
@@ -169,7 +171,10 @@ class Batcher:
             self._reserved -= 1
             error: ServingError | None = _unloading() if self._dead else None
             error, release = self._take_in(request, error, inline, now)
-        self._go_on(error, release, now)
+        if error is not None:
+            self._raise(error)
+        if release is not None:
+            self._run_inline(release, now)
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Reserve a place for a request that needs no preparation, and queue it.
@@ -185,7 +190,10 @@ class Batcher:
         with self._lock:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
             error, release = self._take_in(request, error, inline, now)
-        self._go_on(error, release, now)
+        if error is not None:
+            self._raise(error)
+        if release is not None:
+            self._run_inline(release, now)
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         """Tell whether :attr:`last_refusal` is still this one and holds for an arrival that it is for; takes no lock.
@@ -236,11 +244,6 @@ class Batcher:
             and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
         )
 
-    def _go_on(self, error: ServingError | None, release: Release | None, asked: float) -> None:
-        self._raise(error)
-        if release is not None:
-            self._run_inline(release, asked)
-
     def _run_inline(self, release: Release, asked: float) -> None:
         """Run a batch on the calling thread; whoever brought it is not the one to die of an error of ours."""
         assert self._inline is not None
@@ -255,10 +258,9 @@ class Batcher:
                 if len(self._queue):
                     self._work.notify()
 
-    def _raise(self, error: ServingError | None) -> None:
-        if error is not None:
-            self._observer.rejected(error.reason.lower())
-            raise error
+    def _raise(self, error: ServingError) -> NoReturn:
+        self._observer.rejected(error.reason.lower())
+        raise error
 
     def cancel(self, request: PendingRequest) -> None:
         """Forget a request whose caller left.
@@ -372,7 +374,7 @@ class Batcher:
         self._queue.take(release.group, [*release.late, *release.requests])
         self._admission.gave_up(release.late)
         if release.requests:
-            rows = sum(request.rows for request in release.requests)
+            rows = sum([request.rows for request in release.requests])
             self._occupancy.begin(place, release, now, now + self.policy.cost.seconds(rows, release.group))
 
     def _end_batch(self, place: int) -> None:

@@ -96,7 +96,7 @@ class Instance:
     ) -> ServingError | None:
         """Run these requests, the first of the unsettled, and settle them; return the error if the backend failed."""
         released = self._clock()
-        rows = sum(request.rows for request in requests)
+        rows = sum([request.rows for request in requests])
         overrides = requests[0].overrides
         bucket = rows if overrides else self._cost.bucket_of(rows)
         try:

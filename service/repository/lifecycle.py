@@ -57,6 +57,7 @@ class Lifecycle:
         self._lock = threading.Lock()
         self._statuses: dict[tuple[str, int], VersionStatus] = {}
         self._ready: dict[str, dict[int, Servable]] = {}
+        self._newest: dict[str, Servable | None] = {}
         self._names: frozenset[str] = frozenset()
         self._required: frozenset[str] = frozenset()
         self._started = False
@@ -75,13 +76,16 @@ class Lifecycle:
             ModelNotReady: Known, but not READY (UNAVAILABLE).
             InvalidInput: The version is not a decimal number (INVALID_ARGUMENT, as Triton).
         """
-        versions = self._ready.get(name)
-        if versions:
-            if not version:
-                return next(iter(versions.values()))
-            if (found := versions.get(_number(version))) is not None:
-                return found
-        raise self._why_not(name, version)
+        found = self._ready.get(name, {}).get(_number(version)) if version else self._newest.get(name)
+        if found is None:
+            raise self._why_not(name, version)
+        return found
+
+    def lends(self, servable: Servable, version: str) -> bool:
+        """Tell whether :meth:`find` would lend this very servable for its name and that version."""
+        if not version:
+            return self._newest.get(servable.name) is servable
+        return self._ready.get(servable.name, {}).get(_number(version)) is servable
 
     def knows(self, name: str) -> bool:
         """Tell whether the repository has a model of that name; guards metric labels."""
@@ -171,6 +175,7 @@ class Lifecycle:
                 self._required |= {status.name}
             newest_first = dict(sorted(versions.items(), reverse=True))
             self._ready = {**self._ready, status.name: newest_first}
+            self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
             self._names = self._names | {status.name}
             self._metrics.set_state(status.name, str(status.version), status.state)
         if replaced is not None and replaced.shared is not None:

@@ -149,6 +149,11 @@ class Call:
             raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}")
         return servable
 
+    def lent(self, servable: Servable) -> None:
+        """Label the call with a servable that would be found."""
+        self._servable = servable
+        self._model = servable.name
+
     @property
     def request_id(self) -> str:
         """The id in the request message, else in its metadata, else one of ours."""
@@ -158,7 +163,7 @@ class Call:
         """Settle with an answer."""
         if not self._settle("OK"):
             return
-        seconds = self._seconds()
+        seconds = self._calls.dataplane.clock() - self.arrival
         if self._servable is not None:
             if self.record is None:
                 self._servable.metrics.observe_success(seconds)
@@ -181,7 +186,7 @@ class Call:
     def _fail(self, status: Status, reason: str) -> None:
         if not self._settle(status.name):
             return
-        seconds = self._seconds()
+        seconds = self._calls.dataplane.clock() - self.arrival
         if self._servable is not None:
             self._servable.metrics.observe_failure(seconds)
         self._responder.fail(status)
@@ -212,7 +217,4 @@ class Call:
         )
 
     def _version(self) -> str:
-        return str(self._servable.version) if self._servable else ""
-
-    def _seconds(self) -> float:
-        return self._calls.dataplane.clock() - self.arrival
+        return self._servable.metrics.version if self._servable else ""

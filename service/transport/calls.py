@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter as Counts
-from collections import deque
 from collections.abc import Mapping, Sequence
 
 from google.protobuf.message import DecodeError
@@ -80,7 +79,7 @@ class Calls:
             CLASSIFY_IMAGES: self._classify_images,
             CLASSIFY_SENTENCES: self._classify_sentences,
         }
-        self._ended: deque[tuple[str, str, str, str]] = deque()
+        self._ended: list[tuple[str, str, str, str]] = []
         metrics.before_scrapes(self)
         metrics.inflight.set_function(lambda: self.in_flight.count)
 
@@ -113,8 +112,12 @@ class Calls:
             call.record = self.recorder.begin(method, metadata, arrival)
         self.in_flight.enter()
         try:
-            self.check_access(method, metadata)
-            return self._begin_on_newest(call, method, payload, deadline)
+            if not self._access.is_open:
+                self.check_access(method, metadata)
+            try:
+                return self._begin[method](call, payload, deadline)
+            except Unloading:
+                return self._begin_anew(call, method, payload, deadline)
         except ServingError as error:
             call.refuse(error)
         except DecodeError:
@@ -146,9 +149,9 @@ class Calls:
         if (error := self._access.refusal(method, metadata)) is not None:
             raise error
 
-    def _begin_on_newest(self, call: Call, method: str, payload: bytes, deadline: float) -> Ticket:
-        """Begin a call, anew if its version was being swapped out just when it came: nobody has answered yet."""
-        for _ in range(_SWAPS):
+    def _begin_anew(self, call: Call, method: str, payload: bytes, deadline: float) -> Ticket:
+        """Begin a call whose version was being swapped out just when it came: nobody has answered yet."""
+        for _ in range(_SWAPS - 1):
             try:
                 return self._begin[method](call, payload, deadline)
             except Unloading:
@@ -172,7 +175,7 @@ class Calls:
 
     def _model_infer(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         template = self._templates.find(payload)
-        if template is not None and call.find(template.model_name, template.model_version) is template.form.servable:
+        if template is not None and self.dataplane.lends(template.form.servable, template.model_version):
             return self._infer_like(template, call, payload, deadline)
         request = inference.ModelInferRequest.FromString(payload)
         call.caller_id = request.id
@@ -199,6 +202,7 @@ class Calls:
 
     def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
         """Take a call in that says what an earlier one said, but for its tensors and id."""
+        call.lent(template.form.servable)
         call.caller_id = template.request_id(payload)
         deadline = min(deadline, call.arrival + template.timeout_seconds)
         servable, arrival, priority = template.form.servable, call.arrival, template.priority

@@ -48,8 +48,7 @@ class Template:
         rows: Of the tensors; 0 without.
         group: Which requests these inputs may share a batch with.
         form: Of the answers; its servable is the one that the inputs were checked against.
-        model_name: As asked for.
-        model_version: As asked for.
+        model_version: As asked for; its servable's name was asked for as well.
         timeout_seconds: Infinite for none.
         priority: 0 for none.
         items: Pictures or sentences, of any length, at the message's end; 0 where there are tensors.
@@ -62,7 +61,6 @@ class Template:
     rows: int
     group: Hashable
     form: InferForm
-    model_name: str
     model_version: str
     timeout_seconds: float
     priority: int
@@ -195,7 +193,6 @@ def template_of(
         tensors[0].shape[0] if tensors else 0,
         group,
         form,
-        request.model_name,
         request.model_version,
         timeout_seconds,
         priority,

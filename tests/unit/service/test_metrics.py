@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import sys
 import threading
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.metrics import STATES, Metrics
+from service.metrics import STATES, Metrics, taken
 from service.model_metrics import Duration, ModelMetrics
 
 # Name of every family of ours as a scrape shows it, with its type and its labels. Dashboards and
@@ -276,3 +277,30 @@ def test_no_count_is_lost_between_threads(metrics: Metrics) -> None:
     stats = bound.snapshot()
     assert (stats.execution_count, stats.success.count) == (1200, 1200)
     assert value(metrics, "convserve_batch_size_count", model="m", version="1") == 1200
+
+
+def test_of_what_several_threads_note_and_take_nothing_is_lost_or_taken_twice() -> None:
+    pending: list[tuple[int, int]] = []
+    found: list[list[tuple[int, int]]] = []
+    noting = [threading.Thread(target=lambda n=n: [pending.append((n, i)) for i in range(20_000)]) for n in range(3)]
+    done = threading.Event()
+
+    def take() -> None:
+        while not done.is_set():
+            found.append(taken(pending))
+
+    taking = [threading.Thread(target=take) for _ in range(2)]
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    try:
+        for thread in (*noting, *taking):
+            thread.start()
+        for thread in noting:
+            thread.join()
+    finally:
+        done.set()
+        sys.setswitchinterval(interval)
+    for thread in taking:
+        thread.join()
+    items = [item for part in (*found, taken(pending)) for item in part]
+    assert len(items) == len(set(items)) == 60_000

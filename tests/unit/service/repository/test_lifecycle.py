@@ -154,6 +154,22 @@ def test_find_lends_the_newest_or_the_one_named(tmp_path: Path) -> None:
     assert cycle.servables("b") == ()
 
 
+def test_lends_what_would_be_found_and_nothing_else(tmp_path: Path) -> None:
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/9", "a/10"), FakeLoader(), versions="all")
+    cycle.load_all()
+    newest, older = cycle.find("a"), cycle.find("a", "9")
+    assert cycle.lends(newest, "")
+    assert cycle.lends(newest, "10")
+    assert cycle.lends(older, "9")
+    assert not cycle.lends(older, "")
+    assert not cycle.lends(older, "10")
+    cycle.withdraw(newest)
+    assert not cycle.lends(newest, "")
+    assert not cycle.lends(newest, "10")
+    assert cycle.lends(older, "")
+    assert cycle.find("a") is older
+
+
 def test_what_does_not_exist_is_not_found(tmp_path: Path) -> None:
     cycle = lifecycle(repository(tmp_path, "a/1"), FakeLoader())
     cycle.load_all()

@@ -101,6 +101,9 @@ class FakePlane:
             raise ModelNotFound(f"no model '{name}'")
         return self.servables[name]
 
+    def lends(self, servable: Servable, _version: str) -> bool:
+        return not self.finding and self.servables.get(servable.name) is servable
+
     def infer(
         self,
         servable: Servable,
