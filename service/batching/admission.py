@@ -128,14 +128,14 @@ class Admission:
         ahead = self._queue.rows_before(request.turn)
         rate = self._arrivals.per_second(now) / self._limits.instances
         expected = self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
-        return now + (expected - now) * self._foresight.factor
+        return now + (expected - now) * self._foresight.factor(now)
 
     def _finish_at_best(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         ahead = self._queue.patient_rows_before(request.turn)
         return self._policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
 
     def ended(self, release: Release, now: float) -> None:
-        """Learn from a batch that has been answered how good the predictions were."""
+        """Learn from a batch that has been answered for whom that was too late."""
         self.last_refusal = None
         self._foresight.was_wrong(sum([request.promised and request.deadline < now for request in release.requests]))
 

@@ -47,7 +47,8 @@ class Batcher:
           request.
         * One request is never split over two batches.
         * Where limits allow it, a request that comes alone may run inline, on the thread that brings it, in an idle
-          instance's stead: a thread less is woken. Only if the run seldom takes 5 ms; others wait as for the instance.
+          instance's stead: a thread less is woken. Only if its group has run before and seldom takes 5 ms; others wait
+          as for the instance.
         * Memory: at most ``max_queued_requests`` requests and one batch an instance.
 
     Thread-safe. Locks are held for list operations only: replies, the backend and the observer
@@ -240,7 +241,7 @@ class Batcher:
             self._inline is not None
             and not self._occupancy.running
             and len(self._queue) == 1
-            and cost.knows(request.group)
+            and cost.has_run(request.group)
             and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
         )
 

@@ -6,8 +6,8 @@ deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 62
 needs no lock: one writer's lost update is another sample, no more.
 
 Estimates steer what runs, and only what runs is measured. So that a pause of the machine cannot
-shut a batch size out for good, estimates that nobody tests go the way of those that are tested: as
-far from the first measurement as those are.
+shut a batch size out for good, means that nobody tests go the way of those that are tested, as far
+from the first measurement as those are, and their deviations fall to what they were at first.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ _MEAN_GAIN = 1 / 16  # slower than TCP's 1/8: a batch's cost has a level, not a 
 _DEVIATION_GAIN = 1 / 8
 _DEVIATIONS = 3.0
 _FOLLOW_GAIN = 1 / 64  # per batch of another size
-_MOST_LEVEL = 2.0  # what is slower by more was a pause of the machine, which says nothing of other sizes
+_IDLE_BATCHES = 16  # of other sizes in a row: what runs as often as that is measured
+_MOST_LEVEL = 2.0
 _MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
 _LEAST_SECONDS = 1e-9  # nothing is free: rates divide by a cost
 
@@ -41,29 +42,38 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
 class _Estimate:
     """Mean and deviation of one cell as first measured and at present, and the least it took, in seconds."""
 
-    __slots__ = ("deviation", "first", "first_deviation", "least", "mean")
+    __slots__ = ("deviation", "first", "first_deviation", "idle", "least", "mean")
 
     def __init__(self, mean: float, deviation: float, least: float) -> None:
         self.first = self.mean = max(mean, _LEAST_SECONDS)
         self.first_deviation = self.deviation = deviation
         self.least = least
+        self.idle = 0
 
     def learn(self, seconds: float) -> None:
+        self.idle = 0
         error = seconds - self.mean
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 
     def follow(self, ran: _Estimate) -> None:
-        """Move towards what a batch of another size says: as far from the first measurement as that one's is.
+        """Go the way of a size that runs, if this one does not: as far from the first measurement as that one's is.
 
-        A small batch says little of a large one: it is mostly what a batch costs whatever its size.
+        Upwards the less the smaller that one is: a small batch is mostly what a batch costs whatever its size. One
+        that takes more than twice what it took, for a pause of the machine or that reason, says nothing of others.
 
         Args:
             ran: The estimate of the size that ran.
         """
-        gain = _FOLLOW_GAIN * min(1.0, ran.first / self.first)
-        self.deviation -= gain * max(0.0, self.deviation - self.first_deviation)
-        self.mean += gain * (self.first * min(ran.mean / ran.first, _MOST_LEVEL) - self.mean)
+        self.idle += 1
+        if self.idle < _IDLE_BATCHES:
+            return
+        self.deviation -= _FOLLOW_GAIN * max(0.0, self.deviation - self.first_deviation)
+        level = ran.mean / ran.first
+        if level > _MOST_LEVEL:
+            return
+        error = self.first * level - self.mean
+        self.mean += error * _FOLLOW_GAIN * (1.0 if error < 0 else min(1.0, ran.first / self.first))
 
 
 class CostModel:
@@ -79,13 +89,14 @@ class CostModel:
         """
         self.buckets = tuple(buckets)
         self._cells = {group: [_estimate(samples) for samples in by_bucket] for group, by_bucket in measured.items()}
+        self._ran: set[Hashable] = set()
         # A shape that was never measured (third-party graphs with free dimensions) is taken to cost
         # what this one does until it has run.
         self._stand_in = next(iter(self._cells.values()))
 
-    def knows(self, group: Hashable) -> bool:
-        """Tell whether a group was measured, at load or in service."""
-        return group in self._cells
+    def has_run(self, group: Hashable) -> bool:
+        """Tell whether a batch of a group has run in service; what was measured at load may be an estimate."""
+        return group in self._ran
 
     def bucket_of(self, rows: int) -> int:
         """Return the smallest bucket that holds ``rows``; ``rows`` itself past the largest."""
@@ -113,7 +124,7 @@ class CostModel:
         if the inflated mean refused everything, nothing would run and nothing would correct it. For
         the same reason a shape that was not measured before serving costs nothing at best.
         """
-        if not self.knows(group):
+        if group not in self._cells:
             return 0.0
         cell = self._cell(rows, group)
         return min(cell.least, cell.mean)
@@ -124,11 +135,13 @@ class CostModel:
         cells = self._cells.get(group)
         if cells is None:
             if len(self._cells) < _MAX_GROUPS:
+                self._ran.add(group)
                 scale = seconds / self._stand_in[index].mean
                 self._cells[group] = [
                     _Estimate(cell.mean * scale, cell.deviation * scale, least=0.0) for cell in self._stand_in
                 ]
             return
+        self._ran.add(group)
         ran = cells[index]
         ran.learn(seconds)
         for cell in cells:

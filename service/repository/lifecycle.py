@@ -174,8 +174,9 @@ class Lifecycle:
                 versions[status.version] = servable
                 self._required |= {status.name}
             newest_first = dict(sorted(versions.items(), reverse=True))
-            self._ready = {**self._ready, status.name: newest_first}
+            # First, as readiness is told by the other.
             self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
+            self._ready = {**self._ready, status.name: newest_first}
             self._names = self._names | {status.name}
             self._metrics.set_state(status.name, str(status.version), status.state)
         if replaced is not None and replaced.shared is not None:

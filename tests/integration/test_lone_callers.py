@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -61,3 +63,16 @@ def test_several_callers_after_one(server: ServerProcess):
         }
     assert "0" in instances, "the instance's thread has its share"
     eventually(lambda: ran_inline(server), "one caller again")
+
+
+def test_a_bare_graph(tmp_path: Path):
+    """Nothing was proven of it, but its shape has run before."""
+    folder = tmp_path / "bare" / "1"
+    folder.mkdir(parents=True)
+    shutil.copy(MODELS / "lenet5-mnist" / "1" / "model.onnx", folder)
+    with ServerProcess(tmp_path, "native", "--instances", "1", "--device", "cpu") as server:
+        request = infer_request("bare", {"images": GOLDEN["input_0"][:1]})
+        request.parameters["explain"].bool_param = True
+        seen = [server.client.infer(request).parameters["instance"].string_param]
+        eventually(lambda: server.client.infer(request).parameters["instance"].string_param == str(INLINE), "inline")
+    assert seen == ["0"]

@@ -10,7 +10,7 @@ from service.batching.policy import BatchingPolicy
 from tests.fakes import linear_cost
 from tests.unit.service.batching.simulation import PROFILES, gamma, optimum, poisson, simulate
 
-RESNET_20 = (0.05, 0.67, 50.0, 32)
+RESNET_20 = (5e-5, 6.7e-4, 0.05, 32)
 LOADS = (0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 ARRIVALS = {"Poisson": poisson, "gamma, variation 3": gamma}
 COUNT = 1500  # arrivals of a trace
@@ -43,7 +43,9 @@ def main() -> None:
         for arrivals in ARRIVALS:
             cells = ["{:.2f}, {:.2f}".format(*ratios(profile, arrivals, load)) for load in LOADS]
             print(
-                f"| {name}: {fixed} + {per_row} b ms, {limit:.0f} ms | {arrivals} | " + " | ".join(cells) + " |",
+                f"| {name}: {1e3 * fixed:g} + {1e3 * per_row:g} b ms, {1e3 * limit:g} ms | {arrivals} | "
+                + " | ".join(cells)
+                + " |",
                 flush=True,
             )
 

@@ -23,8 +23,8 @@ from tests.fakes import RecordingReply
 _ROW = [np.zeros((1, 1))]
 _REPLY = RecordingReply()
 
-# Name: l(b) = fixed + per_row * b, time limit, all in ms, and the largest batch.
-PROFILES = {"gpu": (1.0, 0.05, 10.0, 100), "mid": (2.0, 0.5, 20.0, 32), "cpu": (0.5, 5.0, 50.0, 8)}
+# Name: l(b) = fixed + per_row * b, time limit, all in seconds, and the largest batch.
+PROFILES = {"gpu": (1e-3, 5e-5, 0.01, 100), "mid": (2e-3, 5e-4, 0.02, 32), "cpu": (5e-4, 5e-3, 0.05, 8)}
 
 Choose = Callable[[RequestQueue, float], Release]
 

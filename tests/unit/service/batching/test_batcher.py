@@ -127,6 +127,7 @@ class TestInline:
     @pytest.fixture
     def host(self) -> Iterator[Stage]:
         stage = Stage(runs_inline=True)
+        stage.batcher.policy.cost.observe(1, "numbers", 0.0025)
         stage.start()
         yield stage
         stage.backend.open()
@@ -189,6 +190,7 @@ class TestInline:
     )
     def test_is_queued_where_it_may_not_run(self, options: dict[str, Any]) -> None:
         stage = Stage(**{"runs_inline": True, **options})
+        stage.batcher.policy.cost.observe(1, "numbers", 0.0025 * options.get("scale", 1.0))
         stage.start()
         request = make_request(1)
         stage.batcher.offer(request, True)
