@@ -74,7 +74,7 @@ def made(folder: Path, name: str) -> Path:
 
 
 if __name__ == "__main__":
-    if len(sys.argv) < 2 or set(sys.argv[2:]) - MODELS.keys():
+    if len(sys.argv) < 2 or sys.argv[1].startswith("-") or set(sys.argv[2:]) - MODELS.keys():
         sys.exit(f"usage: speed_models.py FOLDER [{' | '.join(MODELS)}] …")
     for wanted in sys.argv[2:] or MODELS:
         print(made(Path(sys.argv[1]), wanted))
