@@ -60,7 +60,8 @@ class _Estimate:
         """Go the way of a size that runs, if this one does not: as far from the first measurement as that one's is.
 
         Upwards the less the smaller that one is: a small batch is mostly what a batch costs whatever its size. One
-        that takes more than twice what it took, for a pause of the machine or that reason, says nothing of others.
+        that takes more than twice what it took, for a pause of the machine or that reason, says nothing of others;
+        then only what is inflated falls, to the first.
 
         Args:
             ran: The estimate of the size that ran.
@@ -70,10 +71,12 @@ class _Estimate:
             return
         self.deviation -= _FOLLOW_GAIN * max(0.0, self.deviation - self.first_deviation)
         level = ran.mean / ran.first
-        if level > _MOST_LEVEL:
-            return
-        error = self.first * level - self.mean
-        self.mean += error * _FOLLOW_GAIN * (1.0 if error < 0 else min(1.0, ran.first / self.first))
+        tells = level <= _MOST_LEVEL
+        error = self.first * (level if tells else 1.0) - self.mean
+        if error < 0:
+            self.mean += _FOLLOW_GAIN * error
+        elif tells:
+            self.mean += _FOLLOW_GAIN * error * min(1.0, ran.first / self.first)
 
 
 class CostModel:
