@@ -74,7 +74,7 @@ class BatchingPolicy:
 
     @property
     def enough(self) -> int:
-        """Most rows that requests are put together to."""
+        """The largest useful batch: most rows that requests are put together to."""
         return self.useful_batch_size or self.max_batch_size
 
     def finish_at_best(
