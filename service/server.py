@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from service import __version__
 from service.backend.onnx import RUNTIME
 from service.batching.response_cache import ResponseCache
+from service.cores import Cores
 from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
@@ -70,12 +71,13 @@ class Server:
         self.metrics.draining.set_function(lambda: self._lame_duck)
         self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
         cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
-        load = functools.partial(servables.load, cache=cache)
+        self._cores = Cores()
+        load = functools.partial(servables.load, cache=cache, cores=self._cores)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare")
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory()
         self._tracing = tracing(settings, self.dataplane)
@@ -151,6 +153,7 @@ class Server:
             socket,
             self._calls,
             limits=self._limits,
+            cores=self._cores,
             on_death=lambda: self._die(RuntimeError("the intake thread died")),
         )
         self.grpc_port = self._fast_lane.port

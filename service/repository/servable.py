@@ -21,6 +21,7 @@ from service.batching.policy import BatchingPolicy
 from service.batching.priority import Priorities
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
+from service.cores import Cores
 from service.errors import GraphInvalid
 from service.golden import read_golden
 from service.manifest import (
@@ -145,6 +146,7 @@ def load(
     metrics: Metrics,
     on_death: Callable[[], None] = lambda: None,
     cache: ResponseCache | None = None,
+    cores: Cores | None = None,
 ) -> Servable:
     """Load one version and prove that it answers as it did at export.
 
@@ -157,6 +159,7 @@ def load(
         metrics: The families.
         on_death: Called if an instance's thread dies; see :class:`Batcher`.
         cache: The server's memory of answers; None keeps none.
+        cores: Told when batches take them; None tells nobody.
 
     Returns:
         A servable whose batcher runs. The caller must close the batcher.
@@ -194,15 +197,16 @@ def load(
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     observer = MeteredBatches(model_metrics, labels)
     padding_id = text.padding_id if text else 0
+    on_cpu = backend.provider.device == "cpu"
     batcher = Batcher(
-        graph.run,
+        cores.taken_by(graph.run, threads) if cores is not None and on_cpu else graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
         limits=BatcherLimits(
             settings.max_queued_requests,
             pricing.instances,
             prompt=settings.refusals == "prompt",
             # A device has its own threads, a light model its own turns.
-            runs_inline=backend.provider.device == "cpu" and settings.weight == 1,
+            runs_inline=on_cpu and settings.weight == 1,
         ),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=observer,

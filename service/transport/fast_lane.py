@@ -8,13 +8,16 @@ Every other method goes on to the grpcio server behind it, over a Unix socket.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
+from service.cores import Cores
 from service.dataplane import Ticket
 from service.errors import ServingError
 from service.scheduling import Hurry
@@ -27,6 +30,7 @@ from service.transport.status import Status
 _LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
 _REST_SECONDS = 0.002  # after a trip with refusals; network cards are relieved in the same way
+_IO_THREAD = "grpc-native-io"
 _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
 
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
@@ -49,6 +53,7 @@ class FastLane:
         calls: Calls,
         *,
         limits: DoorLimits,
+        cores: Cores,
         on_death: Callable[[], None],
     ) -> None:
         """Bind, without accepting yet.
@@ -59,6 +64,7 @@ class FastLane:
             calls: Where hot calls go.
             limits: Bounds. The listener has buffered a message by the time it is refused for its size,
                 which is why this door is for trusted callers; of connections it knows no limit.
+            cores: Told which threads follow the batches.
             on_death: Called if the intake thread dies.
 
         Raises:
@@ -68,6 +74,7 @@ class FastLane:
         self._burst = calls.dataplane.burst()
         self._shedder = calls.shedder()
         self._max_message_bytes = limits.max_message_bytes
+        self._cores = cores
         self._on_death = on_death
         self._tickets: dict[int, Ticket] = {}
         self._closing = False
@@ -103,11 +110,15 @@ class FastLane:
     def _intake(self) -> None:
         try:
             hurry, lone = Hurry(), LoneCalls()
+            led = False
             while not self._closing:
                 asked = time.monotonic()
                 events = self._front.recv_batch_details(_CALLS_A_TRIP, _POLL_MILLISECONDS)
                 if events is None:
                     break
+                if events and not led:  # so the listener's thread is there, and has its name
+                    self._cores.lead([threading.get_native_id(), *_io_threads()])
+                    led = True
                 waited = time.monotonic() - asked
                 self._burst.alone = lone.note(len(events), self._calls.in_flight.count, waited)
                 refused = False
@@ -145,6 +156,16 @@ class FastLane:
                 # Another thread answered before the ticket was noted, so it could not remove it.
                 self._tickets.pop(call_id, None)
         return ticket is not None
+
+
+def _io_threads() -> list[int]:
+    """Return the native ids of the listener's threads, which only their names tell; none where there is no procfs."""
+    found = []
+    for comm in Path("/proc/self/task").glob("*/comm"):
+        with contextlib.suppress(OSError):  # a thread has ended meanwhile
+            if comm.read_text().strip() == _IO_THREAD:
+                found.append(int(comm.parent.name))
+    return found
 
 
 class _NativeResponder:

@@ -1,0 +1,94 @@
+"""Where the doors' threads run while batches keep the cores busy (ADR 10); sched_setaffinity(2)."""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable
+from typing import ParamSpec, TypeVar
+
+_Given = ParamSpec("_Given")
+_Result = TypeVar("_Result")
+Move = Callable[[int, Iterable[int]], None]
+
+
+class Cores:
+    """Sends the threads that speak with callers to the core that a batch is about to leave.
+
+    A batch's answers wake those threads while its own thread still runs. If all other cores run batches, the kernel
+    has no idle core to wake them on and may choose one that is taken for milliseconds more; when the batch's core falls
+    idle a moment later it does not fetch them, since they ran a moment ago. So from the end of a batch that had taken
+    the last free core they may run on that core only, until the next batch begins; at all other times wherever the
+    process may. Thread-safe; does nothing where the system has no such thing, forbids it, or has one core.
+    """
+
+    def __init__(
+        self,
+        allowed: Iterable[int] | None = None,
+        move: Move | None = None,
+        here: Callable[[], int] | None = None,
+    ) -> None:
+        """Look at what the process may use.
+
+        Args:
+            allowed: Numbers of the cores; None for those of the calling thread.
+            move: Lets a thread, by its native id, run on these cores only. May raise OSError.
+            here: Returns the core of the calling thread.
+        """
+        if sys.platform == "linux":
+            allowed = os.sched_getaffinity(0) if allowed is None else allowed
+            move = move or os.sched_setaffinity
+            here = here or getattr(ctypes.PyDLL(None), "sched_getcpu", None)  # not CDLL: that gives up the GIL
+        self._allowed = frozenset(allowed or ())
+        self._move = move
+        self._here = here if len(self._allowed) > 1 else None
+        self._followers: tuple[int, ...] = ()
+        self._busy = 0
+        self._gathered = False
+        self._lock = threading.Lock()
+
+    def lead(self, thread_ids: Iterable[int]) -> None:
+        """Send these threads, by their native ids, from now on."""
+        with self._lock:
+            self._followers = (*self._followers, *thread_ids)
+
+    def roam(self) -> None:
+        """Let the calling thread run anywhere, whoever started it: threads inherit where they may run."""
+        self._send([threading.get_native_id()], self._allowed)
+
+    def taken_by(self, run: Callable[_Given, _Result], threads: int) -> Callable[_Given, _Result]:
+        """Return what runs batches, so that it takes so many cores while it does."""
+        if self._here is None:
+            return run
+
+        def taking(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+            self._begin(threads)
+            try:
+                return run(*args, **kwargs)
+            finally:
+                self._end(threads)
+
+        return taking
+
+    def _begin(self, threads: int) -> None:
+        with self._lock:
+            self._busy += threads
+            if self._gathered:
+                self._gathered = False
+                self._send(self._followers, self._allowed)
+
+    def _end(self, threads: int) -> None:
+        with self._lock:
+            others = self._busy = self._busy - threads
+            if self._here is not None and self._followers and others + threads >= len(self._allowed):
+                self._gathered = True
+                self._send(self._followers, [self._here()])
+
+    def _send(self, followers: Iterable[int], cores: Iterable[int]) -> None:
+        if self._move is not None:
+            with contextlib.suppress(OSError):  # a sandbox may forbid it, a thread may have ended
+                for follower in followers:
+                    self._move(follower, cores)

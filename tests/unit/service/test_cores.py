@@ -1,0 +1,135 @@
+"""Where the doors' threads are sent; a fake stands for the operating system, but in one test."""
+
+from __future__ import annotations
+
+import os
+import sys
+import threading
+from collections.abc import Iterable
+
+import pytest
+
+from service.cores import Cores
+
+DOORS = [11, 12]
+
+
+class System:
+    """Remembers where threads were sent; ``core`` is where the calling thread runs."""
+
+    def __init__(self, allowed: Iterable[int] = (0, 1)) -> None:
+        self.core = 0
+        self.sent: list[tuple[int, list[int]]] = []
+        self.cores = Cores(allowed, self.move, lambda: self.core)
+        self.cores.lead(DOORS)
+
+    def move(self, thread: int, cores: Iterable[int]) -> None:
+        self.sent.append((thread, sorted(cores)))
+
+    def news(self) -> list[tuple[int, list[int]]]:
+        sent, self.sent = self.sent, []
+        return sent
+
+
+def all_on(*cores: int) -> list[tuple[int, list[int]]]:
+    return [(door, list(cores)) for door in DOORS]
+
+
+def test_the_doors_follow_a_batch_that_had_taken_the_last_free_core_until_the_next_one_begins() -> None:
+    system = System()
+
+    def second() -> None:
+        assert system.news() == []
+        system.core = 1
+
+    def first() -> str:
+        system.cores.taken_by(second, 1)()
+        assert system.news() == all_on(1)
+        system.core = 0
+        return "answers"
+
+    assert system.cores.taken_by(first, 1)() == "answers"
+    assert system.news() == []  # nothing else ran, so there was an idle core all along
+    system.cores.taken_by(lambda: None, 1)()
+    assert system.news() == all_on(0, 1)
+    system.cores.taken_by(lambda: None, 1)()
+    assert system.news() == []
+
+
+def test_a_batch_that_takes_all_cores_by_itself_is_followed() -> None:
+    system = System((0, 1, 2))
+    system.core = 2
+    system.cores.taken_by(lambda: None, 2)()
+    assert system.news() == []
+    system.cores.taken_by(lambda: None, 3)()
+    assert system.news() == all_on(2)
+
+
+def test_a_batch_that_fails_is_followed_and_counted_out() -> None:
+    system = System()
+
+    def fail() -> None:
+        raise ValueError("why")
+
+    with pytest.raises(ValueError, match="why"):
+        system.cores.taken_by(fail, 2)()
+    assert system.news() == all_on(0)
+    system.cores.taken_by(lambda: None, 1)()
+    assert system.news() == all_on(0, 1)  # and not narrowed again, as one core was free
+
+
+def test_what_a_run_is_given_goes_on() -> None:
+    assert System().cores.taken_by(lambda *given, **named: (given, named), 1)(1, a=2) == ((1,), {"a": 2})
+
+
+def test_one_core_leaves_nothing_to_choose() -> None:
+    system = System((3,))
+
+    def run() -> None:
+        pass
+
+    assert system.cores.taken_by(run, 1) is run
+    assert system.news() == []
+
+
+def test_a_sandbox_may_forbid_it() -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError
+
+    cores = Cores((0, 1), forbidden, lambda: 0)
+    cores.lead(DOORS)
+    assert cores.taken_by(lambda: "answers", 2)() == "answers"
+    cores.roam()
+
+
+def test_nobody_is_sent_before_there_are_doors() -> None:
+    sent: list[object] = []
+    cores = Cores((0, 1), lambda *given: sent.append(given), lambda: 0)
+    cores.taken_by(lambda: None, 2)()
+    assert sent == []
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="threads are bound to cores on Linux")
+def test_real_threads_are_sent_and_roam() -> None:
+    allowed = os.sched_getaffinity(0)
+    if len(allowed) < 2:
+        pytest.skip("one core")
+    end, found = threading.Event(), []
+
+    def wait_and_roam() -> None:
+        end.wait()
+        found.append(os.sched_getaffinity(0))
+        cores.roam()
+        found.append(os.sched_getaffinity(0))
+
+    cores = Cores()
+    door = threading.Thread(target=wait_and_roam)
+    door.start()
+    assert door.native_id is not None
+    cores.lead([door.native_id])
+    cores.taken_by(lambda: None, len(allowed))()
+    end.set()
+    door.join()
+    assert len(found[0]) == 1
+    assert found[0] < allowed
+    assert found[1] == allowed
