@@ -34,12 +34,14 @@ class BatcherLimits:
         instances: Threads that run batches, each with its own buffers; at least 1.
         prompt: Whether a request is refused at arrival by what is expected, or only once it is certain to be late.
         runs_inline: Whether the thread that brings a request may run it, in an idle instance's stead.
+        answers_apart: Whether batches may be answered on a thread of its own while the next one runs.
     """
 
     max_queued_requests: int
     instances: int
     prompt: bool = True
     runs_inline: bool = False
+    answers_apart: bool = False
 
 
 class Admission:

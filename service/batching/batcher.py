@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from typing import NoReturn
 
 from service.batching.admission import Admission, BatcherLimits
+from service.batching.answering import Answering
 from service.batching.assembly import BatchBuffer
 from service.batching.instance import Instance, Run
 from service.batching.observer import Observer, ShieldedObserver
@@ -90,6 +91,7 @@ class Batcher:
         self._reserved = 0
         self._occupancy = Occupancy(limits.instances)
         self._inline: Instance | None = None
+        self._answering: Answering | None = None
         self._closing = False
         self._dead = False
         self._lock = threading.Lock()
@@ -101,6 +103,8 @@ class Batcher:
         """Start the instances' threads, named after the model; from then on requests may run inline."""
         if self._limits.runs_inline:
             self._inline = self._new_instance(self._limits.instances)
+        if self._limits.answers_apart:
+            self._answering = Answering(f"{name}/answers", lambda: self._queue.rows, self._die)
         for instance in range(self._limits.instances):
             thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
             thread.start()
@@ -312,6 +316,8 @@ class Batcher:
         for thread in tuple(self._threads):
             if thread is not threading.current_thread():  # on_death may close
                 thread.join(None if give_up is None else max(0.0, give_up - time.monotonic()))
+        if self._answering is not None:
+            self._answering.close(None if give_up is None else max(0.0, give_up - time.monotonic()))
 
     def _is_quiet(self) -> bool:
         return self._dead or not (self._reserved or len(self._queue) or self.running)
@@ -335,6 +341,7 @@ class Batcher:
             buffer=self._new_buffer(),
             observer=self._observer,
             clock=self._clock,
+            answering=self._answering,
         )
 
     def _await_release(self, number: int) -> tuple[float, Release] | None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Protocol
 
 import numpy as np
 
+from service.batching.answering import Answering
 from service.batching.assembly import BatchBuffer, padding_ratio, split
 from service.batching.cost import CostModel
 from service.batching.observer import Observer
@@ -33,7 +35,7 @@ class Instance:
     """Runs released batches, one at a time. For its own thread only; knows no lock and no queue.
 
     Contract: when ``run`` returns or raises, every request of the release has been settled exactly
-    once. It raises only for an error of ours; the backend's become refusals.
+    once, or will be by ``answering``. It raises only for an error of ours; the backend's become refusals.
 
     A batch that fails is run again member by member, so that one request's bad input, or too little
     memory for a large batch, harms nobody else. A wedged backend is not helped by it.
@@ -48,6 +50,7 @@ class Instance:
         buffer: BatchBuffer,
         observer: Observer,
         clock: Callable[[], float],
+        answering: Answering | None = None,
     ) -> None:
         """Keep the parts.
 
@@ -58,6 +61,7 @@ class Instance:
             buffer: This instance's own.
             observer: Told of batches and of callers who left; must not raise.
             clock: Seconds, monotonic.
+            answering: May take a batch over once it has run; None for an instance that answers all by itself.
         """
         self._number = number
         self._run_backend = run
@@ -65,6 +69,7 @@ class Instance:
         self._buffer = buffer
         self._observer = observer
         self._clock = clock
+        self._answering = answering
 
     def run(self, release: Release, asked: float) -> None:
         """Run one batch and settle its requests.
@@ -115,15 +120,32 @@ class Instance:
         facts = BatchFacts(
             rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
         )
+        leaving = deque(requests)
+        reply = partial(self._reply, requests, outputs, facts, leaving, finished)
+        if self._answering is not None and self._answering.take(rows, reply, leaving):
+            for _ in requests:
+                unsettled.popleft()
+        else:
+            self._reply(requests, outputs, facts, unsettled, finished)
+        if not overrides:
+            # The choice and the assembly included, and the replies, unless others make them: that is when the next
+            # batch can begin.
+            self._cost.observe(rows, release.group, self._clock() - asked)
+        return None
+
+    def _reply(
+        self,
+        requests: Sequence[PendingRequest],
+        outputs: Sequence[np.ndarray],
+        facts: BatchFacts,
+        unsettled: deque[PendingRequest],
+        finished: float,
+    ) -> None:
+        """Settle these requests, the first of the unsettled, with their rows."""
         self._observer.batch(requests, outputs, facts)
         for own_rows in split(outputs, requests):
             self._answer(unsettled.popleft(), own_rows, facts)
-        replied = self._clock()
-        self._observer.replied(requests, facts, replied - finished)
-        if not overrides:
-            # The choice, the assembly and the replies included: a batch has them, however few its rows.
-            self._cost.observe(rows, release.group, replied - asked)
-        return None
+        self._observer.replied(requests, facts, self._clock() - finished)
 
     def _answer(self, request: PendingRequest, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
         if request.cancelled:

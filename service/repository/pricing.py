@@ -55,6 +55,11 @@ class Pricing:
         self.layout = self._choose(self._entry)
         self.instances = self.layout.instances
 
+    @property
+    def spares_a_core(self) -> bool:
+        """Whether a core is left when all instances run."""
+        return self.instances * self.layout.threads < _cores()
+
     def price(self, subject: Subject, golden: Proof | None) -> CostModel:
         """Return the costs of the buckets worth having: as kept, or measured and then kept."""
         if self._entry and self._entry.provider != subject.provider.actual:

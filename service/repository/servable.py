@@ -207,6 +207,7 @@ def load(
             prompt=settings.refusals == "prompt",
             # A device has its own threads, a light model its own turns.
             runs_inline=on_cpu and settings.weight == 1,
+            answers_apart=pricing.spares_a_core,
         ),
         new_buffer=lambda: BatchBuffer(graph.inputs, max_batch_size, padding_id),
         observer=observer,

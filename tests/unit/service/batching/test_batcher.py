@@ -14,11 +14,12 @@ from typing import Any
 import numpy as np
 import pytest
 
+from service.batching import answering
 from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.observer import Observer
 from service.batching.policy import BatchingPolicy
-from service.batching.request import PendingRequest
+from service.batching.request import BatchFacts, PendingRequest
 from service.errors import (
     BackendFailed,
     DeadlineExceeded,
@@ -62,6 +63,7 @@ class Stage:
         max_queued_requests: int = 100,
         max_queue_delay_seconds: float = 0.0,
         runs_inline: bool = False,
+        answers_apart: bool = False,
         scale: float = 1.0,
         observer: Observer | None = None,
         new_buffer: Callable[[], BatchBuffer] = number_buffer,
@@ -74,7 +76,7 @@ class Stage:
         self.batcher = Batcher(
             self.backend,
             BatchingPolicy(linear_cost(0.002 * scale, 0.0005 * scale), 8, max_queue_delay_seconds),
-            limits=BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline),
+            limits=BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline, answers_apart=answers_apart),
             new_buffer=new_buffer,
             observer=observer or self.seen,
             clock=self.clock,
@@ -378,6 +380,71 @@ class TestFailure:
         ]
         assert {event for event, _ in observer.events} == {"batch", "replied", "failed", "rejected", "cancelled"}
         assert stage.deaths == 0
+
+
+class HeldReply(RecordingReply):
+    """Stands still in the middle of its answer until it is let go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.let_go = threading.Event()
+
+    def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
+        assert self.let_go.wait(GUARD_SECONDS)
+        super().answer(outputs, request, facts)
+
+
+def eight(first: float) -> list[float]:
+    return [first + number for number in range(8)]
+
+
+class TestAnswersApart:
+    @pytest.fixture(autouse=True)
+    def worth_it(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr(answering, "_WORTH_ROWS", 1)
+
+    def test_the_next_batch_runs_while_one_is_answered_if_as_much_waits(self) -> None:
+        stage = Stage(answers_apart=True)
+        held = HeldReply()
+        requests = stage.submit(make_request(*eight(0), reply=held), make_request(*eight(10)), make_request(*eight(20)))
+        stage.start()
+        stage.backend.let_one_pass()
+        stage.backend.wait_for_batches(2)
+        assert held.times_settled == 0
+        held.let_go.set()
+        assert stage.finish(requests) == ["OK"] * 3
+        assert stage.seen.events.count(("replied", 1)) == 3
+
+    def test_closing_waits_for_the_answers(self) -> None:
+        stage = Stage(answers_apart=True)
+        held = HeldReply()
+        requests = stage.submit(make_request(*eight(0), reply=held), make_request(*eight(10)))
+        stage.start()
+        stage.backend.open()
+        stage.backend.wait_for_batches(2)
+        closing = threading.Thread(target=stage.batcher.close)
+        closing.start()
+        held.let_go.set()
+        closing.join(GUARD_SECONDS)
+        assert [reply_of(request).status for request in requests] == ["OK", "OK"]
+
+    def test_an_error_of_ours_in_an_answer_ends_the_batcher_and_refuses_the_rest(self) -> None:
+        class DeadlyReply(RecordingReply):
+            def answer(self, *_: object) -> None:
+                raise Death
+
+        stage = Stage(answers_apart=True)
+        requests = [make_request(*eight(0)[:4], reply=DeadlyReply()), make_request(*eight(20)[:4])]
+        waiting = make_request(*eight(10))
+        stage.submit(*requests, waiting)
+        stage.start()
+        stage.backend.open()
+        assert stage.died.wait(GUARD_SECONDS)
+        assert statuses([requests[1]]) == ["INTERNAL"]
+        assert statuses([waiting])[0] in ("OK", "UNAVAILABLE")
+        with pytest.raises(ModelNotReady):
+            stage.batcher.reserve()
+        assert stage.deaths == 1
 
 
 class TestDeath:

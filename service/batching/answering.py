@@ -1,0 +1,77 @@
+"""A thread that answers a batch while its instance runs the next (ADR 11)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from queue import SimpleQueue
+
+from service.batching.request import PendingRequest
+from service.errors import InternalError
+
+_LOG = logging.getLogger(__name__)
+
+_WORTH_ROWS = 16  # answering fewer takes no longer than waking a thread for it
+
+Unsettled = deque[PendingRequest]
+
+
+class Answering:
+    """Takes the answers of a large batch over if as much waits as was in it, one batch at a time. Thread-safe.
+
+    Contract: whoever was taken over is settled when :meth:`close` has returned, whatever happens. Memory: one batch
+    beside those that run.
+    """
+
+    def __init__(self, name: str, waiting_rows: Callable[[], int], on_death: Callable[[], None]) -> None:
+        """Start the thread.
+
+        Args:
+            name: Of the thread.
+            waiting_rows: Tells how many rows wait.
+            on_death: Called on the thread when answering a batch failed by an error of ours; those of it who were
+                left have been refused by then.
+        """
+        self._waiting_rows = waiting_rows
+        self._on_death = on_death
+        self._batches: SimpleQueue[tuple[Callable[[], object], Unsettled] | None] = SimpleQueue()
+        self._free = threading.Semaphore()
+        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread.start()
+
+    def take(self, rows: int, answer: Callable[[], object], unsettled: Unsettled) -> bool:
+        """Take a batch over, if that is worth waking a thread and it is free; tell.
+
+        Args:
+            rows: That were in the batch.
+            answer: Answers it, and takes out of ``unsettled`` whom it is about to settle.
+            unsettled: Everybody in the batch.
+        """
+        if rows < _WORTH_ROWS or self._waiting_rows() < rows or not self._free.acquire(blocking=False):
+            return False
+        self._batches.put((answer, unsettled))
+        return True
+
+    def close(self, timeout_seconds: float | None = None) -> None:
+        """Finish, and end the thread. No batch may be brought any more.
+
+        Args:
+            timeout_seconds: How long to wait; what is not over then goes on without anybody waiting.
+        """
+        self._batches.put(None)
+        if self._thread is not threading.current_thread():
+            self._thread.join(timeout_seconds)
+
+    def _serve(self) -> None:
+        while (batch := self._batches.get()) is not None:
+            answer, unsettled = batch
+            try:
+                answer()
+            except BaseException:
+                _LOG.exception("answering a batch failed")
+                for request in unsettled:
+                    request.refuse(InternalError("the batch failed"))
+                self._on_death()
+            self._free.release()

@@ -1,0 +1,86 @@
+"""The thread that answers a batch while the next one runs: it loses nobody and takes one batch at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections import deque
+from collections.abc import Iterator
+
+import pytest
+
+from service.batching.answering import Answering
+from tests.fakes import GUARD_SECONDS, make_request, reply_of
+
+
+class Stage:
+    """The thread, and an answer that stands still until its gate is opened."""
+
+    def __init__(self) -> None:
+        self.waiting = 20
+        self.deaths = 0
+        self.gate = threading.Event()
+        self.begun = threading.Event()
+        self.done: list[str] = []
+        self.answering = Answering("answers", lambda: self.waiting, self.die)
+
+    def die(self) -> None:
+        self.deaths += 1
+
+    def answer(self) -> None:
+        self.begun.set()
+        assert self.gate.wait(GUARD_SECONDS)
+        self.done.append("answered")
+
+
+@pytest.fixture
+def stage() -> Iterator[Stage]:
+    stage = Stage()
+    yield stage
+    stage.gate.set()
+    stage.answering.close()
+
+
+def test_it_is_not_woken_for_a_small_batch_nor_if_less_than_another_waits(stage: Stage) -> None:
+    assert not stage.answering.take(15, stage.answer, deque())
+    assert not stage.answering.take(21, stage.answer, deque())
+    assert stage.answering.take(16, stage.answer, deque())
+
+
+def test_it_takes_one_batch_at_a_time(stage: Stage) -> None:
+    assert stage.answering.take(16, stage.answer, deque())
+    assert stage.begun.wait(GUARD_SECONDS)
+    assert not stage.answering.take(16, stage.answer, deque())
+    assert stage.done == []
+
+
+def test_what_it_took_is_answered_before_it_is_closed(stage: Stage) -> None:
+    def close() -> None:
+        stage.answering.close()
+        stage.done.append("closed")
+
+    stage.answering.take(16, stage.answer, deque())
+    closing = threading.Thread(target=close)
+    closing.start()
+    stage.gate.set()
+    closing.join(GUARD_SECONDS)
+    assert stage.done == ["answered", "closed"]
+
+
+def test_closing_waits_no_longer_than_it_is_told_to(stage: Stage) -> None:
+    stage.answering.take(16, stage.answer, deque())
+    stage.answering.close(timeout_seconds=0.0)
+    assert stage.done == []
+
+
+def test_an_error_of_ours_refuses_those_who_are_left_and_is_told(stage: Stage) -> None:
+    answered, left = make_request(1), make_request(2)
+    unsettled = deque([left])
+
+    def fail() -> None:
+        raise SystemExit
+
+    assert stage.answering.take(16, fail, unsettled)
+    assert reply_of(left).wait() == "INTERNAL"
+    assert reply_of(answered).times_settled == 0, "it was taken out before"
+    stage.answering.close()
+    assert stage.deaths == 1
