@@ -20,9 +20,10 @@ class Cores:
 
     A batch's answers wake those threads while its own thread still runs. If all other cores run batches, the kernel
     has no idle core to wake them on and may choose one that is taken for milliseconds more; when the batch's core falls
-    idle a moment later it does not fetch them, since they ran a moment ago. So from the end of a batch that had taken
-    the last free core they may run on that core only, until the next batch begins; at all other times wherever the
-    process may. Thread-safe; does nothing where the system has no such thing, forbids it, or has one core.
+    idle a moment later it does not fetch them, since they ran a moment ago. So from the end of a batch that leaves the
+    only free core they may run on that core only, until the next batch begins or another ends and there are two; at all
+    other times wherever the process may. Thread-safe; does nothing where the system has no such thing, forbids it, or
+    has one core.
     """
 
     def __init__(
@@ -76,19 +77,25 @@ class Cores:
     def _begin(self, threads: int) -> None:
         with self._lock:
             self._busy += threads
-            if self._gathered:
-                self._gathered = False
-                self._send(self._followers, self._allowed)
+            self._free()
 
     def _end(self, threads: int) -> None:
         with self._lock:
-            others = self._busy = self._busy - threads
-            if self._here is not None and self._followers and others + threads >= len(self._allowed):
+            self._busy -= threads
+            if self._here is not None and self._busy >= len(self._allowed) - 1:
                 self._gathered = True
                 self._send(self._followers, [self._here()])
+            else:
+                self._free()
+
+    def _free(self) -> None:
+        if self._gathered:
+            self._gathered = False
+            self._send(self._followers, self._allowed)
 
     def _send(self, followers: Iterable[int], cores: Iterable[int]) -> None:
         if self._move is not None:
-            with contextlib.suppress(OSError):  # a sandbox may forbid it, a thread may have ended
+            # A sandbox may forbid it or know no core's number (-1), a thread may have ended.
+            with contextlib.suppress(OSError, ValueError):
                 for follower in followers:
                     self._move(follower, cores)

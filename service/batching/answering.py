@@ -37,7 +37,8 @@ class Answering:
         self._waiting_rows = waiting_rows
         self._on_death = on_death
         self._batches: SimpleQueue[tuple[Callable[[], object], Unsettled] | None] = SimpleQueue()
-        self._free = threading.Semaphore()
+        self._busy = self._closed = False
+        self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
@@ -49,29 +50,38 @@ class Answering:
             answer: Answers it, and takes out of ``unsettled`` whom it is about to settle.
             unsettled: Everybody in the batch.
         """
-        if rows < _WORTH_ROWS or self._waiting_rows() < rows or not self._free.acquire(blocking=False):
+        if rows < _WORTH_ROWS or self._waiting_rows() < rows:
             return False
-        self._batches.put((answer, unsettled))
+        with self._lock:
+            if self._busy or self._closed:
+                return False
+            self._busy = True
+            self._batches.put((answer, unsettled))
         return True
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Finish, and end the thread. No batch may be brought any more.
+        """Take no batch any more, finish, and end the thread; safe more than once, and on the thread itself.
 
         Args:
             timeout_seconds: How long to wait; what is not over then goes on without anybody waiting.
         """
-        self._batches.put(None)
+        with self._lock:
+            self._closed = True
+            self._batches.put(None)
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
 
     def _serve(self) -> None:
         while (batch := self._batches.get()) is not None:
-            answer, unsettled = batch
-            try:
-                answer()
-            except BaseException:
-                _LOG.exception("answering a batch failed")
-                for request in unsettled:
-                    request.refuse(InternalError("the batch failed"))
-                self._on_death()
-            self._free.release()
+            self._finish(*batch)
+            del batch  # nothing of it is kept until the next one comes
+            self._busy = False
+
+    def _finish(self, answer: Callable[[], object], unsettled: Unsettled) -> None:
+        try:
+            answer()
+        except BaseException:
+            _LOG.exception("answering a batch failed")
+            for request in unsettled:
+                request.refuse(InternalError("the batch failed"))
+            self._on_death()

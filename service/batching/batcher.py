@@ -50,7 +50,7 @@ class Batcher:
         * Where limits allow it, a request that comes alone may run inline, on the thread that brings it, in an idle
           instance's stead: a thread less is woken. Only if its group has run before and seldom takes 5 ms; others wait
           as for the instance.
-        * Memory: at most ``max_queued_requests`` requests and one batch an instance.
+        * Memory: at most ``max_queued_requests`` requests, one batch an instance, and one that is being answered.
 
     Thread-safe. Locks are held for list operations only: replies, the backend and the observer
     run outside.
@@ -76,8 +76,8 @@ class Batcher:
             new_buffer: Makes one instance's buffers.
             observer: Told of batches, refusals and cancellations.
             clock: Seconds, monotonic.
-            on_death: Called once if an instance's thread dies of an error of ours, on that thread;
-                everything queued has been refused by then and nothing is admitted any more.
+            on_death: Called once if an instance's thread, or the one that answers, dies of an error of ours, on that
+                thread; everything queued has been refused by then and nothing is admitted any more.
         """
         self.policy = policy
         self._run = run
@@ -414,6 +414,8 @@ class Batcher:
             leftover = self._queue.drain()
             self._work.notify_all()
             self._settled.notify_all()
+        if self._answering is not None:
+            self._answering.close(timeout_seconds=0.0)
         self._reject(leftover, ModelNotReady("the model stopped working"))
         return not was_dead
 

@@ -35,34 +35,34 @@ def all_on(*cores: int) -> list[tuple[int, list[int]]]:
     return [(door, list(cores)) for door in DOORS]
 
 
-def test_the_doors_follow_a_batch_that_had_taken_the_last_free_core_until_the_next_one_begins() -> None:
+def test_the_doors_follow_a_batch_that_leaves_the_only_free_core_until_the_next_one_begins() -> None:
     system = System()
+    as_the_next_began: list[object] = []
 
-    def second() -> None:
-        assert system.news() == []
+    def while_the_other_core_is_busy() -> None:
         system.core = 1
-
-    def first() -> str:
-        system.cores.taken_by(second, 1)()
+        system.cores.taken_by(lambda: None, 1)()
         assert system.news() == all_on(1)
-        system.core = 0
-        return "answers"
+        system.cores.taken_by(lambda: as_the_next_began.extend(system.news()), 1)()
 
-    assert system.cores.taken_by(first, 1)() == "answers"
-    assert system.news() == []  # nothing else ran, so there was an idle core all along
+    system.cores.taken_by(while_the_other_core_is_busy, 1)()
+    assert as_the_next_began == all_on(0, 1)
+
+
+def test_the_doors_are_free_once_two_cores_are() -> None:
+    system = System()
+    system.cores.taken_by(system.cores.taken_by(lambda: None, 1), 1)()
+    assert system.news() == all_on(0) + all_on(0, 1)
     system.cores.taken_by(lambda: None, 1)()
-    assert system.news() == all_on(0, 1)
-    system.cores.taken_by(lambda: None, 1)()
-    assert system.news() == []
+    assert system.news() == [], "nothing else ran, so there was an idle core all along"
 
 
-def test_a_batch_that_takes_all_cores_by_itself_is_followed() -> None:
+def test_a_batch_that_leaves_several_cores_is_not_followed() -> None:
     system = System((0, 1, 2))
-    system.core = 2
-    system.cores.taken_by(lambda: None, 2)()
-    assert system.news() == []
     system.cores.taken_by(lambda: None, 3)()
-    assert system.news() == all_on(2)
+    assert system.news() == []
+    system.cores.taken_by(system.cores.taken_by(lambda: None, 1), 2)()
+    assert system.news() == all_on(0) + all_on(0, 1, 2)
 
 
 def test_a_batch_that_fails_is_followed_and_counted_out() -> None:
@@ -71,11 +71,14 @@ def test_a_batch_that_fails_is_followed_and_counted_out() -> None:
     def fail() -> None:
         raise ValueError("why")
 
-    with pytest.raises(ValueError, match="why"):
-        system.cores.taken_by(fail, 2)()
-    assert system.news() == all_on(0)
+    def other() -> None:
+        with pytest.raises(ValueError, match="why"):
+            system.cores.taken_by(fail, 1)()
+
+    system.cores.taken_by(other, 1)()
+    assert system.news() == all_on(0) + all_on(0, 1)
     system.cores.taken_by(lambda: None, 1)()
-    assert system.news() == all_on(0, 1)  # and not narrowed again, as one core was free
+    assert system.news() == []
 
 
 def test_what_a_run_is_given_goes_on() -> None:
@@ -98,14 +101,24 @@ def test_a_sandbox_may_forbid_it() -> None:
 
     cores = Cores((0, 1), forbidden, lambda: 0)
     cores.lead(DOORS)
-    assert cores.taken_by(lambda: "answers", 2)() == "answers"
+    assert cores.taken_by(cores.taken_by(lambda: "answers", 1), 1)() == "answers"
     cores.roam()
+
+
+def test_a_core_without_a_number_harms_no_batch() -> None:
+    def real(_thread: int, cores: Iterable[int]) -> None:
+        if min(cores) < 0:
+            raise ValueError("negative CPU number")
+
+    cores = Cores((0, 1), real, lambda: -1)
+    cores.lead(DOORS)
+    assert cores.taken_by(cores.taken_by(lambda: "answers", 1), 1)() == "answers"
 
 
 def test_nobody_is_sent_before_there_are_doors() -> None:
     sent: list[object] = []
     cores = Cores((0, 1), lambda *given: sent.append(given), lambda: 0)
-    cores.taken_by(lambda: None, 2)()
+    cores.taken_by(cores.taken_by(lambda: None, 1), 1)()
     assert sent == []
 
 
@@ -127,9 +140,13 @@ def test_real_threads_are_sent_and_roam() -> None:
     door.start()
     assert door.native_id is not None
     cores.lead([door.native_id])
-    cores.taken_by(lambda: None, len(allowed))()
-    end.set()
-    door.join()
+
+    def while_all_others_run() -> None:
+        cores.taken_by(lambda: None, 1)()
+        end.set()
+        door.join()
+
+    cores.taken_by(while_all_others_run, len(allowed) - 1)()
     assert len(found[0]) == 1
     assert found[0] < allowed
     assert found[1] == allowed

@@ -84,3 +84,21 @@ def test_an_error_of_ours_refuses_those_who_are_left_and_is_told(stage: Stage) -
     assert reply_of(answered).times_settled == 0, "it was taken out before"
     stage.answering.close()
     assert stage.deaths == 1
+
+
+def test_once_closed_it_takes_nothing_which_would_never_be_answered(stage: Stage) -> None:
+    stage.answering.close()
+    assert not stage.answering.take(16, stage.answer, deque())
+
+
+def test_it_may_be_closed_more_than_once_and_by_itself(stage: Stage) -> None:
+    closed = threading.Event()
+
+    def close() -> None:
+        stage.answering.close()
+        closed.set()
+
+    assert stage.answering.take(16, close, deque())
+    assert closed.wait(GUARD_SECONDS)
+    stage.answering.close()
+    assert not stage.answering._thread.is_alive()
