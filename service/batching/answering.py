@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from queue import SimpleQueue
 
 from service.batching.request import PendingRequest
@@ -16,6 +16,7 @@ _LOG = logging.getLogger(__name__)
 _WORTH_ROWS = 16  # answering fewer takes no longer than waking a thread for it
 
 Unsettled = deque[PendingRequest]
+Answer = Callable[[Unsettled], object]
 
 
 class Answering:
@@ -36,19 +37,19 @@ class Answering:
         """
         self._waiting_rows = waiting_rows
         self._on_death = on_death
-        self._batches: SimpleQueue[tuple[Callable[[], object], Unsettled] | None] = SimpleQueue()
+        self._batches: SimpleQueue[tuple[Answer, Unsettled] | None] = SimpleQueue()
         self._busy = self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
         self._thread.start()
 
-    def take(self, rows: int, answer: Callable[[], object], unsettled: Unsettled) -> bool:
+    def take(self, rows: int, answer: Answer, requests: Sequence[PendingRequest]) -> bool:
         """Take a batch over, if that is worth waking a thread and it is free; tell.
 
         Args:
             rows: That were in the batch.
-            answer: Answers it, and takes out of ``unsettled`` whom it is about to settle.
-            unsettled: Everybody in the batch.
+            answer: Answers it, and takes whom it is about to settle out of what it is given: the requests.
+            requests: Everybody in the batch.
         """
         if rows < _WORTH_ROWS or self._waiting_rows() < rows:
             return False
@@ -56,7 +57,7 @@ class Answering:
             if self._busy or self._closed:
                 return False
             self._busy = True
-            self._batches.put((answer, unsettled))
+            self._batches.put((answer, deque(requests)))
         return True
 
     def close(self, timeout_seconds: float | None = None) -> None:
@@ -77,9 +78,9 @@ class Answering:
             del batch  # nothing of it is kept until the next one comes
             self._busy = False
 
-    def _finish(self, answer: Callable[[], object], unsettled: Unsettled) -> None:
+    def _finish(self, answer: Answer, unsettled: Unsettled) -> None:
         try:
-            answer()
+            answer(unsettled)
         except BaseException:
             _LOG.exception("answering a batch failed")
             for request in unsettled:

@@ -120,13 +120,12 @@ class Instance:
         facts = BatchFacts(
             rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
         )
-        leaving = deque(requests)
-        reply = partial(self._reply, requests, outputs, facts, leaving, finished)
-        if self._answering is not None and self._answering.take(rows, reply, leaving):
+        reply = partial(self._reply, requests, outputs, facts, finished)
+        if self._answering is not None and self._answering.take(rows, reply, requests):
             for _ in requests:
                 unsettled.popleft()
         else:
-            self._reply(requests, outputs, facts, unsettled, finished)
+            reply(unsettled)
         if not overrides:
             # The choice and the assembly included, and the replies, unless others make them: that is when the next
             # batch can begin.
@@ -138,8 +137,8 @@ class Instance:
         requests: Sequence[PendingRequest],
         outputs: Sequence[np.ndarray],
         facts: BatchFacts,
-        unsettled: deque[PendingRequest],
         finished: float,
+        unsettled: deque[PendingRequest],
     ) -> None:
         """Settle these requests, the first of the unsettled, with their rows."""
         self._observer.batch(requests, outputs, facts)

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import threading
-from collections import deque
 from collections.abc import Iterator
 
 import pytest
 
-from service.batching.answering import Answering
+from service.batching.answering import Answering, Unsettled
 from tests.fakes import GUARD_SECONDS, make_request, reply_of
 
 
@@ -26,7 +25,7 @@ class Stage:
     def die(self) -> None:
         self.deaths += 1
 
-    def answer(self) -> None:
+    def answer(self, _unsettled: Unsettled) -> None:
         self.begun.set()
         assert self.gate.wait(GUARD_SECONDS)
         self.done.append("answered")
@@ -41,15 +40,15 @@ def stage() -> Iterator[Stage]:
 
 
 def test_it_is_not_woken_for_a_small_batch_nor_if_less_than_another_waits(stage: Stage) -> None:
-    assert not stage.answering.take(15, stage.answer, deque())
-    assert not stage.answering.take(21, stage.answer, deque())
-    assert stage.answering.take(16, stage.answer, deque())
+    assert not stage.answering.take(15, stage.answer, [])
+    assert not stage.answering.take(21, stage.answer, [])
+    assert stage.answering.take(16, stage.answer, [])
 
 
 def test_it_takes_one_batch_at_a_time(stage: Stage) -> None:
-    assert stage.answering.take(16, stage.answer, deque())
+    assert stage.answering.take(16, stage.answer, [])
     assert stage.begun.wait(GUARD_SECONDS)
-    assert not stage.answering.take(16, stage.answer, deque())
+    assert not stage.answering.take(16, stage.answer, [])
     assert stage.done == []
 
 
@@ -58,7 +57,7 @@ def test_what_it_took_is_answered_before_it_is_closed(stage: Stage) -> None:
         stage.answering.close()
         stage.done.append("closed")
 
-    stage.answering.take(16, stage.answer, deque())
+    stage.answering.take(16, stage.answer, [])
     closing = threading.Thread(target=close)
     closing.start()
     stage.gate.set()
@@ -67,19 +66,19 @@ def test_what_it_took_is_answered_before_it_is_closed(stage: Stage) -> None:
 
 
 def test_closing_waits_no_longer_than_it_is_told_to(stage: Stage) -> None:
-    stage.answering.take(16, stage.answer, deque())
+    stage.answering.take(16, stage.answer, [])
     stage.answering.close(timeout_seconds=0.0)
     assert stage.done == []
 
 
 def test_an_error_of_ours_refuses_those_who_are_left_and_is_told(stage: Stage) -> None:
     answered, left = make_request(1), make_request(2)
-    unsettled = deque([left])
 
-    def fail() -> None:
+    def fail(unsettled: Unsettled) -> None:
+        assert unsettled.popleft() is answered
         raise SystemExit
 
-    assert stage.answering.take(16, fail, unsettled)
+    assert stage.answering.take(16, fail, [answered, left])
     assert reply_of(left).wait() == "INTERNAL"
     assert reply_of(answered).times_settled == 0, "it was taken out before"
     stage.answering.close()
@@ -88,17 +87,17 @@ def test_an_error_of_ours_refuses_those_who_are_left_and_is_told(stage: Stage) -
 
 def test_once_closed_it_takes_nothing_which_would_never_be_answered(stage: Stage) -> None:
     stage.answering.close()
-    assert not stage.answering.take(16, stage.answer, deque())
+    assert not stage.answering.take(16, stage.answer, [])
 
 
 def test_it_may_be_closed_more_than_once_and_by_itself(stage: Stage) -> None:
     closed = threading.Event()
 
-    def close() -> None:
+    def close(_unsettled: Unsettled) -> None:
         stage.answering.close()
         closed.set()
 
-    assert stage.answering.take(16, close, deque())
+    assert stage.answering.take(16, close, [])
     assert closed.wait(GUARD_SECONDS)
     stage.answering.close()
     assert not stage.answering._thread.is_alive()
