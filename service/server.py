@@ -24,6 +24,7 @@ from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
 from service.parts import access, choose_transport, credentials, is_loopback, tracing
+from service.processors import usable_cores
 from service.repository import servable as servables
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
@@ -76,7 +77,7 @@ class Server:
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
-        threads = settings.decode_threads or min(4, len(os.sched_getaffinity(0)))
+        threads = settings.decode_threads or min(4, usable_cores())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory()

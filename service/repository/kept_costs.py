@@ -20,6 +20,7 @@ from statistics import median
 from service import strict
 from service.batching.choice import Layout
 from service.manifest import COST_FILE
+from service.processors import usable_cores
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA_VERSION = 2  # 1: free dimensions were measured at 1
@@ -186,7 +187,7 @@ def machine() -> str:
                 break
     except OSError:
         pass
-    return f"{name}, {len(os.sched_getaffinity(0))} cores"
+    return f"{name}, {usable_cores()} cores"
 
 
 def _quantiles(samples: Sequence[float]) -> tuple[float, float, float]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ from service.batching import choice
 from service.batching.choice import Layout
 from service.batching.cost import CostModel
 from service.manifest import MODEL_FILE
+from service.processors import usable_cores
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.kept_costs import Entry, KeptCosts, Key, LayoutCosts, machine, summarise
 from service.repository.measuring import Measuring, groups_of
@@ -58,7 +58,7 @@ class Pricing:
     @property
     def spares_a_core(self) -> bool:
         """Whether a core is left when all instances run."""
-        return self.instances * self.layout.threads < _cores()
+        return self.instances * self.layout.threads < usable_cores()
 
     def price(self, subject: Subject, golden: Proof | None) -> CostModel:
         """Return the costs of the buckets worth having: as kept, or measured and then kept."""
@@ -75,7 +75,7 @@ class Pricing:
             self._keep(subject.provider, summarise(self.layout, table, subject.buckets))
         if not self._settings.instances and subject.provider.device == "cpu":
             row_seconds = max(_row_seconds(samples, subject.buckets) for samples in table.values())
-            self.instances = choice.instances_with_room(self.layout, row_seconds, _cores())
+            self.instances = choice.instances_with_room(self.layout, row_seconds, usable_cores())
         return _cost_model(table, subject.buckets)
 
     def compare(self, subject: Subject, seconds: float) -> dict[Layout, LayoutCosts]:
@@ -92,7 +92,7 @@ class Pricing:
             LoadError: A session could not be opened.
         """
         tables = {}
-        for layout in choice.layouts(_cores(), *self._fixed):
+        for layout in choice.layouts(usable_cores(), *self._fixed):
             backend = OnnxBackend(
                 self._folder.path / MODEL_FILE, self._settings.device, layout.threads, CudaOptions.of(self._settings)
             )
@@ -104,7 +104,7 @@ class Pricing:
         return tables
 
     def _choose(self, entry: Entry | None) -> Layout:
-        default = choice.default_layout(_cores(), *self._fixed)
+        default = choice.default_layout(usable_cores(), *self._fixed)
         instances, threads = self._fixed
         measured = {
             table.layout: first_costs(table)
@@ -174,7 +174,3 @@ def _device(settings: Settings) -> str:
 
 def _row_seconds(samples: Sequence[Sequence[float]], buckets: Sequence[int]) -> float:
     return min(min(seconds) / bucket for bucket, seconds in zip(buckets, samples, strict=True))
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0))

@@ -84,7 +84,7 @@ def test_every_layout_is_measured_and_the_choice_is_kept_for_the_server(
 ) -> None:
     monkeypatch.setenv("CONVSERVE_INSTANCES", "0")
     monkeypatch.setenv("CONVSERVE_INTRA_OP_THREADS", "0")
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 2)
     folder = write_model(tmp_path, doubling())
     text = "\n".join(report(capsys, folder.path))
     assert "median and 95 %, 2 instances of 1 thread" in text

@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -108,7 +107,7 @@ def test_a_repository_that_cannot_be_written_measures_at_each_start(
 def test_the_layout_that_was_measured_to_be_best_is_taken_at_the_next_start(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {0, 1})
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 2)
     model = write_model(tmp_path, doubling())
     settings = Settings(device="cpu")
     pricing = Pricing(model, "sha256:1", settings)

@@ -325,7 +325,7 @@ def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:
 
 
 def test_instances_share_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Load) -> None:
-    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(6)))
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 6)
     assert loaded(write_model(tmp_path, doubling()), instances=0).batcher.instances == 1  # it costs next to nothing
     assert loaded(write_model(tmp_path, doubling(), "two"), instances=2).batcher.instances == 2
 

@@ -1,0 +1,62 @@
+"""How many cores this process may use: its affinity, and the share of time that a container is limited to."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+_PROC = Path("/proc")
+_CGROUPS = Path("/sys/fs/cgroup")
+
+
+def usable_cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
+    """Return how many threads may compute at once without being held back; at least 1.
+
+    ``docker run --cpus 2`` and Kubernetes' ``limits.cpu: 2`` leave every core of the machine in sight and stop all
+    threads of the container once they have used twice the period, until it is over. So more than that are worse than
+    useless. A limit is rounded down: the rest is for those who feed the ones that compute.
+
+    Args:
+        proc: procfs; where it is missing no limit is known.
+        cgroups: Where control groups are mounted, version 2 or 1 (cgroups(7), cpu.max and cpu.cfs_quota_us).
+    """
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min([cores, *(int(limit) for limit in _limits(proc, cgroups))]))
+
+
+def _limits(proc: Path, cgroups: Path) -> Iterator[float]:
+    """Yield the cores' worth of time that each group above this process, and its own, may use in a period."""
+    try:
+        lines = (proc / "self" / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = (*line.split(":", 2), "", "")[:3]
+        if not controllers:  # version 2
+            mount, read = cgroups, _max
+        elif "cpu" in controllers.split(","):
+            mount, read = cgroups / controllers, _quota
+        else:
+            continue
+        # In a container without a namespace of its own the path is the host's, and only the mount is there.
+        place = Path(path.lstrip("/"))
+        for group in (place, *place.parents):
+            try:
+                yield read(mount / group)
+            except (OSError, ValueError, ZeroDivisionError):
+                continue  # not there, or no limit
+
+
+def _max(group: Path) -> float:
+    """Read ``cpu.max``: microseconds of a period, or ``max``, and the period."""
+    quota, period = (group / "cpu.max").read_text().split()
+    return int(quota) / int(period)
+
+
+def _quota(group: Path) -> float:
+    """Read the files of version 1; -1 is no limit."""
+    quota = int((group / "cpu.cfs_quota_us").read_text())
+    if quota < 0:
+        raise ValueError
+    return quota / int((group / "cpu.cfs_period_us").read_text())
