@@ -48,6 +48,7 @@ class Cores:
         self._here = here if len(self._allowed) > 1 else None
         self._followers: tuple[int, ...] = ()
         self._busy = 0
+        self._begun = 0
         self._gathered = False
         self._lock = threading.Lock()
 
@@ -55,6 +56,16 @@ class Cores:
         """Send these threads, by their native ids, from now on."""
         with self._lock:
             self._followers = (*self._followers, *thread_ids)
+
+    @property
+    def idle(self) -> bool:
+        """Whether no batch runs on any of them."""
+        return not self._busy
+
+    @property
+    def begun(self) -> int:
+        """Batches that have begun so far, of all models."""
+        return self._begun
 
     def roam(self) -> None:
         """Let the calling thread run anywhere, whoever started it: threads inherit where they may run."""
@@ -77,6 +88,7 @@ class Cores:
     def _begin(self, threads: int) -> None:
         with self._lock:
             self._busy += threads
+            self._begun += 1
             self._free()
 
     def _end(self, threads: int) -> None:

@@ -9,6 +9,7 @@ from service import __version__, settings
 from service.backend.onnx import RUNTIME, OnnxBackend
 from service.batching import choice
 from service.batching.cost import buckets_up_to
+from service.cores import Cores
 from service.errors import LoadError, SettingsError
 from service.manifest import MODEL_FILE
 from service.metrics import Metrics
@@ -36,10 +37,13 @@ def print_report(path: str, measure_seconds: float = 1.0) -> None:
         try:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
             resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
-            servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME))
+            servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores())
+            if servable.lone is not None:
+                servable.lone.open(servable.batcher)
             servable.batcher.close()
             _print_servable(servable)
             _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
+            _print_lone(servable)
         except LoadError as error:
             _print(f"  UNAVAILABLE: {error}")
 
@@ -103,6 +107,18 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
         f"  chosen      {_said(choice.Layout(pricing.instances, pricing.layout.threads))}; buckets {buckets}; "
         f"largest useful batch {useful_batch_size(chosen)}"
     )
+
+
+def _print_lone(servable: Servable) -> None:
+    """Print what batches cost that have the cores to themselves, of the sizes that are quicker so."""
+    if servable.lone is None or servable.lone.runs is None:
+        return
+    _print(f"  alone       on {servable.lone.threads} threads, in ms by batch size")
+    runs = servable.lone.runs
+    for group, rows in runs.policy.cost.table().items():
+        cells = "  ".join(f"{size}: {mean * 1e3:.3g}" for size, mean, _ in rows if size in runs.quicker[group])
+        if cells:
+            _print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
 
 
 def _said(layout: choice.Layout) -> str:

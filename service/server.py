@@ -30,6 +30,7 @@ from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
+from service.repository.widening import Widening
 from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.transport.access_log import AccessLog
@@ -76,6 +77,7 @@ class Server:
         load = functools.partial(servables.load, cache=cache, cores=self._cores)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
+        self._widening = Widening(self.lifecycle)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, usable_cores())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
@@ -170,6 +172,7 @@ class Server:
             self._die(error)
         else:
             self._watchdog.start()
+            self._widening.start()
             if self._settings.model_control_mode == "poll":
                 self._watcher.start()
         self.loaded.set()
@@ -189,12 +192,13 @@ class Server:
             hurry: Set to skip what is left of the waiting.
 
         Returns:
-            Whether nothing runs any more: no batch, and no loading.
+            Whether nothing runs any more: no batch, no loading, no opening of a session.
         """
         settings = self._settings
         self._lame_duck = True
         self._watcher.stop()
         self._watchdog.stop()
+        self._widening.stop()
         self._health.refresh()
         _LOG.info("draining", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         hurry.wait(settings.lame_duck_seconds)
@@ -205,7 +209,7 @@ class Server:
         finished = self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
         self._close(hurry)
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
-        return finished and self.loaded.is_set()
+        return finished and self.loaded.is_set() and self._widening.stop()
 
     def _close(self, hurry: threading.Event) -> None:
         if self._fast_lane is not None:

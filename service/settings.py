@@ -70,6 +70,9 @@ class Settings:
     tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")
     instances: int = _setting(0, "threads that run batches of one model; 0 chooses by measurement, or from the cores")
     intra_op_threads: int = _setting(0, "threads within one run; 0 chooses by measurement, or from the cores")
+    lone_threads: int = _setting(
+        0, "most threads of a batch that has the cores to itself, where that is quicker; 0: all cores, 1: as any other"
+    )
     weight: float = _setting(
         1.0, "time that a model's instances get where all want the cores, over that of a model of weight 1"
     )
@@ -133,6 +136,7 @@ class Settings:
             ("repository_poll_seconds", 0.1, 86400),
             ("instances", 0, 256),
             ("intra_op_threads", 0, 256),
+            ("lone_threads", 0, 256),
             ("weight", LEAST_WEIGHT, 1),
             ("measuring_seconds", 0, 600),
             ("max_batch_size", 0, 4096),
@@ -176,6 +180,7 @@ class ModelSettings:
     tensorrt: bool | None = None
     instances: int | None = None
     intra_op_threads: int | None = None
+    lone_threads: int | None = None
     weight: float | None = None
     measuring_seconds: float | None = None
     max_batch_size: int | None = None

@@ -46,7 +46,13 @@ class OnnxBackend:
     """An ONNX Runtime session. ``run`` is thread-safe."""
 
     def __init__(
-        self, path: Path, device: str = "auto", intra_op_threads: int = 1, cuda: CudaOptions = _DEFAULT_CUDA
+        self,
+        path: Path,
+        device: str = "auto",
+        intra_op_threads: int = 1,
+        cuda: CudaOptions = _DEFAULT_CUDA,
+        *,
+        lone: bool = False,
     ) -> None:
         """Open the graph.
 
@@ -59,6 +65,7 @@ class OnnxBackend:
                 anything else; ``"cpu"`` never tries CUDA.
             intra_op_threads: Threads for one run on the CPU, the caller included; at least 1.
             cuda: How it runs on CUDA.
+            lone: One run at a time, while nothing else wants the cores.
 
         Raises:
             GraphInvalid: The file is missing, damaged or uses what this runtime does not know.
@@ -69,8 +76,10 @@ class OnnxBackend:
         # A GPU's work is enqueued by one thread.
         options.intra_op_num_threads = 1 if len(providers) > 1 else intra_op_threads
         options.inter_op_num_threads = 1
-        # A spinning worker takes the core that the gRPC threads need.
-        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        # A spinning worker takes the core that the gRPC threads need. While a lone run lasts they have nothing to do,
+        # and a worker that sleeps between two nodes costs most of what it gains; it spins no longer than the run.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "1" if lone else "0")
+        options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(path, options, providers=providers)

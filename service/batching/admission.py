@@ -76,13 +76,16 @@ class Admission:
             facts={"queued": str(waiting), "limit": str(self._limits.max_queued_requests)},
         )
 
-    def refusal(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> ServingError | None:
+    def refusal(
+        self, request: PendingRequest, busy_until: Sequence[float], now: float, policy: BatchingPolicy | None = None
+    ) -> ServingError | None:
         """Return why a request cannot be queued although it has a place, or None.
 
         Args:
             request: It, prepared.
             busy_until: For each instance the predicted end of its batch, which may have passed, or ``IDLE``.
             now: The present instant.
+            policy: That of whoever would run it at once; None for the instances'.
         """
         if not 1 <= request.rows <= self._policy.max_batch_size:
             return InvalidInput(f"expected 1 to {self._policy.max_batch_size} rows in a request, got {request.rows}")
@@ -104,7 +107,10 @@ class Admission:
         # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
         # inflated refused everything, nothing would run and nothing would correct it.
         by_bound = self._limits.prompt and min(busy_until) > IDLE
-        finish = (self._expected_finish if by_bound else self._finish_at_best)(request, busy_until, now)
+        if by_bound:
+            finish = self._expected_finish(request, busy_until, now)
+        else:
+            finish = self._finish_at_best(request, busy_until, now, policy or self._policy)
         if finish <= request.deadline:
             request.promised = by_bound
             return None
@@ -132,9 +138,11 @@ class Admission:
         expected = self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
         return now + (expected - now) * self._foresight.factor(now)
 
-    def _finish_at_best(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
+    def _finish_at_best(
+        self, request: PendingRequest, busy_until: Sequence[float], now: float, policy: BatchingPolicy
+    ) -> float:
         ahead = self._queue.patient_rows_before(request.turn)
-        return self._policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
+        return policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
 
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered for whom that was too late."""

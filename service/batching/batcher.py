@@ -9,19 +9,21 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Hashable, Iterable
 from typing import NoReturn
 
 from service.batching.admission import Admission, BatcherLimits
 from service.batching.answering import Answering
 from service.batching.assembly import BatchBuffer
-from service.batching.instance import Instance, Run
+from service.batching.instance import Batch, Instance
+from service.batching.lone import LoneRuns
 from service.batching.observer import Observer, ShieldedObserver
 from service.batching.occupancy import INLINE, Occupancy
 from service.batching.policy import BatchingPolicy, Release, WaitUntil
 from service.batching.queue import RequestQueue
 from service.batching.refusal import Refusal
 from service.batching.request import PendingRequest
+from service.batching.run import Run
 from service.errors import (
     BackendFailed,
     DeadlineUnmeetable,
@@ -85,6 +87,8 @@ class Batcher:
         self._new_buffer = new_buffer
         self._observer = ShieldedObserver(observer)
         self._clock = clock
+        self._lone: LoneRuns | None = None
+        self._had_company = False  # the last batch that began
         self._on_death = on_death
         self._queue = RequestQueue()
         self._admission = Admission(self._queue, policy, limits)
@@ -109,6 +113,10 @@ class Batcher:
             thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
             thread.start()
             self._threads.append(thread)
+
+    def run_alone_by(self, lone: LoneRuns) -> None:
+        """Let batches that have the cores to themselves run there from now on."""
+        self._lone = lone
 
     @property
     def queued(self) -> int:
@@ -175,11 +183,11 @@ class Batcher:
         with self._lock:
             self._reserved -= 1
             error: ServingError | None = _unloading() if self._dead else None
-            error, release = self._take_in(request, error, inline, now)
+            error, batch = self._take_in(request, error, inline, now)
         if error is not None:
             self._raise(error)
-        if release is not None:
-            self._run_inline(release, now)
+        if batch is not None:
+            self._run_inline(batch)
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Reserve a place for a request that needs no preparation, and queue it.
@@ -194,11 +202,11 @@ class Batcher:
         now = self._clock()
         with self._lock:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
-            error, release = self._take_in(request, error, inline, now)
+            error, batch = self._take_in(request, error, inline, now)
         if error is not None:
             self._raise(error)
-        if release is not None:
-            self._run_inline(release, now)
+        if batch is not None:
+            self._run_inline(batch)
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         """Tell whether :attr:`last_refusal` is still this one and holds for an arrival that it is for; takes no lock.
@@ -223,37 +231,33 @@ class Batcher:
 
     def _take_in(
         self, request: PendingRequest, error: ServingError | None, inline: bool, now: float
-    ) -> tuple[ServingError | None, Release | None]:
+    ) -> tuple[ServingError | None, Batch | None]:
         """Queue a request unless it is refused; return why it is, or what the calling thread is to run."""
-        error = error or self._admission.refusal(request, self._occupancy.busy_until(), now)
+        lone = None if len(self._queue) else self._lone_for(request.rows, request.group)
+        error = error or self._admission.refusal(request, self._occupancy.busy_until(), now, (lone or self).policy)
         if error is not None:
             self._settled.notify_all()
             return error, None
         self._queue.append(request)
-        if inline and self._may_run_inline(request):
-            decision = self._decide(now)
-            if isinstance(decision, Release) and decision.requests:
-                self._begin(INLINE, decision, now)
-                return None, decision
+        if inline and self._inline is not None and not self._occupancy.running and len(self._queue) == 1:
+            decision, lone = self._decide(now)
+            cost = (lone or self).policy.cost
+            if (
+                isinstance(decision, Release)
+                and decision.requests
+                and cost.has_run(request.group)
+                and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
+            ):
+                return None, self._begin(INLINE, decision, lone, now)
         if self._occupancy.idle:
             self._work.notify()
         return None, None
 
-    def _may_run_inline(self, request: PendingRequest) -> bool:
-        cost = self.policy.cost
-        return (
-            self._inline is not None
-            and not self._occupancy.running
-            and len(self._queue) == 1
-            and cost.has_run(request.group)
-            and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
-        )
-
-    def _run_inline(self, release: Release, asked: float) -> None:
+    def _run_inline(self, batch: Batch) -> None:
         """Run a batch on the calling thread; whoever brought it is not the one to die of an error of ours."""
         assert self._inline is not None
         try:
-            self._inline.run(release, asked)
+            self._inline.run(batch)
         except BaseException:
             _LOG.exception("a batch failed on the thread that brought it")
             self._die()
@@ -327,8 +331,7 @@ class Batcher:
         try:
             instance = self._new_instance(number)
             while (batch := self._await_release(number)) is not None:
-                asked, release = batch
-                instance.run(release, asked)
+                instance.run(batch)
         except BaseException:
             _LOG.exception("an instance's thread died")
             self._die()
@@ -344,46 +347,63 @@ class Batcher:
             answering=self._answering,
         )
 
-    def _await_release(self, number: int) -> tuple[float, Release] | None:
-        """Wait for the policy to release something; None ends the thread. Late requests are refused here.
-
-        Returns:
-            The instant at which the policy was asked, and what it released.
-        """
+    def _await_release(self, number: int) -> Batch | None:
+        """Wait for the policy to release something; None ends the thread. Late requests are refused here."""
         while True:
             with self._lock:
                 batch = self._next_release(number)
             if batch is None:
                 return None
-            self._refuse_late(batch[1])
-            if batch[1].requests:
+            self._refuse_late(batch.release)
+            if batch.release.requests:
                 return batch
 
-    def _next_release(self, number: int) -> tuple[float, Release] | None:
+    def _next_release(self, number: int) -> Batch | None:
         self._end_batch(number)
         while not self._dead:
             now = self._clock()
             # None is idle where a batch runs inline in this instance's stead.
-            decision = self._decide(now) if self._occupancy.idle else WaitUntil(math.inf)
+            decision, lone = self._decide(now) if self._occupancy.idle else (WaitUntil(math.inf), None)
             if isinstance(decision, Release):
-                self._begin(number, decision, now)
+                batch = self._begin(number, decision, lone, now)
                 if self._occupancy.idle and len(self._queue):
                     self._work.notify()
                 if self._closing:  # nobody waits for it otherwise
                     self._settled.notify_all()
-                return now, decision
+                return batch
             self._work.wait(None if decision.instant == math.inf else max(0.0, decision.instant - now))
         return None
 
-    def _decide(self, now: float) -> Release | WaitUntil:
-        return self.policy.next(self._queue, self._occupancy.idle, now, self._closing, self._limits.instances)
+    def _decide(self, now: float) -> tuple[Release | WaitUntil, LoneRuns | None]:
+        """Ask the policy; return what it says, and who runs it if not an instance by itself."""
+        state = (self._queue, self._occupancy.idle, now, self._closing, self._limits.instances)
+        waiting = len(self._queue)
+        lone = self._lone_for(self._queue.rows, next(iter(self._queue)).group) if self._lone and waiting else None
+        if lone is not None:
+            decision = lone.policy.next(*state)
+            if isinstance(decision, Release) and len(decision.requests) + len(decision.late) == waiting:
+                return decision, lone
+        return self.policy.next(*state), None
 
-    def _begin(self, place: int, release: Release, now: float) -> None:
+    def _lone_for(self, rows: int, group: Hashable) -> LoneRuns | None:
+        """Return who runs a batch of so many rows that begins now, if it has the cores to itself and is quicker there.
+
+        Not after one that began in company: of two callers who wait for answers the second is soon there.
+        """
+        lone = self._lone
+        if lone is None or self._occupancy.running or self._reserved or self._had_company:
+            return None
+        return lone if lone.takes(rows, group) else None
+
+    def _begin(self, place: int, release: Release, lone: LoneRuns | None, now: float) -> Batch:
         self._queue.take(release.group, [*release.late, *release.requests])
         self._admission.gave_up(release.late)
         if release.requests:
+            self._had_company = bool(self._occupancy.running or len(self._queue))
             rows = sum([request.rows for request in release.requests])
-            self._occupancy.begin(place, release, now, now + self.policy.cost.seconds(rows, release.group))
+            seconds = (lone or self).policy.cost.seconds(rows, release.group)
+            self._occupancy.begin(place, release, now, now + seconds)
+        return Batch(release, now, lone)
 
     def _end_batch(self, place: int) -> None:
         release = self._occupancy.end(place)

@@ -18,6 +18,7 @@ _AS_FAST = 0.95  # a layout with this share of the greatest throughput is as goo
 _QUICKER = 0.9  # and is taken for its latency if that is at most this share
 _USEFUL = 0.98  # share of the greatest throughput that the largest useful batch has
 _FREE = 0.98  # padding to the next bucket costs nothing where the smaller one takes this share of its time
+_LEAST_GAINED = 0.6  # of the cores that a batch takes for itself: so many times quicker, at least, as it takes cores
 _LONG_ENOUGH_SECONDS = 1e-3
 _SHORT_SECONDS = 0.01
 _MAX_INSTANCES = 4
@@ -112,6 +113,46 @@ def useful_buckets(buckets: Sequence[int], tables: Sequence[Sequence[Sequence[fl
         if any(min(table[index]) < max(_LONG_ENOUGH_SECONDS, _FREE * max(table[kept[-1]])) for table in tables):
             kept.append(index)
     return tuple(buckets[index] for index in reversed(kept))
+
+
+def lone_threads(cores: int, threads: int, most: int = 0) -> tuple[int, ...]:
+    """Return the numbers of threads worth trying for a batch that has the cores to itself, the greatest first.
+
+    Args:
+        cores: That the process may use.
+        threads: Of an instance's runs.
+        most: That the operator allows; 0 for all cores.
+    """
+    found = []
+    count = min(cores, most or cores)
+    while count > 1 and count >= threads:
+        found.append(count)
+        count //= 2
+    return tuple(found)
+
+
+def quicker_alone(
+    buckets: Sequence[int],
+    threads: int,
+    usual: Sequence[Sequence[float]],
+    lone_threads: int,
+    lone: Sequence[Sequence[float]],
+) -> frozenset[int]:
+    """Return the buckets for which more threads are worth it: quicker by a tenth, and no bad use of the cores.
+
+    By the quickest runs, which others on the machine disturb least.
+
+    Args:
+        buckets: Ascending.
+        threads: Of an instance's runs.
+        usual: Samples of each bucket as instances run it, in seconds; at least one.
+        lone_threads: Of a run that has the cores to itself.
+        lone: Samples of each bucket with so many.
+    """
+    most = min(_QUICKER, threads / lone_threads / _LEAST_GAINED)
+    return frozenset(
+        bucket for bucket, seconds, alone in zip(buckets, usual, lone, strict=True) if min(alone) <= most * min(seconds)
+    )
 
 
 def _greatest_rate(costs: Costs) -> float:

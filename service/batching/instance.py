@@ -4,31 +4,38 @@ from __future__ import annotations
 
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
 
 import numpy as np
 
 from service.batching.answering import Answering
 from service.batching.assembly import BatchBuffer, padding_ratio, split
 from service.batching.cost import CostModel
+from service.batching.lone import LoneRuns
 from service.batching.observer import Observer
 from service.batching.policy import Release
 from service.batching.request import BatchFacts, PendingRequest
+from service.batching.run import Run
 from service.errors import BackendFailed, InternalError, RequestCancelled, ServingError
 
 _LOG = logging.getLogger(__name__)
 
 
-class Run(Protocol):
-    """The backend: computes one batch; ``overrides`` are optional inputs by name."""
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """What an instance is given.
 
-    def __call__(
-        self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /
-    ) -> list[np.ndarray]:
-        """Compute one batch. Raises a ServingError, or anything else, if that fails."""
-        ...
+    Attributes:
+        release: The requests.
+        asked: Instant at which the policy was asked for them.
+        lone: Where it may run on more of the cores, as it has them to itself; None where it may not.
+    """
+
+    release: Release
+    asked: float
+    lone: LoneRuns | None = None
 
 
 class Instance:
@@ -71,20 +78,15 @@ class Instance:
         self._clock = clock
         self._answering = answering
 
-    def run(self, release: Release, asked: float) -> None:
-        """Run one batch and settle its requests.
-
-        Args:
-            release: It.
-            asked: Instant at which the policy was asked for it.
-        """
-        unsettled = deque(release.requests)
+    def run(self, batch: Batch) -> None:
+        """Run one batch and settle its requests."""
+        unsettled = deque(batch.release.requests)
         try:
-            error = self._run(release.requests, release, unsettled, asked)
+            error = self._run(batch.release.requests, batch, unsettled)
             if error is not None and len(unsettled) == 1:
                 unsettled.popleft().refuse(error)
             elif error is not None:
-                self._run_alone(release, unsettled)
+                self._run_alone(batch.release, unsettled)
         finally:
             # Anybody left here was let down by an error of ours, which goes on to end the thread.
             for request in unsettled:
@@ -92,23 +94,25 @@ class Instance:
 
     def _run_alone(self, release: Release, unsettled: deque[PendingRequest]) -> None:
         for request in release.requests:
-            error = self._run([request], release, unsettled, self._clock())
+            error = self._run([request], Batch(release, self._clock()), unsettled)
             if error is not None:
                 unsettled.popleft().refuse(error)
 
     def _run(
-        self, requests: Sequence[PendingRequest], release: Release, unsettled: deque[PendingRequest], asked: float
+        self, requests: Sequence[PendingRequest], given: Batch, unsettled: deque[PendingRequest]
     ) -> ServingError | None:
         """Run these requests, the first of the unsettled, and settle them; return the error if the backend failed."""
         released = self._clock()
         rows = sum([request.rows for request in requests])
         overrides = requests[0].overrides
-        bucket = rows if overrides else self._cost.bucket_of(rows)
+        lone = None if overrides else given.lone
+        run, cost = (self._run_backend, self._cost) if lone is None else (lone.run, lone.policy.cost)
+        bucket = rows if overrides else cost.bucket_of(rows)
         try:
             batch = self._buffer.assemble(requests, bucket)
             padding = padding_ratio(requests, batch)
             assembled = self._clock()
-            outputs = self._run_backend(batch, overrides) if overrides else self._run_backend(batch)
+            outputs = run(batch, overrides) if overrides else run(batch)
             _check_rows(outputs, bucket)
         except Exception as error:
             self._observer.failed(requests)
@@ -118,7 +122,15 @@ class Instance:
             return BackendFailed("the batch failed")
         finished = self._clock()
         facts = BatchFacts(
-            rows, bucket, padding, self._number, release.reason, released, assembled - released, finished - assembled
+            rows,
+            bucket,
+            padding,
+            self._number,
+            given.release.reason,
+            released,
+            assembled - released,
+            finished - assembled,
+            lone is not None,
         )
         reply = partial(self._reply, requests, outputs, facts, finished)
         if self._answering is not None and self._answering.take(rows, reply, requests):
@@ -129,7 +141,7 @@ class Instance:
         if not overrides:
             # The choice and the assembly included, and the replies, unless others make them: that is when the next
             # batch can begin.
-            self._cost.observe(rows, release.group, self._clock() - asked)
+            cost.observe(rows, given.release.group, self._clock() - given.asked)
         return None
 
     def _reply(

@@ -29,6 +29,7 @@ class BatchFacts:
         released: Instant at which the batch left the queue, in seconds on the batcher's clock.
         assemble_seconds: Time to copy the rows together.
         infer_seconds: Time in the backend.
+        lone: Whether it had the cores to itself and ran on more of them than others.
     """
 
     rows: int
@@ -39,6 +40,7 @@ class BatchFacts:
     released: float
     assemble_seconds: float
     infer_seconds: float
+    lone: bool = False
 
 
 class Reply(Protocol):

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.backend.base import Backend
-from service.batching.instance import Run
+from service.batching.run import Run
 from service.tensors import TensorSpec
 
 

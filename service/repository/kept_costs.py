@@ -23,7 +23,7 @@ from service.manifest import COST_FILE
 from service.processors import usable_cores
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA_VERSION = 2  # 1: free dimensions were measured at 1
+_SCHEMA_VERSION = 3  # 1: free dimensions were measured at 1; 2: no lone runs
 _MAX_ENTRIES = 8  # machines that share a repository; the longest unwritten goes first
 _HIGH_QUANTILE = 0.95
 
@@ -91,20 +91,33 @@ class Entry:
         key: What it holds for.
         provider: The execution provider that ran.
         layouts: One table each.
+        lone: One table for each number of threads that a batch with the cores to itself was tried with.
     """
 
     key: Key
     provider: str
     layouts: tuple[LayoutCosts, ...]
+    lone: tuple[LayoutCosts, ...] = ()
 
     def of(self, layout: Layout) -> LayoutCosts | None:
         """Return the table of a layout, if there is one."""
         return next((table for table in self.layouts if table.layout == layout), None)
 
+    def lone_of(self, threads: int) -> LayoutCosts | None:
+        """Return the table of lone runs with so many threads, if there is one."""
+        return next((table for table in self.lone if table.threads == threads), None)
+
     def updated(self, table: LayoutCosts) -> Entry:
         """Return a copy with one table put in or replaced."""
-        others = tuple(other for other in self.layouts if other.layout != table.layout)
-        return dataclasses.replace(self, layouts=(*others, table))
+        return dataclasses.replace(self, layouts=_replaced(self.layouts, table))
+
+    def updated_lone(self, table: LayoutCosts) -> Entry:
+        """Return a copy with one table of lone runs put in or replaced."""
+        return dataclasses.replace(self, lone=_replaced(self.lone, table))
+
+
+def _replaced(tables: tuple[LayoutCosts, ...], table: LayoutCosts) -> tuple[LayoutCosts, ...]:
+    return (*(other for other in tables if other.layout != table.layout), table)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 
-from service.batching.instance import Run
+from service.batching.run import Run
 from service.errors import BackendFailed
 from service.repository.proof import LENGTH_GROUPS, length_group
 from service.tensors import TensorSpec

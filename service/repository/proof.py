@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from service.batching.instance import Run
+from service.batching.run import Run
 from service.errors import BackendFailed, GoldenMismatch, InvalidInput
 from service.golden import Golden
 from service.preprocessing.prepare import Preparer

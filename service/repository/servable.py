@@ -40,6 +40,7 @@ from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.agreement import check_graph, labels_of
 from service.repository.batch_view import BatchView, batch_view
+from service.repository.lone_session import LoneSession
 from service.repository.metered import MeteredBatches
 from service.repository.pricing import Pricing, Subject, useful_batch_size
 from service.repository.store import VersionFolder
@@ -80,6 +81,7 @@ class Servable:
         metrics: Counts them.
         shared: Stands before the batcher where answers are shared; None otherwise.
         interrupt: Makes the backend's runs under way end, if it still listens; for a version given up.
+        lone: Its session for batches that have the cores to themselves; None where it can have none.
     """
 
     name: str
@@ -104,6 +106,7 @@ class Servable:
     batcher: Batcher
     metrics: ModelMetrics
     interrupt: Callable[[], None]
+    lone: LoneSession | None = None
     shared: SharedAnswers | None = None
 
     @property
@@ -193,11 +196,19 @@ def load(
     buckets = buckets_up_to(max_batch_size)
     golden = _prove(manifest, folder, graph, preparer, buckets, pricing.layout.instances)
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
-    cost = pricing.price(Subject(graph, backend.provider, buckets, text.max_tokens if text else None), golden)
+    subject = Subject(graph, backend.provider, buckets, text.max_tokens if text else None)
+    cost = pricing.price(subject, golden)
+    on_cpu = backend.provider.device == "cpu"
+    lone = None
+    if on_cpu and cores is not None:
+
+        def prove(lone: BatchView) -> proof.Proof | None:
+            return _prove(manifest, folder, lone, None, buckets, threads=1)
+
+        lone = LoneSession(folder, pricing, subject, prove, cores)
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     observer = MeteredBatches(model_metrics, labels)
     padding_id = text.padding_id if text else 0
-    on_cpu = backend.provider.device == "cpu"
     batcher = Batcher(
         cores.taken_by(graph.run, threads) if cores is not None and on_cpu else graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
@@ -227,6 +238,12 @@ def load(
             merges=settings.merge_identical_requests,
             most_joined=settings.max_queued_requests,
         )
+
+    def interrupt() -> None:
+        backend.interrupt()
+        if lone is not None:
+            lone.interrupt()
+
     at_weight(settings.weight, lambda: batcher.start(folder.name))
     model_metrics.watch_queue(lambda: batcher.queued)
     servable = Servable(
@@ -251,7 +268,8 @@ def load(
         load_seconds=time.monotonic() - started,
         batcher=batcher,
         metrics=model_metrics,
-        interrupt=backend.interrupt,
+        interrupt=interrupt,
+        lone=lone,
         shared=shared,
     )
     _publish_gauges(servable, cost, metrics)

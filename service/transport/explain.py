@@ -23,6 +23,8 @@ def as_parameters(servable: Servable, request: PendingRequest, facts: BatchFacts
         parameter = response.parameters[name]
         if isinstance(value, str):
             parameter.string_param = value
+        elif isinstance(value, bool):
+            parameter.bool_param = value
         elif isinstance(value, int):
             parameter.int64_param = value
         else:
@@ -44,4 +46,5 @@ def _facts(servable: Servable, request: PendingRequest, facts: BatchFacts) -> di
         "device": servable.provider.device,
         "model_digest": servable.digest,
         "release_reason": facts.release_reason,
+        "lone": facts.lone,
     }

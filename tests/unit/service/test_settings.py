@@ -18,6 +18,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "instances": (0, 256),
     "intra_op_threads": (0, 256),
     "measuring_seconds": (0, 600),
+    "lone_threads": (0, 256),
     "weight": (0.02, 1),
     "max_batch_size": (0, 4096),
     "max_request_rows": (0, 1_000_000),

@@ -750,8 +750,8 @@ class TestBatches:
             first, second = stage.batcher._next_release(0), stage.batcher._next_release(1)
         assert first is not None
         assert second is not None
-        assert (first[1].requests, first[1].late) == (fresh, [])
-        assert second[1].requests == hurried[:1]
+        assert (first.release.requests, first.release.late) == (fresh, [])
+        assert second.release.requests == hurried[:1]
 
     def test_an_arrival_ends_the_delay_where_it_fills_the_batch(self) -> None:
         stage = Stage(max_queue_delay_seconds=1e6)

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from service.batching.batcher import Batcher, BatcherLimits
-from service.batching.instance import Instance
-from service.batching.policy import BatchingPolicy, Release
+from service.batching.instance import Batch, Instance
+from service.batching.lone import LoneRuns
+from service.batching.policy import BatchingPolicy
 from service.batching.request import PendingRequest
 from service.errors import DeadlineExceeded, DeadlineUnmeetable, ModelNotReady, QueueFull
 from tests.fakes import (
@@ -38,7 +39,7 @@ INSTANCES = st.integers(0, 1)
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    """Two instances, a queue of six, costs of 2.5 to 6 ms.
+    """Two instances, a queue of six, costs of 2.5 to 6 ms; who has the cores to itself runs in half of that.
 
     Attributes:
         submitted: Every request that was admitted, in order.
@@ -60,6 +61,10 @@ class BatcherMachine(RuleBasedStateMachine):
             clock=self.clock,
         )
         self.batcher._inline = self.batcher._new_instance(2)
+        self.cores_idle = True
+        policy = BatchingPolicy(linear_cost(0.001, 0.00025, groups="ab"), 8)
+        quicker = {"a": frozenset({1, 2, 4, 8}), "b": frozenset({8})}
+        self.batcher.run_alone_by(LoneRuns(self.backend, policy, quicker, lambda: self.cores_idle))
         self.instances = [
             Instance(
                 number,
@@ -73,7 +78,7 @@ class BatcherMachine(RuleBasedStateMachine):
         ]
         self.submitted: list[PendingRequest] = []
         self.cancelled: set[int] = set()
-        self.running: dict[int, Release] = {}
+        self.running: dict[int, Batch] = {}
         self.turns: dict[int, int] = {}
         self.releases = 0
         self.reserved = 0
@@ -136,6 +141,10 @@ class BatcherMachine(RuleBasedStateMachine):
     def advance(self, seconds: float) -> None:
         self.clock.advance(seconds)
 
+    @rule()
+    def another_model_comes_or_goes(self) -> None:
+        self.cores_idle = not self.cores_idle
+
     @rule(number=INSTANCES)
     def begin(self, number: int) -> None:
         if number in self.running or not self.batcher.queued:
@@ -143,15 +152,20 @@ class BatcherMachine(RuleBasedStateMachine):
         with self.batcher._lock:
             batch = self.batcher._next_release(number)
         assert batch is not None
-        _, release = batch
+        release = batch.release
         self.batcher._refuse_late(release)
         least_seconds = self.batcher.policy.cost.least_seconds
         for request in release.late:  # the other instance might have taken it
             assert self.clock.now + least_seconds(request.rows, release.group) > request.deadline
         assert all(request.group == release.group for request in release.requests)
         assert sum(request.rows for request in release.requests) <= 8
+        if batch.lone is not None:
+            assert self.cores_idle
+            assert not self.running
+            assert not self.batcher.queued
+            assert not self.reserved
         if release.requests:
-            self.running[number] = release
+            self.running[number] = batch
             self.releases += 1
             self.turns.update((id(request), self.releases) for request in release.requests)
 
@@ -166,9 +180,9 @@ class BatcherMachine(RuleBasedStateMachine):
             return [output[: None if outcome == "rows" else -1] for output in per_row(batch)]
 
         self.backend.behaviour = behave
-        release = self.running.pop(number)
-        self.instances[number].run(release, self.clock.now)
-        for request in release.requests:
+        batch = self.running.pop(number)
+        self.instances[number].run(batch)
+        for request in batch.release.requests:
             left = id(request) in self.cancelled
             assert reply_of(request).status == ("INTERNAL" if outcome != "rows" else "CANCELLED" if left else "OK")
         with self.batcher._lock:
@@ -187,7 +201,7 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.queued + self.reserved <= BOUND
         assert self.batcher.running == len(self.running)
         unsettled = sum(reply_of(request).times_settled == 0 for request in self.submitted)
-        assert unsettled == self.batcher.queued + sum(len(release.requests) for release in self.running.values())
+        assert unsettled == self.batcher.queued + sum(len(batch.release.requests) for batch in self.running.values())
 
     def teardown(self) -> None:
         while self.running or self.batcher.queued:

@@ -12,6 +12,8 @@ from service.batching.choice import (
     default_layout,
     instances_with_room,
     layouts,
+    lone_threads,
+    quicker_alone,
     useful_batch_size,
     useful_buckets,
 )
@@ -152,3 +154,41 @@ def test_a_small_model_leaves_cores_to_those_who_feed_it(
 @given(st.sampled_from(layouts(16)), SECONDS)
 def test_room_never_takes_the_last_instance_nor_adds_one(layout: Layout, row_seconds: float) -> None:
     assert 1 <= instances_with_room(layout, row_seconds, 16) <= layout.instances
+
+
+@pytest.mark.parametrize(
+    ("cores", "threads", "most", "expected"),
+    [
+        (1, 1, 0, ()),
+        (2, 1, 0, (2,)),
+        (2, 1, 1, ()),
+        (2, 2, 0, (2,)),
+        (6, 1, 0, (6, 3)),
+        (16, 4, 0, (16, 8, 4)),
+        (16, 1, 8, (8, 4, 2)),
+        (4, 1, 99, (4, 2)),
+    ],
+)
+def test_a_batch_that_is_alone_is_tried_with_all_cores_then_fewer(
+    cores: int, threads: int, most: int, expected: tuple[int, ...]
+) -> None:
+    assert lone_threads(cores, threads, most) == expected
+
+
+def test_more_threads_are_worth_it_where_they_gain_a_tenth_and_most_of_the_cores() -> None:
+    usual = [[10.0, 12.0], [20.0], [40.0], [80.0]]
+    alone = [[8.5, 8.3], [17.0], [30.0], [10.0]]
+    assert quicker_alone([1, 2, 4, 8], 1, usual, 2, alone) == {1, 4, 8}
+    assert quicker_alone([1, 2, 4, 8], 1, usual, 8, alone) == {8}, "8 times as quick"
+    assert quicker_alone([1, 2, 4, 8], 8, usual, 8, alone) == {1, 2, 4, 8}, "as many, which wait in another way"
+    assert quicker_alone([1, 2, 4, 8], 4, usual, 8, alone) == {1, 4, 8}
+
+
+@given(st.data(), BUCKETS, st.integers(1, 16), st.integers(1, 16))
+def test_what_is_taken_is_always_quicker(data: st.DataObject, buckets: list[int], threads: int, more: int) -> None:
+    samples = st.lists(st.lists(SECONDS, min_size=1, max_size=3), min_size=len(buckets), max_size=len(buckets))
+    usual, alone = data.draw(samples), data.draw(samples)
+    for bucket in quicker_alone(buckets, threads, usual, threads * more, alone):
+        place = buckets.index(bucket)
+        assert min(alone[place]) < min(usual[place])
+        assert min(usual[place]) / min(alone[place]) >= more * 0.6 * (1 - 1e-9)

@@ -159,3 +159,13 @@ def test_keeping_a_table_is_no_change_of_the_version(tmp_path: Path) -> None:
 
 def test_the_machine_has_a_name() -> None:
     assert machine().endswith("cores")
+
+
+def test_tables_of_batches_that_are_alone_stand_apart(tmp_path: Path) -> None:
+    first, second = (summarise(Layout(1, 2), {None: [[seconds]]}, [1]) for seconds in (1.0, 2.0))
+    both = entry().updated(first).updated_lone(second)
+    assert kept(tmp_path).write(both)
+    found = kept(tmp_path).read(KEY)
+    assert found is not None
+    assert (found.of(Layout(1, 2)), found.lone_of(2), found.lone_of(4)) == (first, second, None)
+    assert found.updated_lone(first).lone_of(2) == first

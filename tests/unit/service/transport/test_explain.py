@@ -19,6 +19,7 @@ FACTS = BatchFacts(
     released=100.5,
     assemble_seconds=0.001,
     infer_seconds=0.002,
+    lone=True,
 )
 REQUEST = PendingRequest([np.zeros((3, 2))], None, float("inf"), 100.0, RecordingReply(), queued=100.125)
 EXPECTED = {
@@ -34,6 +35,7 @@ EXPECTED = {
     "device": "cpu",
     "model_digest": "sha256:00",
     "release_reason": "full",
+    "lone": True,
 }
 
 
@@ -55,6 +57,7 @@ def test_the_same_facts_travel_as_parameters(name: str) -> None:
     choice = parameter.WhichOneof("parameter_choice")
     assert choice is not None
     assert getattr(parameter, choice) == EXPECTED[name]
-    assert {str: "string_param", int: "int64_param", float: "double_param"}[type(EXPECTED[name])] == choice
+    choices = {str: "string_param", bool: "bool_param", int: "int64_param", float: "double_param"}
+    assert choices[type(EXPECTED[name])] == choice
     response.ClearField("parameters")
     assert response == inference.ModelInferResponse()

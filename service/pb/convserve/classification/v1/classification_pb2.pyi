@@ -168,7 +168,7 @@ class ItemError(_message.Message):
     def __init__(self, code: _Optional[int] = ..., message: _Optional[str] = ...) -> None: ...
 
 class Explanation(_message.Message):
-    __slots__ = ("queue_seconds", "decode_seconds", "assemble_seconds", "infer_seconds", "batch_size", "bucket", "padding_ratio", "instance", "execution_provider", "device", "model_digest", "release_reason")
+    __slots__ = ("queue_seconds", "decode_seconds", "assemble_seconds", "infer_seconds", "batch_size", "bucket", "padding_ratio", "instance", "execution_provider", "device", "model_digest", "release_reason", "lone")
     QUEUE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     DECODE_SECONDS_FIELD_NUMBER: _ClassVar[int]
     ASSEMBLE_SECONDS_FIELD_NUMBER: _ClassVar[int]
@@ -181,6 +181,7 @@ class Explanation(_message.Message):
     DEVICE_FIELD_NUMBER: _ClassVar[int]
     MODEL_DIGEST_FIELD_NUMBER: _ClassVar[int]
     RELEASE_REASON_FIELD_NUMBER: _ClassVar[int]
+    LONE_FIELD_NUMBER: _ClassVar[int]
     queue_seconds: float
     decode_seconds: float
     assemble_seconds: float
@@ -193,7 +194,8 @@ class Explanation(_message.Message):
     device: str
     model_digest: str
     release_reason: str
-    def __init__(self, queue_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., assemble_seconds: _Optional[float] = ..., infer_seconds: _Optional[float] = ..., batch_size: _Optional[int] = ..., bucket: _Optional[int] = ..., padding_ratio: _Optional[float] = ..., instance: _Optional[str] = ..., execution_provider: _Optional[str] = ..., device: _Optional[str] = ..., model_digest: _Optional[str] = ..., release_reason: _Optional[str] = ...) -> None: ...
+    lone: bool
+    def __init__(self, queue_seconds: _Optional[float] = ..., decode_seconds: _Optional[float] = ..., assemble_seconds: _Optional[float] = ..., infer_seconds: _Optional[float] = ..., batch_size: _Optional[int] = ..., bucket: _Optional[int] = ..., padding_ratio: _Optional[float] = ..., instance: _Optional[str] = ..., execution_provider: _Optional[str] = ..., device: _Optional[str] = ..., model_digest: _Optional[str] = ..., release_reason: _Optional[str] = ..., lone: bool = ...) -> None: ...
 
 class TensorDescription(_message.Message):
     __slots__ = ("name", "datatype", "shape")

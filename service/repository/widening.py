@@ -1,0 +1,56 @@
+"""Gives READY versions a session for batches that have the cores to themselves, one version at a time (ADR 12)."""
+
+from __future__ import annotations
+
+import logging
+import threading
+
+from service.repository.lifecycle import Lifecycle
+
+_LOG = logging.getLogger(__name__)
+_LOOK_EVERY_SECONDS = 1.0
+
+
+class Widening:
+    """Looks from a thread of its own. Owned by the server, which stops it; its death costs nobody an answer."""
+
+    def __init__(self, lifecycle: Lifecycle) -> None:
+        """Wire up; see :meth:`start`.
+
+        Args:
+            lifecycle: Whose servables are looked at.
+        """
+        self._lifecycle = lifecycle
+        self._stop = threading.Event()
+        self._resting = threading.Event()
+        self._resting.set()
+        self._thread = threading.Thread(target=self._watch, name="widening", daemon=True)
+
+    def start(self) -> None:
+        """Look at intervals from now on."""
+        self._thread.start()
+
+    def stop(self) -> bool:
+        """Look no more, without waiting for a look that is under way; tell whether none is."""
+        self._stop.set()
+        return self._resting.is_set()
+
+    def look(self) -> None:
+        """Open what is not open yet and worth it."""
+        for status in self._lifecycle.statuses():
+            for servable in self._lifecycle.servables(status.name):
+                lone = servable.lone
+                if servable.version == status.version and lone is not None and not lone.settled:
+                    if self._stop.is_set():
+                        return
+                    lone.open(servable.batcher)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(_LOOK_EVERY_SECONDS):
+            self._resting.clear()
+            try:
+                self.look()
+            except Exception:
+                _LOG.exception("a session for batches that are alone could not be opened; the next look is in time")
+            finally:
+                self._resting.set()

@@ -1,0 +1,170 @@
+"""The session for batches that are alone: proven, priced while nothing runs, and kept only where it is worth it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from service.backend.base import Provider
+from service.batching.cost import CostModel
+from service.batching.lone import LoneRuns
+from service.batching.policy import BatchingPolicy
+from service.cores import Cores
+from service.errors import GoldenMismatch
+from service.repository.batch_view import BatchView
+from service.repository.lone_session import LoneSession
+from service.repository.pricing import Subject
+from tests.fakes import linear_cost
+from tests.unit.service.samples import doubling, write_model
+
+SUBJECT = Subject(BatchView((), (), True, lambda *_: []), Provider("cpu", "CPUExecutionProvider", "cpu"), (1, 2), None)
+QUICKER = {None: frozenset({1, 2})}
+
+
+class FakeBatcher:
+    def __init__(self) -> None:
+        self.policy = BatchingPolicy(linear_cost(groups=[None]), 8, 0.25)
+        self.lone: LoneRuns | None = None
+
+    def run_alone_by(self, lone: LoneRuns) -> None:
+        self.lone = lone
+
+
+class FakePricing:
+    """Finds these buckets quicker with so many threads; ``during`` is called while it measures."""
+
+    def __init__(self, quicker: Mapping[int, Mapping[Hashable, frozenset[int]]]) -> None:
+        self.quicker = quicker
+        self.undisturbed: list[bool] = []
+        self.during: Callable[[], object] = lambda: None
+
+    def lone_threads(self, _subject: Subject) -> Sequence[int]:
+        return list(self.quicker)
+
+    def price_lone(
+        self, _subject: Subject, threads: int, _golden: object, undisturbed: Callable[[], bool]
+    ) -> tuple[CostModel, Mapping[Hashable, frozenset[int]]] | None:
+        self.during()
+        self.undisturbed.append(undisturbed())
+        found = self.quicker[threads]
+        return (linear_cost(0.001, groups=[None]), found) if found else None
+
+
+class Stage:
+    def __init__(self, folder: Path, quicker: Mapping[int, Mapping[Hashable, frozenset[int]]]) -> None:
+        self.cores = Cores([0, 1], move=lambda *_: None, here=lambda: 0)
+        self.batcher = FakeBatcher()
+        self.pricing = FakePricing(quicker)
+        self.proven: list[BatchView] = []
+        self.wrong = False
+        self.session = LoneSession(
+            write_model(folder, doubling()),
+            self.pricing,  # type: ignore[arg-type]
+            SUBJECT,
+            self.prove,
+            self.cores,
+        )
+
+    def prove(self, graph: BatchView) -> None:
+        if self.wrong:
+            raise GoldenMismatch("batch of 2: golden sample 1 differs by 3, tolerance 0.001")
+        self.proven.append(graph)
+
+    def open(self) -> LoneRuns | None:
+        self.session.open(self.batcher)  # type: ignore[arg-type]
+        return self.batcher.lone
+
+    def run_a_batch(self) -> None:
+        self.cores.taken_by(lambda: None, 1)()
+
+
+def test_it_is_proven_and_given_to_the_batcher_with_costs_of_its_own(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    lone = stage.open()
+    assert lone is not None
+    assert len(stage.proven) == 1
+    assert (stage.session.settled, stage.session.threads, lone.quicker) == (True, 2, QUICKER)
+    assert lone.policy.cost.seconds(1, None) == 0.0015
+    assert lone.policy.max_queue_delay_seconds == 0.25
+    np.testing.assert_equal(lone.run([np.ones((3, 2), np.float32)]), [np.full((3, 2), 2.0)])
+
+
+def test_its_runs_take_the_cores_and_look_whether_others_do(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    lone = stage.open()
+    assert lone is not None
+    assert lone.cores_idle()
+    begun = stage.cores.begun
+    assert stage.cores.taken_by(lone.cores_idle, 1)() is False
+    lone.run([np.ones((1, 2), np.float32)])
+    assert stage.cores.begun == begun + 2
+    assert stage.cores.idle
+
+
+def test_fewer_threads_are_tried_where_all_cores_gain_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {8: {}, 4: {}, 2: QUICKER})
+    assert stage.open() is not None
+    assert stage.session.threads == 2
+
+
+@pytest.mark.parametrize("quicker", [{}, {2: {}}], ids=["nothing to try", "no quicker"])
+def test_one_that_gains_nothing_is_not_kept(tmp_path: Path, quicker: Mapping[int, Mapping]) -> None:  # type: ignore[type-arg]
+    stage = Stage(tmp_path, quicker)
+    assert stage.open() is None
+    assert (stage.session.settled, stage.session.threads) == (True, 0)
+    stage.session.interrupt()  # there is nothing to interrupt
+
+
+def test_one_with_other_answers_is_not_used_and_harms_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(tmp_path, {4: QUICKER, 2: QUICKER})
+    stage.wrong = True
+    with caplog.at_level(logging.WARNING):
+        assert stage.open() is None
+    assert stage.session.settled
+    assert stage.pricing.undisturbed == []
+    assert "golden sample 1 differs by 3" in caplog.text
+
+
+def test_it_waits_until_no_batch_runs(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    for _ in range(10):
+        stage.cores.taken_by(stage.open, 1)()
+        assert stage.batcher.lone is None
+        assert not stage.session.settled
+    assert stage.open() is not None
+
+
+def test_what_was_measured_beside_a_batch_is_not_believed(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: {}})
+    stage.pricing.during = stage.run_a_batch
+    stage.open()
+    assert stage.pricing.undisturbed == [False]
+    assert not stage.session.settled
+    stage.pricing.during = lambda: None
+    stage.pricing.quicker = {2: QUICKER}
+    assert stage.open() is not None
+
+
+def test_it_is_given_up_in_the_end(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: {}})
+    stage.pricing.during = stage.run_a_batch
+    tries = 0
+    while not stage.session.settled:
+        stage.open()
+        tries += 1
+    assert tries == 5
+
+
+def test_its_runs_can_be_interrupted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    lone = stage.open()
+    assert lone is not None
+    lone.run([np.ones((1, 2), np.float32)])
+    stage.session.interrupt()
+    backend = stage.session._backend
+    assert backend is not None
+    assert all(options.terminate for options in backend._run_options)

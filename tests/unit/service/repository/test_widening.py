@@ -1,0 +1,89 @@
+"""Versions get their session for batches that are alone after they became READY, one by one, and only once."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+from collections.abc import Callable
+
+import pytest
+
+from service.metrics import Metrics
+from service.repository.lifecycle import Lifecycle
+from service.repository.widening import Widening
+from tests.unit.service.samples import make_servable
+
+
+class FakeSession:
+    """Opened at the given try.
+
+    Attributes:
+        opened: How often it was asked.
+        during: Called at each.
+    """
+
+    def __init__(self, settled_after: int = 1) -> None:
+        self.settled_after = settled_after
+        self.opened = 0
+        self.during: Callable[[], None] = lambda: None
+
+    @property
+    def settled(self) -> bool:
+        return self.opened >= self.settled_after
+
+    def open(self, _batcher: object) -> None:
+        self.opened += 1
+        self.during()
+
+
+def lifecycle_of(**sessions: FakeSession | None) -> Lifecycle:
+    lifecycle = Lifecycle(Metrics("0", "test"))
+    for name, session in sessions.items():
+        lifecycle.put(dataclasses.replace(make_servable(), name=name, lone=session))  # type: ignore[arg-type]
+    return lifecycle
+
+
+def test_each_is_opened_once_and_who_can_have_none_is_left_alone() -> None:
+    sessions = {"a": FakeSession(), "b": None, "c": FakeSession()}
+    widening = Widening(lifecycle_of(**sessions))
+    widening.look()
+    widening.look()
+    assert [session.opened for session in sessions.values() if session] == [1, 1]
+
+
+def test_who_could_not_be_priced_is_tried_again() -> None:
+    session = FakeSession(settled_after=3)
+    widening = Widening(lifecycle_of(a=session))
+    for _ in range(5):
+        widening.look()
+    assert session.opened == 3
+
+
+def test_nothing_is_opened_once_it_is_to_stop() -> None:
+    first, second = FakeSession(), FakeSession()
+    widening = Widening(lifecycle_of(a=first, b=second))
+    first.during = lambda: widening.stop() and None
+    widening.look()
+    assert (first.opened, second.opened) == (1, 0)
+
+
+def test_an_error_is_logged_and_the_thread_goes_on(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.repository.widening._LOOK_EVERY_SECONDS", 0.0)
+    session = FakeSession(settled_after=2)
+
+    def fail_first() -> None:
+        if session.opened == 1:
+            raise RuntimeError("no memory")
+        widening.stop()
+
+    session.during = fail_first
+    widening = Widening(lifecycle_of(a=session))
+    with caplog.at_level(logging.ERROR):
+        widening.start()
+        widening._thread.join(10)
+    assert not widening._thread.is_alive()
+    assert session.opened == 2
+    assert "could not be opened" in caplog.text
+    assert widening.stop(), "nothing is under way"
