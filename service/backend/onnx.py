@@ -56,14 +56,15 @@ class OnnxBackend:
     ) -> None:
         """Open the graph.
 
-        Creating a session holds the GIL (microsoft/onnxruntime#27063): tens of milliseconds for
-        a small graph, seconds for a large one.
+        It takes tens of milliseconds for a small graph, seconds for a large one. ONNX Runtime 1.23 holds the GIL
+        meanwhile (microsoft/onnxruntime#27063), 1.32 does not.
 
         Args:
             path: model.onnx.
             device: ``"auto"`` takes CUDA where it works and the CPU otherwise; ``"cuda"`` refuses
                 anything else; ``"cpu"`` never tries CUDA.
-            intra_op_threads: Threads for one run on the CPU, the caller included; at least 1.
+            intra_op_threads: Threads for one run on the CPU, the caller included; at least 1. The others are one pool
+                for all runs.
             cuda: How it runs on CUDA.
             lone: One run at a time, while nothing else wants the cores.
 

@@ -33,6 +33,15 @@ class Layout:
     instances: int
     threads: int
 
+    @property
+    def session_threads(self) -> int:
+        """Threads of the session that all instances share, one caller of ``run`` included.
+
+        Its workers are one pool, whoever calls: so many that each instance has its own when all run, and all of them
+        when it runs alone.
+        """
+        return self.instances * (self.threads - 1) + 1
+
 
 def default_layout(cores: int, instances: int = 0, threads: int = 0) -> Layout:
     """Return what is taken unmeasured: one instance a core, four at most, unless the operator says otherwise (0)."""

@@ -147,7 +147,10 @@ class Pricing:
         tables = {}
         for layout in choice.layouts(usable_cores(), *self._fixed):
             backend = OnnxBackend(
-                self._folder.path / MODEL_FILE, self._settings.device, layout.threads, CudaOptions.of(self._settings)
+                self._folder.path / MODEL_FILE,
+                self._settings.device,
+                layout.session_threads,
+                CudaOptions.of(self._settings),
             )
             again = Subject(batch_view(backend), backend.provider, subject.buckets, subject.max_tokens)
             measured = _measuring(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)

@@ -182,7 +182,9 @@ def load(
     threads = pricing.layout.threads
     backend = at_weight(
         settings.weight,
-        lambda: OnnxBackend(folder.path / MODEL_FILE, settings.device, threads, CudaOptions.of(settings)),
+        lambda: OnnxBackend(
+            folder.path / MODEL_FILE, settings.device, pricing.layout.session_threads, CudaOptions.of(settings)
+        ),
     )
     if manifest is not None:
         check_graph(manifest, backend)

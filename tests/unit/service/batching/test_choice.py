@@ -192,3 +192,11 @@ def test_what_is_taken_is_always_quicker(data: st.DataObject, buckets: list[int]
         place = buckets.index(bucket)
         assert min(alone[place]) < min(usual[place])
         assert min(usual[place]) / min(alone[place]) >= more * 0.6 * (1 - 1e-9)
+
+
+@pytest.mark.parametrize(("instances", "threads", "expected"), [(1, 1, 1), (2, 1, 1), (1, 2, 2), (4, 4, 13), (3, 2, 4)])
+def test_instances_share_a_pool_with_threads_for_all(instances: int, threads: int, expected: int) -> None:
+    layout = Layout(instances, threads)
+    assert layout.session_threads == expected
+    callers, workers = instances, expected - 1
+    assert callers + workers == instances * threads

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto, helper
 
+from service.backend.onnx import OnnxBackend
 from service.batching.request import PendingRequest
 from service.batching.response_cache import ResponseCache
 from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable, QueueFull
@@ -346,3 +347,18 @@ def test_sentences_are_grouped_by_length_bucket(tmp_path: Path) -> None:
     tokenizer().save(str(tmp_path / "tokenizer.json"))
     servable = make_servable(text_manifest(), version_dir=tmp_path)
     assert servable.group_of([np.zeros((4, 33), np.int64)]) == 64
+
+
+def test_all_instances_have_their_threads_though_the_session_is_one(
+    tmp_path: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    opened: list[int] = []
+
+    class Recording(OnnxBackend):
+        def __init__(self, path: Path, device: str, threads: int, *options: Any) -> None:
+            opened.append(threads)
+            super().__init__(path, device, threads, *options)
+
+    monkeypatch.setattr("service.repository.servable.OnnxBackend", Recording)
+    loaded(write_model(tmp_path, doubling()), instances=2, intra_op_threads=3)
+    assert opened == [5], "two callers and four workers"
