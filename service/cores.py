@@ -22,7 +22,7 @@ class Cores:
     has no idle core to wake them on and may choose one that is taken for milliseconds more; when the batch's core falls
     idle a moment later it does not fetch them, since they ran a moment ago. So from the end of a batch that leaves the
     only free core they may run on that core only, until the next batch begins or another ends and there are two; at all
-    other times wherever the process may. Thread-safe; does nothing where the system has no such thing, forbids it, or
+    other times wherever the process may. Thread-safe; counts only where the system has no such thing, forbids it, or
     has one core.
     """
 
@@ -73,8 +73,6 @@ class Cores:
 
     def taken_by(self, run: Callable[_Given, _Result], threads: int) -> Callable[_Given, _Result]:
         """Return what runs batches, so that it takes so many cores while it does."""
-        if self._here is None:
-            return run
 
         def taking(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
             self._begin(threads)
@@ -94,7 +92,7 @@ class Cores:
     def _end(self, threads: int) -> None:
         with self._lock:
             self._busy -= threads
-            if self._here is not None and self._busy >= len(self._allowed) - 1:
+            if self._here is not None and self._busy == len(self._allowed) - 1:
                 self._gathered = True
                 self._send(self._followers, [self._here()])
             else:

@@ -37,13 +37,11 @@ def print_report(path: str, measure_seconds: float = 1.0) -> None:
         try:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
             resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
-            servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores())
-            if servable.lone is not None:
-                servable.lone.open(servable.batcher)
+            servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME))
             servable.batcher.close()
             _print_servable(servable)
             _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
-            _print_lone(servable)
+            _print_lone(servables.load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
         except LoadError as error:
             _print(f"  UNAVAILABLE: {error}")
 
@@ -111,10 +109,13 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
 
 def _print_lone(servable: Servable) -> None:
     """Print what batches cost that have the cores to themselves, of the sizes that are quicker so."""
-    if servable.lone is None or servable.lone.runs is None:
+    if servable.lone is not None:
+        servable.lone.open(servable.batcher)
+    servable.batcher.close()
+    runs = servable.lone.runs if servable.lone is not None else None
+    if runs is None:
         return
-    _print(f"  alone       on {servable.lone.threads} threads, in ms by batch size")
-    runs = servable.lone.runs
+    _print(f"  alone       on {runs.threads} threads, in ms by batch size")
     for group, rows in runs.policy.cost.table().items():
         cells = "  ".join(f"{size}: {mean * 1e3:.3g}" for size, mean, _ in rows if size in runs.quicker[group])
         if cells:

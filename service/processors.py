@@ -36,7 +36,7 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[float]:
         if not controllers:  # version 2
             mount, read = cgroups, _max
         elif "cpu" in controllers.split(","):
-            mount, read = cgroups / controllers, _quota
+            mount, read = cgroups / "cpu", _quota  # where it is mounted with cpuacct, a link to that
         else:
             continue
         # In a container without a namespace of its own the path is the host's, and only the mount is there.

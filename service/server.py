@@ -77,7 +77,7 @@ class Server:
         load = functools.partial(servables.load, cache=cache, cores=self._cores)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
-        self._widening = Widening(self.lifecycle)
+        self._widening = Widening(self.lifecycle, self.reconciler)
         self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, usable_cores())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)

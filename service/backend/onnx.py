@@ -80,7 +80,8 @@ class OnnxBackend:
         # A spinning worker takes the core that the gRPC threads need. While a lone run lasts they have nothing to do,
         # and a worker that sleeps between two nodes costs most of what it gains; it spins no longer than the run.
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if lone else "0")
-        options.add_session_config_entry("session.force_spinning_stop", "1")
+        if lone:
+            options.add_session_config_entry("session.force_spinning_stop", "1")
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(path, options, providers=providers)

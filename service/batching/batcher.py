@@ -239,19 +239,23 @@ class Batcher:
             self._settled.notify_all()
             return error, None
         self._queue.append(request)
-        if inline and self._inline is not None and not self._occupancy.running and len(self._queue) == 1:
+        if inline and self._may_run_inline(request, None if self._expects_company else lone):
             decision, lone = self._decide(now)
-            cost = (lone or self).policy.cost
-            if (
-                isinstance(decision, Release)
-                and decision.requests
-                and cost.has_run(request.group)
-                and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
-            ):
+            if isinstance(decision, Release) and decision.requests:
                 return None, self._begin(INLINE, decision, lone, now)
         if self._occupancy.idle:
             self._work.notify()
         return None, None
+
+    def _may_run_inline(self, request: PendingRequest, lone: LoneRuns | None) -> bool:
+        cost = (lone or self).policy.cost
+        return (
+            self._inline is not None
+            and not self._occupancy.running
+            and len(self._queue) == 1
+            and cost.has_run(request.group)
+            and cost.bound_seconds(request.rows, request.group) <= _INLINE_SECONDS
+        )
 
     def _run_inline(self, batch: Batch) -> None:
         """Run a batch on the calling thread; whoever brought it is not the one to die of an error of ours."""
@@ -375,31 +379,41 @@ class Batcher:
         return None
 
     def _decide(self, now: float) -> tuple[Release | WaitUntil, LoneRuns | None]:
-        """Ask the policy; return what it says, and who runs it if not an instance by itself."""
+        """Ask the policy; return what it says, and who runs that if not an instance by itself."""
         state = (self._queue, self._occupancy.idle, now, self._closing, self._limits.instances)
-        waiting = len(self._queue)
+        waiting, usual = len(self._queue), None
         lone = self._lone_for(self._queue.rows, next(iter(self._queue)).group) if self._lone and waiting else None
-        if lone is not None:
-            decision = lone.policy.next(*state)
-            if isinstance(decision, Release) and len(decision.requests) + len(decision.late) == waiting:
-                return decision, lone
-        return self.policy.next(*state), None
+        if lone is None or self._expects_company:
+            usual = self.policy.next(*state)
+            if lone is None or not (isinstance(usual, Release) and usual.late):
+                return usual, None
+        alone = lone.policy.next(*state)
+        if isinstance(alone, WaitUntil) or len(alone.requests) + len(alone.late) == waiting:
+            return alone, lone
+        return usual or self.policy.next(*state), None
 
     def _lone_for(self, rows: int, group: Hashable) -> LoneRuns | None:
-        """Return who runs a batch of so many rows that begins now, if it has the cores to itself and is quicker there.
-
-        Not after one that began in company: of two callers who wait for answers the second is soon there.
-        """
+        """Return who could run a batch of so many rows on all cores now, if that is quicker."""
         lone = self._lone
-        if lone is None or self._occupancy.running or self._reserved or self._had_company:
+        if lone is None or self._occupancy.running or not lone.takes(rows, group):
             return None
-        return lone if lone.takes(rows, group) else None
+        return lone
+
+    @property
+    def _expects_company(self) -> bool:
+        """Whether a batch that begins now will not be alone for long: then only who would else be late runs alone.
+
+        Of two callers who wait for answers the second is soon there when the first one is.
+        """
+        return self._had_company or self._reserved > 0
 
     def _begin(self, place: int, release: Release, lone: LoneRuns | None, now: float) -> Batch:
         self._queue.take(release.group, [*release.late, *release.requests])
         self._admission.gave_up(release.late)
         if release.requests:
-            self._had_company = bool(self._occupancy.running or len(self._queue))
+            if self._lone is not None:
+                busy = self._occupancy.running or len(self._queue) or self._reserved
+                self._had_company = bool(busy) or not self._lone.cores_idle()
             rows = sum([request.rows for request in release.requests])
             seconds = (lone or self).policy.cost.seconds(rows, release.group)
             self._occupancy.begin(place, release, now, now + seconds)

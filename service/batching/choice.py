@@ -18,7 +18,7 @@ _AS_FAST = 0.95  # a layout with this share of the greatest throughput is as goo
 _QUICKER = 0.9  # and is taken for its latency if that is at most this share
 _USEFUL = 0.98  # share of the greatest throughput that the largest useful batch has
 _FREE = 0.98  # padding to the next bucket costs nothing where the smaller one takes this share of its time
-_LEAST_GAINED = 0.6  # of the cores that a batch takes for itself: so many times quicker, at least, as it takes cores
+_LEAST_GAINED = 0.625  # of the cores that a batch takes for itself: so many times quicker, at least, as it takes cores
 _LONG_ENOUGH_SECONDS = 1e-3
 _SHORT_SECONDS = 0.01
 _MAX_INSTANCES = 4
@@ -134,7 +134,7 @@ def lone_threads(cores: int, threads: int, most: int = 0) -> tuple[int, ...]:
     """
     found = []
     count = min(cores, most or cores)
-    while count > 1 and count >= threads:
+    while count > threads:
         found.append(count)
         count //= 2
     return tuple(found)
@@ -154,7 +154,7 @@ def quicker_alone(
     Args:
         buckets: Ascending.
         threads: Of an instance's runs.
-        usual: Samples of each bucket as instances run it, in seconds; at least one.
+        usual: Samples of each bucket as an instance runs it, in seconds; at least one.
         lone_threads: Of a run that has the cores to itself.
         lone: Samples of each bucket with so many.
     """

@@ -105,7 +105,7 @@ class Instance:
         released = self._clock()
         rows = sum([request.rows for request in requests])
         overrides = requests[0].overrides
-        lone = None if overrides else given.lone
+        lone = given.lone
         run, cost = (self._run_backend, self._cost) if lone is None else (lone.run, lone.policy.cost)
         bucket = rows if overrides else cost.bucket_of(rows)
         try:

@@ -17,12 +17,14 @@ class LoneRuns:
     arrives meanwhile is run by the instances, beside it and on the same cores.
 
     Attributes:
-        run: The backend with more threads.
+        threads: Of each run.
+        run: The backend with so many.
         policy: As the instances', but with what batches cost here.
         quicker: For each group, at least one, the buckets that are quicker here than in an instance.
         cores_idle: Tells whether no other model's batches run either.
     """
 
+    threads: int
     run: Run
     policy: BatchingPolicy
     quicker: Mapping[Hashable, frozenset[int]]

@@ -23,7 +23,7 @@ from service.manifest import COST_FILE
 from service.processors import usable_cores
 
 _LOG = logging.getLogger(__name__)
-_SCHEMA_VERSION = 3  # 1: free dimensions were measured at 1; 2: no lone runs
+_SCHEMA_VERSION = 2  # 1: free dimensions were measured at 1
 _MAX_ENTRIES = 8  # machines that share a repository; the longest unwritten goes first
 _HIGH_QUANTILE = 0.95
 
@@ -91,7 +91,8 @@ class Entry:
         key: What it holds for.
         provider: The execution provider that ran.
         layouts: One table each.
-        lone: One table for each number of threads that a batch with the cores to itself was tried with.
+        lone: One table for each number of threads that a batch with the cores to itself was tried with, an instance's
+            among them; of one run at a time.
     """
 
     key: Key

@@ -109,6 +109,10 @@ class Lifecycle:
         """Return the READY versions of a model, newest first; empty if there is none."""
         return tuple(self._ready.get(name, {}).values())
 
+    def ready(self) -> list[Servable]:
+        """Return every READY version."""
+        return [servable for versions in self._ready.values() for servable in versions.values()]
+
     def require(self, names: Iterable[str]) -> None:
         """Make readiness depend on these models; each that becomes READY is required from then on."""
         with self._lock:
@@ -158,7 +162,7 @@ class Lifecycle:
             Whether it sufficed. If not, a batch may still run in its thread.
         """
         give_up = time.monotonic() + grace_seconds
-        leaving = [servable for versions in self._ready.values() for servable in versions.values()]
+        leaving = self.ready()
         for servable in leaving:
             self.withdraw(servable)
         for servable in leaving:

@@ -11,14 +11,14 @@ from service.batching.batcher import Batcher
 from service.batching.lone import LoneRuns
 from service.cores import Cores
 from service.errors import LoadError
-from service.manifest import MODEL_FILE
+from service.manifest import MODEL_FILE, file_digest
 from service.repository.batch_view import BatchView, batch_view
-from service.repository.pricing import Pricing, Subject, useful_batch_size
-from service.repository.proof import Proof
+from service.repository.lone_pricing import Disturbed, LonePricing
+from service.repository.pricing import Subject, useful_batch_size
 from service.repository.store import VersionFolder
 
 _LOG = logging.getLogger(__name__)
-_MOST_TRIES = 5
+_MOST_LEFT_OUT = 256  # looks, after one that was in vain
 
 
 class LoneSession:
@@ -26,80 +26,90 @@ class LoneSession:
 
     Attributes:
         settled: Whether it is open, or known not to be worth it.
-        threads: Of its runs; 0 while it is not open.
-        runs: What the batcher was given; None while it is not open.
+        runs: What the batcher was given; None if it is not open.
     """
 
     def __init__(
         self,
         folder: VersionFolder,
-        pricing: Pricing,
+        digest: str,
+        pricing: LonePricing,
         subject: Subject,
-        prove: Callable[[BatchView], Proof | None],
+        prove: Callable[[BatchView], object],
         cores: Cores,
     ) -> None:
         """Open nothing yet.
 
         Args:
             folder: Of the version.
-            pricing: Has priced the version.
+            digest: Of the model file that is served.
+            pricing: Of the version.
             subject: The version as instances run it, on the CPU.
             prove: Replays the golden vectors; raises LoadError.
             cores: Told when its runs take them.
         """
         self._folder = folder
+        self._digest = digest
         self._pricing = pricing
         self._subject = subject
         self._prove = prove
         self._cores = cores
         self._backend: OnnxBackend | None = None
-        self._tries = 0
+        self._in_vain = self._left_out = 0
         self.settled = False
-        self.threads = 0
         self.runs: LoneRuns | None = None
 
     def open(self, batcher: Batcher) -> None:
-        """Open, prove and price it, and give it to the batcher; :attr:`settled` tells whether that was all.
+        """Open, prove and price it, and give it to the batcher; to be called at intervals until it is settled.
 
-        Takes as long as loading the version did. It is priced while no batch runs, or again at the next call; and it
-        holds the weights once more, so the one that is not worth that is dropped. One that does not answer as the
-        golden vectors say is not used, which harms nobody: the instances run everything.
+        Takes as long as loading the version did, the first time on a machine some three times as long. It is measured
+        while no batch runs, or again, ever more seldom; and it holds the weights once more, so one that is not worth
+        that is dropped. One that does not answer as the golden vectors say, or is of a file that has changed, is not
+        used, which harms nobody: the instances run everything.
         """
+        if self._left_out:
+            self._left_out -= 1
+            return
         if not self._cores.idle:
             return
-        self._tries += 1
+        fields: dict[str, object] = {"model": self._folder.name, "version": self._folder.version}
         begun = self._cores.begun
-        for threads in self._pricing.lone_threads(self._subject):
-            if self._try(threads, batcher, lambda: self._cores.begun == begun):
-                return
-        self.settled = self._cores.begun == begun or self._tries == _MOST_TRIES
+        try:
+            self.runs = self._opened(batcher, lambda: self._cores.begun == begun)
+        except Disturbed:
+            self._in_vain += 1
+            self._left_out = min(2**self._in_vain, _MOST_LEFT_OUT)
+            return
+        except LoadError as error:
+            _LOG.warning("no batch runs on more threads when alone: %s", error, extra={"fields": fields})
+        except Exception:  # no memory, no thread
+            _LOG.exception("no batch runs on more threads when alone", extra={"fields": fields})
+        self.settled = True
+        if self.runs is not None:
+            batcher.run_alone_by(self.runs)
+            fields["threads"] = self.runs.threads
+            _LOG.info("batches that are alone run on more threads", extra={"fields": fields})
 
     def interrupt(self) -> None:
         """As :meth:`service.backend.base.Backend.interrupt`."""
         if self._backend is not None:
             self._backend.interrupt()
 
-    def _try(self, threads: int, batcher: Batcher, undisturbed: Callable[[], bool]) -> bool:
-        fields = {"model": self._folder.name, "version": self._folder.version, "threads": threads}
-        try:
-            backend = self._backend = OnnxBackend(self._folder.path / MODEL_FILE, "cpu", threads, lone=True)
+    def _opened(self, batcher: Batcher, undisturbed: Callable[[], bool]) -> LoneRuns | None:
+        """Return the runs with the most threads with which any batch is quicker enough."""
+        path = self._folder.path / MODEL_FILE
+        for threads in self._pricing.candidates(self._subject):
+            backend = OnnxBackend(path, "cpu", threads, lone=True)
+            if file_digest(path) != self._digest:
+                return None  # what is served is no longer there; if it is to be followed, that is about to happen
             graph = batch_view(backend)
-            golden = self._prove(graph)
-        except LoadError as error:
-            _LOG.warning("no batch runs on more threads when alone: %s", error, extra={"fields": fields})
-            self._backend = None
-            self.settled = True
-            return True
-        subject = Subject(graph, backend.provider, self._subject.buckets, self._subject.max_tokens)
-        priced = self._pricing.price_lone(subject, threads, golden, undisturbed)
-        if priced is None:
-            self._backend = None
-            return False
-        cost, quicker = priced
-        policy = dataclasses.replace(batcher.policy, cost=cost, useful_batch_size=useful_batch_size(cost))
-        run = self._cores.taken_by(graph.run, threads)
-        self.runs, self.threads = LoneRuns(run, policy, quicker, cores_idle=lambda: self._cores.idle), threads
-        batcher.run_alone_by(self.runs)
-        self.settled = True
-        _LOG.info("batches that are alone run on more threads", extra={"fields": fields})
-        return True
+            self._prove(graph)
+            lone = dataclasses.replace(self._subject, graph=graph)
+            priced = self._pricing.price(self._subject, lone, threads, undisturbed)
+            if priced is not None:
+                cost, quicker = priced
+                policy = dataclasses.replace(batcher.policy, cost=cost, useful_batch_size=useful_batch_size(cost))
+                run = self._cores.taken_by(graph.run, threads)
+                self._backend = backend
+                return LoneRuns(threads, run, policy, quicker, cores_idle=lambda: self._cores.idle)
+        return None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.backend.base import Provider
@@ -24,7 +24,6 @@ from service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_SAMPLES = 25
-_WORTH_SECONDS = 3e-4  # a row that takes less gains little from more threads, and a session costs memory
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,20 +42,22 @@ class Pricing:
     Attributes:
         layout: Chosen, and measured as such.
         instances: How many of its instances to run; known once it is priced.
-        table: Samples by group and bucket; known once it is priced.
+        row_seconds: What a row costs at least; known once it is priced.
+        kept: The tables of the version.
+        key: What they hold for here.
     """
 
     def __init__(self, folder: VersionFolder, model_digest: str, settings: Settings) -> None:
         """Choose the layout: the operator's, or the best that was measured, or the default."""
         self._settings = settings
         self._folder = folder
-        self._key = Key(_device(settings), RUNTIME, machine(), model_digest)
-        self._kept = KeptCosts(folder.path, model_digest, settings.cost_folder)
-        self._entry = self._kept.read(self._key)
+        self.key = Key(_device(settings), RUNTIME, machine(), model_digest)
+        self.kept = KeptCosts(folder.path, model_digest, settings.cost_folder)
+        self._entry = self.kept.read(self.key)
         self._fixed = (settings.instances, settings.intra_op_threads)
         self.layout = self._choose(self._entry)
         self.instances = self.layout.instances
-        self.table: Samples = {}
+        self.row_seconds = 0.0
 
     @property
     def spares_a_core(self) -> bool:
@@ -68,68 +69,18 @@ class Pricing:
         if self._entry and self._entry.provider != subject.provider.actual:
             _LOG.info("the kept costs are of %s, so they are measured anew", self._entry.provider)
             self._entry = None
-        table = _samples(self._entry.of(self.layout) if self._entry else None, subject)
+        table = samples_of(self._entry.of(self.layout) if self._entry else None, subject)
         if table is None:
-            table = self._measure(subject, self.layout, golden)
+            measuring = measuring_of(subject, self.layout, samples=5)
+            if golden is not None:
+                measuring.know(golden.seconds, golden.row_shape[0] if subject.max_tokens is not None else None)
+            table = measuring.measure(self._settings.measuring_seconds)
             self._keep(subject.provider, summarise(self.layout, table, subject.buckets))
-        self.table = table
+        self.row_seconds = min(_row_seconds(samples, subject.buckets) for samples in table.values())
         if not self._settings.instances and subject.provider.device == "cpu":
             row_seconds = max(_row_seconds(samples, subject.buckets) for samples in table.values())
             self.instances = choice.instances_with_room(self.layout, row_seconds, usable_cores())
         return _cost_model(table, subject.buckets)
-
-    def lone_threads(self, subject: Subject) -> Sequence[int]:
-        """Return the numbers of threads that a batch with the cores to itself may be quicker with, best first.
-
-        None where the operator has fixed the threads of a run or has given the model less weight than others, nor where
-        a row is over in a moment.
-        """
-        settings = self._settings
-        row_seconds = min(_row_seconds(samples, subject.buckets) for samples in self.table.values())
-        if settings.intra_op_threads or settings.weight < 1 or row_seconds < _WORTH_SECONDS:
-            return ()
-        return [
-            threads
-            for threads in choice.lone_threads(usable_cores(), self.layout.threads, settings.lone_threads)
-            if (kept := self._kept_lone(subject, threads)) is None or self._quicker(subject, threads, kept)
-        ]
-
-    def price_lone(
-        self, subject: Subject, threads: int, golden: Proof | None, undisturbed: Callable[[], bool]
-    ) -> tuple[CostModel, Mapping[Hashable, frozenset[int]]] | None:
-        """Return the costs, as kept or measured now, and for each group the buckets quicker so; None if there is none.
-
-        Args:
-            subject: The version with that many threads.
-            threads: Of its runs.
-            golden: What replaying showed with them.
-            undisturbed: Tells, once it is measured, whether nothing ran meanwhile; only such a table is kept.
-        """
-        table = self._kept_lone(subject, threads)
-        if table is None:
-            layout = Layout(1, threads)
-            table = self._measure(subject, layout, golden)
-            if self._entry is not None and undisturbed():
-                self._write(self._entry.updated_lone(summarise(layout, table, subject.buckets)))
-        quicker = self._quicker(subject, threads, table)
-        return (_cost_model(table, subject.buckets), quicker) if quicker else None
-
-    def _kept_lone(self, subject: Subject, threads: int) -> Samples | None:
-        return _samples(self._entry.lone_of(threads) if self._entry else None, subject)
-
-    def _quicker(self, subject: Subject, threads: int, lone: Samples) -> Mapping[Hashable, frozenset[int]]:
-        """Return for each group the buckets that are quicker alone; nothing if none is in any."""
-        quicker = {
-            group: choice.quicker_alone(subject.buckets, self.layout.threads, usual, threads, lone[group])
-            for group, usual in self.table.items()
-        }
-        return quicker if any(quicker.values()) else {}
-
-    def _measure(self, subject: Subject, layout: Layout, golden: Proof | None) -> Samples:
-        measuring = _measuring(subject, layout, samples=5)
-        if golden is not None:
-            measuring.know(golden.seconds, golden.row_shape[0] if subject.max_tokens is not None else None)
-        return measuring.measure(self._settings.measuring_seconds)
 
     def compare(self, subject: Subject, seconds: float) -> dict[Layout, LayoutCosts]:
         """Measure every layout that the operator leaves open, and keep the tables for the next start.
@@ -153,7 +104,7 @@ class Pricing:
                 CudaOptions.of(self._settings),
             )
             again = Subject(batch_view(backend), backend.provider, subject.buckets, subject.max_tokens)
-            measured = _measuring(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)
+            measured = measuring_of(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)
             tables[layout] = summarise(layout, measured, subject.buckets)
         self._keep(subject.provider, *tables.values())
         self.layout = self._choose(self._entry)
@@ -170,14 +121,11 @@ class Pricing:
         return choice.choose_layout(measured, default) if default in measured else default
 
     def _keep(self, provider: Provider, *tables: LayoutCosts) -> None:
-        entry = self._entry or Entry(self._key, provider.actual, ())
+        entry = self._entry or Entry(self.key, provider.actual, ())
         for table in tables:
             entry = entry.updated(table)
-        self._write(entry)
-
-    def _write(self, entry: Entry) -> None:
         self._entry = entry
-        self._kept.write(entry)
+        self.kept.write(entry)
 
 
 def first_costs(table: LayoutCosts) -> choice.Costs:
@@ -188,7 +136,7 @@ def first_costs(table: LayoutCosts) -> choice.Costs:
 
 def costs_of(table: LayoutCosts, subject: Subject) -> CostModel:
     """Return a complete table as the batcher takes it: the costs of the buckets worth having."""
-    samples = _samples(table, subject)
+    samples = samples_of(table, subject)
     assert samples is not None
     return _cost_model(samples, subject.buckets)
 
@@ -204,7 +152,7 @@ def useful_batch_size(cost: CostModel) -> int:
     )
 
 
-def _samples(table: LayoutCosts | None, subject: Subject) -> Samples | None:
+def samples_of(table: LayoutCosts | None, subject: Subject) -> Samples | None:
     """Return a kept table if it is complete."""
     return table.samples(groups_of(subject.max_tokens), subject.buckets) if table is not None else None
 
@@ -215,7 +163,8 @@ def _cost_model(table: Samples, buckets: Sequence[int]) -> CostModel:
     return CostModel(useful, {group: [row[place] for place in places] for group, row in table.items()})
 
 
-def _measuring(subject: Subject, layout: Layout, samples: int) -> Measuring:
+def measuring_of(subject: Subject, layout: Layout, samples: int) -> Measuring:
+    """Return what times a version with all instances of a layout running, enough samples of each batch."""
     return Measuring(
         subject.graph.run,
         subject.graph.inputs,

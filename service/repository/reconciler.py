@@ -269,6 +269,12 @@ class Reconciler:
         servable.metrics.settle()
         servable.interrupt()
 
+    def widen(self, servable: Servable) -> None:
+        """Open a version's session for batches that are alone, while nothing else is loaded or measured."""
+        with self._changing:
+            if servable.lone is not None:
+                servable.lone.open(servable.batcher)
+
     def fallen(self) -> list[tuple[str, int]]:
         """Return the versions that died or were given up since the last call."""
         fallen = []

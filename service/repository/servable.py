@@ -23,7 +23,7 @@ from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores
 from service.errors import GraphInvalid
-from service.golden import read_golden
+from service.golden import Golden, read_golden
 from service.manifest import (
     GOLDEN_FILE,
     MANIFEST_FILE,
@@ -40,6 +40,7 @@ from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.agreement import check_graph, labels_of
 from service.repository.batch_view import BatchView, batch_view
+from service.repository.lone_pricing import LonePricing
 from service.repository.lone_session import LoneSession
 from service.repository.metered import MeteredBatches
 from service.repository.pricing import Pricing, Subject, useful_batch_size
@@ -196,18 +197,19 @@ def load(
         limits = ImageLimits(settings.max_picture_bytes, settings.max_picture_pixels)
         preparer = Preparer(manifest.preprocessing, folder.path, limits)
     buckets = buckets_up_to(max_batch_size)
-    golden = _prove(manifest, folder, graph, preparer, buckets, pricing.layout.instances)
+    golden = _golden(manifest, folder, preparer)
+    shown = _replay(graph, manifest, golden, buckets, at_once=pricing.layout.instances)
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
     subject = Subject(graph, backend.provider, buckets, text.max_tokens if text else None)
-    cost = pricing.price(subject, golden)
+    cost = pricing.price(subject, shown)
     on_cpu = backend.provider.device == "cpu"
     lone = None
     if on_cpu and cores is not None:
 
-        def prove(lone: BatchView) -> proof.Proof | None:
-            return _prove(manifest, folder, lone, None, buckets, threads=1)
+        def prove(graph: BatchView) -> proof.Proof | None:
+            return _replay(graph, manifest, golden, buckets, at_once=1)
 
-        lone = LoneSession(folder, pricing, subject, prove, cores)
+        lone = LoneSession(folder, digest, LonePricing(pricing, settings), subject, prove, cores)
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     observer = MeteredBatches(model_metrics, labels)
     padding_id = text.padding_id if text else 0
@@ -263,7 +265,7 @@ def load(
         preparer=preparer,
         provider=backend.provider,
         digest=digest,
-        golden=golden,
+        golden=shown,
         objective_seconds=settings.latency_objective_seconds or math.inf,
         priorities=Priorities(settings.priority_levels, settings.default_priority_level),
         advertises_items=preparer is not None and settings.advertised_input == "encoded",
@@ -285,21 +287,22 @@ def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool
     return min(settings.max_batch_size or _DEFAULT_MAX_BATCH_SIZE, verified)
 
 
-def _prove(
-    manifest: Manifest | None,
-    folder: VersionFolder,
-    graph: BatchView,
-    preparer: Preparer | None,
-    buckets: Sequence[int],
-    threads: int,
-) -> proof.Proof | None:
-    """Replay the golden vectors; only a bare graph, which has no manifest, may lack them."""
+def _golden(manifest: Manifest | None, folder: VersionFolder, preparer: Preparer | None) -> Golden | None:
+    """Read the golden vectors and check the preprocessing; only a bare graph, which has no manifest, may lack them."""
     if manifest is None:
         return None
     golden = read_golden(folder.path / GOLDEN_FILE)
     if preparer is not None:
         proof.check_preprocessing(golden, preparer)
-    return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance, threads)
+    return golden
+
+
+def _replay(
+    graph: BatchView, manifest: Manifest | None, golden: Golden | None, buckets: Sequence[int], *, at_once: int
+) -> proof.Proof | None:
+    if manifest is None or golden is None:
+        return None
+    return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance, at_once)
 
 
 def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:

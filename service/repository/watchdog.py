@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
-from service.repository.lifecycle import Lifecycle, VersionStatus
+from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 
 _LOG = logging.getLogger(__name__)
@@ -41,9 +41,11 @@ class Watchdog:
 
     def look(self) -> None:
         """Give up what hangs, and load anew what fell."""
-        for status in self._lifecycle.statuses():
-            if status.state == "READY":
-                self._give_up_if_wedged(status)
+        for servable in self._lifecycle.ready():
+            if self._run_timeout_seconds and servable.batcher.is_wedged(self._run_timeout_seconds):
+                fields = {"model": servable.name, "version": servable.version}
+                _LOG.error("an instance hangs", extra={"fields": fields})
+                self._reconciler.give_up(servable)
         for name, version in self._reconciler.fallen():
             count = self._revivals[name, version] = self._revivals.get((name, version), 0) + 1
             fields = {"model": name, "version": version, "times": count}
@@ -52,14 +54,6 @@ class Watchdog:
                 continue
             _LOG.warning("model version is loaded anew", extra={"fields": fields})
             self._reconciler.revive(name, version)
-
-    def _give_up_if_wedged(self, status: VersionStatus) -> None:
-        if not self._run_timeout_seconds:
-            return
-        for servable in self._lifecycle.servables(status.name):
-            if servable.version == status.version and servable.batcher.is_wedged(self._run_timeout_seconds):
-                _LOG.error("an instance hangs", extra={"fields": {"model": status.name, "version": status.version}})
-                self._reconciler.give_up(servable)
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_SECONDS):

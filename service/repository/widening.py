@@ -6,6 +6,7 @@ import logging
 import threading
 
 from service.repository.lifecycle import Lifecycle
+from service.repository.reconciler import Reconciler
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
@@ -14,13 +15,15 @@ _LOOK_EVERY_SECONDS = 1.0
 class Widening:
     """Looks from a thread of its own. Owned by the server, which stops it; its death costs nobody an answer."""
 
-    def __init__(self, lifecycle: Lifecycle) -> None:
+    def __init__(self, lifecycle: Lifecycle, reconciler: Reconciler) -> None:
         """Wire up; see :meth:`start`.
 
         Args:
             lifecycle: Whose servables are looked at.
+            reconciler: Opens their sessions, while it changes nothing else.
         """
         self._lifecycle = lifecycle
+        self._reconciler = reconciler
         self._stop = threading.Event()
         self._resting = threading.Event()
         self._resting.set()
@@ -37,13 +40,9 @@ class Widening:
 
     def look(self) -> None:
         """Open what is not open yet and worth it."""
-        for status in self._lifecycle.statuses():
-            for servable in self._lifecycle.servables(status.name):
-                lone = servable.lone
-                if servable.version == status.version and lone is not None and not lone.settled:
-                    if self._stop.is_set():
-                        return
-                    lone.open(servable.batcher)
+        for servable in self._lifecycle.ready():
+            if servable.lone is not None and not servable.lone.settled and not self._stop.is_set():
+                self._reconciler.widen(servable)
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_SECONDS):
@@ -51,6 +50,6 @@ class Widening:
             try:
                 self.look()
             except Exception:
-                _LOG.exception("a session for batches that are alone could not be opened; the next look is in time")
+                _LOG.exception("looking for sessions to open failed; the next look will be in time")
             finally:
                 self._resting.set()

@@ -87,11 +87,21 @@ def test_what_a_run_is_given_goes_on() -> None:
 
 def test_one_core_leaves_nothing_to_choose() -> None:
     system = System((3,))
+    system.cores.taken_by(lambda: None, 1)()
+    assert system.news() == []
 
-    def run() -> None:
-        pass
 
-    assert system.cores.taken_by(run, 1) is run
+def test_batches_are_counted_wherever_they_run() -> None:
+    cores = System((3,)).cores
+    seen = []
+    cores.taken_by(lambda: seen.append((cores.idle, cores.begun)), 2)()
+    assert (seen, cores.idle, cores.begun) == ([(False, 1)], True, 1)
+
+
+def test_nobody_is_sent_to_a_core_that_is_not_free() -> None:
+    """More threads than cores: a lone batch of two, beside which another ended."""
+    system = System((0, 1))
+    system.cores.taken_by(system.cores.taken_by(system.news, 1), 2)()
     assert system.news() == []
 
 

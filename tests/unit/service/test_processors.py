@@ -49,19 +49,19 @@ V1 = "5:memory:/a\n3:cpu,cpuacct:/docker/1\n1:cpuset:/\n0::/docker/1\n"
         pytest.param("what\n:\n", {"cpu.max": "max 1"}, 16, id="damaged groups"),
         pytest.param(
             V1,
-            {"cpu,cpuacct/docker/1/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/docker/1/cpu.cfs_period_us": "100000\n"},
+            {"cpu/docker/1/cpu.cfs_quota_us": "300000\n", "cpu/docker/1/cpu.cfs_period_us": "100000\n"},
             3,
             id="version 1",
         ),
         pytest.param(
             V1,
-            {"cpu,cpuacct/cpu.cfs_quota_us": "300000\n", "cpu,cpuacct/cpu.cfs_period_us": "100000\n"},
+            {"cpu/cpu.cfs_quota_us": "300000\n", "cpu/cpu.cfs_period_us": "100000\n"},
             3,
             id="version 1, a path of the host's",
         ),
         pytest.param(
             V1,
-            {"cpu,cpuacct/docker/1/cpu.cfs_quota_us": "-1\n", "cpu,cpuacct/docker/1/cpu.cfs_period_us": "100000\n"},
+            {"cpu/docker/1/cpu.cfs_quota_us": "-1\n", "cpu/docker/1/cpu.cfs_period_us": "100000\n"},
             16,
             id="version 1, no limit",
         ),

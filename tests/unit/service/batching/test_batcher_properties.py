@@ -64,7 +64,7 @@ class BatcherMachine(RuleBasedStateMachine):
         self.cores_idle = True
         policy = BatchingPolicy(linear_cost(0.001, 0.00025, groups="ab"), 8)
         quicker = {"a": frozenset({1, 2, 4, 8}), "b": frozenset({8})}
-        self.batcher.run_alone_by(LoneRuns(self.backend, policy, quicker, lambda: self.cores_idle))
+        self.batcher.run_alone_by(LoneRuns(2, self.backend, policy, quicker, lambda: self.cores_idle))
         self.instances = [
             Instance(
                 number,
@@ -163,7 +163,6 @@ class BatcherMachine(RuleBasedStateMachine):
             assert self.cores_idle
             assert not self.running
             assert not self.batcher.queued
-            assert not self.reserved
         if release.requests:
             self.running[number] = batch
             self.releases += 1

@@ -162,9 +162,9 @@ def test_room_never_takes_the_last_instance_nor_adds_one(layout: Layout, row_sec
         (1, 1, 0, ()),
         (2, 1, 0, (2,)),
         (2, 1, 1, ()),
-        (2, 2, 0, (2,)),
+        (2, 2, 0, ()),
         (6, 1, 0, (6, 3)),
-        (16, 4, 0, (16, 8, 4)),
+        (16, 4, 0, (16, 8)),
         (16, 1, 8, (8, 4, 2)),
         (4, 1, 99, (4, 2)),
     ],
@@ -177,10 +177,9 @@ def test_a_batch_that_is_alone_is_tried_with_all_cores_then_fewer(
 
 def test_more_threads_are_worth_it_where_they_gain_a_tenth_and_most_of_the_cores() -> None:
     usual = [[10.0, 12.0], [20.0], [40.0], [80.0]]
-    alone = [[8.5, 8.3], [17.0], [30.0], [10.0]]
+    alone = [[8.1, 7.9], [16.5], [30.0], [10.0]]
     assert quicker_alone([1, 2, 4, 8], 1, usual, 2, alone) == {1, 4, 8}
     assert quicker_alone([1, 2, 4, 8], 1, usual, 8, alone) == {8}, "8 times as quick"
-    assert quicker_alone([1, 2, 4, 8], 8, usual, 8, alone) == {1, 2, 4, 8}, "as many, which wait in another way"
     assert quicker_alone([1, 2, 4, 8], 4, usual, 8, alone) == {1, 4, 8}
 
 
@@ -191,7 +190,7 @@ def test_what_is_taken_is_always_quicker(data: st.DataObject, buckets: list[int]
     for bucket in quicker_alone(buckets, threads, usual, threads * more, alone):
         place = buckets.index(bucket)
         assert min(alone[place]) < min(usual[place])
-        assert min(usual[place]) / min(alone[place]) >= more * 0.6 * (1 - 1e-9)
+        assert min(usual[place]) / min(alone[place]) >= more * 0.625 * (1 - 1e-9)
 
 
 @pytest.mark.parametrize(("instances", "threads", "expected"), [(1, 1, 1), (2, 1, 1), (1, 2, 2), (4, 4, 13), (3, 2, 4)])

@@ -30,23 +30,31 @@ ALL = frozenset({1, 2, 4, 8})
 
 
 class Stage:
-    """A batcher, l(b) = 20 + 5 b ms, or half of it for who has the cores to itself; gates shut."""
+    """A batcher, l(b) = 20 + 5 b ms, or a share of it for who has the cores to itself; gates shut."""
 
-    def __init__(self, *, quicker: frozenset[int] = ALL, instances: int = 2, runs_inline: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        quicker: frozenset[int] = ALL,
+        instances: int = 2,
+        runs_inline: bool = False,
+        max_queue_delay_seconds: float = 0.0,
+        share: float = 0.5,
+    ) -> None:
         self.clock = FakeClock()
         self.instances, self.alone = FakeBackend(open_gate=False), FakeBackend(open_gate=False)
         self.cores_idle = True
         self.batcher = Batcher(
             self.instances,
-            BatchingPolicy(linear_cost(0.02, 0.005), 8),
+            BatchingPolicy(linear_cost(0.02, 0.005), 8, max_queue_delay_seconds),
             limits=BatcherLimits(100, instances, runs_inline=runs_inline),
             new_buffer=number_buffer,
             observer=RecordingObserver(),
             clock=self.clock,
         )
-        policy = BatchingPolicy(linear_cost(0.01, 0.0025), 8)
+        policy = BatchingPolicy(linear_cost(0.02 * share, 0.005 * share), 8, max_queue_delay_seconds)
         groups: Mapping[str, frozenset[int]] = {"numbers": quicker}
-        self.batcher.run_alone_by(LoneRuns(self.alone, policy, groups, lambda: self.cores_idle))
+        self.batcher.run_alone_by(LoneRuns(2, self.alone, policy, groups, lambda: self.cores_idle))
 
     def submit(self, *requests: PendingRequest) -> list[PendingRequest]:
         for request in requests:
@@ -119,7 +127,8 @@ def test_a_request_that_is_being_prepared_is_company(stage: Stage) -> None:
     stage.batcher.reserve()
     assert stage.finish(*stage.submit(make_request(1))) == [False]
     stage.batcher.release()
-    assert stage.finish(*stage.submit(make_request(2))) == [True]
+    assert stage.finish(*stage.submit(make_request(2))) == [False], "one before it had company"
+    assert stage.finish(*stage.submit(make_request(3))) == [True]
 
 
 def test_what_waits_is_company_and_shared_by_the_instances() -> None:
@@ -179,6 +188,34 @@ class TestDeadlines:
         with pytest.raises(DeadlineUnmeetable):
             stage.submit(make_request(4, deadline=stage.clock.now + 0.036))
         assert stage.finish(second, third) == [False, False]
+        stage.batcher.close()
+
+    def test_who_would_be_late_in_an_instance_runs_alone_whatever_the_one_before_did(self, stage: Stage) -> None:
+        """Else it would be refused, nothing would run, and nothing would ever be alone again."""
+        (first,) = stage.submit(make_request(1))
+        stage.alone.wait_for_batches(1)
+        (second,) = stage.submit(make_request(2))
+        stage.instances.wait_for_batches(1)
+        assert stage.finish(first, second) == [True, False]
+        hurried = make_request(3, deadline=stage.clock.now + 0.015)
+        assert stage.finish(*stage.submit(hurried)) == [True]
+
+    def test_a_reservation_does_not_take_it_back(self) -> None:
+        stage = Stage()
+        (request,) = stage.submit(make_request(1, deadline=stage.clock.now + 0.015))
+        stage.batcher.reserve()
+        stage.batcher.start("model")
+        assert stage.finish(request) == [True]
+        stage.batcher.release()
+        stage.batcher.close()
+
+    def test_a_delay_does_not_take_it_back(self) -> None:
+        """By the lone run there is time to wait for company, by the instance it is too late already."""
+        stage = Stage(max_queue_delay_seconds=0.001, share=0.25)
+        (request,) = stage.submit(make_request(1, deadline=stage.clock.now + 0.02))
+        stage.clock.advance(0.001)
+        stage.batcher.start("model")
+        assert stage.finish(request) == [True]
         stage.batcher.close()
 
     def test_one_that_lost_its_chance_is_told(self) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 
 from service.backend.base import Provider
@@ -15,7 +16,9 @@ from service.batching.lone import LoneRuns
 from service.batching.policy import BatchingPolicy
 from service.cores import Cores
 from service.errors import GoldenMismatch
+from service.manifest import MODEL_FILE, file_digest
 from service.repository.batch_view import BatchView
+from service.repository.lone_pricing import Disturbed
 from service.repository.lone_session import LoneSession
 from service.repository.pricing import Subject
 from tests.fakes import linear_cost
@@ -39,17 +42,20 @@ class FakePricing:
 
     def __init__(self, quicker: Mapping[int, Mapping[Hashable, frozenset[int]]]) -> None:
         self.quicker = quicker
-        self.undisturbed: list[bool] = []
         self.during: Callable[[], object] = lambda: None
+        self.measured: list[int] = []
 
-    def lone_threads(self, _subject: Subject) -> Sequence[int]:
+    def candidates(self, _usual: Subject) -> Sequence[int]:
         return list(self.quicker)
 
-    def price_lone(
-        self, _subject: Subject, threads: int, _golden: object, undisturbed: Callable[[], bool]
+    def price(
+        self, usual: Subject, lone: Subject, threads: int, undisturbed: Callable[[], bool]
     ) -> tuple[CostModel, Mapping[Hashable, frozenset[int]]] | None:
+        assert lone.graph is not usual.graph
+        self.measured.append(threads)
         self.during()
-        self.undisturbed.append(undisturbed())
+        if not undisturbed():
+            raise Disturbed
         found = self.quicker[threads]
         return (linear_cost(0.001, groups=[None]), found) if found else None
 
@@ -60,9 +66,11 @@ class Stage:
         self.batcher = FakeBatcher()
         self.pricing = FakePricing(quicker)
         self.proven: list[BatchView] = []
-        self.wrong = False
+        self.error: Exception | None = None
+        self.folder = write_model(folder, doubling())
         self.session = LoneSession(
-            write_model(folder, doubling()),
+            self.folder,
+            file_digest(self.folder.path / MODEL_FILE),
             self.pricing,  # type: ignore[arg-type]
             SUBJECT,
             self.prove,
@@ -70,8 +78,8 @@ class Stage:
         )
 
     def prove(self, graph: BatchView) -> None:
-        if self.wrong:
-            raise GoldenMismatch("batch of 2: golden sample 1 differs by 3, tolerance 0.001")
+        if self.error is not None:
+            raise self.error
         self.proven.append(graph)
 
     def open(self) -> LoneRuns | None:
@@ -87,7 +95,7 @@ def test_it_is_proven_and_given_to_the_batcher_with_costs_of_its_own(tmp_path: P
     lone = stage.open()
     assert lone is not None
     assert len(stage.proven) == 1
-    assert (stage.session.settled, stage.session.threads, lone.quicker) == (True, 2, QUICKER)
+    assert (stage.session.settled, lone.threads, lone.quicker) == (True, 2, QUICKER)
     assert lone.policy.cost.seconds(1, None) == 0.0015
     assert lone.policy.max_queue_delay_seconds == 0.25
     np.testing.assert_equal(lone.run([np.ones((3, 2), np.float32)]), [np.full((3, 2), 2.0)])
@@ -107,26 +115,41 @@ def test_its_runs_take_the_cores_and_look_whether_others_do(tmp_path: Path) -> N
 
 def test_fewer_threads_are_tried_where_all_cores_gain_nothing(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {8: {}, 4: {}, 2: QUICKER})
-    assert stage.open() is not None
-    assert stage.session.threads == 2
+    lone = stage.open()
+    assert lone is not None
+    assert (lone.threads, stage.pricing.measured) == (2, [8, 4, 2])
 
 
 @pytest.mark.parametrize("quicker", [{}, {2: {}}], ids=["nothing to try", "no quicker"])
 def test_one_that_gains_nothing_is_not_kept(tmp_path: Path, quicker: Mapping[int, Mapping]) -> None:  # type: ignore[type-arg]
     stage = Stage(tmp_path, quicker)
     assert stage.open() is None
-    assert (stage.session.settled, stage.session.threads) == (True, 0)
+    assert (stage.session.settled, stage.session.runs) == (True, None)
     stage.session.interrupt()  # there is nothing to interrupt
 
 
-def test_one_with_other_answers_is_not_used_and_harms_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [GoldenMismatch("batch of 2: golden sample 1 differs by 3, tolerance 0.001"), MemoryError("no more")],
+    ids=["other answers", "no memory"],
+)
+def test_one_that_fails_is_not_used_and_harms_nobody(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, error: Exception
+) -> None:
     stage = Stage(tmp_path, {4: QUICKER, 2: QUICKER})
-    stage.wrong = True
+    stage.error = error
     with caplog.at_level(logging.WARNING):
         assert stage.open() is None
     assert stage.session.settled
-    assert stage.pricing.undisturbed == []
-    assert "golden sample 1 differs by 3" in caplog.text
+    assert stage.pricing.measured == []
+    assert str(error) in caplog.text
+
+
+def test_one_of_a_file_that_has_changed_is_not_used(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    onnx.save(doubling(("N", 3)), stage.folder.path / MODEL_FILE)
+    assert stage.open() is None
+    assert (stage.session.settled, stage.proven) == (True, [])
 
 
 def test_it_waits_until_no_batch_runs(tmp_path: Path) -> None:
@@ -138,25 +161,21 @@ def test_it_waits_until_no_batch_runs(tmp_path: Path) -> None:
     assert stage.open() is not None
 
 
-def test_what_was_measured_beside_a_batch_is_not_believed(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {2: {}})
+def test_what_was_measured_beside_a_batch_is_not_believed_and_measured_ever_more_seldom(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, {4: {}, 2: QUICKER})
     stage.pricing.during = stage.run_a_batch
-    stage.open()
-    assert stage.pricing.undisturbed == [False]
-    assert not stage.session.settled
+    looks = []
+    for look in range(800):
+        stage.open()
+        if len(stage.pricing.measured) > len(looks):
+            looks.append(look)
+    assert set(stage.pricing.measured) == {4}, "no smaller number is tried for that"
+    assert looks == [0, 3, 8, 17, 34, 67, 132, 261, 518, 775]
+    assert (stage.session.settled, stage.batcher.lone) == (False, None)
     stage.pricing.during = lambda: None
-    stage.pricing.quicker = {2: QUICKER}
-    assert stage.open() is not None
-
-
-def test_it_is_given_up_in_the_end(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, {2: {}})
-    stage.pricing.during = stage.run_a_batch
-    tries = 0
     while not stage.session.settled:
         stage.open()
-        tries += 1
-    assert tries == 5
+    assert stage.batcher.lone is not None
 
 
 def test_its_runs_can_be_interrupted(tmp_path: Path) -> None:

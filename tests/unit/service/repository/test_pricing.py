@@ -14,7 +14,6 @@ from service.batching.choice import Layout, default_layout
 from service.batching.cost import CostModel
 from service.repository.batch_view import BatchView
 from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
-from service.repository.proof import Proof
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.tensors import TensorSpec
@@ -128,59 +127,3 @@ def test_of_several_groups_the_largest_useful_batch_counts() -> None:
     heavy = [[0.1 * size] for size in (1, 2, 4)]
     assert useful_batch_size(CostModel((1, 2, 4), {16: heavy})) == 1
     assert useful_batch_size(CostModel((1, 2, 4), {16: heavy, 32: light})) == 4
-
-
-class TestLone:
-    """More threads for a batch that has the cores to itself."""
-
-    AUTO = Settings(device="cpu")
-
-    @pytest.fixture(autouse=True)
-    def four_cores(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 4)
-
-    @staticmethod
-    def priced(path: Path, settings: Settings = AUTO, seconds: float = 0.008) -> Pricing:
-        pricing = Pricing(folder(path), "sha256:1", settings)
-        pricing.price(subject(Counting()), golden(seconds))
-        return pricing
-
-    def test_is_tried_with_all_cores_and_then_fewer(self, tmp_path: Path) -> None:
-        assert list(self.priced(tmp_path).lone_threads(subject(Counting()))) == [4, 2]
-
-    @pytest.mark.parametrize(
-        "changes", [{"intra_op_threads": 1}, {"weight": 0.5}, {"lone_threads": 1}, {"instances": 1}], ids=str
-    )
-    def test_is_the_operators_to_forbid(self, tmp_path: Path, changes: dict[str, Any]) -> None:
-        pricing = self.priced(tmp_path, dataclasses.replace(self.AUTO, **changes))
-        tried = {"instances": [4]}  # an instance with all cores: it runs as one, but its threads wait in another way
-        assert list(pricing.lone_threads(subject(Counting()))) == tried.get(*changes, [])
-
-    def test_is_not_tried_where_a_row_is_over_in_a_moment(self, tmp_path: Path) -> None:
-        assert list(self.priced(tmp_path, seconds=0.0002).lone_threads(subject(Counting()))) == []
-
-    def test_is_measured_once_and_then_known(self, tmp_path: Path) -> None:
-        run = Counting()
-        found = self.priced(tmp_path).price_lone(subject(run), 4, golden(0.002), lambda: True)
-        assert found is not None
-        assert found[1] == {None: frozenset({1, 2, 4})}
-        again = self.priced(tmp_path)
-        assert list(again.lone_threads(subject(run))) == [4, 2]
-        second = Counting()
-        kept = again.price_lone(subject(second), 4, golden(0.9), lambda: True)
-        assert kept is not None
-        assert (second.runs, kept[1]) == (0, found[1])
-        assert kept[0].seconds(1, None) == found[0].seconds(1, None)
-
-    def test_known_to_gain_nothing_it_is_not_tried_again(self, tmp_path: Path) -> None:
-        assert self.priced(tmp_path).price_lone(subject(Counting()), 4, golden(0.0075), lambda: True) is None
-        assert list(self.priced(tmp_path).lone_threads(subject(Counting()))) == [2]
-
-    def test_what_was_disturbed_is_not_kept(self, tmp_path: Path) -> None:
-        assert self.priced(tmp_path).price_lone(subject(Counting()), 4, golden(0.0075), lambda: False) is None
-        assert list(self.priced(tmp_path).lone_threads(subject(Counting()))) == [4, 2]
-
-
-def golden(seconds: float) -> Proof:
-    """What replaying shows where a row takes so long, in batches of whatever size."""
-    return Proof(0.0, 1, {bucket: [seconds * bucket] * 5 for bucket in (1, 2, 4)}, (2,))

@@ -10,7 +10,9 @@ import pytest
 
 from service.metrics import Metrics
 from service.repository.lifecycle import Lifecycle
+from service.repository.reconciler import Reconciler
 from service.repository.widening import Widening
+from service.settings import Settings
 from tests.unit.service.samples import make_servable
 
 
@@ -36,16 +38,17 @@ class FakeSession:
         self.during()
 
 
-def lifecycle_of(**sessions: FakeSession | None) -> Lifecycle:
-    lifecycle = Lifecycle(Metrics("0", "test"))
+def widening_of(**sessions: FakeSession | None) -> Widening:
+    metrics = Metrics("0", "test")
+    lifecycle = Lifecycle(metrics)
     for name, session in sessions.items():
         lifecycle.put(dataclasses.replace(make_servable(), name=name, lone=session))  # type: ignore[arg-type]
-    return lifecycle
+    return Widening(lifecycle, Reconciler(Settings(), metrics, lifecycle))
 
 
 def test_each_is_opened_once_and_who_can_have_none_is_left_alone() -> None:
     sessions = {"a": FakeSession(), "b": None, "c": FakeSession()}
-    widening = Widening(lifecycle_of(**sessions))
+    widening = widening_of(**sessions)
     widening.look()
     widening.look()
     assert [session.opened for session in sessions.values() if session] == [1, 1]
@@ -53,7 +56,7 @@ def test_each_is_opened_once_and_who_can_have_none_is_left_alone() -> None:
 
 def test_who_could_not_be_priced_is_tried_again() -> None:
     session = FakeSession(settled_after=3)
-    widening = Widening(lifecycle_of(a=session))
+    widening = widening_of(a=session)
     for _ in range(5):
         widening.look()
     assert session.opened == 3
@@ -61,7 +64,7 @@ def test_who_could_not_be_priced_is_tried_again() -> None:
 
 def test_nothing_is_opened_once_it_is_to_stop() -> None:
     first, second = FakeSession(), FakeSession()
-    widening = Widening(lifecycle_of(a=first, b=second))
+    widening = widening_of(a=first, b=second)
     first.during = lambda: widening.stop() and None
     widening.look()
     assert (first.opened, second.opened) == (1, 0)
@@ -79,11 +82,11 @@ def test_an_error_is_logged_and_the_thread_goes_on(
         widening.stop()
 
     session.during = fail_first
-    widening = Widening(lifecycle_of(a=session))
+    widening = widening_of(a=session)
     with caplog.at_level(logging.ERROR):
         widening.start()
         widening._thread.join(10)
     assert not widening._thread.is_alive()
     assert session.opened == 2
-    assert "could not be opened" in caplog.text
+    assert "looking for sessions to open failed" in caplog.text
     assert widening.stop(), "nothing is under way"
