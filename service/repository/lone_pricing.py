@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 
 from service.batching import choice
 from service.batching.choice import Layout
@@ -49,6 +49,10 @@ class LonePricing:
             if alone is None or lone is None or self._quicker(usual, alone, threads, lone):
                 found.append(threads)
         return found
+
+    def knows(self, usual: Subject, candidates: Iterable[int]) -> bool:
+        """Tell whether all that is to be compared has been measured."""
+        return all(self._known(usual, threads) is not None for threads in (self._threads, *candidates))
 
     def price(
         self, usual: Subject, lone: Subject, threads: int, undisturbed: Callable[[], bool]

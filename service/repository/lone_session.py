@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from service.backend.onnx import OnnxBackend
 from service.batching.batcher import Batcher
@@ -62,20 +62,21 @@ class LoneSession:
     def open(self, batcher: Batcher) -> None:
         """Open, prove and price it, and give it to the batcher; to be called at intervals until it is settled.
 
-        Takes as long as loading the version did, the first time on a machine some three times as long. It is measured
-        while no batch runs, or again, ever more seldom; and it holds the weights once more, so one that is not worth
-        that is dropped. One that does not answer as the golden vectors say, or is of a file that has changed, is not
-        used, which harms nobody: the instances run everything.
+        Takes as long as loading the version did, the first time on a machine some three times as long. What is not
+        known yet is measured while no batch runs, or again, ever more seldom; and it holds the weights once more, so
+        one that is not worth that is dropped. One that does not answer as the golden vectors say, or is of a file that
+        has changed, is not used, which harms nobody: the instances run everything.
         """
         if self._left_out:
             self._left_out -= 1
             return
-        if not self._cores.idle:
+        candidates = self._pricing.candidates(self._subject)
+        if candidates and not self._cores.idle and not self._pricing.knows(self._subject, candidates):
             return
         fields: dict[str, object] = {"model": self._folder.name, "version": self._folder.version}
         begun = self._cores.begun
         try:
-            self.runs = self._opened(batcher, lambda: self._cores.begun == begun)
+            self.runs = self._opened(candidates, batcher, lambda: self._cores.begun == begun)
         except Disturbed:
             self._in_vain += 1
             self._left_out = min(2**self._in_vain, _MOST_LEFT_OUT)
@@ -95,10 +96,10 @@ class LoneSession:
         if self._backend is not None:
             self._backend.interrupt()
 
-    def _opened(self, batcher: Batcher, undisturbed: Callable[[], bool]) -> LoneRuns | None:
+    def _opened(self, candidates: Iterable[int], batcher: Batcher, undisturbed: Callable[[], bool]) -> LoneRuns | None:
         """Return the runs with the most threads with which any batch is quicker enough."""
         path = self._folder.path / MODEL_FILE
-        for threads in self._pricing.candidates(self._subject):
+        for threads in candidates:
             backend = OnnxBackend(path, "cpu", threads, lone=True)
             if file_digest(path) != self._digest:
                 return None  # what is served is no longer there; if it is to be followed, that is about to happen

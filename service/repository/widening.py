@@ -30,7 +30,7 @@ class Widening:
         self._thread = threading.Thread(target=self._watch, name="widening", daemon=True)
 
     def start(self) -> None:
-        """Look at intervals from now on."""
+        """Look now, and at intervals from then on."""
         self._thread.start()
 
     def stop(self) -> bool:
@@ -45,7 +45,7 @@ class Widening:
                 self._reconciler.widen(servable)
 
     def _watch(self) -> None:
-        while not self._stop.wait(_LOOK_EVERY_SECONDS):
+        while True:
             self._resting.clear()
             try:
                 self.look()
@@ -53,3 +53,5 @@ class Widening:
                 _LOG.exception("looking for sessions to open failed; the next look will be in time")
             finally:
                 self._resting.set()
+            if self._stop.wait(_LOOK_EVERY_SECONDS):
+                return

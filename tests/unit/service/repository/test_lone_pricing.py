@@ -100,6 +100,8 @@ def test_both_are_measured_alone_once_and_then_known(tmp_path: Path, timed: Time
     assert quicker == {None: frozenset(BUCKETS)}
     assert cost.seconds(1, None) == pytest.approx(0.002)
     again = priced(tmp_path, usual)
+    assert again.knows(usual, [4])
+    assert not again.knows(usual, [4, 2])
     timed.runs = 0
     assert list(again.candidates(usual)) == [4, 2]
     kept = again.price(usual, lone, 4, lambda: False)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -44,9 +44,13 @@ class FakePricing:
         self.quicker = quicker
         self.during: Callable[[], object] = lambda: None
         self.measured: list[int] = []
+        self.is_measured = False
 
     def candidates(self, _usual: Subject) -> Sequence[int]:
         return list(self.quicker)
+
+    def knows(self, _usual: Subject, _candidates: Iterable[int]) -> bool:
+        return self.is_measured
 
     def price(
         self, usual: Subject, lone: Subject, threads: int, undisturbed: Callable[[], bool]
@@ -150,6 +154,13 @@ def test_one_of_a_file_that_has_changed_is_not_used(tmp_path: Path) -> None:
     onnx.save(doubling(("N", 3)), stage.folder.path / MODEL_FILE)
     assert stage.open() is None
     assert (stage.session.settled, stage.proven) == (True, [])
+
+
+def test_what_is_known_is_opened_whatever_runs(tmp_path: Path) -> None:
+    """A caller who is alone all the time leaves no moment in which no batch runs."""
+    stage = Stage(tmp_path, {2: QUICKER})
+    stage.pricing.is_measured = True
+    assert stage.cores.taken_by(stage.open, 1)() is not None
 
 
 def test_it_waits_until_no_batch_runs(tmp_path: Path) -> None:
