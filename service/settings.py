@@ -70,9 +70,7 @@ class Settings:
     tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")
     instances: int = _setting(0, "threads that run batches of one model; 0 chooses by measurement, or from the cores")
     intra_op_threads: int = _setting(0, "threads within one run; 0 chooses by measurement, or from the cores")
-    lone_threads: int = _setting(
-        0, "most threads of a batch that has the cores to itself, where that is quicker; 0: all cores, 1: as any other"
-    )
+    lone_threads: int = _setting(0, "most threads of a batch that is alone; 0: all cores where quicker, 1: as others")
     weight: float = _setting(
         1.0, "time that a model's instances get where all want the cores, over that of a model of weight 1"
     )

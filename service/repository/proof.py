@@ -10,12 +10,14 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from pathlib import Path
 
 import numpy as np
 
 from service.batching.run import Run
 from service.errors import BackendFailed, GoldenMismatch, InvalidInput
-from service.golden import Golden
+from service.golden import Golden, read_golden
+from service.manifest import GOLDEN_FILE
 from service.preprocessing.prepare import Preparer
 from service.spec import TextSpec
 
@@ -46,6 +48,19 @@ def length_group(tokens: int) -> int:
         if tokens <= group:
             return group
     return tokens
+
+
+def golden_vectors(folder: Path, preparer: Preparer | None) -> Golden:
+    """Read a version's golden vectors, and see that its preprocessing makes of their raw inputs what it must.
+
+    Raises:
+        ManifestInvalid: They are missing or damaged.
+        GoldenMismatch: It does not.
+    """
+    golden = read_golden(folder / GOLDEN_FILE)
+    if preparer is not None:
+        check_preprocessing(golden, preparer)
+    return golden
 
 
 def check_preprocessing(golden: Golden, preparer: Preparer) -> None:

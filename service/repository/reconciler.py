@@ -43,7 +43,7 @@ Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None]], Servab
 
 
 class Reconciler:
-    """Changes the lifecycle. Methods block, may be called from any thread, and wait for each other."""
+    """Changes the lifecycle. Methods block, may be called from any thread, and wait for each other on ``changing``."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, load: Loader = servables.load
@@ -61,7 +61,7 @@ class Reconciler:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._load = load
-        self._changing = threading.Lock()
+        self.changing = threading.Lock()
         self._tried: dict[tuple[str, int], Fingerprint] = {}
         self._fallen: collections.deque[tuple[str, int]] = collections.deque()
 
@@ -76,7 +76,7 @@ class Reconciler:
                 ``serving.toml`` is wrong.
             ProviderUnavailable: CUDA was demanded and does not run: no version could do better.
         """
-        with self._changing:
+        with self.changing:
             models = store.by_name(store.scan(self._root))
             names = self._names_at_start(models)
             settings = {name: self._settings_of(name) for name in names}
@@ -97,7 +97,7 @@ class Reconciler:
 
         An empty or unreadable repository is taken for a lost disk, and everything goes on being served.
         """
-        with self._changing:
+        with self.changing:
             try:
                 models = store.by_name(store.scan(self._root))
             except SettingsError as error:
@@ -120,7 +120,7 @@ class Reconciler:
             ModelNotFound: The repository has no such model (NOT_FOUND).
             LoadFailed: A version cannot be served; one that was READY stays so (FAILED_PRECONDITION).
         """
-        with self._changing:
+        with self.changing:
             folders = self._folders(name)
             if not folders:
                 raise ModelNotFound(f"no model '{name}' in the repository")
@@ -140,7 +140,7 @@ class Reconciler:
         Raises:
             ModelNotFound: No such model is known (NOT_FOUND).
         """
-        with self._changing:
+        with self.changing:
             if not self._lifecycle.knows(name):
                 raise ModelNotFound(f"no model '{name}'")
             self._lifecycle.release(name)
@@ -269,12 +269,6 @@ class Reconciler:
         servable.metrics.settle()
         servable.interrupt()
 
-    def widen(self, servable: Servable) -> None:
-        """Open a version's session for batches that are alone, while nothing else is loaded or measured."""
-        with self._changing:
-            if servable.lone is not None:
-                servable.lone.open(servable.batcher)
-
     def fallen(self) -> list[tuple[str, int]]:
         """Return the versions that died or were given up since the last call."""
         fallen = []
@@ -284,7 +278,7 @@ class Reconciler:
 
     def revive(self, name: str, version: int) -> None:
         """Load a fallen version anew, if the repository still holds it."""
-        with self._changing:
+        with self.changing:
             found = [folder for folder in self._folders(name) if folder.version == version]
             for folder in found:
                 self._load_one(folder, self._settings_of(name))

@@ -23,9 +23,7 @@ from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores
 from service.errors import GraphInvalid
-from service.golden import Golden, read_golden
 from service.manifest import (
-    GOLDEN_FILE,
     MANIFEST_FILE,
     MODEL_FILE,
     Manifest,
@@ -197,18 +195,20 @@ def load(
         limits = ImageLimits(settings.max_picture_bytes, settings.max_picture_pixels)
         preparer = Preparer(manifest.preprocessing, folder.path, limits)
     buckets = buckets_up_to(max_batch_size)
-    golden = _golden(manifest, folder, preparer)
-    shown = _replay(graph, manifest, golden, buckets, at_once=pricing.layout.instances)
+    golden = proof.golden_vectors(folder.path, preparer) if manifest is not None else None
+
+    def prove(graph: BatchView, at_once: int = 1) -> proof.Proof | None:
+        if manifest is None or golden is None:  # a bare graph
+            return None
+        return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance, at_once)
+
+    shown = prove(graph, pricing.layout.instances)
     text = preparer.spec if preparer is not None and isinstance(preparer.spec, TextSpec) else None
     subject = Subject(graph, backend.provider, buckets, text.max_tokens if text else None)
     cost = pricing.price(subject, shown)
     on_cpu = backend.provider.device == "cpu"
     lone = None
     if on_cpu and cores is not None:
-
-        def prove(graph: BatchView) -> proof.Proof | None:
-            return _replay(graph, manifest, golden, buckets, at_once=1)
-
         lone = LoneSession(folder, digest, LonePricing(pricing, settings), subject, prove, cores)
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     observer = MeteredBatches(model_metrics, labels)
@@ -285,24 +285,6 @@ def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool
         return 1
     verified = manifest.max_batch_size if manifest else _DEFAULT_MAX_BATCH_SIZE
     return min(settings.max_batch_size or _DEFAULT_MAX_BATCH_SIZE, verified)
-
-
-def _golden(manifest: Manifest | None, folder: VersionFolder, preparer: Preparer | None) -> Golden | None:
-    """Read the golden vectors and check the preprocessing; only a bare graph, which has no manifest, may lack them."""
-    if manifest is None:
-        return None
-    golden = read_golden(folder.path / GOLDEN_FILE)
-    if preparer is not None:
-        proof.check_preprocessing(golden, preparer)
-    return golden
-
-
-def _replay(
-    graph: BatchView, manifest: Manifest | None, golden: Golden | None, buckets: Sequence[int], *, at_once: int
-) -> proof.Proof | None:
-    if manifest is None or golden is None:
-        return None
-    return proof.replay(graph.run, golden, buckets, manifest.parity.tolerance, at_once)
 
 
 def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:

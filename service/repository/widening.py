@@ -20,7 +20,7 @@ class Widening:
 
         Args:
             lifecycle: Whose servables are looked at.
-            reconciler: Opens their sessions, while it changes nothing else.
+            reconciler: Changes nothing while a session is opened.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler
@@ -42,7 +42,8 @@ class Widening:
         """Open what is not open yet and worth it."""
         for servable in self._lifecycle.ready():
             if servable.lone is not None and not servable.lone.settled and not self._stop.is_set():
-                self._reconciler.widen(servable)
+                with self._reconciler.changing:
+                    servable.lone.open(servable.batcher)
 
     def _watch(self) -> None:
         while True:
