@@ -61,6 +61,14 @@ class Stage:
             self.batcher.offer(request)
         return list(requests)
 
+    def submit_two(self) -> tuple[PendingRequest, PendingRequest]:
+        """Submit one that is alone, and another once it runs; return when both do."""
+        (first,) = self.submit(make_request(1))
+        self.alone.wait_for_batches(1)
+        (second,) = self.submit(make_request(2))
+        self.instances.wait_for_batches(1)
+        return first, second
+
     def open(self) -> None:
         self.instances.open()
         self.alone.open()
@@ -90,19 +98,13 @@ def test_who_is_alone_runs_apart(stage: Stage) -> None:
 
 
 def test_who_comes_meanwhile_is_run_by_an_instance_at_once(stage: Stage) -> None:
-    (first,) = stage.submit(make_request(1))
-    stage.alone.wait_for_batches(1)
-    (second,) = stage.submit(make_request(2))
-    stage.instances.wait_for_batches(1)
+    first, second = stage.submit_two()
     assert stage.finish(first, second) == [True, False]
 
 
 def test_nor_does_who_comes_alone_after_that_but_the_next(stage: Stage) -> None:
     """Of two callers who wait for their answers one is alone only until the other is back."""
-    (first,) = stage.submit(make_request(1))
-    stage.alone.wait_for_batches(1)
-    (second,) = stage.submit(make_request(2))
-    stage.instances.wait_for_batches(1)
+    first, second = stage.submit_two()
     assert stage.finish(first, second) == [True, False]
     assert stage.finish(*stage.submit(make_request(3))) == [False]
     assert stage.finish(*stage.submit(make_request(4))) == [True]
@@ -192,10 +194,7 @@ class TestDeadlines:
 
     def test_who_would_be_late_in_an_instance_runs_alone_whatever_the_one_before_did(self, stage: Stage) -> None:
         """Else it would be refused, nothing would run, and nothing would ever be alone again."""
-        (first,) = stage.submit(make_request(1))
-        stage.alone.wait_for_batches(1)
-        (second,) = stage.submit(make_request(2))
-        stage.instances.wait_for_batches(1)
+        first, second = stage.submit_two()
         assert stage.finish(first, second) == [True, False]
         hurried = make_request(3, deadline=stage.clock.now + 0.015)
         assert stage.finish(*stage.submit(hurried)) == [True]
