@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
+from service.batching.forecast import Forecast
 from service.batching.foresight import Foresight
 from service.batching.occupancy import IDLE
 from service.batching.policy import BatchingPolicy, Release
@@ -54,6 +55,7 @@ class Admission:
         self._limits = limits
         # Long against a batch, so that it is steady, and short against a person's patience.
         self._arrivals = ArrivalRate(_PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None))
+        self._forecast = policy.forecast(queue)
         self._foresight = Foresight(policy.enough)
         self.last_refusal: Refusal | None = None
         """The last prompt one, while the instances stay busy; None for certain that none holds."""
@@ -77,7 +79,7 @@ class Admission:
         )
 
     def refusal(
-        self, request: PendingRequest, busy_until: Sequence[float], now: float, policy: BatchingPolicy | None = None
+        self, request: PendingRequest, busy_until: Sequence[float], now: float, forecast: Forecast | None = None
     ) -> ServingError | None:
         """Return why a request cannot be queued although it has a place, or None.
 
@@ -85,7 +87,7 @@ class Admission:
             request: It, prepared.
             busy_until: For each instance the predicted end of its batch, which may have passed, or ``IDLE``.
             now: The present instant.
-            policy: That of whoever would run it at once; None for the instances'.
+            forecast: That of whoever would run it at once; None for the instances'.
         """
         if not 1 <= request.rows <= self._policy.max_batch_size:
             return InvalidInput(f"expected 1 to {self._policy.max_batch_size} rows in a request, got {request.rows}")
@@ -110,11 +112,11 @@ class Admission:
         if by_bound:
             finish = self._expected_finish(request, busy_until, now)
         else:
-            finish = self._finish_at_best(request, busy_until, now, policy or self._policy)
+            finish = (forecast or self._forecast).finish_at_best(request, busy_until, now)
         if finish <= request.deadline:
             request.promised = by_bound
             return None
-        refusal = Refusal(request, finish, len(self._queue), self._queue.departures, now)
+        refusal = Refusal(request, finish, len(self._queue), self._queue.revision, now)
         self.last_refusal = refusal if by_bound else None
         if by_bound:
             self._foresight.refused(1)
@@ -125,7 +127,7 @@ class Admission:
 
         Changes nothing and may be asked without the lock: a batch that ends meanwhile comes a moment too late.
         """
-        return refusal is self.last_refusal and refusal.holds(deadline, self._queue.departures, now)
+        return refusal is self.last_refusal and refusal.holds(deadline, self._queue.revision, now)
 
     def repeated(self, count: int, rows: int, now: float) -> None:
         """Take note of arrivals, of so many rows each, that were told what the last one was told."""
@@ -133,16 +135,11 @@ class Admission:
         self._foresight.refused(count)
 
     def _expected_finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
-        ahead = self._queue.rows_before(request.turn)
+        factor = self._foresight.factor(now)
         rate = self._arrivals.per_second(now) / self._limits.instances
-        expected = self._policy.expected_finish(request.rows, request.group, ahead, busy_until, now, rate)
-        return now + (expected - now) * self._foresight.factor(now)
-
-    def _finish_at_best(
-        self, request: PendingRequest, busy_until: Sequence[float], now: float, policy: BatchingPolicy
-    ) -> float:
-        ahead = self._queue.patient_rows_before(request.turn)
-        return policy.finish_at_best(request.rows, request.group, ahead, busy_until, now)
+        deadline = now + (request.deadline - now) / factor
+        expected = self._forecast.expected_finish(request, busy_until, now, rate, deadline)
+        return now + (expected - now) * factor
 
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered for whom that was too late."""

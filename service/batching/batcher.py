@@ -234,7 +234,8 @@ class Batcher:
     ) -> tuple[ServingError | None, Batch | None]:
         """Queue a request unless it is refused; return why it is, or what the calling thread is to run."""
         lone = None if len(self._queue) else self._lone_for(request.rows, request.group)
-        error = error or self._admission.refusal(request, self._occupancy.busy_until(), now, (lone or self).policy)
+        forecast = lone.policy.forecast(self._queue) if lone else None
+        error = error or self._admission.refusal(request, self._occupancy.busy_until(), now, forecast)
         if error is not None:
             self._settled.notify_all()
             return error, None

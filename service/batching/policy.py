@@ -1,8 +1,8 @@
-"""The batching rule: whom to admit, and what to run next. Pure: it takes ``now`` and decides.
+"""The batching rule: what to run next. Pure: it takes ``now`` and decides.
 
 Work-conserving: an idle instance never waits while a request does, unless the operator set
-``max_queue_delay_seconds``. Overload is met twice. At arrival, a request that cannot be answered in
-time even at best is refused. At dispatch every batch size is tried with the oldest requests that it
+``max_queue_delay_seconds``. Overload is met twice. At arrival, a request that is expected to be late is
+refused (:mod:`service.batching.forecast`). At dispatch every batch size is tried with the oldest requests that it
 answers in time, and the one with the greatest b / l(b) is taken; who can no longer make it is
 dropped. First come first served, by contrast, serves the request that is nearly late first, so that
 past capacity every answer is late (Nexus, SOSP 2019, §4.3 calls the remedy early drop). Where all
@@ -19,6 +19,7 @@ from dataclasses import dataclass
 
 from service.batching.choice import BATCH_OVERHEAD_SECONDS
 from service.batching.cost import CostModel
+from service.batching.forecast import Forecast
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
 
@@ -77,56 +78,9 @@ class BatchingPolicy:
         """The largest useful batch: most rows that requests are put together to."""
         return self.useful_batch_size or self.max_batch_size
 
-    def finish_at_best(
-        self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float
-    ) -> float:
-        """Predict the earliest instant at which a request that arrives now can be answered.
-
-        Args:
-            rows: Its rows.
-            group: Its group.
-            rows_ahead: Rows that wait before it and have no deadline, so that none is dropped.
-            busy_until: For each instance the predicted end of its batch; past instants when idle.
-            now: The present instant.
-        """
-        start, rows_before = self._start(rows, group, rows_ahead, busy_until, now)
-        return start + self.cost.least_seconds(rows_before + rows, group)
-
-    def expected_finish(
-        self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float, rate: float
-    ) -> float:
-        """Predict the instant at which a request that arrives now will be answered, by the bound.
-
-        Its batch grows until it starts: by what waits before it, and by what arrives meanwhile. Past
-        capacity that is what makes the early ones among those who arrive during a batch too late.
-
-        Args:
-            rows: Its rows.
-            group: Its group.
-            rows_ahead: Rows that wait before it.
-            busy_until: For each instance the predicted end of its batch; past instants when idle.
-            now: The present instant.
-            rate: Rows that arrive a second.
-        """
-        start, rows_before = self._start(rows, group, rows_ahead, busy_until, now)
-        own = rows_before + rows
-        expected = min(own + rate * (start - now), self.enough)
-        # It grows to a bucket that is full by then: the rest would run as the next batch, not as padding.
-        full = max((bucket for bucket in self.cost.buckets if bucket <= expected), default=0)
-        return start + self.cost.bound_seconds(max(own, full), group)
-
-    def _start(
-        self, rows: int, group: Hashable, rows_ahead: int, busy_until: Sequence[float], now: float
-    ) -> tuple[float, int]:
-        """Return when its batch starts, and the rows before it in that batch.
-
-        Those ahead fill whole batches, shared by the instances.
-        """
-        batches_ahead, rest = divmod(rows_ahead, self.enough)
-        if rest and rest + rows > self.enough:  # never split, so it waits for one more batch
-            batches_ahead, rest = batches_ahead + 1, 0
-        ahead = batches_ahead * self.cost.seconds(self.enough, group) / len(busy_until)
-        return max(now, min(busy_until)) + ahead, rest
+    def forecast(self, queue: RequestQueue) -> Forecast:
+        """Return what is foreseen at the door of what this rule will do with a queue."""
+        return Forecast(queue, self.cost, self.enough)
 
     def next(
         self, queue: RequestQueue, idle_instances: int, now: float, draining: bool = False, instances: int = 1

@@ -240,32 +240,7 @@ class TestPriorities:
         assert isinstance(door.refusal(low, [-math.inf], NOW), DeadlineUnmeetable)
 
 
-class TestExpectedFinish:
-    """l(b) = 2 ms + b / 2 ms up to 8, measured without a deviation."""
-
-    def test_its_batch_grows_while_an_instance_is_busy(self, policy: BatchingPolicy) -> None:
-        finish = policy.expected_finish(1, "numbers", 1, [NOW + 0.01], NOW, rate=290.0)
-        assert finish == pytest.approx(NOW + 0.01 + 0.004)
-
-    def test_its_batch_grows_to_a_bucket_that_is_full(self, policy: BatchingPolicy) -> None:
-        finish = policy.expected_finish(1, "numbers", 2, [NOW + 0.01], NOW, rate=290.0)
-        assert finish == pytest.approx(NOW + 0.01 + 0.004)
-
-    def test_its_batch_grows_to_the_largest_at_most(self, policy: BatchingPolicy) -> None:
-        finish = policy.expected_finish(1, "numbers", 7, [NOW + 0.01], NOW, rate=1e6)
-        assert finish == pytest.approx(NOW + 0.01 + 0.006)
-
-    def test_whole_batches_run_before_it(self, policy: BatchingPolicy) -> None:
-        finish = policy.expected_finish(1, "numbers", 16, [NOW + 0.01], NOW, rate=0.0)
-        assert finish == pytest.approx(NOW + 0.01 + 2 * 0.006 + 0.0025)
-
-    def test_it_waits_for_batches_of_the_size_that_runs(self) -> None:
-        policy = BatchingPolicy(linear_cost(), 8, useful_batch_size=4)
-        finish = policy.expected_finish(1, "numbers", 7, [NOW + 0.01], NOW, rate=1e6)
-        assert finish == pytest.approx(NOW + 0.01 + 0.004 + 0.004)
-        large = policy.expected_finish(8, "numbers", 0, [NOW + 0.01], NOW, rate=1e6)
-        assert large == pytest.approx(NOW + 0.01 + 0.006), "no batch before it, as nobody is ahead"
-
+class TestTheDoor:
     def test_a_promise_that_was_not_kept_makes_the_door_careful(self, policy: BatchingPolicy) -> None:
         door = Admission(RequestQueue(), policy, BatcherLimits(100, 1))
         first, second = due(0.00255, 0.00255)
@@ -292,33 +267,16 @@ class TestExpectedFinish:
         assert door.refusal(make_request(deadline=NOW + 0.0026), [NOW + 1e-9], NOW) is None
 
     def test_the_door_refuses_at_once_who_is_expected_to_be_late(self, policy: BatchingPolicy) -> None:
-        door = Admission(queue_of(*due(*[0.01] * 16)), policy, BatcherLimits(100, 1))
+        door = Admission(queue_of(*due(*[0.0101] * 16)), policy, BatcherLimits(100, 1))
         refused = door.refusal(make_request(deadline=NOW + 0.012), [NOW + 1e-9], NOW)
-        assert isinstance(refused, DeadlineUnmeetable)
-        assert refused.retry_after_seconds == pytest.approx(0.0025, rel=1e-3)
+        assert isinstance(refused, DeadlineUnmeetable), "8 and 4 of those run before it, and 4 will be too late"
+        assert refused.retry_after_seconds == pytest.approx(0.006 + 0.004 + 0.0025 - 0.012, rel=1e-3)
         assert door.refusal(make_request(deadline=NOW + 0.016), [NOW + 1e-9], NOW) is None
 
     def test_an_idle_instance_refuses_only_the_certain(self) -> None:
         inflated = CostModel((1,), {"numbers": [[0.002, 0.1, 0.1]]})
         door = Admission(RequestQueue(), BatchingPolicy(inflated, 1), BatcherLimits(100, 1))
         assert door.refusal(make_request(deadline=NOW + 0.01), [-math.inf], NOW) is None
-
-
-class TestFinishAtBest:
-    def test_an_idle_instance(self, policy: BatchingPolicy) -> None:
-        assert policy.finish_at_best(1, "numbers", 0, [-math.inf], NOW) == pytest.approx(NOW + 0.0025)
-
-    def test_a_busy_one(self, policy: BatchingPolicy) -> None:
-        assert policy.finish_at_best(2, "numbers", 0, [NOW + 1, NOW + 2], NOW) == pytest.approx(NOW + 1.003)
-
-    def test_whole_batches_before_it_are_shared(self, policy: BatchingPolicy) -> None:
-        assert policy.finish_at_best(1, "numbers", 32, [NOW, NOW], NOW) == pytest.approx(NOW + 4 * 0.006 / 2 + 0.0025)
-
-    def test_the_rest_before_it_shares_its_batch(self, policy: BatchingPolicy) -> None:
-        assert policy.finish_at_best(1, "numbers", 3, [NOW], NOW) == pytest.approx(NOW + 0.004)
-
-    def test_a_request_that_does_not_fit_to_the_rest_takes_another_batch(self, policy: BatchingPolicy) -> None:
-        assert policy.finish_at_best(4, "numbers", 7, [NOW], NOW) == pytest.approx(NOW + 0.006 + 0.004)
 
     def test_the_door_counts_only_those_who_will_not_be_dropped_for_it(self, policy: BatchingPolicy) -> None:
         request = make_request(deadline=NOW + 0.01)
@@ -419,16 +377,16 @@ def test_answers_nearly_as_many_in_time_as_the_clairvoyant_optimum(profile: str,
 @pytest.mark.parametrize("load", [0.9, 1.0, 1.5, 2.0])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_prompt_refusals_cost_little(profile: str, load: float) -> None:
-    """3,000 arrivals: at least 0.93 of the clairvoyant optimum, and past capacity nearly all refusals at the door."""
+    """3,000 arrivals: at least 0.95 of the clairvoyant optimum, and past capacity nearly all refusals at the door."""
     fixed, per_row, limit, max_batch_size = PROFILES[profile]
     lossless_batch = (limit / 2 - fixed) / per_row
     policy = BatchingPolicy(linear_cost(fixed, per_row, range(1, max_batch_size + 1), ("g",)), max_batch_size)
     arrivals = poisson(load * 2 * lossless_batch / limit, 3000, seed=1)
     outcome = simulate(arrivals, limit, policy, prompt=True)
     best = optimum(arrivals, limit, policy)
-    assert outcome.in_time >= 0.93 * best, f"{outcome.in_time / best:.3f} of the optimum"
+    assert outcome.in_time >= 0.95 * best, f"{outcome.in_time / best:.3f} of the optimum"
     if load > 1:
-        assert outcome.dropped <= 0.2 * (outcome.dropped + outcome.refused)
+        assert outcome.dropped <= 0.05 * (outcome.dropped + outcome.refused)
 
 
 @pytest.mark.parametrize("profile", PROFILES)
