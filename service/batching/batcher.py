@@ -32,6 +32,7 @@ from service.errors import (
     ServingError,
     Unloading,
 )
+from service.scheduling import take_short_slices
 
 _LOG = logging.getLogger(__name__)
 _INLINE_SECONDS = 5e-3  # so long may a thread that takes calls in be kept from the next ones
@@ -333,6 +334,7 @@ class Batcher:
 
     def _serve(self, number: int) -> None:
         """The life of an instance's thread."""
+        take_short_slices()
         try:
             instance = self._new_instance(number)
             while (batch := self._await_release(number)) is not None:

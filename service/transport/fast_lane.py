@@ -29,8 +29,9 @@ from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
-_REST_SECONDS = 0.002  # after a trip with refusals; network cards are relieved in the same way
+_REST_SECONDS = 0.003  # after a trip with refusals; network cards are relieved in the same way
 _IO_THREAD = "grpc-native-io"
+_HURRIED_MILLISECONDS = 3  # a batch may keep the listener from the core, and the end of a wait interrupts it
 _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
 
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
@@ -113,7 +114,8 @@ class FastLane:
             led = False
             while not self._closing:
                 asked = time.monotonic()
-                events = self._front.recv_batch_details(_CALLS_A_TRIP, _POLL_MILLISECONDS)
+                patience = _HURRIED_MILLISECONDS if hurry.is_on else _POLL_MILLISECONDS
+                events = self._front.recv_batch_details(_CALLS_A_TRIP, patience)
                 if events is None:
                     break
                 if events and not led:  # so the listener's thread is there, and has its name

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import os
+import platform
+import struct
 import threading
 from concurrent.futures import ThreadPoolExecutor
 
@@ -52,6 +55,37 @@ def test_what_an_action_of_some_weight_raises_is_raised() -> None:
 
     with pytest.raises(ValueError, match="why"):
         scheduling.at_weight(0.5, fail)
+
+
+def slice_and_niceness() -> tuple[int, int]:
+    """Of this thread: nanoseconds, as sched_getattr(2) tells them, and levels."""
+    number = {"x86_64": 315, "aarch64": 275}.get(platform.machine())
+    if number is None:
+        pytest.skip("the number of sched_getattr is not known here")
+    attributes = ctypes.create_string_buffer(48)
+    assert ctypes.CDLL(None).syscall(number, 0, attributes, 48, 0) == 0
+    fields = struct.unpack("IIQiIQQQ", attributes.raw)
+    return fields[5], fields[3]
+
+
+@pytest.mark.parametrize("weight", [1.0, 0.25])
+def test_short_slices_are_those_of_the_thread_that_asks_and_change_nothing_else(weight: float) -> None:
+    def ask() -> tuple[tuple[int, int], tuple[int, int], int]:
+        os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        before = slice_and_niceness()
+        scheduling.take_short_slices()
+        return before, slice_and_niceness(), os.sched_getscheduler(0)
+
+    def asked() -> tuple[tuple[int, int], tuple[int, int], int]:
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(ask).result()
+
+    before, after, policy = scheduling.at_weight(weight, asked)
+    if not before[0]:
+        pytest.skip("this Linux gives no slices to threads")
+    assert after[0] == 100_000 < before[0]
+    assert (after[1], policy) == (before[1], os.SCHED_BATCH)
+    assert scheduling.at_weight(weight, slice_and_niceness) == before
 
 
 def test_another_policy_of_the_operator_stays() -> None:
