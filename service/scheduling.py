@@ -44,14 +44,15 @@ def take_short_slices() -> None:
     """Let this thread be pushed off its core soon after it was given it, by those that may do so (sched_setattr(2)).
 
     Else whoever is woken while it is new on the core, such as right after a tick, waits for the next tick: up to 4 ms.
-    Does nothing where the system has no such thing (Linux before 6.12) or forbids it.
+    Threads that were started before keep theirs. Does nothing where the system has no such thing (Linux before 6.12) or
+    forbids it.
     """
     number = _SCHED_SETATTR.get(platform.machine())
     if sys.platform != "linux" or number is None:
         return
-    niceness = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-    attributes = struct.pack("IIQiIQQQ", 48, os.sched_getscheduler(0), 0, niceness, 0, int(_SLICE_SECONDS * 1e9), 0, 0)
-    with contextlib.suppress(AttributeError, OSError):  # a library of C that has no syscall
+    with contextlib.suppress(AttributeError, OSError):  # a sandbox may forbid it, a C library may have no syscall
+        policy, niceness = os.sched_getscheduler(0), os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+        attributes = struct.pack("IIQiIQQQ", 48, policy, 0, niceness, 0, int(_SLICE_SECONDS * 1e9), 0, 0)
         ctypes.CDLL(None).syscall(number, 0, attributes, 0)
 
 

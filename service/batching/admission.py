@@ -116,7 +116,7 @@ class Admission:
         if finish <= request.deadline:
             request.promised = by_bound
             return None
-        refusal = Refusal(request, finish, len(self._queue), self._queue.revision, now)
+        refusal = Refusal(request, finish, len(self._queue), self._queue.departures, now)
         self.last_refusal = refusal if by_bound else None
         if by_bound:
             self._foresight.refused(1)
@@ -127,7 +127,7 @@ class Admission:
 
         Changes nothing and may be asked without the lock: a batch that ends meanwhile comes a moment too late.
         """
-        return refusal is self.last_refusal and refusal.holds(deadline, self._queue.revision, now)
+        return refusal is self.last_refusal and refusal.holds(deadline, self._queue.departures, now)
 
     def repeated(self, count: int, rows: int, now: float) -> None:
         """Take note of arrivals, of so many rows each, that were told what the last one was told."""

@@ -334,8 +334,8 @@ class Batcher:
 
     def _serve(self, number: int) -> None:
         """The life of an instance's thread."""
-        take_short_slices()
         try:
+            take_short_slices()
             instance = self._new_instance(number)
             while (batch := self._await_release(number)) is not None:
                 instance.run(batch)

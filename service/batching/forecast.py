@@ -1,4 +1,4 @@
-"""When a request that arrives now would be answered. It takes ``now`` and predicts; all it keeps is a shortcut."""
+"""When a request that arrives now would be answered. Pure: it takes ``now`` and predicts."""
 
 from __future__ import annotations
 
@@ -14,10 +14,9 @@ _WORTH_A_REFUSAL = 1.02  # the factor that a fuller batch must gain, for which t
 
 
 class Forecast:
-    """What the policy will make of those who wait, as far as it can be known at the door. Not thread-safe.
+    """What the policy will make of those who wait, as far as it can be known at the door.
 
-    Worst case: ``expected_finish`` is O(batches that wait x batch sizes); it is O(1) for one who comes behind all
-    others, while nobody's place has changed.
+    Worst case: O(batch sizes), and what the queue needs to tell how many rows are ahead.
     """
 
     def __init__(self, queue: RequestQueue, cost: CostModel, enough: int) -> None:
@@ -31,8 +30,6 @@ class Forecast:
         self._queue = queue
         self._cost = cost
         self._enough = enough
-        self._known_for: tuple[float, int, Hashable] | None = None
-        self._known = (0, 0.0)
 
     def finish_at_best(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         """Predict the earliest instant at which a request that arrives now can be answered.
@@ -44,11 +41,10 @@ class Forecast:
             busy_until: For each instance the predicted end of its batch; past instants when idle.
             now: The present instant.
         """
-        batches, before = divmod(self._queue.patient_rows_before(request.turn), self._enough)
-        if before and before + request.rows > self._enough:  # never split, so it waits for one more batch
-            batches, before = batches + 1, 0
-        wait = batches * self._cost.seconds(self._enough, request.group) / len(busy_until)
-        return max(now, min(busy_until)) + wait + self._cost.least_seconds(before + request.rows, request.group)
+        ahead = self._queue.patient_rows_before(request.turn)
+        wait, before = self._behind(ahead, request.rows, request.group)
+        start = max(now, min(busy_until)) + wait / len(busy_until)
+        return start + self._cost.least_seconds(before + request.rows, request.group)
 
     def expected_finish(
         self,
@@ -60,10 +56,10 @@ class Forecast:
     ) -> float:
         """Predict the instant at which a request that arrives now will be answered, by the bound.
 
-        Those ahead fill batches, shared by the instances, each no larger than its first request can bear; who can bear
-        none will be dropped. Its own grows until it starts, by what arrives meanwhile, to the size that gives most
-        answers a second. Past capacity that makes the early ones among those who arrive during a batch too late: they
-        would keep the next one small.
+        Those ahead fill batches, shared by the instances, the next one no larger than the first in line can bear. Its
+        own grows until it starts, by what arrives meanwhile, to the size that gives most answers a second. Past
+        capacity that makes the early ones among those who arrive during a batch too late: they would keep the next one
+        small.
 
         Args:
             request: It.
@@ -83,36 +79,34 @@ class Forecast:
 
     def _batch(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> tuple[float, int, int]:
         """Return when its batch starts, how many rows are in it before its own, and to how many it may grow."""
-        queue, rows, group = self._queue, request.rows, request.group
-        ahead = queue.rows_before(request.turn)
-        start, place = max(now, min(busy_until)), 0
-        key = (start, queue.revision, group) if ahead == queue.rows else None
-        if key is not None and key == self._known_for:
-            place, start = self._known
-        known = place, start
-        room = self._enough
-        while place < ahead:
-            room = self._room(start, group, queue.deadline_at(group, place))
-            if ahead - place + rows <= room:
-                break
-            if room:
-                start += self._cost.seconds(room, group) / len(busy_until)
-            place += max(room, 1)
-            if place <= ahead:  # else a request that is never split leaves room for smaller ones
-                known = place, start
-            room = self._enough
-        if key is not None:
-            self._known_for, self._known = key, known
-        return start, max(ahead - place, 0), room
+        rows, group = request.rows, request.group
+        start, ahead = max(now, min(busy_until)), self._queue.rows_before(request.turn)
+        if not ahead:
+            return start, 0, self._enough
+        first = self._room(start, group, self._queue.first_deadline(group))
+        if ahead + rows <= first:
+            return start, ahead, first
+        first = min(first, ahead)
+        wait, before = self._behind(ahead - first, rows, group)
+        return start + (self._cost.seconds(first, group) + wait) / len(busy_until), before, self._enough
 
     def _room(self, start: float, group: Hashable, deadline: float) -> int:
-        """Return how many rows a batch may have that is to end by a deadline; 0 for one that will be given up."""
-        if start + self._cost.bound_seconds(1, group) > deadline:
-            return 0  # asked first, since after a pause of the machine that holds for all who wait
+        """Return how many rows a batch may have that is to end by a deadline.
+
+        Where none does, who has that deadline will be left out: then it is of no account.
+        """
         size = self._enough
         while size and start + self._cost.bound_seconds(size, group) > deadline:
             size = self._cost.bucket_below(size)
-        return size
+        return size or self._enough
+
+    def _behind(self, ahead: int, rows: int, group: Hashable) -> tuple[float, int]:
+        """Return for how long whole batches of those ahead run, and the rows that are left for a request's own."""
+        batches, rest = divmod(ahead, self._enough)
+        wait = batches * self._cost.seconds(self._enough, group)
+        if rest and rest + rows > self._enough:  # never split, so it waits for one more batch
+            return wait + self._cost.seconds(rest, group), 0
+        return wait, rest
 
     def _planned(self, rows: int, expected: float, group: Hashable) -> int:
         """Return the size that a batch of so many rows is to have, when so many are expected."""

@@ -24,8 +24,8 @@ class RequestQueue:
         self._rows = 0
         self._patient_rows = 0
         self._latest_turn = -math.inf
-        self.revision = 0
-        """Another one whenever somebody's place is: with each who leaves or overtakes."""
+        self.departures = 0
+        """How many requests have been taken out or removed."""
 
     def __len__(self) -> int:
         """Number of requests that wait."""
@@ -53,16 +53,10 @@ class RequestQueue:
             return self._patient_rows
         return sum(request.rows for request in self if request.deadline == math.inf and request.turn <= turn)
 
-    def deadline_at(self, group: Hashable, row: int) -> float:
-        """Return by when the request is to be answered to which a row of its group belongs; infinite for none.
-
-        Args:
-            group: A group.
-            row: Counted from 0, in order of turns; where requests have several rows each is taken to have the mean.
-        """
-        waiting = self._groups.get(group, ())
-        place = row * self._count // self._rows if self._rows else 0
-        return waiting[place].deadline if place < len(waiting) else math.inf
+    def first_deadline(self, group: Hashable) -> float:
+        """Return by when the first in line is to be answered; infinite if not all who wait are of this group."""
+        waiting = self._groups.get(group)
+        return waiting[0].deadline if waiting and len(self._groups) == 1 else math.inf
 
     def append(self, request: PendingRequest) -> None:
         """Put a request into its group: behind all whose turn comes before its own, or with it."""
@@ -71,7 +65,6 @@ class RequestQueue:
             group.append(request)
         else:
             insort(group, request, key=_turn)
-            self.revision += 1
         self._latest_turn = max(self._latest_turn, request.turn)
         self._account(request, 1)
 
@@ -118,7 +111,7 @@ class RequestQueue:
             else:
                 group.remove(request)
             self._account(request, -1)
-            self.revision += 1
+            self.departures += 1
         if not group:
             del self._groups[key]
 

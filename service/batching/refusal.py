@@ -17,25 +17,25 @@ class Refusal:
     """
 
     __slots__ = (
+        "_departures",
         "_facts",
         "_finish",
         "_group",
         "_handicap",
         "_message",
         "_retry_seconds",
-        "_revision",
         "_rows",
         "_until",
     )
 
-    def __init__(self, request: PendingRequest, finish: float, queued: int, revision: int, now: float) -> None:
+    def __init__(self, request: PendingRequest, finish: float, queued: int, departures: int, now: float) -> None:
         """Refuse a request.
 
         Args:
             request: It; has a deadline.
             finish: The instant at which it would be answered.
             queued: How many requests wait.
-            revision: Of the queue.
+            departures: How many have left the queue so far.
             now: The present instant.
         """
         wait_seconds, left_seconds = finish - now, request.deadline - now
@@ -44,22 +44,22 @@ class Refusal:
         self._retry_seconds = finish - request.deadline
         self._group, self._rows, self._handicap = request.group, request.rows, request.handicap
         self._finish = finish
-        self._revision = revision
+        self._departures = departures
         self._until = now + _HOLDS * wait_seconds
 
     def is_for(self, rows: int, group: Hashable, handicap: float) -> bool:
         """Tell whether a later request asks for no less, but for its deadline; see :class:`PendingRequest`."""
         return rows >= self._rows and handicap >= self._handicap and group == self._group
 
-    def holds(self, deadline: float, revision: int, now: float) -> bool:
-        """Tell whether such a request is refused for the same reason; nobody has left the queue or overtaken since.
+    def holds(self, deadline: float, departures: int, now: float) -> bool:
+        """Tell whether such a request is refused for the same reason; nobody has left the queue since.
 
         Args:
             deadline: Of that request.
-            revision: Of the queue, by now.
+            departures: How many have left the queue by now.
             now: The present instant.
         """
-        return now < self._until and revision == self._revision and now < deadline <= self._finish
+        return now < self._until and departures == self._departures and now < deadline <= self._finish
 
     def error(self) -> DeadlineUnmeetable:
         """Return what its caller is told (RESOURCE_EXHAUSTED)."""

@@ -88,6 +88,17 @@ def test_short_slices_are_those_of_the_thread_that_asks_and_change_nothing_else(
     assert scheduling.at_weight(weight, slice_and_niceness) == before
 
 
+def test_slices_that_the_system_does_not_grant_are_no_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(*_: int) -> int:
+        raise PermissionError("a sandbox")
+
+    monkeypatch.setattr(os, "getpriority", forbidden)
+    scheduling.take_short_slices()
+    monkeypatch.undo()
+    monkeypatch.setattr(platform, "machine", lambda: "riscv64")
+    scheduling.take_short_slices()
+
+
 def test_another_policy_of_the_operator_stays() -> None:
     def under_idle() -> int:
         os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

@@ -1,12 +1,10 @@
-"""What is foreseen at the door: case by case, and that the shortcut changes nothing."""
+"""What is foreseen at the door, case by case."""
 
 from __future__ import annotations
 
 import math
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from service.batching.forecast import Forecast
 from service.batching.queue import RequestQueue
@@ -68,14 +66,30 @@ class TestExpectedFinish:
         large = self.finish(forecast(RequestQueue(), enough=4), rows=8)
         assert large == pytest.approx(0.01 + 0.006), "no batch before it, as nobody is ahead"
 
-    def test_they_are_no_larger_than_the_first_of_each_can_bear(self) -> None:
+    def test_the_next_one_is_no_larger_than_the_first_in_line_can_bear(self) -> None:
         queue = queue_of(0.0145, *[1] * 7)
         assert self.finish(forecast(queue)) == pytest.approx(0.01 + 0.004 + 0.006), "4 run, then 4 and it"
-        queue = queue_of(0.0145, 1, 1, 1, 0.0171, 1, 1, 1)
-        assert self.finish(forecast(queue)) == pytest.approx(0.01 + 0.004 + 0.003 + 0.004), "4, then 2, then 2 and it"
 
-    def test_who_will_be_given_up_takes_no_time(self) -> None:
-        assert self.finish(forecast(queue_of(0.01, 0.01))) == pytest.approx(0.01 + 0.0025)
+    def test_who_can_bear_no_batch_is_left_out(self) -> None:
+        queue = queue_of(0.01, *[1] * 7)
+        assert self.finish(forecast(queue)) == pytest.approx(0.01 + 0.006 + 0.0025), "8 run, as far as is known"
+
+    def test_a_pause_in_a_batch_of_one_row_does_not_make_all_hopeless(self) -> None:
+        cost = linear_cost()
+        cost.observe(1, "numbers", 1.0)
+        foreseen = Forecast(queue_of(*[0.05] * 16), cost, 8)
+        late = foreseen.expected_finish(arriving(), BUSY, NOW, 1e6, NOW)
+        assert late == pytest.approx(NOW + 0.01 + 3 * 0.006), "two batches before it"
+
+    def test_an_instance_that_is_overdue_does_not_make_the_queue_vanish(self) -> None:
+        queue = queue_of(*[0.05] * 64)
+        finish = forecast(queue).expected_finish(arriving(), [NOW - 1], NOW + 0.1, 1e6, NOW)
+        assert finish == pytest.approx(NOW + 0.1 + 9 * 0.006)
+
+    def test_whose_group_is_another_shapes_no_batch_of_this_one(self) -> None:
+        queue = queue_of(*[1] * 7)
+        queue.append(make_request(group="letters", deadline=NOW + 0.0145, arrival=NOW - 1))
+        assert self.finish(forecast(queue)) == pytest.approx(0.01 + 0.006 + 0.0025)
 
     def test_it_does_not_make_a_batch_larger_than_the_first_can_bear(self) -> None:
         finish = self.finish(forecast(queue_of(0.0145)), rate=1e6)
@@ -84,10 +98,8 @@ class TestExpectedFinish:
     def test_a_request_that_does_not_fit_to_the_rest_takes_another_batch(self) -> None:
         assert self.finish(forecast(queue_of(*[1] * 7)), rows=4) == pytest.approx(0.01 + 0.006 + 0.004)
 
-    def test_and_leaves_the_rest_to_a_smaller_one(self) -> None:
-        foreseen = forecast(queue_of(*[1] * 7))
-        self.finish(foreseen, rows=4)
-        assert self.finish(foreseen) == pytest.approx(0.01 + 0.006)
+    def test_and_the_rest_runs_by_itself(self) -> None:
+        assert self.finish(forecast(queue_of(1)), rows=8) == pytest.approx(0.01 + 0.0025 + 0.006)
 
     def test_who_overtakes_waits_for_those_before_it_only(self) -> None:
         queue = RequestQueue()
@@ -123,28 +135,3 @@ class TestFinishAtBest:
 
     def test_who_has_a_deadline_may_be_dropped_for_it(self) -> None:
         assert self.finish(queue_of(*[1] * 32), [NOW]) == pytest.approx(0.0025)
-
-
-_ARRIVALS = st.tuples(st.floats(0, 0.001), st.integers(1, 8), st.sampled_from([0.002, 0.01, 0.03, 1.0]), st.booleans())
-
-
-@given(st.lists(_ARRIVALS, max_size=40), st.sampled_from([0.0, 300.0, 1e5]))
-def test_what_is_remembered_of_the_last_arrival_changes_nothing(
-    arrivals: list[tuple[float, int, float, bool]], rate: float
-) -> None:
-    """Some leave, some overtake, some are refused, the instance becomes free and is overdue."""
-    queue, now = RequestQueue(), NOW
-    remembers = forecast(queue)
-    for gap, rows, patience, is_odd in arrivals:
-        now += gap
-        request = make_request(
-            *range(rows), arrival=now, deadline=now + patience, handicap=0.002 if is_odd and rows > 4 else 0.0
-        )
-        busy = [NOW + 0.004 * round((now - NOW) / 0.004)]
-        finish = remembers.expected_finish(request, busy, now, rate, request.deadline)
-        assert finish == forecast(queue).expected_finish(request, busy, now, rate, request.deadline)
-        assert finish > now
-        if finish <= request.deadline:
-            queue.append(request)
-        if is_odd and rows < 4 and len(queue):
-            queue.remove(queue.waiting("numbers")[0])

@@ -267,10 +267,10 @@ class TestTheDoor:
         assert door.refusal(make_request(deadline=NOW + 0.0026), [NOW + 1e-9], NOW) is None
 
     def test_the_door_refuses_at_once_who_is_expected_to_be_late(self, policy: BatchingPolicy) -> None:
-        door = Admission(queue_of(*due(*[0.0101] * 16)), policy, BatcherLimits(100, 1))
+        door = Admission(queue_of(*due(*[0.01] * 16)), policy, BatcherLimits(100, 1))
         refused = door.refusal(make_request(deadline=NOW + 0.012), [NOW + 1e-9], NOW)
-        assert isinstance(refused, DeadlineUnmeetable), "8 and 4 of those run before it, and 4 will be too late"
-        assert refused.retry_after_seconds == pytest.approx(0.006 + 0.004 + 0.0025 - 0.012, rel=1e-3)
+        assert isinstance(refused, DeadlineUnmeetable)
+        assert refused.retry_after_seconds == pytest.approx(0.0025, rel=1e-3)
         assert door.refusal(make_request(deadline=NOW + 0.016), [NOW + 1e-9], NOW) is None
 
     def test_an_idle_instance_refuses_only_the_certain(self) -> None:

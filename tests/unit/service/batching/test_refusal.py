@@ -14,7 +14,7 @@ FINISH = NOW + 0.08
 
 @pytest.fixture
 def refusal() -> Refusal:
-    return Refusal(make_request(1.0, 2.0, deadline=NOW + LIMIT, handicap=0.01), FINISH, queued=7, revision=3, now=NOW)
+    return Refusal(make_request(1.0, 2.0, deadline=NOW + LIMIT, handicap=0.01), FINISH, queued=7, departures=3, now=NOW)
 
 
 def test_says_what_was_found(refusal: Refusal) -> None:
@@ -47,13 +47,13 @@ def test_holds_for_a_moment(refusal: Refusal) -> None:
 
 
 @pytest.mark.parametrize(
-    ("deadline", "revision", "now"),
+    ("deadline", "departures", "now"),
     [
         pytest.param(NOW + LIMIT, 3, NOW + 0.0009, id="stale"),
-        pytest.param(NOW + LIMIT, 4, NOW, id="somebody left or overtook"),
+        pytest.param(NOW + LIMIT, 4, NOW, id="somebody left"),
         pytest.param(FINISH + 0.001, 3, NOW, id="more patient"),
         pytest.param(NOW, 3, NOW, id="its deadline has passed, which is another matter"),
     ],
 )
-def test_does_not_hold_any_more(refusal: Refusal, deadline: float, revision: int, now: float) -> None:
-    assert not refusal.holds(deadline, revision, now)
+def test_does_not_hold_any_more(refusal: Refusal, deadline: float, departures: int, now: float) -> None:
+    assert not refusal.holds(deadline, departures, now)
