@@ -42,6 +42,18 @@ _DATATYPES = {
 }
 
 
+def _share_an_arena() -> None:
+    """Let all sessions of this process on the CPU take their memory from one arena, which the runtime locks.
+
+    One of its own keeps for each session, as long as it lives, what its largest batch took.
+    """
+    memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
+    ort.create_and_register_allocator(memory, None)
+
+
+_share_an_arena()
+
+
 class OnnxBackend:
     """An ONNX Runtime session. ``run`` is thread-safe."""
 
@@ -82,6 +94,8 @@ class OnnxBackend:
         options.add_session_config_entry("session.intra_op.allow_spinning", "1" if lone else "0")
         if lone:
             options.add_session_config_entry("session.force_spinning_stop", "1")
+        if providers == [_CPU]:
+            options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
         try:
             self._session = ort.InferenceSession(path, options, providers=providers)

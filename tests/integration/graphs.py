@@ -147,3 +147,15 @@ def write(repository: Path, name: str, model: onnx.ModelProto, version: int = 1)
     folder.mkdir(parents=True)
     onnx.save(model, folder / "model.onnx")
     return folder
+
+
+def spread(width: int) -> onnx.ModelProto:
+    """Give FP32 (N, 1) back as ``largest``, by way of (N, width)."""
+    nodes = [
+        helper.make_node("MatMul", ["x", "ones"], ["wide"]),
+        helper.make_node("ReduceMax", ["wide"], ["largest"], axes=[1], keepdims=1),
+    ]
+    ones = numpy_helper.from_array(np.ones((1, width), np.float32), "ones")
+    shape = ("N", 1)
+    inputs, outputs = [_tensor("x", TensorProto.FLOAT, shape)], [_tensor("largest", TensorProto.FLOAT, shape)]
+    return _model(nodes, inputs, outputs, [ones])

@@ -10,11 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from service.backend.onnx import OnnxBackend
 from service.errors import LoadFailed
 from service.metrics import Metrics
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.settings import Settings
+from tests.integration import graphs
 from tests.integration.harness import MODELS
 
 CYCLES = 200
@@ -55,3 +57,18 @@ def test_200_cycles_of_loading_and_unloading_leave_memory_flat(tmp_path: Path):
     early, late = np.median(resident[WARM_UP : WARM_UP + WINDOW]), np.median(resident[-WINDOW:])
     slope = (late - early) / (CYCLES - WARM_UP - WINDOW)
     assert slope < MAX_BYTES_A_CYCLE, f"{slope:.0f} bytes a cycle: {resident[::20]}"
+
+
+def test_sessions_share_what_their_largest_batches_need(tmp_path: Path):
+    """Four sessions of a graph whose batch needs 64 MB: one after the other they need it once."""
+    rows, width = 8, 2**21
+    path = tmp_path / "model.onnx"
+    path.write_bytes(graphs.spread(width).SerializeToString())
+    first, *others = [OnnxBackend(path, "cpu") for _ in range(4)]
+    batch = np.arange(rows, dtype=np.float32)[:, None]
+    for _ in range(3):  # the second run is planned by what the first one needed
+        np.testing.assert_array_equal(first.run([batch])[0], batch)
+    before = resident_bytes()
+    for backend in others:
+        np.testing.assert_array_equal(backend.run([batch])[0], batch)
+    assert resident_bytes() - before < rows * width * 4 / 2
