@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import logging
 import math
@@ -43,12 +44,14 @@ _DATATYPES = {
 
 
 def _share_an_arena() -> None:
-    """Let all sessions of this process on the CPU take their memory from one arena, which the runtime locks.
+    """Let the sessions of this process that are for the CPU alone take their memory from one arena, which is locked.
 
-    One of its own keeps for each session, as long as it lives, what its largest batch took.
+    One of its own keeps what its largest batch took for as long as a session lives; this one for as long as the process
+    does, for all of them.
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
-    ort.create_and_register_allocator(memory, None)
+    with contextlib.suppress(RuntimeError):  # somebody in this process was first; ONNX Runtime 1.20 takes that ill
+        ort.create_and_register_allocator(memory, None)
 
 
 _share_an_arena()

@@ -39,8 +39,9 @@ def repository(tmp_path: Path) -> Path:
     table = tmp_path / MODEL / "1" / "cost.json"
     costs = json.loads(table.read_text())
     (entry,) = costs["entries"]
-    cells = [cell | {"seconds": [s / 2 for s in cell["seconds"]]} for cell in entry["layouts"][0]["costs"]]
-    entry["lone"] = [{"instances": 1, "threads": CORES, "costs": cells}]
+    layout = entry["layouts"][0]
+    cells = [cell | {"seconds": [s / 2 for s in cell["seconds"]]} for cell in layout["costs"]]
+    entry["lone"] = [layout | {"instances": 1}, {"instances": 1, "threads": CORES, "costs": cells}]
     table.write_text(json.dumps(costs))
     return tmp_path
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from types import SimpleNamespace
 from typing import Any
 
@@ -50,7 +51,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, *trips: int) -> tuple[list[int], list
     """Return how long the intake waited for calls, and how long it rested, for trips of so many calls."""
     listener, rests = Listener(*trips), []
     monkeypatch.setattr(fast_lane, "NativeGrpcFront", lambda *_, **__: listener)
-    monkeypatch.setattr(fast_lane.time, "sleep", rests.append)
+    monkeypatch.setattr(fast_lane, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
     died: list[None] = []
     lane = fast_lane.FastLane(
         "127.0.0.1:0",
