@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-_GIVEN_UP = 0.006  # of those who are not answered, the share that may have been let in
+_GIVEN_UP = 0.003  # of those who are not answered, the share that may have been let in
 _BATCH_STEP = 0.3  # for as many as a batch has: they go wrong together
 _MOST = 2.0
 _FORGET_SECONDS = 10.0
@@ -19,7 +19,7 @@ class Foresight:
     factor rises with each request that was let in and is not answered in time, and falls so much less with each that
     was refused at the door that it stands still where the first are the share of all that they may be.
 
-    A batch of the ones, or some 170 times as many of the others, move it by 0.3; where nothing happens it is
+    A batch of the ones, or some 330 times as many of the others, move it by 0.3; where nothing happens it is
     forgotten in seconds. Never less than 1, so that nobody is let in who is predicted to be late, and who asks for the
     impossible makes nobody bolder. Not thread-safe: driven under the batcher's lock.
     """

@@ -22,7 +22,7 @@ def test_a_promise_that_is_not_kept_makes_it_careful_and_refusals_make_it_bolder
     foresight.was_wrong(10)
     assert foresight.factor(NOW) == pytest.approx(1.2)
     foresight.refused(1000)
-    assert foresight.factor(NOW) == pytest.approx(1.2 - 0.12)
+    assert foresight.factor(NOW) == pytest.approx(1.2 - 0.06)
 
 
 @pytest.mark.parametrize("real", [1.0, 1.2, 1.5])
