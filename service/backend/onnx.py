@@ -54,7 +54,7 @@ def _share_an_arena() -> None:
         ort.create_and_register_allocator(memory, None)
 
 
-_share_an_arena()
+_share_an_arena()  # before any session is opened
 
 
 class OnnxBackend:

@@ -29,9 +29,8 @@ from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
-_REST_SECONDS = 0.003  # after a trip with refusals; network cards are relieved in the same way
+_REST_MILLISECONDS = 3  # after a trip with refusals; network cards are relieved in the same way
 _IO_THREAD = "grpc-native-io"
-_HURRIED_MILLISECONDS = 3  # a batch may keep the listener from the core, and the end of a wait interrupts it
 _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
 
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
@@ -114,7 +113,9 @@ class FastLane:
             led = False
             while not self._closing:
                 asked = time.monotonic()
-                patience = _HURRIED_MILLISECONDS if hurry.is_on else _POLL_MILLISECONDS
+                # In a hurry no longer than a rest: a batch may keep the listener from the core, and the end of a wait
+                # interrupts it.
+                patience = _REST_MILLISECONDS if hurry.is_on else _POLL_MILLISECONDS
                 events = self._front.recv_batch_details(_CALLS_A_TRIP, patience)
                 if events is None:
                     break
@@ -133,7 +134,7 @@ class FastLane:
                 self._shedder.settle()
                 hurry.note(refused, time.monotonic())
                 if refused:
-                    time.sleep(_REST_SECONDS)
+                    time.sleep(_REST_MILLISECONDS / 1000)
         except BaseException:
             _LOG.exception("the intake thread died")
             self._on_death()

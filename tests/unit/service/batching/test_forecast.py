@@ -15,16 +15,16 @@ NOW = 100.0
 BUSY = [NOW + 0.01]
 
 
-def queue_of(*deadlines: float, rows: int = 1) -> RequestQueue:
-    """Requests that wait, with deadlines so far from now."""
+def queue_of(*deadlines: float) -> RequestQueue:
+    """Requests of a row that wait, with deadlines so far from now."""
     queue = RequestQueue()
     for seconds in deadlines:
-        queue.append(make_request(*range(rows), deadline=NOW + seconds, arrival=NOW))
+        queue.append(make_request(deadline=NOW + seconds, arrival=NOW))
     return queue
 
 
-def arriving(rows: int = 1, handicap: float = 0.0) -> PendingRequest:
-    return make_request(*range(rows), arrival=NOW, handicap=handicap)
+def arriving(rows: int = 1) -> PendingRequest:
+    return make_request(*range(rows), arrival=NOW)
 
 
 def forecast(queue: RequestQueue, fixed: float = 0.002, per_row: float = 0.0005, enough: int = 8) -> Forecast:
@@ -109,8 +109,8 @@ class TestExpectedFinish:
         assert finish == pytest.approx(NOW + 0.01 + 0.0025)
 
     def test_what_ends_in_time_with_all_who_may_come_is_not_looked_into(self) -> None:
-        full = forecast(queue_of(1)).expected_finish(arriving(), BUSY, NOW, 1e6, NOW + 1)
-        assert full == pytest.approx(NOW + 0.01 + 0.006)
+        full = forecast(queue_of(1), 0.0, 0.02).expected_finish(arriving(), BUSY, NOW, 1e6, NOW + 1)
+        assert full == pytest.approx(NOW + 0.01 + 0.16), "8 rows, where 2 would be planned"
 
 
 class TestFinishAtBest:
