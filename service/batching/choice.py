@@ -21,7 +21,7 @@ _FREE = 0.98  # padding to the next bucket costs nothing where the smaller one t
 _LEAST_GAINED = 0.625  # of the cores that a batch takes for itself: so many times quicker, at least, as it takes cores
 _LONG_ENOUGH_SECONDS = 1e-3
 _SHORT_SECONDS = 0.01
-_MAX_INSTANCES = 4
+_SPLIT = range(4, 8)  # how many instances share the cores where there are more of these
 
 Costs = Sequence[tuple[int, float]]  # (bucket, seconds), ascending
 
@@ -44,8 +44,13 @@ class Layout:
 
 
 def default_layout(cores: int, instances: int = 0, threads: int = 0) -> Layout:
-    """Return what is taken unmeasured: one instance a core, four at most, unless the operator says otherwise (0)."""
-    instances = instances or min(cores, _MAX_INSTANCES)
+    """Return what is taken unmeasured, unless the operator says otherwise (0).
+
+    An instance a core up to seven; of more cores four to seven instances of several threads, those that leave the
+    fewest idle.
+    """
+    if not instances:
+        instances = cores if cores < _SPLIT.stop else min(_SPLIT, key=lambda count: cores % count)
     return Layout(instances, threads or max(1, cores // instances))
 
 

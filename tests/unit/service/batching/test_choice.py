@@ -88,9 +88,18 @@ def test_layouts_obey_the_operator_and_use_the_cores(cores: int, instances: int,
         assert instances or threads or layout.instances * layout.threads <= cores
 
 
-@pytest.mark.parametrize(("cores", "layout"), [(1, (1, 1)), (2, (2, 1)), (4, (4, 1)), (16, (4, 4))])
-def test_unmeasured_there_is_an_instance_a_core_up_to_four(cores: int, layout: tuple[int, int]) -> None:
+@pytest.mark.parametrize(
+    ("cores", "layout"),
+    [(1, (1, 1)), (2, (2, 1)), (4, (4, 1)), (6, (6, 1)), (7, (7, 1)), (8, (4, 2)), (11, (5, 2)), (16, (4, 4))],
+)
+def test_unmeasured_there_is_an_instance_a_core_or_a_few_that_share_them(cores: int, layout: tuple[int, int]) -> None:
     assert default_layout(cores) == Layout(*layout)
+
+
+@given(st.integers(1, 256))
+def test_unmeasured_no_more_cores_are_left_over_than_there_are_instances(cores: int) -> None:
+    layout = default_layout(cores)
+    assert 0 <= cores - layout.instances * layout.threads < min(layout.instances, 4)
 
 
 @given(tables())
