@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,16 @@ class BatcherLimits:
     answers_apart: bool = False
 
 
+class _Level:
+    """What is learnt of the requests of one priority."""
+
+    __slots__ = ("arrivals", "foresight")
+
+    def __init__(self, period_seconds: float, batch_size: int) -> None:
+        self.arrivals = ArrivalRate(period_seconds)
+        self.foresight = Foresight(batch_size)
+
+
 class Admission:
     """The door of one batcher; reads its queue, under its lock."""
 
@@ -53,10 +64,10 @@ class Admission:
         self._queue = queue
         self._policy = policy
         self._limits = limits
-        # Long against a batch, so that it is steady, and short against a person's patience.
-        self._arrivals = ArrivalRate(_PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None))
         self._forecast = policy.forecast(queue)
-        self._foresight = Foresight(policy.enough)
+        # Long against a batch, so that it is steady, and short against a person's patience.
+        self._period_seconds = _PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None)
+        self._levels: dict[float, _Level] = {}  # by handicap: who is overtaken does not make the others' door strict
         self.last_refusal: Refusal | None = None
         """The last prompt one, while the instances stay busy; None for certain that none holds."""
 
@@ -95,7 +106,8 @@ class Admission:
             return RequestCancelled("the caller left")
         if request.deadline <= now:
             return DeadlineExceeded("the deadline had passed before the request could be queued")
-        self._arrivals.observe(request.rows, now)
+        level = self._levels.get(request.handicap) or self._level(request.handicap)
+        level.arrivals.observe(request.rows, now)
         if request.deadline == math.inf:
             return None
         last = self.last_refusal
@@ -104,13 +116,13 @@ class Admission:
             and last.is_for(request.rows, request.group, request.handicap)
             and self.repeats(last, request.deadline, now)
         ):
-            self._foresight.refused(1)
+            level.foresight.refused(1)
             return last.error()
         # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
         # inflated refused everything, nothing would run and nothing would correct it.
         by_bound = self._limits.prompt and min(busy_until) > IDLE
         if by_bound:
-            finish = self._expected_finish(request, busy_until, now)
+            finish = self._expected_finish(request, busy_until, now, level.foresight.factor(now))
         else:
             finish = (forecast or self._forecast).finish_at_best(request, busy_until, now)
         if finish <= request.deadline:
@@ -119,7 +131,7 @@ class Admission:
         refusal = Refusal(request, finish, len(self._queue), self._queue.departures, now)
         self.last_refusal = refusal if by_bound else None
         if by_bound:
-            self._foresight.refused(1)
+            level.foresight.refused(1)
         return refusal.error()
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
@@ -129,14 +141,21 @@ class Admission:
         """
         return refusal is self.last_refusal and refusal.holds(deadline, self._queue.departures, now)
 
-    def repeated(self, count: int, rows: int, now: float) -> None:
-        """Take note of arrivals, of so many rows each, that were told what the last one was told."""
-        self._arrivals.observe(count * rows, now)
-        self._foresight.refused(count)
+    def repeated(self, count: int, rows: int, handicap: float, now: float) -> None:
+        """Take note of arrivals, of so many rows and that handicap each, that were told what the last one was told."""
+        level = self._level(handicap)
+        level.arrivals.observe(count * rows, now)
+        level.foresight.refused(count)
 
-    def _expected_finish(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
-        factor = self._foresight.factor(now)
-        rate = self._arrivals.per_second(now) / self._limits.instances
+    def _level(self, handicap: float) -> _Level:
+        return self._levels.setdefault(handicap, _Level(self._period_seconds, self._policy.enough))
+
+    def _expected_finish(
+        self, request: PendingRequest, busy_until: Sequence[float], now: float, factor: float
+    ) -> float:
+        # Who comes later with a lower priority does not make its batch larger.
+        rates = [self._levels[key].arrivals.per_second(now) for key in self._levels if key <= request.handicap]
+        rate = sum(rates) / self._limits.instances
         deadline = now + (request.deadline - now) / factor
         expected = self._forecast.expected_finish(request, busy_until, now, rate, deadline)
         return now + (expected - now) * factor
@@ -144,11 +163,16 @@ class Admission:
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered for whom that was too late."""
         self.last_refusal = None
-        self._foresight.was_wrong(sum([request.promised and request.deadline < now for request in release.requests]))
+        self._broke([request for request in release.requests if request.deadline < now])
 
     def gave_up(self, late: Sequence[PendingRequest]) -> None:
         """Learn from requests that were let in and will not be answered in time."""
-        self._foresight.was_wrong(sum([request.promised for request in late]))
+        self._broke(late)
+
+    def _broke(self, requests: Sequence[PendingRequest]) -> None:
+        if broken := [request.handicap for request in requests if request.promised]:
+            for handicap, count in Counter(broken).items():
+                self._level(handicap).foresight.was_wrong(count)
 
     def left(self, request: PendingRequest, now: float) -> None:
         """Learn from a request whose caller left: perhaps since its deadline had passed and nobody had told it."""

@@ -223,11 +223,11 @@ class Batcher:
         """
         return not self._closing and self._admission.repeats(refusal, deadline, now)
 
-    def repeated(self, count: int, rows: int) -> None:
-        """Count arrivals, of so many rows each, that were told what the last one was told."""
+    def repeated(self, count: int, rows: int, handicap: float) -> None:
+        """Count arrivals, of so many rows and that handicap each, that were told what the last one was told."""
         now = self._clock()
         with self._lock:
-            self._admission.repeated(count, rows, now)
+            self._admission.repeated(count, rows, handicap, now)
         self._observer.rejected(DeadlineUnmeetable.reason.lower(), count)
 
     def _take_in(

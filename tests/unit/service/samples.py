@@ -255,7 +255,7 @@ class FakeBatcher:
         self.last_refusal: Refusal | None = None
         self.still_refuses = True
         self.asked: list[float] = []
-        self.repeated_counts: list[tuple[int, int]] = []
+        self.repeated_counts: list[tuple[int, int, float]] = []
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         assert refusal is self.last_refusal
@@ -263,8 +263,8 @@ class FakeBatcher:
         self.asked.append(deadline)
         return self.still_refuses
 
-    def repeated(self, count: int, rows: int) -> None:
-        self.repeated_counts.append((count, rows))
+    def repeated(self, count: int, rows: int, handicap: float) -> None:
+        self.repeated_counts.append((count, rows, handicap))
 
     def is_wedged(self, limit_seconds: float) -> bool:
         return self.wedged and limit_seconds > 0

@@ -7,8 +7,10 @@ everything that waits.
 from __future__ import annotations
 
 import random
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import cycle
 
 import numpy as np
 
@@ -37,6 +39,8 @@ class Outcome:
     latencies: list[float]
     dropped: int
     refused: int
+    in_time_by: Counter[float]
+    """By handicap."""
 
 
 def poisson(rate: float, count: int, seed: int) -> list[float]:
@@ -71,17 +75,22 @@ def simulate(
     *,
     prompt: bool = False,
     slower: float = 1.0,
+    handicaps: Sequence[float] = (0.0,),
 ) -> Outcome:
     """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked.
 
-    Every batch takes ``slower`` times what was measured.
+    Every batch takes ``slower`` times what was measured. Arrivals have the handicaps in turn.
     """
     queue, busy_until = RequestQueue(), IDLE
     door = Admission(queue, policy, BatcherLimits(len(arrivals), 1, prompt))
-    coming = [PendingRequest(_ROW, "g", arrival + limit_seconds, arrival, _REPLY) for arrival in reversed(arrivals)]
+    coming = [
+        PendingRequest(_ROW, "g", arrival + limit_seconds, arrival, _REPLY, handicap=handicap)
+        for arrival, handicap in zip(arrivals, cycle(handicaps), strict=False)
+    ][::-1]
     measured = {bucket: policy.cost.seconds(bucket, "g") for bucket in policy.cost.buckets}
     latencies: list[float] = []
-    in_time = dropped = refused = 0
+    in_time: Counter[float] = Counter()
+    dropped = refused = 0
     now = 0.0
     while coming or len(queue):
         if not len(queue):
@@ -107,8 +116,8 @@ def simulate(
             policy.cost.observe(rows, "g", seconds)
             door.ended(release, now)
             latencies += [now - request.arrival for request in release.requests]
-            in_time += sum(now <= request.deadline for request in release.requests)
-    return Outcome(in_time, latencies, dropped, refused)
+            in_time.update(request.handicap for request in release.requests if now <= request.deadline)
+    return Outcome(in_time.total(), latencies, dropped, refused, in_time)
 
 
 def optimum(arrivals: Sequence[float], limit_seconds: float, policy: BatchingPolicy) -> int:

@@ -537,7 +537,7 @@ class TestRefusal:
         assert not stage.batcher.repeats(refusal, soon + 1.0, now), "more patient: to be looked at"
         assert not stage.batcher.repeats(copy(refusal), soon, now), "another one: its caller was told more"
         assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 1
-        stage.batcher.repeated(2, 1)
+        stage.batcher.repeated(2, 1, 0.0)
         assert stage.seen.events.count(("rejected", "deadline_unmeetable")) == 3
         assert stage.finish([running]) == ["OK"]
         assert not stage.batcher.repeats(refusal, soon, now)

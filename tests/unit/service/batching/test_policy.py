@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -12,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.batching.admission import Admission, BatcherLimits
-from service.batching.cost import CostModel
+from service.batching.cost import CostModel, buckets_up_to
 from service.batching.policy import BatchingPolicy, Release, WaitUntil
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
@@ -21,6 +22,7 @@ from tests.fakes import linear_cost, make_request
 from tests.unit.service.batching.simulation import (
     PROFILES,
     first_come_first_served,
+    gamma,
     mean_latency_bound,
     optimum,
     poisson,
@@ -387,6 +389,24 @@ def test_prompt_refusals_cost_little(profile: str, load: float) -> None:
     assert outcome.in_time >= 0.95 * best, f"{outcome.in_time / best:.3f} of the optimum"
     if load > 1:
         assert outcome.dropped <= 0.05 * (outcome.dropped + outcome.refused)
+
+
+@pytest.mark.parametrize("arrivals", [poisson, gamma])
+@pytest.mark.parametrize("load", [1.5, 3.0])
+def test_prompt_refusals_leave_the_urgent_alone_while_their_own_load_is_borne(
+    load: float, arrivals: Callable[[float, int, int], list[float]]
+) -> None:
+    """A large network; half of the capacity is asked for with priority 1, the rest of the load with priority 2."""
+    fixed, per_row, limit, max_batch_size = 5e-5, 6.7e-4, 0.05, 32
+    policy = BatchingPolicy(linear_cost(fixed, per_row, buckets_up_to(max_batch_size), ("g",)), max_batch_size)
+    capacity = max_batch_size / (fixed + per_row * max_batch_size)
+    urgent_share = 0.5 / load
+    generator = random.Random(2)
+    handicaps = [0.0 if generator.random() < urgent_share else 1.0 for _ in range(6000)]
+    trace = arrivals(load * capacity, 6000, 1)
+    outcome = simulate(trace, limit, policy, prompt=True, handicaps=handicaps)
+    assert outcome.in_time_by[0.0] >= 0.99 * handicaps.count(0.0)
+    assert outcome.in_time >= 0.85 * capacity * trace[-1], "the others have what is left"
 
 
 @pytest.mark.parametrize("profile", PROFILES)

@@ -340,7 +340,7 @@ class TestRepeatedRefusals:
         assert batcher.asked == [100.25, 100.25]
         shedder.settle()
         shedder.settle()
-        assert batcher.repeated_counts == [(2, 1)]
+        assert batcher.repeated_counts == [(2, 1, 1.0)]
         assert world.counts()["bare", "ModelInfer", "RESOURCE_EXHAUSTED"] == 3
         assert world.plane.servables["bare"].metrics.snapshot().fail.count == 3
         assert len(world.plane.submitted) == 1
@@ -353,7 +353,7 @@ class TestRepeatedRefusals:
         world.calls.repeated = dataclasses.replace(world.calls.repeated)
         self.ask(shedder)
         shedder.settle()
-        assert batcher.repeated_counts == [(1, 1), (1, 1)]
+        assert batcher.repeated_counts == [(1, 1, 1.0), (1, 1, 1.0)]
 
     def test_each_has_its_own_id(self, world: World) -> None:
         _, shedder = self.overload(world, id="one")
