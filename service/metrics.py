@@ -112,6 +112,9 @@ class Metrics:
             (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1.0), *_MODEL,
         )  # fmt: skip
         self.state = self._gauge("model_state", "1 for the state that the version is in", *_MODEL, "state")
+        self.change_failed = self._gauge(
+            "model_change_failed", "1 while something that the repository has of a model cannot be served", "model"
+        )
         self.load_seconds = self._gauge("model_load_duration_seconds", "Time from LOADING to READY", *_MODEL)
         self._gauge("build_info", "Versions", "version", "runtime").labels(version, runtime).set(1)
 
@@ -149,7 +152,7 @@ class Metrics:
         """Drop every series of an unloaded version."""
         for family in vars(self).values():
             if isinstance(family, DistributionFamily) or (
-                isinstance(family, Counter | Gauge) and "model" in family._labelnames
+                isinstance(family, Counter | Gauge) and {"model", "version"} <= set(family._labelnames)
             ):
                 family.remove_by_labels({"model": model, "version": version})
 

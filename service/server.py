@@ -209,7 +209,7 @@ class Server:
         finished = self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
         self._close(hurry)
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
-        return finished and self.loaded.is_set() and self._widening.stop()
+        return finished and not self.reconciler.runs_on and self.loaded.is_set() and self._widening.stop()
 
     def _close(self, hurry: threading.Event) -> None:
         if self._fast_lane is not None:

@@ -21,6 +21,7 @@ from service.repository.servable import Servable
 _LOG = logging.getLogger(__name__)
 
 State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
+UNLOADED = "unloaded"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +32,7 @@ class VersionStatus:
         name: Model name.
         version: Version number.
         state: Its state.
-        reason: Why it is UNAVAILABLE, for the operator; empty otherwise.
+        reason: Why it is UNAVAILABLE, for the operator; ``UNLOADED`` if nobody wants it; empty otherwise.
         hint: The same in short, for callers: no path, no number.
     """
 
@@ -40,6 +41,16 @@ class VersionStatus:
     state: State
     reason: str = ""
     hint: str = "try again"
+
+    @property
+    def is_left_out(self) -> bool:
+        """Whether it is on disk and not served because nobody wants it to be."""
+        return self.reason == UNLOADED
+
+    @property
+    def has_failed(self) -> bool:
+        """Whether it was to be served and cannot be."""
+        return self.state == "UNAVAILABLE" and not self.is_left_out
 
 
 class Lifecycle:
@@ -127,6 +138,15 @@ class Lifecycle:
         """Show a state of a version that is not READY, and lend it no more."""
         self._replace(status, None)
 
+    def drop(self, servable: Servable, status: VersionStatus) -> bool:
+        """Show a state in place of READY if it is this very servable that is READY; tell whether it was."""
+        with self._lock:
+            if self._ready.get(servable.name, {}).get(servable.version) is not servable:
+                return False
+            replaced = self._show(status, None)
+        self._tell(replaced)
+        return True
+
     def put(self, servable: Servable) -> Servable | None:
         """Make a version READY.
 
@@ -171,22 +191,33 @@ class Lifecycle:
 
     def _replace(self, status: VersionStatus, servable: Servable | None) -> Servable | None:
         with self._lock:
-            self._statuses[status.name, status.version] = status
-            versions = dict(self._ready.get(status.name, {}))
-            replaced = versions.pop(status.version, None)
-            if servable is not None:
-                versions[status.version] = servable
-                self._required |= {status.name}
-            newest_first = dict(sorted(versions.items(), reverse=True))
-            # First, as readiness is told by the other.
-            self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
-            self._ready = {**self._ready, status.name: newest_first}
-            self._names = self._names | {status.name}
+            replaced = self._show(status, servable)
+        self._tell(replaced)
+        return replaced
+
+    def _show(self, status: VersionStatus, servable: Servable | None) -> Servable | None:
+        """Replace a version's state and servable, under the lock; return the one that it had."""
+        self._statuses[status.name, status.version] = status
+        versions = dict(self._ready.get(status.name, {}))
+        replaced = versions.pop(status.version, None)
+        if servable is not None:
+            versions[status.version] = servable
+            self._required |= {status.name}
+        newest_first = dict(sorted(versions.items(), reverse=True))
+        # First, as readiness is told by the other.
+        self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
+        self._ready = {**self._ready, status.name: newest_first}
+        self._names = self._names | {status.name}
+        if status.is_left_out:  # no series says UNAVAILABLE of what nobody misses
+            self._metrics.forget(status.name, str(status.version))
+        else:
             self._metrics.set_state(status.name, str(status.version), status.state)
+        return replaced
+
+    def _tell(self, replaced: Servable | None) -> None:
         if replaced is not None and replaced.shared is not None:
             replaced.shared.close()
         self._listener()
-        return replaced
 
     def _why_not(self, name: str, version: str) -> ServingError:
         if version and not _number(version):

@@ -1,45 +1,28 @@
 """Brings what is served in line with what the repository holds and the operator wants.
 
-Loads, proves and swaps versions in; drains and unloads the others. One change at a time, always on
-a thread that nobody's request waits for: a slow or vanished disk delays changes, never answers.
+Decides what is loaded and what leaves; the swapper does it. One change at a time, always on a thread that nobody's
+request waits for: a slow or vanished disk delays changes, never answers.
 """
 
 from __future__ import annotations
 
-import collections
 import logging
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
 
-from service.errors import (
-    GoldenMismatch,
-    GraphInvalid,
-    LoadError,
-    LoadFailed,
-    ManifestInvalid,
-    ModelNotFound,
-    ProviderUnavailable,
-    SettingsError,
-)
+from service.errors import LoadFailed, ModelNotFound, SettingsError
+from service.manifest import MANIFEST_FILE
 from service.metrics import Metrics
 from service.repository import servable as servables
 from service.repository import store, version_policy
-from service.repository.lifecycle import Lifecycle, VersionStatus
+from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
+from service.repository.swapper import Fallen, Loader, Swapper
 from service.settings import Settings, read_model_settings
 
 _LOG = logging.getLogger(__name__)
-
-_HINTS: dict[type[LoadError], str] = {
-    GoldenMismatch: "it did not reproduce its golden answers",
-    ManifestInvalid: "its manifest, labels or golden answers are not valid",
-    GraphInvalid: "its model file is damaged or not the one that its manifest names",
-    LoadError: "loading failed",
-}
-UNLOADED = "unloaded"
-Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None]], Servable]
 
 
 class Reconciler:
@@ -60,16 +43,17 @@ class Reconciler:
         self._root = Path(settings.models)
         self._metrics = metrics
         self._lifecycle = lifecycle
-        self._load = load
+        self._swapper = Swapper(metrics, lifecycle, load, settings.drain_seconds)
         self.changing = threading.Lock()
-        self._tried: dict[tuple[str, int], Fingerprint] = {}
-        self._fallen: collections.deque[tuple[str, int]] = collections.deque()
+        self._problems: dict[str, str] = {}
+        self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
 
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
-        A version that fails becomes UNAVAILABLE with its reason; the others go on. In mode
-        ``explicit`` only the models named in ``load_models`` are loaded.
+        A version that fails becomes UNAVAILABLE with its reason; the others go on. Where all fail that a policy
+        ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode ``explicit`` only
+        the models named in ``load_models`` are loaded.
 
         Raises:
             SettingsError: The repository cannot be read or lacks what was asked for, or a
@@ -84,16 +68,20 @@ class Reconciler:
             if not any(wanted.values()) and self._settings.model_control_mode != "explicit":
                 raise SettingsError(f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted")
             self._lifecycle.require(names)
-            for folders in wanted.values():
-                for folder in folders:
-                    self._lifecycle.set_status(VersionStatus(folder.name, folder.version, "LOADING"))
+            for name, folders in models.items():
+                asked = wanted.get(name, [])
+                self._leave_out([folder for folder in folders if folder not in asked])
+                for folder in asked:
+                    self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
             for name in names:
                 for folder in wanted[name]:
-                    self._load_one(folder, settings[name], provider_must_be_there=True)
+                    self._swapper.load(folder, settings[name], provider_must_be_there=True)
+                self._stand_in(name, models[name], settings[name])
+                self._note(name, self._problem(name, wanted[name]))
         self._lifecycle.start()
 
     def poll(self) -> None:
-        """Look at the repository again and follow it.
+        """Look at the repository again and follow it; a version without a manifest once it looks the same twice.
 
         An empty or unreadable repository is taken for a lost disk, and everything goes on being served.
         """
@@ -109,30 +97,34 @@ class Reconciler:
                 return
             for name in sorted(known | set(models)):
                 try:
-                    self._follow(name, models.get(name, []), retry=False)
+                    problem = self._follow(name, models.get(name, []), retry=False)
+                except SettingsError as error:
+                    problem = str(error)
                 except Exception:
+                    problem = "it could not be brought up to date"
                     _LOG.exception("a model could not be brought up to date", extra={"fields": {"model": name}})
+                self._note(name, problem)
 
     def load_model(self, name: str) -> None:
         """Load a model's wanted versions, or those that changed on disk, and unload its others.
 
         Raises:
             ModelNotFound: The repository has no such model (NOT_FOUND).
-            LoadFailed: A version cannot be served; one that was READY stays so (FAILED_PRECONDITION).
+            LoadFailed: A wanted version cannot be served, or none on disk is wanted; what was READY stays so
+                (FAILED_PRECONDITION).
         """
         with self.changing:
             folders = self._folders(name)
             if not folders:
                 raise ModelNotFound(f"no model '{name}' in the repository")
             try:
-                self._follow(name, folders, retry=True)
-            except SettingsError:
-                _LOG.exception("a model cannot be loaded", extra={"fields": {"model": name}})
+                problem = self._follow(name, folders, retry=True)
+            except SettingsError as error:
+                self._note(name, str(error))
                 raise LoadFailed(f"model '{name}': its serving.toml is not valid") from None
-            failed = [status for status in self._lifecycle.statuses() if status.name == name]
-            for status in failed:
-                if status.state == "UNAVAILABLE" and status.reason != UNLOADED:
-                    raise LoadFailed(f"model '{name}' version {status.version}: {status.hint}")
+            self._note(name, problem)
+            if problem:
+                raise LoadFailed(f"model '{name}' {problem}")
 
     def unload_model(self, name: str) -> None:
         """Unload every version of a model, finishing what is queued.
@@ -145,7 +137,11 @@ class Reconciler:
                 raise ModelNotFound(f"no model '{name}'")
             self._lifecycle.release(name)
             for servable in self._lifecycle.servables(name):
-                self._unload(servable, exists=True)
+                self._swapper.unload(servable, exists=True)
+            for status in self._lifecycle.statuses():
+                if status.name == name and status.has_failed:
+                    self._swapper.leave_out(name, status.version, "it was unloaded")
+            self._note(name, "")
 
     def index(self) -> list[VersionStatus]:
         """Return every version that is known or on disk; unreadable disks show what is known."""
@@ -187,114 +183,109 @@ class Reconciler:
         numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
         return [folder for folder in folders if folder.version in numbers]
 
-    def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> None:
-        """Bring one model in line: load first, then unload, so that it is never without a version."""
-        wanted: list[VersionFolder] = []
-        if folders:
-            settings = self._settings_of(name)
-            wanted = self._wanted(folders, settings)
-            for folder in wanted:
-                if self._needs_loading(folder, retry=retry):
-                    self._load_one(folder, settings)
-        ready = {servable.version: servable for servable in self._lifecycle.servables(name)}
-        leaving = version_policy.to_unload(ready, [folder.version for folder in wanted])
+    def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> str:
+        """Bring one model in line: load first, then unload, so that it is never without a version.
+
+        Returns:
+            What of it cannot be served, for callers; empty if all that is wanted is.
+        """
         on_disk = {folder.version for folder in folders}
-        for version in leaving:
-            self._unload(ready[version], exists=version in on_disk)
+        self._forget_all_but(name, on_disk)
+        if not folders:
+            for servable in self._lifecycle.servables(name):
+                self._swapper.unload(servable, exists=False)
+            return ""
+        settings = self._settings_of(name)
+        wanted = self._wanted(folders, settings)
+        for folder in wanted:
+            if self._swapper.needs_loading(folder, retry=retry) and (retry or self._is_whole(folder)):
+                self._swapper.load(folder, settings)
+        tried = wanted if retry else [*wanted, *self._stand_in(name, folders, settings)]
+        ready = {servable.version: servable for servable in self._lifecycle.servables(name)}
+        for version in version_policy.to_unload(ready, [folder.version for folder in wanted]):
+            self._swapper.unload(ready[version], exists=version in on_disk)
+        self._leave_out([folder for folder in folders if folder not in tried])
+        return self._problem(name, wanted)
+
+    def _stand_in(self, name: str, folders: Sequence[VersionFolder], settings: Settings) -> Sequence[VersionFolder]:
+        """Load an older version where none is READY and the policy allows it; return those that were tried."""
+        versions = {folder.version: folder for folder in folders}
+        tried = []
+        for version in version_policy.stand_ins(settings.versions, versions):
+            if self._lifecycle.servables(name):
+                break
+            tried.append(versions[version])
+            if self._swapper.needs_loading(versions[version], retry=False):
+                self._swapper.load(versions[version], settings)
+        return tried
+
+    def _is_whole(self, folder: VersionFolder) -> bool:
+        """Tell whether a version may be loaded at this look: without a manifest at the second, since it may follow."""
+        if (folder.path / MANIFEST_FILE).exists():
+            return True
+        seen = store.fingerprint(folder)
+        if self._bare.pop(folder, None) == seen:
+            return True
+        self._bare[folder] = seen
+        return False
+
+    def _leave_out(self, folders: Iterable[VersionFolder]) -> None:
+        """Know of versions that nobody wants; one that is READY still serves."""
+        for folder in folders:
+            status = self._lifecycle.status(folder.name, folder.version)
+            if status is None or status.has_failed:
+                self._swapper.leave_out(folder.name, folder.version, "it is not loaded")
+
+    def _forget_all_but(self, name: str, on_disk: Collection[int]) -> None:
         for status in self._lifecycle.statuses():
             if status.name == name and status.state == "UNAVAILABLE" and status.version not in on_disk:
                 self._lifecycle.forget(name, status.version)
 
-    def _needs_loading(self, folder: VersionFolder, *, retry: bool) -> bool:
-        status = self._lifecycle.status(folder.name, folder.version)
-        changed = store.fingerprint(folder) != self._tried.get((folder.name, folder.version))
-        return status is None or changed or status.reason == UNLOADED or (retry and status.state != "READY")
+    def _problem(self, name: str, wanted: Sequence[VersionFolder]) -> str:
+        """Return what of a model on disk cannot be served, for callers; empty if all that is wanted is."""
+        if not wanted:
+            return "has no version on disk that its setting 'versions' names"
+        for folder in wanted:
+            if failure := self._swapper.failure(folder):
+                return f"version {folder.version}: {failure}"
+        return ""
 
-    def _load_one(self, folder: VersionFolder, settings: Settings, *, provider_must_be_there: bool = False) -> None:
-        """Load, prove and swap in one version; a READY one of the same number serves meanwhile, and after a failure."""
-        place = (folder.name, folder.version)
-        self._tried[place] = store.fingerprint(folder)
-        serving = self._is_serving(folder)
-        if not serving:
-            self._lifecycle.set_status(VersionStatus(*place, "LOADING"))
-        died = threading.Event()
-
-        def on_death() -> None:
-            died.set()
-            self._on_death(folder)
-
-        try:
-            servable = self._load(folder, settings, self._metrics, on_death)
-        except ProviderUnavailable as error:
-            if provider_must_be_there:
-                raise
-            self._failed(folder, str(error), _HINTS[LoadError])
-        except LoadError as error:
-            if isinstance(error, GoldenMismatch):
-                self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-            self._failed(folder, str(error), next(text for kind, text in _HINTS.items() if isinstance(error, kind)))
-        except Exception:
-            _LOG.exception("loading failed")
-            self._failed(folder, "loading failed, see the log", _HINTS[LoadError])
+    def _note(self, name: str, problem: str) -> None:
+        """Show whether a model is served as the repository has it; say so in the log when that changes."""
+        before = self._problems.pop(name, "")
+        if problem:
+            self._problems[name] = problem
+            self._metrics.change_failed.labels(name).set(1)
+            if problem != before:
+                _LOG.error("a model cannot be served as it is on disk: %s", problem, extra={"fields": {"model": name}})
+        elif self._lifecycle.knows(name):
+            self._metrics.change_failed.labels(name).set(0)
         else:
-            _LOG.info("model version is READY", extra={"fields": servables.summary(servable)})
-            replaced = self._lifecycle.put(servable)
-            if died.is_set():  # before it was READY
-                self._on_death(folder)
-            if replaced is not None:
-                replaced.batcher.close(self._settings.drain_seconds)
-                replaced.metrics.settle()
-
-    def _is_serving(self, folder: VersionFolder) -> bool:
-        return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))
-
-    def _failed(self, folder: VersionFolder, reason: str, hint: str) -> None:
-        fields = {"model": folder.name, "version": folder.version}
-        if self._is_serving(folder):
-            _LOG.error(
-                "the changed model version cannot be loaded, the old one serves: %s", reason, extra={"fields": fields}
-            )
-            return
-        _LOG.error("model version is UNAVAILABLE: %s", reason, extra={"fields": fields})
-        self._lifecycle.set_status(VersionStatus(folder.name, folder.version, "UNAVAILABLE", reason, hint))
-
-    def _on_death(self, folder: VersionFolder) -> None:
-        """An instance's thread died: the version answers nothing any more and says so."""
-        self._fell(folder.name, folder.version, "an instance's thread died")
+            self._metrics.change_failed.remove_by_labels({"model": name})
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and lend it no more."""
-        self._fell(servable.name, servable.version, "an instance hangs")
-        servable.batcher.abandon()
-        servable.metrics.settle()
-        servable.interrupt()
+        self._swapper.give_up(servable)
 
-    def fallen(self) -> list[tuple[str, int]]:
+    def fallen(self) -> list[Fallen]:
         """Return the versions that died or were given up since the last call."""
-        fallen = []
-        while self._fallen:
-            fallen.append(self._fallen.popleft())
-        return fallen
+        return self._swapper.fallen()
 
     def revive(self, name: str, version: int) -> None:
-        """Load a fallen version anew, if the repository still holds it."""
+        """Load a fallen version anew, if it is still wanted and the repository still holds it.
+
+        Raises:
+            LoadFailed: The repository cannot be read, or its ``serving.toml`` is not valid.
+        """
         with self.changing:
-            found = [folder for folder in self._folders(name) if folder.version == version]
-            for folder in found:
-                self._load_one(folder, self._settings_of(name))
+            status = self._lifecycle.status(name, version)
+            if status is None or not status.has_failed:
+                return
+            for folder in self._folders(name):
+                if folder.version == version:
+                    self._swapper.load(folder, self._settings_of(name))
 
-    def _fell(self, name: str, version: int, reason: str) -> None:
-        self._lifecycle.set_status(VersionStatus(name, version, "UNAVAILABLE", reason, "it stopped working"))
-        self._fallen.append((name, version))
-
-    def _unload(self, servable: Servable, *, exists: bool) -> None:
-        self._lifecycle.withdraw(servable)
-        servable.batcher.close(self._settings.drain_seconds)
-        self._tried.pop((servable.name, servable.version), None)
-        _LOG.info("model version is unloaded", extra={"fields": {"model": servable.name, "version": servable.version}})
-        if exists:
-            self._metrics.forget(servable.name, str(servable.version))
-            status = VersionStatus(servable.name, servable.version, "UNAVAILABLE", UNLOADED, "it was unloaded")
-            self._lifecycle.set_status(status)
-        else:
-            self._lifecycle.forget(servable.name, servable.version)
+    @property
+    def runs_on(self) -> bool:
+        """Whether a batch that was given up still runs in its thread."""
+        return self._swapper.runs_on

@@ -26,14 +26,15 @@ class VersionFolder:
     path: Path
 
 
-Fingerprint = tuple[tuple[str, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int, int, int], ...]
 
 
 def fingerprint(folder: VersionFolder) -> Fingerprint:
-    """Return names, sizes and times of change of everything that a version is made of.
+    """Return names, sizes, inodes and times of change of everything that a version is made of.
 
-    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes
-    meanwhile is left out, which is a change like any other.
+    A copy may keep the time of its file's last change, and have the size of the one it replaces. Cheap enough for
+    polling, where a digest of every model file would not be. A file that vanishes meanwhile is left out, which is a
+    change like any other.
     """
     files = [folder.path.parent / SERVING_FILE]
     try:
@@ -48,7 +49,7 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
             about = file.stat()
         except OSError:
             continue
-        found.append((file.name, about.st_size, about.st_mtime_ns))
+        found.append((file.name, about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns))
     return tuple(found)
 
 
@@ -61,18 +62,24 @@ def by_name(folders: Iterable[VersionFolder]) -> dict[str, list[VersionFolder]]:
 
 
 def scan(root: Path) -> list[VersionFolder]:
-    """List every version folder that holds a model file, by name and version.
+    """List every version folder that holds a model file, by name and version; what vanishes meanwhile is left out.
 
     Raises:
-        SettingsError: The repository is not a readable folder.
+        SettingsError: The repository or a model in it is not a readable folder.
     """
     try:
         models = [entry for entry in root.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name)]
-        return sorted(
-            VersionFolder(model.name, int(folder.name), folder)
-            for model in models
-            for folder in model.iterdir()
-            if _VERSION.fullmatch(folder.name) and (folder / MODEL_FILE).is_file()
-        )
+        return sorted(folder for model in models for folder in _versions(model))
     except OSError as error:
         raise SettingsError(f"model repository {root}: {error.strerror}") from None
+
+
+def _versions(model: Path) -> list[VersionFolder]:
+    try:
+        return [
+            VersionFolder(model.name, int(folder.name), folder)
+            for folder in model.iterdir()
+            if _VERSION.fullmatch(folder.name) and (folder / MODEL_FILE).is_file()
+        ]
+    except FileNotFoundError:
+        return []

@@ -15,7 +15,6 @@ def to_unload(ready: Iterable[int], wanted: Iterable[int]) -> list[int]:
     """Return the READY versions to unload, ascending.
 
     An unwanted version goes only when a wanted one is READY: one that fails keeps the old one serving.
-    If none is wanted any more, all go.
 
     >>> to_unload(ready=[1, 2], wanted=[2])
     [1]
@@ -23,7 +22,7 @@ def to_unload(ready: Iterable[int], wanted: Iterable[int]) -> list[int]:
     []
     """
     serving, asked = set(ready), set(wanted)
-    return sorted(serving - asked) if serving & asked or not asked else []
+    return sorted(serving - asked) if serving & asked else []
 
 
 def wanted(policy: str, versions: Iterable[int]) -> list[int]:
@@ -48,3 +47,20 @@ def wanted(policy: str, versions: Iterable[int]) -> list[int]:
         chosen = {int(number) for number in policy.split(",")}
         return [version for version in found if version in chosen]
     raise SettingsError(f"versions: expected latest:N, all, or numbers such as 1,3, got {policy!r}")
+
+
+def stand_ins(policy: str, versions: Iterable[int]) -> list[int]:
+    """Return the versions to try where none of the wanted can be served, the newest first.
+
+    Of ``latest:N`` the older ones: a server that runs keeps the old version when the new one fails, and one that is
+    started then does as well.
+
+    >>> stand_ins("latest:1", [1, 2, 3])
+    [2, 1]
+    >>> stand_ins("3", [1, 2, 3])
+    []
+    """
+    if not policy.startswith("latest:"):
+        return []
+    found = set(versions)
+    return sorted(found - set(wanted(policy, found)), reverse=True)

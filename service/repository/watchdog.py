@@ -7,6 +7,8 @@ import threading
 
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
+from service.repository.store import Fingerprint
+from service.repository.swapper import Fallen
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
@@ -27,7 +29,8 @@ class Watchdog:
         self._lifecycle = lifecycle
         self._reconciler = reconciler
         self._run_timeout_seconds = run_timeout_seconds
-        self._revivals: dict[tuple[str, int], int] = {}
+        self._revivals: dict[tuple[str, int], tuple[Fingerprint, int]] = {}
+        self._waiting: list[Fallen] = []
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -46,14 +49,32 @@ class Watchdog:
                 fields = {"model": servable.name, "version": servable.version}
                 _LOG.error("an instance hangs", extra={"fields": fields})
                 self._reconciler.give_up(servable)
-        for name, version in self._reconciler.fallen():
-            count = self._revivals[name, version] = self._revivals.get((name, version), 0) + 1
-            fields = {"model": name, "version": version, "times": count}
-            if count > _MOST_REVIVALS:
-                _LOG.error("model version fell too often and stays down until it changes", extra={"fields": fields})
-                continue
-            _LOG.warning("model version is loaded anew", extra={"fields": fields})
-            self._reconciler.revive(name, version)
+        again, self._waiting = self._waiting, []
+        for fallen in again:
+            self._revive(fallen)
+        for fallen in self._reconciler.fallen():
+            if self._may_revive(fallen):
+                self._revive(fallen)
+
+    def _may_revive(self, fallen: Fallen) -> bool:
+        """Count a fall; what has changed since it fell last starts anew."""
+        place = (fallen.name, fallen.version)
+        loaded, count = self._revivals.get(place, (fallen.fingerprint, 0))
+        count = count + 1 if loaded == fallen.fingerprint else 1
+        self._revivals[place] = (fallen.fingerprint, count)
+        fields = {"model": fallen.name, "version": fallen.version, "times": count}
+        if count > _MOST_REVIVALS:
+            _LOG.error("model version fell too often and stays down until it changes", extra={"fields": fields})
+            return False
+        _LOG.warning("model version is loaded anew", extra={"fields": fields})
+        return True
+
+    def _revive(self, fallen: Fallen) -> None:
+        try:
+            self._reconciler.revive(fallen.name, fallen.version)
+        except Exception:
+            _LOG.exception("a model version cannot be loaded anew; the next look will try again")
+            self._waiting.append(fallen)
 
     def _watch(self) -> None:
         while not self._stop.wait(_LOOK_EVERY_SECONDS):

@@ -70,7 +70,7 @@ class StatusPage:
         return page if self._form is None else {**page, ("POST", "/try"): self._form.answer}
 
     def _answer(self, _: Request) -> Response:
-        statuses = self._lifecycle.statuses()
+        statuses = [status for status in self._lifecycle.statuses() if not status.is_left_out]
         serving = {
             (servable.name, str(servable.version)): servable
             for name in dict.fromkeys(status.name for status in statuses)
@@ -97,7 +97,7 @@ class StatusPage:
             in_flight=f"{_value(self._metrics.inflight):,.0f}",
             up=status_html.uptime(now - self._started),
             span=f"the last {seconds:.0f} seconds" if earlier is not None else "the time since the start",
-            cards="".join(cards) or '<p class="card">There is no model in the repository.</p>',
+            cards="".join(cards) or '<p class="card">No model is served.</p>',
             near="" if self._form is None else '<a class="near" href="#try-title">try it</a>',
             form=self._form_html(list(serving.values())),
         )

@@ -137,4 +137,4 @@ def test_versions_and_settings_of_one_model(tmp_path: Path):
         configured = server.client.inference.ModelConfig(pb.ModelConfigRequest(name="add-sub")).config
         assert configured.max_batch_size == 3
         asked = infer_request("add-sub", {}, model_version="2")
-        assert failure(server.client.infer, asked).code is grpc.StatusCode.NOT_FOUND
+        assert failure(server.client.infer, asked).code is grpc.StatusCode.UNAVAILABLE

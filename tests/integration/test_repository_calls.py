@@ -71,7 +71,11 @@ def health(server: ServerProcess, name: str) -> int:
 
 def test_models_come_and_go_by_call(explicit: ServerProcess):
     assert {state for state, _ in index(explicit).values()} == {"UNAVAILABLE"}
-    assert failure(explicit.client.infer, infer_request("a", {"a": ONES, "b": ONES})).code is grpc.StatusCode.NOT_FOUND
+    early = failure(explicit.client.infer, infer_request("a", {"a": ONES, "b": ONES}))
+    assert (early.code, early.message) == (
+        grpc.StatusCode.UNAVAILABLE,
+        "model 'a' version 1 is UNAVAILABLE: it is not loaded",
+    )
     load(explicit, "a")
     assert index(explicit)["a/1"] == ("READY", "")
     assert index(explicit, ready=True).keys() == {"a/1"}

@@ -39,6 +39,7 @@ FAMILIES = {
     "convserve_predictions": ("counter", "model version class"),
     "convserve_prediction_confidence": ("histogram", "model version"),
     "convserve_model_state": ("gauge", "model version state"),
+    "convserve_model_change_failed": ("gauge", "model"),
     "convserve_model_load_duration_seconds": ("gauge", "model version"),
     "convserve_build_info": ("gauge", "version runtime"),
 }
@@ -77,6 +78,7 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     metrics.golden_error.labels(*labels).set(1e-7)
     metrics.load_seconds.labels(*labels).set(0.5)
     metrics.set_state(*labels, "READY")
+    metrics.change_failed.labels(model).set(0)
     bound.settle()
     return bound
 
@@ -153,7 +155,7 @@ def test_forgetting_a_version_drops_all_of_its_series_and_no_other(metrics: Metr
     text = metrics.expose().decode()
     assert not re.search(r'model="m".*version="1"', text)
     for name, (_, labels) in FAMILIES.items():
-        if "model" in labels:
+        if {"model", "version"} <= set(labels.split()):
             assert re.search(rf'{name}\w*\{{.*model="m".*version="2"', text), name
             assert re.search(rf'{name}\w*\{{.*model="n".*version="1"', text), name
 

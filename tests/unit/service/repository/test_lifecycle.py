@@ -63,6 +63,7 @@ def repository(root: Path, *places: str) -> Path:
     for place in places:
         (root / place).mkdir(parents=True)
         (root / place / "model.onnx").touch()
+        (root / place / "manifest.json").touch()
     return root
 
 
@@ -141,8 +142,9 @@ def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
 def test_only_the_wanted_versions_are_loaded(tmp_path: Path) -> None:
     cycle = lifecycle(repository(tmp_path, "a/1", "a/2", "a/10"), FakeLoader())
     cycle.load_all()
-    assert states(cycle) == {"a/10": "READY"}
-    assert isinstance(refusal(cycle, "a", "2"), ModelNotFound)
+    assert states(cycle) == {"a/1": "UNAVAILABLE", "a/2": "UNAVAILABLE", "a/10": "READY"}
+    assert refusal(cycle, "a", "2").message == "model 'a' version 2 is UNAVAILABLE: it is not loaded"
+    assert isinstance(refusal(cycle, "a", "3"), ModelNotFound)
 
 
 def test_find_lends_the_newest_or_the_one_named(tmp_path: Path) -> None:
@@ -282,7 +284,7 @@ def test_serving_toml_overrides_for_its_model_only(tmp_path: Path) -> None:
     (tmp_path / "a" / "serving.toml").write_text('versions = "1"\ninstances = 3\n')
     cycle = lifecycle(tmp_path, loader)
     cycle.load_all()
-    assert states(cycle) == {"a/1": "READY", "b/2": "READY"}
+    assert states(cycle) == {"a/1": "READY", "a/2": "UNAVAILABLE", "b/1": "UNAVAILABLE", "b/2": "READY"}
     assert (loader.settings["a/1"].instances, loader.settings["b/2"].instances) == (3, 0)
 
 

@@ -175,6 +175,145 @@ def test_a_new_model_is_served_and_required_once_it_was_ready(tmp_path: Path) ->
     assert not stage.lifecycle.is_ready
 
 
+def shows(stage: Stage, state: str, place: str) -> bool:
+    """Tell whether the metrics show a version in a state."""
+    model, version = place.split("/")
+    labels = {"model": model, "version": version, "state": state}
+    return stage.metrics.registry.get_sample_value("convserve_model_state", labels) == 1
+
+
+def change_failed(stage: Stage, model: str = "a") -> bool:
+    return stage.metrics.registry.get_sample_value("convserve_model_change_failed", {"model": model}) == 1
+
+
+def test_an_upgrade_leaves_nothing_that_looks_like_a_failure(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.add("a/2")
+    stage.reconciler.poll()
+    assert shows(stage, "READY", "a/2")
+    assert not shows(stage, "UNAVAILABLE", "a/1")
+    assert not change_failed(stage)
+
+
+def test_a_version_pinned_that_does_not_exist_changes_nothing_and_shows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    (tmp_path / "a" / "serving.toml").write_text('versions = "7"\n')
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert stage.lifecycle.is_ready
+    assert change_failed(stage)
+    assert caplog.text.count("has no version on disk that its setting 'versions' names") == 1, "not at every look"
+    (tmp_path / "a" / "serving.toml").unlink()
+    stage.reconciler.poll()
+    assert not change_failed(stage)
+
+
+def test_a_pin_to_nothing_at_the_start_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    repository(tmp_path, "a/1")
+    (tmp_path / "a" / "serving.toml").write_text('versions = "7"\n')
+    with caplog.at_level(logging.ERROR):
+        stage = Stage(tmp_path, "b/1").start()
+    assert not stage.lifecycle.is_ready
+    assert change_failed(stage)
+    assert "has no version on disk" in caplog.text
+
+
+def test_a_damaged_serving_toml_is_told_once_and_shows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    (tmp_path / "a" / "serving.toml").write_text("instances =")
+    with caplog.at_level(logging.ERROR):
+        for _ in range(3):
+            stage.reconciler.poll()
+    assert change_failed(stage)
+    assert len(caplog.records) == 1
+    assert caplog.records[0].exc_info is None
+
+
+def test_a_rollback_by_a_pin_leaves_no_failure_behind(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", loader=FakeLoader(**{"a/2": ManifestInvalid("no")})).start()
+    stage.add("a/2")
+    stage.reconciler.poll()
+    assert shows(stage, "UNAVAILABLE", "a/2")
+    assert change_failed(stage)
+    (tmp_path / "a" / "serving.toml").write_text('versions = "1"\n')
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert not shows(stage, "UNAVAILABLE", "a/2")
+    assert not change_failed(stage)
+
+
+def test_an_older_version_serves_where_the_newest_fails_at_the_start(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/3": GoldenMismatch("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", loader=loader).start()
+    assert stage.serving("a") == [1]
+    assert stage.lifecycle.is_ready
+    assert shows(stage, "UNAVAILABLE", "a/3")
+    tried: list[str] = []
+    loader.during = tried.append
+    stage.reconciler.poll()
+    assert tried == [], "what failed is not tried at every look"
+    assert stage.serving("a") == [1]
+    loader.failures.clear()
+    stage.change("a/3")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [3]
+
+
+def test_no_other_version_stands_in_for_one_that_was_named(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", loader=loader, versions="2").start()
+    assert stage.serving("a") == []
+
+
+def test_a_version_whose_manifest_is_still_being_copied_displaces_nothing(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.add("a/2")
+    (tmp_path / "a" / "2" / "manifest.json").unlink()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    stage.change("a/2")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1], "it grows"
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2], "a bare graph, since nothing follows"
+
+
+def test_a_replaced_version_that_dies_while_it_drains_takes_nothing_with_it(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    old_dies = stage.loader.on_death["a/1"]
+    stage.change("a/1")
+    stage.reconciler.poll()
+    old_dies()
+    assert stage.states == {"a/1": "READY"}
+    assert stage.reconciler.fallen() == []
+
+
+def test_a_batch_that_hangs_while_its_version_leaves_is_given_up(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    batcher = stage.loader.batchers["a/1"]
+    batcher.running = 1
+    stage.add("a/2")
+    stage.reconciler.poll()
+    assert batcher.abandoned
+    assert stage.reconciler.runs_on
+    batcher.running = 0
+    assert not stage.reconciler.runs_on
+
+
+def test_golden_answers_of_what_serves_stay_passed_when_a_change_fails(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.metrics.golden_passed.labels("a", "1").set(1)
+    stage.loader.failures["a/1"] = GoldenMismatch("differs")
+    stage.change("a/1")
+    stage.reconciler.poll()
+    labels = {"model": "a", "version": "1"}
+    assert stage.metrics.registry.get_sample_value("convserve_golden_check_passed", labels) == 1
+
+
 def test_nothing_is_reloaded_without_a_change(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1", "a/2", "b/1").start()
     loaded: list[str] = []
@@ -189,7 +328,8 @@ class TestExplicit:
 
     def test_nothing_is_loaded_at_the_start(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
-        assert stage.states == {}
+        assert stage.states == {"a/1": "UNAVAILABLE"}
+        assert isinstance(refusal(stage.lifecycle, "a"), ModelNotReady), "it is known, as the index says"
         assert stage.lifecycle.is_ready
         assert [(s.name, s.version, s.state, s.reason) for s in stage.reconciler.index()] == [
             ("a", 1, "UNAVAILABLE", "unloaded")
@@ -198,14 +338,14 @@ class TestExplicit:
     @pytest.mark.parametrize(("asked", "loaded"), [("b", {"b/1"}), ("a,b", {"a/1", "b/1"}), ("*", {"a/1", "b/1"})])
     def test_but_for_those_asked_for(self, tmp_path: Path, asked: str, loaded: set[str]) -> None:
         stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models=asked).start()
-        assert set(stage.states) == loaded
+        assert {place for place, state in stage.states.items() if state == "READY"} == loaded
 
     def test_load_and_unload(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", "a/2", model_control_mode="explicit").start()
         stage.reconciler.load_model("a")
         assert stage.serving("a") == [2]
         stage.reconciler.unload_model("a")
-        assert stage.states == {"a/2": "UNAVAILABLE"}
+        assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "UNAVAILABLE"}
         assert refusal(stage.lifecycle, "a").message == "model 'a' version 2 is UNAVAILABLE: it was unloaded"
         assert stage.lifecycle.is_ready
         stage.reconciler.load_model("a")
@@ -226,6 +366,46 @@ class TestExplicit:
         loader.failures.clear()
         stage.reconciler.load_model("a")
         assert stage.serving("a") == [1], "a call tries again what had failed"
+
+    def test_a_changed_version_that_fails_is_told_each_time(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
+        stage.loader.failures["a/1"] = ManifestInvalid("no")
+        stage.change("a/1")
+        for _ in range(2):
+            with pytest.raises(LoadFailed, match="the one that was loaded before goes on"):
+                stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+        assert change_failed(stage)
+        stage.loader.failures.clear()
+        stage.reconciler.load_model("a")
+        assert not change_failed(stage)
+
+    def test_a_version_that_nobody_wants_fails_no_call(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": ManifestInvalid("no")})
+        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit").start()
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        stage.add("a/2")
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [2]
+        assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
+        assert not shows(stage, "UNAVAILABLE", "a/1")
+
+    def test_a_pin_to_nothing_is_refused(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
+        (tmp_path / "a" / "serving.toml").write_text('versions = "7"\n')
+        with pytest.raises(LoadFailed, match=r"^model 'a' has no version on disk that its setting 'versions' names$"):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+
+    def test_what_was_unloaded_does_not_come_back_by_itself(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
+        stage.loader.on_death["a/1"]()
+        stage.reconciler.unload_model("a")
+        for fallen in stage.reconciler.fallen():
+            stage.reconciler.revive(fallen.name, fallen.version)
+        assert stage.serving("a") == []
+        assert stage.lifecycle.is_ready
 
     @pytest.mark.parametrize("name", ["b", "", "../a", "a/1", "."])
     def test_unknown_names_and_path_tricks_are_not_found(self, tmp_path: Path, name: str) -> None:

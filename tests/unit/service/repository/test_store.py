@@ -117,6 +117,18 @@ def test_what_vanishes_is_a_change_and_no_error(tmp_path: Path) -> None:
     add(tmp_path, "m/1")
     (folder,) = scan(tmp_path)
     (folder.path / "broken").symlink_to(tmp_path / "nowhere")
-    assert [name for name, _, _ in fingerprint(folder)] == ["model.onnx"]
+    assert [name for name, *_ in fingerprint(folder)] == ["model.onnx"]
     shutil.rmtree(folder.path)
     assert fingerprint(folder) == ()
+
+
+def test_a_copy_of_the_same_size_and_time_is_a_change(tmp_path: Path) -> None:
+    add(tmp_path, "m/1")
+    (folder,) = scan(tmp_path)
+    before, file = fingerprint(folder), folder.path / "model.onnx"
+    about = file.stat()
+    other = tmp_path / "other"
+    other.write_bytes(b"y" * about.st_size)
+    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
+    other.replace(file)
+    assert fingerprint(folder) != before

@@ -80,6 +80,33 @@ def test_what_falls_again_and_again_stays_down_until_it_changes(tmp_path: Path) 
     assert stage.states == {"a/1": "READY"}
 
 
+def test_what_has_changed_since_it_fell_is_brought_back_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    watchdog = watched(stage)
+    for _ in range(4):
+        stage.loader.on_death["a/1"]()
+        watchdog.look()
+    stage.change("a/1")
+    stage.reconciler.poll()
+    stage.loader.on_death["a/1"]()
+    watchdog.look()
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_one_that_cannot_be_brought_back_now_keeps_no_other_down_and_is_tried_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    watchdog = watched(stage)
+    settings = tmp_path / "a" / "serving.toml"
+    settings.write_text("instances =")
+    stage.loader.on_death["a/1"]()
+    stage.loader.on_death["b/1"]()
+    watchdog.look()
+    assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+    settings.unlink()
+    watchdog.look()
+    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+
+
 def test_a_version_that_is_gone_or_fails_stays_down(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1", "b/1").start()
     stage.loader.failures["a/1"] = ManifestInvalid("no")

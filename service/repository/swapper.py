@@ -1,0 +1,207 @@
+"""Loads, proves and swaps versions in, withdraws and drains them, and knows which have fallen.
+
+The deeds of the reconciler, which decides what is to be served and holds its lock meanwhile.
+"""
+
+from __future__ import annotations
+
+import collections
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable
+from service.metrics import Metrics
+from service.repository import servable as servables
+from service.repository import store
+from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.servable import Servable
+from service.repository.store import Fingerprint, VersionFolder
+from service.settings import Settings
+
+_LOG = logging.getLogger(__name__)
+
+_HINTS: dict[type[LoadError], str] = {
+    GoldenMismatch: "it did not reproduce its golden answers",
+    ManifestInvalid: "its manifest, labels or golden answers are not valid",
+    GraphInvalid: "its model file is damaged or not the one that its manifest names",
+    LoadError: "loading failed",
+}
+Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None]], Servable]
+Place = tuple[str, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Fallen:
+    """A version that stopped working.
+
+    Attributes:
+        name: Model name.
+        version: Version number.
+        fingerprint: Of what was loaded.
+    """
+
+    name: str
+    version: int
+    fingerprint: Fingerprint
+
+
+class Swapper:
+    """Changes the lifecycle, one version at a time; only :meth:`give_up` and :meth:`fallen` need no lock."""
+
+    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, load: Loader, drain_seconds: float) -> None:
+        """Wire up.
+
+        Args:
+            metrics: The families.
+            lifecycle: What is changed.
+            load: Loads and proves one version.
+            drain_seconds: How long what leaves may finish what it has.
+        """
+        self._metrics = metrics
+        self._lifecycle = lifecycle
+        self._load = load
+        self._drain_seconds = drain_seconds
+        self._tried: dict[Place, Fingerprint] = {}
+        self._in_vain: dict[Place, str] = {}
+        self._fallen: collections.deque[Fallen] = collections.deque()
+        self._given_up: list[Servable] = []
+
+    def needs_loading(self, folder: VersionFolder, *, retry: bool) -> bool:
+        """Tell whether a version is to be loaded that somebody wants.
+
+        Args:
+            folder: Where it is.
+            retry: Whether also what failed is, although nothing has changed.
+        """
+        place = (folder.name, folder.version)
+        status = self._lifecycle.status(*place)
+        if status is None or status.is_left_out or store.fingerprint(folder) != self._tried.get(place):
+            return True
+        return retry and (status.state != "READY" or place in self._in_vain)
+
+    def failure(self, folder: VersionFolder) -> str:
+        """Return why a version does not serve as it is on disk, for callers; empty if it does."""
+        status = self._lifecycle.status(folder.name, folder.version)
+        if status is not None and status.has_failed:
+            return status.hint
+        hint = self._in_vain.get((folder.name, folder.version))
+        return f"{hint}; the one that was loaded before goes on" if hint else ""
+
+    def load(self, folder: VersionFolder, settings: Settings, *, provider_must_be_there: bool = False) -> None:
+        """Load, prove and swap in one version; a READY one of the same number serves meanwhile, and after a failure.
+
+        Raises:
+            ProviderUnavailable: The one demanded does not run, and it must be there.
+        """
+        place = (folder.name, folder.version)
+        self._tried[place] = store.fingerprint(folder)
+        self._in_vain.pop(place, None)
+        if not self._is_serving(folder):
+            self._lifecycle.set_status(VersionStatus(*place, "LOADING"))
+        born: list[Servable] = []
+        died = threading.Event()
+
+        def on_death() -> None:
+            died.set()
+            for servable in born:
+                self._fell(servable, "an instance's thread died")
+
+        try:
+            servable = self._load(folder, settings, self._metrics, on_death)
+        except ProviderUnavailable as error:
+            if provider_must_be_there:
+                raise
+            self._failed(folder, str(error), _HINTS[LoadError])
+        except LoadError as error:
+            if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
+                self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
+            self._failed(folder, str(error), next(text for kind, text in _HINTS.items() if isinstance(error, kind)))
+        except Exception:
+            _LOG.exception("loading failed")
+            self._failed(folder, "loading failed, see the log", _HINTS[LoadError])
+        else:
+            _LOG.info("model version is READY", extra={"fields": servables.summary(servable)})
+            replaced = self._lifecycle.put(servable)
+            born.append(servable)
+            if died.is_set():  # before it was READY
+                self._fell(servable, "an instance's thread died")
+            if replaced is not None:
+                self._drain(replaced)
+
+    def unload(self, servable: Servable, *, exists: bool) -> None:
+        """Withdraw and drain one READY version.
+
+        Args:
+            servable: It.
+            exists: Whether it is still on disk.
+        """
+        place = (servable.name, servable.version)
+        self._lifecycle.withdraw(servable)
+        self._drain(servable)
+        self._tried.pop(place, None)
+        self._in_vain.pop(place, None)
+        self._metrics.settle()  # or its last calls would bring its series back
+        _LOG.info("model version is unloaded", extra={"fields": {"model": servable.name, "version": servable.version}})
+        if exists:
+            self.leave_out(*place, "it was unloaded")
+        else:
+            self._lifecycle.forget(*place)
+
+    def leave_out(self, name: str, version: int, hint: str) -> None:
+        """Show a version that is on disk and that nobody wants; it is READY no more."""
+        self._lifecycle.set_status(VersionStatus(name, version, "UNAVAILABLE", UNLOADED, hint))
+
+    def give_up(self, servable: Servable) -> None:
+        """Answer the callers of a version that hangs, and lend it no more."""
+        self._fell(servable, "an instance hangs")
+        self._abandon(servable)
+
+    def fallen(self) -> list[Fallen]:
+        """Return the versions that died or were given up since the last call."""
+        fallen = []
+        while self._fallen:
+            fallen.append(self._fallen.popleft())
+        return fallen
+
+    @property
+    def runs_on(self) -> bool:
+        """Whether a batch that was given up still runs in its thread."""
+        self._given_up = [servable for servable in self._given_up if servable.batcher.running]
+        return bool(self._given_up)
+
+    def _drain(self, servable: Servable) -> None:
+        """Finish what a withdrawn version has; what takes too long is given up."""
+        servable.batcher.close(self._drain_seconds)
+        servable.metrics.settle()
+        if servable.batcher.running:
+            fields = {"model": servable.name, "version": servable.version}
+            _LOG.error("a batch of a version that leaves does not end and is given up", extra={"fields": fields})
+            self._abandon(servable)
+
+    def _abandon(self, servable: Servable) -> None:
+        servable.batcher.abandon()
+        servable.metrics.settle()
+        servable.interrupt()
+        self._given_up.append(servable)
+
+    def _is_serving(self, folder: VersionFolder) -> bool:
+        return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))
+
+    def _failed(self, folder: VersionFolder, reason: str, hint: str) -> None:
+        fields = {"model": folder.name, "version": folder.version}
+        if self._is_serving(folder):
+            self._in_vain[folder.name, folder.version] = hint
+            _LOG.error(
+                "the changed model version cannot be loaded, the old one serves: %s", reason, extra={"fields": fields}
+            )
+            return
+        _LOG.error("model version is UNAVAILABLE: %s", reason, extra={"fields": fields})
+        self._lifecycle.set_status(VersionStatus(folder.name, folder.version, "UNAVAILABLE", reason, hint))
+
+    def _fell(self, servable: Servable, reason: str) -> None:
+        """Say that a version answers nothing any more, unless another serves under its number by now."""
+        place = (servable.name, servable.version)
+        if self._lifecycle.drop(servable, VersionStatus(*place, "UNAVAILABLE", reason, "it stopped working")):
+            self._fallen.append(Fallen(*place, self._tried.get(place, ())))
