@@ -37,8 +37,8 @@ def access(settings: Settings) -> Access:
     infer, admin = (
         TokenFile(Path(name)) if name else None for name in (settings.infer_tokens_file, settings.admin_tokens_file)
     )
-    admin_without_token = is_loopback(settings.host) or settings.trust_clients
-    return Access(infer, admin, admin_without_token=admin_without_token)
+    local = is_loopback(settings.host)
+    return Access(infer, admin, admin_without_token=local or settings.trust_clients, local=local)
 
 
 def tracing(settings: Settings, dataplane: DataPlane) -> Tracing | None:

@@ -20,6 +20,8 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 _OPEN = frozenset({"ServerLive", "ServerReady", "Check", "Watch", "ServerReflectionInfo"})
 _ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "LogSettings", "TraceSetting"})
+# A region is whatever this server's user may open; who is on the same machine may have a right to that.
+_REGIONS = frozenset({"SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"})
 
 
 class TokenFile:
@@ -68,18 +70,24 @@ class TokenFile:
 class Access:
     """The rule for every method. Thread-safe."""
 
-    def __init__(self, infer: TokenFile | None, admin: TokenFile | None, *, admin_without_token: bool) -> None:
+    def __init__(
+        self, infer: TokenFile | None, admin: TokenFile | None, *, admin_without_token: bool, local: bool
+    ) -> None:
         """Keep the groups.
 
         Args:
             infer: Tokens of those who may infer and describe; None asks for none.
             admin: Tokens of those who may change the server, and infer too; None for none.
             admin_without_token: Whether, without ``admin``, anybody may change the server.
+            local: Whether only this machine reaches the server, so that whoever may infer may register
+                shared memory; else that needs a token of ``admin``.
         """
         self._infer = infer
         self._admin = admin
         self._admin_without_token = admin_without_token
-        self.is_open = infer is None and admin is None and admin_without_token
+        self._local = local
+        self.open_to_infer = infer is None
+        """Whether a call that infers needs no look at its metadata."""
 
     def refusal(self, method: str, metadata: Metadata) -> ServingError | None:
         """Return why a call is refused, or None.
@@ -97,6 +105,12 @@ class Access:
                     return None
                 return NotAllowed("this server may be changed by calls only with --admin-tokens-file")
             return self._check(metadata, [self._admin], "administer")
+        if name in _REGIONS and not self._local:
+            if self._admin is None:
+                return NotAllowed(
+                    "this server listens beyond loopback: shared memory is registered only with --admin-tokens-file"
+                )
+            return self._check(metadata, [self._admin], "register shared memory")
         if self._infer is None:
             return None
         groups = [self._infer] if self._admin is None else [self._infer, self._admin]
@@ -114,7 +128,7 @@ class Access:
         return Unauthenticated("the token is not known")
 
 
-OPEN = Access(None, None, admin_without_token=True)
+OPEN = Access(None, None, admin_without_token=True, local=True)
 
 
 def _bearer(metadata: Metadata) -> str:

@@ -73,7 +73,7 @@ class Calls:
         self.repeated: RepeatedRefusal | None = None
         """The last refusal that others may be told as well, for :meth:`shedder`."""
         # Who is watched or must show a credential is looked at one by one.
-        self._may_repeat = access.is_open and not self.recorder.draws
+        self._may_repeat = access.open_to_infer and not self.recorder.draws
         self._begin = {
             MODEL_INFER: self._model_infer,
             CLASSIFY_IMAGES: self._classify_images,
@@ -112,7 +112,7 @@ class Calls:
             call.record = self.recorder.begin(method, metadata, arrival)
         self.in_flight.enter()
         try:
-            if not self._access.is_open:
+            if not self._access.open_to_infer:
                 self.check_access(method, metadata)
             try:
                 return self._begin[method](call, payload, deadline)
@@ -144,8 +144,6 @@ class Calls:
             PermissionDenied: Its token is of another group (PERMISSION_DENIED).
             NotAllowed: Nobody may call the method here (FAILED_PRECONDITION).
         """
-        if self._access.is_open:
-            return
         if (error := self._access.refusal(method, metadata)) is not None:
             raise error
 

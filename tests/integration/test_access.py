@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,28 @@ def guarded(
         small_repository, transport, *flags, "--model-control-mode", "explicit", "--load-models", "*"
     ) as running:
         yield running
+
+
+@pytest.fixture(scope="module")
+def reachable(
+    small_repository: Path, transport: str, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[ServerProcess]:
+    """Listens on every interface."""
+    folder = tmp_path_factory.mktemp("far-tokens")
+    (folder / "infer").write_text("reader\n")
+    (folder / "admin").write_text("root\n")
+    flags = ["--infer-tokens-file", str(folder / "infer"), "--admin-tokens-file", str(folder / "admin")]
+    with ServerProcess(small_repository, transport, "--host", "0.0.0.0", *flags) as running:
+        yield running
+
+
+@pytest.fixture
+def region() -> Iterator[str]:
+    """An object in shared memory; its name."""
+    path = Path("/dev/shm") / f"convserve-test-{uuid.uuid4().hex}"
+    path.write_bytes(bytes(16))
+    yield path.name
+    path.unlink()
 
 
 def bearer(token: str) -> tuple[tuple[str, str], ...]:
@@ -75,6 +98,29 @@ def test_loading_wants_another(guarded: ServerProcess, token: str, code: grpc.St
         load(bearer(token))
     else:
         assert failure(load, bearer(token)).code is code
+
+
+@pytest.mark.parametrize(("token", "code"), [("root", None), ("reader", DENIED), ("", UNKNOWN)])
+def test_away_from_loopback_registering_memory_wants_a_token_too(
+    reachable: ServerProcess, region: str, token: str, code: grpc.StatusCode | None
+):
+    def register(metadata: Any) -> Any:
+        request = pb.SystemSharedMemoryRegisterRequest(name=region, key=f"/{region}", byte_size=16)
+        return reachable.client.inference.SystemSharedMemoryRegister(
+            request, metadata=metadata, timeout=DEADLINE_SECONDS
+        )
+
+    def unregister(metadata: Any) -> Any:
+        request = pb.SystemSharedMemoryUnregisterRequest(name=region)
+        return reachable.client.inference.SystemSharedMemoryUnregister(
+            request, metadata=metadata, timeout=DEADLINE_SECONDS
+        )
+
+    for call in (register, unregister):
+        if code is None:
+            call(bearer(token))
+        else:
+            assert failure(call, bearer(token)).code is code
 
 
 def test_probes_want_none(guarded: ServerProcess):

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.errors import SettingsError
-from service.parts import choose_transport
+from service.parts import access, choose_transport
 from service.settings import Settings
 
 
@@ -35,3 +35,17 @@ def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) ->
     assert choose_transport(Settings(models="models")) == "grpcio"
     with pytest.raises(SettingsError, match="pip install 'convserve\\[fast\\]'"):
         choose_transport(Settings(models="models", transport="native"))
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "OK"),
+        ({"host": "0.0.0.0"}, "FAILED_PRECONDITION"),
+        ({"host": "192.0.2.1", "trust_clients": True}, "FAILED_PRECONDITION"),
+    ],
+)
+def test_strangers_register_no_shared_memory(settings: dict[str, Any], expected: str) -> None:
+    method = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
+    error = access(Settings(models="models", **settings)).refusal(method, [])
+    assert (error.status if error else "OK") == expected

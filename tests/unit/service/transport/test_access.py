@@ -13,6 +13,8 @@ from service.transport.access import OPEN, Access, TokenFile
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 DESCRIBE = "/convserve.classification.v1.ClassificationService/DescribeModel"
 LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+REGIONS = tuple(f"/inference.GRPCInferenceService/SystemSharedMemory{what}" for what in ("Register", "Unregister"))
+STATUS = "/inference.GRPCInferenceService/SystemSharedMemoryStatus"
 FREE = (
     "/grpc.health.v1.Health/Check",
     "/grpc.health.v1.Health/Watch",
@@ -37,14 +39,42 @@ def files(tmp_path: Path) -> tuple[TokenFile, TokenFile]:
 
 
 def test_without_files_everything_is_open() -> None:
-    assert OPEN.is_open
-    assert [status(OPEN, method) for method in (INFER, DESCRIBE, LOAD, *FREE)] == ["OK"] * 6
+    assert OPEN.open_to_infer
+    assert [status(OPEN, method) for method in (INFER, DESCRIBE, LOAD, *REGIONS, *FREE)] == ["OK"] * 8
 
 
 def test_away_from_loopback_nobody_administers_without_a_file() -> None:
-    access = Access(None, None, admin_without_token=False)
-    assert not access.is_open
+    access = Access(None, None, admin_without_token=False, local=False)
+    assert access.open_to_infer
     assert (status(access, INFER), status(access, LOAD)) == ("OK", "FAILED_PRECONDITION")
+
+
+@pytest.mark.parametrize("method", REGIONS)
+@pytest.mark.parametrize("admin_without_token", [False, True])  # True: --trust-clients
+def test_away_from_loopback_nobody_registers_memory_without_a_file(method: str, admin_without_token: bool) -> None:
+    access = Access(None, None, admin_without_token=admin_without_token, local=False)
+    error = access.refusal(method, [])
+    assert error is not None
+    assert (error.status, "--admin-tokens-file" in error.message) == ("FAILED_PRECONDITION", True)
+    assert status(access, STATUS) == "OK"
+
+
+@pytest.mark.parametrize("method", REGIONS)
+@pytest.mark.parametrize(
+    ("token", "away", "here"),
+    [
+        ("root", "OK", "OK"),
+        ("alpha", "PERMISSION_DENIED", "OK"),
+        ("gamma", "UNAUTHENTICATED", "UNAUTHENTICATED"),
+        ("", "UNAUTHENTICATED", "UNAUTHENTICATED"),
+    ],
+)
+def test_memory_is_registered_from_afar_by_who_administers(
+    files: tuple[TokenFile, TokenFile], method: str, token: str, away: str, here: str
+) -> None:
+    for local, expected in ((False, away), (True, here)):
+        access = Access(*files, admin_without_token=local, local=local)
+        assert status(access, method, bearer(token)) == expected
 
 
 @pytest.mark.parametrize(
@@ -63,12 +93,12 @@ def test_away_from_loopback_nobody_administers_without_a_file() -> None:
     ],
 )
 def test_each_group_has_its_tokens(files: tuple[TokenFile, TokenFile], method: str, token: str, expected: str) -> None:
-    access = Access(*files, admin_without_token=True)
+    access = Access(*files, admin_without_token=True, local=True)
     assert status(access, method, bearer(token)) == expected
 
 
 def test_probes_need_none(files: tuple[TokenFile, TokenFile]) -> None:
-    access = Access(*files, admin_without_token=False)
+    access = Access(*files, admin_without_token=False, local=False)
     assert [status(access, method) for method in FREE] == ["OK"] * 3
 
 
@@ -86,11 +116,11 @@ def test_probes_need_none(files: tuple[TokenFile, TokenFile]) -> None:
 def test_only_a_bearer_token_counts(
     files: tuple[TokenFile, TokenFile], metadata: list[tuple[str, str | bytes]]
 ) -> None:
-    assert status(Access(*files, admin_without_token=True), INFER, metadata) == "UNAUTHENTICATED"
+    assert status(Access(*files, admin_without_token=True, local=True), INFER, metadata) == "UNAUTHENTICATED"
 
 
 def test_a_refusal_does_not_repeat_the_token(files: tuple[TokenFile, TokenFile]) -> None:
-    error = Access(*files, admin_without_token=True).refusal(INFER, bearer("sesame-open"))
+    error = Access(*files, admin_without_token=True, local=True).refusal(INFER, bearer("sesame-open"))
     assert error is not None
     assert "sesame" not in error.message
 
