@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
-import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,12 +18,11 @@ from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 from service.errors import SettingsError
 from service.scheduling import LEAST_WEIGHT
+from service.service_links import without_service_links
 from service.strict import StrictError, parse
 
 Device = Literal["auto", "cpu", "cuda"]
 ENVIRONMENT_PREFIX = "CONVSERVE_"
-# What Kubernetes sets in every container beside a Service named "convserve" (Docker's links in its form).
-_SERVICE_LINK = re.compile(r"CONVSERVE_(SERVICE_(HOST|PORT)(_\w+)?|PORT(_\d+_(TCP|UDP|SCTP)(_(PROTO|PORT|ADDR))?)?)")
 
 
 def _setting(default: Any, text: str) -> Any:
@@ -237,6 +235,7 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
     config = flags.config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
     if config:
         values |= _from_file(Path(config))
+    environment = without_service_links(environment, ENVIRONMENT_PREFIX)
     _refuse_unknown_variables(environment, names)
     for name in names:
         variable = ENVIRONMENT_PREFIX + name.upper()
@@ -256,8 +255,6 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
 def _refuse_unknown_variables(environment: Mapping[str, str], names: Sequence[str]) -> None:
     known = {ENVIRONMENT_PREFIX + name.upper() for name in (*names, "config")}
     for variable in environment:
-        if _SERVICE_LINK.fullmatch(variable):
-            continue
         if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
             raise SettingsError(f"environment variable {variable}: there is no such setting")
 

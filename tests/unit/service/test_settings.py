@@ -257,19 +257,30 @@ def test_a_wrong_models_file_is_named_with_its_key(tmp_path: Path, content: str,
     assert str(caught.value).startswith(f"{path}: {message}")
 
 
+@pytest.mark.parametrize("service", ["", "PREDICTOR_", "ENVOY_", "X_2_", "GRPC_", "HTTP_"])
 @pytest.mark.parametrize(
-    "variable",
+    ("link", "value"),
     [
-        "CONVSERVE_SERVICE_HOST",
-        "CONVSERVE_SERVICE_PORT",
-        "CONVSERVE_SERVICE_PORT_GRPC",
-        "CONVSERVE_PORT",
-        "CONVSERVE_PORT_8001_TCP",
-        "CONVSERVE_PORT_8001_TCP_ADDR",
+        ("SERVICE_HOST", "10.0.0.1"),
+        ("SERVICE_PORT", "8001"),
+        ("SERVICE_PORT_GRPC", "8001"),
+        ("PORT", "tcp://10.0.0.1:8001"),
+        ("PORT", "udp://[fd00::1]:8001"),
+        ("PORT_8001_TCP", "tcp://10.0.0.1:8001"),
+        ("PORT_8001_TCP_PROTO", "tcp"),
+        ("PORT_8001_TCP_PORT", "8001"),
+        ("PORT_8001_SCTP_ADDR", "10.0.0.1"),
     ],
 )
-def test_what_kubernetes_sets_beside_a_service_of_this_name_is_passed_over(variable: str) -> None:
-    flags = argparse.Namespace(config=None, models="m")
-    assert resolve(flags, {variable: "tcp://10.0.0.1:8001"}).models == "m"
-    with pytest.raises(SettingsError, match="there is no such setting"):
-        resolve(flags, {"CONVSERVE_PORTS": "1"})
+def test_what_kubernetes_writes_of_services_named_like_this_is_passed_over(service: str, link: str, value: str) -> None:
+    assert resolved("--models", "m", **{service + link: value}) == Settings(models="m")
+
+
+@pytest.mark.parametrize("variable", ["PORTS", "PORT", "GRCP_PORT", "SERVICE", "PORT_8001", "HTTP_HOST_SERVICE"])
+def test_what_only_looks_like_it_is_still_no_setting(variable: str) -> None:
+    told = refusal("--models", "m", **{variable: "8001"})
+    assert told == f"environment variable CONVSERVE_{variable}: there is no such setting"
+
+
+def test_a_port_of_this_server_goes_on_counting() -> None:
+    assert resolved("--models", "m", GRPC_PORT="18001").grpc_port == 18001
