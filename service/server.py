@@ -27,6 +27,7 @@ from service.parts import access, choose_transport, credentials, is_loopback, tr
 from service.processors import usable_cores
 from service.repository import servable as servables
 from service.repository.lifecycle import Lifecycle
+from service.repository.overlooked import Overlooked
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
@@ -78,7 +79,8 @@ class Server:
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
         self._widening = Widening(self.lifecycle, self.reconciler)
-        self._watcher = Watcher(self.reconciler, settings.repository_poll_seconds)
+        self._overlooked = Overlooked(Path(settings.models))
+        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds)
         threads = settings.decode_threads or min(4, usable_cores())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
@@ -164,6 +166,7 @@ class Server:
 
     def _load(self) -> None:
         try:
+            self._overlooked.tell()  # first: it may be why there is nothing to load
             self.reconciler.load_all()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)

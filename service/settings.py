@@ -249,6 +249,8 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
         raise SettingsError(str(error)) from None
     if not settings.models:
         raise SettingsError("no model repository: give --models DIR")
+    if settings.load_models and settings.model_control_mode != "explicit":
+        raise SettingsError("--load-models needs --model-control-mode explicit")
     return settings
 
 

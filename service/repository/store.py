@@ -11,6 +11,7 @@ from service.errors import SettingsError
 from service.manifest import COST_FILE, MODEL_FILE
 
 SERVING_FILE = "serving.toml"
+_TRITONS_FILE = "config.pbtxt"
 # Names appear in URLs, metric labels and logs; a leading dot hides what is being written.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 # As Triton and TF Serving: positive integers without leading zeros; other folders are not versions.
@@ -83,3 +84,47 @@ def _versions(model: Path) -> list[VersionFolder]:
         ]
     except FileNotFoundError:
         return []
+
+
+def passed_over(root: Path) -> dict[str, str]:
+    """Return what in the repository somebody may have meant to be served or read, and is not, with why.
+
+    Keys are places below the root. What begins with a dot is hidden on purpose, and a folder without
+    folders, however it is named, is no model.
+
+    Raises:
+        SettingsError: The repository is not a readable folder.
+    """
+    found: dict[str, str] = {}
+    try:
+        for model in sorted(_folders(root)):
+            if _NAME.fullmatch(model.name):
+                found |= _passed_over_in(model)
+            elif _folders(model):
+                found[model.name] = "a model's name is at most 128 letters, digits and _.-, a letter, digit or _ first"
+    except OSError as error:
+        raise SettingsError(f"model repository {root}: {error.strerror}") from None
+    return found
+
+
+def _passed_over_in(model: Path) -> dict[str, str]:
+    found: dict[str, str] = {}
+    served = False
+    for folder in sorted(_folders(model)):
+        has_model = (folder / MODEL_FILE).is_file()
+        if not _VERSION.fullmatch(folder.name):
+            if has_model:
+                found[f"{model.name}/{folder.name}"] = "a version's name is a positive integer without leading zeros"
+        elif has_model:
+            served = True
+        else:
+            found[f"{model.name}/{folder.name}"] = f"it holds no {MODEL_FILE}"
+    if not found and not served:
+        found[model.name] = f"it holds no VERSION/{MODEL_FILE}"
+    if (model / _TRITONS_FILE).exists():
+        found[f"{model.name}/{_TRITONS_FILE}"] = f"it is not read: {SERVING_FILE} sets a model up"
+    return found
+
+
+def _folders(path: Path) -> list[Path]:
+    return [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 
+from service.repository.overlooked import Overlooked
 from service.repository.reconciler import Reconciler
 
 _LOG = logging.getLogger(__name__)
@@ -13,9 +14,10 @@ _LOG = logging.getLogger(__name__)
 class Watcher:
     """Polls the repository from a thread of its own. Owned by the server, which stops it."""
 
-    def __init__(self, reconciler: Reconciler, every_seconds: float) -> None:
+    def __init__(self, reconciler: Reconciler, overlooked: Overlooked, every_seconds: float) -> None:
         """Wire up; see :meth:`start`."""
         self._reconciler = reconciler
+        self._overlooked = overlooked
         self._every_seconds = every_seconds
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
@@ -32,5 +34,6 @@ class Watcher:
         while not self._stop.wait(self._every_seconds):
             try:
                 self._reconciler.poll()
+                self._overlooked.tell()
             except Exception:
                 _LOG.exception("looking at the repository failed; the next look will be in time")

@@ -105,6 +105,20 @@ def test_a_load_that_fails_says_why_without_a_path(explicit: ServerProcess, tmp_
     assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
 
 
+def test_what_is_passed_over_is_named_once(tmp_path: Path, transport: str):
+    publish(tmp_path, "a", 1, graphs.add_sub())
+    (tmp_path / "a" / "config.pbtxt").touch()
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
+    with ServerProcess(tmp_path, transport, *flags) as running:
+        (tmp_path / "b" / "1").mkdir(parents=True)
+        eventually(lambda: len(running.logged("passed over")) >= 2, "both are named")
+        for name in ("c", "d"):  # it looks again at least once between them
+            publish(tmp_path, name, 1, graphs.add_sub())
+            running.client.wait_ready(name)
+        places = [entry["place"] for entry in running.logged("passed over") if entry["place"] not in ("c", "d")]
+        assert places == ["a/config.pbtxt", "b/1"]
+
+
 @pytest.mark.parametrize("name", ["", "nothing", "../a", "a/1", "/etc", ".", ".."])
 def test_names_that_are_no_model_are_not_found(explicit: ServerProcess, name: str):
     assert failure(load, explicit, name).code is grpc.StatusCode.NOT_FOUND

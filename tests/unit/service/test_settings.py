@@ -103,10 +103,11 @@ def test_every_setting_can_be_given_in_every_way(tmp_path: Path, field: dataclas
     file.write_text(f"{field.name} = {written}\n" + ('models = "m"\n' if field.name != "models" else ""))
     models = () if field.name == "models" else ("--models", "m")
     given = [flag] if hint is bool else [flag, text]
+    mode = {"MODEL_CONTROL_MODE": "explicit"} if field.name == "load_models" else {}
     for settings in (
-        resolved(*models, *given),
-        resolved(*models, **{field.name.upper(): text}),
-        resolved("--config", str(file)),
+        resolved(*models, *given, **mode),
+        resolved(*models, **{field.name.upper(): text}, **mode),
+        resolved("--config", str(file), **mode),
     ):
         assert getattr(settings, field.name) == value
         assert type(getattr(settings, field.name)) is type(value)
@@ -216,6 +217,13 @@ def test_any_text_is_a_number_in_range_or_refused_in_one_line(name: str, text: s
         assert least <= getattr(settings, name) <= most
         message = name
     assert name in message.lower()
+
+
+@pytest.mark.parametrize("mode", ["none", "poll"])
+def test_models_are_named_for_the_start_in_mode_explicit_only(mode: str) -> None:
+    told = refusal("--models", "m", "--load-models", "a", "--model-control-mode", mode)
+    assert told == "--load-models needs --model-control-mode explicit"
+    assert resolved("--models", "m", "--load-models", "a", "--model-control-mode", "explicit").load_models == "a"
 
 
 # serving.toml

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.repository.store import VersionFolder, by_name, fingerprint, scan
+from service.repository.store import VersionFolder, by_name, fingerprint, passed_over, scan
 
 
 def add(root: Path, *places: str) -> None:
@@ -132,3 +132,30 @@ def test_a_copy_of_the_same_size_and_time_is_a_change(tmp_path: Path) -> None:
     os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
     other.replace(file)
     assert fingerprint(folder) != before
+
+
+def test_what_is_not_served_is_named_with_why(tmp_path: Path) -> None:
+    add(tmp_path, "two words/1", "good/1", "good/v2", "named/01", ".hidden/1", "good/.3")
+    for folder in ("good/3", "good/assets", "empty", "-no-model", "cut/1"):
+        (tmp_path / folder).mkdir(parents=True)
+    (tmp_path / "good" / "config.pbtxt").touch()
+    (tmp_path / "README").touch()
+    told = passed_over(tmp_path)
+    assert {place: why[:25] for place, why in told.items()} == {
+        "cut/1": "it holds no model.onnx",
+        "empty": "it holds no VERSION/model",
+        "good/3": "it holds no model.onnx",
+        "good/config.pbtxt": "it is not read: serving.t",
+        "good/v2": "a version's name is a pos",
+        "named/01": "a version's name is a pos",
+        "two words": "a model's name is at most",
+    }
+    assert found(tmp_path) == ["good/1"]
+
+
+def test_of_what_is_served_nothing_is_named(tmp_path: Path) -> None:
+    add(tmp_path, "m/1", "m/2", "n/1")
+    (tmp_path / "m" / "serving.toml").touch()
+    assert passed_over(tmp_path) == {}
+    with pytest.raises(SettingsError, match="nowhere: No such file or directory"):
+        passed_over(tmp_path / "nowhere")
