@@ -55,6 +55,8 @@ class Statistics:
     cache_hit: Duration = field(default_factory=Duration)
     cache_miss: Duration = field(default_factory=Duration)
     by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
+    failures: Counts[str] = field(default_factory=Counts)
+    """Of ``fail``, by the reason that the callers got (``ErrorInfo.reason``)."""
 
 
 class _Batch(NamedTuple):
@@ -106,7 +108,7 @@ class ModelMetrics:
         self._replies: list[tuple[int, int, float]] = []
         self._decoded: list[float] = []
         self._succeeded: list[float] = []
-        self._failed: list[float] = []
+        self._failed: list[tuple[float, str]] = []
         self._rejected: list[str] = []
         self._best: list[tuple[np.ndarray, np.ndarray, Sequence[str]]] = []
         metrics.before_scrapes(self)
@@ -167,9 +169,9 @@ class ModelMetrics:
         if len(self._succeeded) >= _SETTLE_CALLS:
             self.settle()
 
-    def observe_failure(self, seconds: float, count: int = 1) -> None:
-        """Count calls that ended in an error, after so long each."""
-        self._failed.extend([seconds] * count)
+    def observe_failure(self, seconds: float, reason: str, count: int = 1) -> None:
+        """Count calls that ended in an error, after so long each; ``reason`` as their callers got it."""
+        self._failed.extend([(seconds, reason)] * count)
         if len(self._failed) >= _SETTLE_CALLS:
             self.settle()
 
@@ -203,7 +205,8 @@ class ModelMetrics:
                 self._request_seconds.observe(succeeded)
                 self._statistics.success.add(len(succeeded), sum(succeeded))
             if failed := taken(self._failed):
-                self._statistics.fail.add(len(failed), sum(failed))
+                self._statistics.fail.add(len(failed), sum(seconds for seconds, _ in failed))
+                self._statistics.failures.update(reason for _, reason in failed)
             for reason, count in Counts(taken(self._rejected)).items():
                 self._families.rejected.labels(*self._labels, reason).inc(count)
 

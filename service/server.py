@@ -47,6 +47,7 @@ from service.transport.pages import pages
 from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
+from service.transport.triton_metrics import TritonMetrics
 
 if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
@@ -73,6 +74,8 @@ class Server:
         self.metrics.ready.set_function(self.is_ready)
         self.metrics.draining.set_function(lambda: self._lame_duck)
         self.lifecycle = Lifecycle(self.metrics, listener=self._refresh_health)
+        if settings.triton_metrics:
+            self.metrics.registry.register(TritonMetrics(self.lifecycle.ready))
         cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
         self._cores = Cores()
         load = functools.partial(servables.load, cache=cache, cores=self._cores)

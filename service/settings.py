@@ -41,6 +41,7 @@ class Settings:
     try_form: bool = _setting(
         True, "a form on the status page, which classifies one picture or sentence; none where gRPC speaks TLS"
     )
+    triton_metrics: bool = _setting(False, "on /metrics also Triton's names, such as nv_inference_request_success")
     versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
     model_control_mode: Literal["none", "poll", "explicit"] = _setting(
         "none", "none: what is there at the start; poll: follow the repository; explicit: RepositoryModelLoad/Unload"

@@ -188,7 +188,7 @@ class Call:
             return
         seconds = self._calls.dataplane.clock() - self.arrival
         if self._servable is not None:
-            self._servable.metrics.observe_failure(seconds)
+            self._servable.metrics.observe_failure(seconds, reason)
         self._responder.fail(status)
         self._ended(status.name, seconds, reason)
 

@@ -169,7 +169,7 @@ class Shedder:
         servable = template.form.servable
         now = self._calls.dataplane.clock()
         self._calls.count(self._method, repeated.status.name, servable.name, str(servable.version), count)
-        servable.metrics.observe_failure((now - self._since) / count, count)
+        servable.metrics.observe_failure((now - self._since) / count, DeadlineUnmeetable.reason, count)
         servable.batcher.repeated(count, template.rows, servable.priorities.handicap(template.priority))
         self._calls.recorder.left_out(count)
         self._since = now

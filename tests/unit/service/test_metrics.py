@@ -62,7 +62,7 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     bound.observe_postprocess(2, 3, 0.005)
     bound.observe_decode(0.004)
     bound.observe_success(0.5)
-    bound.observe_failure(0.25)
+    bound.observe_failure(0.25, "QUEUE_FULL")
     bound.watch_cache(lambda: 4096)
     bound.observe_cache_hit(0.0001)
     bound.observe_cache_miss(0.0002, 3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from types import SimpleNamespace
 
 from service.errors import (
     DeadlineExceeded,
@@ -14,6 +15,8 @@ from service.errors import (
     RequestCancelled,
 )
 from service.metrics import STATES, Metrics
+from service.transport.triton_metrics import TritonMetrics
+from tests.unit.service.samples import make_servable
 from tests.unit.service.test_metrics import fill
 
 ROOT = Path(__file__).parents[3]
@@ -42,7 +45,7 @@ def shown(metrics: Metrics) -> Families:
     for family in metrics.registry.collect():
         labels = {name for sample in family.samples for name in sample.labels} - {"le"}
         name = family.name + ("_total" if family.type == "counter" else "")
-        families[name] = (family.type, frozenset(labels))
+        families[name] = (family.type.replace("unknown", "untyped"), frozenset(labels))
     return families
 
 
@@ -54,6 +57,8 @@ def values(name: str) -> set[str]:
 def test_every_family_has_its_row_and_every_row_its_family() -> None:
     metrics = Metrics("1", "runtime")
     fill(metrics)
+    cached = make_servable(shared=SimpleNamespace(cache=object()))
+    metrics.registry.register(TritonMetrics(lambda: [cached]))
     assert documented() == shown(metrics)
 
 

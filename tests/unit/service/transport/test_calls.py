@@ -342,7 +342,8 @@ class TestRepeatedRefusals:
         shedder.settle()
         assert batcher.repeated_counts == [(2, 1, 1.0)]
         assert world.counts()["bare", "ModelInfer", "RESOURCE_EXHAUSTED"] == 3
-        assert world.plane.servables["bare"].metrics.snapshot().fail.count == 3
+        statistics = world.plane.servables["bare"].metrics.snapshot()
+        assert (statistics.fail.count, statistics.failures) == (3, {"DEADLINE_UNMEETABLE": 3})
         assert len(world.plane.submitted) == 1
         assert world.calls.in_flight.count == 1
 

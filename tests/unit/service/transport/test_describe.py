@@ -134,7 +134,7 @@ def test_statistics_are_those_of_the_version() -> None:
     servable = make_servable()
     for seconds in (0.5, 1.0):
         servable.metrics.observe_success(seconds)
-    servable.metrics.observe_failure(0.25)
+    servable.metrics.observe_failure(0.25, "QUEUE_FULL")
     servable.metrics.observe_batch([0.1, 0.2], rows=3, padding=0, assemble=0.01, infer=0.02, reason="idle")
     servable.metrics.observe_batch([0.0], rows=1, padding=0, assemble=0.03, infer=0.04, reason="idle")
     servable.metrics.observe_postprocess(2, 3, 0.005)
