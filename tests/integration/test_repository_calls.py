@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -93,6 +94,24 @@ def test_models_come_and_go_by_call(explicit: ServerProcess):
     assert ready.ready, "unloading on purpose leaves the server ready"
     load(explicit, "a")
     assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
+
+
+def test_a_batch_that_hangs_while_its_model_is_unloaded_is_given_up(tmp_path: Path, transport: str):
+    publish(tmp_path, "loop", 1, graphs.GRAPHS["loop"]())
+    flags = ("--model-control-mode", "explicit", "--load-models", "loop", "--drain-seconds", "1")
+    with ServerProcess(tmp_path, transport, *flags) as server:
+        for_hours = infer_request("loop", {"iterations": np.array([[2**40]])})
+        hanging = server.client.inference.ModelInfer.future(for_hours)
+        eventually(lambda: server.metric("convserve_inflight_requests") == 1, "it runs")
+        unload(server, "loop")
+        told = failure(hanging.result)
+        assert (told.code, told.message.partition(" (")[0]) == (
+            grpc.StatusCode.INTERNAL,
+            "the batch did not end in time",
+        )
+        eventually(lambda: server.metric("convserve_inflight_requests") == 0, "nothing is in flight")
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
 
 
 def test_a_load_that_fails_says_why_without_a_path(explicit: ServerProcess, tmp_path: Path):
