@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 import threading
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
@@ -12,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 
 from service.metrics import Metrics, taken
+
+_LOG = logging.getLogger(__name__)
 
 _SETTLE_BATCHES = 64  # pending counts are added up in bulk: once so many batches
 _SETTLE_CALLS = 512  # or calls have been noted, or somebody looks
@@ -192,23 +195,37 @@ class ModelMetrics:
             return copy.deepcopy(self._statistics)
 
     def settle(self) -> None:
-        """Add everything up that was noted before the call."""
+        """Add up what was noted. Never raises: what cannot be added up is logged and lost, and harms nobody else."""
         with self._lock:
             # Replies before batches: of a batch that is noted meanwhile, both wait for the next time.
-            replies, batches = taken(self._replies), taken(self._batches)
-            self._settle_batches(batches)
-            self._settle_replies(replies)
-            self._settle_predictions(taken(self._best))
-            if decoded := taken(self._decoded):
-                self._phase["decode"].observe(decoded)
-            if succeeded := taken(self._succeeded):
-                self._request_seconds.observe(succeeded)
-                self._statistics.success.add(len(succeeded), sum(succeeded))
-            if failed := taken(self._failed):
-                self._statistics.fail.add(len(failed), sum(seconds for seconds, _ in failed))
-                self._statistics.failures.update(reason for _, reason in failed)
-            for reason, count in Counts(taken(self._rejected)).items():
-                self._families.rejected.labels(*self._labels, reason).inc(count)
+            replies, batches, best = taken(self._replies), taken(self._batches), taken(self._best)
+            decoded, succeeded, failed = taken(self._decoded), taken(self._succeeded), taken(self._failed)
+            rejected = taken(self._rejected)
+            try:
+                self._settle_calls(decoded, succeeded, failed, rejected)
+                self._settle_batches(batches)
+                self._settle_replies(replies)
+                self._settle_predictions(best)
+            except Exception:
+                _LOG.exception("some of what happened could not be counted")
+
+    def _settle_calls(
+        self,
+        decoded: Sequence[float],
+        succeeded: Sequence[float],
+        failed: Sequence[tuple[float, str]],
+        rejected: Sequence[str],
+    ) -> None:
+        if decoded:
+            self._phase["decode"].observe(decoded)
+        if succeeded:
+            self._request_seconds.observe(succeeded)
+            self._statistics.success.add(len(succeeded), sum(succeeded))
+        if failed:
+            self._statistics.fail.add(len(failed), sum(seconds for seconds, _ in failed))
+            self._statistics.failures.update(reason for _, reason in failed)
+        for reason, count in Counts(rejected).items():
+            self._families.rejected.labels(*self._labels, reason).inc(count)
 
     def _settle_batches(self, batches: Sequence[_Batch]) -> None:
         if not batches:

@@ -29,7 +29,7 @@ class MeteredBatches:
             infer=facts.infer_seconds,
             reason=facts.release_reason,
         )
-        if self._labels:
+        if self._labels and _are_of_classes(outputs[0], len(self._labels)):
             probabilities = outputs[0][: facts.rows]
             best = probabilities.argmax(axis=1)
             self._metrics.observe_predictions(best, probabilities[np.arange(facts.rows), best], self._labels)
@@ -60,3 +60,8 @@ class MeteredBatches:
     def cancelled(self, stage: str) -> None:
         """Count a caller who left."""
         self._metrics.cancelled(stage)
+
+
+def _are_of_classes(output: np.ndarray, classes: int) -> bool:
+    """Tell whether it holds a number for each class; of a tensor model, labels may name something else."""
+    return output.ndim == 2 and output.shape[1] == classes and output.dtype.kind in "fiu"

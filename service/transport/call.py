@@ -161,14 +161,9 @@ class Call:
 
     def respond(self, payload: bytes) -> None:
         """Settle with an answer."""
-        if not self._settle("OK"):
+        if not self._settle():
             return
-        seconds = self._calls.dataplane.clock() - self.arrival
-        if self._servable is not None:
-            if self.record is None:
-                self._servable.metrics.observe_success(seconds)
-            else:
-                self._servable.metrics.observe_success(seconds, self.record.trace_id)
+        seconds = self._count("OK")
         self._responder.respond(payload)
         if self.record is not None:
             self._ended("OK", seconds, "")
@@ -184,21 +179,34 @@ class Call:
         self._fail(internal(request_id), "INTERNAL")
 
     def _fail(self, status: Status, reason: str) -> None:
-        if not self._settle(status.name):
+        if not self._settle():
             return
-        seconds = self._calls.dataplane.clock() - self.arrival
-        if self._servable is not None:
-            self._servable.metrics.observe_failure(seconds, reason)
+        seconds = self._count(status.name, reason)
         self._responder.fail(status)
         self._ended(status.name, seconds, reason)
 
-    def _settle(self, code: str) -> bool:
+    def _settle(self) -> bool:
         if self._settled:
             return False
         self._settled = True
-        self._calls.count(self._method, code, self._model, self._version())
-        self._calls.in_flight.leave()
         return True
+
+    def _count(self, code: str, reason: str = "") -> float:
+        """Count the call and return the seconds that it took; never raises.
+
+        Before it is answered, so that whoever has the answer finds it counted.
+        """
+        seconds = self._calls.dataplane.clock() - self.arrival
+        try:
+            self._calls.count(self._method, code, self._model, self._version())
+            if self._servable is not None and code == "OK":
+                self._servable.metrics.observe_success(seconds, "" if self.record is None else self.record.trace_id)
+            elif self._servable is not None:
+                self._servable.metrics.observe_failure(seconds, reason)
+        except Exception:
+            _LOG.exception("a call could not be counted")
+        self._calls.in_flight.leave()
+        return seconds
 
     def _ended(self, code: str, seconds: float, reason: str) -> None:
         self._calls.recorder.ended(

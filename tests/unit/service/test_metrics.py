@@ -263,6 +263,21 @@ def test_a_snapshot_does_not_change(metrics: Metrics) -> None:
     assert before.by_batch_size[3].compute_infer.count == 1
 
 
+def test_what_cannot_be_counted_costs_nothing_else_and_is_not_tried_again(metrics: Metrics) -> None:
+    bound = version_metrics(metrics)
+    bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
+    bound.observe_predictions(np.array([1]), np.array([0.5]), ["the only label"])
+    for _ in range(1000):
+        bound.observe_success(0.5)
+    bound.rejected("queue_full")
+    stats = bound.snapshot()
+    assert (stats.success.count, stats.execution_count) == (1000, 1)
+    labels = {"model": "m", "version": "1"}
+    assert value(metrics, "convserve_rejected_total", **labels, reason="queue_full") == 1
+    bound.observe_predictions(np.array([0]), np.array([0.5]), ["cat"])
+    assert value(metrics, "convserve_predictions_total", **labels, **{"class": "cat"}) == 1
+
+
 def test_no_count_is_lost_between_threads(metrics: Metrics) -> None:
     bound = version_metrics(metrics)
 

@@ -22,6 +22,7 @@ from service.errors import (
     Unloading,
 )
 from service.metrics import Metrics
+from service.model_metrics import ModelMetrics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
@@ -733,6 +734,22 @@ def test_calls_in_flight_are_a_metric(world: World) -> None:
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 2
     world.reply.refuse(QueueFull("full"))
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 1
+
+
+@pytest.mark.parametrize("counts", ["observe_success", "observe_failure", "count"])
+def test_a_call_that_cannot_be_counted_is_answered(world: World, monkeypatch: pytest.MonkeyPatch, counts: str) -> None:
+    def broken(*_: object) -> None:
+        raise IndexError(counts)
+
+    monkeypatch.setattr(Calls if counts == "count" else ModelMetrics, counts, broken)
+    world.infer()
+    if counts == "observe_failure":
+        world.reply.refuse(QueueFull("full"))
+        assert world.responder.code == "RESOURCE_EXHAUSTED"
+    else:
+        world.reply.answer([ROW], REQUEST, FACTS)
+        assert world.responder.code == "OK"
+    assert world.calls.in_flight.count == 0
 
 
 # Watching.
