@@ -5,6 +5,7 @@ Whatever becomes of the parts, in whichever order and on whichever threads, the 
 
 from __future__ import annotations
 
+import logging
 import threading
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -14,9 +15,11 @@ import numpy as np
 
 from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest, Reply
-from service.errors import InvalidInput, RequestCancelled, ServingError
+from service.errors import BackendFailed, InvalidInput, RequestCancelled, ServingError
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
+
+_LOG = logging.getLogger(__name__)
 
 
 class ItemsReply(Protocol):
@@ -176,10 +179,18 @@ class TensorGather(Gather):
         self._rows[places[0]] = outputs
 
     def deliver(self) -> None:
-        """Answer with every output, its rows in the order of the items."""
+        """Answer with every output, its rows in the order of the items; refuse what does not fit together."""
         parts = [self._rows[place] for place in sorted(self._rows)]
         assert self.last is not None
-        self._reply.answer([np.concatenate(output) for output in zip(*parts, strict=True)], *self.last)
+        try:
+            outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
+        except Exception:  # of some graphs the sizes depend on what is in a batch; or there is no memory
+            _LOG.exception("the outputs of a call's parts cannot be put together")
+            self._reply.refuse(
+                BackendFailed("the outputs of the call's parts cannot be put together: send less a call")
+            )
+        else:
+            self._reply.answer(outputs, *self.last)
 
     def deliver_failure(self, error: ServingError) -> None:
         """Refuse the caller."""

@@ -126,6 +126,20 @@ def loop() -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, constants)
 
 
+def as_wide_as_it_says() -> onnx.ModelProto:
+    """Repeat INT64 (N, 1) as often as its largest element says: how wide ``y`` is depends on the whole batch."""
+    nodes = [
+        helper.make_node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=0),
+        helper.make_node("Concat", ["one", "most"], ["shape"], axis=0),
+        helper.make_node("Expand", ["x", "shape"], ["y"]),
+    ]
+    one = numpy_helper.from_array(np.array([1], np.int64), "one")
+    inputs, outputs = (
+        [_tensor(name, TensorProto.INT64, shape)] for name, shape in (("x", ("N", 1)), ("y", ("N", "M")))
+    )
+    return _model(nodes, inputs, outputs, [one])
+
+
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "add-sub": add_sub,
     "bfloat16": lambda: identity(TensorProto.BFLOAT16, ("N", 3)),

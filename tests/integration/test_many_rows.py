@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import grpc
 import numpy as np
 import pytest
 
+from tests.integration import graphs
 from tests.integration.harness import MODELS, ServerProcess, arrays_of, failure, infer_request
 
 GOLDEN = np.load(MODELS / "lenet5-mnist" / "1" / "golden.npz")
@@ -32,3 +35,15 @@ def test_more_than_allowed_are_refused(server: ServerProcess):
     told = failure(server.client.infer, infer_request("lenet5-mnist", {"images": rows}))
     assert told.code is grpc.StatusCode.INVALID_ARGUMENT
     assert "expected 1 to 101" in told.message
+
+
+def test_whose_answers_do_not_fit_together_fail(tmp_path: Path, transport: str):
+    """A graph whose output is as wide as the batch says: each part is fine, and has another width."""
+    graphs.write(tmp_path, "wide", graphs.as_wide_as_it_says())
+    with ServerProcess(tmp_path, transport, "--max-request-rows", "8", "--max-batch-size", "4") as server:
+        even = server.client.infer(infer_request("wide", {"x": np.full((8, 1), 2)}))
+        assert arrays_of(even)["y"].shape == (8, 2)
+        uneven = np.repeat(np.array([[2], [3]]), 4, axis=0)
+        told = failure(server.client.infer, infer_request("wide", {"x": uneven}))
+        assert told.code is grpc.StatusCode.INTERNAL
+        assert server.metric("convserve_inflight_requests") == 0

@@ -18,6 +18,7 @@ from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
 from service.dataplane import DataPlane, Ticket
 from service.errors import (
+    BackendFailed,
     DeadlineExceeded,
     DeadlineUnmeetable,
     Draining,
@@ -653,6 +654,13 @@ class TestMoreRowsThanABatchHolds:
         assert len(wide.batcher.requests) == 1
         assert wide.batcher.cancelled[0] is wide.batcher.requests[0]
         assert wide.batcher.reserved == 0
+
+    def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World) -> None:
+        _, reply = self.offer(wide)
+        for width, part in enumerate(wide.batcher.requests, 1):
+            part.answer([np.zeros((part.rows, width), np.float32)], FACTS)
+        assert reply.status == "INTERNAL"
+        assert isinstance(reply.errors[0], BackendFailed)
 
     def test_no_place_for_all_is_a_place_for_none(self, wide: World) -> None:
         wide.batcher.places, wide.batcher.door_refusal = 2, QueueFull("full", retry_after_seconds=1.0)
