@@ -122,7 +122,8 @@ class Call:
     """
 
     __slots__ = (
-        "_calls", "_method", "_model", "_responder", "_servable", "_settled", "arrival", "burst", "caller_id", "record",
+        "_calls", "_method", "_model", "_responder", "_servable", "_unsettled",
+        "arrival", "burst", "caller_id", "record",
     )  # fmt: skip
 
     def __init__(
@@ -137,7 +138,7 @@ class Call:
         self._responder = responder
         self._servable: Servable | None = None
         self._model = ""
-        self._settled = False
+        self._unsettled = [True]
 
     def find(self, name: str, version: str, task: str = "") -> Servable:
         """Lend the servable, and label the call with it."""
@@ -186,10 +187,11 @@ class Call:
         self._ended(status.name, seconds, reason)
 
     def _settle(self) -> bool:
-        if self._settled:
+        """Tell whether this is the first time; popping from a list is one step for every thread."""
+        try:
+            return self._unsettled.pop()
+        except IndexError:
             return False
-        self._settled = True
-        return True
 
     def _count(self, code: str, reason: str = "") -> float:
         """Count the call and return the seconds that it took; never raises.

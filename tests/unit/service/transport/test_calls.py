@@ -3,7 +3,9 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -27,6 +29,7 @@ from service.pb.convserve.classification.v1 import classification_pb2 as classif
 from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
+from service.transport import call
 from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
 from service.transport.recorder import Recorder
@@ -734,6 +737,43 @@ def test_calls_in_flight_are_a_metric(world: World) -> None:
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 2
     world.reply.refuse(QueueFull("full"))
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 1
+
+
+def test_a_call_is_settled_once_whenever_another_thread_comes_in_between(world: World) -> None:
+    """While one thread settles it, another does so before each line in turn: as when what follows the submission fails
+    while an instance answers."""
+
+    def settled_before_line(number: int) -> bool:
+        """Answer a call, and refuse it before that line; tell whether there was one."""
+        world.responder = FakeResponder()
+        world.infer()
+        answering, lines = world.reply, 0
+
+        def saw(frame: FrameType, event: str, _argument: object) -> Any:
+            nonlocal lines
+            if frame.f_code.co_filename != call.__file__:
+                return None
+            if event == "line":
+                lines += 1
+                if lines == number:
+                    sys.settrace(None)
+                    answering.refuse(QueueFull("full"))
+            return saw
+
+        before = sys.gettrace()
+        sys.settrace(saw)
+        try:
+            answering.answer([ROW], REQUEST, FACTS)
+        finally:
+            sys.settrace(before)
+        assert world.responder.code in ("OK", "RESOURCE_EXHAUSTED")
+        assert world.calls.in_flight.count == 0
+        return lines >= number
+
+    number = 1
+    while settled_before_line(number):
+        number += 1
+    assert number > 5
 
 
 @pytest.mark.parametrize("counts", ["observe_success", "observe_failure", "count"])
