@@ -30,7 +30,9 @@ def batch_view(backend: Backend) -> BatchView:
         return BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
 
     def run(inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /) -> list[np.ndarray]:
-        return [output[np.newaxis] for output in backend.run([array[0] for array in inputs], overrides)]
+        # Not array[0]: of (1,) that is no array.
+        arrays = [array.reshape(array.shape[1:]) for array in inputs]
+        return [output[np.newaxis] for output in backend.run(arrays, overrides)]
 
     inputs, outputs = (
         tuple(dataclasses.replace(spec, shape=(-1, *spec.shape)) for spec in specs)

@@ -149,6 +149,8 @@ GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "grid": lambda: identity(TensorProto.FLOAT, ("N", 2, 3)),
     "look-up": look_up,
     "loop": loop,
+    "scalar": lambda: identity(TensorProto.FLOAT, ()),
+    "scalar-text": lambda: identity(TensorProto.STRING, ()),
     "scaled": scaled,
     "scores": lambda: identity(TensorProto.UINT8, ("N", 3)),
     "strings": lambda: identity(TensorProto.STRING, ("N", 1)),

@@ -149,6 +149,14 @@ def test_a_fixed_batch_axis_is_served_without_batching(server: ServerProcess):
     assert arrays_of(ranked)["y"].tolist() == [b"5.000000:5", b"4.000000:4"]
 
 
+@pytest.mark.parametrize(
+    ("model", "x"), [("scalar", np.array(2.5, np.float32)), ("scalar-text", np.array(b"two", object))]
+)
+def test_scalars_are_served(server: ServerProcess, model: str, x: np.ndarray):
+    y = arrays_of(server.client.infer(infer_request(model, {"x": x})))["y"]
+    assert (y.shape, y.tolist()) == ((), x.tolist())
+
+
 def test_classification_has_value_index_and_label(server: ServerProcess):
     golden = read_golden(LENET / "golden.npz")
     request = infer_request("lenet5-mnist", {"images": golden.inputs[0][:2]}, ["probabilities"], classes=3)

@@ -46,3 +46,18 @@ def test_a_call_is_a_single_row_run_as_it_stands() -> None:
     (output,) = batch_view(backend).run([np.zeros((1, 2, 3))])
     assert backend.seen == [(2, 3)]
     assert output.tolist() == np.ones((1, 2, 3)).tolist()
+
+
+def test_scalars_stay_arrays() -> None:
+    """What ONNX Runtime takes; NumPy's scalars it refuses."""
+    backend = FakeBackend((), ())
+    kinds: list[type] = []
+    run = backend.run
+
+    def seen(inputs: Sequence[np.ndarray], overrides: object = None) -> list[np.ndarray]:
+        kinds.extend(map(type, inputs))
+        return run(inputs, overrides)
+
+    backend.run = seen  # type: ignore[method-assign]
+    (output,) = batch_view(backend).run([np.zeros(1)])
+    assert (kinds, output.tolist()) == ([np.ndarray], [1.0])
