@@ -77,7 +77,7 @@ class Settings:
         0.04, "how long measuring what batches cost may take at load; what is left out is learnt in service"
     )
     cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it can be written")
-    max_batch_size: int = _setting(0, "most rows in a batch; 0 takes what the model was verified at, at most 32")
+    max_batch_size: int = _setting(0, "most rows in a batch, of a verified model no more than verified; 0: at most 32")
     max_request_rows: int = _setting(
         0, "most rows of one request; what a batch cannot hold is run in several and put together; 0: a batch"
     )

@@ -283,8 +283,8 @@ def load(
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:
     if not batched:
         return 1
-    verified = manifest.max_batch_size if manifest else _DEFAULT_MAX_BATCH_SIZE
-    return min(settings.max_batch_size or _DEFAULT_MAX_BATCH_SIZE, verified)
+    wished = settings.max_batch_size or _DEFAULT_MAX_BATCH_SIZE
+    return min(wished, manifest.max_batch_size) if manifest else wished
 
 
 def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:

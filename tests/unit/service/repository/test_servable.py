@@ -199,6 +199,18 @@ def test_no_batch_is_larger_than_verified_or_wished(tmp_path: Path, loaded: Load
     assert loaded(write_picture_version(tmp_path), max_batch_size=setting).max_batch_size == expected
 
 
+@pytest.mark.parametrize(("setting", "expected"), [(3, 3), (64, 64)])
+def test_of_a_bare_graph_the_operators_number_counts(
+    tmp_path: Path, loaded: Load, metrics: Metrics, setting: int, expected: int
+) -> None:
+    servable = loaded(write_model(tmp_path, doubling()), max_batch_size=setting)
+    assert (servable.max_batch_size, servable.max_rows) == (expected, expected)
+    cost = value(metrics, "batch_cost_seconds", model="m", version="1", group="", bucket=str(expected))
+    assert cost is not None, "measured as well"
+    rows = np.ones((expected, 2), np.float32)
+    assert ask(servable, rows)[0].tolist() == (2 * rows).tolist()
+
+
 def test_a_published_model_is_not_batched_past_the_default(tmp_path: Path, loaded: Load) -> None:
     assert loaded(write_picture_version(tmp_path, max_batch_size=512)).max_batch_size == 32
 
