@@ -80,6 +80,8 @@ class Gather(ABC):
         """Settle the call with a failure, unless it is settled."""
         if self._settle():
             for request in self._requests:
+                if not isinstance(error, RequestCancelled):
+                    request.refuse(error)  # else it would count as a caller who left
                 self.servable.front.cancel(request)
             self._requests.clear()
             self.deliver_failure(error)

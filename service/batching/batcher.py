@@ -281,7 +281,8 @@ class Batcher:
         """Forget a request whose caller left.
 
         A queued one leaves the queue and is refused with CANCELLED at once. A running one is
-        computed with its neighbours, which never notice, and its rows are dropped.
+        computed with its neighbours, which never notice, and its rows are dropped. Whoever withdraws one
+        though nobody left settles it before: then it is not counted.
         """
         with self._lock:
             was_queued = self._queue.remove(request)
@@ -289,9 +290,8 @@ class Batcher:
             if was_queued:
                 self._admission.left(request, self._clock())
                 self._settled.notify_all()
-        if was_queued:
+        if was_queued and request.refuse(RequestCancelled("the caller left")):
             self._observer.cancelled("queued")
-            request.refuse(RequestCancelled("the caller left"))
 
     def is_wedged(self, limit_seconds: float) -> bool:
         """Tell whether a batch has been running for longer than that."""

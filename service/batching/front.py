@@ -19,7 +19,7 @@ class Front(Protocol):
         ...
 
     def cancel(self, request: PendingRequest) -> None:
-        """Forget a request whose caller left."""
+        """Forget a request whose caller left, or that is settled already and wanted no more."""
         ...
 
     def release(self) -> None:

@@ -159,11 +159,10 @@ class Instance:
         self._observer.replied(requests, facts, self._clock() - finished)
 
     def _answer(self, request: PendingRequest, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        if request.cancelled:
-            self._observer.cancelled("running")
-            request.refuse(RequestCancelled("the caller left"))
-        else:
+        if not request.cancelled:
             request.answer(outputs, facts)
+        elif request.refuse(RequestCancelled("the caller left")):
+            self._observer.cancelled("running")
 
 
 def _check_rows(outputs: Sequence[np.ndarray], bucket: int) -> None:

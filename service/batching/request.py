@@ -80,7 +80,7 @@ class PendingRequest:
         reply: Where the answer goes.
         promised: It was let in since its answer was predicted to come in time.
         queued: Instant at which its preparation was over, on the same clock.
-        cancelled: The caller left while the batch was running; its rows are dropped.
+        cancelled: The caller left while the batch was running, or the call failed without it; its rows are dropped.
 
     It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
     """
@@ -135,14 +135,15 @@ class PendingRequest:
         except Exception:
             _LOG.exception("a reply failed")
 
-    def refuse(self, error: ServingError) -> None:
-        """Settle it with a failure, unless it is settled."""
+    def refuse(self, error: ServingError) -> bool:
+        """Settle it with a failure, unless it is settled; tell whether it was not."""
         if not self._settle():
-            return
+            return False
         try:
             self.reply.refuse(error)
         except Exception:
             _LOG.exception("a reply failed")
+        return True
 
     def _settle(self) -> bool:
         """Tell whether this is the first time; popping from a list is one step for every thread."""

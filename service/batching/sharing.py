@@ -107,7 +107,7 @@ class SharedAnswers:
             self.cache.close()
 
     def cancel(self, request: PendingRequest) -> None:
-        """Forget a request whose caller left; those who want the same answer get it."""
+        """Forget a request as :meth:`Batcher.cancel`; those who want the same answer get it."""
         with self._lock:
             request.cancelled = True
             flight = self._members.pop(request, None)
@@ -119,12 +119,15 @@ class SharedAnswers:
                     self._end(flight)
         if flight is None:
             self._batcher.cancel(request)
-        else:
-            if alone:
-                self._batcher.cancel(flight.carrier)
-            else:
-                self._observer.cancelled("merged")
-            request.refuse(RequestCancelled("the caller left"))
+            return
+        left = RequestCancelled("the caller left")
+        was_unsettled = request.refuse(left)
+        if alone:
+            if not was_unsettled:
+                flight.carrier.refuse(left)
+            self._batcher.cancel(flight.carrier)
+        elif was_unsettled:
+            self._observer.cancelled("merged")
 
     def _take(
         self,

@@ -25,6 +25,7 @@ from service.errors import (
     InvalidInput,
     ModelNotFound,
     QueueFull,
+    RequestCancelled,
     ServingError,
 )
 from service.preparation import Burst
@@ -653,6 +654,7 @@ class TestMoreRowsThanABatchHolds:
         assert reply.errors == [late]
         assert len(wide.batcher.requests) == 1
         assert wide.batcher.cancelled[0] is wide.batcher.requests[0]
+        assert not wide.batcher.requests[0].refuse(late), "settled: it does not count as a caller who left"
         assert wide.batcher.reserved == 0
 
     def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World) -> None:
@@ -673,6 +675,7 @@ class TestMoreRowsThanABatchHolds:
         ticket, reply = self.offer(wide)
         ticket.cancel()
         assert wide.batcher.cancelled == wide.batcher.requests
+        assert wide.batcher.requests[0].refuse(RequestCancelled("left")), "by the batcher, which counts it"
         assert reply.status == "CANCELLED"
 
     def test_there_is_a_bound(self, wide: World) -> None:

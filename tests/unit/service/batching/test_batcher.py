@@ -272,6 +272,19 @@ class TestCancel:
         assert 2.0 not in stage.backend.batches[0], "nobody computes for who has left"
         assert stage.seen.events[0] == ("cancelled", "queued")
 
+    def test_who_is_settled_before_did_not_leave(self, stage: Stage) -> None:
+        running, waiting = four(), four()
+        stage.submit(*running)
+        stage.start()
+        stage.backend.wait_for_batches(1)
+        stage.submit(*waiting)
+        for request in (running[1], waiting[1]):
+            assert request.refuse(BackendFailed("another part of its call failed"))
+            stage.batcher.cancel(request)
+        assert stage.finish([*running, *waiting]) == ["OK", "INTERNAL", "OK", "OK"] * 2
+        assert 2.0 not in stage.backend.batches[1]
+        assert "cancelled" not in dict(stage.seen.events)
+
     def test_twice_or_too_late_does_nothing(self, stage: Stage) -> None:
         requests = stage.submit(*four())
         stage.batcher.cancel(requests[1])

@@ -223,6 +223,19 @@ def test_the_first_may_leave_and_the_others_are_answered() -> None:
     assert stage.told.counts["cancelled merged"] == 2
 
 
+def test_who_is_settled_before_did_not_leave() -> None:
+    stage = Stage(merges=True)
+    requests = [stage.ask() for _ in range(2)]
+    (carrier,) = stage.batcher.queue
+    for request in requests:
+        request.refuse(BackendFailed("another part of its call failed"))
+        stage.shared.cancel(request)
+    assert stage.batcher.queue == []
+    assert [status(request) for request in requests] == ["INTERNAL"] * 2
+    assert not carrier.refuse(BackendFailed("the batcher counts who is not settled yet"))
+    assert "cancelled merged" not in stage.told.counts
+
+
 def test_with_the_last_one_the_run_is_withdrawn() -> None:
     stage = Stage(merges=True)
     requests = [stage.ask() for _ in range(3)]
