@@ -8,7 +8,7 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import ParamSpec, TypeVar
+from typing import Generic, ParamSpec, TypeVar
 
 _Given = ParamSpec("_Given")
 _Result = TypeVar("_Result")
@@ -71,25 +71,19 @@ class Cores:
         """Let the calling thread run anywhere, whoever started it: threads inherit where they may run."""
         self._send([threading.get_native_id()], self._allowed)
 
-    def taken_by(self, run: Callable[_Given, _Result], threads: int) -> Callable[_Given, _Result]:
+    def taken_by(self, run: Callable[_Given, _Result], threads: int) -> Taking[_Given, _Result]:
         """Return what runs batches, so that it takes so many cores while it does."""
+        return Taking(self, run, threads)
 
-        def taking(*args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
-            self._begin(threads)
-            try:
-                return run(*args, **kwargs)
-            finally:
-                self._end(threads)
-
-        return taking
-
-    def _begin(self, threads: int) -> None:
+    def begin(self, threads: int) -> None:
+        """Count a batch in that takes so many cores."""
         with self._lock:
             self._busy += threads
             self._begun += 1
             self._free()
 
-    def _end(self, threads: int) -> None:
+    def end(self, threads: int) -> None:
+        """Count it out, on its own thread."""
         with self._lock:
             self._busy -= threads
             if self._here is not None and self._busy == len(self._allowed) - 1:
@@ -97,6 +91,12 @@ class Cores:
                 self._send(self._followers, [self._here()])
             else:
                 self._free()
+
+    def forget(self, threads: int) -> None:
+        """Count one out that may never end."""
+        with self._lock:
+            self._busy -= threads
+            self._free()
 
     def _free(self) -> None:
         if self._gathered:
@@ -109,3 +109,35 @@ class Cores:
             with contextlib.suppress(OSError, ValueError):
                 for follower in followers:
                     self._move(follower, cores)
+
+
+class Taking(Generic[_Given, _Result]):
+    """Runs batches on so many cores each. Thread-safe."""
+
+    def __init__(self, cores: Cores, run: Callable[_Given, _Result], threads: int) -> None:
+        self._cores = cores
+        self._run = run
+        self._threads = threads
+        self._under_way: list[None] = []  # one a run; whoever takes it out counts the run out
+
+    def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+        """Run a batch."""
+        self._cores.begin(self._threads)
+        self._under_way.append(None)
+        try:
+            return self._run(*args, **kwargs)
+        finally:
+            if self._was_under_way():
+                self._cores.end(self._threads)
+
+    def give_up(self) -> None:
+        """Take no core any more for what is under way: it may never end."""
+        while self._was_under_way():
+            self._cores.forget(self._threads)
+
+    def _was_under_way(self) -> bool:
+        try:
+            self._under_way.pop()
+        except IndexError:
+            return False
+        return True

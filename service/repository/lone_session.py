@@ -6,10 +6,12 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 
+import numpy as np
+
 from service.backend.onnx import OnnxBackend
 from service.batching.batcher import Batcher
 from service.batching.lone import LoneRuns
-from service.cores import Cores
+from service.cores import Cores, Taking
 from service.errors import LoadError
 from service.manifest import MODEL_FILE, file_digest
 from service.repository.batch_view import BatchView, batch_view
@@ -55,6 +57,7 @@ class LoneSession:
         self._prove = prove
         self._cores = cores
         self._backend: OnnxBackend | None = None
+        self._taking: Taking[..., list[np.ndarray]] | None = None
         self._in_vain = self._left_out = 0
         self.settled = False
         self.runs: LoneRuns | None = None
@@ -92,9 +95,11 @@ class LoneSession:
             _LOG.info("batches that are alone run on more threads", extra={"fields": fields})
 
     def interrupt(self) -> None:
-        """As :meth:`service.backend.base.Backend.interrupt`."""
+        """As :meth:`service.backend.base.Backend.interrupt`; the cores of what is under way count as free."""
         if self._backend is not None:
             self._backend.interrupt()
+        if self._taking is not None:
+            self._taking.give_up()
 
     def _opened(self, candidates: Iterable[int], batcher: Batcher, undisturbed: Callable[[], bool]) -> LoneRuns | None:
         """Return the runs with the most threads with which any batch is quicker enough."""
@@ -111,6 +116,6 @@ class LoneSession:
                 cost, quicker = priced
                 policy = dataclasses.replace(batcher.policy, cost=cost, useful_batch_size=useful_batch_size(cost))
                 run = self._cores.taken_by(graph.run, threads)
-                self._backend = backend
+                self._backend, self._taking = backend, run
                 return LoneRuns(threads, run, policy, quicker, cores_idle=lambda: self._cores.idle)
         return None

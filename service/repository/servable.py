@@ -21,16 +21,9 @@ from service.batching.policy import BatchingPolicy
 from service.batching.priority import Priorities
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
-from service.cores import Cores
+from service.cores import Cores, Taking
 from service.errors import GraphInvalid
-from service.manifest import (
-    MANIFEST_FILE,
-    MODEL_FILE,
-    Manifest,
-    Task,
-    file_digest,
-    read_manifest,
-)
+from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, Task, file_digest, read_manifest
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.preprocessing.image import ImageLimits
@@ -79,7 +72,8 @@ class Servable:
         batcher: Takes the requests.
         metrics: Counts them.
         shared: Stands before the batcher where answers are shared; None otherwise.
-        interrupt: Makes the backend's runs under way end, if it still listens; for a version given up.
+        interrupt: Makes the backend's runs under way end, if it still listens, and counts their cores as free; for a
+            version given up.
         lone: Its session for batches that have the cores to themselves; None where it can have none.
     """
 
@@ -213,8 +207,9 @@ def load(
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     observer = MeteredBatches(model_metrics, labels)
     padding_id = text.padding_id if text else 0
+    taking = cores.taken_by(graph.run, threads) if cores is not None and on_cpu else None
     batcher = Batcher(
-        cores.taken_by(graph.run, threads) if cores is not None and on_cpu else graph.run,
+        taking or graph.run,
         BatchingPolicy(cost, max_batch_size, settings.max_queue_delay_seconds, useful_batch_size(cost)),
         limits=BatcherLimits(
             settings.max_queued_requests,
@@ -243,11 +238,6 @@ def load(
             most_joined=settings.max_queued_requests,
         )
 
-    def interrupt() -> None:
-        backend.interrupt()
-        if lone is not None:
-            lone.interrupt()
-
     at_weight(settings.weight, lambda: batcher.start(folder.name))
     model_metrics.watch_queue(lambda: batcher.queued)
     servable = Servable(
@@ -272,12 +262,20 @@ def load(
         load_seconds=time.monotonic() - started,
         batcher=batcher,
         metrics=model_metrics,
-        interrupt=interrupt,
+        interrupt=lambda: _interrupt(backend, taking, lone),
         lone=lone,
         shared=shared,
     )
     _publish_gauges(servable, cost, metrics)
     return servable
+
+
+def _interrupt(backend: OnnxBackend, taking: Taking[..., list[np.ndarray]] | None, lone: LoneSession | None) -> None:
+    backend.interrupt()
+    if taking is not None:
+        taking.give_up()
+    if lone is not None:
+        lone.interrupt()
 
 
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 import threading
@@ -79,6 +80,34 @@ def test_a_batch_that_fails_is_followed_and_counted_out() -> None:
     assert system.news() == all_on(0) + all_on(0, 1)
     system.cores.taken_by(lambda: None, 1)()
     assert system.news() == []
+
+
+@pytest.mark.parametrize("returns", [True, False])
+def test_a_run_that_is_given_up_takes_no_core_any_more_even_if_it_ends(returns: bool) -> None:
+    system = System((0, 1, 2))
+    seen: list[bool] = []
+
+    def hang() -> None:
+        seen.append(system.cores.idle)
+        given_up.give_up()
+        seen.append(system.cores.idle)
+        if not returns:
+            raise ValueError("interrupted")
+
+    given_up = system.cores.taken_by(hang, 2)
+    with contextlib.nullcontext() if returns else pytest.raises(ValueError, match="interrupted"):
+        given_up()
+    assert (seen, system.cores.idle) == ([False, True], True)
+    given_up.give_up()
+    system.cores.taken_by(lambda: seen.append(system.cores.idle), 1)()
+    assert (seen[2], system.cores.idle) == (False, True)
+
+
+def test_who_is_given_up_leaves_others_where_they_are_and_sends_nobody() -> None:
+    system = System()
+    other = system.cores.taken_by(lambda: None, 1)
+    given_up = system.cores.taken_by(lambda: (given_up.give_up(), system.news(), other(), system.news()), 1)
+    assert given_up() == (None, [], None, []), "two cores are free again, so nobody follows"
 
 
 def test_what_a_run_is_given_goes_on() -> None:

@@ -11,6 +11,7 @@ import onnx
 import pytest
 
 from service.backend.base import Provider
+from service.backend.onnx import OnnxBackend
 from service.batching.cost import CostModel
 from service.batching.lone import LoneRuns
 from service.batching.policy import BatchingPolicy
@@ -198,3 +199,20 @@ def test_its_runs_can_be_interrupted(tmp_path: Path) -> None:
     backend = stage.session._backend
     assert backend is not None
     assert all(options.terminate for options in backend._run_options)
+
+
+def test_what_is_given_up_takes_no_core_any_more(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    seen: list[bool] = []
+
+    def given_up_meanwhile(*_: object) -> list[np.ndarray]:
+        seen.append(stage.cores.idle)
+        stage.session.interrupt()
+        seen.append(stage.cores.idle)
+        return []
+
+    monkeypatch.setattr(OnnxBackend, "run", given_up_meanwhile)
+    lone = stage.open()
+    assert lone is not None
+    lone.run([np.ones((1, 2), np.float32)])
+    assert (seen, stage.cores.idle) == ([False, True], True)

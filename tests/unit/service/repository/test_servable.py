@@ -14,6 +14,7 @@ from onnx import TensorProto, helper
 from service.backend.onnx import OnnxBackend
 from service.batching.request import PendingRequest
 from service.batching.response_cache import ResponseCache
+from service.cores import Cores
 from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable, QueueFull
 from service.golden import Golden
 from service.metrics import Metrics
@@ -21,7 +22,7 @@ from service.repository.servable import Servable, load
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.tensors import TensorSpec
-from tests.fakes import RecordingReply
+from tests.fakes import GUARD_SECONDS, RecordingReply
 from tests.unit.service.samples import (
     LABELS,
     bare_servable,
@@ -192,6 +193,33 @@ def test_an_output_without_a_batch_axis_rules_batching_out(tmp_path: Path, loade
     assert servable.group_of([np.ones((1, 7), np.float32)]) == ((7,),)
     (answer,) = ask(servable, np.ones((1, 7), np.float32))
     assert answer.tolist() == [7.0]
+
+
+def test_one_that_is_given_up_while_it_runs_takes_no_core_any_more(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hangs, hanging, end = threading.Event(), threading.Event(), threading.Event()
+    run = OnnxBackend.run
+
+    def run_or_hang(backend: OnnxBackend, *given: Any) -> list[np.ndarray]:
+        if hangs.is_set():
+            hanging.set()
+            assert end.wait(GUARD_SECONDS)
+        return run(backend, *given)
+
+    monkeypatch.setattr(OnnxBackend, "run", run_or_hang)
+    cores = Cores([0, 1], move=lambda *_: None, here=lambda: 0)
+    servable = load(write_model(tmp_path, doubling()), SETTINGS, metrics, cores=cores)
+    hangs.set()
+    rows = np.ones((1, 2), np.float32)
+    servable.batcher.offer(PendingRequest([rows], None, math.inf, 0.0, RecordingReply()))
+    assert hanging.wait(GUARD_SECONDS)
+    assert not cores.idle
+    servable.interrupt()
+    assert cores.idle
+    end.set()
+    servable.batcher.close()
+    assert cores.idle, "nor is it counted out twice"
 
 
 @pytest.mark.parametrize(("setting", "expected"), [(0, 4), (3, 3), (100, 4)])
