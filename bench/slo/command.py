@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 from typing import Any
 
 from bench.load.command import GENERATOR_LIMITED
@@ -15,6 +16,7 @@ from bench.slo.optimum import BatchCosts
 from bench.slo.search import Found, RateSearch
 from bench.slo.trials import Trials
 
+_MAX_TRIAL_SECONDS = 600.0  # of a rate that is tried only since greater ones failed
 _ABOUT = """Find the greatest rate at which a percentile of the latency is within the objective, by bisection, with a
 stated confidence (the rule of MLPerf's server scenario); with --curve, go on to measure goodput against offered load as
 multiples of that rate. A request that is not answered OK, rightly and within the objective is missed. Each call's gRPC
@@ -74,7 +76,7 @@ def run(flags: argparse.Namespace) -> int:
         if capacity is None:
             found, limit = _searched(flags, trials)
             code, capacity = 0 if found.narrow else 1, found.passed
-            result["search"] = {"passed": found.passed, "failed": found.failed, "narrow": found.narrow, "limit": limit}
+            result["search"] = {**dataclasses.asdict(found), "limit": limit}
             print(f"\n{_told(found, flags)}")
             if limit:
                 print(limit)
@@ -108,6 +110,7 @@ def _searched(flags: argparse.Namespace, trials: Trials) -> tuple[Found, str | N
         allowed=1 - flags.percentile / 100,
         confidence=flags.confidence,
         precision=flags.precision,
+        max_seconds=_MAX_TRIAL_SECONDS,
     )
     return trials.search(search, lambda line: print(line, flush=True))
 
@@ -130,7 +133,8 @@ def _curve(flags: argparse.Namespace, session: Session, trials: Trials, capacity
 
 def _told(found: Found, flags: argparse.Namespace) -> str:
     if found.passed is None:
-        return f"no rate passed; the least that was tried, {found.failed:.2f} /s, did not"
+        line = f"no rate passed; the least that was tried, {found.failed:.2f} /s, did not"
+        return f"{line}: {found.why}" if found.why else line
     line = f"p{flags.percentile:g} is within the objective at {found.passed:.1f} /s (confidence {flags.confidence:g})"
     if found.failed is None:
         return f"{line}; no rate that was tried failed: begin with a greater --start-rate"

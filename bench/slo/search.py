@@ -31,11 +31,13 @@ class Found:
         passed: The greatest rate that passed; None where none did.
         failed: The least rate that did not pass; None where all did.
         narrow: Whether the two are as near to each other as was asked for.
+        why: Why no lower rate was tried, if none passed and the search was stopped.
     """
 
     passed: float | None
     failed: float | None
     narrow: bool
+    why: str | None = None
 
 
 class RateSearch:
@@ -55,6 +57,7 @@ class RateSearch:
         precision: float = 0.05,
         max_rates: int = 24,
         max_looks: int = 4,
+        max_seconds: float = math.inf,
     ) -> None:
         """Prepare.
 
@@ -65,11 +68,13 @@ class RateSearch:
             precision: How far apart, as a ratio minus 1, the rates that passed and failed may lie.
             max_rates: Give up after so many rates.
             max_looks: At each.
+            max_seconds: While no rate has passed, go no lower than to where a look takes so long.
         """
         self._allowed = allowed
         self._precision = precision
         self._max_rates = max_rates
         self._max_looks = max_looks
+        self._max_seconds = max_seconds
         self._doubt = (1 - confidence) / (max_rates * max_looks)
         self._rate = start_rate
         self._rates = 1
@@ -78,11 +83,12 @@ class RateSearch:
         self._passed: float | None = None
         self._failed: float | None = None
         self._over = False
+        self._why: str | None = None
 
     def next(self) -> Probe | Found:
         """Say what to do."""
         if self._over:
-            return Found(self._passed, self._failed, self._is_narrow())
+            return Found(self._passed, self._failed, self._is_narrow(), self._why)
         return Probe(self._rate, self._wanted(), self._look)
 
     def tell(self, requests: int, misses: int) -> Verdict:
@@ -109,6 +115,10 @@ class RateSearch:
         self._failed = self._rate
         self._move_on()
 
+    def stop(self, why: str) -> None:
+        """End, since no lower rate can pass."""
+        self._over, self._why = True, why
+
     def _wanted(self) -> int:
         """Return how many more requests this look needs to be able to pass, if there is no further miss."""
         return max(least_requests(self._allowed, self._doubt, self._misses) - self._requests, 1)
@@ -123,6 +133,12 @@ class RateSearch:
             self._rate *= 2
         elif self._passed is None:
             self._rate /= 2
+            seconds = self._wanted() / self._rate
+            if seconds > self._max_seconds:
+                self.stop(
+                    f"at half of that {self._wanted()} requests take {seconds / 60:.0f} minutes: "
+                    "give a lower --start-rate, --percentile or --confidence"
+                )
         else:
             self._rate = math.sqrt(self._passed * self._failed)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable
+from dataclasses import replace
 
 from bench.load import plan
 from bench.load.arrivals import Arrivals
@@ -14,6 +15,7 @@ from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session
 from bench.slo.curve import Point
 from bench.slo.optimum import most_in_time
+from bench.slo.outlook import Outlook, seen
 from bench.slo.search import Found, RateSearch
 
 Say = Callable[[str], None]
@@ -72,14 +74,17 @@ class Trials:
         """Run what a search asks for until it knows.
 
         A rate at which the generator was the limit has not passed, since nothing can be said of the server there.
+        It ends early where no lower rate can pass.
 
         Returns:
             The answer, and why it was the generator that bounded it, if it was.
         """
         limits: dict[float, str] = {}
+        outlook, last = Outlook(self._flags.objective_seconds), ""
         while not isinstance(probe := search.next(), Found):
             seconds = max(self._flags.trial_seconds, 1.05 * probe.requests / probe.rate)
             summary, limit = self.run(probe.rate, seconds)
+            last = seen(probe.rate, summary)
             if limit:
                 limits[probe.rate] = f"at {probe.rate:.1f} /s {limit}"
                 search.give_up_rate()
@@ -87,7 +92,10 @@ class Trials:
             else:
                 verdict = search.tell(summary.offered, summary.missed)
                 say(_told(probe.rate, summary, verdict.value))
-        return probe, limits.get(probe.failed) if probe.failed else None
+                if why := outlook.hopeless(probe.rate, summary, verdict):
+                    search.stop(why)
+        limit = limits.get(probe.failed) if probe.failed else None
+        return (replace(probe, why=f"{last}; {probe.why}") if probe.why else probe), limit
 
 
 def _told(rate: float, summary: Summary, verdict: str) -> str:

@@ -249,6 +249,20 @@ def test_the_greatest_rate_is_found_and_the_curve_drawn(stub: Stub, tmp_path: Pa
     assert "p50 is within the objective at" in capsys.readouterr().out
 
 
+def test_a_search_that_can_find_nothing_ends(stub: Stub, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    async def behave(number: int, context: Any) -> None:
+        await asyncio.sleep(0.1)
+
+    search = ["--percentile=50", "--confidence=0.5", "--start-rate=99", "--trial-seconds=0.2", "--arrivals=constant"]
+    code, result = bench(tmp_path, "slo", stub.begin(behave), "--model=stub", "--objective-seconds=0.01", *search)
+    assert code == 1
+    assert result["search"]["passed"] is None
+    assert "although calls hardly met" in result["search"]["why"]
+    assert f"no rate passed; the least that was tried, 99.00 /s, did not: {result['search']['why']}" in (
+        capsys.readouterr().out
+    )
+
+
 @pytest.mark.parametrize("model", ["lenet5-mnist", "textcnn-mr", "add-sub"])
 def test_convserve_answers_rightly_under_load(server: ServerProcess, model: str, tmp_path: Path):
     inputs = {"lenet5-mnist": ROOT / "examples" / "pictures", "textcnn-mr": ROOT / "examples" / "sentences.txt"}

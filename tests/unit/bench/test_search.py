@@ -86,3 +86,28 @@ def test_confidence_costs_requests():
     assert isinstance(some, Probe)
     assert isinstance(more, Probe)
     assert some.requests < more.requests
+
+
+def test_no_rate_is_tried_that_would_take_too_long():
+    search = RateSearch(100.0, max_seconds=60.0)
+    found, probes = run(search, 0.0)
+    assert (found.passed, found.narrow) == (None, False)
+    assert probes <= 4
+    assert found.failed is not None
+    lowest = RateSearch(found.failed).next()
+    assert isinstance(lowest, Probe)
+    assert lowest.requests / found.failed <= 60 < lowest.requests / (found.failed / 2)
+    assert "give a lower --start-rate" in (found.why or "")
+
+
+def test_the_first_rate_may_take_as_long_as_it_takes():
+    found, _ = run(RateSearch(1.0, max_seconds=60.0), 1.5)
+    assert found.passed is not None
+    assert found.why is None
+
+
+def test_a_search_can_be_stopped():
+    search = RateSearch(100.0)
+    search.tell(1000, 1000)
+    search.stop("the server is dead")
+    assert search.next() == Found(None, 100.0, narrow=False, why="the server is dead")

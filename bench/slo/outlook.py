@@ -1,0 +1,53 @@
+"""Whether a lower rate can do better than those that failed, so that a search for a rate that passes has an end. Pure.
+
+An overloaded server misses everything as well, so a rate far too great is no reason to stop. It is where calls hardly
+meet and still take too long, and where rate after rate is missed to the last request.
+"""
+
+from __future__ import annotations
+
+from bench.load.records import Summary
+from bench.slo.confidence import Verdict
+
+FEW_RATES = 4
+
+
+class Outlook:
+    """Told what came of one rate after the other, as long as none has passed."""
+
+    def __init__(self, objective_seconds: float) -> None:
+        """Begin with none."""
+        self._objective_seconds = objective_seconds
+        self._in_vain = 0  # rates in a row without a single answer in time
+        self._passed = False
+
+    def hopeless(self, rate: float, summary: Summary, verdict: Verdict) -> str | None:
+        """Say why no lower rate can pass; None where one may.
+
+        Args:
+            rate: Requests a second.
+            summary: What came of them.
+            verdict: What is known of the rate now.
+        """
+        self._passed |= verdict is Verdict.PASSED
+        if self._passed or verdict is not Verdict.FAILED:
+            return None
+        if 2 * (summary.late + summary.expired) > summary.offered and rate * self._objective_seconds < 1:
+            return (
+                "most took longer than the objective although calls hardly met: "
+                "give a greater --objective-seconds, or make the server quicker"
+            )
+        self._in_vain = 0 if summary.on_time else self._in_vain + 1
+        if self._in_vain < FEW_RATES:
+            return None
+        return (
+            f"nothing was answered in time at {FEW_RATES} rates in a row: see whether the server answers "
+            "(`convserve-bench load`), give a greater --objective-seconds or a lower --start-rate"
+        )
+
+
+def seen(rate: float, summary: Summary) -> str:
+    """Tell what came of a rate, on one line."""
+    statuses = ", ".join(f"{name} {number}" for name, number in summary.codes.items())
+    p50 = f"; p50 of OK {summary.latency.percentile(50) * 1e3:.2f} ms" if summary.latency.total else ""
+    return f"at {rate:.2f} /s {summary.missed} of {summary.offered} were missed ({statuses or 'nothing was sent'}{p50})"
