@@ -15,10 +15,13 @@ from bench.load.records import Summary, generator_limit
 from bench.load.session import Session, check_outputs, guarded, open_session, write_json
 
 GENERATOR_LIMITED = 3
+_EMPTY_OPEN = "nothing was sent in the window: no arrival falls into it; give more --seconds or a greater --rate"
+_EMPTY_CLOSED = "nothing was sent in the window: there was no connection, or no answer to the calls of the warm-up"
 _ABOUT = """Send load to any server of the Open Inference Protocol. Open loop (--rate): send times are fixed in advance,
 no answer is waited for, and latency counts from the instant at which a request should have been sent. Closed loop
 (--concurrency): each answer triggers the next request. Exit code: 0; 1 if a request failed or was answered wrongly
-(refusals are no failures); 2 for a mistake in the arguments; 3 if the generator, not the server, was the limit."""
+(refusals are no failures), or none was sent; 2 for a mistake in the arguments; 3 if the generator, not the
+server, was the limit."""
 
 
 def add_command(commands: Any) -> None:
@@ -50,6 +53,8 @@ def run(flags: argparse.Namespace) -> int:
     print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
     if limit:
         print(f"\n{limit}")
+    if not summary.offered:
+        print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
     if flags.json:
         result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
         write_json(flags.json, {**session.facts, **result})
@@ -57,7 +62,7 @@ def run(flags: argparse.Namespace) -> int:
         draw_latencies(summary, flags.objective_seconds, flags.plot)
     if limit:
         return GENERATOR_LIMITED
-    return 1 if summary.failed or summary.wrong else 0
+    return 1 if summary.failed or summary.wrong or not summary.offered else 0
 
 
 def _rate(flags: argparse.Namespace, arrivals: Arrivals) -> float | None:

@@ -14,9 +14,10 @@ from typing import Any, Self
 from bench.load.answers import Reference
 from bench.load.frames import ProtocolFailed
 from bench.load.hpack import HeadersInvalid
+from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
 from bench.load.records import Records
-from bench.load.sender import ConnectFailed, Part, Sender
+from bench.load.sender import Part, Sender
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
 _LEAD_SECONDS = 0.05  # from the word to the first instant

@@ -12,12 +12,12 @@ import numpy as np
 from bench.load.histogram import Histogram
 
 OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
-UNANSWERED = -1
+UNANSWERED, NO_CONNECTION = -1, -2  # the client's own
 CODES = {
     0: "OK", 1: "CANCELLED", 2: "UNKNOWN", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND",
     6: "ALREADY_EXISTS", 7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 10: "ABORTED",
     11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 15: "DATA_LOSS",
-    16: "UNAUTHENTICATED", UNANSWERED: "no answer",
+    16: "UNAUTHENTICATED", UNANSWERED: "no answer", NO_CONNECTION: "no connection",
 }  # fmt: skip
 
 
@@ -29,7 +29,7 @@ class Records:
         intended: When it should have been sent.
         sent: When it was.
         ended: When its answer was complete, or its deadline came; that of the run where neither did.
-        code: Of gRPC, or UNANSWERED.
+        code: Of gRPC, or UNANSWERED, or NO_CONNECTION: there was none, or it was lost.
         wrong: Whether its answer differs from the reference.
     """
 
@@ -63,9 +63,9 @@ class Summary:
         offered: Requests in it.
         on_time: Answered OK, rightly, within the objective.
         late: Answered OK, rightly, after it.
-        refused: RESOURCE_EXHAUSTED or UNAVAILABLE.
+        refused: RESOURCE_EXHAUSTED or UNAVAILABLE, said by the server.
         expired: DEADLINE_EXCEEDED.
-        failed: Every other status, and no answer at all.
+        failed: Every other status, no connection, and no answer at all.
         wrong: Answered OK with another answer than the reference.
         codes: Count of each status by name.
         latency: Of all OK answers, from the intended instant.

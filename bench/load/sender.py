@@ -15,22 +15,16 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.load.http2 import Answer, Connection
+from bench.load.http2 import Answer
+from bench.load.link import ConnectFailed, Link, begin_to_connect, connect
 from bench.load.plan import Plan
-from bench.load.records import UNANSWERED, UNAVAILABLE, Records
+from bench.load.records import NO_CONNECTION, UNANSWERED, Records
 
-PATH = "/inference.GRPCInferenceService/ModelInfer"
-_READ_BYTES = 1 << 18
 _BURST = 32  # calls made before their bytes are written
-_CONNECT_SECONDS = 5.0
 _RETRY_SECONDS = 0.1
 _PATIENCE_SECONDS = 0.5  # the longest sleep
 
 IsWrong = Callable[[int, bytes], bool]
-
-
-class ConnectFailed(Exception):
-    """The server cannot be reached."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,49 +38,6 @@ class Part:
 
     records: Records
     cpu_share: float
-
-
-class _Link:
-    """A socket and what is spoken over it."""
-
-    def __init__(self, host: str, port: int, keep_bodies: bool) -> None:
-        try:
-            self.socket = socket.create_connection((host, port), _CONNECT_SECONDS)
-        except OSError as error:
-            raise ConnectFailed(f"{host}:{port}: {error.strerror or error}") from None
-        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        self.socket.setblocking(False)
-        self.connection = Connection(f"{host}:{port}", PATH, keep_bodies=keep_bodies)
-        self.unsent = memoryview(b"")
-
-    def flush(self) -> None:
-        """Write what the socket takes.
-
-        Raises:
-            OSError: The connection is lost.
-        """
-        more = self.connection.take()
-        if more:
-            self.unsent = memoryview(bytes(self.unsent) + more)
-        if self.unsent:
-            try:
-                self.unsent = self.unsent[self.socket.send(self.unsent) :]
-            except BlockingIOError:
-                return
-
-    def read(self) -> bytes:
-        """Return what has come; nothing where nothing has.
-
-        Raises:
-            OSError: The connection is lost.
-        """
-        try:
-            data = self.socket.recv(_READ_BYTES)
-        except BlockingIOError:
-            return b""
-        if not data:
-            raise ConnectionResetError("the server closed the connection")
-        return data
 
 
 class _Log:
@@ -133,11 +84,12 @@ class Sender:
         Raises:
             ConnectFailed: The server cannot be reached.
         """
-        self._host, self._port = host, port
+        self._authority = f"{host}:{port}"
         self._messages = messages
         self._is_wrong = is_wrong
-        self._link: _Link | None = self._connected()
-        self._leaving: list[_Link] = []  # connections that the server is closing
+        self._link: Link | None = self._over(connect(host, port), connecting=False)
+        self._address = self._link.address
+        self._leaving: list[Link] = []  # connections that the server is closing
         self._retry_at = 0.0
         self._start = 0.0
         self.prepare(Plan(np.zeros(0, dtype=np.int64), None, 0, 0.0, None, 0.0))
@@ -193,7 +145,7 @@ class Sender:
             self._wait(min(wake - self._now(), _PATIENCE_SECONDS))
         if self._open:  # nobody will listen to late answers: a new connection for the next run
             for link in self._links():
-                self._settle(link.connection.abandon(UNANSWERED))
+                self._settle(link.connection.abandon(NO_CONNECTION if link.connecting else UNANSWERED))
                 link.socket.close()
             self._link, self._leaving = None, []
 
@@ -203,10 +155,13 @@ class Sender:
         if not links:
             time.sleep(min(max(seconds, 0.0), _RETRY_SECONDS))
             return
-        unsent = [link.socket for link in links if link.unsent]
-        readable, _, _ = select.select([link.socket for link in links], unsent, [], max(seconds, 0.0))
+        unsent = [link.socket for link in links if link.wants_to_write]
+        readable, writable, _ = select.select([link.socket for link in links], unsent, [], max(seconds, 0.0))
         for link in links:
-            if link.socket in readable:
+            if link.connecting:
+                if link.socket in writable:
+                    self._guarded(link, link.connected)
+            elif link.socket in readable:
                 self._guarded(link, lambda link=link: self._read(link))  # type: ignore[misc]
             self._settle(link.connection.expire(self._now()))
         if self._link and self._link.connection.closing:
@@ -216,16 +171,16 @@ class Sender:
             link.socket.close()
             self._leaving.remove(link)
 
-    def _read(self, link: _Link) -> None:
+    def _read(self, link: Link) -> None:
         data = link.read()
         self._settle(link.connection.receive(data, self._now()))
 
-    def _guarded(self, link: _Link, step: Callable[[], None]) -> None:
-        """Take a step; a lost connection ends its calls UNAVAILABLE, as gRPC has it."""
+    def _guarded(self, link: Link, step: Callable[[], None]) -> None:
+        """Take a step; a lost connection ends its calls, but with no status of gRPC: the server said none."""
         try:
             step()
         except OSError:
-            self._settle(link.connection.abandon(UNAVAILABLE))
+            self._settle(link.connection.abandon(NO_CONNECTION))
 
     def _send_due(self, now: float) -> float | None:
         """Make the calls whose instant has come; return the next instant, None when there is none."""
@@ -244,7 +199,7 @@ class Sender:
             return 0.0
         if now >= self._plan.seconds:
             return None
-        while self._open < self._plan.concurrency and self._ready(now) and now < self._plan.seconds:
+        while self._open < self._plan.concurrency and self._connected(now) and now < self._plan.seconds:
             now = self._now()
             self._call(now, now)
         return self._plan.seconds
@@ -256,20 +211,27 @@ class Sender:
         self._open += 1
         link = self._link if self._ready(now) else None
         if link is None:
-            self._settle([Answer(tag, UNAVAILABLE, b"")])
+            self._settle([Answer(tag, NO_CONNECTION, b"")])
             return
         limit = self._plan.deadline_seconds
         link.connection.call(tag, self._messages[pick], now, intended + limit if limit else None)
 
     def _ready(self, now: float) -> bool:
-        """Tell whether there is a connection; try to make one, not too often."""
+        """Tell whether there is a connection to make calls on; begin one, not too often.
+
+        Nothing waits for it: the instants of the calls to come stay what they are.
+        """
         if self._link is None and now >= self._retry_at:
             self._retry_at = now + _RETRY_SECONDS
             try:
-                self._link = self._connected()
+                self._link = self._over(begin_to_connect(self._address), connecting=True)
             except ConnectFailed:
                 return False
         return self._link is not None
+
+    def _connected(self, now: float) -> bool:
+        """Tell whether there is a connection that stands; begin one, not too often."""
+        return self._ready(now) and self._link is not None and not self._link.connecting
 
     def _settle(self, answers: Sequence[Answer]) -> None:
         if not answers:
@@ -283,11 +245,11 @@ class Sender:
                 log.wrong[tag] = self._is_wrong(self._picks[tag % len(self._picks)], body)
         self._open -= len(answers)
 
-    def _links(self) -> list[_Link]:
+    def _links(self) -> list[Link]:
         return [*([self._link] if self._link else []), *self._leaving]
 
-    def _connected(self) -> _Link:
-        return _Link(self._host, self._port, keep_bodies=self._is_wrong is not None)
+    def _over(self, made: socket.socket, *, connecting: bool) -> Link:
+        return Link(made, self._authority, connecting=connecting, keep_bodies=self._is_wrong is not None)
 
     def _now(self) -> float:
         return time.monotonic() - self._start

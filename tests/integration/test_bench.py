@@ -205,6 +205,12 @@ def test_unanswered_requests_are_failures(stub: Stub, tmp_path: Path):
     assert result["summary"]["codes"] == {"no answer": 10}
 
 
+def test_an_empty_window_is_a_failure(stub: Stub, capsys: pytest.CaptureFixture[str]):
+    code = main([*open_loop(stub.begin(), 1, 0.2), "--warm-up-seconds=0.1"])
+    assert code == 1
+    assert "nothing was sent in the window: no arrival falls into it" in capsys.readouterr().out
+
+
 def test_a_wrong_answer_is_found(stub: Stub, tmp_path: Path):
     """Sixteen references are asked for first; then every fifth answer is wrong, another one rounded differently."""
     address = stub.begin(answer=lambda number: 1.5 if number < 16 or number % 5 else 1.6)

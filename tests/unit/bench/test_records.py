@@ -13,7 +13,11 @@ from bench.load.records import Records, Summary, generator_limit
 
 ENTRIES = st.lists(
     st.tuples(
-        st.floats(0, 10), st.floats(0, 0.1), st.floats(0, 2), st.sampled_from([-1, 0, 0, 0, 3, 4, 8, 14]), st.booleans()
+        st.floats(0, 10),
+        st.floats(0, 0.1),
+        st.floats(0, 2),
+        st.sampled_from([-2, -1, 0, 0, 0, 3, 4, 8, 14]),
+        st.booleans(),
     ),
     max_size=40,
 )
@@ -76,20 +80,22 @@ def test_what_counts_for_what():
                 (1.5, 0.0, 0.05, 4, False),
                 (1.6, 0.0, 0.01, 3, False),
                 (1.7, 0.0, 9.0, -1, False),
+                (1.8, 0.0, 0.001, -2, False),
             ]
         ),
         2.0,
         0.05,
     )
     assert (summary.on_time, summary.late, summary.wrong, summary.refused) == (1, 1, 1, 2)
-    assert (summary.expired, summary.failed) == (1, 2)
+    assert (summary.expired, summary.failed) == (1, 3)
     assert summary.goodput == 0.5
     assert summary.latency == Histogram.of(np.array([0.04, 0.06, 0.01]))
     assert summary.refusal_latency == Histogram.of(np.array([0.001, 0.002]))
     assert summary.lag.percentile(100) == pytest.approx(0.02, rel=1e-3)
     text = report.table(summary, 0.25, 0.05, open_loop=True)
     assert "goodput           0.5 /s   right answers within 50 ms" in text
-    assert "statuses: no answer 1, INVALID_ARGUMENT 1, DEADLINE_EXCEEDED 1, RESOURCE_EXHAUSTED 1, UNAVAILABLE 1" in text
+    statuses = "no answer 1, INVALID_ARGUMENT 1, DEADLINE_EXCEEDED 1, RESOURCE_EXHAUSTED 1, UNAVAILABLE 1"
+    assert f"statuses: no connection 1, {statuses}" in text
     assert "generator's lag" in text
 
 

@@ -1,0 +1,102 @@
+"""The generator of load against servers that die: it keeps its schedule, and says what became of every request."""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import numpy as np
+import pytest
+
+from bench.load.http2 import framed
+from bench.load.plan import Plan
+from bench.load.records import NO_CONNECTION, UNANSWERED
+from bench.load.sender import Part, Sender
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as made:
+        yield made
+
+
+def connected(listener: socket.socket) -> tuple[Sender, socket.socket]:
+    """Return a sender that has connected, and the server's end."""
+    sender = Sender("127.0.0.1", listener.getsockname()[1], [framed(b"")])
+    accepted, _ = listener.accept()
+    return sender, accepted
+
+
+def plan(concurrency: int | None = None) -> Plan:
+    """Return 40 calls within a second, or a closed loop of half a second."""
+    instants = np.arange(40) / 40 if concurrency is None else None
+    return Plan(np.zeros(40, dtype=np.int64), instants, concurrency or 0, 0.5, None, 0.2)
+
+
+def ran(sender: Sender, what: Plan) -> tuple[Part, float]:
+    """Let it send; return what it saw, and the seconds it took."""
+    sender.prepare(what)
+    start = time.monotonic()
+    part = sender.run(start)
+    sender.close()
+    return part, time.monotonic() - start
+
+
+def test_a_server_that_is_gone_is_no_refusal(listener: socket.socket):
+    sender, accepted = connected(listener)
+    listener.close()
+    accepted.close()
+    part, _ = ran(sender, plan())
+    assert set(part.records.code) == {NO_CONNECTION}
+    assert len(part.records.code) == 40
+
+
+def test_a_server_that_hangs_up_in_the_middle_is_no_refusal(listener: socket.socket):
+    sender, accepted = connected(listener)
+    sender.prepare(plan())
+    with accepted:
+        accepted.shutdown(socket.SHUT_WR)
+        listener.close()
+        part = sender.run(time.monotonic())
+    sender.close()
+    assert NO_CONNECTION in part.records.code
+    assert set(part.records.code) <= {NO_CONNECTION, UNANSWERED}
+
+
+def test_connecting_in_vain_makes_no_call_late(listener: socket.socket):
+    """The queue of the listener is full: what would connect hears nothing, as behind a firewall that drops."""
+    sender, accepted = connected(listener)
+    with ExitStack() as full:
+        for _ in range(3):
+            filler = full.enter_context(socket.socket())
+            filler.setblocking(False)
+            filler.connect_ex(listener.getsockname())
+        accepted.close()
+        part, seconds = ran(sender, plan())
+    assert seconds < 4
+    assert (part.records.sent - part.records.intended).max() < 1
+    assert set(part.records.code) == {NO_CONNECTION}
+
+
+def test_a_closed_loop_waits_for_a_connection(listener: socket.socket):
+    sender, accepted = connected(listener)
+    listener.close()
+    accepted.close()
+    part, seconds = ran(sender, plan(concurrency=2))
+    assert 0.4 < seconds < 4
+    assert len(part.records.code) <= 4  # those of the connection that was lost
+    assert set(part.records.code) <= {NO_CONNECTION}
+
+
+def test_calls_go_on_when_the_server_is_back(listener: socket.socket):
+    sender, accepted = connected(listener)
+    accepted.close()
+    sender.prepare(plan())
+    listener.settimeout(5)
+    part = sender.run(time.monotonic())
+    with listener.accept()[0] as again:
+        assert again.recv(24).startswith(b"PRI * HTTP/2.0")
+    sender.close()
+    assert (part.records.code == UNANSWERED).sum() > 30  # sent to a server that says nothing
