@@ -33,7 +33,7 @@ class Part:
 
     Attributes:
         records: Of its requests.
-        cpu_share: Of one core, while it ran.
+        cpu_share: Of one core, over the time of the plan.
     """
 
     records: Records
@@ -119,7 +119,8 @@ class Sender:
         finally:
             gc.enable()
         cpu, wall = time.process_time() - cpu, time.monotonic() - wall
-        return Part(self._log.records(), cpu / wall if wall else 0.0)
+        # A process without a request to send is done at once, and busy until then.
+        return Part(self._log.records(), cpu / max(wall, self._plan.seconds))
 
     def close(self) -> None:
         """Close every connection."""

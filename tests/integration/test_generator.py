@@ -80,6 +80,15 @@ def test_connecting_in_vain_makes_no_call_late(listener: socket.socket):
     assert set(part.records.code) == {NO_CONNECTION}
 
 
+def test_a_process_without_requests_is_not_busy(listener: socket.socket):
+    sender, accepted = connected(listener)
+    with accepted:
+        part, seconds = ran(sender, Plan(np.zeros(0, dtype=np.int64), np.zeros(0), 0, 10.0, None, 0.2))
+    assert seconds < 5
+    assert part.cpu_share < 0.5
+    assert not len(part.records.code)
+
+
 def test_a_closed_loop_waits_for_a_connection(listener: socket.socket):
     sender, accepted = connected(listener)
     listener.close()
