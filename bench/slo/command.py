@@ -53,8 +53,8 @@ def add_command(commands: Any) -> None:
         "--costs",
         type=BatchCosts.parse,
         metavar="SIZE:S,…",
-        help="--curve: what batches of these sizes take, as `convserve inspect` prints it: goodput is compared with "
-        "the most that one instance could answer in time if it knew the future",
+        help="--curve: what batches of these numbers of rows take, as `convserve inspect` prints it: goodput is "
+        "compared with the most that one instance could answer in time if it knew the future",
     )
     parser.set_defaults(run=guarded(run))
 
@@ -63,6 +63,7 @@ def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
     _check(flags)
     arrivals = arrivals_of(flags)
+    costs = flags.costs.of_requests(flags.rows) if flags.costs else None
     session = open_session(flags)
     print(
         f"{session.server}, model {flags.model}: {told(arrivals)}, objective {flags.objective_seconds * 1e3:g} ms at "
@@ -70,7 +71,7 @@ def run(flags: argparse.Namespace) -> int:
         flush=True,
     )
     with Fleet(session.work, flags.processes) as fleet:
-        trials = Trials(flags, session, fleet, arrivals)
+        trials = Trials(flags, session, fleet, arrivals, costs)
         result: dict[str, Any] = {}
         code, capacity = 0, flags.capacity
         if capacity is None:
@@ -82,7 +83,7 @@ def run(flags: argparse.Namespace) -> int:
                 print(limit)
                 code = GENERATOR_LIMITED
         if flags.curve and capacity is not None:
-            points = _curve(flags, session, trials, capacity)
+            points = _curve(flags, session, trials, capacity, costs)
             result |= {"capacity": capacity, "curve": [point.as_json() for point in points]}
             code = GENERATOR_LIMITED if any(point.limit for point in points) else code
     if flags.json:
@@ -115,7 +116,9 @@ def _searched(flags: argparse.Namespace, trials: Trials) -> tuple[Found, str | N
     return trials.search(search, lambda line: print(line, flush=True))
 
 
-def _curve(flags: argparse.Namespace, session: Session, trials: Trials, capacity: float) -> list[Point]:
+def _curve(
+    flags: argparse.Namespace, session: Session, trials: Trials, capacity: float, costs: BatchCosts | None
+) -> list[Point]:
     print(f"\n{HEADING}", flush=True)
     points = []
     for factor in flags.factors:
@@ -126,7 +129,7 @@ def _curve(flags: argparse.Namespace, session: Session, trials: Trials, capacity
         print(f"\n{limit}")
     if flags.plot:
         title = f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
-        bound = flags.costs.fluid_bound(flags.objective_seconds) if flags.costs else None
+        bound = costs.fluid_bound(flags.objective_seconds) if costs else None
         draw_curve(points, capacity, flags.objective_seconds, title, flags.plot, bound)
     return points
 

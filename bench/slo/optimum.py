@@ -10,13 +10,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.load.options import OptionsInvalid
+
 
 @dataclass(frozen=True)
 class BatchCosts:
     """How long a batch runs, by its size: the smallest measured one that holds it is run.
 
     Attributes:
-        sizes: Ascending, at least one.
+        sizes: In rows, or in requests; ascending, at least one.
         seconds: Of each.
     """
 
@@ -47,6 +49,20 @@ class BatchCosts:
     def __call__(self, size: int) -> float:
         """Return the seconds of a batch of that many, at most the largest."""
         return self.seconds[bisect_left(self.sizes, size)]
+
+    def of_requests(self, rows: int) -> BatchCosts:
+        """Return the same costs by the number of requests in a batch, each of that many rows.
+
+        Raises:
+            OptionsInvalid: No batch holds one.
+        """
+        seconds: dict[int, float] = {}
+        for size, cost in zip(self.sizes, self.seconds, strict=True):
+            if size >= rows:
+                seconds.setdefault(size // rows, cost)  # the smallest that holds them is run
+        if not seconds:
+            raise OptionsInvalid(f"--costs: no batch holds the {rows} rows of a request; give a lower --rows")
+        return BatchCosts(tuple(seconds), tuple(seconds.values()))
 
     def fluid_bound(self, limit_seconds: float) -> float:
         """Return the most a second, were there always a full batch at hand; 0 if no batch is within the limit."""

@@ -14,7 +14,7 @@ from bench.load.progress import bar
 from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session
 from bench.slo.curve import Point
-from bench.slo.optimum import most_in_time
+from bench.slo.optimum import BatchCosts, most_in_time
 from bench.slo.outlook import Outlook, seen
 from bench.slo.search import Found, RateSearch
 
@@ -24,12 +24,20 @@ Say = Callable[[str], None]
 class Trials:
     """Sends at one rate after the other, each time with a seed of its own."""
 
-    def __init__(self, flags: argparse.Namespace, session: Session, fleet: Fleet, arrivals: Arrivals) -> None:
-        """Keep what every run shares."""
+    def __init__(
+        self,
+        flags: argparse.Namespace,
+        session: Session,
+        fleet: Fleet,
+        arrivals: Arrivals,
+        costs: BatchCosts | None = None,
+    ) -> None:
+        """Keep what every run shares; costs are of batches by the number of requests."""
         self._flags = flags
         self._inputs = len(session.work.messages)
         self._fleet = fleet
         self._arrivals = arrivals
+        self._costs = costs
         self._seed = flags.seed
 
     def run(self, rate: float, seconds: float) -> tuple[Summary, str | None]:
@@ -65,10 +73,10 @@ class Trials:
             window, cpu_share = self._window(factor * capacity, flags.seconds)
             runs.append(Summary.of(window, flags.seconds, flags.objective_seconds))
             limits.append(generator_limit(runs[-1], cpu_share, max_lag_seconds(flags)))
-            if flags.costs is not None:
-                optimum += most_in_time(window.intended, flags.objective_seconds, flags.costs)
+            if self._costs is not None:
+                optimum += most_in_time(window.intended, flags.objective_seconds, self._costs)
         first_limit = next((limit for limit in limits if limit), None)
-        return Point(factor, tuple(runs), first_limit, optimum if flags.costs is not None else None)
+        return Point(factor, tuple(runs), first_limit, None if self._costs is None else optimum)
 
     def search(self, search: RateSearch, say: Say) -> tuple[Found, str | None]:
         """Run what a search asks for until it knows.

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.load.options import OptionsInvalid
 from bench.slo.optimum import BatchCosts, most_in_time
 
 COSTS = BatchCosts.parse("4:0.016,1:0.01")
@@ -30,6 +31,16 @@ def test_the_fluid_bound_is_of_batches_within_the_limit() -> None:
     assert COSTS.fluid_bound(0.1) == pytest.approx(250)
     assert COSTS.fluid_bound(0.012) == pytest.approx(100)
     assert COSTS.fluid_bound(0.005) == 0
+
+
+def test_costs_of_requests_of_several_rows() -> None:
+    costs = BatchCosts.parse("1:0.01,2:0.012,4:0.016,5:0.02,8:0.03")
+    assert costs.of_requests(1) == costs
+    assert costs.of_requests(2) == BatchCosts.parse("1:0.012,2:0.016,4:0.03")
+    assert [costs.of_requests(3)(count) for count in (1, 2)] == [costs(3), costs(6)]
+    assert costs.of_requests(4).fluid_bound(0.1) == pytest.approx(2 / 0.03)
+    with pytest.raises(OptionsInvalid, match="no batch holds the 9 rows"):
+        costs.of_requests(9)
 
 
 def by_trying(arrivals: list[float], limit: float) -> int:
