@@ -10,8 +10,24 @@ from collections.abc import Iterator
 UNKNOWN = 2
 UNAVAILABLE = 14
 _STATIC = 61  # entries of the static table; an index beyond it would be of the dynamic one
-_STATUS_200 = 8
-_STATUSES = range(8, 15)  # static entries with a value of ``:status``
+_STATUSES = {8: b"200", 9: b"204", 10: b"206", 11: b"304", 12: b"400", 13: b"404", 14: b"500"}  # its ``:status``
+STATUS_200 = b"\x88"  # the first byte of an answer, as a rule
+_STATUS_NAME = (b":status", bytes.fromhex("b8848d36a3"), *_STATUSES)  # plain, in the Huffman code, by index
+# grpc/doc/http-grpc-status-mapping.md, plain and in the Huffman code; all others are UNKNOWN.
+_OF_HTTP = {
+    value: code
+    for status, huffman, code in (
+        (b"400", "6800", 13),
+        (b"401", "6801", 16),
+        (b"403", "680cff", 7),
+        (b"404", "680d7f", 12),
+        (b"429", "684fff", UNAVAILABLE),
+        (b"502", "6c02", UNAVAILABLE),
+        (b"503", "6c0cff", UNAVAILABLE),
+        (b"504", "6c0d7f", UNAVAILABLE),
+    )
+    for value in (status, bytes.fromhex(huffman))
+}
 _NAME = (b"grpc-status", bytes.fromhex("9acac8b21234da8f"))  # plain, and in the Huffman code
 _DIGITS = dict(enumerate(("07", "0f", "17", "67", "6b", "6f", "73", "77", "7b", "7f")))
 _TEENS = dict(enumerate(("083f", "087f", "08bf", "0b3f", "0b5f", "0b7f", "0b9f"), start=10))
@@ -44,33 +60,31 @@ def request_block(authority: str, path: str) -> bytes:
 
 
 def grpc_status(block: bytes) -> int:
-    """Return the code that a block of trailers tells; as gRPC has it, UNKNOWN or UNAVAILABLE where it tells none.
+    """Return the code that a block of trailers tells; where it tells none, what gRPC makes of the HTTP status.
 
     Raises:
         HeadersInvalid: The block cannot be read.
     """
-    code, http_ok = None, True
+    code, of_http = None, UNKNOWN
     try:
         for name, value in _fields(block):
-            if value is not None and name in _NAME:
+            if name in _NAME:
                 code = _CODES.get(value, UNKNOWN)
-            elif isinstance(name, int) and name in _STATUSES and value is None:
-                http_ok = name == _STATUS_200
+            elif name in _STATUS_NAME:
+                of_http = _OF_HTTP.get(value, UNKNOWN)
     except IndexError:
         raise HeadersInvalid("a header block ends too early") from None
-    if code is not None:
-        return code
-    return UNKNOWN if http_ok else UNAVAILABLE
+    return of_http if code is None else code
 
 
-def _fields(block: bytes) -> Iterator[tuple[bytes | int, bytes | None]]:
-    """Yield names and values as they are written; a static entry as its index, its value as None."""
+def _fields(block: bytes) -> Iterator[tuple[bytes | int, bytes]]:
+    """Yield names and values as they are written; a static entry as its index, its value only if it is a status."""
     at = 0
     while at < len(block):
         first = block[at]
         if first & 0x80:
             index, at = _integer(block, at, 7)
-            yield _checked(index), None
+            yield _checked(index), _STATUSES.get(index, b"")
         elif first & 0xE0 == 0x20:  # a change of the table's size: to 0, as it was told
             _, at = _integer(block, at, 5)
         else:

@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bench.load import frames
 from bench.load.frames import Frame, FrameReader
-from bench.load.hpack import UNAVAILABLE, UNKNOWN, grpc_status, literal, request_block
+from bench.load.hpack import STATUS_200, UNAVAILABLE, UNKNOWN, grpc_status, literal, request_block
 
 DEADLINE_EXCEEDED = 4
 _RENEW = 1 << 28  # so many bytes received are given back to the server's window at once
@@ -41,6 +41,7 @@ class Answer(NamedTuple):
 class _Stream:
     tag: int
     body: list[bytes]
+    code: int = UNKNOWN  # where no trailers tell one
 
 
 @dataclass(slots=True)
@@ -197,15 +198,18 @@ class Connection:
     def _take_in(self, frame: Frame, answers: list[Answer]) -> None:
         kind, flags, stream, payload = frame
         if kind == frames.HEADERS:
-            if flags & frames.END_STREAM:  # the head of an answer tells nothing: the status is in its trailers
+            if flags & frames.END_STREAM:
                 self._end(stream, self._code(payload), answers)
+            elif not payload.startswith(STATUS_200) and stream in self._streams:
+                # No answer of gRPC, such as a proxy's; the head of one tells nothing, the status is in its trailers.
+                self._streams[stream].code = self._code(payload)
         elif kind == frames.DATA:
             self._received += len(payload)
             known = self._streams.get(stream)
             if known and self._keep_bodies:
                 known.body.append(payload)
             if flags & frames.END_STREAM:
-                self._end(stream, UNKNOWN, answers)  # no trailers, so no status
+                self._end(stream, known.code if known else UNKNOWN, answers)  # no trailers, so no status
         elif kind == frames.RST_STREAM:
             self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), _INTERNAL), answers)
         elif kind == frames.WINDOW_UPDATE:

@@ -180,6 +180,18 @@ def test_data_without_trailers_has_no_status():
     assert made.receive(data, 0) == [Answer(0, 2, b"x")]
 
 
+def test_an_answer_that_is_not_of_grpc_tells_by_its_http_status():
+    made = connection()
+    made.call(0, framed(b""), 0)
+    head = frame_bytes(frames.HEADERS, frames.END_HEADERS, 1, status(b"503") + literal(b"server", b"proxy"))
+    assert made.receive(head, 0) == []
+    assert made.receive(frame_bytes(frames.DATA, frames.END_STREAM, 1, b"later"), 0) == [Answer(0, 14, b"")]
+
+
+def status(value: bytes) -> bytes:
+    return literal(b":status", value)
+
+
 def huffman(code: bytes) -> bytes:
     """A field with its name and value in the Huffman code."""
     name = bytes.fromhex("9acac8b21234da8f")
@@ -198,8 +210,19 @@ def huffman(code: bytes) -> bytes:
         (literal(b"grpc-message", b"m" * 5000) + trailers(8), 8),
         (trailers(99), 2),
         (b"\x88", 2),
-        (b"\x8d", 14),  # :status 404
+        (b"\x8c", 13),  # :status 400
+        (b"\x8d", 12),  # 404
+        (b"\x8e", 2),  # 500
+        (status(b"401"), 16),
+        (status(b"403"), 7),
+        (status(b"404"), 12),
+        (status(b"418"), 2),
+        *((status(refused), 14) for refused in (b"429", b"502", b"503", b"504")),
+        (b"\x08" + literal(b"", b"503")[2:], 14),  # the name by its index
+        (status(b"503")[:-4] + b"\x83" + bytes.fromhex("6c0cff"), 14),  # in the Huffman code
+        (b"\x00\x85" + bytes.fromhex("b8848d36a3") + b"\x82" + bytes.fromhex("6801"), 16),
         (b"\x88" + trailers(3), 3),
+        (status(b"503") + trailers(8), 8),
     ],
 )
 def test_the_status_is_found(block: bytes, code: int):
