@@ -38,6 +38,7 @@ class FrameReader:
         """Begin with nothing."""
         self._buffer = bytearray()
         self._begun: Frame | None = None  # a header block that goes on in CONTINUATION
+        self.padding = 0  # bytes taken away from DATA, which count for flow control
 
     def feed(self, data: bytes) -> Iterator[Frame]:
         """Yield the frames that are complete now.
@@ -73,6 +74,7 @@ class FrameReader:
         elif kind in (DATA, HEADERS):
             if flags & _PADDED:
                 payload = payload[1 : len(payload) - payload[0]]
+                self.padding += len(frame.payload) - len(payload) if kind == DATA else 0
             if kind == HEADERS and flags & _PRIORITY:
                 payload = payload[5:]
             frame = Frame(kind, flags, stream, payload)

@@ -80,7 +80,8 @@ class Connection:
         self._streams: dict[int, _Stream] = {}
         self._numbers: dict[int, int] = {}  # stream by tag
         self._held: dict[int, tuple[bytes, float | None]] = {}  # by tag, in order: beyond the server's limit
-        self._uploads: list[_Upload] = []
+        self._uploads: dict[int, _Upload] = {}  # by stream
+        self._starved: dict[int, _Upload] = {}  # those that only the window of the connection holds back, in order
         self._deadlines: deque[tuple[float, int]] = deque()
         self._next_stream = 1
         self._window = self._first_window = frames.FIRST_WINDOW
@@ -135,10 +136,12 @@ class Connection:
         answers: list[Answer] = []
         for frame in self._reader.feed(data):
             self._take_in(frame, answers)
+        self._received += self._reader.padding
+        self._reader.padding = 0
         if self._received >= _RENEW:
             self._out.append(frames.window_update(0, self._received))
             self._received = 0
-        while self._held and len(self._streams) < self._max_streams:
+        while self._held and not self.closing and len(self._streams) < self._max_streams:
             tag = next(iter(self._held))
             message, deadline = self._held.pop(tag)
             self._open(tag, message, now, deadline)
@@ -163,8 +166,14 @@ class Connection:
         self._numbers.clear()
         self._held.clear()
         self._uploads.clear()
+        self._starved.clear()
         self.closing = True
         return answers
+
+    def give_back(self) -> list[tuple[int, bytes, float | None]]:
+        """Return tag, message and deadline of the calls that were not begun, in order, for another connection."""
+        held, self._held = self._held, {}
+        return [(tag, message, deadline) for tag, (message, deadline) in held.items()]
 
     def _open(self, tag: int, message: bytes, now: float, deadline: float | None) -> None:
         stream = self._next_stream
@@ -177,23 +186,32 @@ class Connection:
             block += literal(b"grpc-timeout", b"%du" % left_micros)
         self._out.append(frames.frame_bytes(frames.HEADERS, frames.END_HEADERS, stream, block))
         size = len(message)
-        if size <= min(self._frame_size, self._window, self._first_window) and not self._uploads:
+        if size <= min(self._frame_size, self._window, self._first_window):
             self._window -= size
             self._out += (frames.head(size, frames.DATA, frames.END_STREAM, stream), message)
         else:
-            self._uploads.append(_Upload(stream, memoryview(message), self._first_window))
-            self._upload()
+            self._uploads[stream] = _Upload(stream, memoryview(message), self._first_window)
+            self._upload(self._uploads[stream])
 
-    def _upload(self) -> None:
-        """Send what the windows allow, oldest first."""
-        for upload in self._uploads:
-            while upload.rest and (size := min(len(upload.rest), self._window, upload.window, self._frame_size)) > 0:
-                flags = frames.END_STREAM if size == len(upload.rest) else 0
-                self._out += (frames.head(size, frames.DATA, flags, upload.stream), bytes(upload.rest[:size]))
-                upload.rest = upload.rest[size:]
-                upload.window -= size
-                self._window -= size
-        self._uploads = [upload for upload in self._uploads if upload.rest]
+    def _upload(self, upload: _Upload) -> None:
+        """Send what the windows allow."""
+        while upload.rest and (size := min(len(upload.rest), self._window, upload.window, self._frame_size)) > 0:
+            flags = frames.END_STREAM if size == len(upload.rest) else 0
+            self._out += (frames.head(size, frames.DATA, flags, upload.stream), bytes(upload.rest[:size]))
+            upload.rest = upload.rest[size:]
+            upload.window -= size
+            self._window -= size
+        if not upload.rest:
+            del self._uploads[upload.stream]
+        if upload.rest and upload.window > 0:
+            self._starved.setdefault(upload.stream, upload)
+        else:
+            self._starved.pop(upload.stream, None)
+
+    def _feed_starved(self) -> None:
+        """Share the window of the connection out."""
+        while self._starved and self._window > 0:
+            self._upload(next(iter(self._starved.values())))
 
     def _take_in(self, frame: Frame, answers: list[Answer]) -> None:
         kind, flags, stream, payload = frame
@@ -240,18 +258,17 @@ class Connection:
 
     def _forget(self, stream: int, *, tell: bool = False) -> None:
         del self._numbers[self._streams.pop(stream).tag]
-        uploads = [upload for upload in self._uploads if upload.stream != stream]
-        if tell or len(uploads) < len(self._uploads):  # given up, or answered before all was sent
-            self._uploads = uploads
+        self._starved.pop(stream, None)
+        if self._uploads.pop(stream, None) or tell:  # given up, or answered before all was sent
             self._out.append(frames.reset(stream))
 
     def _widen(self, stream: int, size: int) -> None:
         if not stream:
             self._window += size
-        for upload in self._uploads:
-            if upload.stream == stream:
-                upload.window += size
-        self._upload()
+            self._feed_starved()
+        elif stream in self._uploads:
+            self._uploads[stream].window += size
+            self._upload(self._uploads[stream])
 
     def _settings(self, payload: bytes) -> None:
         for key, value in struct.iter_unpack(">HI", payload):
@@ -260,11 +277,12 @@ class Connection:
             elif key == frames.MAX_FRAME_SIZE:
                 self._frame_size = value
             elif key == frames.INITIAL_WINDOW_SIZE:
-                for upload in self._uploads:
+                for upload in self._uploads.values():
                     upload.window += value - self._first_window
                 self._first_window = value
         self._out.append(frames.frame_bytes(frames.SETTINGS, frames.ACK, 0, b""))
-        self._upload()
+        for upload in [*self._uploads.values()]:
+            self._upload(upload)
 
 
 def framed(message: bytes) -> bytes:

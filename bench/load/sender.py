@@ -84,7 +84,7 @@ class Sender:
         Raises:
             ConnectFailed: The server cannot be reached.
         """
-        self._authority = f"{host}:{port}"
+        self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._messages = messages
         self._is_wrong = is_wrong
         self._link: Link | None = self._over(connect(host, port), connecting=False)
@@ -166,11 +166,17 @@ class Sender:
                 self._guarded(link, lambda link=link: self._read(link))  # type: ignore[misc]
             self._settle(link.connection.expire(self._now()))
         if self._link and self._link.connection.closing:
-            self._leaving.append(self._link)
-            self._link = None
+            self._leave(self._link)
         for link in [link for link in self._leaving if not link.connection.pending]:
             link.socket.close()
             self._leaving.remove(link)
+
+    def _leave(self, link: Link) -> None:
+        """Make no more calls on a connection; those that wait there for their turn go to the next one."""
+        self._leaving.append(link)
+        self._link = None
+        for tag, message, deadline in link.connection.give_back():
+            self._give(tag, message, self._now(), deadline)
 
     def _read(self, link: Link) -> None:
         data = link.read()
@@ -210,12 +216,14 @@ class Sender:
         self._next += 1
         tag = self._log.begin(intended, now)
         self._open += 1
-        link = self._link if self._ready(now) else None
-        if link is None:
-            self._settle([Answer(tag, NO_CONNECTION, b"")])
-            return
         limit = self._plan.deadline_seconds
-        link.connection.call(tag, self._messages[pick], now, intended + limit if limit else None)
+        self._give(tag, self._messages[pick], now, intended + limit if limit else None)
+
+    def _give(self, tag: int, message: bytes, now: float, deadline: float | None) -> None:
+        if self._ready(now) and self._link:
+            self._link.connection.call(tag, message, now, deadline)
+        else:
+            self._settle([Answer(tag, NO_CONNECTION, b"")])
 
     def _ready(self, now: float) -> bool:
         """Tell whether there is a connection to make calls on; begin one, not too often.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -10,6 +11,8 @@ from contextlib import ExitStack
 import numpy as np
 import pytest
 
+from bench.load import frames
+from bench.load.frames import frame_bytes
 from bench.load.http2 import framed
 from bench.load.plan import Plan
 from bench.load.records import NO_CONNECTION, UNANSWERED
@@ -109,3 +112,35 @@ def test_calls_go_on_when_the_server_is_back(listener: socket.socket):
         assert again.recv(24).startswith(b"PRI * HTTP/2.0")
     sender.close()
     assert (part.records.code == UNANSWERED).sum() > 30  # sent to a server that says nothing
+
+
+def test_calls_that_wait_on_a_connection_that_ends_go_to_the_next(listener: socket.socket):
+    sender, accepted = connected(listener)
+    accepted.sendall(frame_bytes(frames.SETTINGS, 0, 0, struct.pack(">HI", frames.MAX_CONCURRENT_STREAMS, 1)))
+    sender.prepare(Plan(np.zeros(1, dtype=np.int64), np.zeros(1), 0, 0.1, 0.1, 1.0))
+    assert sender.run(time.monotonic()).records.code.tolist() == [4]  # its deadline: the connection stays
+    accepted.sendall(frame_bytes(frames.GOAWAY, 0, 0, struct.pack(">II", 1, 0)))
+    sender.prepare(Plan(np.zeros(10, dtype=np.int64), np.zeros(10), 0, 0.1, None, 0.2))
+    listener.settimeout(5)
+    part = sender.run(time.monotonic())
+    assert sorted(part.records.code.tolist()) == [UNANSWERED] * 9 + [14]  # one was begun on the connection that ended
+    with accepted, listener.accept()[0] as again:
+        opened = b""
+        again.settimeout(0.5)
+        while data := again.recv(1 << 16):
+            opened += data
+    sender.close()
+    assert opened.count(b"ModelInfer") == 9
+
+
+def test_an_address_of_ip_6_is_told_in_brackets():
+    try:
+        listener = socket.create_server(("::1", 0), family=socket.AF_INET6)
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+    with listener:
+        sender = Sender("::1", listener.getsockname()[1], [framed(b"")])
+        with listener.accept()[0] as accepted:
+            ran(sender, plan())
+            accepted.settimeout(5)
+            assert f"[::1]:{listener.getsockname()[1]}".encode() in accepted.recv(1 << 16)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import struct
+import sys
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -140,6 +142,90 @@ def test_calls_beyond_the_limit_of_streams_wait():
     assert made.pending == 3
     assert made.receive(answer(1), 0) == [Answer(0, 0, b"")]
     assert {frame.stream for frame in sent(made)} == {3}
+
+
+def test_calls_that_wait_when_the_server_leaves_are_given_back():
+    made = connection(streams=1)
+    for tag in range(3):
+        made.call(tag, framed(b"%d" % tag), 0, deadline=float(tag) if tag else None)
+    made.take()
+    leave = frame_bytes(frames.GOAWAY, 0, 0, struct.pack(">II", 2**31 - 1, 0))
+    assert made.receive(leave + answer(1), 0) == [Answer(0, 0, b"")]
+    assert sent(made) == []  # none was opened there
+    assert made.give_back() == [(1, framed(b"1"), 1.0), (2, framed(b"2"), 2.0)]
+    assert (made.pending, made.next_deadline) == (0, None)
+
+
+def test_padding_counts_for_the_window_of_the_connection():
+    made = connection()
+    made.call(0, framed(b""), 0)
+    made.take()
+    padded = frame_bytes(frames.DATA, 0x8, 1, b"\xff" + bytes(16_000))
+    renewed = 0
+    for _ in range(2 * (1 << 28) // 16_001):
+        made.receive(padded, 0)
+        renewed += sum(int.from_bytes(frame.payload, "big") for frame in sent(made))
+    assert renewed % 16_001 == 0
+    assert 1 << 28 <= renewed < (1 << 28) + 16_001
+
+
+def lines_run(step: Callable[[], object]) -> int:
+    """Count the lines of Python that a step executes."""
+    count = 0
+
+    def trace(frame: Any, event: str, argument: object) -> Any:
+        nonlocal count
+        count += event == "line"
+        return trace
+
+    before = sys.gettrace()
+    sys.settrace(trace)
+    try:
+        step()
+    finally:
+        sys.settrace(before)
+    return count
+
+
+@pytest.mark.parametrize("settings", [{"window": 3}, {"window": 1 << 20}])  # held back by their own windows, by all's
+def test_a_call_costs_the_same_however_many_are_held_back(settings: dict[str, int]):
+    costs = []
+    for waiting in (2, 500):
+        made = connection(**settings)
+        for tag in range(waiting):
+            made.call(tag, framed(bytes(70_000)), 0)
+        made.take()
+
+        def one_more(made: Connection = made, tag: int = waiting) -> None:
+            made.call(tag, framed(bytes(70_000)), 0)
+            widened = struct.pack(">I", 2)
+            made.receive(frame_bytes(frames.WINDOW_UPDATE, 0, 2 * tag + 1, widened), 0)
+            made.receive(answer(2 * tag + 1, code=8), 0)
+
+        costs.append(lines_run(one_more))
+        assert made.pending == waiting
+    assert costs[0] == costs[1]
+
+
+@given(st.data())
+def test_all_that_is_held_back_is_sent_within_the_windows(data: st.DataObject):
+    made = connection(window=data.draw(st.integers(0, 40_000)))
+    messages = [framed(bytes([tag]) * size) for tag, size in enumerate(data.draw(st.lists(st.integers(0, 60_000))))]
+    came: dict[int, bytes] = {}
+    allowed = 65_535
+    for tag, message in enumerate(messages):
+        made.call(tag, message, 0)
+    while True:
+        for frame in sent(made):
+            if frame.kind == frames.DATA:
+                came[frame.stream] = came.get(frame.stream, b"") + frame.payload
+        assert sum(map(len, came.values())) <= allowed
+        behind = [tag for tag, message in enumerate(messages) if came.get(2 * tag + 1, b"") != message]
+        if not behind:
+            break
+        for stream in (0, *(2 * tag + 1 for tag in behind)):
+            made.receive(frame_bytes(frames.WINDOW_UPDATE, 0, stream, struct.pack(">I", 30_000)), 0)
+        allowed += 30_000
 
 
 def test_deadlines_end_calls_that_wait_or_run():
