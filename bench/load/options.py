@@ -36,6 +36,14 @@ def not_negative(text: str) -> float:
     return number
 
 
+def seed(text: str) -> int:
+    """Read a whole number from 0 on, which numpy's generators begin with."""
+    number = int(text)
+    if number < 0:
+        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
+    return number
+
+
 def count(text: str) -> int:
     """Read a whole number from 1 on."""
     number = int(text)
@@ -87,7 +95,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     option("--warm-up-seconds", not_negative, 2.0, "sent before the window, and not counted")
     option("--deadline-seconds", not_negative, None, "gRPC deadline of each call, from its intended instant; 0: none")
     option("--drain-seconds", positive, 10.0, "wait so long for the last answers")
-    option("--seed", int, 0, "fixes instants and inputs", "N")
+    option("--seed", seed, 0, "fixes instants and inputs", "N")
     option("--processes", count, 1, "client processes", "N")
     option("--max-lag-seconds", positive, None, "greatest p99 of the generator's own lag; default: 1 ms or 5 %% of the "
            "objective, whichever is more")  # fmt: skip

@@ -8,6 +8,7 @@ import datetime
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -128,7 +129,7 @@ def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespa
 
 def _address(server: str) -> tuple[str, int]:
     host, _, port = server.rpartition(":")
-    if not host or not port.isdigit() or not 0 < int(port) < 65536:
+    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
         raise OptionsInvalid(f"expected HOST:PORT, such as 127.0.0.1:8001, got '{server}'")
     return host.strip("[]"), int(port)
 
