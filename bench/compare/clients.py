@@ -11,6 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.load.records import OK, Records
+
 
 class ClientFailed(Exception):
     """A load was no measurement; the message says why, on one line."""
@@ -158,6 +160,18 @@ def parse_perf_analyzer(said: str, seconds: float) -> Load:
     count = _number(r"Request count: (\d+)", said)
     p50, p99 = (_number(rf"p{percent} latency: (\d+) usec", said) * 1e-3 for percent in (50, 99))
     return Load(count, count / float(rate[1]) if count else seconds, p50, p99)
+
+
+def read_records(records: Records) -> Load:
+    """Sum up what our own client saw in a closed loop.
+
+    Raises:
+        ClientFailed: A call failed, or none was made.
+    """
+    failed = int((records.code != OK).sum())
+    if failed:
+        raise ClientFailed(f"{failed} of {len(records.code)} calls failed")
+    return load_of(records.ended - records.intended, float(records.ended.max(initial=0.0)))
 
 
 def load_of(latencies_seconds: Sequence[float] | np.ndarray, seconds: float) -> Load:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,13 @@ from typing import Any
 
 class ResultsInvalid(Exception):
     """A file holds no results, or cannot be read; the message says why."""
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Write a file aside and rename it over ``path``: whoever is interrupted keeps the rounds of before."""
+    aside = path.with_name(f".{path.name}.aside")
+    aside.write_text(text)
+    os.replace(aside, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +157,7 @@ class Results:
         for name in ("loads", "starts", "failures"):
             rows = ",\n  ".join(json.dumps(dataclasses.asdict(row)) for row in getattr(self, name))
             text += f',\n "{name}": [\n  {rows}\n ]' if rows else f',\n "{name}": []'
-        path.write_text(text + "\n}\n")
+        replace_text(path, text + "\n}\n")
 
     @classmethod
     def read(cls, path: Path) -> Results:

@@ -15,7 +15,6 @@ from bench.compare.clients import ClientFailed, Load
 from bench.load import plan
 from bench.load.fleet import Fleet, Work
 from bench.load.http2 import framed
-from bench.load.records import OK
 from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
 
@@ -186,10 +185,7 @@ class Sender:
                     before = self._running.cpu_seconds()
                     records = fleet.run(plans).records
                     cpu_seconds = self._running.cpu_seconds() - before
-        failed = int((records.code != OK).sum())
-        if failed:
-            raise ClientFailed(f"{failed} of {len(records.code)} calls failed")
-        load = clients.load_of(records.ended - records.intended, float(records.ended.max()))
+        load = clients.read_records(records)
         memory = self._running.rss_bytes(), self._running.pss_bytes()
         return Sent(load, cpu_seconds / load.answers * 1e6, *memory, "convserve-bench load")
 

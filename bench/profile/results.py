@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bench.compare.results import ResultsInvalid
+from bench.compare.results import ResultsInvalid, replace_text
 from bench.profile.phases import Phase
 
 
@@ -82,7 +82,7 @@ class Profiles:
         """Write the file, one profile a line."""
         head = json.dumps({"machine": self.machine, "date": self.date}, indent=1)[:-2]
         rows = ",\n  ".join(json.dumps(_rounded(dataclasses.asdict(profile))) for profile in self.profiles)
-        path.write_text(f'{head},\n "profiles": [\n  {rows}\n ]\n}}\n')
+        replace_text(path, f'{head},\n "profiles": [\n  {rows}\n ]\n}}\n')
 
     @classmethod
     def read(cls, path: Path) -> Profiles:

@@ -11,6 +11,7 @@ import pytest
 
 from bench.compare import clients
 from bench.compare.clients import ClientFailed
+from bench.load.records import Records
 
 RECORDED = Path(__file__).parent / "recorded"
 SAID = (RECORDED / "h2load.txt").read_text()
@@ -105,3 +106,21 @@ def test_percentiles_are_values_that_came():
     assert (load.p50_ms, load.p99_ms, load.per_second) == pytest.approx((50.0, 99.0, 50.0))
     with pytest.raises(ClientFailed, match="nothing was answered"):
         clients.load_of([], 1.0)
+
+
+def records(*entries: tuple[float, float, int]) -> Records:
+    """Return records of calls that began, ended and had a status."""
+    began, ended, code = (np.array(column) for column in zip(*entries, strict=True)) if entries else (np.zeros(0),) * 3
+    return Records(began, began, ended, code, np.zeros(len(began), dtype=bool))
+
+
+def test_our_own_client_is_read():
+    load = clients.read_records(records((0.0, 0.5, 0), (0.5, 2.0, 0)))
+    assert (load.answers, load.seconds, load.p50_ms, load.p99_ms) == (2, 2.0, 500.0, 1500.0)
+
+
+def test_errors_behind_our_own_client_are_seen():
+    with pytest.raises(ClientFailed, match="1 of 2 calls failed"):
+        clients.read_records(records((0.0, 0.5, 0), (0.5, 2.0, -2)))
+    with pytest.raises(ClientFailed, match="nothing was answered"):
+        clients.read_records(records())

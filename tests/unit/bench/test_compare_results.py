@@ -12,6 +12,7 @@ import pytest
 from bench.compare import machine, table
 from bench.compare.order import Turn, interleaved
 from bench.compare.results import About, FailureRow, LoadRow, Results, ResultsInvalid, Spread, StartRow, summaries
+from bench.profile.results import Profiles
 
 
 def load(peer: str, round_: int, per_second: float, cpu_us: float, in_flight: int = 16, model: str = "m") -> LoadRow:
@@ -42,6 +43,24 @@ def results() -> Results:
         starts=[StartRow("convserve", "m", 0, "abc", 0.8, 90_000_000, 70_000_000)],
         failures=[FailureRow("absent", "m", 0, "not installed: no such | package")],
     )
+
+
+@pytest.mark.parametrize("kept", [results(), Profiles(date="2026-01-01")])
+def test_a_write_that_breaks_off_leaves_what_was_there(
+    kept: Results | Profiles, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    def break_off(file: Path, text: str) -> None:
+        file.write_bytes(text[: len(text) // 2].encode())
+        raise KeyboardInterrupt
+
+    path = tmp_path / "results.json"
+    kept.written(path)
+    before = path.read_text()
+    kept.machine = {"cpu": "another"}
+    monkeypatch.setattr(Path, "write_text", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        kept.written(path)
+    assert path.read_text() == before
 
 
 def test_rounds_are_interleaved_within_a_model():
