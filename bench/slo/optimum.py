@@ -86,6 +86,7 @@ def most_in_time(arrivals: Sequence[float] | np.ndarray, limit_seconds: float, c
     instants = np.asarray(arrivals, dtype=float)
     count, largest = len(instants), costs.sizes[-1]
     seconds = [costs(size) for size in range(1, largest + 1)]
+    cheapest = np.minimum.accumulate(seconds[::-1])[::-1].tolist()  # of a size and the larger ones
     # Row i % len(rows), of those who have considered i arrivals, by the number served; spans say what is in use.
     rows = np.full((largest + 1, count + 1), math.inf)
     spans = [(count, -1)] * (largest + 1)
@@ -105,11 +106,14 @@ def most_in_time(arrivals: Sequence[float] | np.ndarray, limit_seconds: float, c
         free = rows[place, first : high + 1].copy()
         rows[place, low : high + 1], spans[place] = math.inf, (count, -1)
         offer(i + 1, first, free)
+        earliest = float(free.min())
         for size in range(1, min(largest, count - i) + 1):
+            if max(earliest, instants[i + size - 1]) + cheapest[size - 1] > instants[i] + limit_seconds:
+                break
             end = np.maximum(free, instants[i + size - 1]) + seconds[size - 1]
             in_time = np.flatnonzero(end <= instants[i] + limit_seconds)
             if not len(in_time):
-                break
+                continue
             stop = int(in_time[-1]) + 1
             offer(i + size, first + size, np.where(end[:stop] <= instants[i] + limit_seconds, end[:stop], math.inf))
     low, high = spans[count % len(rows)]

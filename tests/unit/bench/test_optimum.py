@@ -14,6 +14,7 @@ from bench.load.options import OptionsInvalid
 from bench.slo.optimum import BatchCosts, most_in_time
 
 COSTS = BatchCosts.parse("4:0.016,1:0.01")
+FALLING = BatchCosts.parse("1:0.025,2:0.012,3:0.03,4:0.009")  # as measured, where a larger bucket happens to be quicker
 
 
 def test_costs_are_those_of_the_next_size() -> None:
@@ -43,7 +44,7 @@ def test_costs_of_requests_of_several_rows() -> None:
         costs.of_requests(9)
 
 
-def by_trying(arrivals: list[float], limit: float) -> int:
+def by_trying(arrivals: list[float], limit: float, costs: BatchCosts) -> int:
     """The same by trying every choice of who is served and every division into batches."""
     best = 0
     for chosen in itertools.product((False, True), repeat=len(arrivals)):
@@ -55,21 +56,26 @@ def by_trying(arrivals: list[float], limit: float) -> int:
                     batches.append([arrival])
                 else:
                     batches[-1].append(arrival)
-            free, in_time = -math.inf, all(len(batch) <= COSTS.sizes[-1] for batch in batches)
+            free, in_time = -math.inf, all(len(batch) <= costs.sizes[-1] for batch in batches)
             for batch in batches:
                 if in_time:
-                    free = max(free, batch[-1]) + COSTS(len(batch))
+                    free = max(free, batch[-1]) + costs(len(batch))
                     in_time = free <= batch[0] + limit
             if in_time:
                 best = max(best, len(served))
     return best
 
 
+@pytest.mark.parametrize("costs", [COSTS, FALLING])
 @settings(max_examples=40, deadline=None)
 @given(st.lists(st.integers(0, 60), min_size=1, max_size=6), st.sampled_from([0.005, 0.0125, 0.0201, 0.0401]))
-def test_is_what_trying_everything_finds(instants: list[int], limit: float) -> None:
+def test_is_what_trying_everything_finds(costs: BatchCosts, instants: list[int], limit: float) -> None:
     arrivals = sorted(instant / 1000 for instant in instants)
-    assert most_in_time(arrivals, limit, COSTS) == by_trying(arrivals, limit)
+    assert most_in_time(arrivals, limit, costs) == by_trying(arrivals, limit, costs)
+
+
+def test_a_larger_batch_may_be_in_time_where_a_smaller_is_not() -> None:
+    assert most_in_time([0.0, 0.001, 0.002, 0.003], 0.0125, FALLING) == 4
 
 
 def test_many_stay_within_the_fluid_bound() -> None:
