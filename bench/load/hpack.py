@@ -10,6 +10,7 @@ from collections.abc import Iterator
 UNKNOWN = 2
 UNAVAILABLE = 14
 _STATIC = 61  # entries of the static table; an index beyond it would be of the dynamic one
+_MAX_INTEGER_BYTES = 5  # after the prefix: more than any block is long
 _STATUSES = {8: b"200", 9: b"204", 10: b"206", 11: b"304", 12: b"400", 13: b"404", 14: b"500"}  # its ``:status``
 STATUS_200 = b"\x88"  # the first byte of an answer, as a rule
 _STATUS_NAME = (b":status", bytes.fromhex("b8848d36a3"), *_STATUSES)  # plain, in the Huffman code, by index
@@ -108,14 +109,13 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
     at += 1
     if value < limit:
         return value, at
-    shift = 0
-    while True:
+    for shift in range(0, 7 * _MAX_INTEGER_BYTES, 7):
         byte = block[at]
         at += 1
         value += (byte & 0x7F) << shift
-        shift += 7
         if not byte & 0x80:
             return value, at
+    raise HeadersInvalid("a header block has a number that goes on and on")
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:

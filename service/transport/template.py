@@ -24,6 +24,7 @@ _MAX_LENGTHS = 512
 _MAX_OF_ITEMS = 16
 _IDENTITY = 3  # fields of ModelInferRequest
 _RAW_CONTENTS = 7
+_MAX_VARINT_BYTES = 10  # protobuf encoding, "Base 128 Varints"
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
@@ -251,11 +252,16 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
 
 
 def _read_varint(payload: bytes, position: int) -> tuple[int, int]:
-    number = shift = 0
-    while True:
+    """Read a number, and return it and where it ends; the message need not have been parsed.
+
+    Raises:
+        IndexError: The message ends within it, or it goes on after the ten bytes that one may have.
+    """
+    number = 0
+    for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
         byte = payload[position]
         position += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, position
-        shift += 7
+    raise IndexError

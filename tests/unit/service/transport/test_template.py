@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -155,6 +156,25 @@ def test_items_whose_lengths_do_not_add_up_are_refused() -> None:
     assert template.fits(payload)
     with pytest.raises(InvalidInput, match="1 bytes are left after 1 elements"):
         template.encoded_items(payload)
+
+
+class CountedReads(bytes):
+    """A message that counts how often one of its bytes is looked at."""
+
+    reads = 0
+
+    def __getitem__(self, place: Any) -> Any:
+        self.reads += 1
+        return super().__getitem__(place)
+
+
+def test_a_length_that_never_ends_is_soon_given_up() -> None:
+    request = pictures([b"abc"])
+    template = learned_of_items(request)
+    assert template is not None
+    payload = CountedReads(request.SerializeToString()[: template.items_at] + b"\xff" * 1000)
+    assert not template.fits(payload)
+    assert 0 < payload.reads <= 10
 
 
 def test_items_before_the_end_of_a_message_have_no_template() -> None:
