@@ -3,16 +3,37 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import numpy as np
 
 from service.errors import InvalidInput
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
+from service.tensors import Form, TensorSpec
 
 
-def check_names(servable: Servable, inputs: Mapping[str, np.ndarray]) -> None:
+def check_forms(servable: Servable, forms: Mapping[str, Form]) -> None:
+    """Refuse inputs by what their message states of them, so that nothing too large is decoded.
+
+    Raises:
+        InvalidInput: A wrong name, datatype, shape or number of rows (INVALID_ARGUMENT).
+    """
+    check_names(servable, forms)
+    for spec in servable.inputs:
+        datatype, shape = forms[spec.name]
+        if datatype == "BYTES" and servable.preparer is not None:
+            _check_items(servable, shape)
+            continue
+        _as_sent(servable, spec).check_form(datatype, shape)
+        if servable.batched:
+            _check_rows(servable, shape[0])
+    for spec in servable.optional_inputs:
+        if spec.name in forms:
+            spec.check_form(*forms[spec.name])
+
+
+def check_names(servable: Servable, inputs: Collection[str]) -> None:
     """Refuse inputs of which one is missing or unknown.
 
     Raises:
@@ -51,15 +72,18 @@ def encoded_items(servable: Servable, array: np.ndarray) -> Sequence[Item]:
     Raises:
         InvalidInput: Another shape, or more than a request may have (INVALID_ARGUMENT).
     """
-    if array.ndim == 2 and array.shape[1] == 1:
-        array = array[:, 0]  # Triton's clients of string models often send (N, 1)
-    if array.ndim != 1 or not 1 <= len(array) <= servable.max_rows:
+    _check_items(servable, array.shape)
+    items: list[Item] = array.ravel().tolist()
+    return items
+
+
+def _check_items(servable: Servable, shape: tuple[int, ...]) -> None:
+    """Refuse what is not (N,) or (N, 1): Triton's clients of string models often send the latter."""
+    if not shape or shape[1:] not in ((), (1,)) or not 1 <= shape[0] <= servable.max_rows:
         raise InvalidInput(
             f"input '{servable.inputs[0].name}': expected BYTES of shape [N], N from 1 to "
-            f"{servable.max_rows}, got shape {list(array.shape)}"
+            f"{servable.max_rows}, got shape {list(shape)}"
         )
-    items: list[Item] = array.tolist()
-    return items
 
 
 def _texts(name: str, array: np.ndarray) -> np.ndarray:
@@ -83,13 +107,21 @@ def check_arrays(servable: Servable, inputs: Mapping[str, np.ndarray]) -> list[n
     """
     arrays = [inputs[spec.name] for spec in servable.inputs]
     for number, (spec, array) in enumerate(zip(servable.inputs, arrays, strict=True)):
-        # Without batching a caller neither sends nor hears of the axis that is added here.
-        (spec if servable.batched else dataclasses.replace(spec, shape=spec.shape[1:])).check(array)
+        _as_sent(servable, spec).check(array)
         checked = _texts(spec.name, array) if array.dtype == object else array
         arrays[number] = checked if servable.batched else checked[np.newaxis]
     rows = {len(array) for array in arrays}
     if len(rows) != 1:
         raise InvalidInput(f"inputs have different batch sizes {sorted(rows)}")
-    if not 1 <= (batch := rows.pop()) <= servable.max_rows:
-        raise InvalidInput(f"batch of {batch}, expected 1 to {servable.max_rows}")
+    _check_rows(servable, rows.pop())
     return arrays
+
+
+def _as_sent(servable: Servable, spec: TensorSpec) -> TensorSpec:
+    """Return an input as callers send it: without batching they neither send nor hear of its first axis."""
+    return spec if servable.batched else dataclasses.replace(spec, shape=spec.shape[1:])
+
+
+def _check_rows(servable: Servable, rows: int) -> None:
+    if not 1 <= rows <= servable.max_rows:
+        raise InvalidInput(f"batch of {rows}, expected 1 to {servable.max_rows}")

@@ -33,6 +33,8 @@ DTYPES: dict[str, np.dtype] = {
     "FP64": np.dtype(np.float64),
     "BYTES": np.dtype(object),
 }
+Form = tuple[str, tuple[int, ...]]
+"""What a message states of a tensor: datatype and shape."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
@@ -87,8 +89,15 @@ class TensorSpec:
         Raises:
             InvalidInput: Names the tensor, what was expected and what came (INVALID_ARGUMENT).
         """
-        if array.dtype != self.dtype:
-            came = _NAMES.get(array.dtype, str(array.dtype))
-            raise InvalidInput(f"input '{self.name}': expected datatype {self.datatype}, got {came}")
-        if not self.accepts_shape(array.shape):
-            raise InvalidInput(f"input '{self.name}': expected shape {list(self.shape)}, got {list(array.shape)}")
+        self.check_form(_NAMES.get(array.dtype, str(array.dtype)), array.shape)
+
+    def check_form(self, datatype: str, shape: tuple[int, ...]) -> None:
+        """Refuse another datatype or shape, as a message states them before its contents are read.
+
+        Raises:
+            InvalidInput: As for :meth:`check`.
+        """
+        if datatype != self.datatype:
+            raise InvalidInput(f"input '{self.name}': expected datatype {self.datatype}, got {datatype}")
+        if not self.accepts_shape(shape):
+            raise InvalidInput(f"input '{self.name}': expected shape {list(self.shape)}, got {list(shape)}")

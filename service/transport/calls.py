@@ -9,9 +9,11 @@ from __future__ import annotations
 import math
 from collections import Counter as Counts
 from collections.abc import Mapping, Sequence
+from functools import partial
 
 from google.protobuf.message import DecodeError
 
+from service.checks import check_forms
 from service.dataplane import DataPlane, Ticket
 from service.errors import DeadlineUnmeetable, InvalidInput, ServingError, Unloading
 from service.metrics import Metrics, taken
@@ -190,7 +192,7 @@ class Calls:
                 self._shared_memory.check(output.region.name, output.region.offset, output.region.byte_size)
         form = InferForm(servable, outputs, wants_facts=wants_facts)
         reply = InferReply(call, form, call.caller_id, self._shared_memory)
-        inputs = tensor_codec.decode_inputs(request, self._shared_memory)
+        inputs = tensor_codec.decode_inputs(request, self._shared_memory, partial(check_forms, servable))
         deadline = min(deadline, call.arrival + timeout_seconds)
         ticket = self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority, call.burst)
         template = template_of(payload, request, inputs, form, timeout_seconds, priority)

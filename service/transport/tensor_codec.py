@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -18,7 +18,7 @@ import numpy as np
 from service.errors import InvalidInput
 from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.scores import top_k
-from service.tensors import DTYPES, TensorSpec, as_numbers
+from service.tensors import DTYPES, Form, TensorSpec, as_numbers
 from service.transport.shared_memory import SharedMemory
 
 # Typed contents by datatype (Open Inference Protocol v2, InferTensorContents); 16-bit floats travel raw only.
@@ -42,13 +42,19 @@ _MAX_DIMENSIONS = 32
 _MAX_ELEMENTS = 2**31 - 1  # no message holds more bytes
 
 
-def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) -> dict[str, np.ndarray]:
+def decode_inputs(
+    request: pb.ModelInferRequest,
+    shared_memory: SharedMemory,
+    check: Callable[[Mapping[str, Form]], None] = lambda forms: None,
+) -> dict[str, np.ndarray]:
     """Turn a request's tensors into arrays by name.
 
     Args:
         request: Its inputs lie in raw contents, in typed contents, or in registered shared memory,
             which take no entry of the raw contents.
         shared_memory: The registered regions.
+        check: Gets what the request states of its inputs, by name, before any contents are read, and raises for what
+            the model does not take. What is left is as large as the model allows.
 
     Returns:
         Read-only views of raw contents where possible; BYTES become arrays of bytes objects.
@@ -63,11 +69,10 @@ def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) ->
     by_value = regions.count(None)
     if raw and len(raw) != by_value:
         raise InvalidInput(f"{by_value} inputs by value but {len(raw)} raw contents, expected one for each")
-    contents = iter(raw)
-    arrays: dict[str, np.ndarray] = {}
-    for tensor, region in zip(request.inputs, regions, strict=True):
+    forms: dict[str, Form] = {}
+    for tensor in request.inputs:
         name = tensor.name
-        if name in arrays:
+        if name in forms:
             raise InvalidInput(f"input '{name}' is given twice")
         datatype = tensor.datatype
         if datatype not in DTYPES:
@@ -77,6 +82,13 @@ def decode_inputs(request: pb.ModelInferRequest, shared_memory: SharedMemory) ->
             raise InvalidInput(
                 f"input '{name}': shape {list(shape)} has a negative dimension, or too many dimensions or elements"
             )
+        forms[name] = datatype, shape
+    check(forms)
+    contents = iter(raw)
+    arrays: dict[str, np.ndarray] = {}
+    for tensor, region in zip(request.inputs, regions, strict=True):
+        name = tensor.name
+        datatype, shape = forms[name]
         if tensor.HasField("contents") and (raw or region):
             other = "lies in shared memory" if region else "has raw contents"
             raise InvalidInput(f"input '{name}' has typed contents and {other}, expected one of them")

@@ -98,7 +98,7 @@ REFUSED = {
     "typed, too few": (typed("UINT8", [1, 3], uint_contents=[1, 2]), INVALID, "2 elements, expected 3"),
     "typed, too large": (typed("UINT8", [1, 3], uint_contents=[1, 2, 256]), INVALID, "does not fit UINT8"),
     "typed, wrong field": (typed("UINT8", [1, 3], int_contents=[1, 2, 3]), INVALID, "belongs into uint_contents"),
-    "typed half floats": (typed("FP16", [1, 3], fp32_contents=[1, 2, 3]), INVALID, "raw contents only"),
+    "typed half floats": (typed("FP16", [1, 3], fp32_contents=[1, 2, 3]), INVALID, "expected datatype UINT8, got FP16"),
     "unknown output": (infer_request("add-sub", {}, ["product"]), INVALID, "no output 'product', expected sum, diff"),
     "output twice": (infer_request("add-sub", {}, ["sum", "sum"]), INVALID, "no output 'sum'"),
     "no classes": (classes("scores", {}, "y", int64_param=0), INVALID, "positive int64_param"),

@@ -29,7 +29,7 @@ from service.pb.convserve.classification.v1 import classification_pb2 as classif
 from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
-from service.transport import call
+from service.transport import call, tensor_codec
 from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
 from service.transport.recorder import Recorder
@@ -546,6 +546,36 @@ def test_a_bad_tensor_or_output_is_refused_before_it_is_submitted(world: World) 
     assert world.plane.submitted == other.plane.submitted == []
 
 
+@pytest.mark.parametrize(
+    ("model", "datatype", "shape", "message"),
+    [
+        ("bare", "FP32", [5, 2], "batch of 5, expected 1 to 4"),
+        ("bare", "FP32", [4, 2**20], "input 'x': expected shape [-1, 2], got [4, 1048576]"),
+        ("bare", "BYTES", [4, 2], "input 'x': expected datatype FP32, got BYTES"),
+        (
+            "pictures",
+            "BYTES",
+            [2**24],
+            "input 'images': expected BYTES of shape [N], N from 1 to 4, got",
+        ),
+        ("pictures", "UINT8", [5, 2, 3, 1], "batch of 5, expected 1 to 4"),
+        ("unknown", "FP32", [1, 2], "model 'bare': expected inputs x, got unknown"),
+    ],
+)
+def test_what_is_too_large_is_refused_before_its_contents_are_looked_at(
+    world: World, monkeypatch: pytest.MonkeyPatch, model: str, datatype: str, shape: list[int], message: str
+) -> None:
+    for name in ("_from_raw", "_from_typed"):
+        monkeypatch.setattr(tensor_codec, name, lambda *_: pytest.fail("contents were decoded"))
+    name = {"bare": "x", "pictures": "images"}.get(model, model)
+    request = inference.ModelInferRequest(model_name="pictures" if model == "pictures" else "bare")
+    request.inputs.add(name=name, datatype=datatype, shape=shape)
+    request.raw_input_contents.append(b"not looked at")
+    world.begin(MODEL_INFER, request)
+    assert world.responder.code == "INVALID_ARGUMENT"
+    assert world.responder.statuses[0].message.startswith(message)
+
+
 # Answers to ModelInfer.
 
 
@@ -591,7 +621,9 @@ def test_only_the_outputs_asked_for_are_sent_in_that_order(world: World) -> None
 def test_classes_are_sent_as_text(world: World) -> None:
     output = inference.ModelInferRequest.InferRequestedOutputTensor(name="probabilities")
     output.parameters["classification"].int64_param = 2
-    message = infer_request("pictures", outputs=[output])
+    message = inference.ModelInferRequest(model_name="pictures", outputs=[output])
+    message.inputs.add(name="images", datatype="UINT8", shape=[1, 2, 3, 1])
+    message.raw_input_contents.append(bytes(6))
     world.begin(MODEL_INFER, message)
     world.reply.answer([ROW], REQUEST, FACTS)
     response = world.answered()
@@ -601,7 +633,9 @@ def test_classes_are_sent_as_text(world: World) -> None:
 
 def test_an_unbatched_answer_has_no_batch_axis(world: World) -> None:
     world.plane.servables["bare"] = bare_servable(batched=False, max_batch_size=1)
-    world.infer()
+    message = infer_request()
+    message.inputs[0].shape[:] = [2]
+    world.begin(MODEL_INFER, message)
     world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
     assert list(world.answered().outputs[0].shape) == [2]
 

@@ -190,6 +190,19 @@ def test_a_byte_count_that_does_not_fit_is_refused(
     assert raw_refusal(datatype, shape, data) == message
 
 
+def test_what_a_request_states_is_checked_before_any_contents() -> None:
+    message = request(("a", "FP32", (2, 1)), ("b", "BYTES", (3,)), raw=[b"too few", b"neither"])
+    stated: list[object] = []
+
+    def refuse(forms: object) -> None:
+        stated.append(forms)
+        raise InvalidInput("too large")
+
+    with pytest.raises(InvalidInput, match="too large"):
+        tensor_codec.decode_inputs(message, SharedMemory(), refuse)
+    assert stated == [{"a": ("FP32", (2, 1)), "b": ("BYTES", (3,))}]
+
+
 def test_an_unknown_datatype_is_refused() -> None:
     assert raw_refusal("STRING", (1,), b"").startswith("input 'x': datatype 'STRING' is not one of BOOL, UINT8")
 
