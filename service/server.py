@@ -87,7 +87,7 @@ class Server:
         threads = settings.decode_threads or min(4, usable_cores())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
-        self._shared_memory = SharedMemory()
+        self._shared_memory = SharedMemory(settings.max_message_bytes)
         self._tracing = tracing(settings, self.dataplane)
         recorder = Recorder(AccessLog(settings.access_log_sample_rate, random.random), self._tracing)
         self._calls = Calls(

@@ -93,6 +93,7 @@ def decode_inputs(
             other = "lies in shared memory" if region else "has raw contents"
             raise InvalidInput(f"input '{name}' has typed contents and {other}, expected one of them")
         if region is not None:
+            _check_part(name, region, shared_memory, datatype, shape)
             data = shared_memory.read(region.name, region.offset, region.byte_size)
             arrays[name] = _from_raw(name, data, datatype, shape)
         elif raw:
@@ -111,17 +112,30 @@ def _is_possible(shape: tuple[int, ...]) -> bool:
     )
 
 
-def _from_raw(name: str, data: bytes, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
-    count = math.prod(shape)
-    if datatype == "BYTES":
-        return _object_array(split_bytes(name, data, count), shape)
-    dtype = DTYPES[datatype]
-    if len(data) != count * dtype.itemsize:
+def _check_part(
+    name: str, part: RegionPart, shared_memory: SharedMemory, datatype: str, shape: tuple[int, ...]
+) -> None:
+    """Refuse a part of shared memory that the tensor does not fill, before it is copied."""
+    if datatype != "BYTES":
+        _check_size(name, part.byte_size, datatype, shape)
+    elif part.byte_size > shared_memory.max_text_bytes:
         raise InvalidInput(
-            f"input '{name}': {len(data)} bytes of raw contents, expected {count * dtype.itemsize} "
-            f"for {datatype} {list(shape)}"
+            f"input '{name}': {part.byte_size} bytes of BYTES, expected at most {shared_memory.max_text_bytes}"
         )
-    return np.frombuffer(data, dtype).reshape(shape)
+
+
+def _check_size(name: str, size: int, datatype: str, shape: tuple[int, ...]) -> None:
+    if size != (expected := math.prod(shape) * DTYPES[datatype].itemsize):
+        raise InvalidInput(
+            f"input '{name}': {size} bytes of raw contents, expected {expected} for {datatype} {list(shape)}"
+        )
+
+
+def _from_raw(name: str, data: bytes, datatype: str, shape: tuple[int, ...]) -> np.ndarray:
+    if datatype == "BYTES":
+        return _object_array(split_bytes(name, data, math.prod(shape)), shape)
+    _check_size(name, len(data), datatype, shape)
+    return np.frombuffer(data, DTYPES[datatype]).reshape(shape)
 
 
 def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, datatype: str, shape: tuple[int, ...]) -> np.ndarray:

@@ -257,6 +257,27 @@ def test_typed_contents_must_be_as_many_as_the_shape_says() -> None:
     assert refusal(message) == "input 'x': 0 elements, expected 3 for shape [3]"
 
 
+@pytest.mark.parametrize(
+    ("datatype", "byte_size", "message"),
+    [
+        ("FP32", 2**30, "input 'x': 1073741824 bytes of raw contents, expected 12 for FP32 [3]"),
+        ("FP32", 0, "input 'x': 0 bytes of raw contents, expected 12 for FP32 [3]"),
+        ("BYTES", 65, "input 'x': 65 bytes of BYTES, expected at most 64"),
+    ],
+)
+def test_shared_memory_of_another_size_is_refused_unread(datatype: str, byte_size: int, message: str) -> None:
+    class NeverRead(SharedMemory):
+        def read(self, name: str, offset: int, byte_size: int) -> bytes:
+            pytest.fail(f"{byte_size} bytes of {name} at {offset} were read")
+
+    lying = request(("x", datatype, (3,)))
+    lying.inputs[0].parameters["shared_memory_region"].string_param = "region"
+    lying.inputs[0].parameters["shared_memory_byte_size"].int64_param = byte_size
+    with pytest.raises(InvalidInput) as caught:
+        tensor_codec.decode_inputs(lying, NeverRead(max_text_bytes=64))
+    assert caught.value.message == message
+
+
 # Outputs.
 
 SPECS = (TensorSpec("p", "FP32", (-1, 3)), TensorSpec("text", "BYTES", (-1,)), TensorSpec("flag", "BOOL", (-1, 1)))
