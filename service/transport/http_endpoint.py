@@ -5,17 +5,19 @@ It knows connections and their bounds; what is answered stands in a table of rou
 
 from __future__ import annotations
 
+import io
 import logging
+import socket
 import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
 from service.transport.http_message import SAFE_HEADERS, Request, Response, Routes, text
 
 _LOG = logging.getLogger(__name__)
-_TIMEOUT_SECONDS = 10  # a scraper that hangs holds one thread, for so long; so does a body that trickles in
+_TIMEOUT_SECONDS = 10  # for request line and headers, for a body, for an answer: who is slower holds a thread no longer
 _MAX_CONNECTIONS = 64
 _PAUSE_SECONDS = 0.1
 _MAX_DISCARDED_BYTES = 1 << 20
@@ -67,10 +69,14 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if self._places.acquire(blocking=False):
-            super().process_request(request, client_address)
-        else:
+        if not self._places.acquire(blocking=False):
             self.shutdown_request(request)
+            return
+        try:
+            super().process_request(request, client_address)
+        except Exception:  # no thread could be started, so none gives the place back
+            self._places.release()
+            raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
@@ -87,10 +93,21 @@ class _Handler(BaseHTTPRequestHandler):
 
     routes: Routes
     _unread = 0  # bytes of the body
-    timeout = _TIMEOUT_SECONDS
+    timeout: ClassVar[float] = _TIMEOUT_SECONDS
+    _arriving: _Arriving
     protocol_version = "HTTP/1.1"
     server_version = "convserve"
     sys_version = ""
+
+    def setup(self) -> None:
+        super().setup()
+        self.rfile.close()  # which would wait anew for each byte
+        self._arriving = _Arriving(self.connection, self.timeout)
+        self.rfile = io.BufferedReader(self._arriving)
+
+    def handle_one_request(self) -> None:
+        self._arriving.expect()
+        super().handle_one_request()
 
     def do_GET(self) -> None:
         self._answer("GET")
@@ -102,7 +119,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer("POST")
 
     def _answer(self, method: str) -> None:
-        url = urlsplit(self.path)
+        try:
+            url = urlsplit(self.path)
+        except ValueError:
+            self.close_connection = True
+            self._send(text(400, "bad request"))
+            return
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(headers, dict(parse_qsl(url.query, keep_blank_values=True)), self._read)
         self._unread = request.body_bytes or 0
@@ -129,14 +151,12 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _read(self, length: int) -> bytes:
         """Read so many bytes, within the patience for all of them together."""
-        give_up = time.monotonic() + _TIMEOUT_SECONDS
+        self._arriving.expect()
         parts: list[bytes] = []
         while length > 0:
             part = self.rfile.read1(min(length, 1 << 16))
             if not part:
                 raise ConnectionError("the connection ended within a body")
-            if time.monotonic() > give_up:
-                raise TimeoutError("a body came too slowly")
             parts.append(part)
             length -= len(part)
             self._unread -= len(part)
@@ -156,3 +176,29 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 - the name is http.server's
         _LOG.debug(format, *args)
+
+
+class _Arriving(io.RawIOBase):
+    """What arrives on a connection, within one patience for all of it: a byte now and then buys no more time."""
+
+    def __init__(self, connection: socket.socket, patience_seconds: float) -> None:
+        self._connection = connection
+        self._patience_seconds = patience_seconds
+        self._give_up = 0.0
+
+    def expect(self) -> None:
+        """Be patient anew, for the next part."""
+        self._give_up = time.monotonic() + self._patience_seconds
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        left = self._give_up - time.monotonic()
+        if left <= 0:
+            raise TimeoutError("a request came too slowly")
+        self._connection.settimeout(left)
+        try:
+            return self._connection.recv_into(buffer)
+        finally:
+            self._connection.settimeout(self._patience_seconds)  # for what is written

@@ -6,7 +6,7 @@ import os
 import resource
 import socket
 import time
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 import pytest
@@ -34,6 +34,23 @@ def test_a_burst_that_hangs_is_taken_at_once_and_gone_soon(embed: Embed, monkeyp
         assert time.monotonic() - started < 5
         assert running.client.infer(ADD_SUB).model_name == "add-sub"
         eventually(lambda: is_live(port), "the next is answered")
+
+
+def test_those_who_trickle_shut_nobody_out(embed: Embed, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(http_endpoint._Handler, "timeout", 1)
+    with embed() as running, ExitStack() as many:
+        port = running.server.http_port
+        trickling = [
+            many.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            for _ in range(http_endpoint._MAX_CONNECTIONS)
+        ]
+        started = time.monotonic()
+        while not is_live(port):
+            assert time.monotonic() - started < 10
+            for connection in trickling:
+                with suppress(OSError):
+                    connection.sendall(b"G")
+            time.sleep(0.2)
 
 
 def test_without_descriptors_no_core_is_burnt(small_repository: Path, transport: str):

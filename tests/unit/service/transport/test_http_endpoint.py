@@ -22,13 +22,20 @@ from service.transport.pages import for_machines
 class Connection:
     """A socket that holds a request and keeps the response."""
 
-    def __init__(self, request: bytes) -> None:
-        self._request = request
+    def __init__(self, request: bytes, on_byte: Callable[[], None] | None) -> None:
+        self._request = io.BytesIO(request)
+        self._on_byte = on_byte
         self.response = b""
         self.timeouts: list[float] = []
 
     def makefile(self, *_: object) -> io.BytesIO:
-        return io.BytesIO(self._request)
+        return io.BytesIO()
+
+    def recv_into(self, buffer: memoryview) -> int:
+        if self._on_byte is None:
+            return self._request.readinto(buffer)
+        self._on_byte()
+        return self._request.readinto(buffer[:1])
 
     def sendall(self, data: bytes) -> None:
         self.response += bytes(data)
@@ -89,10 +96,10 @@ def send(monkeypatch: pytest.MonkeyPatch, ready: list[bool]) -> Callable[[str], 
     others = {("POST", "/echo"): echo, ("POST", "/ignore"): ignore, ("GET", "/fail"): fail}
     HttpEndpoint(("127.0.0.1", 0), {**routes, **others})
 
-    def exchange(request: str) -> bytes:
-        connection = Connection(request.encode())
+    def exchange(request: str, on_byte: Callable[[], None] | None = None) -> bytes:
+        connection = Connection(request.encode(), on_byte)
         FakeServer.made.handler(connection, ("127.0.0.1", 1), SimpleNamespace())  # type: ignore[arg-type]
-        assert connection.timeouts == [10]
+        assert connection.timeouts[0] == connection.timeouts[-1] == max(connection.timeouts) == 10
         return connection.response
 
     return exchange
@@ -212,10 +219,34 @@ def test_a_body_that_ends_early_gets_no_answer(send: Callable[[str], bytes]) -> 
         send("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nabc")
 
 
-def test_a_body_that_trickles_in_is_given_up(send: Callable[[str], bytes], monkeypatch: pytest.MonkeyPatch) -> None:
-    times = iter([0.0, 10.5])
-    monkeypatch.setattr(http_endpoint.time, "monotonic", lambda: next(times))
-    assert send("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde") == b""
+@pytest.mark.parametrize(
+    ("request_text", "seconds_a_byte", "answered"),
+    [
+        ("GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n", 6.0, False),
+        ("GET /livez HTTP/1.1\r\nConnection: close\r\n\r\n", 0.2, True),
+        ("POST /echo HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde", 0.2, True),
+        ("POST /echo HTTP/1.1\r\nContent-Length: 90\r\n\r\n" + "x" * 90, 0.2, False),
+    ],
+)
+def test_what_trickles_in_is_given_up(
+    send: Callable[..., bytes],
+    monkeypatch: pytest.MonkeyPatch,
+    request_text: str,
+    seconds_a_byte: float,
+    answered: bool,
+) -> None:
+    now = 100.0
+
+    def pass_time() -> None:
+        nonlocal now
+        now += seconds_a_byte
+
+    monkeypatch.setattr(http_endpoint.time, "monotonic", lambda: now)
+    assert send(request_text, pass_time).startswith(b"HTTP/1.1 200") is answered
+
+
+def test_a_target_that_is_no_url_is_refused(send: Callable[[str], bytes]) -> None:
+    assert send("GET http://[ HTTP/1.1\r\n\r\n").startswith(b"HTTP/1.1 400")
 
 
 def test_the_server_does_not_tell_its_python(get: Get) -> None:
@@ -244,6 +275,18 @@ def test_a_connection_too_many_is_closed_at_once(monkeypatch: pytest.MonkeyPatch
     server.process_request_thread("first", None)
     server.process_request("fourth", None)
     assert (served, closed) == (["first", "second", "fourth"], ["third"])
+
+
+def test_a_thread_that_cannot_be_started_keeps_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", fail)
+    server = http_endpoint._Server.__new__(http_endpoint._Server)
+    server._places = threading.BoundedSemaphore(1)
+    for _ in range(2):
+        with pytest.raises(RuntimeError, match="can't start"):
+            server.process_request("request", None)
 
 
 def test_a_connection_that_fails_still_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
