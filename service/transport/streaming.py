@@ -53,7 +53,8 @@ class Stream:
         self._metadata = metadata
         self._calls = calls
         self._call_on_loop = call_on_loop
-        self._time_remaining = time_remaining
+        self._clock = calls.dataplane.clock
+        self._deadline = None if time_remaining is None else self._clock() + time_remaining
         self._request_id = request_id
         self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
@@ -82,7 +83,8 @@ class Stream:
                 await self._room.acquire()
                 self._unanswered += 1
                 responder = _StreamResponder(self, number, f"{self._request_id}-{number}", payload)
-                ticket = self._calls.begin(MODEL_INFER, payload, self._time_remaining, responder, self._metadata)
+                remaining = None if self._deadline is None else self._deadline - self._clock()
+                ticket = self._calls.begin(MODEL_INFER, payload, remaining, responder, self._metadata)
                 if ticket is not None and not responder.settled:
                     self._tickets[number] = ticket
                 number += 1

@@ -4,13 +4,22 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Any
 
+import pytest
+
 from service.transport.streaming import MAX_IN_FLIGHT, Stream
+from tests.fakes import FakeClock
 
 
 class AnswersAtOnce:
     """Calls whose every request is answered before ``begin`` returns."""
 
-    def begin(self, _method: str, payload: bytes, _remaining: float | None, responder: Any, _metadata: Any) -> None:
+    def __init__(self) -> None:
+        self.clock = FakeClock()
+        self.dataplane = self
+        self.remaining: list[float | None] = []
+
+    def begin(self, _method: str, payload: bytes, remaining: float | None, responder: Any, _metadata: Any) -> None:
+        self.remaining.append(remaining)
         responder.respond(payload)
 
 
@@ -45,3 +54,22 @@ def test_reads_no_faster_than_the_caller() -> None:
         await answers.aclose()
 
     asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(("time_remaining", "expected"), [(2.0, [2.0, 0.5, -1.0]), (None, [None] * 3)])
+def test_each_request_has_what_is_left_of_the_streams_time(
+    time_remaining: float | None, expected: list[float | None]
+) -> None:
+    calls: Any = AnswersAtOnce()
+
+    async def requests() -> AsyncIterator[bytes]:
+        for _ in expected:
+            yield b"request"
+            calls.clock.advance(1.5)
+
+    async def scenario() -> None:
+        stream = Stream(calls, asyncio.get_running_loop().call_soon, time_remaining, "id")
+        assert len([answer async for answer in stream.run(requests())]) == len(expected)
+
+    asyncio.run(scenario())
+    assert calls.remaining == expected
