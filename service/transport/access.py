@@ -31,7 +31,7 @@ class TokenFile:
         """Read the file.
 
         Raises:
-            SettingsError: It cannot be read or holds no token.
+            SettingsError: It cannot be read, is not UTF-8 or holds no token.
         """
         self._path = path
         self._lock = threading.Lock()
@@ -41,6 +41,8 @@ class TokenFile:
             self._read()
         except OSError as error:
             raise SettingsError(f"token file {path}: {error.strerror}") from None
+        except UnicodeDecodeError:
+            raise SettingsError(f"token file {path}: is not UTF-8") from None
         if not self._digests:
             raise SettingsError(f"token file {path}: holds no token, expected one a line")
 
@@ -49,7 +51,7 @@ class TokenFile:
         with self._lock:
             try:
                 self._read()
-            except OSError:
+            except (OSError, UnicodeDecodeError):
                 _LOG.exception("a token file cannot be read, the present tokens stay")
         return hashlib.sha256(token.encode()).digest() in self._digests
 
