@@ -52,8 +52,8 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         SettingsError: The files cannot be read now, or are not PEM.
     """
     try:
+        stamp = files.stamp()  # before, so that what changes meanwhile is read again
         contents = files.read()
-        stamp = files.stamp()
     except OSError as error:
         raise SettingsError(f"TLS: {error.filename}: {error.strerror}") from None
     for name, data in zip(("certificate", "key", "client CA"), contents, strict=True):
@@ -86,8 +86,8 @@ class _Follower:
                 stamp = self._files.stamp()
                 if stamp == self._stamp:
                     return None
-                self._stamp = stamp
                 configuration = _configuration(self._files.read())
+                self._stamp = stamp  # only now: what could not be read is tried again
             except OSError:
                 _LOG.exception("TLS files cannot be read, the present certificates stay")
                 return None
