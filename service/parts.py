@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import logging
 import random
 import time
@@ -20,12 +21,16 @@ if TYPE_CHECKING:
     from service.transport.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
-_LOOPBACK = ("127.", "localhost", "::1", "[::1]")
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address."""
-    return host.startswith(_LOOPBACK)
+    """Tell whether only this machine can reach an address; of names only ``localhost`` is known to say so."""
+    if host.lower() == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
+    except ValueError:
+        return False
 
 
 def access(settings: Settings) -> Access:

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from service.errors import SettingsError
-from service.parts import access, choose_transport
+from service.parts import access, choose_transport, is_loopback
 from service.settings import Settings
 
 
@@ -49,3 +49,27 @@ def test_strangers_register_no_shared_memory(settings: dict[str, Any], expected:
     method = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
     error = access(Settings(models="models", **settings)).refusal(method, [])
     assert (error.status if error else "OK") == expected
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("LOCALHOST", True),
+        ("127.0.0.1", True),
+        ("127.1.2.3", True),
+        ("::1", True),
+        ("[::1]", True),
+        ("0:0:0:0:0:0:0:1", True),
+        ("localhost.example.org", False),
+        ("127.example.org", False),
+        ("::1.example.org", False),
+        ("::10", False),
+        ("::", False),
+        ("0.0.0.0", False),
+        ("192.0.2.1", False),
+        ("", False),
+    ],
+)
+def test_only_addresses_of_this_machine_are_loopback(host: str, loopback: bool) -> None:
+    assert is_loopback(host) is loopback
