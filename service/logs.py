@@ -32,10 +32,11 @@ class TextFormatter(logging.Formatter):
     """The same for a person: message first, fields as ``name=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, and a traceback below it if there is one."""
+        """Return one line, and a traceback below it, set in, if there is one. What callers sent begins no line."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {record.getMessage()}{fields}"
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        trace = self.formatException(record.exc_info).splitlines() if record.exc_info else []
+        return "\n  ".join(_printable(part) for part in (line, *trace))
 
 
 def set_up(level: str, log_format: LogFormat) -> None:
@@ -59,6 +60,13 @@ def settings() -> dict[str, bool | int]:
         "log_error": level <= logging.ERROR,
         "log_verbose_level": int(level <= logging.DEBUG),
     }
+
+
+def _printable(line: str) -> str:
+    """Write control characters, line ends among them, as Python does in a literal."""
+    if line.isprintable():
+        return line
+    return "".join(char if char.isprintable() else char.encode("unicode_escape").decode() for char in line)
 
 
 def _fields(record: logging.LogRecord) -> dict[str, object]:

@@ -64,6 +64,22 @@ def test_text_is_for_people() -> None:
     assert failed.endswith("ZeroDivisionError: by nothing")
 
 
+def test_nobody_forges_a_line_of_text() -> None:
+    forged = "mine\r\n12:00:00 info    all is well\x1b[2J\u2028ä"
+    line = TextFormatter().format(record("refused %s", forged, fields={"request_id": forged}))
+    assert line.endswith(" request_id=mine\\r\\n12:00:00 info    all is well\\x1b[2J\\u2028ä")
+    assert len(line.splitlines()) == 1
+    try:
+        raise ValueError(forged)
+    except ValueError:
+        made = record("failed")
+        made.exc_info = sys.exc_info()
+    first, *trace = TextFormatter().format(made).splitlines()
+    assert first.endswith("failed")
+    assert any("all is well" in part for part in trace)
+    assert all(part.startswith("  ") for part in trace)
+
+
 @pytest.fixture
 def _root_logger() -> Iterator[None]:
     root = logging.getLogger()
