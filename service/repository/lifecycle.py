@@ -72,6 +72,7 @@ class Lifecycle:
         self._names: frozenset[str] = frozenset()
         self._required: frozenset[str] = frozenset()
         self._started = False
+        self._on_withdrawal: list[Callable[[Servable], None]] = []
 
     def find(self, name: str, version: str = "") -> Servable:
         """Lend a READY version to a request.
@@ -159,6 +160,13 @@ class Lifecycle:
         """Lend a version no more; the caller closes it and then says what has become of it."""
         self._replace(VersionStatus(servable.name, servable.version, "UNLOADING"), None)
 
+    def when_withdrawn(self, let_go: Callable[[Servable], None]) -> None:
+        """Have each servable let go that is lent no more; called on the thread that withdrew it.
+
+        Whoever keeps servables beyond a request keeps their weights. Call before anything is loaded.
+        """
+        self._on_withdrawal.append(let_go)
+
     def forget(self, name: str, version: int) -> None:
         """Drop a version that exists no more; a model without versions is required no more."""
         with self._lock:
@@ -215,8 +223,11 @@ class Lifecycle:
         return replaced
 
     def _tell(self, replaced: Servable | None) -> None:
-        if replaced is not None and replaced.shared is not None:
-            replaced.shared.close()
+        if replaced is not None:
+            if replaced.shared is not None:
+                replaced.shared.close()
+            for let_go in self._on_withdrawal:
+                let_go(replaced)
         self._listener()
 
     def _why_not(self, name: str, version: str) -> ServingError:

@@ -82,6 +82,7 @@ class Calls:
             CLASSIFY_SENTENCES: self._classify_sentences,
         }
         self._ended: list[tuple[str, str, str, str]] = []
+        dataplane.lifecycle.when_withdrawn(self._let_go)
         metrics.before_scrapes(self)
         metrics.inflight.set_function(lambda: self.in_flight.count)
 
@@ -198,6 +199,7 @@ class Calls:
         template = template_of(payload, request, inputs, form, timeout_seconds, priority)
         if template is not None:
             self._templates.keep(payload, template)
+            self._let_go_if_withdrawn(servable, request.model_version)
         return ticket
 
     def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
@@ -219,7 +221,19 @@ class Calls:
         except DeadlineUnmeetable as error:
             if self._may_repeat:
                 self.repeated = repeated_refusal(template, payload, error, call.request_id, self.status_of)
+                self._let_go_if_withdrawn(servable, template.model_version)
             raise
+
+    def _let_go_if_withdrawn(self, servable: Servable, version: str) -> None:
+        """Keep nothing of a servable that was withdrawn after this call found it: nobody will say so again."""
+        if not self.dataplane.lends(servable, version):
+            self._let_go(servable)
+
+    def _let_go(self, servable: Servable) -> None:
+        """Keep nothing of a servable: what was learned for later calls would keep its weights."""
+        self._templates.forget(servable)
+        if (repeated := self.repeated) is not None and repeated.template.form.servable is servable:
+            self.repeated = None
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
         request = classification.ClassifyImagesRequest.FromString(payload)

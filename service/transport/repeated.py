@@ -165,11 +165,11 @@ class Shedder:
         if not self._count or self._last is None:
             return
         count, self._count = self._count, 0
-        repeated, template = self._last, self._last.template
+        repeated, self._last = self._last, None  # which would keep the model's weights
+        template = repeated.template
         servable = template.form.servable
         now = self._calls.dataplane.clock()
         self._calls.count(self._method, repeated.status.name, servable.name, str(servable.version), count)
         servable.metrics.observe_failure((now - self._since) / count, DeadlineUnmeetable.reason, count)
         servable.batcher.repeated(count, template.rows, servable.priorities.handicap(template.priority))
         self._calls.recorder.left_out(count)
-        self._since = now

@@ -8,6 +8,7 @@ and 25 µs for a picture as BYTES, as what its answers have in common is then ke
 from __future__ import annotations
 
 import math
+import threading
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ from google.protobuf.message import DecodeError
 
 from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.prepare import Item
+from service.repository.servable import Servable
 from service.transport.replies import InferForm
 from service.transport.tensor_codec import split_bytes
 
@@ -116,6 +118,7 @@ class Templates:
     """The templates of late. Thread-safe, bounded; forgets everything rather than choose."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()  # for changes; finding takes none
         self._by_length: dict[int, tuple[Template, ...]] = {}
         self._of_items: tuple[Template, ...] = ()
 
@@ -131,13 +134,26 @@ class Templates:
 
     def keep(self, payload: bytes, template: Template) -> None:
         """Remember a message's template in place of any that it fits."""
-        if template.items:
-            self._of_items = (template, *(other for other in self._of_items if not other.fits(payload)))[:_MAX_OF_ITEMS]
-            return
-        if len(self._by_length) >= _MAX_LENGTHS:
-            self._by_length.clear()
-        others = [other for other in self._by_length.get(len(payload), ()) if not other.fits(payload)]
-        self._by_length[len(payload)] = (template, *others)[:_MAX_A_LENGTH]
+        with self._lock:
+            if template.items:
+                others = [other for other in self._of_items if not other.fits(payload)]
+                self._of_items = (template, *others)[:_MAX_OF_ITEMS]
+                return
+            if len(self._by_length) >= _MAX_LENGTHS:
+                self._by_length.clear()
+            others = [other for other in self._by_length.get(len(payload), ()) if not other.fits(payload)]
+            self._by_length[len(payload)] = (template, *others)[:_MAX_A_LENGTH]
+
+    def forget(self, servable: Servable) -> None:
+        """Drop all that a servable was to answer; they would keep it, and with it the model's weights."""
+
+        def left(templates: tuple[Template, ...]) -> tuple[Template, ...]:
+            return tuple(template for template in templates if template.form.servable is not servable)
+
+        with self._lock:
+            found = ((length, left(templates)) for length, templates in self._by_length.items())
+            self._by_length = {length: templates for length, templates in found if templates}
+            self._of_items = left(self._of_items)
 
 
 def template_of(

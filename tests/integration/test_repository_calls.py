@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import shutil
 import signal
@@ -16,9 +17,12 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
+from service.backend.onnx import OnnxBackend
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
+from tests.integration.conftest import Embed
 from tests.integration.harness import (
+    ADD_SUB,
     DEADLINE_SECONDS,
     ServerProcess,
     arrays_of,
@@ -301,3 +305,21 @@ def test_log_settings_change_what_is_logged(explicit: ServerProcess):
     for wrong in ({"log_file": "/tmp/x"}, {"log_info": 1}, {"nonsense": True}):
         assert failure(settings, **wrong).code is grpc.StatusCode.INVALID_ARGUMENT
     assert settings()["log_info"] is True, "all or nothing"
+
+
+def test_nothing_keeps_the_weights_of_what_was_unloaded(embed: Embed):
+    """After a call that was parsed and calls like it, which were not."""
+
+    def backends() -> list[Any]:
+        gc.collect()
+        return [kept for kept in gc.get_objects() if type(kept) is OnnxBackend]
+
+    others = len(backends())
+    with embed(model_control_mode="explicit", load_models="add-sub", lone_threads=1) as running:
+        for _ in range(3):
+            running.client.infer(ADD_SUB)
+        assert len(backends()) == others + 1
+        running.client.inference.RepositoryModelUnload(
+            pb.RepositoryModelUnloadRequest(model_name="add-sub"), timeout=DEADLINE_SECONDS
+        )
+        eventually(lambda: len(backends()) == others, "the session is gone")

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import logging
 import math
 import sys
+import weakref
 from collections.abc import Callable, Mapping, Sequence
 from types import FrameType
 from typing import Any
@@ -97,6 +99,16 @@ class FakePlane:
 
     def knows(self, name: str) -> bool:
         return name in self.servables
+
+    def when_withdrawn(self, let_go: Callable[[Servable], None]) -> None:
+        self.let_go = let_go
+
+    def withdraw(self, name: str) -> weakref.ref[Any]:
+        """Lend a servable no more; return what tells whether somebody still keeps its batcher."""
+        servable = self.servables.pop(name)
+        self.submitted.clear()
+        self.let_go(servable)
+        return weakref.ref(servable.batcher)
 
     def find(self, name: str, _version: str = "") -> Servable:
         if self.finding:
@@ -236,6 +248,14 @@ def infer_request(model: str = "bare", **fields: Any) -> inference.ModelInferReq
         message.inputs.add(name="x", datatype="FP32", shape=[1, 2])
         message.raw_input_contents.append(np.array([[1, 2]], np.float32).tobytes())
     return message
+
+
+def encoded_request(picture: bytes) -> inference.ModelInferRequest:
+    """Ask for a picture as BYTES."""
+    request = inference.ModelInferRequest(model_name="pictures", id="mine")
+    request.inputs.add(name="images", datatype="BYTES", shape=[1])
+    request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
+    return request
 
 
 def images_request(**fields: Any) -> classification.ClassifyImagesRequest:
@@ -445,15 +465,10 @@ class TestRepeatedRefusals:
 
 
 def test_pictures_like_earlier_ones_are_not_parsed_again_and_mean_the_same(world: World) -> None:
-    def ask(picture: bytes) -> inference.ModelInferRequest:
-        request = inference.ModelInferRequest(model_name="pictures", id="mine")
-        request.inputs.add(name="images", datatype="BYTES", shape=[1])
-        request.raw_input_contents.append(len(picture).to_bytes(4, "little") + picture)
-        return request
-
     burst = object()
-    world.calls.begin(MODEL_INFER, ask(b"one").SerializeToString(), None, world.responder, burst=burst)  # type: ignore[arg-type]
-    world.calls.begin(MODEL_INFER, ask(b"another").SerializeToString(), 0.5, world.responder, burst=burst)  # type: ignore[arg-type]
+    for picture, time_remaining in ((b"one", None), (b"another", 0.5)):
+        payload = encoded_request(picture).SerializeToString()
+        world.calls.begin(MODEL_INFER, payload, time_remaining, world.responder, burst=burst)  # type: ignore[arg-type]
     first, second = world.plane.submitted
     assert first["inputs"]["images"].tolist() == [b"one"]
     assert (second["items"], second["deadline"]) == ([b"another"], 100.5)
@@ -472,6 +487,48 @@ def test_a_message_like_an_earlier_one_is_checked_anew_for_another_servable(worl
     world.infer()
     assert "arrays" in world.plane.submitted[2]
     assert world.plane.submitted[2]["servable"].version == 2
+
+
+def test_nothing_keeps_a_servable_that_is_withdrawn(world: World) -> None:
+    batcher, shedder = TestRepeatedRefusals().overload(world)
+    assert TestRepeatedRefusals().ask(shedder) is not None
+    shedder.settle()
+    batcher.last_refusal = None
+    del batcher
+    world.responder.statuses.clear()
+    kept = world.plane.withdraw("bare")
+    gc.collect()
+    assert kept() is None
+
+
+def test_nothing_keeps_a_servable_of_pictures_that_is_withdrawn(world: World) -> None:
+    world.begin(MODEL_INFER, encoded_request(b"one"))
+    kept = world.plane.withdraw("pictures")
+    gc.collect()
+    assert kept() is None
+
+
+def test_what_is_learned_of_a_servable_as_it_is_withdrawn_is_not_kept(world: World) -> None:
+    """The call has found it, and is told of no withdrawal any more."""
+    infer, withdrawn = world.plane.infer, []
+
+    def withdraw_meanwhile(*args: Any) -> Ticket:
+        ticket = infer(*args)
+        withdrawn.append(world.plane.withdraw("bare"))
+        return ticket
+
+    world.plane.infer = withdraw_meanwhile  # type: ignore[method-assign]
+    world.infer()
+    gc.collect()
+    assert withdrawn[0]() is None
+
+
+def test_others_keep_what_was_learned_of_them(world: World) -> None:
+    world.infer()
+    world.begin(MODEL_INFER, encoded_request(b"one"))
+    world.plane.withdraw("pictures")
+    world.infer()
+    assert "arrays" in world.plane.submitted[-1], "the message was not parsed again"
 
 
 def test_a_damaged_id_in_a_message_like_an_earlier_one_is_the_callers_fault(world: World) -> None:
