@@ -168,8 +168,7 @@ class Swapper:
     @property
     def runs_on(self) -> bool:
         """Whether a batch that was given up still runs in its thread."""
-        self._given_up = [servable for servable in self._given_up if servable.batcher.running]
-        return bool(self._given_up)
+        return any(servable.batcher.running for servable in self._given_up)
 
     def _drain(self, servable: Servable) -> None:
         """Finish what a withdrawn version has; what takes too long is given up."""
@@ -184,7 +183,8 @@ class Swapper:
         servable.batcher.abandon()
         servable.metrics.settle()
         servable.interrupt()
-        self._given_up.append(servable)
+        # None that has ended is kept, with its weights.
+        self._given_up = [servable, *(other for other in self._given_up if other.batcher.running)]
 
     def _is_serving(self, folder: VersionFolder) -> bool:
         return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))
