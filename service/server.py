@@ -192,7 +192,7 @@ class Server:
         self._health.refresh()
 
     def drain(self, hurry: threading.Event) -> bool:
-        """Leave: not ready at once, lame duck, no new calls, queue finished, doors closed.
+        """Leave: not ready at once, lame duck, callers sent away, no new calls, queue finished, doors closed.
 
         Args:
             hurry: Set to skip what is left of the waiting.
@@ -208,6 +208,8 @@ class Server:
         self._health.refresh()
         _LOG.info("draining", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         hurry.wait(settings.lame_duck_seconds)
+        if self.transport == "grpcio":  # the native door's library cannot tell callers to go
+            self._grpcio.leave()
         self.dataplane.start_refusing()
         give_up = time.monotonic() + (0 if hurry.is_set() else settings.drain_seconds)
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():

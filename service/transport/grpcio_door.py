@@ -34,11 +34,12 @@ from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
 _UNBOUNDED = 2**31 - 1
+_UNTIL_STOPPED_SECONDS = 86400.0  # grace for calls in flight, which stop() shortens
 _SETTLE_SECONDS = 0.05  # a few trips of the loop, so that it has picked up every call that waits
 
 
 class GrpcioDoor:
-    """Owns the loop's thread and the server on it. ``start`` and ``stop`` may be called from any thread."""
+    """Owns the loop's thread and the server on it. Its public methods may be called from any thread."""
 
     def __init__(
         self,
@@ -67,6 +68,7 @@ class GrpcioDoor:
         self._server: grpc.aio.Server | None = None
         self._replies = ReplyQueue(self._loop)
         self._hold: asyncio.Event | None = None
+        self._leaving: asyncio.Task[None] | None = None
 
     def start(self, address: str) -> int:
         """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
@@ -77,8 +79,12 @@ class GrpcioDoor:
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
 
+    def leave(self) -> None:
+        """Tell callers to go elsewhere (GOAWAY) and stop listening; calls in flight go on until :meth:`stop`."""
+        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+
     def stop(self, grace_seconds: float) -> None:
-        """Stop accepting, give calls in flight so long, then end the loop."""
+        """Leave, if that was not done, give calls in flight so long, then end the loop."""
         asyncio.run_coroutine_threadsafe(self._stop(grace_seconds), self._loop).result()
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
@@ -105,21 +111,26 @@ class GrpcioDoor:
         self._server = server
         return port
 
-    async def _stop(self, grace_seconds: float) -> None:
-        """Stop so that a call in the doorway ends with our UNAVAILABLE.
+    async def _leave(self) -> None:
+        """Leave so that no call in the doorway is lost.
 
         Calls that the loop has not picked up when gRPC stops end with CANCELLED, which no client
         retries. So answers are held back until there are none, and given when gRPC has told the
         clients to send no more.
         """
-        if self._server is None:
+        if self._server is None or self._leaving is not None:
             return
         self._hold = asyncio.Event()
         await asyncio.sleep(_SETTLE_SECONDS)
-        stopping = self._loop.create_task(self._server.stop(grace_seconds))
+        self._leaving = self._loop.create_task(self._server.stop(_UNTIL_STOPPED_SECONDS))
         await asyncio.sleep(0)
         self._hold.set()
-        await stopping
+        await asyncio.sleep(_SETTLE_SECONDS)  # what came last has begun by then, so it is not refused
+
+    async def _stop(self, grace_seconds: float) -> None:
+        await self._leave()
+        if self._server is not None and self._leaving is not None:
+            await asyncio.gather(self._leaving, self._server.stop(grace_seconds))
 
     def _register(self, server: grpc.aio.Server) -> None:
         services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}

@@ -44,13 +44,14 @@ def eventually(condition: Callable[[], Any], what: str, seconds: float = DEADLIN
 
 
 class Client:
-    """One channel with a stub of every service."""
+    """One channel with a stub of every service, to the first of some ports at which a server answers."""
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, *ports: int) -> None:
         options = [("grpc.max_send_message_length", -1), ("grpc.max_receive_message_length", -1)]
         # A subchannel of another test must not be shared: some tests break their connection.
         options.append(("grpc.use_local_subchannel_pool", 1))
-        self.channel = grpc.insecure_channel(f"127.0.0.1:{port}", options)
+        target = "ipv4:" + ",".join(f"127.0.0.1:{port}" for port in ports)
+        self.channel = grpc.insecure_channel(target, options)
         self.inference: Any = grpc_service_pb2_grpc.GRPCInferenceServiceStub(self.channel)
         self.classification: Any = classification_pb2_grpc.ClassificationServiceStub(self.channel)
         self.health: Any = health_pb2_grpc.HealthStub(self.channel)
