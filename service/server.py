@@ -97,11 +97,17 @@ class Server:
         may_load = settings.model_control_mode == "explicit"
         servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))
         admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)
-        self._limits = DoorLimits(settings.max_message_bytes, settings.max_concurrent_streams)
+        self.transport = choose_transport(settings)
+        self._limits = DoorLimits(
+            settings.max_message_bytes,
+            settings.max_concurrent_streams,
+            # Not behind the native door, whose connections to grpcio are not the callers'.
+            max_connection_age_seconds=settings.max_connection_age_seconds if self.transport == "grpcio" else 0.0,
+            age_grace_seconds=settings.drain_seconds,
+        )
         self._grpcio = GrpcioDoor(
             self._calls, [*servicers.methods(), *admin.methods()], self._health, self._limits, credentials(settings)
         )
-        self.transport = choose_transport(settings)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
         self._http: HttpEndpoint | None = None

@@ -104,6 +104,7 @@ class Settings:
     latency_objective_seconds: float = _setting(0.0, "deadline of a request that brings none or a later one; 0: none")
     max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
     max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
+    max_connection_age_seconds: float = _setting(0.0, "grpcio: callers then connect anew, perhaps elsewhere; 0: never")
     max_picture_bytes: int = _setting(32 * 1024 * 1024, "largest encoded picture")
     max_picture_pixels: int = _setting(50_000_000, "most pixels of a picture, checked before decoding")
     max_sentences_or_pictures: int = _setting(1024, "most items in one Classify call")
@@ -147,6 +148,7 @@ class Settings:
             ("latency_objective_seconds", 0, 3600),
             ("max_message_bytes", 1024, 2**31 - 1),
             ("max_concurrent_streams", 1, 1_000_000),
+            ("max_connection_age_seconds", 0, 604800),
             ("max_picture_bytes", 1, 2**31 - 1),
             ("max_picture_pixels", 1, 2**31 - 1),
             ("max_sentences_or_pictures", 1, 1_000_000),
@@ -160,9 +162,7 @@ class Settings:
             if not least <= value <= most:
                 raise ValueError(f"{name}: expected {least} to {most}, got {value}")
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
-            raise ValueError(
-                f"otlp_endpoint: expected http://HOST:PORT or https://HOST:PORT, got {self.otlp_endpoint!r}"
-            )
+            raise ValueError(f"otlp_endpoint: expected http(s)://HOST:PORT, got {self.otlp_endpoint!r}")
 
 
 @dataclass(frozen=True, slots=True)

@@ -242,7 +242,12 @@ class GrpcioDoor:
 
 def _options(limits: DoorLimits) -> list[tuple[str, int]]:
     """Return gRPC's channel arguments."""
+    age = [
+        ("grpc.max_connection_age_ms", int(limits.max_connection_age_seconds * 1000)),
+        ("grpc.max_connection_age_grace_ms", int(limits.age_grace_seconds * 1000)),
+    ]
     return [
+        *(age if limits.max_connection_age_seconds else []),
         ("grpc.max_receive_message_length", limits.max_message_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", limits.max_concurrent_streams),

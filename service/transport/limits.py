@@ -24,6 +24,9 @@ class DoorLimits:
             that on open files.
         keepalive_seconds: Silence on a connection after which it is asked whether somebody is there.
         keepalive_timeout_seconds: How long it has for its answer.
+        max_connection_age_seconds: Age at which a connection's caller is told to connect anew, give or take a tenth, so
+            that callers spread over servers that came later; 0: none. The native door has no such limit.
+        age_grace_seconds: How long calls in flight may then take.
     """
 
     max_message_bytes: int
@@ -32,3 +35,5 @@ class DoorLimits:
     max_connections: int = MAX_CONNECTIONS
     keepalive_seconds: float = KEEPALIVE_SECONDS
     keepalive_timeout_seconds: float = KEEPALIVE_TIMEOUT_SECONDS
+    max_connection_age_seconds: float = 0.0
+    age_grace_seconds: float = 0.0

@@ -74,6 +74,20 @@ def test_connections_have_a_limit(small_repository: Path, embed: Embed, monkeypa
         eventually(admitted, "a place is free again")
 
 
+def test_a_caller_connects_anew_when_its_connection_is_old(embed: Embed):
+    with embed(max_connection_age_seconds=0.3) as running:
+        if running.server.transport == "native":
+            pytest.skip("the native door's library cannot tell callers to go")
+        with http2.Connection(running.server.grpc_port) as old:
+            frames = iter(old.read, None)
+            assert any(frame.kind == http2.GOAWAY for frame in frames)
+        call = running.occupy()
+        with http2.Connection(running.server.grpc_port) as younger:  # gone when that call's connection is too old
+            assert any(frame.kind == http2.GOAWAY for frame in iter(younger.read, None))
+        running.gate.open()
+        assert call.result().model_name == "add-sub"  # what is in flight is finished
+
+
 def test_a_connection_whose_other_end_vanished_is_closed(embed: Embed, monkeypatch: pytest.MonkeyPatch):
     limit(monkeypatch, keepalive_seconds=0.2, keepalive_timeout_seconds=3.0)
     with embed() as running, http2.Connection(running.server.grpc_port) as mute:

@@ -31,6 +31,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "run_timeout_seconds": (0, 86400),
     "max_message_bytes": (1024, 2**31 - 1),
     "max_concurrent_streams": (1, 1_000_000),
+    "max_connection_age_seconds": (0, 604800),
     "max_picture_bytes": (1, 2**31 - 1),
     "max_picture_pixels": (1, 2**31 - 1),
     "max_sentences_or_pictures": (1, 1_000_000),
