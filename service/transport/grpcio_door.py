@@ -257,7 +257,8 @@ def _options(limits: DoorLimits) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", int(limits.keepalive_seconds * 1000)),
         ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_seconds * 1000)),
         ("grpc.http2.ping_timeout_ms", int(limits.keepalive_timeout_seconds * 1000)),  # the longer of the two counts
-        ("grpc.keepalive_permit_without_calls", 1),
+        ("grpc.http2.min_ping_interval_without_data_ms", int(limits.least_ping_seconds * 1000)),
+        ("grpc.keepalive_permit_without_calls", 1),  # pings both ways: callers may also ask without calls
         ("grpc.so_reuseport", 0),
         # A stream counts until its call object is gone, which is after the client saw its end. With this
         # protection a client that keeps to the limit is refused (RST_STREAM) all the same.

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 # without a word. For 10,000 idle connections that is 170 pings a second.
 KEEPALIVE_SECONDS = 60.0
 KEEPALIVE_TIMEOUT_SECONDS = 20.0
+LEAST_PING_SECONDS = 5.0  # clients' keepalive is 10 s or more; gRPC's own bound is 5 minutes
 MAX_METADATA_BYTES = 16384
 MAX_CONNECTIONS = 16384
 
@@ -24,6 +25,8 @@ class DoorLimits:
             that on open files.
         keepalive_seconds: Silence on a connection after which it is asked whether somebody is there.
         keepalive_timeout_seconds: How long it has for its answer.
+        least_ping_seconds: Least time between a caller's pings; who asks more often is sent away. The native door
+            answers all.
         max_connection_age_seconds: Age at which a connection's caller is told to connect anew, give or take a tenth, so
             that callers spread over servers that came later; 0: none. The native door has no such limit.
         age_grace_seconds: How long calls in flight may then take.
@@ -35,5 +38,6 @@ class DoorLimits:
     max_connections: int = MAX_CONNECTIONS
     keepalive_seconds: float = KEEPALIVE_SECONDS
     keepalive_timeout_seconds: float = KEEPALIVE_TIMEOUT_SECONDS
+    least_ping_seconds: float = LEAST_PING_SECONDS
     max_connection_age_seconds: float = 0.0
     age_grace_seconds: float = 0.0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import time
 from pathlib import Path
 
 import grpc
@@ -86,6 +87,17 @@ def test_a_caller_connects_anew_when_its_connection_is_old(embed: Embed):
             assert any(frame.kind == http2.GOAWAY for frame in iter(younger.read, None))
         running.gate.open()
         assert call.result().model_name == "add-sub"  # what is in flight is finished
+
+
+def test_a_caller_may_ask_now_and_then_whether_the_server_is_there(embed: Embed, monkeypatch: pytest.MonkeyPatch):
+    assert DoorLimits(1, 1).least_ping_seconds < 10  # which is what clients choose; without calls too
+    limit(monkeypatch, least_ping_seconds=0.02)
+    with embed() as running, http2.Connection(running.server.grpc_port) as idle:
+        for _ in range(8):  # gRPC goes away after the third that comes too soon
+            idle.send(http2.frame(http2.PING, 0, 0, bytes(8)))
+            answers = (frame for frame in iter(idle.read, None) if frame.kind in (http2.PING, http2.GOAWAY))
+            assert next(answers).kind == http2.PING
+            time.sleep(0.05)
 
 
 def test_a_connection_whose_other_end_vanished_is_closed(embed: Embed, monkeypatch: pytest.MonkeyPatch):
