@@ -1,7 +1,7 @@
 """grpc.health.v1, fed from readiness: "" is ready to serve, and one name for each model.
 
-A name is ``MODEL`` for its newest version or ``MODEL/VERSION``. Unknown names are NOT_FOUND in Check
-and SERVICE_UNKNOWN in Watch, as the protocol has it.
+A name is ``MODEL`` for its newest version or ``MODEL/VERSION``. While the server drains all are
+NOT_SERVING. Unknown names are NOT_FOUND in Check and SERVICE_UNKNOWN in Watch, as the protocol has it.
 
 The servicer of grpcio-health-checking is not used: when one of two callers who watch the same name
 leaves, it never tells the other of a change again.
@@ -30,10 +30,17 @@ class Health:
 
     service_name: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 
-    def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool]) -> None:
-        """Wire up; ``is_ready`` tells whether the server as a whole is ready to serve."""
+    def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool], is_draining: Callable[[], bool]) -> None:
+        """Wire up.
+
+        Args:
+            lifecycle: Knows the states of the models.
+            is_ready: Tells whether the server as a whole is ready to serve.
+            is_draining: Tells whether it is about to stop, and with it every model.
+        """
         self._lifecycle = lifecycle
         self._is_ready = is_ready
+        self._is_draining = is_draining
         self._servicer = _Servicer()
         self._loop: asyncio.AbstractEventLoop | None = None
 
@@ -52,10 +59,10 @@ class Health:
             self._loop.call_soon_threadsafe(self._refresh)
 
     def _refresh(self) -> None:
-        ready = self._is_ready()
+        ready, draining = self._is_ready(), self._is_draining()
         states = dict.fromkeys(("", _INFERENCE, _CLASSIFICATION), ready)
         for status in self._lifecycle.statuses():
-            serving = status.state == "READY"
+            serving = status.state == "READY" and not draining
             states[f"{status.name}/{status.version}"] = serving
             states[status.name] = serving or states.get(status.name, False)
         self._servicer.update({name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()})

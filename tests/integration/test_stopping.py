@@ -46,8 +46,11 @@ def test_lame_duck_answers_and_a_second_signal_ends_it(small_repository: Path, t
         first.cancel()  # one watcher leaves; the other must still be told
         with pytest.raises(grpc.RpcError):
             next(first)
+        models = [watch(server.client, name) for name in ("add-sub", "add-sub/1")]
+        assert [next(model).status for model in models] == [SERVING, SERVING]
         server.signal(number)
         assert next(second).status == NOT_SERVING
+        assert [next(model).status for model in models] == [NOT_SERVING, NOT_SERVING]
         assert server.get("/readyz") == (503, "not ready\n")
         assert server.get("/livez") == (200, "live\n")
         assert not server.client.inference.ServerReady(pb.ServerReadyRequest()).ready
