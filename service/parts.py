@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ipaddress
 import logging
 import random
 import time
@@ -15,22 +14,13 @@ from service.dataplane import DataPlane
 from service.errors import SettingsError
 from service.settings import Settings
 from service.transport.access import Access, TokenFile
+from service.transport.address import is_loopback
 from service.transport.tls import TlsFiles, server_credentials
 
 if TYPE_CHECKING:
     from service.transport.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
-
-
-def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address; of names only ``localhost`` is known to say so."""
-    if host.lower() == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host.removeprefix("[").removesuffix("]")).is_loopback
-    except ValueError:
-        return False
 
 
 def access(settings: Settings) -> Access:

@@ -23,7 +23,7 @@ from service.cores import Cores
 from service.dataplane import DataPlane
 from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
-from service.parts import access, choose_transport, credentials, is_loopback, tracing
+from service.parts import access, choose_transport, credentials, tracing
 from service.processors import usable_cores
 from service.repository import servable as servables
 from service.repository.lifecycle import Lifecycle
@@ -35,6 +35,7 @@ from service.repository.widening import Widening
 from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.transport.access_log import AccessLog
+from service.transport.address import is_loopback, target
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
@@ -130,7 +131,7 @@ class Server:
             self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
             self.http_port = self._http.port
             self._http.start()
-            self._start_doors(f"{settings.host}:{settings.grpc_port}")
+            self._start_doors(target(settings.host, settings.grpc_port))
         except OSError as error:
             raise SettingsError(
                 f"cannot listen on {settings.host}, gRPC port {settings.grpc_port} or HTTP port "

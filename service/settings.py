@@ -34,7 +34,7 @@ class Settings:
     """Everything an operator can choose. Units stand in the names; 0 threads or instances: choose for me."""
 
     models: str = _setting("", "model repository: a folder of MODEL/VERSION/model.onnx")
-    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface")
+    host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface, :: with IPv6")
     grpc_port: int = _setting(8001, "gRPC port; 0 takes a free one")
     http_host: str = _setting("", "address of the HTTP endpoint; empty for that of --host")
     http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")

@@ -22,6 +22,7 @@ from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
 from service.scheduling import take_turns_at_once
+from service.transport.address import bare, family
 from service.transport.call import request_id_of
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
@@ -279,8 +280,7 @@ def _check_free(address: str) -> None:
     if address.startswith("unix:"):
         return
     host, _, port = address.rpartition(":")
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    socket.create_server((host.strip("[]"), int(port)), family=family).close()
+    socket.create_server((bare(host), int(port)), family=family(host)).close()
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:

@@ -14,6 +14,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
 from urllib.parse import parse_qsl, urlsplit
 
+from service.transport.address import bare, family
 from service.transport.http_message import SAFE_HEADERS, Request, Response, Routes, text
 
 _LOG = logging.getLogger(__name__)
@@ -57,8 +58,15 @@ class _Server(ThreadingHTTPServer):
     request_queue_size = 128  # five, as it comes: a probe among many would wait for seconds to be connected
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
-        super().__init__(address, handler)
+        host, port = address
+        self.address_family = family(host)
+        super().__init__((bare(host), port), handler)
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+    def server_bind(self) -> None:
+        if self.address_family == socket.AF_INET6:  # :: is IPv4's interfaces too, as it is for gRPC
+            self.socket.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        super().server_bind()
 
     def get_request(self) -> Any:
         try:

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from service.errors import SettingsError
-from service.parts import access, choose_transport, is_loopback
+from service.parts import access, choose_transport
 from service.settings import Settings
+from service.transport.address import is_loopback
 
 
 @pytest.mark.parametrize(
@@ -15,7 +16,12 @@ from service.settings import Settings
     [
         ({}, "native"),
         ({"host": "127.0.0.2"}, "native"),
+        ({"host": "localhost"}, "native"),
         ({"host": "::1"}, "native"),
+        ({"host": "[::1]"}, "native"),
+        ({"host": "::1:2"}, "grpcio"),
+        ({"host": "127.example.org"}, "grpcio"),
+        ({"host": "localhost.example.org"}, "grpcio"),
         ({"host": "0.0.0.0"}, "grpcio"),
         ({"host": "192.0.2.1"}, "grpcio"),
         ({"host": "::"}, "grpcio"),

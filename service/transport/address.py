@@ -1,0 +1,30 @@
+"""Addresses to listen on: names, IPv4, and IPv6 with or without brackets."""
+
+from __future__ import annotations
+
+import socket
+from ipaddress import ip_address
+
+
+def bare(host: str) -> str:
+    """Return a host as sockets take it: IPv6 without brackets."""
+    return host.removeprefix("[").removesuffix("]")
+
+
+def target(host: str, port: int) -> str:
+    """Return ``HOST:PORT`` as gRPC takes it: IPv6 in brackets."""
+    host = bare(host)
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+def family(host: str) -> socket.AddressFamily:
+    """Return the kind of socket that can be bound to a host."""
+    return socket.AF_INET6 if ":" in host else socket.AF_INET
+
+
+def is_loopback(host: str) -> bool:
+    """Tell whether only this machine can reach an address; of names only ``localhost`` is known."""
+    try:
+        return ip_address(bare(host)).is_loopback
+    except ValueError:
+        return host.lower() == "localhost"
