@@ -65,12 +65,13 @@ ENV PATH=/opt/convserve/bin:$PATH \
     CONVSERVE_MODELS=/models
 EXPOSE 8001 8002
 
-# Asks what a load balancer asks, over gRPC: healthy is a server whose models reproduced their golden answers.
-# Another port is seen here only if the environment sets it, not a flag.
+# Asks what a load balancer asks, over HTTP, where no TLS is in the way: healthy is a server whose models reproduced their
+# golden answers. Another port is seen here only if the environment sets it, not a flag.
 HEALTHCHECK --interval=10s --timeout=5s --start-period=30s --retries=3 CMD ["python", "-c", "\
-import os, sys, grpc; from grpc_health.v1 import health_pb2 as pb, health_pb2_grpc as rpc; \
-stub = rpc.HealthStub(grpc.insecure_channel('127.0.0.1:' + os.environ['CONVSERVE_GRPC_PORT'])); \
-sys.exit(stub.Check(pb.HealthCheckRequest(), timeout=4).status != pb.HealthCheckResponse.SERVING)"]
+import http.client, os, sys; \
+asked = http.client.HTTPConnection('127.0.0.1', int(os.environ['CONVSERVE_HTTP_PORT']), timeout=4); \
+asked.request('GET', '/readyz'); \
+sys.exit(asked.getresponse().status != 200)"]
 
 # The exec form: the server is process 1 and gets SIGTERM itself, upon which it drains.
 ENTRYPOINT ["convserve"]
