@@ -11,6 +11,7 @@ import yaml
 
 from service.settings import Settings
 from tests.deploy.conftest import DEPLOY, ROOT, check, program
+from tests.integration import graphs
 from tests.integration.harness import MODELS, ServerProcess
 
 KUBERNETES = DEPLOY / "kubernetes"
@@ -145,6 +146,20 @@ def test_names_ports_and_users_agree():
     adapter = yaml.safe_load((KUBERNETES / "overlays" / "monitoring" / "prometheus-adapter-values.yaml").read_text())
     wanted = {metric["pods"]["metric"]["name"] for metric in scaler["spec"]["metrics"]}
     assert wanted == {rule["name"]["as"] for rule in adapter["rules"]["custom"]}
+
+
+def test_no_server_is_restarted_for_a_model_that_cannot_be_loaded(tmp_path: Path):
+    (container,) = deployment()["spec"]["template"]["spec"]["containers"]
+    graphs.write(tmp_path, "add-sub", graphs.GRAPHS["add-sub"]())
+    (tmp_path / "broken" / "1").mkdir(parents=True)
+    (tmp_path / "broken" / "1" / "model.onnx").write_bytes(b"no model")
+    with ServerProcess(tmp_path, "grpcio", wait_ready=False) as server:
+        server.client.wait_ready("add-sub")
+        answers = {
+            probe: server.get(container[probe]["httpGet"]["path"])[0]
+            for probe in ("startupProbe", "readinessProbe", "livenessProbe")
+        }
+    assert answers == {"startupProbe": 200, "readinessProbe": 503, "livenessProbe": 200}
 
 
 def test_the_probes_are_answered_by_a_server_with_the_settings_of_the_deployment():

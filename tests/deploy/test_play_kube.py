@@ -48,7 +48,9 @@ def test_the_deployment_becomes_ready_answers_and_drains(tmp_path: Path):
     deployment = yaml.safe_load((DEPLOY / "kubernetes" / "base" / "deployment.yaml").read_text())
     pod = deployment["spec"]["template"]["spec"]
     grace = pod["terminationGracePeriodSeconds"]
-    probes = [pod["containers"][0][name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe")]
+    probes = [
+        pod["containers"][0][name]["httpGet"]["path"] for name in ("startupProbe", "livenessProbe", "readinessProbe")
+    ]
     grpc_port, http_port = free_ports(2)
     path = tmp_path / "deployment.yaml"
     path.write_text(yaml.safe_dump(for_this_host(deployment, grpc_port, http_port)))
