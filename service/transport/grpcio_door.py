@@ -11,7 +11,7 @@ import asyncio
 import logging
 import socket
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NoReturn
 
 import grpc
@@ -35,6 +35,7 @@ from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
 _UNBOUNDED = 2**31 - 1
+_PATIENCE_SECONDS = 5.0  # with a loop that should answer at once
 _UNTIL_STOPPED_SECONDS = 86400.0  # grace for calls in flight, which stop() shortens
 _SETTLE_SECONDS = 0.05  # a few trips of the loop, so that it has picked up every call that waits
 
@@ -82,13 +83,20 @@ class GrpcioDoor:
 
     def leave(self) -> None:
         """Tell callers to go elsewhere (GOAWAY) and stop listening; calls in flight go on until :meth:`stop`."""
-        asyncio.run_coroutine_threadsafe(self._leave(), self._loop).result()
+        self._wait_for(self._leave(), _SETTLE_SECONDS)
 
     def stop(self, grace_seconds: float) -> None:
         """Leave, if that was not done, give calls in flight so long, then end the loop."""
-        asyncio.run_coroutine_threadsafe(self._stop(grace_seconds), self._loop).result()
+        self._wait_for(self._stop(grace_seconds), grace_seconds)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
+
+    def _wait_for(self, step: Coroutine[Any, Any, None], seconds: float) -> None:
+        """Have the loop take a step that should need so long; a loop that has died or hangs stops nobody."""
+        try:
+            asyncio.run_coroutine_threadsafe(step, self._loop).result(seconds + _PATIENCE_SECONDS)
+        except TimeoutError:
+            _LOG.error("the loop of the grpcio door does not answer, the drain goes on without it")
 
     def _run_loop(self) -> None:
         take_turns_at_once()
