@@ -36,6 +36,7 @@ _CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
+_WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32)}  # fields of several datatypes
 _ID_TAG = b"\x1a"  # ModelInferResponse.id, field 3, length-delimited
 _RAW_TAG = b"\x32"  # ModelInferResponse.raw_output_contents, field 6, length-delimited
 _MAX_DIMENSIONS = 32
@@ -152,10 +153,12 @@ def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, datatype: str, sh
         raise InvalidInput(f"input '{name}': {len(values)} elements, expected {count} for shape {list(shape)}")
     if datatype == "BYTES":
         return _object_array(list(values), shape)
-    try:
-        return np.array(values, dtype=DTYPES[datatype]).reshape(shape)
-    except OverflowError:
-        raise InvalidInput(f"input '{name}': an element does not fit {datatype}") from None
+    # As the field has them, and then narrower: which of the two NumPy does not wrap depends on protobuf's release.
+    wide = np.array(values, dtype=_WIDE.get(field, DTYPES[datatype]))
+    array = wide.astype(DTYPES[datatype], copy=False)
+    if array is not wide and not np.array_equal(array, wide):
+        raise InvalidInput(f"input '{name}': an element does not fit {datatype}")
+    return array.reshape(shape)
 
 
 def _object_array(elements: Sequence[bytes], shape: tuple[int, ...]) -> np.ndarray:

@@ -10,9 +10,12 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+import grpc
 import pytest
 
 from service.client import CallFailed, Client
+from service.pb.inference import grpc_service_pb2 as pb
+from service.pb.inference import grpc_service_pb2_grpc as pb_grpc
 from tests.image.conftest import Container, Engine, started
 
 pytestmark = pytest.mark.image
@@ -68,6 +71,16 @@ def test_healthy_and_answers(container: Container) -> None:
     assert sentences.results[0].classification.scored_labels[0].label == "positive"
     assert about.verified
     assert about.actual_execution_provider == "CPUExecutionProvider"
+
+
+def test_an_integer_that_does_not_fit_is_refused_with_the_image_s_protobuf_too(container: Container) -> None:
+    request = pb.ModelInferRequest(model_name="lenet5-mnist")
+    tensor = request.inputs.add(name="images", datatype="UINT8", shape=[1, 28, 28, 1])
+    tensor.contents.uint_contents.extend([256] * 784)
+    with grpc.insecure_channel(container.address) as channel, pytest.raises(grpc.RpcError) as raised:
+        pb_grpc.GRPCInferenceServiceStub(channel).ModelInfer(request, timeout=10)
+    assert raised.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert "does not fit UINT8" in raised.value.details()
 
 
 def test_starts_soon(engine: Engine) -> None:

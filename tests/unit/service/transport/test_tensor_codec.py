@@ -3,6 +3,8 @@ from __future__ import annotations
 import math
 import struct
 import tracemalloc
+from collections.abc import Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -236,6 +238,45 @@ def test_an_element_that_does_not_fit_is_refused_not_wrapped(datatype: str, valu
     message = request(("x", datatype, (1,)))
     getattr(message.inputs[0].contents, FIELDS[datatype]).append(value)
     assert refusal(message) == f"input 'x': an element does not fit {datatype}"
+
+
+class RepeatedOfProtobuf7(list[int]):
+    """A repeated field that hands NumPy an array of its own, which NumPy narrows without a word."""
+
+    def __init__(self, elements: Sequence[int], field: str) -> None:
+        super().__init__(elements)
+        self._dtype = np.int32 if field == "int_contents" else np.uint32
+
+    def __array__(self, dtype: np.dtype | None = None, copy: bool | None = None) -> np.ndarray:
+        return np.array(list(self), dtype=self._dtype).astype(dtype or self._dtype)
+
+
+@pytest.mark.parametrize(
+    ("datatype", "values", "fits"),
+    [
+        ("UINT8", [255, 256], False),
+        ("UINT8", [0, 255], True),
+        ("INT8", [-129], False),
+        ("INT8", [-128, 127], True),
+        ("UINT16", [2**32 - 1], False),
+        ("INT16", [-(2**31)], False),
+        ("INT32", [-(2**31), 2**31 - 1], True),
+        ("UINT32", [2**32 - 1], True),
+    ],
+)
+def test_nor_is_it_wrapped_where_protobuf_hands_out_arrays(datatype: str, values: list[int], fits: bool) -> None:
+    field = FIELDS[datatype]
+    contents = SimpleNamespace(
+        **{field: RepeatedOfProtobuf7(values, field)}, ListFields=lambda: [(SimpleNamespace(name=field), values)]
+    )
+    tensor: Any = SimpleNamespace(name="x", contents=contents)
+    if fits:
+        decoded = tensor_codec._from_typed(tensor, datatype, (len(values),))
+        assert decoded.tolist() == values
+        assert decoded.dtype == DTYPES[datatype]
+    else:
+        with pytest.raises(InvalidInput, match=f"an element does not fit {datatype}"):
+            tensor_codec._from_typed(tensor, datatype, (len(values),))
 
 
 def test_sixteen_bit_floats_travel_raw_only() -> None:
