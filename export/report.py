@@ -92,7 +92,7 @@ def _figures() -> Any:
     try:
         from matplotlib import figure  # noqa: PLC0415 (only reports need it, and it costs half a second)
     except ModuleNotFoundError:
-        raise RunInvalid("a report needs matplotlib; pip install 'convserve[export]'") from None
+        raise RunInvalid("a report needs matplotlib; pip install '.[export]' in the checkout") from None
     return figure
 
 

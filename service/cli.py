@@ -99,11 +99,11 @@ def _check_runtime() -> None:
     """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if not installed:
-        raise SettingsError("no ONNX Runtime: pip install 'convserve[cpu]' or 'convserve[gpu]'")
+        raise SettingsError("no ONNX Runtime: pip install '.[cpu]' or '.[gpu]' in the checkout")
     if len(installed) > 1:
         raise SettingsError(
             "onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then install 'convserve[cpu]' or 'convserve[gpu]'"
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install '.[cpu]' or '.[gpu]' in the checkout"
         )
 
 

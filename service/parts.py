@@ -47,7 +47,7 @@ def tracing(settings: Settings, dataplane: DataPlane) -> Tracing | None:
     try:
         from service.transport.tracing import Tracing, otlp_exporter  # noqa: PLC0415 - the extra `otel` may be absent
     except ImportError:
-        raise SettingsError("--otlp-endpoint needs the extra: pip install 'convserve[otel]'") from None
+        raise SettingsError("--otlp-endpoint needs the extra: pip install '.[otel]' in the checkout") from None
     return Tracing(
         otlp_exporter(settings.otlp_endpoint),
         settings.trace_sample_rate,
@@ -83,7 +83,7 @@ def choose_transport(settings: Settings) -> str:
         import pygrpc_native  # noqa: F401, PLC0415 - the extra `fast` may be absent
     except ImportError:
         if settings.transport == "native":
-            raise SettingsError("--transport native needs the extra: pip install 'convserve[fast]'") from None
+            raise SettingsError("--transport native needs the extra: pip install '.[fast]' in the checkout") from None
         why = "the extra 'fast' is not installed"
         native = False
     else:

@@ -23,7 +23,7 @@ def needs_matplotlib() -> None:
         OptionsInvalid: They cannot.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise OptionsInvalid("--plot needs matplotlib: pip install 'convserve[bench]'")
+        raise OptionsInvalid("--plot needs matplotlib: pip install '.[bench]' in the checkout")
 
 
 def new_figure(width: float, height: float) -> Figure:

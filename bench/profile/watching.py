@@ -46,7 +46,7 @@ def found_samplers() -> Samplers:
         raise SamplerFailed("perf is not on the PATH: apt install linux-perf")
     spy = shutil.which("py-spy", path=f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}")
     if spy is None:
-        raise SamplerFailed("py-spy is not installed: pip install 'convserve[bench]'")
+        raise SamplerFailed("py-spy is not installed: pip install '.[bench]' in the checkout")
     if os.geteuid() and _PARANOID.exists() and int(_PARANOID.read_text()) > 1:
         raise SamplerFailed("perf may not see the kernel's part: run as root, or set kernel.perf_event_paranoid to 1")
     return Samplers(perf, spy)

@@ -89,7 +89,7 @@ def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
     ("installed", "words"),
     [
         ({"onnxruntime", "onnxruntime-gpu"}, "both installed and overwrite each other: pip uninstall -y"),
-        (set(), "no ONNX Runtime: pip install 'convserve[cpu]'"),
+        (set(), "no ONNX Runtime: pip install '.[cpu]'"),
     ],
 )
 def test_the_extras_are_told_apart(

@@ -79,7 +79,7 @@ def test_a_missing_sampler_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
         watching.found_samplers()
     (tmp_path / "perf").touch(0o755)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
-    with pytest.raises(SamplerFailed, match=r"pip install 'convserve\[bench\]'"):
+    with pytest.raises(SamplerFailed, match=r"pip install '\.\[bench\]'"):
         watching.found_samplers()
 
 

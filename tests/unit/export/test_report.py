@@ -52,4 +52,4 @@ def test_without_matplotlib_it_says_what_to_install(
 ) -> None:
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     assert cli.main(["report", str(picture_run)]) == 2
-    assert "a report needs matplotlib; pip install 'convserve[export]'" in capsys.readouterr().err
+    assert "a report needs matplotlib; pip install '.[export]'" in capsys.readouterr().err

@@ -36,11 +36,11 @@ def test_serve_resolves_the_settings_and_runs_the_server(
 @pytest.mark.parametrize(
     ("installed", "message"),
     [
-        ([], "convserve: no ONNX Runtime: pip install 'convserve[cpu]' or 'convserve[gpu]'\n"),
+        ([], "convserve: no ONNX Runtime: pip install '.[cpu]' or '.[gpu]' in the checkout\n"),
         (
             ["onnxruntime", "onnxruntime-gpu"],
             "convserve: onnxruntime and onnxruntime-gpu are both installed and overwrite each other: "
-            "pip uninstall -y onnxruntime onnxruntime-gpu, then install 'convserve[cpu]' or 'convserve[gpu]'\n",
+            "pip uninstall -y onnxruntime onnxruntime-gpu, then install '.[cpu]' or '.[gpu]' in the checkout\n",
         ),
     ],
 )

@@ -39,7 +39,7 @@ def test_auto_never_lets_strangers_reach_the_door_that_bounds_no_message(setting
 def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     assert choose_transport(Settings(models="models")) == "grpcio"
-    with pytest.raises(SettingsError, match="pip install 'convserve\\[fast\\]'"):
+    with pytest.raises(SettingsError, match="pip install '\\.\\[fast\\]'"):
         choose_transport(Settings(models="models", transport="native"))
 
 
