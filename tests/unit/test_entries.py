@@ -1,0 +1,53 @@
+"""What the three commands say when they end before their own code has begun, or are interrupted."""
+
+from __future__ import annotations
+
+import importlib
+import runpy
+import sys
+from collections.abc import Callable
+
+import pytest
+
+COMMANDS = {"service": "convserve", "export": "convserve-export", "bench": "convserve-bench"}
+
+
+def entry(package: str) -> Callable[[], int]:
+    """Return what the package's command runs, without leaving its ``__main__`` among the modules."""
+    main: Callable[[], int] = runpy.run_module(f"{package}.__main__")["main"]
+    return main
+
+
+@pytest.mark.parametrize("package", COMMANDS)
+def test_ctrl_c_is_one_line_and_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], package: str
+) -> None:
+    def press() -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(importlib.import_module(f"{package}.cli"), "main", press)
+    assert entry(package)() == 130
+    assert capsys.readouterr().err == f"{COMMANDS[package]}: interrupted\n"
+
+
+@pytest.mark.parametrize("missing", ["torch", "onnxruntime"])
+def test_export_without_its_extra_names_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], missing: str
+) -> None:
+    for name in [name for name in sys.modules if name.startswith(("export.", "service.backend"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setitem(sys.modules, missing, None)
+    monkeypatch.setattr("sys.argv", ["convserve-export", "--help"])
+    assert entry("export")() == 2
+    assert capsys.readouterr().err == (
+        f"convserve-export: {missing} is not installed: pip install '.[cpu,export]' in the checkout\n"
+    )
+
+
+def test_another_missing_module_is_no_matter_of_the_extra(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> int:
+        raise ModuleNotFoundError("No module named 'mine'", name="mine")
+
+    monkeypatch.setattr(importlib.import_module("export.cli"), "main", fail)
+    with pytest.raises(ModuleNotFoundError):
+        entry("export")()
