@@ -96,7 +96,7 @@ def load_network(order: Order) -> Loaded:
     network = _build(order, spec, len(labels))
     target = network.inner if isinstance(network, Wrapped) else network
     if preset is not None and _is_preset(order):
-        state = dict(preset.get_state_dict(progress=False, check_hash=True))
+        state = _fetched(preset)
     if state is None:
         notes.append("no weights were given, so they are random: the answers mean nothing")
         _settle(network, spec)
@@ -107,6 +107,15 @@ def load_network(order: Order) -> Loaded:
         notes += fit_state(target, state, renames, ignored).notes
         source = Path(order.weights or "").name
     return Loaded(network.eval(), order.network, spec, labels, source, _digest(target), tuple(notes))
+
+
+def _fetched(preset: Any) -> dict[str, torch.Tensor]:
+    try:
+        return dict(preset.get_state_dict(progress=False, check_hash=True))
+    except (OSError, RuntimeError) as error:  # of urllib, and of torch for a file with another digest
+        raise WeightsInvalid(
+            f"{preset}: {preset.url} cannot be fetched ({error}); give a file with --weights FILE"
+        ) from None
 
 
 def _is_preset(order: Order) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import zipfile
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -122,11 +123,19 @@ def _read_torchvision(source: Source, split: str, classes: int) -> Pictures:
     # It costs a second, and archives and folders do without it.
     from torchvision.datasets import MNIST  # noqa: PLC0415
 
+    raw = source.path / "MNIST" / "raw"
+    made = [folder for folder in (raw, raw.parent, source.path) if not folder.exists()]
     try:
         mnist = MNIST(str(source.path), train=split == "train", download=source.download)
     except (RuntimeError, OSError, ValueError) as error:
         if source.download:
-            raise DataInvalid(f"{source.path}: MNIST cannot be downloaded ({error})") from None
+            with suppress(OSError):  # what it made and left empty
+                for folder in made:
+                    folder.rmdir()
+            reason = str(error).strip().rpartition("\n")[2]  # of several mirrors, a line each
+            raise DataInvalid(
+                f"{source.path}: MNIST cannot be downloaded ({reason}); put its four files into {raw}"
+            ) from None
         raise DataInvalid(
             f"{source.path}: holds no MNIST; expected train.npz and test.npz, the folders train/ and test/, "
             "or torchvision's MNIST/raw; --download fetches it"

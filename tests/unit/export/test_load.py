@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import sys
 import types
+import urllib.error
 from collections.abc import Callable
 from pathlib import Path
 
@@ -180,6 +181,17 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
 def test_what_cannot_be_built_is_said(order: Order, message: str) -> None:
     with pytest.raises(RecipeInvalid, match=message):
         load_network(order)
+
+
+def test_weights_that_cannot_be_fetched_are_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise urllib.error.URLError("no network")
+
+    monkeypatch.setattr("torchvision.models._api.load_state_dict_from_url", fail)
+    with pytest.raises(
+        WeightsInvalid, match=r"^ResNet18_Weights\.IMAGENET1K_V1: https://.*no network.*--weights FILE$"
+    ):
+        load_network(Order("resnet18", weights="IMAGENET1K_V1"))
 
 
 def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:

@@ -165,13 +165,24 @@ def test_torchvisions_own_layout_is_read(tmp_path: Path) -> None:
     assert np.array_equal(data.train.images[..., 0], picture_arrays(1, 0)[0])
 
 
-def test_a_download_that_fails_is_said_in_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*arguments: object, **options: object) -> None:
-        raise RuntimeError("no network")
+@pytest.mark.parametrize("there", ["", "new", "new/mine"])
+def test_a_download_that_fails_is_said_in_one_line_and_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, there: str
+) -> None:
+    def refuse(root: str, **options: object) -> None:
+        (Path(root) / "MNIST" / "raw").mkdir(parents=True)
+        raise RuntimeError("Error downloading x:\nTried http://a/, got:\nno network\n")
 
     monkeypatch.setattr("torchvision.datasets.MNIST", refuse)
-    with pytest.raises(DataInvalid, match=r"new: MNIST cannot be downloaded \(no network\)"):
+    (tmp_path / there).mkdir(parents=True, exist_ok=True)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(DataInvalid) as caught:
         open_data(RECIPE, Source(tmp_path / "new", download=True))
+    folder = tmp_path / "new"
+    assert str(caught.value) == (
+        f"{folder}: MNIST cannot be downloaded (no network); put its four files into {folder / 'MNIST' / 'raw'}"
+    )
+    assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_damaged_picture_sent_is_named_by_its_row() -> None:
