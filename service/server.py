@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import errno
 import functools
 import logging
 import os
@@ -11,6 +13,7 @@ import signal
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -123,20 +126,17 @@ class Server:
         """Listen, then load the repository in the background; ``loaded`` is set when that is over.
 
         Raises:
-            SettingsError: A port cannot be bound.
+            SettingsError: A port cannot be bound, or it shows at once that nothing can be served.
         """
         settings = self._settings
-        try:
-            http_address = (settings.http_host or settings.host, settings.http_port)
+        self.reconciler.check_start()  # what is wrong there shows before anybody calls
+        http_address = (settings.http_host or settings.host, settings.http_port)
+        with _listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
             self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
             self.http_port = self._http.port
             self._http.start()
+        with _listening("grpc", settings.host, settings.grpc_port, "--host"):
             self._start_doors(target(settings.host, settings.grpc_port))
-        except OSError as error:
-            raise SettingsError(
-                f"cannot listen on {settings.host}, gRPC port {settings.grpc_port} or HTTP port "
-                f"{settings.http_port}: {error}. Choose others with --grpc-port and --http-port"
-            ) from None
         fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
         _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
         threading.Thread(target=self._load, name="loader", daemon=True).start()
@@ -254,15 +254,29 @@ def run(settings: Settings) -> int:
     while not stop.wait(0.5) and not server.failed.is_set():
         pass
     if server.fatal is not None:
-        _LOG.error("cannot serve: %s", server.fatal)
         hurry.set()
     finished = server.drain(hurry)
+    if server.fatal is not None:
+        _LOG.error("cannot serve: %s", server.fatal)  # the last line: the first that is looked for
     code = 0 if server.fatal is None else 2
     if not finished:
         # The interpreter would tear the runtime down under the thread that is in it, which aborts.
         logging.shutdown()
         os._exit(code)
     return code
+
+
+@contextlib.contextmanager
+def _listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]:
+    """Say of a door that cannot be bound which address it is, and which setting would mend it."""
+    try:
+        yield
+    except OSError as error:
+        remedy = f"--{door}-port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
+        reason = (
+            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        )  # the doors' differ
+        raise SettingsError(f"cannot listen on {target(host, port)}: {reason}. Choose another with {remedy}") from None
 
 
 def _listen_for_signals() -> tuple[threading.Event, threading.Event]:

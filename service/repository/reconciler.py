@@ -18,6 +18,7 @@ from service.repository import servable as servables
 from service.repository import store, version_policy
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.servable import Servable
+from service.repository.shortfalls import Shortfalls
 from service.repository.store import Fingerprint, VersionFolder
 from service.repository.swapper import Fallen, Loader, Swapper
 from service.settings import Settings, read_model_settings
@@ -41,12 +42,19 @@ class Reconciler:
         """
         self._settings = settings
         self._root = Path(settings.models)
-        self._metrics = metrics
         self._lifecycle = lifecycle
         self._swapper = Swapper(metrics, lifecycle, load, settings.drain_seconds)
         self.changing = threading.Lock()
-        self._problems: dict[str, str] = {}
+        self._shortfalls = Shortfalls(metrics, lifecycle)
         self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
+
+    def check_start(self) -> None:
+        """Look whether anything can be served; nothing is loaded.
+
+        Raises:
+            SettingsError: The repository cannot be read or lacks what was asked for, or a setting is wrong.
+        """
+        self._plan(self._models())
 
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
@@ -56,28 +64,23 @@ class Reconciler:
         the models named in ``load_models`` are loaded.
 
         Raises:
-            SettingsError: The repository cannot be read or lacks what was asked for, or a
-                ``serving.toml`` is wrong.
+            SettingsError: As for :meth:`check_start`.
             ProviderUnavailable: CUDA was demanded and does not run: no version could do better.
         """
         with self.changing:
-            models = store.by_name(store.scan(self._root))
-            names = self._names_at_start(models)
-            settings = {name: self._settings_of(name) for name in names}
-            wanted = {name: self._wanted(models[name], settings[name]) for name in names}
-            if not any(wanted.values()) and self._settings.model_control_mode != "explicit":
-                raise SettingsError(f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted")
-            self._lifecycle.require(names)
+            models = self._models()
+            plan = self._plan(models)
+            self._lifecycle.require(list(plan))
             for name, folders in models.items():
-                asked = wanted.get(name, [])
+                _, asked = plan.get(name, (None, []))
                 self._leave_out([folder for folder in folders if folder not in asked])
                 for folder in asked:
                     self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
-            for name in names:
-                for folder in wanted[name]:
-                    self._swapper.load(folder, settings[name], provider_must_be_there=True)
-                self._stand_in(name, models[name], settings[name])
-                self._note(name, self._problem(name, wanted[name]))
+            for name, (settings, wanted) in plan.items():
+                for folder in wanted:
+                    self._swapper.load(folder, settings, provider_must_be_there=True)
+                self._stand_in(name, models[name], settings)
+                self._shortfalls.note(name, self._problem(name, wanted))
         self._lifecycle.start()
 
     def poll(self) -> None:
@@ -87,7 +90,7 @@ class Reconciler:
         """
         with self.changing:
             try:
-                models = store.by_name(store.scan(self._root))
+                models = self._models()
             except SettingsError as error:
                 _LOG.error("the model repository cannot be read, serving goes on: %s", error)
                 return
@@ -103,7 +106,7 @@ class Reconciler:
                 except Exception:
                     problem = "it could not be brought up to date"
                     _LOG.exception("a model could not be brought up to date", extra={"fields": {"model": name}})
-                self._note(name, problem)
+                self._shortfalls.note(name, problem)
 
     def load_model(self, name: str) -> None:
         """Load a model's wanted versions, or those that changed on disk, and unload its others.
@@ -120,9 +123,9 @@ class Reconciler:
             try:
                 problem = self._follow(name, folders, retry=True)
             except SettingsError as error:
-                self._note(name, str(error))
+                self._shortfalls.note(name, str(error))
                 raise LoadFailed(f"model '{name}': its serving.toml is not valid") from None
-            self._note(name, problem)
+            self._shortfalls.note(name, problem)
             if problem:
                 raise LoadFailed(f"model '{name}' {problem}")
 
@@ -141,7 +144,7 @@ class Reconciler:
             for status in self._lifecycle.statuses():
                 if status.name == name and status.has_failed:
                     self._swapper.leave_out(name, status.version, "it was unloaded")
-            self._note(name, "")
+            self._shortfalls.note(name, "")
 
     def index(self) -> list[VersionStatus]:
         """Return every version that is known or on disk; unreadable disks show what is known."""
@@ -157,6 +160,21 @@ class Reconciler:
             )
         return [known[key] for key in sorted(known)]
 
+    def _models(self) -> dict[str, list[VersionFolder]]:
+        return store.by_name(store.scan(self._root))
+
+    def _plan(self, models: dict[str, list[VersionFolder]]) -> dict[str, tuple[Settings, list[VersionFolder]]]:
+        """Return settings and wanted versions of every model to load at the start."""
+        version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
+        plan = {}
+        for name in self._names_at_start(models):
+            settings = self._settings_of(name)
+            plan[name] = (settings, self._wanted(models[name], settings))
+        if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
+            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted"
+            raise SettingsError(nothing + store.hint_above(self._root))
+        return plan
+
     def _names_at_start(self, models: dict[str, list[VersionFolder]]) -> list[str]:
         if self._settings.model_control_mode != "explicit":
             return sorted(models)
@@ -170,7 +188,7 @@ class Reconciler:
 
     def _folders(self, name: str) -> list[VersionFolder]:
         try:
-            return store.by_name(store.scan(self._root)).get(name, [])
+            return self._models().get(name, [])
         except SettingsError:
             _LOG.exception("the model repository cannot be read")
             raise LoadFailed("the model repository cannot be read") from None
@@ -249,19 +267,6 @@ class Reconciler:
             if failure := self._swapper.failure(folder):
                 return f"version {folder.version}: {failure}"
         return ""
-
-    def _note(self, name: str, problem: str) -> None:
-        """Show whether a model is served as the repository has it; say so in the log when that changes."""
-        before = self._problems.pop(name, "")
-        if problem:
-            self._problems[name] = problem
-            self._metrics.change_failed.labels(name).set(1)
-            if problem != before:
-                _LOG.error("a model cannot be served as it is on disk: %s", problem, extra={"fields": {"model": name}})
-        elif self._lifecycle.knows(name):
-            self._metrics.change_failed.labels(name).set(0)
-        else:
-            self._metrics.change_failed.remove_by_labels({"model": name})
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and lend it no more."""

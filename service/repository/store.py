@@ -128,3 +128,12 @@ def _passed_over_in(model: Path) -> dict[str, str]:
 
 def _folders(path: Path) -> list[Path]:
     return [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def hint_above(path: Path) -> str:
+    """Return a hint at the repository, if the folder is that of a model or a version in one, else nothing."""
+    path = path.absolute()
+    for repository in (path.parent, path.parent.parent):
+        if any(path in (folder.path, folder.path.parent) for folder in scan(repository)):
+            return f"; did you mean --models {repository}?"
+    return ""

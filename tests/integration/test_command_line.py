@@ -33,9 +33,11 @@ def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:
 
 
 def test_cuda_refuses_a_fallback(small_repository: Path, transport: str):
-    (line,) = complaints(serve("--models", str(small_repository), "--device", "cuda", "--transport", transport))
+    ended = serve("--models", str(small_repository), "--device", "cuda", "--transport", transport)
+    (line,) = complaints(ended)
     assert line.startswith("cannot serve: device 'cuda' was asked for, but CUDA does not run here")
     assert "--device auto" in line
+    assert json.loads(ended.stderr.splitlines()[-1])["message"] == line
 
 
 @pytest.mark.parametrize("which", ["--grpc-port", "--http-port"])
@@ -43,9 +45,16 @@ def test_a_port_in_use(small_repository: Path, transport: str, which: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
         (line,) = complaints(serve("--models", str(small_repository), "--transport", transport, which, port))
-    assert line.startswith("convserve: cannot listen on 127.0.0.1")
-    assert port in line
-    assert "Choose others with --grpc-port and --http-port" in line
+    assert line == f"convserve: cannot listen on 127.0.0.1:{port}: Address already in use. Choose another with {which}"
+
+
+@pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
+def test_a_host_that_is_not_here(small_repository: Path, transport: str, host: str):
+    flags = ("--models", str(small_repository), "--transport", transport, "--trust-clients")
+    for more in ((), ("--http-host", "127.0.0.1")):  # the HTTP door fails, or the gRPC door
+        (line,) = complaints(serve(*flags, "--host", host, *more))
+        assert line.startswith(f"convserve: cannot listen on {host}:0: ")
+        assert line.endswith(". Choose another with --host")
 
 
 @pytest.mark.parametrize(
@@ -54,14 +63,18 @@ def test_a_port_in_use(small_repository: Path, transport: str, which: str):
         ((), "no model repository: give --models DIR"),
         (("--models", "nowhere"), "model repository nowhere: No such file or directory"),
         (("--models", "docs"), "holds no MODEL/VERSION/model.onnx"),
+        (("--models", "models/lenet5-mnist"), f"did you mean --models {ROOT / 'models'}?"),
+        (("--models", "models/lenet5-mnist/1"), f"did you mean --models {ROOT / 'models'}?"),
         (("--models", "models", "--max-queued-requests", "0"), "max_queued_requests: expected 1 to 1000000, got 0"),
         (("--models", "models", "--max-batch-size", "many"), "--max-batch-size: expected int, got 'many'"),
         (("--models", "models", "--versions", "newest"), "versions: expected latest:N, all, or numbers"),
     ],
 )
 def test_a_wrong_setting_is_one_line(flags: tuple[str, ...], words: str):
-    (line,) = complaints(serve(*flags))
+    ended = serve(*flags)
+    (line,) = complaints(ended)
     assert words in line
+    assert '"listening"' not in ended.stderr
 
 
 def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
