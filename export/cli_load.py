@@ -16,6 +16,8 @@ from export.publish_loaded import publish_loaded
 from export.recipe import bundled_recipes, find_recipe
 from export.zoo import ZOO, find_known
 
+_ANY_WIDTH = 1000
+
 
 def add_list(parser: argparse.ArgumentParser) -> None:
     """Declare ``list``."""
@@ -55,19 +57,24 @@ def _list(arguments: argparse.Namespace, console: Console) -> int:
     table = Table(box=None, pad_edge=False)
     for title in ("name", "paper", "input"):
         table.add_column(title, no_wrap=True)
-    for title in ("parameters", "multiply-adds", "layers"):
-        table.add_column(title, justify="right")
+    for title in ("parameters", "MACs (M)", "layers"):
+        table.add_column(title, justify="right", no_wrap=True)
     for known in ZOO.values():
         layers = known.layers()
         sizes = known.sizes
-        inputs = f"{sizes.channels} x {sizes.height} x {sizes.width}" if sizes.height else "20 tokens"
+        inputs = f"{sizes.channels}x{sizes.height}x{sizes.width}" if sizes.height else "20 tokens"
         parameters = sum(layer.parameters for layer in layers)
         work = sum(layer.multiply_adds for layer in layers)
         weighty = sum(layer.multiply_adds > 0 for layer in layers)
-        table.add_row(known.name, known.paper, inputs, f"{parameters:,}", f"{work / 1e6:,.1f} M", str(weighty))
-    console.print(table, highlight=False)
+        table.add_row(known.name, known.paper, inputs, f"{parameters:,}", f"{work / 1e6:,.1f}", str(weighty))
+    _print_whole(table, console)
     console.print("and torchvision's other classifiers, timm:NAME, --from MODULE:FUNCTION, and .onnx files: see load")
     return 0
+
+
+def _print_whole(table: Table, console: Console) -> None:
+    """Print with no figure cut, however narrow the terminal, or what reads a pipe, is."""
+    Console(file=console.file, width=_ANY_WIDTH).print(table, highlight=False)
 
 
 def _list_layers(name: str, console: Console) -> int:
@@ -80,7 +87,7 @@ def _list_layers(name: str, console: Console) -> int:
         table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
     totals = (sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
     table.add_row("in all", "", "", *(f"{total:,}" for total in totals))
-    console.print(table, highlight=False)
+    _print_whole(table, console)
     return 0
 
 

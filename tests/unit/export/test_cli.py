@@ -24,6 +24,20 @@ def test_list_names_recipes_and_architectures(capsys: pytest.CaptureFixture[str]
         assert word in out
 
 
+@pytest.mark.parametrize("columns", ["80", "40"])
+def test_no_figure_of_a_list_is_cut(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
+) -> None:
+    monkeypatch.setenv("COLUMNS", columns)
+    assert cli.main(["list"]) == 0
+    lines = capsys.readouterr().out.split("architectures")[1].splitlines()[1:-1]
+    vgg19 = next(line for line in lines if line.startswith("vgg19 "))
+    assert vgg19.split()[-4:] == ["3x224x224", "143,667,240", "19,632.1", "19"]
+    assert max(map(len, lines)) <= 80
+    assert cli.main(["list", "textcnn-multichannel"]) == 0
+    assert "…" not in capsys.readouterr().out
+
+
 def test_verify_and_evaluate_a_published_version(
     models: Path, sentence_run: Path, sentences: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
