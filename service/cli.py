@@ -82,6 +82,8 @@ def _classify(flags: argparse.Namespace) -> int:
     except client.CallFailed as error:
         print(f"convserve: {error}", file=sys.stderr)
         return 1
+    except UnicodeEncodeError as error:  # bytes that are no UTF-8 come from a command line as lone surrogates
+        raise SettingsError(f"classify: {error.object!a} is not UTF-8") from None
 
 
 def _inspect(flags: argparse.Namespace) -> int:

@@ -113,12 +113,16 @@ def classify_and_print(flags: argparse.Namespace) -> int:
         _print(f"{name}")
         if result.HasField("error"):
             failed += 1
-            _print(f"  error {result.error.code}: {result.error.message}")
+            _print(f"  {_status_name(result.error.code)}: {result.error.message}")
         for scored in result.classification.scored_labels:
             _print(f"  {scored.probability:8.4f}  {scored.label}")
     if response.HasField("explanation"):
         _print(str(response.explanation).rstrip())
     return 1 if failed else 0
+
+
+def _status_name(code: int) -> str:
+    return next((status.name for status in grpc.StatusCode if status.value[0] == code), f"status {code}")
 
 
 def _print(line: str) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from service import __version__, cli, client, inspection, logs, server
 from service.errors import LoadError, SettingsError
+from service.pb.convserve.classification.v1 import classification_pb2 as pb
 from service.settings import Settings
 
 
@@ -106,6 +107,25 @@ def test_a_failed_call_is_one_line_and_exit_code_one(
     monkeypatch.setattr(client, "classify_and_print", fail)
     code, _, error = main(capsys, "classify", "--model", "m", "a.png")
     assert (code, error) == (1, "convserve: UNAVAILABLE: nobody listens\n")
+
+
+@pytest.mark.parametrize("arguments", [("--model", "m", "--text", "\udcff"), ("--model", "\udcff", "--text", "fine")])
+def test_what_is_not_utf8_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
+    code, _, error = main(capsys, "classify", *arguments)
+    assert (code, error) == (2, "convserve: classify: '\\udcff' is not UTF-8\n")
+
+
+def test_what_failed_alone_is_told_by_the_name_of_its_status(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response = pb.ClassifySentencesResponse(model_name="m", model_version="1")
+    response.results.add().error.MergeFrom(pb.ItemError(code=3, message="too long"))
+    response.results.add().error.MergeFrom(pb.ItemError(code=99, message="odd"))
+    monkeypatch.setattr(client.Client, "classify_sentences", lambda *_, **__: response)
+    monkeypatch.setattr(client.Client, "describe", lambda *_: pb.DescribeModelResponse())
+    code, out, _ = main(capsys, "classify", "--model", "m", "--text", "a", "b")
+    assert code == 1
+    assert out.splitlines()[1:] == ["a", "  INVALID_ARGUMENT: too long", "b", "  status 99: odd"]
 
 
 @pytest.mark.parametrize(
