@@ -13,7 +13,10 @@ from service.errors import LoadError, SettingsError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``convserve``; return the exit code: 0 for success, 1 for a failed call, 2 for a wrong setting."""
+    """Run ``convserve``; return the exit code: 0 for success, 2 for a wrong setting.
+
+    1 is for a call that failed, and for a version that inspect finds unfit to be served.
+    """
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
@@ -60,6 +63,8 @@ def _parser() -> argparse.ArgumentParser:
         help="how long measuring the cost of batches may take for each layout of instances and threads (default: 1)",
     )
     inspect.set_defaults(run=_inspect)
+    for command in commands.choices.values():
+        command.allow_abbrev = False  # what is typed by half is a slip, and means something else with the next flag
     return parser
 
 
@@ -89,8 +94,7 @@ def _classify(flags: argparse.Namespace) -> int:
 def _inspect(flags: argparse.Namespace) -> int:
     from service import inspection  # noqa: PLC0415 - `serve` does not need it
 
-    inspection.print_report(flags.path, flags.measure_seconds)
-    return 0
+    return 1 if inspection.print_report(flags.path, flags.measure_seconds) else 0
 
 
 def _check_runtime() -> None:

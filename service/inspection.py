@@ -22,16 +22,20 @@ from service.repository.store import VersionFolder
 from service.spec import TextSpec
 
 
-def print_report(path: str, measure_seconds: float = 1.0) -> None:
+def print_report(path: str, measure_seconds: float = 1.0) -> int:
     """Load each version below ``path`` as the server would, measure every layout, and print what it found.
 
     Args:
         path: A repository, a model or a version.
         measure_seconds: How long measuring one layout may take.
 
+    Returns:
+        How many versions cannot be served.
+
     Raises:
         SettingsError: There is no version at or below the path.
     """
+    failed = 0
     for folder in _versions(Path(path)):
         _print(f"{folder.name}/{folder.version}")
         try:
@@ -43,7 +47,9 @@ def print_report(path: str, measure_seconds: float = 1.0) -> None:
             _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
             _print_lone(servables.load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
         except LoadError as error:
+            failed += 1
             _print(f"  UNAVAILABLE: {error}")
+    return failed
 
 
 def _versions(path: Path) -> list[VersionFolder]:

@@ -78,7 +78,7 @@ def run(flags: argparse.Namespace) -> int:
 
 def _measured(flags: argparse.Namespace, out: Path) -> int:
     programs = found_programs(flags.client)
-    needs_matplotlib()
+    needs_matplotlib("compare")
     results = _opened(flags, out)
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)

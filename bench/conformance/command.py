@@ -8,15 +8,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 from bench.conformance import report
 from bench.conformance.outcome import CallFailed, Outcome
 from bench.conformance.registry import SECTIONS
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
+from service.pb.inference import grpc_service_pb2 as pb
 
 _ABOUT = """Ask a server whether it keeps to the Open Inference Protocol v2 and to Triton's extensions of it. Nobody
 else should send requests to the models meanwhile: statistics are compared exactly. Exit code: 0 if nothing failed, 1 if
-something did, 2 if the server could not be reached."""
+something did, 2 if the server could not be reached or does not know a model."""
 
 
 def add_command(commands: Any) -> None:
@@ -52,6 +55,7 @@ def run(flags: argparse.Namespace) -> int:
     with Target(flags.server, flags.timeout_seconds, authority) as target:
         try:
             about = target.call("ServerMetadata")
+            _check_known(target, flags.model)
         except CallFailed as error:
             print(f"convserve-bench: {flags.server}: {error}", file=sys.stderr)
             return 2
@@ -62,6 +66,20 @@ def run(flags: argparse.Namespace) -> int:
         facts = {"server": about.name, "version": about.version, "models": flags.model}
         flags.json.write_text(report.as_json(results, facts))
     return 1 if any(result.outcome is Outcome.FAIL for result in results) else 0
+
+
+def _check_known(target: Target, names: Sequence[str]) -> None:
+    """Go on unless the server says of a model that there is none; whatever else it says is for the checks.
+
+    Raises:
+        CallFailed: There is none.
+    """
+    for name in names:
+        try:
+            target.call("ModelMetadata", pb.ModelMetadataRequest(name=name))
+        except CallFailed as error:
+            if error.code is grpc.StatusCode.NOT_FOUND:
+                raise
 
 
 def _print_verbosely(result: Any) -> None:

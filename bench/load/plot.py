@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def needs_matplotlib() -> None:
-    """Go on if pictures can be drawn.
+def needs_matplotlib(what: str = "--plot") -> None:
+    """Go on if pictures can be drawn, which something of the command line asks for.
 
     Raises:
         OptionsInvalid: They cannot.
     """
     if importlib.util.find_spec("matplotlib") is None:
-        raise OptionsInvalid("--plot needs matplotlib: pip install '.[bench]' in the checkout")
+        raise OptionsInvalid(f"{what} needs matplotlib: pip install '.[bench]' in the checkout")
 
 
 def new_figure(width: float, height: float) -> Figure:

@@ -91,14 +91,11 @@ def test_identities_are_found_out_by_trying(small_server: ServerProcess):
     assert suite.models[0].mirrors == {f"y_{t.datatype}": f"x_{t.datatype}" for t in suite.models[0].inputs}
 
 
-@pytest.mark.parametrize("unknown", [("--model", "nothing"), ()])
-def test_what_is_not_there(small_server: ServerProcess, unknown: tuple[str, ...]):
-    """An unknown model fails the run; a server that is not there is another matter."""
-    if unknown:
-        done = command(f"127.0.0.1:{small_server.grpc_port}", *unknown)
-        assert done.returncode == 1
-        assert "NOT_FOUND" in done.stdout
-    else:
-        done = command("127.0.0.1:1", "--model", "any", "--timeout-seconds", "5")
-        assert done.returncode == 2
-        assert "127.0.0.1:1: ServerMetadata ended with UNAVAILABLE" in done.stderr
+@pytest.mark.parametrize("there", [True, False])
+def test_a_server_or_model_that_is_not_there_is_one_line(small_server: ServerProcess, there: bool):
+    address = f"127.0.0.1:{small_server.grpc_port if there else 1}"
+    done = command(address, "--model", "nothing", "--timeout-seconds", "5")
+    said = "ModelMetadata ended with NOT_FOUND: " if there else "ServerMetadata ended with UNAVAILABLE: "
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"convserve-bench: {address}: {said}")
+    assert done.stderr.count("\n") == 1

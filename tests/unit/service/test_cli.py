@@ -72,6 +72,8 @@ def test_inspect_prints_its_report_or_one_line(
 
     monkeypatch.setattr(inspection, "print_report", print)
     assert main(capsys, "inspect", "models/m") == (0, "models/m 1.0\n", "")
+    monkeypatch.setattr(inspection, "print_report", lambda *_: 1)
+    assert main(capsys, "inspect", "models/m") == (1, "", "")
     monkeypatch.setattr(inspection, "print_report", fail)
     assert main(capsys, "inspect", "models/m") == (2, "", f"convserve: {error}\n")
 
@@ -129,7 +131,15 @@ def test_what_failed_alone_is_told_by_the_name_of_its_status(
 
 
 @pytest.mark.parametrize(
-    ("arguments", "code"), [(["--version"], 0), (["--help"], 0), ([], 2), (["dance"], 2), (["serve", "--prot", "1"], 2)]
+    ("arguments", "code"),
+    [
+        (["--version"], 0),
+        (["--help"], 0),
+        ([], 2),
+        (["dance"], 2),
+        (["serve", "--prot", "1"], 2),
+        (["serve", "--lame-duck-second", "3"], 2),
+    ],
 )
 def test_the_parser_ends_the_command(capsys: pytest.CaptureFixture[str], arguments: list[str], code: int) -> None:
     with pytest.raises(SystemExit) as caught:

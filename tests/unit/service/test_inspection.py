@@ -67,7 +67,8 @@ def test_a_version_that_cannot_be_served_does_not_hide_the_others(
     write_model(tmp_path, doubling(), "a")
     broken = write_picture_version(tmp_path, "b")
     (broken.path / "golden.npz").unlink()
-    lines = report(capsys, tmp_path)
+    assert print_report(str(tmp_path)) == 1
+    lines = capsys.readouterr().out.splitlines()
     assert lines[0] == "a/1"
     assert lines[-2] == "b/1"
     assert lines[-1].startswith("  UNAVAILABLE: ")
