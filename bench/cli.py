@@ -24,5 +24,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     slo.add_command(commands)
     compare.add_command(commands)
     profile.add_command(commands)
+    for command in commands.choices.values():
+        command.allow_abbrev = False
     flags = parser.parse_args(arguments)
     return int(flags.run(flags))

@@ -86,6 +86,8 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
     for command in (listing, load, publish, verify, evaluate, quantize, report):
         command.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
+    for command in commands.choices.values():
+        command.allow_abbrev = False
     return parser
 
 
@@ -134,8 +136,20 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
     return 0
 
 
+def _check_version_dir(folder: Path) -> None:
+    """Go on unless it is the folder of a model.
+
+    Raises:
+        DataInvalid: It is; with a version of it.
+    """
+    versions = sorted(int(path.parent.name) for path in folder.glob(f"*/{MODEL_FILE}") if path.parent.name.isdecimal())
+    if versions and not (folder / MODEL_FILE).exists():
+        raise DataInvalid(f"{folder}: is a model's folder; give a version's, such as {folder / str(versions[-1])}")
+
+
 def _verify(arguments: argparse.Namespace, console: Console) -> int:
     say = _say(console)
+    _check_version_dir(arguments.version_dir)
     manifest, worst = verify_version(arguments.version_dir)
     sizes = ", ".join(map(str, manifest.parity.batch_sizes))
     say(f"verified: golden answers within {worst:.2g} at batch sizes {sizes}")
@@ -151,6 +165,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
 
 def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     say, folder = _say(console), arguments.version_dir
+    _check_version_dir(folder)
     manifest = read_manifest(folder)
     if manifest.preprocessing is None or manifest.labels_file is None:
         raise DataInvalid(f"{folder}: is no classifier of pictures or sentences, so there is nothing to evaluate")

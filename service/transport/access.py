@@ -19,7 +19,7 @@ _LOG = logging.getLogger(__name__)
 Metadata = Iterable[tuple[str, str | bytes]]
 
 _OPEN = frozenset({"ServerLive", "ServerReady", "Check", "Watch", "ServerReflectionInfo"})
-_ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "LogSettings", "TraceSetting"})
+_ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "LogSettings"})
 # A region is whatever this server's user may open; who is on the same machine may have a right to that.
 _REGIONS = frozenset({"SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"})
 
@@ -64,7 +64,7 @@ class TokenFile:
         digests = frozenset(hashlib.sha256(line.strip().encode()).digest() for line in lines if line.strip())
         if digests:
             self._digests = digests
-        else:
+        elif self._digests:
             _LOG.error("a token file became empty, the present tokens stay")
         self._stamp = stamp
 

@@ -32,6 +32,7 @@ class Admin:
             inference_method("SystemSharedMemoryRegister", self._register_region),
             inference_method("SystemSharedMemoryUnregister", self._unregister_region),
             inference_method("LogSettings", self._log_settings),
+            inference_method("TraceSetting", _trace_setting),
         )
 
     def _index(self, request: inference.RepositoryIndexRequest) -> inference.RepositoryIndexResponse:
@@ -95,6 +96,10 @@ class Admin:
             else:
                 response.settings[name].uint32_param = value
         return response
+
+
+def _trace_setting(_: inference.TraceSettingRequest) -> inference.TraceSettingResponse:
+    raise Unimplemented("traces are set up at the start, by --otlp-endpoint, and not by calls")
 
 
 def _log_setting(name: str, value: inference.LogSettingsRequest.SettingValue) -> tuple[str, bool | int]:

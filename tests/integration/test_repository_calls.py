@@ -323,3 +323,11 @@ def test_nothing_keeps_the_weights_of_what_was_unloaded(embed: Embed):
             pb.RepositoryModelUnloadRequest(model_name="add-sub"), timeout=DEADLINE_SECONDS
         )
         eventually(lambda: len(backends()) == others, "the session is gone")
+
+
+def test_trace_settings_are_not_here_and_the_answer_says_where_they_are(explicit: ServerProcess):
+    told = failure(explicit.client.inference.TraceSetting, pb.TraceSettingRequest(), timeout=DEADLINE_SECONDS)
+    assert told.code is grpc.StatusCode.UNIMPLEMENTED
+    assert "--otlp-endpoint" in told.message
+    assert told.info is not None
+    assert told.info.reason == "UNIMPLEMENTED"

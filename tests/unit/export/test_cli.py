@@ -12,6 +12,8 @@ import pytest
 from export import cli, provenance
 from tests.unit.export.samples import change, tiny_text
 
+ROOT = Path(__file__).parents[3]
+
 
 def _main(*arguments: object) -> int:
     return cli.main([*map(str, arguments), "--threads", "1"])
@@ -101,15 +103,20 @@ def test_an_interrupted_run_says_how_to_go_on(
         (["train", "textcnn-mr", "--data", "x", "--folds", "1,x"], "--folds: expected an integer of at least 0"),
         (["publish", "gone", "--models", "m"], "gone: holds no run (recipe.toml is missing)"),
         (["verify", "gone"], "gone/manifest.json: no such file"),
+        (
+            ["verify", ROOT / "models/lenet5-mnist"],
+            f"{ROOT}/models/lenet5-mnist: is a model's folder; give a version's, ",
+        ),
+        (["evaluate", ROOT / "models/lenet5-mnist", "--data", "x"], f"{ROOT}/models/lenet5-mnist: is a model's folder"),
         (["evaluate", "gone", "--data", "x"], "gone/manifest.json: no such file"),
     ],
 )
 def test_an_error_is_one_line_and_exit_code_2(
-    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
+    arguments: list[object], message: str, capsys: pytest.CaptureFixture[str], tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:  # fmt: skip
     monkeypatch.chdir(tmp_path)
-    assert cli.main(arguments) == 2
+    assert cli.main([*map(str, arguments)]) == 2
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"convserve-export: {message}")
@@ -126,6 +133,7 @@ def test_an_error_is_one_line_and_exit_code_2(
         (["train", "r", "--data", "x", "--seeds", "1,1"], "expected different numbers, got '1,1'"),
         (["train", "r", "--data", "x", "--seed", "1", "--seeds", "2"], "not allowed with argument"),
         (["train", "r", "--data", "x", "--device", "tpu"], "invalid choice: 'tpu'"),
+        (["train", "r", "--data", "x", "--epoch", "1"], "unrecognized arguments: --epoch 1"),
     ],
 )
 def test_a_wrong_argument_is_exit_code_2(

@@ -38,6 +38,15 @@ def files(tmp_path: Path) -> tuple[TokenFile, TokenFile]:
     return TokenFile(tmp_path / "infer"), TokenFile(tmp_path / "admin")
 
 
+def test_an_empty_file_at_the_start_is_told_once_and_speaks_of_no_present_tokens(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "none").write_text("\n")
+    with pytest.raises(SettingsError, match="holds no token"):
+        TokenFile(tmp_path / "none")
+    assert not caplog.records
+
+
 def test_without_files_everything_is_open() -> None:
     assert OPEN.open_to_infer
     assert [status(OPEN, method) for method in (INFER, DESCRIBE, LOAD, *REGIONS, *FREE)] == ["OK"] * 8
