@@ -35,7 +35,7 @@ class Key:
     """What a measurement holds for.
 
     Attributes:
-        device: As asked for, ``"auto"``, ``"cpu"`` or ``"cuda"``.
+        device: ``"cpu"``, or ``"cuda"`` with the GPU and how it is told to run.
         runtime: The runtime and its version.
         machine: Processor and the number of cores that the process may use.
         model_digest: Of model.onnx.

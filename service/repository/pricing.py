@@ -76,10 +76,7 @@ class Pricing:
                 measuring.know(golden.seconds, golden.row_shape[0] if subject.max_tokens is not None else None)
             table = measuring.measure(self._settings.measuring_seconds)
             self._keep(subject.provider, summarise(self.layout, table, subject.buckets))
-        self.row_seconds = min(_row_seconds(samples, subject.buckets) for samples in table.values())
-        if not self._settings.instances and subject.provider.device == "cpu":
-            row_seconds = max(_row_seconds(samples, subject.buckets) for samples in table.values())
-            self.instances = choice.instances_with_room(self.layout, row_seconds, usable_cores())
+        self._count_instances(table, subject)
         return _cost_model(table, subject.buckets)
 
     def compare(self, subject: Subject, seconds: float) -> dict[Layout, LayoutCosts]:
@@ -90,7 +87,7 @@ class Pricing:
             seconds: How long measuring one layout may take.
 
         Returns:
-            Their tables; :attr:`layout` is the choice.
+            Their tables; :attr:`layout` is the choice, :attr:`instances` what a server would run of it.
 
         Raises:
             LoadError: A session could not be opened.
@@ -108,15 +105,23 @@ class Pricing:
             tables[layout] = summarise(layout, measured, subject.buckets)
         self._keep(subject.provider, *tables.values())
         self.layout = self._choose(self._entry)
+        chosen = samples_of(tables[self.layout], subject)
+        assert chosen is not None
+        self._count_instances(chosen, subject)
         return tables
+
+    def _count_instances(self, table: Samples, subject: Subject) -> None:
+        self.instances = self.layout.instances
+        rows = [_row_seconds(samples, subject.buckets) for samples in table.values()]
+        self.row_seconds = min(rows)
+        if not self._settings.instances and subject.provider.device == "cpu":
+            self.instances = choice.instances_with_room(self.layout, max(rows), usable_cores())
 
     def _choose(self, entry: Entry | None) -> Layout:
         default = choice.default_layout(usable_cores(), *self._fixed)
-        instances, threads = self._fixed
+        candidates = choice.layouts(usable_cores(), *self._fixed)  # not what was once fixed, and kept
         measured = {
-            table.layout: first_costs(table)
-            for table in (entry.layouts if entry else ())
-            if table.instances == (instances or table.instances) and table.threads == (threads or table.threads)
+            table.layout: first_costs(table) for table in (entry.layouts if entry else ()) if table.layout in candidates
         }
         return choice.choose_layout(measured, default) if default in measured else default
 
@@ -176,13 +181,16 @@ def measuring_of(subject: Subject, layout: Layout, samples: int) -> Measuring:
 
 
 def _device(settings: Settings) -> str:
-    """Name the device as far as it bears on costs: on CUDA the GPU, and how it is told to run."""
+    """Name the device as far as it bears on costs: on CUDA the GPU, and how it is told to run.
+
+    Not as asked for: without a GPU "auto" runs what "cpu" does. Where CUDA fails all the same, the provider tells.
+    """
     gpu = gpu_name() if settings.device != "cpu" else ""
     if not gpu:
-        return settings.device
+        return "cpu"
     options = CudaOptions.of(settings)
     told = (options.execution, options.cudnn_search, "TF32" if options.tf32 else "", "TensorRT" * options.tensorrt)
-    return ", ".join((settings.device, gpu, *filter(None, told)))
+    return ", ".join(("cuda", gpu, *filter(None, told)))
 
 
 def _row_seconds(samples: Sequence[Sequence[float]], buckets: Sequence[int]) -> float:

@@ -51,6 +51,59 @@ def test_a_second_start_measures_nothing(tmp_path: Path) -> None:
     assert [bucket for bucket, _, _ in again.table()[None]] == [1, 2, 4]
 
 
+@pytest.mark.parametrize("gpu", ["", "NVIDIA A10"])
+def test_what_is_kept_holds_for_what_runs_not_for_what_was_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gpu: str
+) -> None:
+    monkeypatch.setattr("service.repository.pricing.gpu_name", lambda: gpu)
+    asked = ("auto", "cuda") if gpu else ("auto", "cpu")
+    ran = []
+    for device in asked:
+        run = Counting()
+        provider = Provider(
+            device, "CUDAExecutionProvider" if gpu else "CPUExecutionProvider", "cuda:0" if gpu else "cpu"
+        )
+        Pricing(folder(tmp_path), "sha256:1", dataclasses.replace(SETTINGS, device=device)).price(
+            subject(run, provider), None
+        )
+        ran.append(run.runs)
+    assert ran[0] > 0
+    assert ran[1] == 0
+
+
+def test_instances_are_those_of_the_layout_that_a_comparison_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    wanted = Layout(1, 2)
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 2)
+    monkeypatch.setattr(
+        "service.repository.pricing.choice.choose_layout",
+        lambda measured, default: wanted if wanted in measured else default,
+    )
+    model = write_model(tmp_path, doubling())
+    pricing = Pricing(model, "sha256:1", dataclasses.replace(SETTINGS, instances=0, intra_op_threads=0))
+    assert pricing.layout == Layout(2, 1)
+    pricing.compare(subject(Counting()), 0.01)
+    assert pricing.layout == wanted
+    assert pricing.instances == 1
+
+
+def test_a_layout_that_the_operator_once_fixed_is_no_candidate_later(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 2)
+    monkeypatch.setattr(
+        "service.repository.pricing.choice.choose_layout",
+        lambda measured, default: max(measured, key=lambda layout: layout.threads, default=default),
+    )
+    model = write_model(tmp_path, doubling())
+    for instances, threads, best in ((2, 5, Layout(2, 5)), (0, 0, Layout(1, 2))):
+        settings = dataclasses.replace(SETTINGS, instances=instances, intra_op_threads=threads)
+        pricing = Pricing(model, "sha256:1", settings)
+        assert pricing.layout in pricing.compare(subject(Counting()), 0.01)
+        assert pricing.layout == best
+
+
 def test_another_gpu_or_another_way_to_run_on_it_is_measured(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     auto = dataclasses.replace(SETTINGS, device="auto")
     cuda = Provider("auto", "CUDAExecutionProvider", "cuda:0")
