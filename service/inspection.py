@@ -107,8 +107,10 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
             _print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
     chosen = costs_of(tables[pricing.layout], subject)
     buckets = ", ".join(map(str, chosen.buckets))
+    spared = pricing.layout.instances - pricing.instances
+    room = f" less {spared}, which leaves cores to the doors" if spared else ""
     _print(
-        f"  chosen      {_said(choice.Layout(pricing.instances, pricing.layout.threads))}; buckets {buckets}; "
+        f"  chosen      {_said(pricing.layout)}{room}; buckets {buckets}; "
         f"largest useful batch {useful_batch_size(chosen)}"
     )
 

@@ -94,6 +94,17 @@ def test_every_layout_is_measured_and_the_choice_is_kept_for_the_server(
     assert len(entry["layouts"]) == 2
 
 
+def test_what_is_chosen_is_a_layout_that_was_measured_less_those_that_make_room(
+    capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CONVSERVE_INSTANCES", "0")
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 2)
+    monkeypatch.setattr("service.repository.pricing.choice.choose_layout", lambda _, default: default)
+    monkeypatch.setattr("service.repository.pricing.choice.instances_with_room", lambda *_: 1)
+    text = "\n".join(report(capsys, write_model(tmp_path, doubling()).path))
+    assert "chosen      2 instances of 1 thread less 1, which leaves cores to the doors; " in text
+
+
 def test_what_holds_nothing_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nowhere: no such folder"):
         print_report(str(tmp_path / "nowhere"))
