@@ -16,7 +16,7 @@ from export import provenance
 from export.convert import OUTPUT, check_graph, input_spec, output_spec
 from export.data.golden import golden_raw
 from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
-from export.errors import ConversionFailed
+from export.errors import ConversionFailed, WeightsInvalid
 from export.load import Order, describe
 from export.publish import LABELS_FILE, Described, Say, make_manifest, write_aside
 from export.verify import verify_graph, verify_version
@@ -71,12 +71,15 @@ def publish_foreign(
     """Wrap, prove and publish a file; see :func:`export.publish_loaded.publish_loaded`.
 
     Raises:
+        WeightsInvalid: Weights were given beside those of the file.
         RecipeInvalid: Preprocessing or labels are missing.
         ConversionFailed: The file takes or gives something else.
         VerificationFailed: The wrapped graph answers differently, or the file gives no probabilities.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
     path, notes = Path(order.network), list[str]()
+    if order.weights is not None or order.renames is not None:
+        raise WeightsInvalid(f"{path}: holds its weights; --weights and --renames are for networks given by name")
     spec, labels = describe(order, None, notes)
     for note in notes:
         say(f"note: {note}")

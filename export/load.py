@@ -13,13 +13,13 @@ from typing import Any
 
 import torch
 from torch import nn
-from torchvision import models
 
+from export import presets
 from export.architectures import Network, Sizes
 from export.architectures.torchvision_nets import SCALES_TWICE, Wrapped
 from export.classifier import PictureFront
 from export.data.inputs import proving_pictures
-from export.errors import RecipeInvalid, WeightsInvalid
+from export.errors import RecipeInvalid
 from export.recipe import find_recipe
 from export.weights import fit_state, read_renames, read_state
 from export.zoo import find_known
@@ -29,8 +29,6 @@ from service.spec import ImageSpec
 _TIMM = "timm:"
 _RANDOM_FACTOR = 0.2
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training listens to
-# What GoogLeNet and Inception were trained with: transform_input brings ImageNet's scaling back to it.
-_HALVES = (0.5, 0.5, 0.5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,14 +87,14 @@ def load_network(order: Order) -> Loaded:
     torch.manual_seed(order.seed)
     notes: list[str] = []
     state: dict[str, torch.Tensor] | None = None
-    if order.weights is not None and not _is_preset(order):
+    named = presets.named(order.network, order.weights) if order.weights else None
+    if order.weights is not None and named is None:
         state, notes = read_state(Path(order.weights))
-    preset = _preset(order, notes)
-    spec, labels = describe(order, preset, notes)
+    spec, labels = describe(order, _preset(order, named, notes), notes)
     network = _build(order, spec, len(labels))
     target = network.inner if isinstance(network, Wrapped) else network
-    if preset is not None and _is_preset(order):
-        state = _fetched(preset)
+    if named is not None:
+        state = presets.fetch(named)
     if state is None:
         notes.append("no weights were given, so they are random: the answers mean nothing")
         _settle(network, spec)
@@ -109,45 +107,15 @@ def load_network(order: Order) -> Loaded:
     return Loaded(network.eval(), order.network, spec, labels, source, _digest(target), tuple(notes))
 
 
-def _fetched(preset: Any) -> dict[str, torch.Tensor]:
-    try:
-        return dict(preset.get_state_dict(progress=False, check_hash=True))
-    except (OSError, RuntimeError) as error:  # of urllib, and of torch for a file with another digest
-        raise WeightsInvalid(
-            f"{preset}: {preset.url} cannot be fetched ({error}); give a file with --weights FILE"
-        ) from None
-
-
-def _is_preset(order: Order) -> bool:
-    """Tell a name of torchvision's weights from a file."""
-    return order.weights is not None and _presets(order.network) is not None and not Path(order.weights).exists()
-
-
-def _presets(network: str) -> Any:
-    try:
-        return models.get_model_weights(network)
-    except ValueError:
+def _preset(order: Order, named: Any, notes: list[str]) -> Any:
+    """Return torchvision's entry that describes the weights, or None where something else does."""
+    if order.preprocessing is not None:
         return None
-
-
-def _preset(order: Order, notes: list[str]) -> Any:
-    """Return torchvision's entry for the weights: by name, by the file's name, or its first."""
-    presets = _presets(order.network)
-    if presets is None or order.preprocessing is not None:
-        return None
-    usable = [each for each in presets if each.meta.get("categories")]
-    if _is_preset(order):
-        chosen = next((each for each in usable if each.name == order.weights), None)
-        if order.weights == "DEFAULT":
-            return presets.DEFAULT
-        if chosen is None:
-            known = ", ".join(each.name for each in usable)
-            raise WeightsInvalid(f"{order.weights}: no such file, and {order.network} has the weights {known}, DEFAULT")
-        return chosen
-    file = Path(order.weights or "").name
-    named = next((each for each in usable if each.url.rsplit("/", 1)[-1] == file), None)
-    chosen = named or usable[0]
-    notes.append(f"preprocessing and labels are those of torchvision's {chosen}; --preprocessing says otherwise")
+    if named is not None:
+        return named
+    chosen = presets.of_file(order.network, Path(order.weights or "").name)
+    if chosen is not None:
+        notes.append(f"preprocessing and labels are those of torchvision's {chosen}; --preprocessing says otherwise")
     return chosen
 
 
@@ -161,7 +129,7 @@ def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tu
     if order.preprocessing is not None and order.preprocessing.endswith(".toml"):
         spec, labels = _read_preprocessing(Path(order.preprocessing))
     elif preset is not None:
-        spec, labels = _preset_spec(preset, order.network), tuple(preset.meta["categories"])
+        spec, labels = presets.spec_of(preset, order.network), tuple(preset.meta["categories"])
     else:
         spec, labels = _recipe_description(order, notes)
     if order.labels is not None:
@@ -209,27 +177,6 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     if len(labels) < 2:
         raise RecipeInvalid(f"{path}: expected at least two labels, one a line")
     return labels
-
-
-def _preset_spec(preset: Any, network: str) -> ImageSpec:
-    """Write torchvision's evaluation preset as ours.
-
-    Its GoogLeNet and Inception scale their input once more, from ImageNet's mean and deviation to
-    0.5 and 0.5; both scalings together are this second one alone.
-    """
-    transform = preset.transforms()
-    twice = network in SCALES_TWICE
-    return ImageSpec(
-        kind="image",
-        mode="RGB",
-        height=transform.crop_size[0],
-        width=transform.crop_size[0],
-        resize="shorter-edge",
-        resize_px=transform.resize_size[0],
-        interpolation=transform.interpolation.value,
-        mean=_HALVES if twice else tuple(transform.mean),
-        std=_HALVES if twice else tuple(transform.std),
-    )
 
 
 def _build(order: Order, spec: ImageSpec, classes: int) -> Network:

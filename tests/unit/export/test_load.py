@@ -199,6 +199,29 @@ def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
         load_network(Order("resnet50", weights="IMAGENET1K_V3"))
 
 
+def test_unknown_weights_are_refused_with_preprocessing_and_labels_given_too(
+    tmp_path: Path, labels: Path, preprocessing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    described = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
+    assert load(tmp_path, "resnet18", "--weights", "/no/such.pth", *described) == 2
+    assert "/no/such.pth: no such file, and resnet18 has the weights IMAGENET1K_V1" in capsys.readouterr().err
+    assert load(tmp_path, "resnet20-cifar", "--weights", "/no/such.pth", *described) == 2
+    assert "/no/such.pth: no such file" in capsys.readouterr().err
+    assert load(tmp_path, "theirs.onnx", "--weights", "/no/such.pth", *described) == 2
+    assert "theirs.onnx: holds its weights" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*/[0-9]*"))
+
+
+def test_named_weights_are_taken_with_other_preprocessing_and_labels(
+    labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs = torchvision_models.resnet18(num_classes=3).state_dict()
+    monkeypatch.setattr(torchvision_models.ResNet18_Weights, "get_state_dict", lambda *_, **__: theirs)
+    loaded = load_network(Order("resnet18", weights="IMAGENET1K_V1", labels=labels, preprocessing=str(preprocessing)))
+    assert torch.equal(loaded.network.state_dict()["inner.fc.weight"], theirs["fc.weight"])
+    assert loaded.labels == ("cat", "dog", "fox")
+
+
 def _two(first: str = "a", second: str = "b") -> nn.Module:
     module = nn.Module()
     module.add_module(first, nn.Conv2d(1, 2, 3, bias=False))
