@@ -27,7 +27,7 @@ from export.runner import Plan, load_classifier, open_divided, run_all
 from export.verify import verify_run, verify_version
 from service.backend.onnx import OnnxBackend
 from service.errors import LoadError
-from service.manifest import MODEL_FILE, read_labels, read_manifest
+from service.manifest import MODEL_FILE, Manifest, read_labels, read_manifest
 
 FAILED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -174,21 +174,19 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))
     backend = OnnxBackend(folder / MODEL_FILE, "cpu", arguments.threads)
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, folder)
-    fold = fold_of(manifest.accuracy[0].split) if manifest.accuracy else None
-    for name, split in _splits_to_evaluate(arguments, recipe, manifest.provenance.seed or 0, fold):
+    for name, split in _splits_to_evaluate(arguments, recipe, manifest):
         say(f"{name}: {evaluate_graph(backend, preprocessing, split)}")
     for known in manifest.accuracy:
         say(f"manifest: top-1 {known.value:.2%} of {known.count} ({known.dataset}, {known.split})")
     return 0
 
 
-def _splits_to_evaluate(
-    arguments: argparse.Namespace, recipe: Recipe, seed: int, fold: int | None
-) -> list[tuple[str, Split]]:
+def _splits_to_evaluate(arguments: argparse.Namespace, recipe: Recipe, manifest: Manifest) -> list[tuple[str, Split]]:
     """Return the split that the manifest names, or with ``--all`` every one, each with its name."""
     source = Source(arguments.data)
     if not arguments.all:
-        data, _ = open_divided(recipe, source, seed, fold)
+        fold = fold_of(manifest.accuracy[0].split, recipe.data.folds) if manifest.accuracy else None
+        data, _ = open_divided(recipe, source, manifest.provenance.seed or 0, fold)
         assert data.test is not None
         return [(f"{data.name}, {data.test_name}", data.test)]
     whole: DataSet = open_data(recipe, source)

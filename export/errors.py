@@ -36,7 +36,7 @@ class VerificationFailed(ExportError):
 
 
 class QuantizationRefused(ExportError):
-    """A quantised version loses more than allowed, or the method does not fit the graph."""
+    """A quantised version loses more than allowed, the method does not fit the graph, or the data are other ones."""
 
 
 class PublishFailed(ExportError):

@@ -101,7 +101,8 @@ def quantize_version(version_dir: Path, data: Path, target: Path | None, wish: W
         The new version's folder.
 
     Raises:
-        QuantizationRefused: It loses more accuracy than allowed, or the method does not fit the graph.
+        QuantizationRefused: It loses more accuracy than allowed, the method does not fit the graph, or the
+            data are not the source's.
         LoadError: The source cannot be read.
     """
     subject = _open(version_dir, data, wish)
@@ -181,11 +182,28 @@ def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
         raise QuantizationRefused(f"{version_dir}: tells no accuracy, so there is nothing to compare with")
     recipe = find_recipe(wish.recipe or manifest.provenance.recipe)
     recipe = recipe.with_labels(read_labels(version_dir / manifest.labels_file))
-    fold = fold_of(manifest.accuracy[0].split)
+    fold = fold_of(manifest.accuracy[0].split, recipe.data.folds)
     data, _ = open_divided(recipe, Source(data_path), manifest.provenance.seed or 0, fold)
+    _check_same_data(version_dir, manifest, data)
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, version_dir)
     training = preprocessing.inputs(data.train)
     return _Subject(version_dir, manifest, data, preprocessing, training, data.train.labels)
+
+
+def _check_same_data(version_dir: Path, manifest: Manifest, data: DataSet) -> None:
+    """Refuse other data than the source's: what is measured on them would stand under its data set's name."""
+    assert data.test is not None
+    source = manifest.accuracy[0]
+    for what, before, now in (
+        ("training data", manifest.provenance.dataset.digest, data.train.digest),
+        ("the test split", source.split, data.test_name),
+        ("a test count of", source.count, len(data.test)),
+    ):
+        if before != now:
+            raise QuantizationRefused(
+                f"{version_dir}: was made with {what} {before}, these data have {now}; "
+                "--data and --recipe say where its own are and how to read them"
+            )
 
 
 def _make(subject: _Subject, target: Path, wish: Wish, say: Say) -> tuple[str, ...]:

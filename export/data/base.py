@@ -114,10 +114,18 @@ def with_fold(data: DataSet, fold: int, folds: int, seed: int) -> DataSet:
     return DataSet(data.name, data.classes, train, test, f"fold-{fold}-of-{folds}")
 
 
-def fold_of(test_name: str) -> int | None:
-    """Return the fold that a test split's name tells, or None for ``"test"``."""
-    match = re.fullmatch(r"fold-(\d+)-of-\d+", test_name)
-    return int(match[1]) if match else None
+def fold_of(test_name: str, folds: int) -> int | None:
+    """Return the fold that a test split's name tells, or None for ``"test"``.
+
+    Raises:
+        DataInvalid: It is one of another number of folds than ``folds``, so it holds other examples.
+    """
+    match = re.fullmatch(r"fold-(\d+)-of-(\d+)", test_name)
+    if match is None:
+        return None
+    if int(match[2]) != folds:
+        raise DataInvalid(f"{test_name}: the recipe has {folds} folds; --recipe takes the one it was trained with")
+    return int(match[1])
 
 
 def divide(data: DataSet, share: float, seed: int) -> tuple[Split, Split]:

@@ -44,8 +44,10 @@ def test_folds_are_balanced_and_fixed_by_the_seed() -> None:
 
 
 def test_a_split_tells_its_fold() -> None:
-    assert fold_of(with_fold(_data(), 3, 10, 0).test_name) == 3
-    assert fold_of("test") is None
+    assert fold_of(with_fold(_data(), 3, 10, 0).test_name, 10) == 3
+    assert fold_of("test", 10) is None
+    with pytest.raises(DataInvalid, match=r"fold-3-of-10: the recipe has 4 folds; --recipe takes the one"):
+        fold_of("fold-3-of-10", 4)
 
 
 def test_a_fold_that_cannot_be_is_refused() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,41 @@ def test_an_int8_version_is_measured_described_and_ready(
     assert (tmp_path / "small" / "1" / MODEL_FILE).stat().st_size < made.quantization.bytes_before / 2
     assert ready(tmp_path / "small" / "1").labels == ready(source).labels
     assert cli.main(["verify", str(tmp_path / "small" / "1")]) == 0
+
+
+@pytest.mark.parametrize(
+    ("split", "message"),
+    [
+        ("train", "was made with training data sha256:"),
+        ("test", "was made with a test count of 50, these data have 30; --data and --recipe say"),
+    ],
+)
+def test_other_data_than_the_sources_are_refused(
+    models: Path,
+    pictures: Path,
+    picture_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    split: str,
+    message: str,
+) -> None:
+    data = shutil.copytree(pictures, tmp_path / "data")
+    images, labels = picture_arrays(3, seed=9)
+    np.savez(data / f"{split}.npz", images=images, labels=labels)
+    arguments = ["--data", str(data), "--recipe", _recipe(picture_run), "--to", str(tmp_path / "small")]
+    assert cli.main(["quantize", str(models / "lenet5-mnist" / "1"), *arguments, "--limit", "100"]) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "small").exists()
+
+
+def test_another_number_of_folds_is_refused(
+    models: Path, sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--data", str(sentences), "--to", str(tmp_path / "small")]  # the bundled recipe has 10
+    assert cli.main(["quantize", str(models / "textcnn-mr" / "1"), *arguments, "--method", "float16"]) == 2
+    assert "fold-0-of-4: the recipe has 10 folds" in capsys.readouterr().err
+    assert cli.main(["evaluate", str(models / "textcnn-mr" / "1"), "--data", str(sentences)]) == 2
+    assert "fold-0-of-4: the recipe has 10 folds" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(("method", "share"), [("table-int8", 0.6), ("table-float16", 1.01)])
