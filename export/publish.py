@@ -142,12 +142,17 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
 
 
 def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:
-    digest = data.train.digest
-    if digest != record.dataset.digest:
-        raise RunInvalid(
-            f"{run_dir}: was trained on {record.dataset.digest}, these data are {digest}; "
-            "--data says where the data of the run are"
-        )
+    """Refuse other data than the run's; of runs that recorded no digest of their test split, its size is compared."""
+    assert data.test is not None
+    for what, before, now in (
+        ("trained on", record.dataset.digest, data.train.digest),
+        ("to be tested on a count of", record.test_count, len(data.test)),
+        ("to be tested on", record.test_digest or data.test.digest, data.test.digest),
+    ):
+        if before != now:
+            raise RunInvalid(
+                f"{run_dir}: was {what} {before}, these data have {now}; --data says where the data of the run are"
+            )
 
 
 def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Probabilities) -> None:

@@ -65,6 +65,7 @@ class RunRecord:
         libraries: Versions.
         git_commit: Of the code that trains.
         created: When training began, ISO 8601 in UTC.
+        test_digest: Of the test split; null in runs begun before it was recorded.
     """
 
     recipe: str
@@ -83,6 +84,7 @@ class RunRecord:
     libraries: dict[str, str]
     git_commit: str
     created: str
+    test_digest: str | None = None
 
 
 def write_record(folder: Path, record: RunRecord) -> None:

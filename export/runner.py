@@ -246,6 +246,7 @@ def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord
         libraries=provenance.library_versions(),
         git_commit=provenance.git_commit(),
         created=provenance.now(),
+        test_digest=data.test.digest,
     )
 
 

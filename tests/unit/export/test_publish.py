@@ -1,9 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 import stat
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from export import publish
@@ -12,7 +14,7 @@ from export.evaluate import score
 from export.publish import publish_run, write_aside
 from service.golden import read_golden
 from service.manifest import GOLDEN_FILE, MODEL_FILE, file_digest, read_labels, read_manifest
-from tests.unit.export.samples import write_pictures
+from tests.unit.export.samples import picture_arrays, write_pictures
 
 
 def _quiet(line: str) -> None:
@@ -107,8 +109,34 @@ def test_a_repository_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_other_data_than_the_runs_are_refused(tmp_path: Path, picture_run: Path) -> None:
     other = write_pictures(tmp_path / "other", per_class=4)
-    with pytest.raises(RunInvalid, match=r"was trained on sha256:.*, these data are sha256:.*; --data says where"):
+    with pytest.raises(RunInvalid, match=r"was trained on sha256:.*, these data have sha256:.*; --data says where"):
         publish_run(picture_run, tmp_path / "models", None, other, _quiet)
+
+
+@pytest.mark.parametrize(
+    ("per_class", "message"),
+    [
+        (5, r"was to be tested on sha256:.*, these data have sha256:"),
+        (1, r"was to be tested on a count of 50, these data have 10; --data says where"),
+    ],
+)
+def test_another_test_split_than_the_runs_is_refused(
+    tmp_path: Path, pictures: Path, picture_run: Path, per_class: int, message: str
+) -> None:
+    other = shutil.copytree(pictures, tmp_path / "other")
+    images, labels = picture_arrays(per_class, seed=9)
+    np.savez(other / "test.npz", images=images, labels=labels)
+    with pytest.raises(RunInvalid, match=message):
+        publish_run(picture_run, tmp_path / "models", None, other, _quiet)
+    assert not (tmp_path / "models").exists()
+
+
+def test_a_run_without_a_digest_of_its_test_split_can_be_published(tmp_path: Path, sentence_run: Path) -> None:
+    run = shutil.copytree(sentence_run, tmp_path / "run")
+    record = json.loads((run / "run.json").read_text())
+    del record["test_digest"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert publish_run(run, tmp_path / "models", None, None, _quiet).name == "1"
 
 
 @pytest.mark.parametrize(
