@@ -27,6 +27,7 @@ from service.manifest import GOLDEN_FILE, MODEL_FILE, Dataset, Provenance, file_
 from service.spec import ImageSpec
 
 _INPUT = "images"
+_IR_VERSION = 4  # the first in which weights need not stand among the inputs, where the service would ask for them
 _MARK = "convserve_"  # begins the names that are added, so that none is taken
 
 
@@ -139,7 +140,8 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, *, logits: bool) -> onnx.Model
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
         [*graph.initializer, *added],
     )
-    wrapped = helper.make_model(made, opset_imports=list(model.opset_import), ir_version=model.ir_version)
+    version = max(model.ir_version, _IR_VERSION)
+    wrapped = helper.make_model(made, opset_imports=list(model.opset_import), ir_version=version)
     wrapped.functions.extend(model.functions)
     try:
         onnx.checker.check_model(wrapped)

@@ -333,6 +333,17 @@ def test_a_file_made_elsewhere_becomes_a_verified_version(
     assert read_manifest(tmp_path / "theirs" / "1").provenance.dataset.name == "file theirs.onnx"
 
 
+def test_an_old_file_whose_weights_stand_among_its_inputs(tmp_path: Path, labels: Path, preprocessing: Path) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    model.ir_version, model.opset_import[0].version = 3, 9
+    for weight in model.graph.initializer:
+        model.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
