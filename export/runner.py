@@ -113,7 +113,11 @@ def run_once(
     torch.manual_seed(epoch_seed(seed, 0))
     classifier = build_classifier(recipe, preprocessing.sizes(data.classes))
     inputs = preprocessing.inputs(train)
-    record = dataclasses.replace(record, word_vectors=_prepare(classifier, plan, preprocessing, inputs))
+    word_vectors = _prepare(classifier, plan, preprocessing, inputs)
+    if record.word_vectors not in (None, word_vectors):  # None: stopped before they were read
+        raise _begun_otherwise(folder, "word_vectors", record.word_vectors, word_vectors)
+    record = dataclasses.replace(record, word_vectors=word_vectors)
+    write_record(folder, record)
     loop = Loop(classifier, recipe.training, seed, device, folder)
     if plan.resume:
         loop.resume()
@@ -265,8 +269,12 @@ def _begin(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunR
     for name in ("seed", "fold", "epochs", "dataset"):
         before, now = getattr(held, name), getattr(fresh, name)
         if before != now:
-            raise RunInvalid(f"{folder}: was begun with {name} {before}, not {now}; --out chooses another folder")
+            raise _begun_otherwise(folder, name, before, now)
     return held
+
+
+def _begun_otherwise(folder: Path, name: str, before: object, now: object) -> RunInvalid:
+    return RunInvalid(f"{folder}: was begun with {name} {before}, not {now}; --out chooses another folder")
 
 
 def _folder_name(seed: int, fold: int | None) -> str:

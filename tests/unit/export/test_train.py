@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -171,6 +172,18 @@ def test_a_run_is_never_overwritten_nor_mixed_up(tmp_path: Path, pictures: Path,
         _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=2))
     with pytest.raises(RunInvalid, match="was begun with seed 0, not 4"):
         run_all(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=1), [4], [None], SILENT, print)
+
+
+def test_a_run_goes_on_with_its_own_word_vectors_only(tmp_path: Path, sentences: Path) -> None:
+    plan = _plan(tmp_path / "run", "textcnn-mr", sentences, epochs=3, variant='"static"')
+    _run(dataclasses.replace(plan, vectors="own"), StopIn(2))
+    (tmp_path / "v.txt").write_text(f"fine{' 0.5' * 8}\n", encoding="utf-8")
+    other = dataclasses.replace(plan, vectors=str(tmp_path / "v.txt"), resume=True)
+    with pytest.raises(RunInvalid, match=r"was begun with word_vectors own vectors .*, not v\.txt: vectors for 1 of"):
+        _run(other)
+    assert (read_run(tmp_path / "run")[1].word_vectors or "").startswith("own vectors")
+    _run(dataclasses.replace(plan, vectors="own", resume=True))
+    assert read_run(tmp_path / "run")[1].state == "finished"
 
 
 def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
