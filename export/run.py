@@ -56,9 +56,10 @@ class RunRecord:
         data_path: Where the data were.
         dataset: Name and digest of the training set, the held-out part included.
         test_name: Name of the test split.
-        state: ``"running"`` until the last epoch; ``"interrupted"`` by Ctrl-C; ``"finished"``.
+        state: ``"running"`` until it is tested, or for good if it was killed; ``"interrupted"`` by Ctrl-C;
+            ``"finished"``.
         best_epoch: Epoch of weights.pt; 0 before the first is complete.
-        history: Each epoch.
+        history: Each complete epoch; written as they end.
         test_accuracy: Top-1 of weights.pt on the test split under torch, in [0, 1]; null until finished.
         test_count: Examples of the test split.
         word_vectors: Where given word vectors are from, with their coverage; null for none.

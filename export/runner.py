@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import statistics
@@ -25,6 +26,7 @@ from export.run import (
     RECIPE_FILE,
     RECORD_FILE,
     WEIGHTS_FILE,
+    EpochRecord,
     RunRecord,
     load_tensors,
     read_run,
@@ -116,24 +118,30 @@ def run_once(
     word_vectors = _prepare(classifier, plan, preprocessing, inputs)
     if record.word_vectors not in (None, word_vectors):  # None: stopped before they were read
         raise _begun_otherwise(folder, "word_vectors", record.word_vectors, word_vectors)
-    record = dataclasses.replace(record, word_vectors=word_vectors)
+    record = dataclasses.replace(record, state="running", word_vectors=word_vectors)
     write_record(folder, record)
     loop = Loop(classifier, recipe.training, seed, device, folder)
     if plan.resume:
         loop.resume()
     parts = [Part(inputs, train.labels), Part(preprocessing.inputs(held_out), held_out.labels)]
+
+    def keep(history: tuple[EpochRecord, ...], best_epoch: int) -> None:
+        write_record(folder, dataclasses.replace(record, history=history, best_epoch=best_epoch))
+
     with make_reporter(folder.name, recipe.training.epochs) as reporter:
-        outcome = loop.run(parts[0], parts[1], reporter)
-    record = dataclasses.replace(
-        record,
-        state="interrupted" if outcome.interrupted else "finished",
-        best_epoch=outcome.best_epoch,
-        history=outcome.history,
-    )
+        outcome = loop.run(parts[0], parts[1], reporter, keep)
+    accuracy = None
     if not outcome.interrupted:
         assert data.test is not None
-        _, accuracy = evaluate(classifier, Part(preprocessing.inputs(data.test), data.test.labels), device)
-        record = dataclasses.replace(record, test_accuracy=accuracy)
+        with contextlib.suppress(KeyboardInterrupt):  # all epochs are complete; --resume tests them
+            _, accuracy = evaluate(classifier, Part(preprocessing.inputs(data.test), data.test.labels), device)
+    record = dataclasses.replace(
+        record,
+        state="interrupted" if accuracy is None else "finished",
+        best_epoch=outcome.best_epoch,
+        history=outcome.history,
+        test_accuracy=accuracy,
+    )
     write_record(folder, record)
     return record
 

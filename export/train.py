@@ -6,6 +6,7 @@ It knows neither data sets nor architectures, only inputs, labels and a classifi
 from __future__ import annotations
 
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,8 @@ from export.run import CHECKPOINT_FILE, WEIGHTS_FILE, EpochRecord, load_tensors,
 from export.schedule import epoch_batches, epoch_seed, rate_factor
 
 _EVALUATION_BATCH_SIZE = 500
+
+Keep = Callable[[tuple[EpochRecord, ...], int], None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +71,7 @@ class Loop:
         self._average = Lookahead(classifier) if training.average == "lookahead" else None
         self._augment = AUGMENTATIONS[training.augmentation]
         self._history: list[EpochRecord] = []
-        self._best_epoch = 0
+        self._saved = 0  # epochs of the history whose files are written
 
     def resume(self) -> None:
         """Continue after the last complete epoch, as if training had never stopped.
@@ -88,12 +91,18 @@ class Loop:
                 for name, slow in state["average"].items():
                     self._average.slow[name].copy_(slow)
             self._history = [EpochRecord(**record) for record in state["history"]]
-            self._best_epoch = state["best_epoch"]
+            self._saved = len(self._history)
         except (KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunInvalid(f"{path}: does not fit this recipe ({error}); train again") from None
 
-    def run(self, train: Part, held_out: Part, reporter: Reporter) -> Outcome:
+    def run(self, train: Part, held_out: Part, reporter: Reporter, keep: Keep) -> Outcome:
         """Train until the last epoch, until patience ends, or until Ctrl-C.
+
+        Args:
+            train: Learnt from.
+            held_out: Tells the best epoch.
+            reporter: Hears each step and each epoch.
+            keep: Writes history and best epoch down once an epoch's weights are saved.
 
         Raises:
             KeyboardInterrupt: Ctrl-C came before any epoch was complete.
@@ -101,10 +110,12 @@ class Loop:
         interrupted = False
         try:
             while not self._is_over():
-                self._epoch(train, held_out, reporter)
+                self._epoch(train, held_out, reporter, keep)
         except KeyboardInterrupt:
-            if not self._best_epoch:
+            if not self._history:
                 raise
+            if self._saved < len(self._history):  # it came while the last epoch was being saved
+                self._save(keep)
             interrupted = True
         self._classifier.load_state_dict(load_tensors(self._folder / WEIGHTS_FILE))
         self._classifier.eval()
@@ -114,28 +125,35 @@ class Loop:
         epochs = len(self._history)
         return epochs >= self._training.epochs or epochs - self._best_epoch >= self._training.patience
 
-    def _epoch(self, train: Part, held_out: Part, reporter: Reporter) -> None:
+    @property
+    def _best_epoch(self) -> int:
+        """The first of the best epochs; 0 before any is complete."""
+        return max(self._history, key=_merit).epoch if self._history else 0
+
+    def _epoch(self, train: Part, held_out: Part, reporter: Reporter, keep: Keep) -> None:
         """Pass once over the training part, look at the held-out part, save."""
         epoch, began = len(self._history) + 1, time.monotonic()
         loss = self._pass(epoch, train, reporter)
         held_out_loss, accuracy = evaluate(self._classifier, held_out, self._device)
         record = EpochRecord(epoch, loss, held_out_loss, accuracy, time.monotonic() - began)
-        best = max(self._history, key=_merit, default=None)
-        is_best = best is None or _merit(record) > _merit(best)
         self._history.append(record)
+        self._save(keep)
+        reporter.epoch(record, is_best=self._best_epoch == epoch)
+
+    def _save(self, keep: Keep) -> None:
+        """Write the files of the last epoch; can be done again if it was interrupted."""
         weights = self._classifier.state_dict()
-        if is_best:
-            self._best_epoch = epoch
+        if self._best_epoch == len(self._history):
             save_tensors(self._folder / WEIGHTS_FILE, weights)
         state: dict[str, Any] = {
             "weights": weights,
             "optimizers": [optimizer.state_dict() for optimizer in self._optimizers],
             "average": {} if self._average is None else self._average.slow,
             "history": [_plain(each) for each in self._history],
-            "best_epoch": self._best_epoch,
         }
         save_tensors(self._folder / CHECKPOINT_FILE, state)
-        reporter.epoch(record, is_best)
+        keep(tuple(self._history), self._best_epoch)
+        self._saved = len(self._history)
 
     def _pass(self, epoch: int, train: Part, reporter: Reporter) -> float:
         """Take one step a batch and return the mean loss."""

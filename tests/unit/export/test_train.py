@@ -9,11 +9,21 @@ from pathlib import Path
 import pytest
 import torch
 
+from export import run as run_files
 from export.data import Source
 from export.errors import RunInvalid
 from export.progress import Reporter, Silent
 from export.recipe import parse_recipe
-from export.run import CHECKPOINT_FILE, RECORD_FILE, WEIGHTS_FILE, EpochRecord, load_tensors, read_run, with_epochs
+from export.run import (
+    CHECKPOINT_FILE,
+    RECORD_FILE,
+    WEIGHTS_FILE,
+    EpochRecord,
+    RunRecord,
+    load_tensors,
+    read_run,
+    with_epochs,
+)
 from export.runner import Plan, choose_device, load_classifier, run_all
 from tests.unit.export.samples import change, tiny_text
 
@@ -118,6 +128,66 @@ def test_ctrl_c_in_the_first_epoch_keeps_nothing_but_can_be_resumed(tmp_path: Pa
         load_classifier(tmp_path / "run")
     _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, resume=True, epochs=1))
     assert read_run(tmp_path / "run")[1].state == "finished"
+
+
+class KilledIn:
+    """Looks at the record at the end of an epoch, as a killed run leaves it."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self.seen: list[RunRecord] = []
+
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord, is_best: bool) -> None:
+        self.seen.append(read_run(self._folder)[1])
+
+
+def test_the_record_is_written_each_epoch(tmp_path: Path, pictures: Path) -> None:
+    reporter = KilledIn(tmp_path / "run")
+    _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=3), reporter)
+    assert [(each.state, len(each.history)) for each in reporter.seen] == [("running", n) for n in (1, 2, 3)]
+    _, record = read_run(tmp_path / "run")
+    assert reporter.seen[-1].history == record.history
+    assert reporter.seen[-1].best_epoch == record.best_epoch
+
+
+@pytest.mark.parametrize("file", [WEIGHTS_FILE, CHECKPOINT_FILE, RECORD_FILE])
+def test_ctrl_c_while_an_epoch_is_saved_saves_it(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch, file: str
+) -> None:
+    def press_once(path: Path, write: Callable[[Path], object]) -> None:
+        if path.name == file and (file != RECORD_FILE or (path.parent / CHECKPOINT_FILE).exists()):
+            monkeypatch.setattr(run_files, "replace_file", replace)
+            raise KeyboardInterrupt
+        replace(path, write)
+
+    replace = run_files.replace_file
+    monkeypatch.setattr(run_files, "replace_file", press_once)
+    _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=3))
+    _, record, _, _ = load_classifier(tmp_path / "run")
+    assert (record.state, record.best_epoch, len(record.history)) == ("interrupted", 1, 1)
+    last = load_tensors(tmp_path / "run" / CHECKPOINT_FILE)
+    assert len(last["history"]) == 1
+    assert all(torch.equal(last["weights"][name], value) for name, value in _weights(tmp_path / "run").items())
+
+
+def test_ctrl_c_in_the_test_leaves_complete_epochs_to_be_tested(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def press(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("export.runner.evaluate", press)
+        _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=2))
+    _, record = read_run(tmp_path / "run")
+    assert (record.state, len(record.history), record.test_accuracy) == ("interrupted", 2, None)
+    _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, resume=True, epochs=2))
+    _, resumed = read_run(tmp_path / "run")
+    assert (resumed.state, resumed.history) == ("finished", record.history)
+    assert resumed.test_accuracy is not None
 
 
 def test_a_seed_fixes_every_weight(tmp_path: Path, sentences: Path) -> None:
