@@ -12,6 +12,7 @@ import torch
 from rich.console import Console
 
 from export.cli_load import add_list, add_load
+from export.cli_numbers import natural, naturals, positive
 from export.cli_quantize import add_quantize
 from export.data import Source, open_data
 from export.data.base import DataSet, Split, fold_of
@@ -65,7 +66,7 @@ def _parser() -> argparse.ArgumentParser:
     publish.set_defaults(command=_publish)
     publish.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
     publish.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
-    publish.add_argument("--version", type=_positive, metavar="N", help="version number (default: the next free one)")
+    publish.add_argument("--version", type=positive, metavar="N", help="version number (default: the next free one)")
     publish.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
     verify = commands.add_parser("verify", help="check a version against its manifest and golden answers")
     verify.set_defaults(command=_verify)
@@ -85,7 +86,7 @@ def _parser() -> argparse.ArgumentParser:
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
     report.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
     for command in (listing, load, publish, verify, evaluate, quantize, report):
-        command.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
+        command.add_argument("--threads", type=positive, default=2, metavar="N", help="CPU threads (default: 2)")
     for command in commands.choices.values():
         command.allow_abbrev = False
     return parser
@@ -98,11 +99,11 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--download", action="store_true", help="fetch the data into DIR if torchvision knows them")
     train.add_argument("--out", type=Path, metavar="RUN_DIR", help="run folder (default: runs/RECIPE)")
     seeds = train.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=_natural, default=0, metavar="N", help="seed of everything random (default: 0)")
-    seeds.add_argument("--seeds", type=_naturals, metavar="N,N", help="several runs, with mean and spread")
+    seeds.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of everything random (default: 0)")
+    seeds.add_argument("--seeds", type=naturals, metavar="N,N", help="several runs, with mean and spread")
     train.add_argument("--folds", metavar="K,K|all", help="folds of a set without a test split (default: 0)")
-    train.add_argument("--epochs", type=_positive, metavar="N", help="most epochs (default: the recipe's)")
-    train.add_argument("--threads", type=_positive, default=2, metavar="N", help="CPU threads (default: 2)")
+    train.add_argument("--epochs", type=positive, metavar="N", help="most epochs (default: the recipe's)")
+    train.add_argument("--threads", type=positive, default=2, metavar="N", help="CPU threads (default: 2)")
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     train.add_argument("--vectors", metavar="FILE|own", help="word vectors to begin with (TextCNN's other variants)")
     train.add_argument("--resume", action="store_true", help="continue what RUN_DIR holds")
@@ -203,32 +204,13 @@ def _folds(text: str | None, recipe: Recipe) -> list[int | None]:
             raise DataInvalid(f"{recipe.name}: has no folds, its data set has a test split; use --seeds")
         return list(range(recipe.data.folds))
     try:
-        return list(_naturals(text))
+        return list(naturals(text))
     except argparse.ArgumentTypeError as error:
         raise DataInvalid(f"--folds: {error}, or 'all'") from None
 
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, highlight=False)
-
-
-def _natural(text: str) -> int:
-    if not text.isdecimal():
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
-    return int(text)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) == 0:
-        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
-    return int(text)
-
-
-def _naturals(text: str) -> list[int]:
-    numbers = [_natural(part) for part in text.split(",")]
-    if len(set(numbers)) != len(numbers):
-        raise argparse.ArgumentTypeError(f"expected different numbers, got {text!r}")
-    return numbers
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from export.cli_numbers import positive
 from export.errors import PublishFailed
 from export.foreign import publish_foreign
 from export.load import Order, load_network
@@ -37,13 +38,13 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--renames", type=Path, metavar="FILE", help="a name in the weights and one here, each line")
     parser.add_argument("--labels", type=Path, metavar="FILE", help="a label each line, in the order of classes")
     parser.add_argument("--preprocessing", metavar="RECIPE|FILE.toml", help="a table [preprocessing], as in recipes")
-    parser.add_argument("--size", type=int, metavar="PX", help="height and width in place of the usual")
+    parser.add_argument("--size", type=positive, metavar="PX", help="height and width in place of the usual")
     parser.add_argument("--logits", action="store_true", help="the .onnx file answers with logits: add softmax")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
     parser.add_argument("--name", metavar="MODEL", help="name there (default: the architecture's)")
-    parser.add_argument("--version", type=int, metavar="N", help="version number (default: the next free one)")
+    parser.add_argument("--version", type=positive, metavar="N", help="version number (default: the next free one)")
     parser.add_argument(
-        "--max-batch-size", type=int, default=32, metavar="N", help="largest batch proven (default: 32)"
+        "--max-batch-size", type=positive, default=32, metavar="N", help="largest batch proven (default: 32)"
     )
 
 

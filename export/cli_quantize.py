@@ -7,6 +7,7 @@ from pathlib import Path
 
 from rich.console import Console
 
+from export.cli_numbers import limit
 from export.publish_quantized import Wish, quantize_version
 from export.quantize import METHODS
 
@@ -18,7 +19,7 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
     parser.add_argument(
-        "--limit", type=float, default=0.3, metavar="POINTS", help="most points of top-1 (default: 0.3)"
+        "--limit", type=limit, default=0.3, metavar="POINTS", help="most points of top-1 (default: 0.3)"
     )
     parser.add_argument("--force", action="store_true", help="publish past the limit")
     parser.add_argument("--to", type=Path, metavar="DIR", help="the new model (default: MODEL-METHOD beside MODEL)")

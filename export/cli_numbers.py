@@ -1,0 +1,39 @@
+"""Numbers on the command line: what argparse calls to read them, and refuses with the message of."""
+
+from __future__ import annotations
+
+import argparse
+import math
+
+
+def natural(text: str) -> int:
+    """Read an integer of at least 0."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 0, got {text!r}")
+    return int(text)
+
+
+def positive(text: str) -> int:
+    """Read an integer of at least 1."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"expected an integer of at least 1, got {text!r}")
+    return int(text)
+
+
+def naturals(text: str) -> list[int]:
+    """Read different integers of at least 0, apart by commas."""
+    numbers = [natural(part) for part in text.split(",")]
+    if len(set(numbers)) != len(numbers):
+        raise argparse.ArgumentTypeError(f"expected different numbers, got {text!r}")
+    return numbers
+
+
+def limit(text: str) -> float:
+    """Read a number of at least 0; ``nan`` would let every loss pass."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 <= number < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a finite number of at least 0, got {text!r}")
+    return number
