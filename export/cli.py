@@ -46,7 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
-    except (ExportError, LoadError) as error:
+    except (ExportError, LoadError, OSError) as error:
         complaints.print(f"convserve-export: {error}", markup=False, highlight=False)
         return FAILED
     except KeyboardInterrupt:

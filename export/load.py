@@ -138,7 +138,7 @@ def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tu
         raise RecipeInvalid(f"{order.network}: has no labels here; give --labels FILE with a label a line")
     if order.size_px is not None:
         resize_px = order.size_px if spec.resize == "exact" else round(spec.resize_px * order.size_px / spec.height)
-        spec = dataclasses.replace(spec, height=order.size_px, width=order.size_px, resize_px=resize_px)
+        spec = dataclasses.replace(spec, height=order.size_px, width=order.size_px, resize_px=max(1, resize_px))
     return spec, labels
 
 
@@ -181,7 +181,10 @@ def _read_labels(path: Path) -> tuple[str, ...]:
 
 def _build(order: Order, spec: ImageSpec, classes: int) -> Network:
     if ":" not in order.network:
-        return find_known(order.network).build(Sizes(classes, spec.height, spec.width, spec.channels))
+        known = find_known(order.network)
+        if known.sizes.vocabulary:
+            raise RecipeInvalid(f"{order.network}: is a network for sentences; those are trained here, not loaded")
+        return known.build(Sizes(classes, spec.height, spec.width, spec.channels))
     if order.network.startswith(_TIMM):
         return Wrapped(_timm(order.network.removeprefix(_TIMM), classes))
     return Wrapped(_call(order.network))
@@ -200,12 +203,15 @@ def _timm(name: str, classes: int) -> nn.Module:
 
 def _call(source: str) -> nn.Module:
     """Import ``package.module:function``, the folder of the command line included, and call it."""
-    module_name, _, function = source.partition(":")
+    module_name, _, name = source.partition(":")
+    failed = "imported"
     sys.path.insert(0, "")
     try:
-        made = getattr(importlib.import_module(module_name), function)()
-    except (ImportError, AttributeError) as error:
-        raise RecipeInvalid(f"{source}: cannot be imported ({error})") from None
+        function = getattr(importlib.import_module(module_name), name)
+        failed = "called"
+        made = function()
+    except Exception as error:  # it is anybody's code
+        raise RecipeInvalid(f"{source}: cannot be {failed} ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")
     if not isinstance(made, nn.Module):
@@ -218,14 +224,21 @@ def _settle(network: Network, spec: ImageSpec) -> None:
 
     With no statistics, random weights grow from layer to layer without end; and the logits of a deep
     random network are so large that any runtime's rounding shows in the probabilities.
+
+    Raises:
+        RecipeInvalid: Pictures of this size do not pass through the network.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches
         nn.init.constant_(norm.weight, _RANDOM_FACTOR)
-    with torch.no_grad():
-        network.train()(PictureFront(spec)(torch.from_numpy(proving_pictures(spec))))
+    try:
+        with torch.no_grad():
+            network.train()(PictureFront(spec)(torch.from_numpy(proving_pictures(spec))))
+    except Exception as error:  # each layer refuses in its own way
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise RecipeInvalid(f"the network cannot take pictures {spec.height} x {spec.width} ({reason})") from None
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 

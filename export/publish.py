@@ -132,11 +132,10 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         aside.chmod(0o755)  # mkdtemp keeps others out; the server may be another user
         for path in (*aside.iterdir(), aside):
             _sync(path)
-        try:
-            aside.rename(target)
-        except OSError as error:
-            raise PublishFailed(f"{target}: cannot be published ({error.strerror})") from None
+        aside.rename(target)
         _sync(model_dir)
+    except OSError as error:
+        raise PublishFailed(f"{target}: cannot be published ({error.strerror or error})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
 

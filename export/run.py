@@ -14,7 +14,6 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
-import pickle
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -131,16 +130,25 @@ def load_tensors(path: Path) -> dict[str, Any]:
         RunInvalid: The file is missing or damaged.
     """
     try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunInvalid(f"{path}: no such file; no epoch of this run is complete, see train --resume") from None
-    except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except Exception as error:  # an unpickler fails at what it does not know in many ways
         raise RunInvalid(f"{path}: damaged ({type(error).__name__}); train again") from None
+    if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
+        raise RunInvalid(f"{path}: damaged (holds no table of tensors); train again")
     return state
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file aside and rename it over ``path``."""
+    """Write a file aside and rename it over ``path``.
+
+    Raises:
+        RunInvalid: It cannot be written: the disk is full, or the folder is somebody else's.
+    """
     aside = path.with_name(f".{path.name}.aside")
-    write(aside)
-    os.replace(aside, path)
+    try:
+        write(aside)
+        os.replace(aside, path)
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter
+        raise RunInvalid(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None

@@ -265,7 +265,10 @@ def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord
 def _begin(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunRecord:
     """Start a run folder, or check that the one to resume is the same run."""
     if not (folder / RECORD_FILE).exists():
-        folder.mkdir(parents=True, exist_ok=True)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise RunInvalid(f"{folder}: cannot be made ({error.strerror})") from None
         replace_file(folder / RECIPE_FILE, lambda path: path.write_text(recipe.text, encoding="utf-8"))
         write_record(folder, fresh)
         return fresh

@@ -92,7 +92,7 @@ class Loop:
                     self._average.slow[name].copy_(slow)
             self._history = [EpochRecord(**record) for record in state["history"]]
             self._saved = len(self._history)
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+        except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
             raise RunInvalid(f"{path}: does not fit this recipe ({error}); train again") from None
 
     def run(self, train: Part, held_out: Part, reporter: Reporter, keep: Keep) -> Outcome:

@@ -46,7 +46,7 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         raise WeightsInvalid(
             f"{path}: holds more than tensors, perhaps a whole model; save model.state_dict()"
         ) from None
-    except (OSError, RuntimeError, EOFError, ValueError) as error:
+    except Exception as error:  # an unpickler fails at what it does not know in many ways
         raise WeightsInvalid(f"{path}: is no file of torch.save ({type(error).__name__})") from None
     notes = []
     for key in _WRAPPERS:

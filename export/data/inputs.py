@@ -113,7 +113,8 @@ class Preprocessing:
         """Write the tokenizer, if there is one."""
         if isinstance(self.spec, TextSpec):
             assert self.tokenizer is not None
-            self.tokenizer.save(str(folder / self.spec.tokenizer_file), pretty=False)
+            # Not its own save, whose errors are no OSErrors.
+            (folder / self.spec.tokenizer_file).write_text(self.tokenizer.to_str(pretty=False), encoding="utf-8")
 
     def sizes(self, classes: int) -> Sizes:
         """Return what the data decide about the network."""

@@ -6,7 +6,6 @@ Letters: N pictures, H height, W width, C channels.
 from __future__ import annotations
 
 import io
-import zipfile
 from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -85,13 +84,17 @@ def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
             if missing:
                 raise DataInvalid(f"{path}: has no array '{missing[0]}'; it holds {', '.join(archive.files)}")
             images, labels = archive["images"], archive["labels"]
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
+    except DataInvalid:
+        raise
+    except Exception as error:  # what damaged archives raise has no common class: zlib's, zipfile's, NumPy's
         raise DataInvalid(f"{path}: not readable as a NumPy archive ({error})") from None
     if images.ndim == 3:
         images = images[..., np.newaxis]
     if images.dtype != np.uint8 or images.shape[1:] != spec.shape:
         expected = f"uint8 (N, {spec.height}, {spec.width}, {spec.channels})"
         raise DataInvalid(f"{path}: images are {images.dtype} {images.shape}, expected {expected}")
+    if labels.ndim != 1:
+        raise DataInvalid(f"{path}: labels have the shape {labels.shape}, expected (N,)")
     if len(images) != len(labels):
         raise DataInvalid(f"{path}: has {len(images)} images but {len(labels)} labels")
     if labels.dtype.kind not in "iu":
@@ -127,7 +130,7 @@ def _read_torchvision(source: Source, split: str, classes: int) -> Pictures:
     made = [folder for folder in (raw, raw.parent, source.path) if not folder.exists()]
     try:
         mnist = MNIST(str(source.path), train=split == "train", download=source.download)
-    except (RuntimeError, OSError, ValueError) as error:
+    except Exception as error:  # of a damaged file torchvision asserts what it must hold, or fails at what it holds
         if source.download:
             with suppress(OSError):  # what it made and left empty
                 for folder in made:
@@ -136,6 +139,9 @@ def _read_torchvision(source: Source, split: str, classes: int) -> Pictures:
             raise DataInvalid(
                 f"{source.path}: MNIST cannot be downloaded ({reason}); put its four files into {raw}"
             ) from None
+        if (source.path / "MNIST" / "raw").is_dir():
+            reason = f"{type(error).__name__}: {error}"
+            raise DataInvalid(f"{source.path}/MNIST/raw, {split}: damaged or not all there ({reason})") from None
         raise DataInvalid(
             f"{source.path}: holds no MNIST; expected train.npz and test.npz, the folders train/ and test/, "
             "or torchvision's MNIST/raw; --download fetches it"

@@ -6,6 +6,7 @@ Letters: V words of the vocabulary, D dimensions.
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -63,7 +64,7 @@ def read_vectors(path: Path, ids: Mapping[str, int]) -> WordVectors:
                 number = ids.get(word)
                 if number is not None and number not in rows:
                     rows[number] = vector
-    except (OSError, EOFError) as error:
+    except (OSError, EOFError, zlib.error) as error:
         raise DataInvalid(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from None
     return WordVectors(rows, path.name, len(ids))
 

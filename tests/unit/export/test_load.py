@@ -170,6 +170,9 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
     ("order", "message"),
     [
         (Order("nothing:here", preprocessing="resnet20-cifar10"), r"nothing:here: cannot be imported"),
+        (Order("json:loads", preprocessing="resnet20-cifar10"), r"json:loads: cannot be called \(TypeError: "),
+        (Order("alexnet", size_px=16), r"cannot take pictures 16 x 16 \("),
+        (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
         (Order("resnet21"), r"resnet21: give --preprocessing"),
         (Order("resnet21", preprocessing="resnet20-cifar10"), r"no architecture 'resnet21'; known: "),
@@ -284,6 +287,13 @@ def test_weights_that_do_not_fit_are_listed(change: Callable[[dict], dict], mess
         (nn.Linear(1, 1), "holds more than tensors, perhaps a whole model"),
         ({"epoch": 1}, "holds no state dict"),
         (b"nonsense", "holds|is no file"),
+        (b"conv1.weight: 0.1 0.2\n", "holds|is no file"),
+        (b"h\x05.", "holds|is no file"),
+        (b"(", "holds|is no file"),
+        (b"\x80\x02.", "holds|is no file"),
+        (b"\x80\x02K", "holds|is no file"),
+        (b"\x80\x02}s.", "holds|is no file"),
+        (b"\x80\x02]Q.", "holds|is no file"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: object, message: str) -> None:

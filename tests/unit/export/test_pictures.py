@@ -3,6 +3,7 @@ from __future__ import annotations
 import gzip
 import io
 import struct
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -70,6 +71,14 @@ def test_a_picture_travels_as_a_png_that_loses_nothing() -> None:
             "test.npz: labels are float64, expected integers",
         ),
         (
+            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array(1)},
+            "test.npz: labels have the shape (), expected (N,)",
+        ),
+        (
+            {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([[0], [1]])},
+            "test.npz: labels have the shape (2, 1), expected (N,)",
+        ),
+        (
             {"images": np.zeros((0, 28, 28), np.uint8), "labels": np.zeros(0, np.int64)},
             "test.npz: is empty, expected at least one example",
         ),
@@ -85,6 +94,42 @@ def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     write_pictures(tmp_path, per_class=2)
     (tmp_path / "train.npz").write_bytes(b"PK no archive")
     with pytest.raises(DataInvalid, match=r"train\.npz: not readable as a NumPy archive"):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def _flip_in_deflate_stream(path: Path) -> None:
+    np.savez_compressed(path, images=np.zeros((2, 28, 28), np.uint8), labels=np.array([0, 1]))
+    data = bytearray(path.read_bytes())
+    data[80:90] = b"\xff" * 10
+    path.write_bytes(data)
+
+
+def _claim_another_compression(path: Path) -> None:
+    data = path.read_bytes()
+    central = data.index(b"PK\x01\x02")
+    path.write_bytes(data[: central + 10] + b"\x63" + data[central + 11 :])
+
+
+def _save_a_bare_array(path: Path) -> None:
+    with path.open("wb") as file:
+        np.save(file, np.zeros((2, 28, 28), np.uint8))
+
+
+@pytest.mark.parametrize("damage", [_flip_in_deflate_stream, _claim_another_compression, _save_a_bare_array])
+def test_an_archive_damaged_inside_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+    write_pictures(tmp_path, per_class=2)
+    damage(tmp_path / "train.npz")
+    with pytest.raises(DataInvalid, match=r"train\.npz: not readable as a NumPy archive"):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def test_damaged_files_of_torchvision_are_named(tmp_path: Path) -> None:
+    raw = tmp_path / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for prefix in ("train", "t10k"):
+        (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 0x803, 10, 28, 28) + bytes(10))
+        (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 10) + bytes(10))
+    with pytest.raises(DataInvalid, match=r"MNIST/raw, train: damaged or not all there \("):
         open_data(RECIPE, Source(tmp_path))
 
 

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 import stat
 from pathlib import Path
@@ -96,6 +98,15 @@ def test_a_version_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
         publish_too_late()
     assert (tmp_path / "1" / "file").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+def test_a_disk_that_is_full_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PublishFailed, match=r"m/1: cannot be published \(No space left"),
+        write_aside(tmp_path / "m", 1),
+    ):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert list((tmp_path / "m").iterdir()) == []
 
 
 def test_a_repository_that_cannot_be_written_is_named(tmp_path: Path) -> None:

@@ -279,6 +279,31 @@ def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
         read_run(run)
 
 
+@pytest.mark.parametrize("held", [b"a text\n", b"h\x05.", b"\x80\x02K", [torch.zeros(1)], {1: torch.zeros(1)}])
+def test_weights_that_hold_something_else_are_damaged(tmp_path: Path, held: object) -> None:
+    if isinstance(held, bytes):
+        (tmp_path / WEIGHTS_FILE).write_bytes(held)
+    else:
+        torch.save(held, tmp_path / WEIGHTS_FILE)
+    with pytest.raises(RunInvalid, match=r"weights\.pt: damaged"):
+        load_tensors(tmp_path / WEIGHTS_FILE)
+
+
+def test_a_run_folder_that_cannot_be_made_or_written_is_named(
+    tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(RunInvalid, match=r"file/run: cannot be made \(Not a directory\)"):
+        _run(_plan(tmp_path / "file" / "run", "lenet5-mnist", pictures, epochs=1))
+
+    def fill(*arguments: object) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file")
+
+    monkeypatch.setattr(torch, "save", fill)
+    with pytest.raises(RunInvalid, match=r"weights\.pt: cannot be written \(PytorchStreamWriter failed"):
+        _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=1))
+
+
 def test_weights_are_never_unpickled(tmp_path: Path) -> None:
     torch.save({"a": Path("x")}, tmp_path / "weights.pt")
     with pytest.raises(RunInvalid, match="damaged"):
