@@ -69,7 +69,8 @@ def read_renames(path: Path) -> dict[str, str]:
     """Read a renaming: in each line a name in the file and the name here, apart by spaces.
 
     Raises:
-        WeightsInvalid: The file is missing, or a line has not two names; names the line.
+        WeightsInvalid: The file is missing, or a line has not two names, or one that an earlier line has; names
+            the line.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -81,6 +82,8 @@ def read_renames(path: Path) -> dict[str, str]:
         if names and not line.startswith("#"):
             if len(names) != 2:
                 raise WeightsInvalid(f"{path}, line {row}: has {len(names)} names, expected theirs and ours")
+            if names[0] in renames:
+                raise WeightsInvalid(f"{path}, line {row}: '{names[0]}' has a name already")
             renames[names[0]] = names[1]
     return renames
 
@@ -100,14 +103,19 @@ def fit_state(
         ignored: Beginnings of names that the file may have and the module has not.
 
     Raises:
-        WeightsInvalid: Names are missing or unexpected, or shapes differ; lists them.
+        WeightsInvalid: Names are missing, unexpected or given twice, or shapes differ; lists them.
     """
     wanted = module.state_dict()
     notes: list[str] = []
     unknown = [name for name in renames or {} if name not in state]
     if unknown:
         raise WeightsInvalid(f"the renaming names what the file has not: {_some(unknown)}")
-    named = {(renames or {}).get(name, name): value for name, value in state.items()}
+    named: dict[str, torch.Tensor] = {}
+    for name, value in state.items():
+        ours = (renames or {}).get(name, name)
+        if ours in named:
+            raise WeightsInvalid(f"the renaming gives '{ours}' to two tensors of the file, one of them '{name}'")
+        named[ours] = value
     if renames:
         notes.append(f"{len(renames)} names were changed as given")
     dropped = [name for name in named if name not in wanted and name.startswith(ignored)] if ignored else []

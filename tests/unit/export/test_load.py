@@ -265,6 +265,26 @@ def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    "renames",
+    [
+        pytest.param({"x.weight": "a.weight", "y.weight": "a.weight"}, id="two to one"),
+        pytest.param({"x.weight": "b.weight"}, id="to one that is there"),
+    ],
+)
+def test_a_renaming_that_collides_is_refused(renames: dict[str, str]) -> None:
+    state = {**_two().state_dict(), "x.weight": torch.zeros(1), "y.weight": torch.zeros(1)}
+    del state["a.weight"]
+    with pytest.raises(WeightsInvalid, match=r"the renaming gives '[ab]\.weight' to two tensors of the file"):
+        fit_state(_two(), state, renames)
+
+
+def test_a_name_that_is_renamed_twice_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("x a\n# y\nx b\n", encoding="utf-8")
+    with pytest.raises(WeightsInvalid, match=r"names\.txt, line 3: 'x' has a name already"):
+        read_renames(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize(
     ("change", "message"),
     [
         (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
