@@ -140,6 +140,8 @@ def divide(data: DataSet, share: float, seed: int) -> tuple[Split, Split]:
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """Divide into what is trained on and what early stopping looks at, by class and seed.
 
+    Each class keeps at least one example to be trained on, so one with a single example is not held out.
+
     Returns:
         The training part and the held-out part; each has at least one example.
 
@@ -148,8 +150,8 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     """
     ranks = _stratified(split.labels, np.random.default_rng([seed, 1]))
     counts = np.bincount(split.labels)
-    held = ranks < np.maximum(1, np.round(counts * share))[split.labels]
-    if held.all():
+    held = ranks < np.minimum(np.maximum(1, np.round(counts * share)), counts - 1)[split.labels]
+    if not held.any():
         raise DataInvalid(f"the training set of {len(split)} examples is too small to hold any out; add examples")
     return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))
 

@@ -75,6 +75,13 @@ def test_too_few_examples_to_hold_out() -> None:
         hold_out(_data((1, 1)).train, 0.5, 0)
 
 
+@pytest.mark.parametrize("share", [0.1, 0.9])
+def test_each_class_keeps_an_example_to_be_trained_on(share: float) -> None:
+    train, held_out = hold_out(_data((10, 1, 2)).train, share, 0)
+    assert set(train.labels.tolist()) == {0, 1, 2}
+    assert set(held_out.labels.tolist()) == {0, 2}
+
+
 def test_a_class_without_examples_is_no_obstacle() -> None:
     split = Sentences([str(i) for i in range(8)], np.array([0, 2] * 4))
     train, held_out = hold_out(split, 0.25, 0)
