@@ -110,6 +110,8 @@ class Training:
             raise ValueError("training: epochs, patience and batch_size must be at least 1")
         if self.learning_rate <= 0:
             raise ValueError("training.learning_rate: must be positive")
+        if min(self.sparse_learning_rate, self.weight_decay) < 0:
+            raise ValueError("training: sparse_learning_rate and weight_decay must be at least 0")
         if not 0 <= self.warmup < 1 or not 0 <= self.label_smoothing < 1:
             raise ValueError("training: warmup and label_smoothing must be at least 0 and below 1")
         if self.augmentation not in AUGMENTATIONS:

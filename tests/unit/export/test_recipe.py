@@ -44,6 +44,8 @@ def test_specs_are_the_services_own() -> None:
         (change(LENET, epochs="true"), "training.epochs: expected int, got True"),
         (change(LENET, epochs="0"), "training: epochs, patience and batch_size must be at least 1"),
         (change(LENET, learning_rate="0"), "training.learning_rate: must be positive"),
+        (change(LENET, weight_decay="-0.1"), "sparse_learning_rate and weight_decay must be at least 0"),
+        (change(TEXTCNN, sparse_learning_rate="-1"), "sparse_learning_rate and weight_decay must be at least 0"),
         (change(LENET, warmup="1.0"), "training: warmup and label_smoothing must be at least 0 and below 1"),
         ("training = 3\n" + LENET.replace("[training]", "[data.more]"), "unknown key 'data.more'"),
         ("data = 3\n" + re.sub(r"(?s)\[data\].*?\[prep", "[prep", LENET), "data: expected a table, got 3"),

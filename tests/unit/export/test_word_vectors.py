@@ -54,7 +54,7 @@ def test_the_first_of_two_vectors_counts_and_words_may_hold_spaces(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("v.txt.gz", gzip.compress(_text())[:12] + b"\xff" * 20, "not readable"),
+        ("v.txt.gz", gzip.compress(_text())[:10] + b"\xff" * 20, "not readable"),
         ("v.bin", _binary()[:-6], "word 3 of 3: the file ends within its vector"),
         ("v.bin", b"4 3\n" + _binary()[4:], "word 4 of 4: the file ends"),
         ("v.bin", b"word 1 2\n", "does not begin with the numbers of words and dimensions"),
