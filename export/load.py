@@ -154,8 +154,15 @@ def _recipe_description(order: Order, notes: list[str]) -> tuple[ImageSpec, tupl
     recipe = find_recipe(name)
     if not isinstance(recipe.spec, ImageSpec):
         raise RecipeInvalid(f"{name}: is a recipe for sentences; their networks are trained here, not loaded")
-    notes.append(f"preprocessing and labels are those of the recipe {name}")
+    notes.append(
+        f"preprocessing and labels are those of the recipe {name} "
+        f"(mean {_listed(recipe.spec.mean)}, std {_listed(recipe.spec.std)}); --preprocessing says otherwise"
+    )
     return recipe.spec, recipe.data.labels
+
+
+def _listed(numbers: tuple[float, ...]) -> str:
+    return ", ".join(f"{number:g}" for number in numbers)
 
 
 def _read_preprocessing(path: Path) -> tuple[ImageSpec, None]:
@@ -171,11 +178,14 @@ def _read_preprocessing(path: Path) -> tuple[ImageSpec, None]:
 
 def _read_labels(path: Path) -> tuple[str, ...]:
     try:
-        labels = tuple(path.read_text(encoding="utf-8").splitlines())
+        labels = tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeInvalid(f"{path}: labels are not readable ({error})") from None
     if len(labels) < 2:
         raise RecipeInvalid(f"{path}: expected at least two labels, one a line")
+    for row, label in enumerate(labels, start=1):  # twice is allowed: ImageNet's cranes are birds and machines
+        if not label.strip():
+            raise RecipeInvalid(f"{path}, line {row}: is empty, expected a label")
     return labels
 
 

@@ -197,6 +197,24 @@ def test_weights_that_cannot_be_fetched_are_one_line_with_the_remedy(monkeypatch
         load_network(Order("resnet18", weights="IMAGENET1K_V1"))
 
 
+@pytest.mark.parametrize(
+    ("lines", "message"),
+    [
+        ("cat\n\ndog\n", r"labels\.txt, line 2: is empty, expected a label"),
+        ("cat\ndog\n\n", r"labels\.txt, line 3: is empty, expected a label"),
+    ],
+)
+def test_labels_that_tell_no_class_are_refused(tmp_path: Path, lines: str, message: str) -> None:
+    (tmp_path / "labels.txt").write_text(lines, encoding="utf-8")
+    with pytest.raises(RecipeInvalid, match=message):
+        load_network(Order("lenet5", labels=tmp_path / "labels.txt"))
+
+
+def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
+    (tmp_path / "labels.txt").write_text("cat\ndog\n", encoding="utf-8-sig")
+    assert load_network(Order("lenet5", labels=tmp_path / "labels.txt")).labels == ("cat", "dog")
+
+
 def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
     with pytest.raises(WeightsInvalid, match=r"resnet50 has the weights IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
         load_network(Order("resnet50", weights="IMAGENET1K_V3"))
@@ -401,6 +419,10 @@ def test_random_weights_answer_differently_for_different_pictures() -> None:
     loaded = load_network(Order("resnet20-cifar"))
     assert not loaded.network.training
     assert any("random" in note for note in loaded.notes)
+    assert loaded.notes[0] == (
+        "preprocessing and labels are those of the recipe resnet20-cifar10 "
+        "(mean 0.4914, 0.4822, 0.4465, std 0.247, 0.2435, 0.2616); --preprocessing says otherwise"
+    )
     with torch.no_grad():
         answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)
     assert answers.max() < 0.999
