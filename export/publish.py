@@ -138,6 +138,8 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         raise PublishFailed(f"{target}: cannot be published ({error.strerror or error})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # it holds something, as a rule
+            model_dir.rmdir()
 
 
 def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:

@@ -100,6 +100,17 @@ def test_models_come_and_go_by_call(explicit: ServerProcess):
     assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
 
 
+def test_the_series_of_what_was_unloaded_do_not_come_back(explicit: ServerProcess):
+    load(explicit, "a")
+    for _ in range(3):
+        explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES}))
+    unload(explicit, "a")
+    failure(explicit.client.infer, infer_request("a", {"a": ONES, "b": ONES}))
+    for _ in range(2):  # what was pending at the first scrape would show at the second
+        _, text = explicit.get("/metrics")
+    assert not [line for line in text.splitlines() if 'model="a"' in line and 'version="1"' in line]
+
+
 def test_a_batch_that_hangs_while_its_model_is_unloaded_is_given_up(tmp_path: Path, transport: str):
     publish(tmp_path, "loop", 1, graphs.GRAPHS["loop"]())
     flags = ("--model-control-mode", "explicit", "--load-models", "loop", "--drain-seconds", "1")
