@@ -273,9 +273,8 @@ def _listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None
         yield
     except OSError as error:
         remedy = f"--{door}-port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
-        reason = (
-            os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        )  # the doors' differ
+        # The doors word it differently.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise SettingsError(f"cannot listen on {target(host, port)}: {reason}. Choose another with {remedy}") from None
 
 
