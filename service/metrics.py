@@ -8,6 +8,7 @@ Histograms rather than summaries, since only histograms add up over replicas
 
 from __future__ import annotations
 
+import functools
 import threading
 import weakref
 from collections.abc import Iterable, Sequence
@@ -44,10 +45,17 @@ class _Pending(Collector):
     """Has every owner of pending counts settle them before a scrape."""
 
     def __init__(self) -> None:
-        self.owners: weakref.WeakSet[Settles] = weakref.WeakSet()
+        self._owners: weakref.WeakSet[Settles] = weakref.WeakSet()
+        self._lock = threading.Lock()
+
+    def add(self, owner: Settles) -> None:
+        with self._lock:
+            self._owners.add(owner)
 
     def settle(self) -> None:
-        for owner in list(self.owners):
+        with self._lock:  # a set that grows cannot be listed
+            owners = list(self._owners)
+        for owner in owners:
             owner.settle()
 
     def collect(self) -> Iterable[Metric]:
@@ -141,7 +149,7 @@ class Metrics:
 
     def before_scrapes(self, owner: Settles) -> None:
         """Have an object settle its pending counts before every scrape, as long as it lives."""
-        self._pending.owners.add(owner)
+        self._pending.add(owner)
 
     def set_state(self, model: str, version: str, state: str) -> None:
         """Show ``state`` as the only state of a version; one of :data:`STATES`."""
@@ -164,6 +172,12 @@ class Metrics:
 
     def _histogram(self, name: str, text: str, bounds: Sequence[float], *labels: str) -> DistributionFamily:
         return DistributionFamily(f"convserve_{name}", text, labels, bounds, self.registry)
+
+
+@functools.cache
+def nowhere() -> Metrics:
+    """Return families that nobody scrapes, for what is counted too late."""
+    return Metrics("", "")
 
 
 def taken(pending: list[_Item]) -> list[_Item]:

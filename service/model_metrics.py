@@ -5,14 +5,15 @@ from __future__ import annotations
 import copy
 import logging
 import threading
+import weakref
 from collections import Counter as Counts
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from service.metrics import Metrics, taken
+from service.metrics import Metrics, nowhere, taken
 
 _LOG = logging.getLogger(__name__)
 
@@ -74,6 +75,15 @@ class _Batch(NamedTuple):
     ended_ms: int
 
 
+class Queued(Protocol):
+    """Whose queue is watched."""
+
+    @property
+    def queued(self) -> int:
+        """Requests that wait."""
+        ...
+
+
 class ModelMetrics:
     """One version's series with their labels bound, and its statistics. Thread-safe.
 
@@ -116,9 +126,11 @@ class ModelMetrics:
         self._best: list[tuple[np.ndarray, np.ndarray, Sequence[str]]] = []
         metrics.before_scrapes(self)
 
-    def watch_queue(self, depth: Callable[[], int]) -> None:
-        """Read the queue's depth whenever somebody scrapes."""
-        self._families.queue_depth.labels(*self._labels).set_function(depth)
+    def watch_queue(self, queue: Queued) -> None:
+        """Read the queue's depth whenever somebody scrapes, as long as it lives: nobody lives longer for that."""
+        seen = weakref.ref(queue)
+        depth = self._families.queue_depth.labels(*self._labels)
+        depth.set_function(lambda: 0 if (still := seen()) is None else still.queued)
 
     def watch_cache(self, size: Callable[[], int]) -> None:
         """Read the response cache's size in bytes whenever somebody scrapes."""
@@ -193,6 +205,11 @@ class ModelMetrics:
         self.settle()
         with self._lock:
             return copy.deepcopy(self._statistics)
+
+    def close(self) -> None:
+        """Count nothing that comes from now on, such as the end of a batch that was given up: its series are gone."""
+        self.settle()
+        self._families = nowhere()
 
     def settle(self) -> None:
         """Add up what was noted. Never raises: what cannot be added up is logged and lost, and harms nobody else."""

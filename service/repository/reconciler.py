@@ -8,20 +8,19 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Collection, Iterable, Sequence
-from pathlib import Path
+from collections.abc import Callable, Collection, Iterable, Sequence
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
-from service.manifest import MANIFEST_FILE
 from service.metrics import Metrics
 from service.repository import servable as servables
-from service.repository import store, version_policy
+from service.repository import version_policy
+from service.repository.catalogue import Catalogue
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfalls
-from service.repository.store import Fingerprint, VersionFolder
+from service.repository.store import VersionFolder
 from service.repository.swapper import Fallen, Loader, Swapper
-from service.settings import Settings, read_model_settings
+from service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,13 +39,11 @@ class Reconciler:
             lifecycle: What is changed.
             load: Loads and proves one version.
         """
-        self._settings = settings
-        self._root = Path(settings.models)
+        self._catalogue = Catalogue(settings)
         self._lifecycle = lifecycle
         self._swapper = Swapper(metrics, lifecycle, load, settings.drain_seconds)
         self.changing = threading.Lock()
         self._shortfalls = Shortfalls(metrics, lifecycle)
-        self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
 
     def check_start(self) -> None:
         """Look whether anything can be served; nothing is loaded.
@@ -54,7 +51,7 @@ class Reconciler:
         Raises:
             SettingsError: The repository cannot be read or lacks what was asked for, or a setting is wrong.
         """
-        self._plan(self._models())
+        self._catalogue.plan(self._catalogue.models())
 
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
@@ -68,8 +65,8 @@ class Reconciler:
             ProviderUnavailable: CUDA was demanded and does not run: no version could do better.
         """
         with self.changing:
-            models = self._models()
-            plan = self._plan(models)
+            models = self._catalogue.models()
+            plan = self._catalogue.plan(models)
             self._lifecycle.require(list(plan))
             for name, folders in models.items():
                 _, asked = plan.get(name, (None, []))
@@ -79,7 +76,7 @@ class Reconciler:
             for name, (settings, wanted) in plan.items():
                 for folder in wanted:
                     self._swapper.load(folder, settings, provider_must_be_there=True)
-                self._stand_in(name, models[name], settings)
+                self._stand_in(name, models[name], settings, lambda _: True)
                 self._shortfalls.note(name, self._problem(name, wanted))
         self._lifecycle.start()
 
@@ -90,7 +87,7 @@ class Reconciler:
         """
         with self.changing:
             try:
-                models = self._models()
+                models = self._catalogue.models()
             except SettingsError as error:
                 _LOG.error("the model repository cannot be read, serving goes on: %s", error)
                 return
@@ -98,7 +95,7 @@ class Reconciler:
             if not models and known:
                 _LOG.error("the model repository is empty, serving goes on")
                 return
-            for name in sorted(known | set(models)):
+            for name in sorted(known | set(models) | self._shortfalls.names):
                 try:
                     problem = self._follow(name, models.get(name, []), retry=False)
                 except SettingsError as error:
@@ -117,8 +114,9 @@ class Reconciler:
                 (FAILED_PRECONDITION).
         """
         with self.changing:
-            folders = self._folders(name)
+            folders = self._catalogue.versions(name)
             if not folders:
+                self._shortfalls.note(name, "")
                 raise ModelNotFound(f"no model '{name}' in the repository")
             try:
                 problem = self._follow(name, folders, retry=True)
@@ -150,56 +148,18 @@ class Reconciler:
         """Return every version that is known or on disk; unreadable disks show what is known."""
         known = {(status.name, status.version): status for status in self._lifecycle.statuses()}
         try:
-            on_disk = store.scan(self._root)
+            on_disk = self._catalogue.scan()
         except SettingsError:
             on_disk = []
+        else:
+            there = {(folder.name, folder.version) for folder in on_disk}
+            known = {place: status for place, status in known.items() if place in there or not status.is_left_out}
         for folder in on_disk:
             known.setdefault(
                 (folder.name, folder.version),
                 VersionStatus(folder.name, folder.version, "UNAVAILABLE", UNLOADED, "it is not loaded"),
             )
         return [known[key] for key in sorted(known)]
-
-    def _models(self) -> dict[str, list[VersionFolder]]:
-        return store.by_name(store.scan(self._root))
-
-    def _plan(self, models: dict[str, list[VersionFolder]]) -> dict[str, tuple[Settings, list[VersionFolder]]]:
-        """Return settings and wanted versions of every model to load at the start."""
-        version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
-        plan = {}
-        for name in self._names_at_start(models):
-            settings = self._settings_of(name)
-            plan[name] = (settings, self._wanted(models[name], settings))
-        if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
-            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted"
-            raise SettingsError(nothing + store.hint_above(self._root))
-        return plan
-
-    def _names_at_start(self, models: dict[str, list[VersionFolder]]) -> list[str]:
-        if self._settings.model_control_mode != "explicit":
-            return sorted(models)
-        asked = [name for name in self._settings.load_models.split(",") if name]
-        if asked == ["*"]:
-            return sorted(models)
-        for name in asked:
-            if name not in models:
-                raise SettingsError(f"--load-models: the repository {self._root} has no model '{name}'")
-        return sorted(asked)
-
-    def _folders(self, name: str) -> list[VersionFolder]:
-        try:
-            return self._models().get(name, [])
-        except SettingsError:
-            _LOG.exception("the model repository cannot be read")
-            raise LoadFailed("the model repository cannot be read") from None
-
-    def _settings_of(self, name: str) -> Settings:
-        return read_model_settings(self._root / name / store.SERVING_FILE, self._settings)
-
-    @staticmethod
-    def _wanted(folders: Sequence[VersionFolder], settings: Settings) -> list[VersionFolder]:
-        numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
-        return [folder for folder in folders if folder.version in numbers]
 
     def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> str:
         """Bring one model in line: load first, then unload, so that it is never without a version.
@@ -213,39 +173,50 @@ class Reconciler:
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=False)
             return ""
-        settings = self._settings_of(name)
-        wanted = self._wanted(folders, settings)
+        settings = self._catalogue.settings_of(name)
+        wanted = self._catalogue.wanted(folders, settings)
+        waits = False
         for folder in wanted:
-            if self._swapper.needs_loading(folder, retry=retry) and (retry or self._is_whole(folder)):
-                self._swapper.load(folder, settings)
-        tried = wanted if retry else [*wanted, *self._stand_in(name, folders, settings)]
+            if self._swapper.needs_loading(folder, retry=retry):
+                if retry or self._catalogue.is_whole(folder):
+                    self._swapper.load(folder, settings)
+                else:
+                    waits = True
+        tried = wanted
+        if not retry and not waits:
+            tried = [*wanted, *self._stand_in(name, folders, settings, self._catalogue.is_whole)]
         ready = {servable.version: servable for servable in self._lifecycle.servables(name)}
         for version in version_policy.to_unload(ready, [folder.version for folder in wanted]):
             self._swapper.unload(ready[version], exists=version in on_disk)
         self._leave_out([folder for folder in folders if folder not in tried])
         return self._problem(name, wanted)
 
-    def _stand_in(self, name: str, folders: Sequence[VersionFolder], settings: Settings) -> Sequence[VersionFolder]:
-        """Load an older version where none is READY and the policy allows it; return those that were tried."""
+    def _stand_in(
+        self,
+        name: str,
+        folders: Sequence[VersionFolder],
+        settings: Settings,
+        may_load: Callable[[VersionFolder], bool],
+    ) -> Sequence[VersionFolder]:
+        """Load an older version where none is READY and the policy allows it.
+
+        Returns:
+            Those that were tried, now or before: all that are newer than the one that serves.
+        """
         versions = {folder.version: folder for folder in folders}
         tried = []
         for version in version_policy.stand_ins(settings.versions, versions):
-            if self._lifecycle.servables(name):
+            folder = versions[version]
+            if any(servable.version > version for servable in self._lifecycle.servables(name)):
                 break
-            tried.append(versions[version])
-            if self._swapper.needs_loading(versions[version], retry=False):
-                self._swapper.load(versions[version], settings)
+            tried.append(folder)
+            if (
+                not self._lifecycle.servables(name)
+                and self._swapper.needs_loading(folder, retry=False)
+                and may_load(folder)
+            ):
+                self._swapper.load(folder, settings)
         return tried
-
-    def _is_whole(self, folder: VersionFolder) -> bool:
-        """Tell whether a version may be loaded at this look: without a manifest at the second, since it may follow."""
-        if (folder.path / MANIFEST_FILE).exists():
-            return True
-        seen = store.fingerprint(folder)
-        if self._bare.pop(folder, None) == seen:
-            return True
-        self._bare[folder] = seen
-        return False
 
     def _leave_out(self, folders: Iterable[VersionFolder]) -> None:
         """Know of versions that nobody wants; one that is READY still serves."""
@@ -277,18 +248,27 @@ class Reconciler:
         return self._swapper.fallen()
 
     def revive(self, name: str, version: int) -> None:
-        """Load a fallen version anew, if it is still wanted and the repository still holds it.
+        """Load a fallen version anew, unless it was unloaded, or forgotten, or is wanted no more.
 
         Raises:
-            LoadFailed: The repository cannot be read, or its ``serving.toml`` is not valid.
+            LoadFailed: The repository cannot be read, or does not hold it now.
+            SettingsError: Its ``serving.toml`` is not valid.
         """
         with self.changing:
             status = self._lifecycle.status(name, version)
             if status is None or not status.has_failed:
                 return
-            for folder in self._folders(name):
-                if folder.version == version:
-                    self._swapper.load(folder, self._settings_of(name))
+            folders = self._catalogue.versions(name)
+            folder = next((folder for folder in folders if folder.version == version), None)
+            if folder is None:
+                raise LoadFailed(f"model '{name}' version {version} is not in the repository")
+            settings = self._catalogue.settings_of(name)
+            wanted = self._catalogue.wanted(folders, settings)
+            if folder in wanted or not self._lifecycle.servables(name):
+                self._swapper.load(folder, settings)
+            else:
+                self._leave_out([folder])
+            self._shortfalls.note(name, self._problem(name, wanted))
 
     @property
     def runs_on(self) -> bool:

@@ -239,7 +239,7 @@ def load(
         )
 
     at_weight(settings.weight, lambda: batcher.start(folder.name))
-    model_metrics.watch_queue(lambda: batcher.queued)
+    model_metrics.watch_queue(batcher)
     servable = Servable(
         name=folder.name,
         version=folder.version,

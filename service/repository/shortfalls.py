@@ -24,6 +24,11 @@ class Shortfalls:
         self._lifecycle = lifecycle
         self._said: dict[str, str] = {}
 
+    @property
+    def names(self) -> set[str]:
+        """Models with a shortfall."""
+        return set(self._said)
+
     def note(self, name: str, problem: str) -> None:
         """Show whether a model is served as the repository has it; say so in the log when that changes.
 

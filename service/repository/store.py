@@ -27,15 +27,15 @@ class VersionFolder:
     path: Path
 
 
-Fingerprint = tuple[tuple[str, int, int, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint(folder: VersionFolder) -> Fingerprint:
-    """Return names, sizes, inodes and times of change of everything that a version is made of.
+    """Return names, sizes and times of change of everything that a version is made of.
 
-    A copy may keep the time of its file's last change, and have the size of the one it replaces. Cheap enough for
-    polling, where a digest of every model file would not be. A file that vanishes meanwhile is left out, which is a
-    change like any other.
+    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes
+    meanwhile is left out, which is a change like any other. Inodes and the times of inodes do not count: a backup by
+    hard links changes the latter, and some network file systems make the former up.
     """
     files = [folder.path.parent / SERVING_FILE]
     try:
@@ -50,7 +50,7 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
             about = file.stat()
         except OSError:
             continue
-        found.append((file.name, about.st_size, about.st_ino, about.st_mtime_ns, about.st_ctime_ns))
+        found.append((file.name, about.st_size, about.st_mtime_ns))
     return tuple(found)
 
 
@@ -134,6 +134,10 @@ def hint_above(path: Path) -> str:
     """Return a hint at the repository, if the folder is that of a model or a version in one, else nothing."""
     path = path.absolute()
     for repository in (path.parent, path.parent.parent):
-        if any(path in (folder.path, folder.path.parent) for folder in scan(repository)):
+        try:
+            folders = scan(repository)
+        except SettingsError:  # it is not ours to read
+            continue
+        if any(path in (folder.path, folder.path.parent) for folder in folders):
             return f"; did you mean --models {repository}?"
     return ""

@@ -67,6 +67,7 @@ class Swapper:
         self._in_vain: dict[Place, str] = {}
         self._fallen: collections.deque[Fallen] = collections.deque()
         self._given_up: list[Servable] = []
+        self._giving_up = threading.Lock()
 
     def needs_loading(self, folder: VersionFolder, *, retry: bool) -> bool:
         """Tell whether a version is to be loaded that somebody wants.
@@ -142,7 +143,8 @@ class Swapper:
         self._drain(servable)
         self._tried.pop(place, None)
         self._in_vain.pop(place, None)
-        self._metrics.settle()  # or its last calls would bring its series back
+        self._metrics.settle()  # its last calls, which would bring its series back
+        servable.metrics.close()
         _LOG.info("model version is unloaded", extra={"fields": {"model": servable.name, "version": servable.version}})
         if exists:
             self.leave_out(*place, "it was unloaded")
@@ -183,8 +185,8 @@ class Swapper:
         servable.batcher.abandon()
         servable.metrics.settle()
         servable.interrupt()
-        # None that has ended is kept, with its weights.
-        self._given_up = [servable, *(other for other in self._given_up if other.batcher.running)]
+        with self._giving_up:  # none that has ended is kept, with its weights
+            self._given_up = [servable, *(other for other in self._given_up if other.batcher.running)]
 
     def _is_serving(self, folder: VersionFolder) -> bool:
         return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))

@@ -51,7 +51,7 @@ class Watchdog:
                 self._reconciler.give_up(servable)
         again, self._waiting = self._waiting, []
         for fallen in again:
-            self._revive(fallen)
+            self._revive(fallen, told=True)
         for fallen in self._reconciler.fallen():
             if self._may_revive(fallen):
                 self._revive(fallen)
@@ -69,11 +69,13 @@ class Watchdog:
         _LOG.warning("model version is loaded anew", extra={"fields": fields})
         return True
 
-    def _revive(self, fallen: Fallen) -> None:
+    def _revive(self, fallen: Fallen, *, told: bool = False) -> None:
         try:
             self._reconciler.revive(fallen.name, fallen.version)
-        except Exception:
-            _LOG.exception("a model version cannot be loaded anew; the next look will try again")
+        except Exception as error:
+            if not told:
+                fields = {"model": fallen.name, "version": fallen.version}
+                _LOG.error("model version cannot be loaded anew yet: %s", error, extra={"fields": fields})
             self._waiting.append(fallen)
 
     def _watch(self) -> None:

@@ -173,11 +173,26 @@ def test_a_version_is_in_exactly_one_state(metrics: Metrics, state: str) -> None
 
 
 def test_the_queue_is_read_at_the_scrape(metrics: Metrics) -> None:
-    depth = [3]
-    version_metrics(metrics).watch_queue(lambda: depth[0])
+    class Queue:
+        queued = 3
+
+    queue = Queue()
+    version_metrics(metrics).watch_queue(queue)
     assert value(metrics, "convserve_queue_depth", model="m", version="1") == 3
-    depth[0] = 5
+    queue.queued = 5
     assert value(metrics, "convserve_queue_depth", model="m", version="1") == 5
+    del queue
+    assert value(metrics, "convserve_queue_depth", model="m", version="1") == 0, "it lives no longer for being watched"
+
+
+def test_what_ends_after_the_series_are_gone_does_not_bring_them_back(metrics: Metrics) -> None:
+    bound = version_metrics(metrics)
+    bound.close()
+    metrics.forget("m", "1")
+    bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
+    bound.observe_predictions(np.array([0]), np.array([1.0]), ["cat"])
+    bound.observe_merged()
+    assert 'model="m"' not in metrics.expose().decode()
 
 
 def test_a_batch_is_counted_once_and_its_requests_each(metrics: Metrics) -> None:

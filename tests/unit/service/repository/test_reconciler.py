@@ -304,6 +304,65 @@ def test_a_batch_that_hangs_while_its_version_leaves_is_given_up(tmp_path: Path)
     assert not stage.reconciler.runs_on
 
 
+def test_a_new_model_without_manifests_is_loaded_at_its_newest_alone(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "b/1").start()
+    stage.add("a/1", "a/2")
+    for version in ("1", "2"):
+        (tmp_path / "a" / version / "manifest.json").unlink()
+    loaded: list[str] = []
+    stage.loader.during = loaded.append
+    for _ in range(3):
+        stage.reconciler.poll()
+    assert loaded == ["a/2"], "no older one stands in for one that is only waited for"
+
+
+def test_what_failed_to_stand_in_is_still_said_to_have_failed(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/3": ManifestInvalid("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", loader=loader).start()
+    for _ in range(2):
+        assert stage.serving("a") == [1]
+        assert shows(stage, "UNAVAILABLE", "a/2")
+        stage.reconciler.poll()
+
+
+def test_a_model_that_could_not_be_served_and_is_gone_is_no_shortfall(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.add("b/1")
+    (tmp_path / "b" / "serving.toml").write_text("instances =")
+    stage.reconciler.poll()
+    assert change_failed(stage, "b")
+    stage.remove("b")
+    stage.reconciler.poll()
+    assert not change_failed(stage, "b")
+
+
+@pytest.mark.parametrize("mode", ["none", "explicit"])
+def test_the_index_forgets_what_was_never_served_and_is_gone(tmp_path: Path, mode: str) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "b/1", model_control_mode=mode).start()
+    stage.remove("a/1")
+    assert [(status.name, status.version) for status in stage.reconciler.index()] == [("a", 2), ("b", 1)]
+
+
+def test_a_revival_keeps_to_the_pin_of_the_day(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", versions="all").start()
+    stage.loader.on_death["a/2"]()
+    (tmp_path / "a" / "serving.toml").write_text('versions = "1"\n')
+    stage.reconciler.revive("a", 2)
+    assert stage.serving("a") == [1]
+    assert not shows(stage, "UNAVAILABLE", "a/2")
+
+
+def test_a_revival_that_fails_shows_and_one_that_succeeds_too(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.loader.failures["a/1"] = ManifestInvalid("no")
+    stage.loader.on_death["a/1"]()
+    stage.reconciler.revive("a", 1)
+    assert change_failed(stage)
+    stage.loader.failures.clear()
+    stage.reconciler.revive("a", 1)
+    assert not change_failed(stage)
+
+
 def test_golden_answers_of_what_serves_stay_passed_when_a_change_fails(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1").start()
     stage.metrics.golden_passed.labels("a", "1").set(1)
@@ -390,6 +449,18 @@ class TestExplicit:
         assert stage.serving("a") == [2]
         assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
         assert not shows(stage, "UNAVAILABLE", "a/1")
+
+    def test_what_is_gone_is_no_shortfall(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
+        stage.add("b/1")
+        (tmp_path / "b" / "serving.toml").write_text("instances =")
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("b")
+        assert change_failed(stage, "b")
+        stage.remove("b")
+        with pytest.raises(ModelNotFound):
+            stage.reconciler.load_model("b")
+        assert not change_failed(stage, "b")
 
     def test_a_pin_to_nothing_is_refused(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.repository.store import VersionFolder, by_name, fingerprint, passed_over, scan
+from service.repository import store
+from service.repository.store import VersionFolder, by_name, fingerprint, hint_above, passed_over, scan
 
 
 def add(root: Path, *places: str) -> None:
@@ -122,16 +123,12 @@ def test_what_vanishes_is_a_change_and_no_error(tmp_path: Path) -> None:
     assert fingerprint(folder) == ()
 
 
-def test_a_copy_of_the_same_size_and_time_is_a_change(tmp_path: Path) -> None:
+def test_a_backup_by_hard_links_is_no_change(tmp_path: Path) -> None:
     add(tmp_path, "m/1")
     (folder,) = scan(tmp_path)
-    before, file = fingerprint(folder), folder.path / "model.onnx"
-    about = file.stat()
-    other = tmp_path / "other"
-    other.write_bytes(b"y" * about.st_size)
-    os.utime(other, ns=(about.st_atime_ns, about.st_mtime_ns))
-    other.replace(file)
-    assert fingerprint(folder) != before
+    before = fingerprint(folder)
+    os.link(folder.path / "model.onnx", tmp_path / "backup")
+    assert fingerprint(folder) == before
 
 
 def test_what_is_not_served_is_named_with_why(tmp_path: Path) -> None:
@@ -159,3 +156,16 @@ def test_of_what_is_served_nothing_is_named(tmp_path: Path) -> None:
     assert passed_over(tmp_path) == {}
     with pytest.raises(SettingsError, match="nowhere: No such file or directory"):
         passed_over(tmp_path / "nowhere")
+
+
+def test_a_hint_at_the_repository_needs_no_right_to_look_around(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path, "m/1")
+    assert hint_above(tmp_path / "m") == f"; did you mean --models {tmp_path}?"
+
+    def refuse(root: Path) -> list[VersionFolder]:
+        raise SettingsError(f"model repository {root}: Permission denied")
+
+    monkeypatch.setattr(store, "scan", refuse)
+    assert hint_above(tmp_path / "m") == ""

@@ -1,0 +1,115 @@
+"""What the repository holds and the operator wants of it. Nothing is loaded here."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from service.errors import LoadFailed, SettingsError
+from service.manifest import MANIFEST_FILE
+from service.repository import store, version_policy
+from service.repository.store import Fingerprint, VersionFolder
+from service.settings import Settings, read_model_settings
+
+_LOG = logging.getLogger(__name__)
+
+Models = Mapping[str, Sequence[VersionFolder]]
+
+
+class Catalogue:
+    """Reads the disk at each call. Driven under the reconciler's lock, but for :meth:`scan`."""
+
+    def __init__(self, settings: Settings) -> None:
+        """Know of nothing yet.
+
+        Args:
+            settings: The server's.
+        """
+        self._settings = settings
+        self._root = Path(settings.models)
+        self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
+
+    def scan(self) -> list[VersionFolder]:
+        """Return every version on disk.
+
+        Raises:
+            SettingsError: The repository cannot be read.
+        """
+        return store.scan(self._root)
+
+    def models(self) -> Models:
+        """Return the versions of each model.
+
+        Raises:
+            SettingsError: The repository cannot be read.
+        """
+        models = store.by_name(self.scan())
+        self._bare = {folder: seen for folder, seen in self._bare.items() if folder in models.get(folder.name, ())}
+        return models
+
+    def versions(self, name: str) -> Sequence[VersionFolder]:
+        """Return the versions of one model for a call; none if there is no such model.
+
+        Raises:
+            LoadFailed: The repository cannot be read (FAILED_PRECONDITION).
+        """
+        try:
+            return self.models().get(name, ())
+        except SettingsError as error:
+            _LOG.error("the model repository cannot be read: %s", error)
+            raise LoadFailed("the model repository cannot be read") from None
+
+    def settings_of(self, name: str) -> Settings:
+        """Return how a model is served.
+
+        Raises:
+            SettingsError: Its ``serving.toml`` is wrong.
+        """
+        return read_model_settings(self._root / name / store.SERVING_FILE, self._settings)
+
+    def wanted(self, folders: Sequence[VersionFolder], settings: Settings) -> list[VersionFolder]:
+        """Return the versions that a model's settings name.
+
+        Raises:
+            SettingsError: They name them in no way that is known.
+        """
+        numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
+        return [folder for folder in folders if folder.version in numbers]
+
+    def plan(self, models: Models) -> dict[str, tuple[Settings, list[VersionFolder]]]:
+        """Return settings and wanted versions of every model to load at the start.
+
+        Raises:
+            SettingsError: The repository lacks what was asked for, or a setting is wrong.
+        """
+        version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
+        plan = {}
+        for name in self._names_at_start(models):
+            settings = self.settings_of(name)
+            plan[name] = (settings, self.wanted(models[name], settings))
+        if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
+            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted"
+            raise SettingsError(nothing + store.hint_above(self._root))
+        return plan
+
+    def is_whole(self, folder: VersionFolder) -> bool:
+        """Tell whether a version may be loaded at this look: without a manifest at the second, since it may follow."""
+        if (folder.path / MANIFEST_FILE).exists():
+            return True
+        seen = store.fingerprint(folder)
+        if self._bare.pop(folder, None) == seen:
+            return True
+        self._bare[folder] = seen
+        return False
+
+    def _names_at_start(self, models: Models) -> list[str]:
+        if self._settings.model_control_mode != "explicit":
+            return sorted(models)
+        asked = [name for name in self._settings.load_models.split(",") if name]
+        if asked == ["*"]:
+            return sorted(models)
+        for name in asked:
+            if name not in models:
+                raise SettingsError(f"--load-models: the repository {self._root} has no model '{name}'")
+        return sorted(asked)
