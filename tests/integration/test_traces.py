@@ -167,5 +167,5 @@ def test_without_the_extra_the_server_says_what_to_install(small_repository: Pat
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.trace", None)
     monkeypatch.delitem(sys.modules, "service.transport.tracing", raising=False)
     settings = Settings(models=str(small_repository), otlp_endpoint="http://127.0.0.1:4317")
-    with pytest.raises(SettingsError, match=r"convserve\[otel\]"):
+    with pytest.raises(SettingsError, match=r"'\.\[otel\]'"):
         Server(settings)
