@@ -17,7 +17,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 for success, 1 for a shortfall, 2 for a wrong argument; 3 where the generator of load was the limit.
     """
-    parser = argparse.ArgumentParser(prog="convserve-bench", description="Ask any Open Inference Protocol server.")
+    parser = argparse.ArgumentParser(
+        prog="convserve-bench", allow_abbrev=False, description="Ask any Open Inference Protocol server."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     conformance.add_command(commands)
     load.add_command(commands)

@@ -55,7 +55,9 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="convserve-export", description="Train, convert, prove and publish CNNs.")
+    parser = argparse.ArgumentParser(
+        prog="convserve-export", allow_abbrev=False, description="Train, convert, prove and publish CNNs."
+    )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     listing = commands.add_parser("list", help="show recipes and architectures, or one layer by layer")
     add_list(listing)

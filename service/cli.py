@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.metadata
+import io
 import os
 import sys
 from collections.abc import Sequence
@@ -32,7 +33,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="convserve", description="Serve CNN classifiers over gRPC.")
+    parser = argparse.ArgumentParser(
+        prog="convserve", allow_abbrev=False, description="Serve CNN classifiers over gRPC."
+    )
     parser.add_argument("--version", action="version", version=f"convserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -82,13 +85,18 @@ def _classify(flags: argparse.Namespace) -> int:
 
     if bool(flags.text) == bool(flags.pictures):
         raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
+    for text in (flags.model, *(flags.text or ())):
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8 come from a command line as lone surrogates
+            raise SettingsError(f"classify: {text!a} is not UTF-8") from None
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
         return client.classify_and_print(flags)
     except client.CallFailed as error:
         print(f"convserve: {error}", file=sys.stderr)
         return 1
-    except UnicodeEncodeError as error:  # bytes that are no UTF-8 come from a command line as lone surrogates
-        raise SettingsError(f"classify: {error.object!a} is not UTF-8") from None
 
 
 def _inspect(flags: argparse.Namespace) -> int:

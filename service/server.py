@@ -271,6 +271,8 @@ def _listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None
     """Say of a door that cannot be bound which address it is, and which setting would mend it."""
     try:
         yield
+    except (TypeError, UnicodeError):  # of a host that cannot be written as a name
+        raise SettingsError(f"cannot listen on {host!r}: that is no host. Choose another with {host_flag}") from None
     except OSError as error:
         remedy = f"--{door}-port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
         # The doors word it differently.

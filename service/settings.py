@@ -62,7 +62,8 @@ class Settings:
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
     infer_tokens_file: str = _setting("", "bearer tokens, one a line, of those who may infer; none: anybody")
     admin_tokens_file: str = _setting(
-        "", "bearer tokens of those who may load models and change logging; none: anybody on loopback, else nobody"
+        "",
+        "bearer tokens of those who load models, set logging, register memory; none: on loopback anybody, else nobody",
     )
     tls_certificate: str = _setting("", "PEM file of the server's certificate chain; turns TLS on")
     tls_key: str = _setting("", "PEM file of its private key")

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from bench.load import plan
-from bench.load.arrivals import Arrivals
+from bench.load.arrivals import Arrivals, Constant, Gamma
 from bench.load.fleet import Fleet
 from bench.load.options import max_lag_seconds, told
 from bench.load.progress import bar
@@ -88,7 +88,8 @@ class Trials:
             The answer, and why it was the generator that bounded it, if it was.
         """
         limits: dict[float, str] = {}
-        outlook, last = Outlook(self._flags.objective_seconds), ""
+        steady = self._arrivals in (Constant(), Gamma())
+        outlook, last = Outlook(self._flags.objective_seconds, bunched=not steady), ""
         while not isinstance(probe := search.next(), Found):
             seconds = max(self._flags.trial_seconds, 1.05 * probe.requests / probe.rate)
             summary, limit = self.run(probe.rate, seconds)

@@ -51,8 +51,10 @@ class TokenFile:
         with self._lock:
             try:
                 self._read()
-            except (OSError, UnicodeDecodeError):
+            except OSError:
                 _LOG.exception("a token file cannot be read, the present tokens stay")
+            except UnicodeDecodeError:  # told once: it was read, and holds no token until it changes
+                _LOG.error("a token file is not UTF-8, the present tokens stay")
         return hashlib.sha256(token.encode()).digest() in self._digests
 
     def _read(self) -> None:
@@ -60,13 +62,13 @@ class TokenFile:
         stamp = (about.st_mtime_ns, about.st_ino)
         if stamp == self._stamp:
             return
+        self._stamp = stamp
         lines = self._path.read_text(encoding="utf-8").splitlines()
         digests = frozenset(hashlib.sha256(line.strip().encode()).digest() for line in lines if line.strip())
         if digests:
             self._digests = digests
         elif self._digests:
             _LOG.error("a token file became empty, the present tokens stay")
-        self._stamp = stamp
 
 
 class Access:

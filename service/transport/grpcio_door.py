@@ -288,7 +288,8 @@ def _check_free(address: str) -> None:
     if address.startswith("unix:"):
         return
     host, _, port = address.rpartition(":")
-    socket.create_server((bare(host), int(port)), family=family(host)).close()
+    both = family(host) is socket.AF_INET6 and socket.has_dualstack_ipv6()  # as gRPC takes :: for IPv4, too
+    socket.create_server((bare(host), int(port)), family=family(host), dualstack_ipv6=both).close()
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:

@@ -273,11 +273,12 @@ def _read_varint(payload: bytes, position: int) -> tuple[int, int]:
     Raises:
         IndexError: The message ends within it, or it goes on after the ten bytes that one may have.
     """
-    number = 0
-    for shift in range(0, 7 * _MAX_VARINT_BYTES, 7):
+    number = shift = 0
+    while shift < 7 * _MAX_VARINT_BYTES:
         byte = payload[position]
         position += 1
         number |= (byte & 0x7F) << shift
         if byte < 0x80:
             return number, position
+        shift += 7
     raise IndexError

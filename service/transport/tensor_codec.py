@@ -46,7 +46,7 @@ _MAX_ELEMENTS = 2**31 - 1  # no message holds more bytes
 def decode_inputs(
     request: pb.ModelInferRequest,
     shared_memory: SharedMemory,
-    check: Callable[[Mapping[str, Form]], None] = lambda forms: None,
+    check: Callable[[Mapping[str, Form]], None],
 ) -> dict[str, np.ndarray]:
     """Turn a request's tensors into arrays by name.
 
@@ -127,9 +127,7 @@ def _check_part(
 
 def _check_size(name: str, size: int, datatype: str, shape: tuple[int, ...]) -> None:
     if size != (expected := math.prod(shape) * DTYPES[datatype].itemsize):
-        raise InvalidInput(
-            f"input '{name}': {size} bytes of raw contents, expected {expected} for {datatype} {list(shape)}"
-        )
+        raise InvalidInput(f"input '{name}': {size} bytes, expected {expected} for {datatype} {list(shape)}")
 
 
 def _from_raw(name: str, data: bytes, datatype: str, shape: tuple[int, ...]) -> np.ndarray:

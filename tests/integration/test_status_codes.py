@@ -91,8 +91,8 @@ REFUSED = {
     "different batch sizes": (
         infer_request("add-sub", {"a": FLOATS, "b": np.zeros((2, 4), np.float32)}), INVALID, "batch sizes [1, 2]",
     ),
-    "a byte too few": (broken(raw=bytes(15)), INVALID, "15 bytes of raw contents, expected 16 for FP32 [1, 4]"),
-    "a byte too many": (broken(raw=bytes(17)), INVALID, "17 bytes of raw contents"),
+    "a byte too few": (broken(raw=bytes(15)), INVALID, "15 bytes, expected 16 for FP32 [1, 4]"),
+    "a byte too many": (broken(raw=bytes(17)), INVALID, "17 bytes, expected"),
     "raw and typed": (both_contents(), INVALID, "has typed contents and has raw"),
     "a raw content too few": (without_raw(), INVALID, "2 inputs by value but 1 raw contents"),
     "typed, too few": (typed("UINT8", [1, 3], uint_contents=[1, 2]), INVALID, "2 elements, expected 3"),

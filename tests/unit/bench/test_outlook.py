@@ -24,6 +24,7 @@ def test_calls_that_hardly_meet_and_are_slow_are_the_end(slow: list[tuple[float,
     mostly = summary([*slow * 6, *SERVED * 4])
     assert Outlook(OBJECTIVE).hopeless(25.0, mostly, Verdict.FAILED) is None  # they may have waited for each other
     assert "greater --objective-seconds" in (Outlook(OBJECTIVE).hopeless(12.5, mostly, Verdict.FAILED) or "")
+    assert Outlook(OBJECTIVE, bunched=True).hopeless(12.5, mostly, Verdict.FAILED) is None  # they meet at any rate
     seldom = summary([*slow * 4, *SERVED * 6])
     assert Outlook(OBJECTIVE).hopeless(12.5, seldom, Verdict.FAILED) is None
 

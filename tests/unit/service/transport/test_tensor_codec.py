@@ -28,7 +28,7 @@ from service.transport.tensor_codec import (
 
 def decode_inputs(request: pb.ModelInferRequest) -> dict[str, np.ndarray]:
     """Decode where no shared memory is registered."""
-    return tensor_codec.decode_inputs(request, SharedMemory())
+    return tensor_codec.decode_inputs(request, SharedMemory(), lambda forms: None)
 
 
 # Open Inference Protocol v2, InferTensorContents.
@@ -176,9 +176,9 @@ def test_huge_shapes_with_tiny_payloads_allocate_nothing(datatype: str, shape: t
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "message"),
     [
-        ("FP32", (2,), b"1234", "input 'x': 4 bytes of raw contents, expected 8 for FP32 [2]"),
-        ("FP32", (1,), b"12345678", "input 'x': 8 bytes of raw contents, expected 4 for FP32 [1]"),
-        ("UINT8", (), b"", "input 'x': 0 bytes of raw contents, expected 1 for UINT8 []"),
+        ("FP32", (2,), b"1234", "input 'x': 4 bytes, expected 8 for FP32 [2]"),
+        ("FP32", (1,), b"12345678", "input 'x': 8 bytes, expected 4 for FP32 [1]"),
+        ("UINT8", (), b"", "input 'x': 0 bytes, expected 1 for UINT8 []"),
         ("BYTES", (2,), b"\0\0\0\0", "input 'x': 4 bytes of raw contents cannot hold 2 BYTES elements"),
         ("BYTES", (2,), b"\1\0\0\0a\0\0\0", "input 'x': raw contents end before the length of element 1"),
         ("BYTES", (1,), b"\5\0\0\0ab", "input 'x': element 0 claims 5 bytes, 2 are left"),
@@ -301,8 +301,8 @@ def test_typed_contents_must_be_as_many_as_the_shape_says() -> None:
 @pytest.mark.parametrize(
     ("datatype", "byte_size", "message"),
     [
-        ("FP32", 2**30, "input 'x': 1073741824 bytes of raw contents, expected 12 for FP32 [3]"),
-        ("FP32", 0, "input 'x': 0 bytes of raw contents, expected 12 for FP32 [3]"),
+        ("FP32", 2**30, "input 'x': 1073741824 bytes, expected 12 for FP32 [3]"),
+        ("FP32", 0, "input 'x': 0 bytes, expected 12 for FP32 [3]"),
         ("BYTES", 65, "input 'x': 65 bytes of BYTES, expected at most 64"),
     ],
 )
@@ -315,7 +315,7 @@ def test_shared_memory_of_another_size_is_refused_unread(datatype: str, byte_siz
     lying.inputs[0].parameters["shared_memory_region"].string_param = "region"
     lying.inputs[0].parameters["shared_memory_byte_size"].int64_param = byte_size
     with pytest.raises(InvalidInput) as caught:
-        tensor_codec.decode_inputs(lying, NeverRead(max_text_bytes=64))
+        tensor_codec.decode_inputs(lying, NeverRead(max_text_bytes=64), lambda forms: None)
     assert caught.value.message == message
 
 
