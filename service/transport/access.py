@@ -36,6 +36,7 @@ class TokenFile:
         self._path = path
         self._lock = threading.Lock()
         self._stamp = (0, 0)
+        self._said = ""
         self._digests: frozenset[bytes] = frozenset()
         try:
             self._read()
@@ -51,8 +52,10 @@ class TokenFile:
         with self._lock:
             try:
                 self._read()
-            except OSError:
-                _LOG.exception("a token file cannot be read, the present tokens stay")
+            except OSError as error:
+                if str(error) != self._said:  # not at each call
+                    self._said = str(error)
+                    _LOG.error("a token file cannot be read, the present tokens stay: %s", error)
             except UnicodeDecodeError:  # told once: it was read, and holds no token until it changes
                 _LOG.error("a token file is not UTF-8, the present tokens stay")
         return hashlib.sha256(token.encode()).digest() in self._digests
@@ -62,8 +65,9 @@ class TokenFile:
         stamp = (about.st_mtime_ns, about.st_ino)
         if stamp == self._stamp:
             return
-        self._stamp = stamp
-        lines = self._path.read_text(encoding="utf-8").splitlines()
+        data = self._path.read_bytes()
+        self._stamp, self._said = stamp, ""
+        lines = data.decode().splitlines()
         digests = frozenset(hashlib.sha256(line.strip().encode()).digest() for line in lines if line.strip())
         if digests:
             self._digests = digests

@@ -78,6 +78,7 @@ class _Follower:
     def __init__(self, files: TlsFiles, stamp: tuple[tuple[int, int], ...]) -> None:
         self._files = files
         self._stamp = stamp
+        self._said = ""
         self._lock = threading.Lock()
 
     def __call__(self) -> grpc.ServerCertificateConfiguration | None:
@@ -87,9 +88,11 @@ class _Follower:
                 if stamp == self._stamp:
                     return None
                 configuration = _configuration(self._files.read())
-                self._stamp = stamp  # only now: what could not be read is tried again
-            except OSError:
-                _LOG.exception("TLS files cannot be read, the present certificates stay")
+                self._stamp, self._said = stamp, ""  # only now: what could not be read is tried again
+            except OSError as error:
+                if str(error) != self._said:  # not at each handshake, which anybody may begin
+                    self._said = str(error)
+                    _LOG.error("TLS files cannot be read, the present certificates stay: %s", error)
                 return None
         _LOG.info("TLS certificates taken anew")
         return configuration
