@@ -116,6 +116,7 @@ class Reconciler:
         with self.changing:
             folders = self._catalogue.versions(name)
             if not folders:
+                self._forget_all_but(name, ())
                 self._shortfalls.note(name, "")
                 raise ModelNotFound(f"no model '{name}' in the repository")
             try:

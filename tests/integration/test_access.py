@@ -20,14 +20,17 @@ ONES = np.ones((1, 4), dtype=np.float32)
 DENIED, UNKNOWN = grpc.StatusCode.PERMISSION_DENIED, grpc.StatusCode.UNAUTHENTICATED
 
 
+def token_flags(folder: Path) -> list[str]:
+    (folder / "infer").write_text("reader\n")
+    (folder / "admin").write_text("root\n")
+    return ["--infer-tokens-file", str(folder / "infer"), "--admin-tokens-file", str(folder / "admin")]
+
+
 @pytest.fixture(scope="module")
 def guarded(
     small_repository: Path, transport: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
-    folder = tmp_path_factory.mktemp("tokens")
-    (folder / "infer").write_text("reader\n")
-    (folder / "admin").write_text("root\n")
-    flags = ["--infer-tokens-file", str(folder / "infer"), "--admin-tokens-file", str(folder / "admin")]
+    flags = token_flags(tmp_path_factory.mktemp("tokens"))
     with ServerProcess(
         small_repository, transport, *flags, "--model-control-mode", "explicit", "--load-models", "*"
     ) as running:
@@ -39,10 +42,7 @@ def reachable(
     small_repository: Path, transport: str, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[ServerProcess]:
     """Listens on every interface."""
-    folder = tmp_path_factory.mktemp("far-tokens")
-    (folder / "infer").write_text("reader\n")
-    (folder / "admin").write_text("root\n")
-    flags = ["--infer-tokens-file", str(folder / "infer"), "--admin-tokens-file", str(folder / "admin")]
+    flags = token_flags(tmp_path_factory.mktemp("far-tokens"))
     with ServerProcess(small_repository, transport, "--host", "0.0.0.0", *flags) as running:
         yield running
 

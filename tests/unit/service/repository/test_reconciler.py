@@ -450,6 +450,17 @@ class TestExplicit:
         assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
         assert not shows(stage, "UNAVAILABLE", "a/1")
 
+    def test_what_failed_and_is_gone_is_forgotten(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": ManifestInvalid("no")})
+        stage = Stage(tmp_path, "a/1", "b/1", loader=loader, model_control_mode="explicit").start()
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        stage.remove("a")
+        with pytest.raises(ModelNotFound):
+            stage.reconciler.load_model("a")
+        assert not stage.lifecycle.knows("a")
+        assert 'model="a"' not in stage.metrics.expose().decode()
+
     def test_what_is_gone_is_no_shortfall(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
         stage.add("b/1")
