@@ -12,6 +12,7 @@ from the first measurement as those are, and their deviations fall to what they 
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 
@@ -23,6 +24,7 @@ _IDLE_BATCHES = 16  # of other sizes in a row: what runs as often as that is mea
 _MOST_LEVEL = 2.0
 _MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
 _LEAST_SECONDS = 1e-9  # nothing is free: rates divide by a cost
+_TRIED_BATCHES = 64  # more than one pause of the machine inflates
 
 
 def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
@@ -40,18 +42,25 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
 
 
 class _Estimate:
-    """Mean and deviation of one cell as first measured and at present, and the least it took, in seconds."""
+    """Mean and deviation of one cell as first measured and at present, and the least it took, in seconds.
 
-    __slots__ = ("deviation", "first", "first_deviation", "idle", "least", "mean")
+    What it took at least is unknown before it has run ``untried`` times.
+    """
 
-    def __init__(self, mean: float, deviation: float, least: float) -> None:
+    __slots__ = ("deviation", "first", "first_deviation", "idle", "least", "mean", "untried")
+
+    def __init__(self, mean: float, deviation: float, least: float, untried: int = 0) -> None:
         self.first = self.mean = max(mean, _LEAST_SECONDS)
         self.first_deviation = self.deviation = deviation
         self.least = least
+        self.untried = untried
         self.idle = 0
 
     def learn(self, seconds: float) -> None:
         self.idle = 0
+        if self.untried:
+            self.untried -= 1
+            self.least = min(self.least, seconds)
         error = seconds - self.mean
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
@@ -125,12 +134,13 @@ class CostModel:
 
         Whoever gives up on a request must use this one. A pause of the machine inflates the mean;
         if the inflated mean refused everything, nothing would run and nothing would correct it. For
-        the same reason a shape that was not measured before serving costs nothing at best.
+        the same reason a shape that was not measured before serving costs nothing at best, until batches
+        of that size have run so often that the quickest of them tells.
         """
         if group not in self._cells:
             return 0.0
         cell = self._cell(rows, group)
-        return min(cell.least, cell.mean)
+        return 0.0 if cell.untried else min(cell.least, cell.mean)
 
     def observe(self, rows: int, group: Hashable, seconds: float) -> None:
         """Learn from a batch that ran."""
@@ -141,7 +151,8 @@ class CostModel:
                 self._ran.add(group)
                 scale = seconds / self._stand_in[index].mean
                 self._cells[group] = [
-                    _Estimate(cell.mean * scale, cell.deviation * scale, least=0.0) for cell in self._stand_in
+                    _Estimate(cell.mean * scale, cell.deviation * scale, math.inf, _TRIED_BATCHES)
+                    for cell in self._stand_in
                 ]
             return
         self._ran.add(group)

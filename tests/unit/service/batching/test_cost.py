@@ -129,6 +129,18 @@ def test_nobody_is_given_up_on_account_of_a_shape_that_was_not_measured_at_load(
     assert cost.least_seconds(1, "tiny") == 0.0
 
 
+def test_a_shape_that_was_not_measured_at_load_takes_at_best_what_it_took_once_it_has_run_often() -> None:
+    """Else who cannot be answered any more is kept until the deadline passes, as an answer might take no time."""
+    cost = CostModel([1, 2], {"huge": [[30.0], [60.0]]})
+    cost.observe(1, "tiny", 1.0)
+    for _ in range(63):
+        cost.observe(1, "tiny", 0.5)
+    assert cost.least_seconds(1, "tiny") == 0.0
+    cost.observe(1, "tiny", 0.75)
+    assert cost.least_seconds(1, "tiny") == 0.5
+    assert cost.least_seconds(2, "tiny") == 0.0, "that size has not run"
+
+
 def test_memory_is_bounded_however_many_shapes_come() -> None:
     cost = linear_cost()
     for shape in range(1000):
