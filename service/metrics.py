@@ -22,6 +22,7 @@ from prometheus_client.process_collector import ProcessCollector
 from prometheus_client.registry import Collector
 
 from service.distribution import DistributionFamily
+from service.rpc_counts import RpcCounts
 
 # gRFC A66's latency bounds, cut to what a CNN can take: 50 µs to 10 s.
 _SECONDS = (5e-5, 1e-4, 2e-4, 4e-4, 8e-4, 1.5e-3, 3e-3, 6e-3, 0.012, 0.025, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 10.0)
@@ -124,6 +125,8 @@ class Metrics:
             "model_change_failed", "1 while something that the repository has of a model cannot be served", "model"
         )
         self.load_seconds = self._gauge("model_load_duration_seconds", "Time from LOADING to READY", *_MODEL)
+        self.rpcs = RpcCounts()
+        self.registry.register(self.rpcs)
         self._gauge("build_info", "Versions", "version", "runtime").labels(version, runtime).set(1)
 
     def expose(self) -> bytes:

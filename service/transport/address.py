@@ -28,3 +28,16 @@ def is_loopback(host: str) -> bool:
         return ip_address(bare(host)).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def check_free(address: str) -> None:
+    """Bind and let go: gRPC itself reports a port in use on standard error, in its own form.
+
+    Raises:
+        OSError: ``HOST:PORT`` cannot be bound.
+    """
+    if address.startswith("unix:"):
+        return
+    host, _, port = address.rpartition(":")
+    both = family(host) is socket.AF_INET6 and socket.has_dualstack_ipv6()  # as gRPC takes :: for IPv4, too
+    socket.create_server((bare(host), int(port)), family=family(host), dualstack_ipv6=both).close()

@@ -19,6 +19,7 @@ from service.transport.status import Status, internal
 
 _LOG = logging.getLogger(__name__)
 
+_NO_RPC = ("stream", "http")  # transports whose requests are no RPCs: a stream of many is one, a web page none
 MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
 
 _ids = itertools.count(1)
@@ -58,6 +59,11 @@ class Responder(Protocol):
     def fail(self, status: Status) -> None:
         """End the call with an error."""
         ...
+
+
+def is_rpc(responder: Responder) -> bool:
+    """Tell whether a call is an RPC of its own."""
+    return responder.transport not in _NO_RPC
 
 
 class InFlight:
@@ -102,7 +108,7 @@ class Ledger(Protocol):
         """The core."""
         ...
 
-    def count(self, method: str, code: str, model: str = "", version: str = "") -> None:
+    def count(self, method: str, code: str, model: str = "", version: str = "", *, rpc: bool = True) -> None:
         """Count a call that ended."""
         ...
 
@@ -200,7 +206,7 @@ class Call:
         """
         seconds = self._calls.dataplane.clock() - self.arrival
         try:
-            self._calls.count(self._method, code, self._model, self._version())
+            self._calls.count(self._method, code, self._model, self._version(), rpc=is_rpc(self._responder))
             if self._servable is not None and code == "OK":
                 self._servable.metrics.observe_success(seconds, "" if self.record is None else self.record.trace_id)
             elif self._servable is not None:

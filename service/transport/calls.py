@@ -24,7 +24,7 @@ from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec
 from service.transport.access import OPEN, Access, Metadata
-from service.transport.call import Call, InFlight, Responder
+from service.transport.call import Call, InFlight, Responder, is_rpc
 from service.transport.recorder import Recorder, failures_only
 from service.transport.repeated import RepeatedRefusal, Shedder, repeated_refusal
 from service.transport.replies import ClassifyReply, InferForm, InferReply
@@ -81,7 +81,8 @@ class Calls:
             CLASSIFY_IMAGES: self._classify_images,
             CLASSIFY_SENTENCES: self._classify_sentences,
         }
-        self._ended: list[tuple[str, str, str, str]] = []
+        self._ended: list[tuple[str, str, str, str, bool]] = []
+        self.rpcs = metrics.rpcs
         dataplane.lifecycle.when_withdrawn(self._let_go)
         metrics.before_scrapes(self)
         metrics.inflight.set_function(lambda: self.in_flight.count)
@@ -113,7 +114,7 @@ class Calls:
         call = Call(self, method, responder, arrival, burst)
         if self.recorder.draws:
             call.record = self.recorder.begin(method, metadata, arrival)
-        self.in_flight.enter()
+        self._enter(method, responder)
         try:
             if not self._access.open_to_infer:
                 self.check_access(method, metadata)
@@ -136,7 +137,7 @@ class Calls:
     def refuse(self, method: str, responder: Responder, error: ServingError) -> None:
         """Settle a call that a door does not let in."""
         call = Call(self, method, responder, self.dataplane.clock())
-        self.in_flight.enter()
+        self._enter(method, responder)
         call.refuse(error)
 
     def check_access(self, method: str, metadata: Metadata) -> None:
@@ -159,16 +160,25 @@ class Calls:
                 continue
         return self._begin[method](call, payload, deadline)
 
-    def count(self, method: str, code: str, model: str = "", version: str = "", number: int = 1) -> None:
-        """Count calls that ended alike, also those of a door's own methods."""
-        self._ended.extend([(model, version, method, code)] * number)
+    def _enter(self, method: str, responder: Responder) -> None:
+        self.in_flight.enter()
+        if is_rpc(responder):
+            self.rpcs.started(method)
+
+    def count(
+        self, method: str, code: str, model: str = "", version: str = "", number: int = 1, *, rpc: bool = True
+    ) -> None:
+        """Count calls that ended alike, also those of a door's own methods; RPCs have been counted in."""
+        self._ended.extend([(model, version, method, code, rpc)] * number)
         if len(self._ended) >= _SETTLE_CALLS:
             self.settle()
 
     def settle(self) -> None:
         """Add the calls up that have ended; before every scrape and once there are many."""
-        for (model, version, method, code), count in Counts(taken(self._ended)).items():
+        for (model, version, method, code, rpc), count in Counts(taken(self._ended)).items():
             self._metrics.requests.labels(model, version, method.rpartition("/")[2], code).inc(count)
+            if rpc:
+                self.rpcs.handled(method, code, count)
 
     def status_of(self, error: ServingError, request_id: str) -> Status:
         """Translate an error as this server is set up to."""

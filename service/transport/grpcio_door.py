@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import socket
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any, NoReturn
@@ -18,11 +17,11 @@ import grpc
 from google.protobuf.message import DecodeError
 from grpc_reflection.v1alpha import reflection
 
-from service.errors import InvalidInput, ServingError
+from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
 from service.scheduling import take_turns_at_once
-from service.transport.address import bare, family
+from service.transport.address import check_free
 from service.transport.call import request_id_of
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
@@ -107,7 +106,7 @@ class GrpcioDoor:
     async def _start(self, address: str) -> int:
         server = grpc.aio.server(options=_options(self._limits))
         self._register(server)
-        _check_free(address)
+        check_free(address)
         try:
             if self._credentials is None:
                 port = server.add_insecure_port(address)
@@ -192,15 +191,18 @@ class GrpcioDoor:
         """The handler of ModelStreamInfer; its credential is checked once, at the start."""
         metadata = context.invocation_metadata() or ()
         request_id = request_id_of(metadata)
-        try:
-            self._calls.check_access(MODEL_STREAM_INFER, metadata)
-        except ServingError as error:
-            self._calls.count(MODEL_STREAM_INFER, error.status)
-            await _abort(context, self._calls.status_of(error, request_id))
-        stream = Stream(self._calls, self._replies.call, context.time_remaining(), request_id, metadata)
-        async for answer in stream.run(requests):
-            await self._pass()
-            yield answer
+        with self._calls.rpcs.one(MODEL_STREAM_INFER) as rpc:
+            try:
+                self._calls.check_access(MODEL_STREAM_INFER, metadata)
+            except ServingError as error:
+                rpc.code = error.status
+                self._calls.count(MODEL_STREAM_INFER, error.status, rpc=False)
+                await _abort(context, self._calls.status_of(error, request_id))
+            stream = Stream(self._calls, self._replies.call, context.time_remaining(), request_id, metadata)
+            async for answer in stream.run(requests):
+                await self._pass()
+                yield answer
+            rpc.code = "OK"
 
     async def _pass(self) -> None:
         """Wait while answers are held back."""
@@ -216,6 +218,7 @@ class GrpcioDoor:
             arrival = self._calls.dataplane.clock()
             recorder = self._calls.recorder
             record = recorder.begin(method.path, metadata, arrival) if recorder.draws else None
+            self._calls.rpcs.started(method.path)
 
             def ended(code: str, reason: str = "") -> None:
                 self._calls.count(method.path, code)
@@ -224,8 +227,8 @@ class GrpcioDoor:
                     EndedCall(method.path, "grpcio", request_id, code, seconds, arrival, reason, record=record)
                 )
 
-            await self._pass()
             try:
+                await self._pass()
                 self._calls.check_access(method.path, metadata)
                 request = method.request_type.FromString(payload)
                 response = (
@@ -236,6 +239,9 @@ class GrpcioDoor:
             except DecodeError:
                 damaged = InvalidInput("the request message is damaged")
                 status, reason = self._calls.status_of(damaged, request_id), damaged.reason
+            except asyncio.CancelledError:
+                ended("CANCELLED", RequestCancelled.reason)
+                raise
             except Exception:
                 fields = {"request_id": request_id, "method": method.path}
                 _LOG.exception("a call failed", extra={"fields": fields})
@@ -277,19 +283,6 @@ def _options(limits: DoorLimits) -> list[tuple[str, int]]:
         ("grpc.server.max_pending_requests", _UNBOUNDED),
         ("grpc.server.max_pending_requests_hard_limit", _UNBOUNDED),
     ]
-
-
-def _check_free(address: str) -> None:
-    """Bind and let go: gRPC itself reports a port in use on standard error, in its own form.
-
-    Raises:
-        OSError: ``HOST:PORT`` cannot be bound.
-    """
-    if address.startswith("unix:"):
-        return
-    host, _, port = address.rpartition(":")
-    both = family(host) is socket.AF_INET6 and socket.has_dualstack_ipv6()  # as gRPC takes :: for IPv4, too
-    socket.create_server((bare(host), int(port)), family=family(host), dualstack_ipv6=both).close()
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:

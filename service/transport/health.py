@@ -17,7 +17,9 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.repository.lifecycle import Lifecycle
+from service.rpc_counts import RpcCounts
 
+_HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _CLASSIFICATION = "convserve.classification.v1.ClassificationService"
 _INFERENCE = "inference.GRPCInferenceService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -28,20 +30,23 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class Health:
     """The health service and what it is told. :meth:`refresh` may be called from any thread."""
 
-    service_name: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+    service_name: str = _HEALTH
 
-    def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool], is_draining: Callable[[], bool]) -> None:
+    def __init__(
+        self, lifecycle: Lifecycle, is_ready: Callable[[], bool], is_draining: Callable[[], bool], rpcs: RpcCounts
+    ) -> None:
         """Wire up.
 
         Args:
             lifecycle: Knows the states of the models.
             is_ready: Tells whether the server as a whole is ready to serve.
             is_draining: Tells whether it is about to stop, and with it every model.
+            rpcs: Where the service's calls are counted.
         """
         self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._is_draining = is_draining
-        self._servicer = _Servicer()
+        self._servicer = _Servicer(rpcs)
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def register(self, server: grpc.aio.Server) -> None:
@@ -71,7 +76,8 @@ class Health:
 class _Servicer(health_pb2_grpc.HealthServicer):
     """Holds the states by name; for the loop's thread only."""
 
-    def __init__(self) -> None:
+    def __init__(self, rpcs: RpcCounts) -> None:
+        self._rpcs = rpcs
         self._states: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -82,17 +88,21 @@ class _Servicer(health_pb2_grpc.HealthServicer):
         self._changed = asyncio.Event()
 
     async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        state = self._states.get(request.service)
-        if state is None:
-            await context.abort(grpc.StatusCode.NOT_FOUND, f"no service '{request.service}'")
-        return health_pb2.HealthCheckResponse(status=state)
+        with self._rpcs.one(f"/{_HEALTH}/Check") as rpc:
+            state = self._states.get(request.service)
+            if state is None:
+                rpc.code = "NOT_FOUND"
+                await context.abort(grpc.StatusCode.NOT_FOUND, f"no service '{request.service}'")
+            rpc.code = "OK"
+            return health_pb2.HealthCheckResponse(status=state)
 
     async def Watch(self, request: Any, _: Any) -> AsyncIterator[Any]:  # noqa: N802 - the protocol's name
         told = None
-        while True:
-            changed = self._changed
-            state = self._states.get(request.service, _SERVICE_UNKNOWN)
-            if state != told:
-                told = state
-                yield health_pb2.HealthCheckResponse(status=state)
-            await changed.wait()
+        with self._rpcs.one(f"/{_HEALTH}/Watch"):
+            while True:
+                changed = self._changed
+                state = self._states.get(request.service, _SERVICE_UNKNOWN)
+                if state != told:
+                    told = state
+                    yield health_pb2.HealthCheckResponse(status=state)
+                await changed.wait()

@@ -15,6 +15,7 @@ from typing import Protocol
 from service.batching.refusal import Refusal
 from service.dataplane import DataPlane
 from service.errors import DeadlineUnmeetable
+from service.rpc_counts import RpcCounts
 from service.transport.access import Metadata
 from service.transport.call import MAX_REQUEST_ID
 from service.transport.recorder import Recorder
@@ -96,6 +97,7 @@ class Refusals(Protocol):
     dataplane: DataPlane
     recorder: Recorder
     repeated: RepeatedRefusal | None
+    rpcs: RpcCounts
 
     def count(self, method: str, code: str, model: str = "", version: str = "", number: int = 1) -> None:
         """Count calls that ended alike."""
@@ -169,6 +171,7 @@ class Shedder:
         template = repeated.template
         servable = template.form.servable
         now = self._calls.dataplane.clock()
+        self._calls.rpcs.started(self._method, count)
         self._calls.count(self._method, repeated.status.name, servable.name, str(servable.version), count)
         servable.metrics.observe_failure((now - self._since) / count, DeadlineUnmeetable.reason, count)
         servable.batcher.repeated(count, template.rows, servable.priorities.handicap(template.priority))

@@ -42,6 +42,8 @@ FAMILIES = {
     "convserve_model_change_failed": ("gauge", "model"),
     "convserve_model_load_duration_seconds": ("gauge", "model version"),
     "convserve_build_info": ("gauge", "version runtime"),
+    "grpc_server_started": ("counter", "grpc_type grpc_service grpc_method"),
+    "grpc_server_handled": ("counter", "grpc_type grpc_service grpc_method grpc_code"),
 }
 
 
@@ -79,7 +81,8 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     metrics.load_seconds.labels(*labels).set(0.5)
     metrics.set_state(*labels, "READY")
     metrics.change_failed.labels(model).set(0)
-    bound.settle()
+    with metrics.rpcs.one("/inference.GRPCInferenceService/ModelStreamInfer"):
+        bound.settle()
     return bound
 
 
@@ -112,7 +115,7 @@ def test_names_types_and_labels_are_the_interface(metrics: Metrics) -> None:
     fill(metrics)
     scraped = {}
     for family in metrics.registry.collect():
-        if family.name.startswith("convserve_"):
+        if family.name.startswith(("convserve_", "grpc_")):
             labels = {name for sample in family.samples for name in sample.labels} - {"le"}
             scraped[family.name] = (family.type, labels)
     assert scraped == {name: (kind, set(labels.split())) for name, (kind, labels) in FAMILIES.items()}

@@ -36,7 +36,7 @@ def rows() -> dict[str, re.Match[str]]:
 
 
 def documented() -> Families:
-    return {name: (row["type"], frozenset(re.findall("`([a-z]+)`", row["labels"]))) for name, row in rows().items()}
+    return {name: (row["type"], frozenset(re.findall("`([a-z_]+)`", row["labels"]))) for name, row in rows().items()}
 
 
 def shown(metrics: Metrics) -> Families:

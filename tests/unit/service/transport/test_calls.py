@@ -236,6 +236,12 @@ class World:
             for sample in next(iter(self.metrics.requests.collect())).samples
         }
 
+    def rpcs(self) -> dict[str, float]:
+        """RPCs started, and handled by code."""
+        families = [family for family in self.metrics.registry.collect() if family.name.startswith("grpc_server")]
+        samples = [sample for family in families for sample in family.samples]
+        return {sample.labels.get("grpc_code", "started"): sample.value for sample in samples}
+
 
 @pytest.fixture
 def world() -> World:
@@ -366,6 +372,7 @@ class TestRepeatedRefusals:
         shedder.settle()
         assert batcher.repeated_counts == [(2, 1, 1.0)]
         assert world.counts()["bare", "ModelInfer", "RESOURCE_EXHAUSTED"] == 3
+        assert world.rpcs() == {"started": 4, "ResourceExhausted": 3}
         statistics = world.plane.servables["bare"].metrics.snapshot()
         assert (statistics.fail.count, statistics.failures) == (3, {"DEADLINE_UNMEETABLE": 3})
         assert len(world.plane.submitted) == 1
@@ -828,6 +835,17 @@ def test_calls_in_flight_are_a_metric(world: World) -> None:
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 2
     world.reply.refuse(QueueFull("full"))
     assert world.metrics.registry.get_sample_value("convserve_inflight_requests") == 1
+
+
+@pytest.mark.parametrize(
+    ("transport", "rpcs"),
+    [(door, {"started": 1, "NotFound": 1}) for door in ("native", "grpcio")] + [("stream", {}), ("http", {})],
+)
+def test_a_request_on_a_stream_or_a_web_page_is_no_rpc(world: World, transport: str, rpcs: dict[str, float]) -> None:
+    world.responder.transport = transport
+    world.infer(model="none")
+    assert world.counts() == {("", "ModelInfer", "NOT_FOUND"): 1}
+    assert world.rpcs() == rpcs
 
 
 def test_a_call_is_settled_once_whenever_another_thread_comes_in_between(world: World) -> None:
