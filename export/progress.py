@@ -23,16 +23,6 @@ class Reporter(Protocol):
         ...
 
 
-class Silent:
-    """Shows nothing."""
-
-    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
-        """See :class:`Reporter`."""
-
-    def epoch(self, record: EpochRecord, is_best: bool) -> None:
-        """See :class:`Reporter`."""
-
-
 class Bar:
     """A rich progress bar over all steps of all epochs. Use as a context."""
 

@@ -70,7 +70,6 @@ class _Subject:
     data: DataSet
     preprocessing: Preprocessing
     training: Inputs
-    training_labels: np.ndarray
 
     @property
     def path(self) -> Path:
@@ -186,8 +185,7 @@ def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
     data, _ = open_divided(recipe, Source(data_path), manifest.provenance.seed or 0, fold)
     _check_same_data(version_dir, manifest, data)
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, version_dir)
-    training = preprocessing.inputs(data.train)
-    return _Subject(version_dir, manifest, data, preprocessing, training, data.train.labels)
+    return _Subject(version_dir, manifest, data, preprocessing, preprocessing.inputs(data.train))
 
 
 def _check_same_data(version_dir: Path, manifest: Manifest, data: DataSet) -> None:

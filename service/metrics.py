@@ -14,7 +14,7 @@ import weakref
 from collections.abc import Iterable, Sequence
 from typing import Protocol, TypeVar
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics, generate_latest
+from prometheus_client import CollectorRegistry, Counter, Gauge, Metric, disable_created_metrics
 from prometheus_client.exposition import choose_encoder
 from prometheus_client.gc_collector import GCCollector
 from prometheus_client.platform_collector import PlatformCollector
@@ -129,10 +129,6 @@ class Metrics:
         self.registry.register(self.rpcs)
         self._gauge("build_info", "Versions", "version", "runtime").labels(version, runtime).set(1)
 
-    def expose(self) -> bytes:
-        """Return the Prometheus text format, version 0.0.4."""
-        return generate_latest(self.registry)
-
     def settle(self) -> None:
         """Add everything up that is pending, for who reads a family without a scrape."""
         self._pending.settle()
@@ -142,7 +138,7 @@ class Metrics:
 
         Args:
             accept: Its header Accept. ``application/openmetrics-text`` gives OpenMetrics, with exemplars;
-                anything else, and what makes no sense, what :meth:`expose` returns.
+                anything else, and what makes no sense, the Prometheus text format.
         """
         try:
             encode, content_type = choose_encoder(accept)

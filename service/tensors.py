@@ -45,15 +45,6 @@ def as_numbers(array: np.ndarray) -> np.ndarray:
     return (array["bf16"].astype(np.uint32) << 16).view(np.float32)
 
 
-def datatype_of(dtype: np.dtype) -> str:
-    """Return the protocol's name of a NumPy dtype.
-
-    Raises:
-        KeyError: The protocol has no such type.
-    """
-    return _NAMES[np.dtype(dtype)]
-
-
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
     """Name, datatype and shape of one input or output.

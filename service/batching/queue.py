@@ -36,11 +36,6 @@ class RequestQueue:
         """Number of rows that wait."""
         return self._rows
 
-    @property
-    def patient_rows(self) -> int:
-        """Number of rows that wait without a deadline."""
-        return self._patient_rows
-
     def rows_before(self, turn: float) -> int:
         """Return how many rows have their turn at that instant or before."""
         if turn >= self._latest_turn:

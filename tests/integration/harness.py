@@ -26,7 +26,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.pb.convserve.classification.v1 import classification_pb2_grpc
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import grpc_service_pb2_grpc
-from service.tensors import DTYPES, datatype_of
+from service.tensors import DTYPES
 
 ROOT = Path(__file__).resolve().parents[2]
 MODELS = ROOT / "models"
@@ -220,7 +220,8 @@ def infer_request(
     request = pb.ModelInferRequest(model_name=model, **fields)
     for name, given in inputs.items():
         array = given if isinstance(given, np.ndarray) else np.array([*given, None], dtype=object)[:-1]
-        request.inputs.add(name=name, datatype=datatype_of(array.dtype), shape=array.shape)
+        datatype = next(datatype for datatype, dtype in DTYPES.items() if dtype == array.dtype)
+        request.inputs.add(name=name, datatype=datatype, shape=array.shape)
         request.raw_input_contents.append(encode_raw(array))
     for name in outputs:
         output = request.outputs.add(name=name)

@@ -12,7 +12,7 @@ import torch
 from export import run as run_files
 from export.data import Source
 from export.errors import RunInvalid
-from export.progress import Reporter, Silent
+from export.progress import Reporter
 from export.recipe import parse_recipe
 from export.run import (
     CHECKPOINT_FILE,
@@ -28,7 +28,15 @@ from export.runner import Plan, choose_device, load_classifier, run_all
 from tests.unit.export.samples import change, tiny_text
 
 
-class StopIn:
+class Silent:
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        pass
+
+    def epoch(self, record: EpochRecord, is_best: bool) -> None:
+        pass
+
+
+class StopIn(Silent):
     """Presses Ctrl-C at the first step of one epoch."""
 
     def __init__(self, epoch: int) -> None:
@@ -37,9 +45,6 @@ class StopIn:
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         if epoch == self._epoch:
             raise KeyboardInterrupt
-
-    def epoch(self, record: EpochRecord, is_best: bool) -> None:
-        pass
 
 
 def _using(reporter: Reporter) -> Callable[[str, int], AbstractContextManager[Reporter]]:

@@ -123,14 +123,14 @@ def test_names_types_and_labels_are_the_interface(metrics: Metrics) -> None:
 
 def test_what_is_exposed_is_prometheus_text(metrics: Metrics) -> None:
     fill(metrics)
-    lines = metrics.expose().decode().splitlines()
+    lines = metrics.negotiate("")[0].decode().splitlines()
     sample = re.compile(r'[a-z_:][a-z0-9_:]*(\{[a-z_]+="[^"]*"(,[a-z_]+="[^"]*")*\})? \S+')
     assert all(line.startswith("# ") or sample.fullmatch(line) for line in lines)
     assert not any("_created" in line for line in lines)
 
 
 def test_the_process_and_the_runtime_describe_themselves(metrics: Metrics) -> None:
-    text = metrics.expose().decode()
+    text = metrics.negotiate("")[0].decode()
     assert 'convserve_build_info{runtime="onnxruntime 9",version="1.2.3"} 1.0' in text
     for name in ("process_resident_memory_bytes", "python_info", "python_gc_collections_total"):
         assert f"\n{name}" in text
@@ -146,8 +146,8 @@ def test_two_servers_in_one_process_do_not_meet() -> None:
     first, second = Metrics("1", "a"), Metrics("1", "a")
     counted = version_metrics(first)
     counted.rejected("queue_full")
-    assert b'reason="queue_full"' in first.expose()
-    assert b'reason="queue_full"' not in second.expose()
+    assert b'reason="queue_full"' in first.negotiate("")[0]
+    assert b'reason="queue_full"' not in second.negotiate("")[0]
 
 
 def test_forgetting_a_version_drops_all_of_its_series_and_no_other(metrics: Metrics) -> None:
@@ -155,7 +155,7 @@ def test_forgetting_a_version_drops_all_of_its_series_and_no_other(metrics: Metr
     fill(metrics, "m", "2")
     fill(metrics, "n", "1")
     metrics.forget("m", "1")
-    text = metrics.expose().decode()
+    text = metrics.negotiate("")[0].decode()
     assert not re.search(r'model="m".*version="1"', text)
     for name, (_, labels) in FAMILIES.items():
         if {"model", "version"} <= set(labels.split()):
@@ -195,7 +195,7 @@ def test_what_ends_after_the_series_are_gone_does_not_bring_them_back(metrics: M
     bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
     bound.observe_predictions(np.array([0]), np.array([1.0]), ["cat"])
     bound.observe_merged()
-    assert 'model="m"' not in metrics.expose().decode()
+    assert 'model="m"' not in metrics.negotiate("")[0].decode()
 
 
 def test_a_batch_is_counted_once_and_its_requests_each(metrics: Metrics) -> None:

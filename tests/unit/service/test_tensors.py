@@ -6,20 +6,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import InvalidInput
-from service.tensors import DTYPES, TensorSpec, datatype_of
+from service.tensors import DTYPES, TensorSpec
 
 SPEC = TensorSpec("images", "UINT8", (-1, 28, 28, 1))
 
 
-@pytest.mark.parametrize("name", DTYPES)
-def test_names_and_dtypes_are_one_to_one(name: str) -> None:
-    assert datatype_of(DTYPES[name]) == name
-    assert TensorSpec("x", name, ()).dtype == DTYPES[name]
-
-
-def test_a_dtype_that_the_protocol_lacks_has_no_name() -> None:
-    with pytest.raises(KeyError):
-        datatype_of(np.dtype(np.complex64))
+def test_names_and_dtypes_are_one_to_one() -> None:
+    assert len(set(DTYPES.values())) == len(DTYPES)
+    assert all(TensorSpec("x", name, ()).dtype == dtype for name, dtype in DTYPES.items())
 
 
 def test_a_specification_reads_as_error_messages_write_it() -> None:

@@ -143,7 +143,7 @@ def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
     assert isinstance(refusal(stage.lifecycle, "a"), ModelNotFound)
     assert stage.lifecycle.is_ready
     assert not stage.lifecycle.knows("a")
-    assert 'model="a"' not in stage.metrics.expose().decode()
+    assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
 
 @pytest.mark.parametrize("lost", ["emptied", "gone", "a file"])
@@ -459,7 +459,7 @@ class TestExplicit:
         with pytest.raises(ModelNotFound):
             stage.reconciler.load_model("a")
         assert not stage.lifecycle.knows("a")
-        assert 'model="a"' not in stage.metrics.expose().decode()
+        assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
     def test_what_is_gone_is_no_shortfall(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()

@@ -60,7 +60,7 @@ def test_a_reading_has_what_was_counted_even_if_it_is_not_settled() -> None:
 def test_a_version_without_series_is_left_out_and_gets_none() -> None:
     metrics = Metrics("1", "x")
     assert live.read(metrics, [KEY], now=0.0).versions == {}
-    assert b'model="m"' not in metrics.expose()
+    assert b'model="m"' not in metrics.negotiate("")[0]
 
 
 def test_between_two_readings_is_what_came_between() -> None:
