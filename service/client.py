@@ -1,4 +1,4 @@
-"""A small client of ClassificationService: what ``convserve classify`` and the load tester call."""
+"""A small client of ClassificationService: what ``convserve classify`` calls."""
 
 from __future__ import annotations
 

@@ -127,7 +127,7 @@ class DataPlane:
 
         Args:
             servable: From :meth:`find`; must have a preparer.
-            items: At least one, at most a batch.
+            items: At least one, at most ``max_rows`` of the servable.
             deadline: As for :meth:`infer`, like the rest.
             arrival: When the call came in.
             reply: Gets all outputs.

@@ -21,7 +21,7 @@ from service.manifest import GOLDEN_FILE
 from service.preprocessing.prepare import Preparer
 from service.spec import TextSpec
 
-# Sentence lengths at which cost is measured; longer groups are extrapolated and then learned.
+# Sentences of up to so many tokens may share a batch, which is padded to the longest; each group has costs of its own.
 LENGTH_GROUPS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -43,11 +43,8 @@ class Proof:
 
 
 def length_group(tokens: int) -> int:
-    """Return the length group of a sentence: its bucket of lengths."""
-    for group in LENGTH_GROUPS:
-        if tokens <= group:
-            return group
-    return tokens
+    """Return the length group of a sentence; one longer than all of them is a group of its own length."""
+    return next((group for group in LENGTH_GROUPS if tokens <= group), tokens)
 
 
 def golden_vectors(folder: Path, preparer: Preparer | None) -> Golden:

@@ -114,7 +114,7 @@ class Servable:
 
     def group_of(self, inputs: Sequence[np.ndarray]) -> Hashable:
         """Return which requests these inputs may share a batch with."""
-        if isinstance(self.preparer, Preparer) and isinstance(self.preparer.spec, TextSpec):
+        if self.preparer is not None and isinstance(self.preparer.spec, TextSpec):
             return proof.length_group(inputs[0].shape[1])
         if all(-1 not in spec.shape[1:] for spec in self.inputs):
             return None

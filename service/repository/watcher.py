@@ -23,7 +23,7 @@ class Watcher:
         self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
 
     def start(self) -> None:
-        """Look at once, then at the interval."""
+        """Look at intervals from now on."""
         self._thread.start()
 
     def stop(self) -> None:

@@ -210,7 +210,7 @@ class GrpcioDoor:
             await self._hold.wait()
 
     def _cold(self, method: Method) -> Callable[[bytes, Any], Awaitable[Any]]:
-        """Return the handler of a method that answers at once."""
+        """Return the handler of a method that is not hot."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
             metadata = context.invocation_metadata() or ()
