@@ -91,10 +91,10 @@ RULES: Mapping[str, Mapping[str, Phase]] = {
         "": Phase.INTAKE,
         "encode_": Phase.REPLY,
         "raw_tag": Phase.REPLY,
-        "_varint": Phase.REPLY,
         "classification": Phase.REPLY,
     },
     "service/transport/tracing.py": {"": Phase.OTHER},
+    "service/transport/varint.py": {"read_varint": Phase.INTAKE, "write_varint": Phase.REPLY},
     "threading.py": {"Condition.wait": Phase.THREADS, "Condition.notify": Phase.THREADS, "Event.": Phase.THREADS},
 }
 _FRAME = re.compile(r"(?P<function>.*) \((?P<file>[^()]*):\d+\)")

@@ -9,6 +9,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from service.errors import DeadlineUnmeetable, InternalError, QueueFull, ServingError
+from service.transport.varint import write_varint
 
 DOMAIN = "convserve"
 _DETAILS, _METADATA = 3, 3  # fields of google.rpc.Status and of ErrorInfo, the last of either
@@ -101,11 +102,7 @@ def _around_id(
 
 def _field(number: int, data: bytes) -> bytes:
     """Encode a length-delimited field of a number below 16."""
-    size, varint = len(data), []
-    while size > 0x7F:
-        varint.append(size & 0x7F | 0x80)
-        size >>= 7
-    return bytes((number << 3 | _DELIMITED, *varint, size)) + data
+    return bytes((number << 3 | _DELIMITED,)) + write_varint(len(data)) + data
 
 
 _ERROR_INFO = _field(1, b"type.googleapis.com/google.rpc.ErrorInfo")  # an Any's type_url

@@ -18,16 +18,15 @@ from service.pb.inference import grpc_service_pb2 as inference
 from service.transport.access import Metadata
 from service.transport.calls import MODEL_INFER, Calls
 from service.transport.status import Status
+from service.transport.varint import write_varint
 
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 MAX_IN_FLIGHT = 1024
-_INFER_RESPONSE_TAG = 0x12  # ModelStreamInferResponse.infer_response, field 2, length-delimited
+_INFER_RESPONSE_TAG = b"\x12"  # ModelStreamInferResponse.infer_response, field 2, length-delimited
 # Every answer is the only one to its request. Clients of decoupled models ask for this mark.
 _FINAL = inference.ModelInferResponse(
     parameters={"triton_final_response": inference.InferParameter(bool_param=True)}
 ).SerializeToString()
-
-Settle = Callable[[Callable[[], None]], None]
 
 
 class Stream:
@@ -36,7 +35,7 @@ class Stream:
     def __init__(
         self,
         calls: Calls,
-        call_on_loop: Settle,
+        call_on_loop: Callable[[Callable[[], None]], None],
         time_remaining: float | None,
         request_id: str,
         metadata: Metadata = (),
@@ -123,7 +122,7 @@ class _StreamResponder:
     def respond(self, payload: bytes) -> None:
         self.settled = True
         message = payload + _FINAL
-        self._stream.settle(self._number, _length_delimited(_INFER_RESPONSE_TAG, message))
+        self._stream.settle(self._number, _INFER_RESPONSE_TAG + write_varint(len(message)) + message)
 
     def fail(self, status: Status) -> None:
         self.settled = True
@@ -137,13 +136,3 @@ class _StreamResponder:
             answer.infer_response.id = request.id
             answer.infer_response.model_name = request.model_name
         self._stream.settle(self._number, answer.SerializeToString())
-
-
-def _length_delimited(tag: int, message: bytes) -> bytes:
-    size = len(message)
-    header = bytearray((tag,))
-    while size > 0x7F:
-        header.append(size & 0x7F | 0x80)
-        size >>= 7
-    header.append(size)
-    return bytes(header) + message

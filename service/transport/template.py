@@ -20,13 +20,13 @@ from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport.replies import InferForm
 from service.transport.tensor_codec import split_bytes
+from service.transport.varint import read_varint
 
 _MAX_A_LENGTH = 8
 _MAX_LENGTHS = 512
 _MAX_OF_ITEMS = 16
 _IDENTITY = 3  # fields of ModelInferRequest
 _RAW_CONTENTS = 7
-_MAX_VARINT_BYTES = 10  # protobuf encoding, "Base 128 Varints"
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
@@ -80,7 +80,7 @@ class Template:
     def _start(self, payload: bytes) -> int | None:
         """Return where the items begin, if the message ends with them."""
         try:
-            size, start = _read_varint(payload, self.items_at)
+            size, start = read_varint(payload, self.items_at)
         except IndexError:
             return None
         return start if start + size == len(payload) else None
@@ -246,10 +246,10 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
     contents: list[slice] = []
     position = 0
     while position < len(payload):
-        tag, position = _read_varint(payload, position)
+        tag, position = read_varint(payload, position)
         kind = tag & 7
         if kind == _DELIMITED:
-            size, position = _read_varint(payload, position)
+            size, position = read_varint(payload, position)
             hole = slice(position, position + size)
             if tag >> 3 == _RAW_CONTENTS:
                 contents.append(hole)
@@ -259,26 +259,9 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
                 identity = hole
             position += size
         elif kind == _VARINT:
-            _, position = _read_varint(payload, position)
+            _, position = read_varint(payload, position)
         elif kind in (_FIXED64, _FIXED32):
             position += 8 if kind == _FIXED64 else 4
         else:
             return None
     return identity, contents
-
-
-def _read_varint(payload: bytes, position: int) -> tuple[int, int]:
-    """Read a number, and return it and where it ends; the message need not have been parsed.
-
-    Raises:
-        IndexError: The message ends within it, or it goes on after the ten bytes that one may have.
-    """
-    number = shift = 0
-    while shift < 7 * _MAX_VARINT_BYTES:
-        byte = payload[position]
-        position += 1
-        number |= (byte & 0x7F) << shift
-        if byte < 0x80:
-            return number, position
-        shift += 7
-    raise IndexError

@@ -20,6 +20,7 @@ from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.scores import top_k
 from service.tensors import DTYPES, Form, TensorSpec, as_numbers
 from service.transport.shared_memory import SharedMemory
+from service.transport.varint import write_varint
 
 # Typed contents by datatype (Open Inference Protocol v2, InferTensorContents); 16-bit floats travel raw only.
 _CONTENTS = {
@@ -314,7 +315,7 @@ def encode_response(head: bytes, request_id: str, raw: Sequence[bytes]) -> bytes
     parts = [head]
     if request_id:
         encoded = request_id.encode()
-        parts += (_ID_TAG, _varint(len(encoded)), encoded)
+        parts += (_ID_TAG, write_varint(len(encoded)), encoded)
     for contents in raw:
         parts += (raw_tag(len(contents)), contents)
     return b"".join(parts)
@@ -322,13 +323,4 @@ def encode_response(head: bytes, request_id: str, raw: Sequence[bytes]) -> bytes
 
 def raw_tag(size: int) -> bytes:
     """Return what precedes raw contents of that many bytes."""
-    return _RAW_TAG + _varint(size)
-
-
-def _varint(number: int) -> bytes:
-    out = bytearray()
-    while number > 0x7F:
-        out.append(number & 0x7F | 0x80)
-        number >>= 7
-    out.append(number)
-    return bytes(out)
+    return _RAW_TAG + write_varint(size)
