@@ -99,7 +99,7 @@ class Server:
         )
         self._health = Health(self.lifecycle, self.is_ready, lambda: self._lame_duck, self.metrics.rpcs)
         may_load = settings.model_control_mode == "explicit"
-        servicers = Servicers(self.dataplane, self.is_ready, extensions(may_load=may_load))
+        servicers = Servicers(self.lifecycle, self.is_ready, extensions(may_load=may_load))
         admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)
         self.transport = choose_transport(settings)
         self._limits = DoorLimits(

@@ -218,11 +218,10 @@ class Calls:
         call.caller_id = template.request_id(payload)
         deadline = min(deadline, call.arrival + template.timeout_seconds)
         servable, arrival, priority = template.form.servable, call.arrival, template.priority
+        reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         if template.items:
-            reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
             items = template.encoded_items(payload)
             return self.dataplane.infer_items(servable, items, deadline, arrival, reply, priority, call.burst)
-        reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         inputs = template.inputs(payload)
         try:
             return self.dataplane.submit(

@@ -6,10 +6,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from service.dataplane import DataPlane
 from service.errors import ModelNotReady
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
+from service.repository.lifecycle import Lifecycle
 from service.repository.servable import Servable
 from service.transport import describe
 
@@ -43,17 +43,17 @@ def inference_method(name: str, handle: Callable[[Any], Any], *, blocking: bool 
 
 
 class Servicers:
-    """Answers from the data plane and the lifecycle; no method blocks."""
+    """Answers from the lifecycle; no method blocks."""
 
-    def __init__(self, dataplane: DataPlane, is_ready: Callable[[], bool], extensions: Sequence[str]) -> None:
+    def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool], extensions: Sequence[str]) -> None:
         """Wire up.
 
         Args:
-            dataplane: The core.
+            lifecycle: Lends servables.
             is_ready: Whether the server as a whole is ready to serve.
             extensions: Of the protocol, as set up; clients act on them.
         """
-        self._dataplane = dataplane
+        self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._extensions = extensions
 
@@ -76,31 +76,29 @@ class Servicers:
             ),
         )
 
-    def _find(self, name: str, version: str) -> Servable:
-        return self._dataplane.lifecycle.find(name, version)
-
     def _model_ready(self, request: inference.ModelReadyRequest) -> inference.ModelReadyResponse:
         """Known but not ready is an answer, not an error; unknown is NOT_FOUND."""
         try:
-            self._find(request.name, request.version)
+            self._lifecycle.find(request.name, request.version)
         except ModelNotReady:
             return inference.ModelReadyResponse(ready=False)
         return inference.ModelReadyResponse(ready=True)
 
     def _model_metadata(self, request: inference.ModelMetadataRequest) -> inference.ModelMetadataResponse:
-        servable = self._find(request.name, request.version)
-        return describe.model_metadata(servable, self._dataplane.lifecycle.servables(request.name))
+        servable = self._lifecycle.find(request.name, request.version)
+        return describe.model_metadata(servable, self._lifecycle.servables(request.name))
 
     def _model_config(self, request: inference.ModelConfigRequest) -> inference.ModelConfigResponse:
-        return inference.ModelConfigResponse(config=describe.model_config(self._find(request.name, request.version)))
+        servable = self._lifecycle.find(request.name, request.version)
+        return inference.ModelConfigResponse(config=describe.model_config(servable))
 
     def _model_statistics(self, request: inference.ModelStatisticsRequest) -> inference.ModelStatisticsResponse:
         """No name asks for every model, a name without a version for every version of it."""
-        lifecycle = self._dataplane.lifecycle
+        lifecycle = self._lifecycle
         if request.version:
-            chosen: Sequence[Servable] = [self._find(request.name, request.version)]
+            chosen: Sequence[Servable] = [lifecycle.find(request.name, request.version)]
         elif request.name:
-            self._find(request.name, "")
+            lifecycle.find(request.name, "")
             chosen = lifecycle.servables(request.name)
         else:
             names = dict.fromkeys(status.name for status in lifecycle.statuses())
@@ -108,4 +106,4 @@ class Servicers:
         return inference.ModelStatisticsResponse(model_stats=map(describe.model_statistics, chosen))
 
     def _describe_model(self, request: classification.DescribeModelRequest) -> classification.DescribeModelResponse:
-        return describe.describe_model(self._find(request.model_name, request.model_version))
+        return describe.describe_model(self._lifecycle.find(request.model_name, request.model_version))
