@@ -163,14 +163,11 @@ class Admission:
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered for whom that was too late."""
         self.last_refusal = None
-        self._broke([request for request in release.requests if request.deadline < now])
+        self.gave_up([request for request in release.requests if request.deadline < now])
 
     def gave_up(self, late: Sequence[PendingRequest]) -> None:
-        """Learn from requests that were let in and will not be answered in time."""
-        self._broke(late)
-
-    def _broke(self, requests: Sequence[PendingRequest]) -> None:
-        if broken := [request.handicap for request in requests if request.promised]:
+        """Learn from requests that were let in and are not answered in time."""
+        if broken := [request.handicap for request in late if request.promised]:
             for handicap, count in Counter(broken).items():
                 self._level(handicap).foresight.was_wrong(count)
 

@@ -109,7 +109,7 @@ def useful_batch_size(costs: Costs) -> int:
     """
     enough = _USEFUL * _greatest_rate(costs)
     useful = next(bucket for bucket, seconds in costs if _rate(bucket, seconds) >= enough)
-    return max(useful, *(bucket for bucket, seconds in costs if seconds <= _SHORT_SECONDS), 0)
+    return max([useful, *(bucket for bucket, seconds in costs if seconds <= _SHORT_SECONDS)])
 
 
 def useful_buckets(buckets: Sequence[int], tables: Sequence[Sequence[Sequence[float]]]) -> tuple[int, ...]:
