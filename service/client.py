@@ -107,26 +107,22 @@ def classify_and_print(flags: argparse.Namespace) -> int:
             response = client.classify_images(flags.model, [_read(name) for name in names], **options)
         about = client.describe(response.model_name, response.model_version)
     verified = "verified" if about.verified else "not verified"
-    _print(f"{response.model_name} version {response.model_version} on {about.actual_execution_provider}, {verified}")
+    print(f"{response.model_name} version {response.model_version} on {about.actual_execution_provider}, {verified}")
     failed = 0
     for name, result in zip(names, response.results, strict=True):
-        _print(f"{name}")
+        print(name)
         if result.HasField("error"):
             failed += 1
-            _print(f"  {_status_name(result.error.code)}: {result.error.message}")
+            print(f"  {_status_name(result.error.code)}: {result.error.message}")
         for scored in result.classification.scored_labels:
-            _print(f"  {scored.probability:8.4f}  {scored.label}")
+            print(f"  {scored.probability:8.4f}  {scored.label}")
     if response.HasField("explanation"):
-        _print(str(response.explanation).rstrip())
+        print(str(response.explanation).rstrip())
     return 1 if failed else 0
 
 
 def _status_name(code: int) -> str:
     return next((status.name for status in grpc.StatusCode if status.value[0] == code), f"status {code}")
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 - this is what the command is for
 
 
 def _read(name: str) -> bytes:

@@ -37,7 +37,7 @@ def print_report(path: str, measure_seconds: float = 1.0) -> int:
     """
     failed = 0
     for folder in _versions(Path(path)):
-        _print(f"{folder.name}/{folder.version}")
+        print(f"{folder.name}/{folder.version}")
         try:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
             resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
@@ -48,7 +48,7 @@ def print_report(path: str, measure_seconds: float = 1.0) -> int:
             _print_lone(servables.load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
         except LoadError as error:
             failed += 1
-            _print(f"  UNAVAILABLE: {error}")
+            print(f"  UNAVAILABLE: {error}")
     return failed
 
 
@@ -73,17 +73,17 @@ def _versions(path: Path) -> list[VersionFolder]:
 def _print_servable(servable: Servable) -> None:
     golden = servable.golden
     proof = f"{golden.count} golden answers, worst difference {golden.max_abs_error:.2g}" if golden else "no"
-    _print(f"  task        {servable.task}")
-    _print(f"  verified    {proof}")
-    _print(f"  provider    {servable.provider.actual} (asked for: {servable.provider.requested})")
-    _print(f"  inputs      {', '.join(map(str, servable.inputs))}")
-    _print(f"  outputs     {', '.join(map(str, servable.outputs))}")
-    _print(f"  digest      {servable.digest}")
+    print(f"  task        {servable.task}")
+    print(f"  verified    {proof}")
+    print(f"  provider    {servable.provider.actual} (asked for: {servable.provider.requested})")
+    print(f"  inputs      {', '.join(map(str, servable.inputs))}")
+    print(f"  outputs     {', '.join(map(str, servable.outputs))}")
+    print(f"  digest      {servable.digest}")
     if servable.manifest is not None:
         provenance = servable.manifest.provenance
-        _print(f"  trained     {provenance.architecture}, recipe {provenance.recipe}, on {provenance.dataset.name}")
+        print(f"  trained     {provenance.architecture}, recipe {provenance.recipe}, on {provenance.dataset.name}")
         for accuracy in servable.manifest.accuracy:
-            _print(
+            print(
                 f"  accuracy    {accuracy.metric} {accuracy.value:.4f} on {accuracy.dataset}/{accuracy.split} "
                 f"(n = {accuracy.count}, 95 % interval {accuracy.interval_low:.4f} to {accuracy.interval_high:.4f})"
             )
@@ -97,19 +97,19 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
     subject = Subject(graph, servable.provider, buckets_up_to(servable.max_batch_size), max_tokens)
     tables = pricing.compare(subject, seconds)
     for layout, table in tables.items():
-        _print(f"  cost in ms by batch size, median and 95 %, {_said(layout)}")
+        print(f"  cost in ms by batch size, median and 95 %, {_said(layout)}")
         for group in dict.fromkeys(cost.group for cost in table.costs):
             cells = "  ".join(
                 f"{cost.bucket}: {cost.seconds[1] * 1e3:.3g} {cost.seconds[2] * 1e3:.3g}"
                 for cost in table.costs
                 if cost.group == group
             )
-            _print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
+            print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
     chosen = costs_of(tables[pricing.layout], subject)
     buckets = ", ".join(map(str, chosen.buckets))
     spared = pricing.layout.instances - pricing.instances
     room = f" less {spared}, which leaves cores to the doors" if spared else ""
-    _print(
+    print(
         f"  chosen      {_said(pricing.layout)}{room}; buckets {buckets}; "
         f"largest useful batch {useful_batch_size(chosen)}"
     )
@@ -123,17 +123,13 @@ def _print_lone(servable: Servable) -> None:
     runs = servable.lone.runs if servable.lone is not None else None
     if runs is None:
         return
-    _print(f"  alone       on {runs.threads} threads, in ms by batch size")
+    print(f"  alone       on {runs.threads} threads, in ms by batch size")
     for group, rows in runs.policy.cost.table().items():
         cells = "  ".join(f"{size}: {mean * 1e3:.3g}" for size, mean, _ in rows if size in runs.quicker[group])
         if cells:
-            _print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
+            print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
 
 
 def _said(layout: choice.Layout) -> str:
     instances = "1 instance" if layout.instances == 1 else f"{layout.instances} instances"
     return f"{instances} of {layout.threads} thread{'' if layout.threads == 1 else 's'}"
-
-
-def _print(line: str) -> None:
-    print(line)  # noqa: T201 - this is what the command is for
