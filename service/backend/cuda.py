@@ -1,7 +1,7 @@
 """CUDA: what its provider is told, and runs with buffers that stay on the device.
 
 Written to ONNX Runtime's documentation ("CUDA Execution Provider", "TensorRT Execution Provider") and
-tried with the same calls on the CPU; docs/performance.md says what was not measured on a GPU.
+tried with the same calls on the CPU; ``tests/gpu`` holds it on a GPU.
 """
 
 from __future__ import annotations
