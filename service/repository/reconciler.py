@@ -77,7 +77,7 @@ class Reconciler:
                 for folder in wanted:
                     self._swapper.load(folder, settings, provider_must_be_there=True)
                 self._stand_in(name, models[name], settings, lambda _: True)
-                self._shortfalls.note(name, self._problem(name, wanted))
+                self._shortfalls.note(name, self._problem(wanted))
         self._lifecycle.start()
 
     def poll(self) -> None:
@@ -190,7 +190,7 @@ class Reconciler:
         for version in version_policy.to_unload(ready, [folder.version for folder in wanted]):
             self._swapper.unload(ready[version], exists=version in on_disk)
         self._leave_out([folder for folder in folders if folder not in tried])
-        return self._problem(name, wanted)
+        return self._problem(wanted)
 
     def _stand_in(
         self,
@@ -231,7 +231,7 @@ class Reconciler:
             if status.name == name and status.state == "UNAVAILABLE" and status.version not in on_disk:
                 self._lifecycle.forget(name, status.version)
 
-    def _problem(self, name: str, wanted: Sequence[VersionFolder]) -> str:
+    def _problem(self, wanted: Sequence[VersionFolder]) -> str:
         """Return what of a model on disk cannot be served, for callers; empty if all that is wanted is."""
         if not wanted:
             return "has no version on disk that its setting 'versions' names"
@@ -269,7 +269,7 @@ class Reconciler:
                 self._swapper.load(folder, settings)
             else:
                 self._leave_out([folder])
-            self._shortfalls.note(name, self._problem(name, wanted))
+            self._shortfalls.note(name, self._problem(wanted))
 
     @property
     def runs_on(self) -> bool:
