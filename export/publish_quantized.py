@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import platform
 import shutil
 import time
 from dataclasses import dataclass
@@ -27,7 +26,6 @@ from service.manifest import (
     COST_FILE,
     GOLDEN_FILE,
     MODEL_FILE,
-    Accuracy,
     Manifest,
     Parity,
     Quantization,
@@ -36,6 +34,7 @@ from service.manifest import (
     read_manifest,
     write_manifest,
 )
+from service.processors import processor_name
 
 # Integers round alike everywhere, but processors without VNNI add up in another order and may saturate.
 TOLERANCE = 0.02
@@ -126,7 +125,7 @@ def quantize_version(version_dir: Path, data: Path, target: Path | None, wish: W
             top1_agreement=agreement,
             speedup=speedup,
             bytes_before=sizes[0],
-            machine=processor(),
+            machine=processor_name(),
         )
         _write(subject, aside, after, quantization)
         verify_version(aside)
@@ -164,15 +163,6 @@ def measure_speed(source: Path, made: Path, inputs: np.ndarray) -> dict[str, flo
                 best[number] = min(best[number], time.perf_counter() - began)
         speedup[str(size)] = round(best[0] / best[1], 3)
     return speedup
-
-
-def processor() -> str:
-    """Return the processor's name."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return platform.processor() or platform.machine()
-    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
@@ -265,17 +255,7 @@ def _write(subject: _Subject, aside: Path, score: Score, quantization: Quantizat
         rows = np.arange(size) % len(inputs)
         worst = max(worst, largest_difference(own[rows], backend.run([inputs[rows]])[0]))
     parity = Parity(TOLERANCE, worst, sizes, quantization.top1_agreement, score.count)
-    first = source.accuracy[0]
-    accuracy = Accuracy(
-        metric=first.metric,
-        value=score.value,
-        torch_value=first.torch_value,
-        dataset=first.dataset,
-        split=first.split,
-        count=score.count,
-        interval_low=score.interval_low,
-        interval_high=score.interval_high,
-    )
+    accuracy = dataclasses.replace(source.accuracy[0], **dataclasses.asdict(score))
     made = dataclasses.replace(
         source,
         accuracy=(accuracy,),

@@ -1,13 +1,23 @@
-"""How many cores this process may use: its affinity, and the share of time that a container is limited to."""
+"""The processor's name, and how many cores this process may use: its affinity, and a container's share of time."""
 
 from __future__ import annotations
 
 import os
+import platform
 from collections.abc import Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
 _CGROUPS = Path("/sys/fs/cgroup")
+
+
+def processor_name() -> str:
+    """Return the name that the processor gives itself, its architecture where it gives none."""
+    try:
+        lines = (_PROC / "cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        lines = []
+    return next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
 
 
 def usable_cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:

@@ -20,7 +20,7 @@ from statistics import median
 from service import strict
 from service.batching.choice import Layout
 from service.manifest import COST_FILE
-from service.processors import usable_cores
+from service.processors import processor_name, usable_cores
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA_VERSION = 2  # 1: free dimensions were measured at 1
@@ -193,15 +193,7 @@ class KeptCosts:
 
 def machine() -> str:
     """Name the processor and the cores that this process may use."""
-    name = os.uname().machine
-    try:
-        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8", errors="replace").splitlines():
-            if line.startswith("model name"):
-                name = line.partition(":")[2].strip()
-                break
-    except OSError:
-        pass
-    return f"{name}, {usable_cores()} cores"
+    return f"{processor_name()}, {usable_cores()} cores"
 
 
 def _quantiles(samples: Sequence[float]) -> tuple[float, float, float]:

@@ -10,7 +10,7 @@ from onnx import helper, numpy_helper
 
 from export import cli
 from export.errors import QuantizationRefused
-from export.publish_quantized import Wish, judge, measure_speed, processor
+from export.publish_quantized import Wish, judge, measure_speed
 from export.quantize import choose_excluded, shrink_tables, to_float16, weighty_nodes
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, read_manifest
@@ -180,4 +180,3 @@ def test_speed_is_told_by_batch_size(models: Path, batches: list[np.ndarray], mo
     speedup = measure_speed(path, path, batches[0])
     assert set(speedup) == {"1", "10"}
     assert all(value > 0 for value in speedup.values())
-    assert processor()

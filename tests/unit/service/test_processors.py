@@ -1,16 +1,27 @@
 from __future__ import annotations
 
 import os
+import platform
 from pathlib import Path
 
 import pytest
 
-from service.processors import usable_cores
+from service import processors
+from service.processors import processor_name, usable_cores
 
 
 @pytest.fixture(autouse=True)
 def _sixteen_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(16)), raising=False)
+
+
+def test_a_processor_is_known_by_its_model_or_else_by_its_architecture(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processors, "_PROC", tmp_path)
+    assert processor_name() == platform.machine()
+    (tmp_path / "cpuinfo").write_text("processor\t: 0\nmodel name\t: A CPU at 2 GHz\nmodel name\t: another\n")
+    assert processor_name() == "A CPU at 2 GHz"
 
 
 def cores(root: Path, cgroup: str | None, files: dict[str, str]) -> int:
