@@ -87,7 +87,7 @@ def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
     )
     example = torch.from_numpy(np.ones(sizes, dtype=spec.dtype))
     axes = {axis: torch.export.Dim.DYNAMIC for axis, fixed in enumerate(spec.shape) if fixed < 0}
-    with _quiet():
+    with quiet():
         try:
             program = torch.onnx.export(
                 model,
@@ -133,8 +133,8 @@ def _strip(graph: onnx.ModelProto) -> None:
 
 
 @contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the exporter's own chatter from the user; what matters is checked afterwards."""
+def quiet() -> Iterator[None]:
+    """Keep chatter of torch's exporter, or of the quantiser, from the user; what matters is checked afterwards."""
     logging.disable(logging.WARNING)
     try:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

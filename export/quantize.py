@@ -6,10 +6,9 @@ calibration has not seen, and whether the result is published on the untouched t
 
 from __future__ import annotations
 
-import logging
+import contextlib
 import tempfile
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,7 @@ from onnxruntime.quantization import CalibrationDataReader, QuantFormat, QuantTy
 from onnxruntime.quantization.shape_inference import quant_pre_process
 from onnxruntime.transformers.float16 import convert_float_to_float16
 
+from export.convert import quiet
 from export.errors import QuantizationRefused
 from service.backend.onnx import OnnxBackend
 
@@ -42,10 +42,7 @@ def quantize_int8(source: Path, target: Path, batches: Sequence[np.ndarray], exc
         batches: Inputs that give the ranges.
         excluded: Names of nodes to leave in float32.
     """
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+    with _prepared(source) as prepared:
         quantize_static(
             str(prepared),
             str(target),
@@ -95,17 +92,13 @@ def choose_excluded(
 
 def weighty_nodes(path: Path) -> list[str]:
     """Return the names of the nodes that multiply, as they are called after preparation."""
-    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
-        prepared = Path(folder) / "prepared.onnx"
-        quant_pre_process(str(path), str(prepared), skip_symbolic_shape=True)
+    with _prepared(path) as prepared:
         return [node.name for node in onnx.load(prepared).graph.node if node.op_type in _WEIGHTY]
 
 
 def to_float16(source: Path, target: Path) -> None:
     """Write the graph in half precision, for CUDA; what goes in and comes out keeps its type."""
-    with warnings.catch_warnings(), _quiet():
-        warnings.simplefilter("ignore")
+    with quiet():
         # The scaling of pictures stays in float32: 255 levels times 1/255 would lose some.
         model = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=_before_first(source))
     onnx.save(model, target)
@@ -175,6 +168,15 @@ def _before_first(source: Path) -> list[str]:
     return names
 
 
+@contextlib.contextmanager
+def _prepared(source: Path) -> Iterator[Path]:
+    """Give the graph as the quantiser wants it, its shapes inferred, for as long as the context lasts."""
+    with tempfile.TemporaryDirectory() as folder, quiet():
+        prepared = Path(folder) / "prepared.onnx"
+        quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
+        yield prepared
+
+
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
     """Hands out calibration inputs once."""
 
@@ -183,13 +185,3 @@ class _Reader(CalibrationDataReader):  # type: ignore[misc]
 
     def get_next(self) -> dict[str, Any] | None:
         return next(self._left, None)
-
-
-class _quiet:  # noqa: N801 (a context, used like a function)
-    """Keep the quantiser's advice to preprocess from the user: it was preprocessed."""
-
-    def __enter__(self) -> None:
-        logging.disable(logging.WARNING)
-
-    def __exit__(self, *_: object) -> None:
-        logging.disable(logging.NOTSET)
