@@ -14,16 +14,14 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import provenance
 from export.convert import OUTPUT, check_graph, input_spec, output_spec
-from export.data.golden import golden_raw
 from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
 from export.errors import ConversionFailed, WeightsInvalid
 from export.load import Order, describe
-from export.publish import LABELS_FILE, Described, Say, make_manifest, write_aside
+from export.publish import Described, Say, make_manifest, write_aside, write_parts
 from export.verify import verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.errors import LoadError
-from service.golden import Golden, write_golden
-from service.manifest import GOLDEN_FILE, MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
+from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
 from service.spec import ImageSpec
 
 _INPUT = "images"
@@ -94,10 +92,7 @@ def publish_foreign(
         check_graph(aside / MODEL_FILE, input_spec(spec), output_spec(len(labels)))
         parity = verify_graph(reference, OnnxBackend(aside / MODEL_FILE, "cpu"), inputs, max_batch_size)
         say(f"verified: at most {parity.max_abs_difference:.2g} from the file's own answers on {parity.count} pictures")
-        (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
-        raw = golden_raw(spec)
-        tensors = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
-        write_golden(Golden(raw, (tensors,), (reference.answer(tensors),)), aside / GOLDEN_FILE)
+        write_parts(aside, labels, Preprocessing(spec, None), reference)
         described = Described(spec, labels, max_batch_size, _provenance(path))
         write_manifest(make_manifest(described, (), parity, file_digest(aside / MODEL_FILE)), aside)
         verify_version(aside)
@@ -164,12 +159,4 @@ def _check_answers(path: Path, answers: np.ndarray, classes: int) -> None:
 
 def _provenance(path: Path) -> Provenance:
     producer = onnx.load(path, load_external_data=False).producer_name or "unknown"
-    return Provenance(
-        architecture=f"onnx file by {producer}",
-        recipe="loaded",
-        seed=None,
-        dataset=Dataset(f"file {path.name}", file_digest(path)),
-        libraries=provenance.library_versions(),
-        git_commit=provenance.git_commit(),
-        created=provenance.now(),
-    )
+    return provenance.of_loaded(f"onnx file by {producer}", Dataset(f"file {path.name}", file_digest(path)))

@@ -127,7 +127,7 @@ def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tu
     """
     labels: tuple[str, ...] | None = None
     if order.preprocessing is not None and order.preprocessing.endswith(".toml"):
-        spec, labels = _read_preprocessing(Path(order.preprocessing))
+        spec = _read_preprocessing(Path(order.preprocessing))
     elif preset is not None:
         spec, labels = presets.spec_of(preset, order.network), tuple(preset.meta["categories"])
     else:
@@ -165,11 +165,11 @@ def _listed(numbers: tuple[float, ...]) -> str:
     return ", ".join(f"{number:g}" for number in numbers)
 
 
-def _read_preprocessing(path: Path) -> tuple[ImageSpec, None]:
+def _read_preprocessing(path: Path) -> ImageSpec:
     """Read the table ``[preprocessing]`` of a TOML file, which may be a whole recipe."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
-        return strict.parse(ImageSpec, table, "preprocessing"), None
+        return strict.parse(ImageSpec, table, "preprocessing")
     except KeyError:
         raise RecipeInvalid(f"{path}: has no table [preprocessing]") from None
     except (OSError, ValueError) as error:

@@ -8,6 +8,8 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
+from service.manifest import Dataset, Provenance
+
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tokenizers")
 _PACKAGE = Path(__file__).resolve().parent
 # What can change a model: the exporter and what it shares with the server.
@@ -39,6 +41,19 @@ def git_commit() -> str:
 def now() -> str:
     """Return the time in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def of_loaded(architecture: str, dataset: Dataset) -> Provenance:
+    """Return what is known of weights that were not trained here; their name and digest stand for a data set's."""
+    return Provenance(
+        architecture=architecture,
+        recipe="loaded",
+        seed=None,
+        dataset=dataset,
+        libraries=library_versions(),
+        git_commit=git_commit(),
+        created=now(),
+    )
 
 
 def _git(*arguments: str) -> str:

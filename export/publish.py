@@ -7,6 +7,7 @@ and a published version is never changed.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import os
 import shutil
 import tempfile
@@ -27,7 +28,7 @@ from export.recipe import Recipe
 from export.run import RunRecord
 from export.runner import load_classifier, open_divided
 from export.train import Part, evaluate
-from export.verify import verify_graph, verify_version
+from export.verify import Reference, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.golden import Golden, write_golden
 from service.manifest import (
@@ -156,7 +157,7 @@ def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:
             )
 
 
-def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Probabilities) -> None:
+def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Reference) -> None:
     """Write labels, tokenizer and golden vectors."""
     (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     preprocessing.save(aside)
@@ -168,13 +169,10 @@ def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing
 def _accuracy(data: DataSet, score: Score, torch_value: float) -> Accuracy:
     return Accuracy(
         metric="top1",
-        value=score.value,
         torch_value=torch_value,
         dataset=data.name,
         split=data.test_name,
-        count=score.count,
-        interval_low=score.interval_low,
-        interval_high=score.interval_high,
+        **dataclasses.asdict(score),
     )
 
 

@@ -12,7 +12,7 @@ from export.load import Loaded
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
 from export.verify import verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
-from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
+from service.manifest import MODEL_FILE, Dataset, file_digest, write_manifest
 
 
 def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
@@ -38,7 +38,6 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
     """
     for note in loaded.notes:
         say(f"note: {note}")
-    preprocessing = Preprocessing(loaded.spec, None)
     model = Probabilities(Classifier(loaded.network, loaded.spec)).eval()
     with write_aside(target, version) as (aside, folder):
         convert(model, loaded.spec, len(loaded.labels), aside / MODEL_FILE)
@@ -46,22 +45,10 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
         parity = verify_graph(model, backend, PictureInputs(proving_pictures(loaded.spec)), max_batch_size)
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
-        write_parts(aside, loaded.labels, preprocessing, model)
-        described = Described(loaded.spec, loaded.labels, max_batch_size, loaded_provenance(loaded))
+        write_parts(aside, loaded.labels, Preprocessing(loaded.spec, None), model)
+        about = provenance.of_loaded(loaded.name, Dataset(f"weights {loaded.weights}", loaded.digest))
+        described = Described(loaded.spec, loaded.labels, max_batch_size, about)
         write_manifest(make_manifest(described, (), parity, file_digest(aside / MODEL_FILE)), aside)
         verify_version(aside)
     say(f"published: {folder}")
     return folder
-
-
-def loaded_provenance(loaded: Loaded) -> Provenance:
-    """Return what is known: the weights' name and digest stand where a training set would."""
-    return Provenance(
-        architecture=loaded.name,
-        recipe="loaded",
-        seed=None,
-        dataset=Dataset(f"weights {loaded.weights}", loaded.digest),
-        libraries=provenance.library_versions(),
-        git_commit=provenance.git_commit(),
-        created=provenance.now(),
-    )
