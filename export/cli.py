@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -59,10 +58,8 @@ def _parser() -> argparse.ArgumentParser:
         prog="convserve-export", allow_abbrev=False, description="Train, convert, prove and publish CNNs."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    listing = commands.add_parser("list", help="show recipes and architectures, or one layer by layer")
-    add_list(listing)
-    load = commands.add_parser("load", help="publish a network that somebody else trained")
-    add_load(load)
+    add_list(commands.add_parser("list", help="show recipes and architectures, or one layer by layer"))
+    add_load(commands.add_parser("load", help="publish a network that somebody else trained"))
     _add_train(commands.add_parser("train", help="train a recipe into a run folder"))
     publish = commands.add_parser("publish", help="convert, verify and evaluate a run, and publish it as a version")
     publish.set_defaults(command=_publish)
@@ -81,15 +78,13 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
     evaluate.add_argument("--all", action="store_true", help="every example, not only the test split")
-    quantize = commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs")
-    add_quantize(quantize)
+    add_quantize(commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs"))
     report = commands.add_parser("report", help="draw a run's learning curves, confusion matrix and worst mistakes")
     report.set_defaults(command=_report)
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
     report.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
-    for command in (listing, load, publish, verify, evaluate, quantize, report):
-        command.add_argument("--threads", type=positive, default=2, metavar="N", help="CPU threads (default: 2)")
     for command in commands.choices.values():
+        command.add_argument("--threads", type=positive, default=2, metavar="N", help="CPU threads (default: 2)")
         command.allow_abbrev = False
     return parser
 
@@ -105,7 +100,6 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     seeds.add_argument("--seeds", type=naturals, metavar="N,N", help="several runs, with mean and spread")
     train.add_argument("--folds", metavar="K,K|all", help="folds of a set without a test split (default: 0)")
     train.add_argument("--epochs", type=positive, metavar="N", help="most epochs (default: the recipe's)")
-    train.add_argument("--threads", type=positive, default=2, metavar="N", help="CPU threads (default: 2)")
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
     train.add_argument("--vectors", metavar="FILE|own", help="word vectors to begin with (TextCNN's other variants)")
     train.add_argument("--resume", action="store_true", help="continue what RUN_DIR holds")
@@ -213,7 +207,3 @@ def _folds(text: str | None, recipe: Recipe) -> list[int | None]:
 
 def _say(console: Console) -> Callable[[str], None]:
     return lambda line: console.print(line, markup=False, highlight=False)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -184,7 +184,7 @@ def test_a_conversion_on_the_command_line_says_nothing_but_its_results(
 ) -> None:
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(tiny_text("textcnn-mr"))
-    command = [sys.executable, "-W", "default", "-m", "export.cli", "publish", str(sentence_run), "--models",
+    command = [sys.executable, "-W", "default", "-m", "export", "publish", str(sentence_run), "--models",
                str(tmp_path / "models")]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True, check=True, env=dict(os.environ, COLUMNS="20"))
     assert done.stderr == ""
