@@ -230,7 +230,7 @@ def _check(manifest: Manifest) -> None:
             f"provenance.created: expected an instant such as 2026-01-02T03:04:05Z, got {manifest.provenance.created!r}"
         )
     if manifest.max_batch_size < 1:
-        raise ManifestInvalid("max_batch_size: must be at least 1")
+        raise ManifestInvalid(f"max_batch_size: must be at least 1, got {manifest.max_batch_size}")
     if (manifest.task == "tensor") != (manifest.preprocessing is None):
         raise ManifestInvalid(f"preprocessing: does not fit task {manifest.task!r}")
     if manifest.preprocessing is not None:

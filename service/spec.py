@@ -47,11 +47,15 @@ class ImageSpec:
             ValueError: Names the field.
         """
         if min(self.height, self.width, self.resize_px) < 1:
-            raise ValueError("preprocessing: height, width and resize_px must be at least 1")
+            sizes = f"{self.height}, {self.width} and {self.resize_px}"
+            raise ValueError(f"preprocessing: height, width and resize_px must be at least 1, got {sizes}")
         if len(self.mean) != self.channels or len(self.std) != self.channels:
-            raise ValueError(f"preprocessing: mean and std need {self.channels} values for mode {self.mode}")
+            raise ValueError(
+                f"preprocessing: mean and std need {self.channels} values for mode {self.mode}, "
+                f"got {len(self.mean)} and {len(self.std)}"
+            )
         if min(self.std) <= 0:
-            raise ValueError("preprocessing: std must be positive")
+            raise ValueError(f"preprocessing: std must be positive, got {list(self.std)}")
 
     @property
     def channels(self) -> int:
@@ -93,11 +97,12 @@ class TextSpec:
             ValueError: Names the field.
         """
         if self.max_tokens < 1:
-            raise ValueError("preprocessing: max_tokens must be at least 1")
+            raise ValueError(f"preprocessing: max_tokens must be at least 1, got {self.max_tokens}")
         if min(self.padding_id, self.unknown_id) < 0:
-            raise ValueError("preprocessing: padding_id and unknown_id must be at least 0")
+            ids = f"{self.padding_id} and {self.unknown_id}"
+            raise ValueError(f"preprocessing: padding_id and unknown_id must be at least 0, got {ids}")
         if self.padding_id == self.unknown_id:
-            raise ValueError("preprocessing: padding_id and unknown_id must differ")
+            raise ValueError(f"preprocessing: padding_id and unknown_id must differ, both are {self.padding_id}")
 
 
 PreprocessingSpec = ImageSpec | TextSpec

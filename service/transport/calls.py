@@ -195,7 +195,7 @@ class Calls:
         timeout_seconds, priority, wants_facts = math.inf, 0, False
         if parameters:
             timeout_seconds = _timeout_seconds(parameters)
-            priority = _integer(parameters, "priority")
+            priority = tensor_codec.integer(parameters, "priority")
             wants_facts = "explain" in parameters and parameters["explain"].bool_param
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
         for output in outputs:
@@ -276,16 +276,5 @@ class Calls:
 
 def _timeout_seconds(parameters: Mapping[str, inference.InferParameter]) -> float:
     """Read ``timeout``, in microseconds; none, or fewer than one, mean no deadline."""
-    microseconds = _integer(parameters, "timeout")
+    microseconds = tensor_codec.integer(parameters, "timeout")
     return microseconds * 1e-6 if microseconds > 0 else math.inf
-
-
-def _integer(parameters: Mapping[str, inference.InferParameter], name: str) -> int:
-    """Read a whole number, which some clients send as int64 and some as uint64; 0 without it."""
-    if name not in parameters:
-        return 0
-    choice = parameters[name].WhichOneof("parameter_choice")
-    if choice not in ("int64_param", "uint64_param"):
-        raise InvalidInput(f"parameter '{name}': expected int64_param or uint64_param, got {choice or 'no value'}")
-    number: int = getattr(parameters[name], choice)
-    return number

@@ -62,10 +62,10 @@ class SharedMemory:
                 (INVALID_ARGUMENT).
         """
         if not 1 <= len(name) <= _MAX_NAME:
-            raise InvalidInput(f"shared memory region: expected a name of 1 to {_MAX_NAME} characters")
+            raise InvalidInput(f"shared memory region: expected a name of 1 to {_MAX_NAME} characters, got {len(name)}")
         bare = key.removeprefix("/")
         if not _KEY.fullmatch(key) or bare in (".", ".."):
-            raise InvalidInput(f"shared memory region '{name}': the key must be one name without a path")
+            raise InvalidInput(f"shared memory region '{name}': the key must be one name without a path, got {key!r}")
         if byte_size < 1:
             raise InvalidInput(f"shared memory region '{name}': expected a size of at least 1 byte, got {byte_size}")
         with self._lock:

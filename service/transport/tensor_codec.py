@@ -223,17 +223,27 @@ def region_of(parameters: Mapping[str, pb.InferParameter]) -> RegionPart | None:
     name = parameters["shared_memory_region"].string_param
     if not name:
         raise InvalidInput("parameter 'shared_memory_region': expected a string_param with the region's name")
-    size = _integer(parameters, "shared_memory_byte_size")
-    offset = _integer(parameters, "shared_memory_offset") if "shared_memory_offset" in parameters else 0
+    if "shared_memory_byte_size" not in parameters:
+        raise InvalidInput("parameter 'shared_memory_byte_size' is missing, expected it beside 'shared_memory_region'")
+    size, offset = integer(parameters, "shared_memory_byte_size"), integer(parameters, "shared_memory_offset")
+    if min(size, offset) < 0:
+        raise InvalidInput(f"shared_memory_byte_size and _offset: expected numbers from 0 on, got {size} and {offset}")
     return RegionPart(name, offset, size)
 
 
-def _integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
-    parameter = parameters[name] if name in parameters else pb.InferParameter()
-    value = parameter.int64_param or parameter.uint64_param
-    if parameter.WhichOneof("parameter_choice") not in ("int64_param", "uint64_param") or value < 0:
-        raise InvalidInput(f"parameter '{name}': expected a non-negative int64_param")
-    return int(value)
+def integer(parameters: Mapping[str, pb.InferParameter], name: str) -> int:
+    """Read a whole number, which some clients send as int64 and some as uint64; 0 without it.
+
+    Raises:
+        InvalidInput: The parameter is of another type (INVALID_ARGUMENT).
+    """
+    if name not in parameters:
+        return 0
+    choice = parameters[name].WhichOneof("parameter_choice")
+    if choice not in ("int64_param", "uint64_param"):
+        raise InvalidInput(f"parameter '{name}': expected int64_param or uint64_param, got {choice or 'no value'}")
+    number: int = getattr(parameters[name], choice)
+    return number
 
 
 @dataclass(frozen=True, slots=True)
@@ -279,7 +289,8 @@ def _classes(parameters: Mapping[str, pb.InferParameter]) -> int:
     parameter = parameters["classification"]
     choice = parameter.WhichOneof("parameter_choice")
     if choice != "int64_param" or parameter.int64_param < 1:
-        raise InvalidInput("parameter 'classification': expected a positive int64_param")
+        came = parameter.int64_param if choice == "int64_param" else choice or "no value"
+        raise InvalidInput(f"parameter 'classification': expected a positive int64_param, got {came}")
     return int(parameter.int64_param)
 
 

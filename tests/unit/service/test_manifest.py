@@ -202,7 +202,7 @@ def test_a_schema_version_that_only_equals_one_is_refused(version: object) -> No
 @pytest.mark.parametrize(
     ("source", "message"),
     [
-        (manifest(max_batch_size=0), "max_batch_size: must be at least 1"),
+        (manifest(max_batch_size=0), "max_batch_size: must be at least 1, got 0"),
         (manifest(preprocessing=None), "preprocessing: does not fit task 'image-classification'"),
         (manifest(task="tensor"), "preprocessing: does not fit task 'tensor'"),
         (manifest(task="sentence-classification"), "preprocessing.kind: does not fit task 'sentence-classification'"),
@@ -247,7 +247,7 @@ def test_an_instant_without_its_zone_is_refused(created: str) -> None:
 def test_a_spec_that_contradicts_itself_is_refused() -> None:
     data = as_json(manifest())
     data["preprocessing"]["std"] = [0.0]
-    assert refusal(data) == "preprocessing: std must be positive"
+    assert refusal(data) == "preprocessing: std must be positive, got [0.0]"
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:

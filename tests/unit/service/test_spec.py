@@ -15,13 +15,13 @@ def test_channels_and_shape_follow_the_mode() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"height": 0}, "height, width and resize_px must be at least 1"),
-        ({"width": 0}, "height, width and resize_px must be at least 1"),
-        ({"resize_px": -1}, "height, width and resize_px must be at least 1"),
-        ({"mode": "RGB"}, "mean and std need 3 values for mode RGB"),
-        ({"mean": (0.1, 0.2)}, "mean and std need 1 values for mode L"),
-        ({"std": ()}, "mean and std need 1 values for mode L"),
-        ({"std": (0.0,)}, "std must be positive"),
+        ({"height": 0}, "height, width and resize_px must be at least 1, got 0, 3 and 2"),
+        ({"width": 0}, "height, width and resize_px must be at least 1, got 2, 0 and 2"),
+        ({"resize_px": -1}, "height, width and resize_px must be at least 1, got 2, 3 and -1"),
+        ({"mode": "RGB"}, "mean and std need 3 values for mode RGB, got 1 and 1"),
+        ({"mean": (0.1, 0.2)}, "mean and std need 1 values for mode L, got 2 and 1"),
+        ({"std": ()}, "mean and std need 1 values for mode L, got 1 and 0"),
+        ({"std": (0.0,)}, r"std must be positive, got \[0.0\]"),
     ],
 )
 def test_an_image_spec_that_contradicts_itself_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -32,9 +32,9 @@ def test_an_image_spec_that_contradicts_itself_is_refused(changes: dict[str, Any
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"max_tokens": 0}, "max_tokens must be at least 1"),
-        ({"padding_id": 1}, "padding_id and unknown_id must differ"),
-        ({"padding_id": -1}, "padding_id and unknown_id must be at least 0"),
+        ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
+        ({"padding_id": 1}, "padding_id and unknown_id must differ, both are 1"),
+        ({"padding_id": -1}, "padding_id and unknown_id must be at least 0, got -1 and 1"),
     ],
 )
 def test_an_impossible_text_spec_is_refused(changes: dict[str, Any], message: str) -> None:

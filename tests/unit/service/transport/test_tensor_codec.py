@@ -319,6 +319,39 @@ def test_shared_memory_of_another_size_is_refused_unread(datatype: str, byte_siz
     assert caught.value.message == message
 
 
+@pytest.mark.parametrize(
+    ("size", "offset", "message"),
+    [
+        (None, ("int64_param", 4), "parameter 'shared_memory_byte_size' is missing"),
+        (
+            ("int64_param", -1),
+            ("int64_param", 4),
+            "shared_memory_byte_size and _offset: expected numbers from 0 on, got -1 and 4",
+        ),
+        (
+            ("uint64_param", 8),
+            ("int64_param", -4),
+            "shared_memory_byte_size and _offset: expected numbers from 0 on, got 8 and -4",
+        ),
+        (
+            ("string_param", "8"),
+            None,
+            "'shared_memory_byte_size': expected int64_param or uint64_param, got string_param",
+        ),
+    ],
+)
+def test_a_part_of_shared_memory_is_told_in_numbers(
+    size: tuple[str, object] | None, offset: tuple[str, object] | None, message: str
+) -> None:
+    parameters = pb.ModelInferRequest().parameters
+    parameters["shared_memory_region"].string_param = "region"
+    for name, value in (("shared_memory_byte_size", size), ("shared_memory_offset", offset)):
+        if value is not None:
+            setattr(parameters[name], *value)
+    with pytest.raises(InvalidInput, match=message):
+        tensor_codec.region_of(parameters)
+
+
 # Outputs.
 
 SPECS = (TensorSpec("p", "FP32", (-1, 3)), TensorSpec("text", "BYTES", (-1,)), TensorSpec("flag", "BOOL", (-1, 1)))
@@ -347,10 +380,16 @@ def test_an_unknown_output_or_one_asked_for_twice_is_refused(names: tuple[str, .
 
 
 @pytest.mark.parametrize(
-    "value", [("int64_param", 0), ("int64_param", -1), ("string_param", "3"), ("bool_param", True)]
+    ("value", "came"),
+    [
+        (("int64_param", 0), "0"),
+        (("int64_param", -1), "-1"),
+        (("string_param", "3"), "string_param"),
+        (("bool_param", True), "bool_param"),
+    ],
 )
-def test_a_number_of_classes_must_be_positive(value: tuple[str, object]) -> None:
-    with pytest.raises(InvalidInput, match="'classification': expected a positive int64_param"):
+def test_a_number_of_classes_must_be_positive(value: tuple[str, object], came: str) -> None:
+    with pytest.raises(InvalidInput, match=f"'classification': expected a positive int64_param, got {came}$"):
         wanted("p", classification=value)
 
 
