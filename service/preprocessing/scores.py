@@ -15,6 +15,6 @@ def top_k(scores: np.ndarray, k: int) -> np.ndarray:
     Returns:
         int64 (min(k, K),). Among equal scores the lower index comes first.
     """
-    if scores.dtype.kind != "f":
-        scores = scores.astype(np.float64)  # unsigned integers and the least signed one have no negative
-    return np.argsort(-scores, kind="stable")[:k]
+    # Unsigned integers and the least signed one have no negative, and float64 has not all of 64 bits: their complement
+    # falls as they rise, exactly.
+    return np.argsort(-scores if scores.dtype.kind == "f" else ~scores, kind="stable")[:k]

@@ -306,15 +306,15 @@ def classification(scores: np.ndarray, classes: int, labels: Sequence[str]) -> n
         Objects (N, min(classes, K)), K elements a row, each ``value:index`` or ``value:index:label`` as bytes.
     """
     rows = as_numbers(scores).reshape(len(scores), -1)
-    if rows.dtype.kind != "f":
-        rows = rows.astype(np.float64)  # ranking negates, which unsigned integers cannot
     table = [[_scored(row[i], i, labels) for i in top_k(row, classes).tolist()] for row in rows]
     return np.array(table, dtype=object)
 
 
-def _scored(value: np.floating, index: int, labels: Sequence[str]) -> bytes:
+def _scored(value: np.number, index: int, labels: Sequence[str]) -> bytes:
     label = f":{labels[index]}" if index < len(labels) else ""
-    return f"{value:f}:{index}{label}".encode()
+    # Formatting makes a float of a whole number, which would change a large one.
+    shown = f"{value}.000000" if isinstance(value, np.integer) else f"{value:f}"
+    return f"{shown}:{index}{label}".encode()
 
 
 def encode_response(head: bytes, request_id: str, raw: Sequence[bytes]) -> bytes:

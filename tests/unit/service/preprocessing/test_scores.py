@@ -8,7 +8,7 @@ from hypothesis.extra import numpy as nps
 
 from service.preprocessing.scores import top_k
 
-_rows = st.sampled_from([np.float32, np.float64, np.uint8, np.int8, np.int32]).flatmap(
+_rows = st.sampled_from([np.float32, np.float64, np.uint8, np.int8, np.int32, np.int64, np.uint64]).flatmap(
     lambda dtype: nps.arrays(
         dtype,
         st.integers(1, 12),

@@ -418,6 +418,18 @@ def test_rows_of_several_dimensions_are_ranked_flat() -> None:
     assert classification(np.array([3, 7]), 1, ()).tolist() == [[b"3.000000:0"], [b"7.000000:0"]]
 
 
+@pytest.mark.parametrize("dtype", [np.int64, np.uint64])
+def test_whole_numbers_of_64_bits_are_ranked_and_written_exactly(dtype: type[np.integer]) -> None:
+    least, greatest = np.iinfo(dtype).min, np.iinfo(dtype).max
+    scores = np.array([[2**60, 2**60 + 1, least, greatest - 1, greatest]], dtype)
+    assert classification(scores, 5, ()).tolist() == [
+        [
+            f"{value}.000000:{index}".encode()
+            for value, index in ((greatest, 4), (greatest - 1, 3), (2**60 + 1, 1), (2**60, 0), (least, 2))
+        ]
+    ]
+
+
 @given(
     scores=nps.arrays(np.float32, st.tuples(st.integers(1, 3), st.integers(1, 5)), elements=st.floats(0, 1, width=32)),
     classes=st.integers(1, 7),
