@@ -167,7 +167,7 @@ def template_of(
     """Return the template of a message that was parsed, checked and taken.
 
     None for one with inputs that are neither plain numbers nor pictures or sentences, all in raw contents, or brought
-    beyond the required.
+    beyond the required. BOOL is no plain number, since not every byte is one.
 
     Args:
         payload: The message.
@@ -181,7 +181,7 @@ def template_of(
     if len(request.raw_input_contents) != len(arrays) or arrays.keys() != {spec.name for spec in servable.inputs}:
         return None
     texts = any(array.dtype == object for array in arrays.values())
-    if texts and servable.preparer is None:
+    if (texts and servable.preparer is None) or any(array.dtype == np.bool_ for array in arrays.values()):
         return None
     holes = _holes(payload)
     if holes is None:

@@ -19,7 +19,7 @@ from service.transport.tensor_codec import decode_inputs
 from tests.unit.service.samples import bare_servable, make_servable
 
 SHARED_MEMORY = SharedMemory()
-NUMBERS = sorted(set(DTYPES) - {"BYTES"})
+NUMBERS = sorted(set(DTYPES) - {"BYTES", "BOOL"})
 SHAPE = st.lists(st.integers(1, 3), min_size=1, max_size=3)
 TENSORS = st.lists(st.tuples(st.sampled_from(NUMBERS), SHAPE), min_size=1, max_size=3)
 
@@ -203,6 +203,7 @@ def test_what_is_no_plain_tensor_has_no_template() -> None:
     typed.inputs.add(name="x0", datatype="INT8", shape=[1]).contents.int_contents.append(1)
     assert learned(sentences, [("BYTES", [1])]) is None
     assert learned(typed, [("INT8", [1])]) is None
+    assert learned(message([("BOOL", [2])], 0), [("BOOL", [2])]) is None  # its bytes are looked at each time
     beyond = message([("INT8", [1]), ("INT8", [1])], 0)
     assert learned(beyond, [("INT8", [1])]) is None
 

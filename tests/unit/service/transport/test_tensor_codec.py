@@ -112,6 +112,14 @@ def test_raw_contents_are_little_endian_and_row_major() -> None:
     assert elements.tolist() == [b"ab", b""]
 
 
+@pytest.mark.parametrize("byte", [2, 3, 255])
+def test_a_bool_in_raw_contents_is_0_or_1(byte: int) -> None:
+    """A runtime takes other bytes for true or for false as each of its kernels likes."""
+    assert decode_inputs(request(("x", "BOOL", (0,)), raw=[b""]))["x"].tolist() == []
+    with pytest.raises(InvalidInput, match="an element does not fit BOOL, whose bytes are 0 or 1"):
+        decode_inputs(request(("x", "BOOL", (2,)), raw=[bytes([1, byte])]))
+
+
 def test_text_is_encoded_as_utf8() -> None:
     array = np.array(["ä", b"\xff"], dtype=object)
     assert encode_raw(array) == b"\x02\0\0\0\xc3\xa4\x01\0\0\0\xff"
