@@ -17,6 +17,7 @@ from export.errors import WeightsInvalid
 _WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "ema")
 _PREFIX = "module."  # of DataParallel
 _COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, and answers do not need it
+_PARTS = ("weight", "bias", "running_mean", "running_var")  # of a layer, by torch's names; of batch norm all alike
 _SHOWN = 8
 
 
@@ -126,12 +127,13 @@ def fit_state(
         named = _by_order(named, wanted)
         notes.append(f"no name fits, but all {len(named)} shapes agree in order, so they were taken by order")
     _check(named, wanted)
-    module.load_state_dict({**{k: v for k, v in wanted.items() if k.endswith(_COUNTER)}, **named})
+    wanted.update(named)  # the counters that are missing, and the layers' versions, by which MNASNet reads it, are kept
+    module.load_state_dict(wanted)
     return Fitted(tuple(notes))
 
 
 def _by_order(named: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Give the file's tensors the module's names in order; refuse if a shape differs."""
+    """Give the file's tensors the module's names in order; refuse if a shape or a layer's part differs."""
     theirs = [(name, value) for name, value in named.items() if not name.endswith(_COUNTER)]
     ours = [(name, value) for name, value in wanted.items() if not name.endswith(_COUNTER)]
     if [tuple(value.shape) for _, value in theirs] != [tuple(value.shape) for _, value in ours]:
@@ -145,6 +147,10 @@ def _by_order(named: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
             f"no name fits ({_some(list(named))} for {_some(list(wanted))}), and by order the shapes differ, {where}; "
             "give a renaming"
         )
+    for (their, _), (our, _) in zip(theirs, ours, strict=True):
+        part, expected_part = their.rpartition(".")[2], our.rpartition(".")[2]
+        if part != expected_part and part in _PARTS and expected_part in _PARTS:
+            raise WeightsInvalid(f"no name fits, and by order '{their}' would be taken for '{our}'; give a renaming")
     return {our: value for (our, _), (_, value) in zip(ours, theirs, strict=True)}
 
 

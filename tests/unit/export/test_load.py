@@ -282,6 +282,22 @@ def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
     assert torch.equal(ordered.a.weight, source.x.weight)
 
 
+def test_batch_norm_in_another_order_is_not_taken_by_order() -> None:
+    """All four tensors of it have one shape; some converters write its statistics first."""
+    state = _two("x", "y").state_dict()
+    first = ["x.weight", "y.running_mean", "y.running_var", "y.weight", "y.bias"]
+    with pytest.raises(WeightsInvalid, match=r"by order 'y\.running_mean' would be taken for 'b\.weight'"):
+        fit_state(_two(), {name: state[name] for name in first})
+
+
+def test_a_layer_that_reads_weights_by_its_version_is_told_it(tmp_path: Path) -> None:
+    """MNASNet refuses weights of no version."""
+    source, target = (torchvision_models.mnasnet0_5(num_classes=2) for _ in range(2))
+    torch.save(source.state_dict(), tmp_path / "w.pt")
+    fit_state(target, read_state(tmp_path / "w.pt")[0])
+    assert all(torch.equal(a, b) for a, b in zip(source.parameters(), target.parameters(), strict=True))
+
+
 @pytest.mark.parametrize(
     "renames",
     [
