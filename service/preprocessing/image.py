@@ -33,6 +33,8 @@ _FILTERS = {
     "bilinear": Image.Resampling.BILINEAR,
     "bicubic": Image.Resampling.BICUBIC,
 }
+# TIFF 6.0, section 8.
+_BITS_PER_SAMPLE, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1
 # EXIF 2.32, tag 0x0112, to what puts row 0 and column 0 into the upper left corner.
 _TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -175,11 +177,27 @@ def _upright(image: Image.Image) -> Image.Image:
     return image if turn is None else image.transpose(turn)
 
 
+def _wide_grey(image: Image.Image) -> Image.Image:
+    """Convert 16-bit grey (I;16, or I for a TIFF of 32) to L: 65535 becomes 255, where Pillow would clip.
+
+    Raises:
+        InvalidInput: Its numbers mean something else: nobody could tell from the answer (INVALID_ARGUMENT).
+    """
+    tags = getattr(image, "tag_v2", {})  # a TIFF's, of which Pillow leaves two to us
+    levels = np.asarray(image)
+    if tags.get(_BITS_PER_SAMPLE, (16,))[0] < 16 or tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO) != _BLACK_IS_ZERO:
+        raise InvalidInput("picture has grey of 12 bits, or 0 for white, expected 8 or 16 bits a channel, 0 for black")
+    if levels.size and (levels.min() < 0 or levels.max() > 65535):
+        raise InvalidInput(
+            f"picture has grey from {levels.min()} to {levels.max()}, expected 8 or 16 bits a channel, 0 to 65535"
+        )
+    return Image.fromarray((levels // 257).astype(np.uint8))
+
+
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     """Convert any Pillow mode to L or RGB as 8 bits a channel."""
     if image.mode.startswith("I"):
-        # 16-bit grey (I;16, or I in older files): 65535 becomes 255, where Pillow would clip.
-        image = Image.fromarray((np.clip(np.asarray(image), 0, 65535) // 257).astype(np.uint8))
+        image = _wide_grey(image)
     elif image.mode == "F":
         raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits a channel")
     elif image.mode in ("P", "PA"):

@@ -132,6 +132,30 @@ def test_sixteen_bits_a_channel_are_scaled_not_clipped(kind: str) -> None:
     assert np.asarray(decode(data, "RGB"))[..., 2].tolist() == expected
 
 
+def grey_tiff(bits: int, photometric: int, samples: np.ndarray) -> bytes:
+    """A TIFF of one row of grey, written by hand (TIFF 6.0, section 4)."""
+    data = samples.tobytes()
+    fields = [(256, samples.size), (257, 1), (258, bits), (259, 1), (262, photometric), (273, 8), (277, 1), (278, 1)]
+    fields.append((279, len(data)))
+    directory = b"".join(struct.pack("<HHII", tag, 4, 1, value) for tag, value in fields)
+    return b"II*\0" + struct.pack("<I", 8 + len(data)) + data + struct.pack("<H", len(fields)) + directory + bytes(4)
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        pytest.param(grey_tiff(16, 0, np.array([0, 65535], np.uint16)), "0 for white", id="0 is white"),
+        pytest.param(grey_tiff(12, 1, np.array([0x12, 0x34, 0x56], np.uint8)), "grey of 12 bits", id="12 bits"),
+        pytest.param(grey_tiff(32, 1, np.array([0, 65536], np.uint32)), "grey from 0 to 65536", id="32 bits"),
+        pytest.param(encoded(Image.fromarray(np.array([[-1, 9]], np.int32)), "TIFF"), "grey from -1 to 9", id="signed"),
+    ],
+)
+def test_grey_whose_numbers_mean_something_else_is_refused(data: bytes, message: str) -> None:
+    with pytest.raises(InvalidInput, match=message):
+        decode(data, "L")
+    assert np.asarray(decode(grey_tiff(16, 1, np.array([0, 65535], np.uint16)), "L")).tolist() == [[0, 255]]
+
+
 def test_floating_point_pixels_are_refused() -> None:
     data = encoded(Image.fromarray(GREY.astype(np.float32)), "TIFF")
     with pytest.raises(InvalidInput, match="floating-point pixels, expected 8 or 16 bits"):
