@@ -18,7 +18,7 @@ from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
 from export.errors import ConversionFailed, WeightsInvalid
 from export.load import Order, describe
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
-from export.verify import verify_graph, verify_version
+from export.verify import are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.errors import LoadError
 from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
@@ -53,10 +53,14 @@ class Foreign:
             raise ConversionFailed(f"{path}: takes batches of {expected.shape[0]} only; export it with a dynamic batch")
         self._spec, self._logits = spec, logits
 
+    def own_answer(self, inputs: np.ndarray) -> np.ndarray:
+        """Return what the file answers to uint8 (N, H, W, C)."""
+        x = (inputs.astype(np.float64) / 255 - self._spec.mean) / self._spec.std
+        return self._backend.run([np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)])[0]
+
     def answer(self, inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, K) for uint8 (N, H, W, C)."""
-        x = (inputs.astype(np.float64) / 255 - self._spec.mean) / self._spec.std
-        answer = self._backend.run([np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)])[0]
+        answer = self.own_answer(inputs)
         if not self._logits:
             return answer
         raised = np.exp(answer.astype(np.float64) - answer.max(axis=1, keepdims=True))
@@ -84,7 +88,7 @@ def publish_foreign(
         say(f"note: {note}")
     reference = Foreign(path, spec, logits=logits)
     inputs = PictureInputs(proving_pictures(spec))
-    _check_answers(path, reference.answer(inputs.batch(np.arange(2))), len(labels))
+    _check_answers(path, reference.own_answer(inputs.batch(np.arange(2))), len(labels), logits=logits)
     with write_aside(target, version) as (aside, folder):
         (aside / MODEL_FILE).write_bytes(
             wrap(onnx.load(path), spec, logits=logits).SerializeToString(deterministic=True)
@@ -150,10 +154,12 @@ def _apart(name: str) -> str:
     return f"their_{name}" if name in (_INPUT, OUTPUT) else name
 
 
-def _check_answers(path: Path, answers: np.ndarray, classes: int) -> None:
+def _check_answers(path: Path, answers: np.ndarray, classes: int, *, logits: bool) -> None:
     if answers.ndim != 2 or answers.shape[1] != classes:
         raise ConversionFailed(f"{path}: answers {answers.shape[1:]} numbers a picture, there are {classes} labels")
-    if answers.min() < -1e-6 or np.abs(answers.sum(axis=1) - 1).max() > 1e-3:
+    if logits and are_probabilities(answers):
+        raise ConversionFailed(f"{path}: answers with probabilities already; leave --logits out")
+    if not logits and not are_probabilities(answers):
         raise ConversionFailed(f"{path}: answers with no probabilities; --logits adds softmax")
 
 

@@ -121,6 +121,11 @@ def largest_difference(expected: np.ndarray, came: np.ndarray) -> float:
     return difference if np.isfinite(difference) else float("inf")
 
 
+def are_probabilities(answers: np.ndarray) -> bool:
+    """Tell whether each row (K,) could be probabilities, as logits hardly ever are: none negative, together 1."""
+    return bool(answers.min() >= -1e-6 and np.abs(answers.sum(axis=1) - 1).max() <= 1e-3)
+
+
 def _check_golden_inputs(version_dir: Path, manifest: Manifest, golden: Golden) -> None:
     """Preprocess the raw inputs again: the same code must give the same tensors, exactly."""
     if manifest.preprocessing is None:

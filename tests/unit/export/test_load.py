@@ -152,6 +152,23 @@ def test_a_users_own_module(tmp_path: Path, labels: Path, preprocessing: Path, m
     assert (provenance.seed, provenance.dataset.name, provenance.recipe) == (None, "weights w.pt", "loaded")
 
 
+def test_a_module_that_ends_in_softmax_is_refused(
+    tmp_path: Path,
+    labels: Path,
+    preprocessing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = types.ModuleType("mine")
+    module.make = lambda: nn.Sequential(*tiny(), nn.Softmax(dim=1))
+    monkeypatch.setitem(sys.modules, "mine", module)
+    torch.save(module.make().state_dict(), tmp_path / "w.pt")
+    more = ["--weights", str(tmp_path / "w.pt"), "--labels", str(labels), "--preprocessing", str(preprocessing)]
+    assert load(tmp_path, "--from", "mine:make", *more) == 2
+    assert "mine:make: answers with probabilities, expected logits; softmax is added here" in capsys.readouterr().err
+    assert not (tmp_path / "make").exists()
+
+
 def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     more = Order("timm:little", labels=labels, preprocessing=str(preprocessing))
     monkeypatch.setitem(sys.modules, "timm", None)
@@ -413,6 +430,7 @@ def test_an_old_file_whose_weights_stand_among_its_inputs(tmp_path: Path, labels
     [
         ({"batch": 1}, ["--logits"], "takes batches of 1 only; export it with a dynamic batch"),
         ({}, [], "answers with no probabilities; --logits adds softmax"),
+        ({"softmax": True}, ["--logits"], "answers with probabilities already; leave --logits out"),
         ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
     ],
 )
