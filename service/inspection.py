@@ -92,7 +92,7 @@ def _print_servable(servable: Servable) -> None:
 def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, seconds: float) -> None:
     """Print the table of every layout, the median and a high quantile, and what is chosen from them."""
     spec = servable.preparer.spec if servable.preparer is not None else None
-    graph = batch_view(OnnxBackend(folder.path / MODEL_FILE, servable.provider.requested))
+    graph = batch_view(OnnxBackend(folder.path / MODEL_FILE, servable.provider.requested), servable.batched)
     max_tokens = spec.max_tokens if isinstance(spec, TextSpec) else None
     subject = Subject(graph, servable.provider, buckets_up_to(servable.max_batch_size), max_tokens)
     tables = pricing.compare(subject, seconds)

@@ -23,10 +23,15 @@ class BatchView:
     run: Run
 
 
-def batch_view(backend: Backend) -> BatchView:
-    """Give a graph without a free first axis one: a call is then a single row, run as it stands."""
+def batch_view(backend: Backend, batched: bool = True) -> BatchView:
+    """Give a graph without a free first axis one: a call is then a single row, run as it stands.
+
+    Args:
+        backend: Runs the graph.
+        batched: False if its first axis, free or not, is known to be no batch.
+    """
     tensors = (*backend.inputs, *backend.outputs)
-    if all(spec.shape and spec.shape[0] == -1 for spec in tensors):
+    if batched and all(spec.shape and spec.shape[0] == -1 for spec in tensors):
         return BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
 
     def run(inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /) -> list[np.ndarray]:

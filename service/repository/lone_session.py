@@ -108,7 +108,7 @@ class LoneSession:
             backend = OnnxBackend(path, "cpu", threads, lone=True)
             if file_digest(path) != self._digest:
                 return None  # what is served is no longer there; if it is to be followed, that is about to happen
-            graph = batch_view(backend)
+            graph = batch_view(backend, self._subject.graph.batched)
             self._prove(graph)
             lone = dataclasses.replace(self._subject, graph=graph)
             priced = self._pricing.price(self._subject, lone, threads, undisturbed)

@@ -100,7 +100,8 @@ class Pricing:
                 layout.session_threads,
                 CudaOptions.of(self._settings),
             )
-            again = Subject(batch_view(backend), backend.provider, subject.buckets, subject.max_tokens)
+            graph = batch_view(backend, subject.graph.batched)
+            again = Subject(graph, backend.provider, subject.buckets, subject.max_tokens)
             measured = measuring_of(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)
             tables[layout] = summarise(layout, measured, subject.buckets)
         self._keep(subject.provider, *tables.values())

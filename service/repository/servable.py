@@ -35,6 +35,7 @@ from service.repository.lone_pricing import LonePricing
 from service.repository.lone_session import LoneSession
 from service.repository.metered import MeteredBatches
 from service.repository.pricing import Pricing, Subject, useful_batch_size
+from service.repository.rows_apart import answers_rows_apart
 from service.repository.store import VersionFolder
 from service.scheduling import at_weight
 from service.settings import Settings
@@ -182,7 +183,7 @@ def load(
     if manifest is not None:
         check_graph(manifest, backend)
     labels = labels_of(manifest, folder)
-    graph = batch_view(backend)
+    graph = batch_view(backend, manifest is not None or answers_rows_apart(backend, folder.name))
     max_batch_size = _max_batch_size(settings, manifest, graph.batched)
     preparer = None
     if manifest is not None and manifest.preprocessing is not None:

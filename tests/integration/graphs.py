@@ -140,6 +140,13 @@ def as_wide_as_it_says() -> onnx.ModelProto:
     return _model(nodes, inputs, outputs, [one])
 
 
+def running_sums() -> onnx.ModelProto:
+    """Add FP32 (T, 2) up along its first axis, which is free and no batch."""
+    first = numpy_helper.from_array(np.array(0, np.int64), "first")
+    inputs, outputs = ([_tensor(name, TensorProto.FLOAT, ("T", 2))] for name in ("x", "sums"))
+    return _model([helper.make_node("CumSum", ["x", "first"], ["sums"])], inputs, outputs, [first])
+
+
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {
     "add-sub": add_sub,
     "bfloat16": lambda: identity(TensorProto.BFLOAT16, ("N", 3)),

@@ -47,3 +47,14 @@ def test_whose_answers_do_not_fit_together_fail(tmp_path: Path, transport: str):
         told = failure(server.client.infer, infer_request("wide", {"x": uneven}))
         assert told.code is grpc.StatusCode.INTERNAL
         assert server.metric("convserve_inflight_requests") == 0
+
+
+def test_of_a_graph_whose_first_axis_is_no_batch_nobody_hears_of_others(tmp_path: Path, transport: str):
+    """Put together, who comes second would be told sums that begin with the numbers of who came first."""
+    graphs.write(tmp_path, "sums", graphs.running_sums())
+    with ServerProcess(tmp_path, transport) as server:
+        sent = [np.full((rows, 2), rows, np.float32) for rows in (1, 2, 3, 5)] * 8
+        calls = [server.client.inference.ModelInfer.future(infer_request("sums", {"x": array})) for array in sent]
+        for array, call in zip(sent, calls, strict=True):
+            np.testing.assert_array_equal(arrays_of(call.result())["sums"], np.cumsum(array, axis=0))
+        assert server.logged("rows change each other's answers")

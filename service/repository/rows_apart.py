@@ -1,0 +1,75 @@
+"""Asks a graph that nobody proved whether its rows are answered apart from each other.
+
+A free first axis need not be a batch: it may be time, or words, or what a softmax runs over. Requests put together
+on it would get answers made of each other's rows.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+
+import numpy as np
+
+from service.backend.base import Backend
+from service.errors import BackendFailed
+from service.tensors import TensorSpec, as_numbers
+
+_LOG = logging.getLogger(__name__)
+_FREE_SIZES = (64, 1)  # of free dimensions: a short sentence or a small picture; the first that the graph runs at
+_MOST_FREE = 2  # dimensions of one input; with more the rows would be large
+_ROWS = 2
+# Of the greatest answer. Kernels and ranges that are chosen by batch change less, rows of others much more.
+_TOLERANCE = 0.05
+
+
+def answers_rows_apart(backend: Backend, model: str) -> bool:
+    """Tell whether two made-up rows are answered together as they are alone, so far as can be seen; log if not.
+
+    A graph that does not run on them is believed, as is one whose answers are no numbers, or of other sizes than alone:
+    those do not fit together, which the batcher sees. So is one without a free first axis, where there is nothing to
+    tell.
+
+    Args:
+        backend: Runs the graph.
+        model: Its name, for the log.
+    """
+    if any(not spec.shape or spec.shape[0] != -1 for spec in (*backend.inputs, *backend.outputs)):
+        return True
+    most_free = max(spec.shape[1:].count(-1) for spec in backend.inputs)
+    for size in _FREE_SIZES if 1 <= most_free <= _MOST_FREE else (1,):
+        inputs = [_made_up(spec, size) for spec in backend.inputs]
+        try:
+            together = backend.run(inputs)
+            alone = [backend.run([array[row : row + 1] for array in inputs]) for row in range(_ROWS)]
+        except BackendFailed:
+            continue
+        if all(_same(output, rows) for output, *rows in zip(together, *alone, strict=True)):
+            return True
+        _LOG.warning("rows change each other's answers: served without batching", extra={"fields": {"model": model}})
+        return False
+    return True
+
+
+def _made_up(spec: TensorSpec, size: int) -> np.ndarray:
+    """Return two rows that differ. Whole numbers are small: they may be places in a table."""
+    random = np.random.default_rng(len(spec.name))
+    shape = (_ROWS, *(size if free == -1 else free for free in spec.shape[1:]))
+    if spec.datatype == "BYTES":
+        return np.where(random.integers(0, 2, shape), "a", "b").astype(object)
+    if spec.dtype.kind == "f":
+        return random.standard_normal(shape).astype(spec.dtype)
+    return random.integers(0, 256 if spec.datatype == "UINT8" else 2, shape).astype(spec.dtype)
+
+
+def _same(together: np.ndarray, alone: Sequence[np.ndarray]) -> bool:
+    if together.dtype == object or together.ndim == 0 or len(together) != _ROWS:
+        return True
+    for row, expected in zip(together, alone, strict=True):
+        if expected.shape != (1, *row.shape):
+            return True
+        one, other = (as_numbers(array).astype(np.float64) for array in (row, expected[0]))
+        greatest = np.abs(other[np.isfinite(other)]).max(initial=0)
+        if not np.allclose(one, other, rtol=0, atol=_TOLERANCE * greatest, equal_nan=True):
+            return False
+    return True
