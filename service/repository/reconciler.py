@@ -273,5 +273,5 @@ class Reconciler:
 
     @property
     def runs_on(self) -> bool:
-        """Whether a batch that was given up still runs in its thread."""
-        return self._swapper.runs_on
+        """Whether something is just changed, or a batch that was given up still runs in its thread."""
+        return self.changing.locked() or self._swapper.runs_on

@@ -99,6 +99,16 @@ def hungry() -> onnx.ModelProto:
 
 def loop() -> onnx.ModelProto:
     """Multiply two matrices as often as the greatest of ``iterations`` INT64 (N, 1) says, then give it back."""
+    most = [helper.make_node("ReduceMax", ["iterations"], ["most"], keepdims=0)]
+    return _looping(most)
+
+
+def endless() -> onnx.ModelProto:
+    """As :func:`loop`, but whatever ``iterations`` says: loading it takes years."""
+    return _looping([], [numpy_helper.from_array(np.int64(2**60), "most")])
+
+
+def _looping(most: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto] = ()) -> onnx.ModelProto:
     size = _LOOP_SIZE
     body = helper.make_graph(
         [
@@ -114,16 +124,16 @@ def loop() -> onnx.ModelProto:
         [_tensor("goes_on", TensorProto.BOOL, ()), _tensor("next", TensorProto.FLOAT, (size, size))],
     )
     nodes = [
-        helper.make_node("ReduceMax", ["iterations"], ["most"], keepdims=0),
+        *most,
         helper.make_node("Loop", ["most", "", "matrix"], ["product"], body=body),
         helper.make_node("ReduceMin", ["product"], ["least"], keepdims=0),
         helper.make_node("Cast", ["least"], ["nought"], to=TensorProto.INT64),
         helper.make_node("Add", ["iterations", "nought"], ["done"]),
     ]
-    constants = [numpy_helper.from_array(np.eye(size, dtype=np.float32), "matrix")]
     shape = ("N", 1)
     inputs, outputs = ([_tensor(name, TensorProto.INT64, shape)] for name in ("iterations", "done"))
-    return _model(nodes, inputs, outputs, constants)
+    matrix = numpy_helper.from_array(np.eye(size, dtype=np.float32), "matrix")
+    return _model(nodes, inputs, outputs, [matrix, *constants])
 
 
 def as_wide_as_it_says() -> onnx.ModelProto:

@@ -14,6 +14,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
+from tests.integration import graphs
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -192,3 +193,23 @@ def test_a_signal_while_loading_stops_the_server(repository: Path, transport: st
     with ServerProcess(repository, transport, "--lame-duck-seconds", "0", wait_ready=False) as server:
         server.signal(signal.SIGTERM)
         assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("mode", ["poll", "explicit"])
+def test_a_signal_while_a_new_version_is_loaded_stops_the_server(tmp_path: Path, transport: str, mode: str):
+    """Whoever loads it waits for a runtime that comes back late or never; nobody else does."""
+    graphs.write(tmp_path, "add-sub", graphs.add_sub())
+    flags = ["--lame-duck-seconds", "0", "--lone-threads", "1", "--model-control-mode", mode]
+    flags += ["--repository-poll-seconds", "0.1"] if mode == "poll" else ["--load-models", "add-sub"]
+    with ServerProcess(tmp_path, transport, *flags) as server:
+        graphs.write(tmp_path, "endless", graphs.endless())
+        if mode == "explicit":
+            call = server.client.inference.RepositoryModelLoad.future(
+                pb.RepositoryModelLoadRequest(model_name="endless")
+            )
+        eventually(lambda: server.metric("convserve_model_state", model="endless", state="LOADING"), "it is loaded")
+        assert server.client.infer(ADD_SUB).model_name == "add-sub"
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+        if mode == "explicit":
+            assert failure(call.result).code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
