@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import logging
+import math
 import threading
+import time
+from collections.abc import Callable
 
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
@@ -13,22 +16,32 @@ from service.repository.swapper import Fallen
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
 _MOST_REVIVALS = 3  # of one version; what falls again and again needs a person
+_STOOD_STILL = 0.5  # share of the time that a batch may take: a look so late tells of the machine, not of a batch
 
 
 class Watchdog:
     """Looks from a thread of its own. Owned by the server, which stops it."""
 
-    def __init__(self, lifecycle: Lifecycle, reconciler: Reconciler, run_timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        lifecycle: Lifecycle,
+        reconciler: Reconciler,
+        run_timeout_seconds: float,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         """Wire up; see :meth:`start`.
 
         Args:
             lifecycle: Whose servables are watched.
             reconciler: Loads versions anew.
             run_timeout_seconds: A batch that runs longer hangs; 0 for never.
+            clock: Seconds, monotonic.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler
         self._run_timeout_seconds = run_timeout_seconds
+        self._clock = clock
+        self._judges_from = -math.inf
         self._revivals: dict[tuple[str, int], tuple[Fingerprint, int]] = {}
         self._waiting: list[Fallen] = []
         self._stop = threading.Event()
@@ -42,10 +55,19 @@ class Watchdog:
         """Look no more; does not wait for a look that is under way."""
         self._stop.set()
 
-    def look(self) -> None:
-        """Give up what hangs, and load anew what fell."""
+    def look(self, late_seconds: float = 0.0) -> None:
+        """Give up what hangs, and load anew what fell.
+
+        Args:
+            late_seconds: How much later than it should be this look is. Where the process stood still so long (a
+                container that was paused, SIGSTOP), so did its batches: they are given their time anew.
+        """
+        limit = self._run_timeout_seconds
+        if late_seconds > _STOOD_STILL * limit:
+            self._judges_from = self._clock() + limit
+        judges = limit > 0 and self._clock() >= self._judges_from
         for servable in self._lifecycle.ready():
-            if self._run_timeout_seconds and servable.batcher.is_wedged(self._run_timeout_seconds):
+            if judges and servable.batcher.is_wedged(limit):
                 fields = {"model": servable.name, "version": servable.version}
                 _LOG.error("an instance hangs", extra={"fields": fields})
                 self._reconciler.give_up(servable)
@@ -79,8 +101,10 @@ class Watchdog:
             self._waiting.append(fallen)
 
     def _watch(self) -> None:
+        due = self._clock() + _LOOK_EVERY_SECONDS
         while not self._stop.wait(_LOOK_EVERY_SECONDS):
             try:
-                self.look()
+                self.look(self._clock() - due)
             except Exception:
                 _LOG.exception("looking after the instances failed; the next look will be in time")
+            due = self._clock() + _LOOK_EVERY_SECONDS

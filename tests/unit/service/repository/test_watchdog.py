@@ -9,11 +9,12 @@ import pytest
 
 from service.errors import ManifestInvalid
 from service.repository.watchdog import Watchdog
+from tests.fakes import FakeClock
 from tests.unit.service.repository.test_reconciler import Stage
 
 
-def watched(stage: Stage, run_timeout_seconds: float = 5.0) -> Watchdog:
-    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds)
+def watched(stage: Stage, run_timeout_seconds: float = 5.0, clock: FakeClock | None = None) -> Watchdog:
+    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock())
 
 
 def test_nothing_happens_while_all_is_well(tmp_path: Path) -> None:
@@ -62,6 +63,30 @@ def test_without_a_limit_nothing_hangs(tmp_path: Path) -> None:
     stage.loader.batchers["a/1"].wedged = True
     watched(stage, run_timeout_seconds=0).look()
     assert not stage.loader.batchers["a/1"].abandoned
+
+
+def test_after_the_process_stood_still_batches_are_given_their_time_anew(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    clock = FakeClock()
+    watchdog, batcher = watched(stage, 5.0, clock), stage.loader.batchers["a/1"]
+    clock.advance(30.0)
+    batcher.wedged = True  # it began before the pause
+    watchdog.look(late_seconds=29.0)
+    for _ in range(4):
+        clock.advance(1.0)
+        watchdog.look()
+    assert not batcher.abandoned
+    clock.advance(1.0)
+    watchdog.look()
+    assert batcher.abandoned, "it does hang"
+
+
+def test_a_look_that_is_a_little_late_finds_what_hangs(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    batcher = stage.loader.batchers["a/1"]
+    batcher.wedged = True
+    watched(stage, 5.0).look(late_seconds=1.0)
+    assert batcher.abandoned
 
 
 def test_what_falls_again_and_again_stays_down_until_it_changes(tmp_path: Path) -> None:
