@@ -20,6 +20,7 @@ from service.batching.known_items import KnownItems
 from service.batching.request import PendingRequest, Reply
 from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, ServingError
 from service.gather import Gather, PartReply
+from service.metrics import taken
 
 _LOG = logging.getLogger(__name__)
 # What may keep the thread of a burst from other calls: so long a time, so many items of one call.
@@ -160,12 +161,13 @@ class Preparation:
         return True
 
     def _hand_over(self, parts: Sequence[Part]) -> bool:
-        """Give parts to a thread of the pool; refuse them if it is shut down, and tell."""
+        """Give parts to a thread of the pool; refuse them if it is shut down or can start none, and tell."""
+        handed = list(parts)  # a pool that can start no thread keeps what it was given
         try:
-            self._pool.submit(self.prepare, parts)
+            self._pool.submit(lambda: self.prepare(taken(handed)))
         except RuntimeError:
-            self._refuse(parts)
-            return False
+            self._refuse(refused := taken(handed))
+            return not refused
         return True
 
     def _refuse(self, parts: Sequence[Part]) -> None:

@@ -59,11 +59,14 @@ class StepPool(ThreadPoolExecutor):
         super().__init__(threads)
         self.waiting: list[Callable[[], None]] = []
         self.room = 1000
+        self.starts_threads = True
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self.room == len(self.waiting):
             raise RuntimeError("cannot schedule new futures after shutdown")
         self.waiting.append(lambda: fn(*args, **kwargs))
+        if not self.starts_threads:  # as the pools of the standard library: too late, it waits
+            raise RuntimeError("can't start new thread")
         return Future()
 
     def run(self, number: int = 0) -> None:
@@ -428,6 +431,41 @@ def test_a_pool_that_is_shut_down_settles_the_call(world: World, room: int) -> N
     (error,) = world.items.errors
     assert isinstance(error, Draining)
     assert world.batcher.requests == []
+
+
+@pytest.mark.parametrize("burst", [False, True])
+def test_a_pool_that_can_start_no_thread_settles_the_call_and_gives_its_places_back_once(
+    world: World, burst: bool
+) -> None:
+    world.pool.starts_threads = False
+    together = world.plane.burst() if burst else None
+    world.classify([LARGE] * 4, burst=together)
+    if together is not None:
+        together.finish()
+    assert [type(error) for error in world.items.errors] == [Draining]
+    assert world.batcher.reserved == 0
+    world.pool.run_all()  # one of its other threads has come to them
+    assert world.batcher.reserved == 0
+    assert world.batcher.requests == []
+    assert world.items.times_settled == 1
+
+
+def test_what_a_thread_has_begun_is_not_refused_since_no_other_could_be_started(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    submit = world.pool.submit
+
+    def begun_meanwhile(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+        submit(fn, *args, **kwargs)
+        world.pool.run_all()
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(world.pool, "submit", begun_meanwhile)
+    world.classify(GOOD[:4])
+    world.answer(0)
+    world.answer(1)
+    assert world.firsts == [0, 1, 2, 3]
+    assert world.batcher.reserved == 0
 
 
 # Calls that came together.
