@@ -105,15 +105,23 @@ class Batcher:
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str) -> None:
-        """Start the instances' threads, named after the model; from then on requests may run inline."""
+        """Start the instances' threads, named after the model; from then on requests may run inline.
+
+        Raises:
+            RuntimeError: The system gives no more threads; those that were started end.
+        """
         if self._limits.runs_inline:
             self._inline = self._new_instance(self._limits.instances)
-        if self._limits.answers_apart:
-            self._answering = Answering(f"{name}/answers", lambda: self._queue.rows, self._die)
-        for instance in range(self._limits.instances):
-            thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
-            thread.start()
-            self._threads.append(thread)
+        try:
+            if self._limits.answers_apart:
+                self._answering = Answering(f"{name}/answers", lambda: self._queue.rows, self._die)
+            for instance in range(self._limits.instances):
+                thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
+                thread.start()
+                self._threads.append(thread)
+        except RuntimeError:
+            self._end()
+            raise
 
     def run_alone_by(self, lone: LoneRuns) -> None:
         """Let batches that have the cores to themselves run there from now on."""

@@ -848,3 +848,23 @@ class TestWedged:
         stage.batcher.close(GUARD_SECONDS)
         assert [reply_of(request).times_settled for request in (running, *waiting)] == [1, 1, 1]
         assert stage.deaths == 0
+
+
+@pytest.mark.parametrize("started", [0, 1, 2])
+def test_without_threads_enough_it_keeps_none(started: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(instances=2, answers_apart=True)
+    start, threads = threading.Thread.start, []
+
+    def start_some(thread: threading.Thread) -> None:
+        if len(threads) == started:
+            raise RuntimeError("can't start new thread")
+        threads.append(thread)
+        start(thread)
+
+    monkeypatch.setattr(threading.Thread, "start", start_some)
+    with pytest.raises(RuntimeError):
+        stage.start()
+    for thread in threads:
+        thread.join(GUARD_SECONDS)
+    assert not any(thread.is_alive() for thread in threads)
+    assert stage.deaths == 0, "nobody serves it yet"
