@@ -162,12 +162,16 @@ class FastLane:
 
 
 def _io_threads() -> list[int]:
-    """Return the native ids of the listener's threads, which only their names tell; none where there is no procfs."""
+    """Return the native ids of the listener's threads, which only their names tell; none where they cannot be read.
+
+    That is without procfs, or without a descriptor left for it, which must not cost the calls.
+    """
     found = []
-    for comm in Path("/proc/self/task").glob("*/comm"):
-        with contextlib.suppress(OSError):  # a thread has ended meanwhile
-            if comm.read_text().strip() == _IO_THREAD:
-                found.append(int(comm.parent.name))
+    with contextlib.suppress(OSError):
+        for comm in Path("/proc/self/task").glob("*/comm"):
+            with contextlib.suppress(OSError):  # a thread has ended meanwhile
+                if comm.read_text().strip() == _IO_THREAD:
+                    found.append(int(comm.parent.name))
     return found
 
 

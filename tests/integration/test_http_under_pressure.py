@@ -56,7 +56,6 @@ def test_those_who_trickle_shut_nobody_out(embed: Embed, monkeypatch: pytest.Mon
 def test_without_descriptors_no_core_is_burnt(small_repository: Path, transport: str):
     with ServerProcess(small_repository, transport) as server:
         pid, port = server.process.pid, server.http_port
-        server.client.infer(ADD_SUB)
         descriptors = os.listdir(f"/proc/{pid}/fd")
         limits = resource.prlimit(pid, resource.RLIMIT_NOFILE)
         resource.prlimit(pid, resource.RLIMIT_NOFILE, (max(map(int, descriptors)) + 1, limits[1]))
@@ -69,7 +68,7 @@ def test_without_descriptors_no_core_is_burnt(small_repository: Path, transport:
             for _ in range(http_endpoint._MAX_CONNECTIONS):  # some find a gap among the descriptors
                 waiting.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
             cpu, started = cpu_seconds(), time.monotonic()
-            while time.monotonic() - started < 2.0:
+            while time.monotonic() - started < 2.0:  # with the first calls of all
                 assert server.client.infer(ADD_SUB).model_name == "add-sub"
                 time.sleep(0.1)
             # Were it to spin, it would take half of a core and more.
