@@ -349,6 +349,8 @@ class Batcher:
                 instance.run(batch)
         except BaseException:
             _LOG.exception("an instance's thread died")
+            with self._lock:
+                self._end_batch(number)  # whose requests are settled: who drains it is not to wait for it
             self._die()
 
     def _new_instance(self, number: int) -> Instance:

@@ -470,6 +470,7 @@ class TestDeath:
         stage.backend.behaviour = die
         stage.backend.open()
         assert stage.died.wait(GUARD_SECONDS)
+        assert stage.batcher.running == 0, "nobody waits for it, or keeps the version until it ends"
         assert statuses([running]) == ["INTERNAL"], "it was taken out of the queue, but not forgotten"
         assert statuses(waiting) == ["UNAVAILABLE"] * 4
         with pytest.raises(ModelNotReady):
@@ -487,6 +488,7 @@ class TestDeath:
         stage.backend.open()
         assert statuses([requests[0], requests[2]]) == ["OK", "INTERNAL"]
         assert stage.died.wait(GUARD_SECONDS)
+        assert stage.batcher.running == 0, "nobody waits for it, or keeps the version until it ends"
 
     def test_before_the_first_batch(self) -> None:
         def no_memory() -> BatchBuffer:
