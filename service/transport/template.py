@@ -25,6 +25,7 @@ from service.transport.varint import read_varint
 _MAX_A_LENGTH = 8
 _MAX_LENGTHS = 512
 _MAX_OF_ITEMS = 16
+_MAX_CONSTANT_BYTES = 4096  # of one message; each template keeps them, and they are gone through field by field
 _IDENTITY = 3  # fields of ModelInferRequest
 _RAW_CONTENTS = 7
 _VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
@@ -167,7 +168,8 @@ def template_of(
     """Return the template of a message that was parsed, checked and taken.
 
     None for one with inputs that are neither plain numbers nor pictures or sentences, all in raw contents, or brought
-    beyond the required. BOOL is no plain number, since not every byte is one.
+    beyond the required; BOOL is no plain number, since not every byte is one. None for one that says much besides,
+    which would be kept for as long as the version serves.
 
     Args:
         payload: The message.
@@ -241,11 +243,13 @@ def _length_at(payload: bytes, start: int) -> int:
 
 
 def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
-    """Find the id and the raw contents in a valid message; None if it is written in an uncommon way."""
+    """Find the id and the raw contents in a valid message; None if it is written uncommonly, or says much besides."""
     identity: slice | None = None
     contents: list[slice] = []
-    position = 0
+    position = filled = 0
     while position < len(payload):
+        if position - filled > _MAX_CONSTANT_BYTES:
+            return None
         tag, position = read_varint(payload, position)
         kind = tag & 7
         if kind == _DELIMITED:
@@ -253,10 +257,12 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
             hole = slice(position, position + size)
             if tag >> 3 == _RAW_CONTENTS:
                 contents.append(hole)
+                filled += size
             elif tag >> 3 == _IDENTITY:
                 if identity is not None:
                     return None  # given twice, the last one counts
                 identity = hole
+                filled += size
             position += size
         elif kind == _VARINT:
             _, position = read_varint(payload, position)
@@ -264,4 +270,4 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
             position += 8 if kind == _FIXED64 else 4
         else:
             return None
-    return identity, contents
+    return None if position - filled > _MAX_CONSTANT_BYTES else (identity, contents)

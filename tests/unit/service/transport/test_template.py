@@ -14,7 +14,15 @@ from service.pb.inference import grpc_service_pb2 as pb
 from service.tensors import DTYPES, TensorSpec
 from service.transport.replies import InferForm
 from service.transport.shared_memory import SharedMemory
-from service.transport.template import _MAX_A_LENGTH, _MAX_LENGTHS, _MAX_OF_ITEMS, Template, Templates, template_of
+from service.transport.template import (
+    _MAX_A_LENGTH,
+    _MAX_CONSTANT_BYTES,
+    _MAX_LENGTHS,
+    _MAX_OF_ITEMS,
+    Template,
+    Templates,
+    template_of,
+)
 from service.transport.tensor_codec import decode_inputs
 from tests.unit.service.samples import bare_servable, make_servable
 
@@ -245,3 +253,33 @@ def test_what_is_kept_is_bounded() -> None:
                 break
     assert len(templates._by_length) <= _MAX_LENGTHS
     assert max(map(len, templates._by_length.values())) <= _MAX_A_LENGTH
+
+
+@pytest.mark.parametrize("where", ["its parameters", "an input's parameters", "fields that nobody knows"])
+def test_a_message_that_says_much_besides_has_no_template(where: str) -> None:
+    """It would be kept, and there may be thousands of them."""
+    tensors = [("UINT8", [1, 2])]
+    request = message(tensors, 0)
+    assert learned(request, tensors) is not None
+    if where == "its parameters":
+        request.parameters["x"].string_param = "x" * (_MAX_CONSTANT_BYTES + 1)
+    elif where == "an input's parameters":
+        request.inputs[0].parameters["x"].string_param = "x" * (_MAX_CONSTANT_BYTES + 1)
+    else:
+        request.MergeFromString(b"\xc0\x3e\x01" * _MAX_CONSTANT_BYTES)
+    assert learned(request, tensors) is None
+
+
+def test_large_tensors_and_ids_are_no_reason_against_a_template() -> None:
+    tensors = [("UINT8", [1, 2 * _MAX_CONSTANT_BYTES])]
+    assert learned(message(tensors, 0, id="x" * 2 * _MAX_CONSTANT_BYTES), tensors) is not None
+
+
+def test_fields_without_end_are_soon_given_up() -> None:
+    tensors = [("UINT8", [1, 2])]
+    request = message(tensors, 0)
+    payload = CountedReads(request.SerializeToString() + b"\xc0\x3e\x01" * 100_000)
+    payload.reads = 0
+    arrays = decode_inputs(request, SHARED_MEMORY, lambda forms: None)
+    assert template_of(payload, request, arrays, InferForm(bare_servable(), []), math.inf, 0) is None
+    assert payload.reads < 2 * _MAX_CONSTANT_BYTES
