@@ -48,7 +48,8 @@ class DataPlane:
         self.lifecycle = lifecycle
         self.clock = clock
         self._preparation = Preparation(pool, clock)
-        self._max_items = max_items
+        self.max_items = max_items
+        """Most items in one call."""
         self.draining = False
         """Whether every call is refused with UNAVAILABLE."""
 
@@ -206,8 +207,8 @@ class DataPlane:
             InvalidInput: No items, or too many (INVALID_ARGUMENT).
             ServingError: Refused at the door.
         """
-        if not 1 <= len(items) <= self._max_items:
-            raise InvalidInput(f"the call has {len(items)} items, expected 1 to {self._max_items}")
+        if not 1 <= len(items) <= self.max_items:
+            raise InvalidInput(f"the call has {len(items)} items, expected 1 to {self.max_items}")
         deadline = min(deadline, arrival + servable.objective_seconds)
         handicap = servable.priorities.handicap(0)
         gather = ItemsGather(items, servable, reply)

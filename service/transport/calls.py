@@ -22,7 +22,7 @@ from service.pb.inference import grpc_service_pb2 as inference
 from service.preparation import Burst
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
-from service.transport import tensor_codec
+from service.transport import tensor_codec, wire
 from service.transport.access import OPEN, Access, Metadata
 from service.transport.call import Call, InFlight, Responder, is_rpc
 from service.transport.recorder import Recorder, failures_only
@@ -33,7 +33,9 @@ from service.transport.status import Status, status_of
 from service.transport.template import Template, Templates, template_of
 
 _DEFAULT_TOP_K = 5
+_FIELDS_BESIDE_ITEMS = 64  # of a Classify… request, some of which may come again, or be of a later version of it
 _SETTLE_CALLS = 512
+MAX_INFER_FIELDS = 4096  # three an input or output would be many, and as many parameters
 _SWAPS = 3  # swaps of a version that one call may meet; it meets the second only if loading takes microseconds
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
@@ -71,6 +73,7 @@ class Calls:
         self._metrics = metrics
         self._shared_memory = shared_memory
         self._overload_status = overload_status
+        self._classify_fields = dataplane.max_items + _FIELDS_BESIDE_ITEMS
         self._templates = Templates()
         self.repeated: RepeatedRefusal | None = None
         """The last refusal that others may be told as well, for :meth:`shedder`."""
@@ -188,7 +191,7 @@ class Calls:
         template = self._templates.find(payload)
         if template is not None and self.dataplane.lends(template.form.servable, template.model_version):
             return self._infer_like(template, call, payload, deadline)
-        request = inference.ModelInferRequest.FromString(payload)
+        request = wire.parse(inference.ModelInferRequest, payload, MAX_INFER_FIELDS)
         call.caller_id = request.id
         servable = call.find(request.model_name, request.model_version)
         parameters = request.parameters
@@ -245,14 +248,14 @@ class Calls:
             self.repeated = None
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
-        request = classification.ClassifyImagesRequest.FromString(payload)
+        request = wire.parse(classification.ClassifyImagesRequest, payload, self._classify_fields)
         call.caller_id = request.request_id
         servable = call.find(request.model_name, request.model_version, "image-classification")
         response = classification.ClassifyImagesResponse()
         return self._classify(call, servable, request, request.images, response, deadline)
 
     def _classify_sentences(self, call: Call, payload: bytes, deadline: float) -> Ticket:
-        request = classification.ClassifySentencesRequest.FromString(payload)
+        request = wire.parse(classification.ClassifySentencesRequest, payload, self._classify_fields)
         call.caller_id = request.request_id
         servable = call.find(request.model_name, request.model_version, "sentence-classification")
         response = classification.ClassifySentencesResponse()

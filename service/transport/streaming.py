@@ -9,14 +9,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 from google.protobuf.message import DecodeError
 
 from service.dataplane import Ticket
+from service.errors import InvalidInput
 from service.pb.inference import grpc_service_pb2 as inference
+from service.transport import wire
 from service.transport.access import Metadata
-from service.transport.calls import MODEL_INFER, Calls
+from service.transport.calls import MAX_INFER_FIELDS, MODEL_INFER, Calls
 from service.transport.status import Status
 from service.transport.varint import write_varint
 
@@ -129,8 +130,8 @@ class _StreamResponder:
         answer = inference.ModelStreamInferResponse(error_message=f"{status.name}: {status.message}")
         answer.infer_response.MergeFromString(_FINAL)
         try:
-            request: Any = inference.ModelInferRequest.FromString(self._payload)
-        except DecodeError:
+            request = wire.parse(inference.ModelInferRequest, self._payload, MAX_INFER_FIELDS)
+        except (DecodeError, InvalidInput):
             pass
         else:
             answer.infer_response.id = request.id

@@ -21,6 +21,7 @@ from service.repository.servable import Servable
 from service.transport.replies import InferForm
 from service.transport.tensor_codec import split_bytes
 from service.transport.varint import read_varint
+from service.transport.wire import DELIMITED, FIXED32, FIXED64, VARINT
 
 _MAX_A_LENGTH = 8
 _MAX_LENGTHS = 512
@@ -28,7 +29,6 @@ _MAX_OF_ITEMS = 16
 _MAX_CONSTANT_BYTES = 4096  # of one message; each template keeps them, and they are gone through field by field
 _IDENTITY = 3  # fields of ModelInferRequest
 _RAW_CONTENTS = 7
-_VARINT, _FIXED64, _DELIMITED, _FIXED32 = 0, 1, 2, 5  # wire types
 
 
 @dataclass(frozen=True, slots=True)
@@ -252,7 +252,7 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
             return None
         tag, position = read_varint(payload, position)
         kind = tag & 7
-        if kind == _DELIMITED:
+        if kind == DELIMITED:
             size, position = read_varint(payload, position)
             hole = slice(position, position + size)
             if tag >> 3 == _RAW_CONTENTS:
@@ -264,10 +264,10 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
                 identity = hole
                 filled += size
             position += size
-        elif kind == _VARINT:
+        elif kind == VARINT:
             _, position = read_varint(payload, position)
-        elif kind in (_FIXED64, _FIXED32):
-            position += 8 if kind == _FIXED64 else 4
+        elif kind in (FIXED64, FIXED32):
+            position += 8 if kind == FIXED64 else 4
         else:
             return None
     return None if position - filled > _MAX_CONSTANT_BYTES else (identity, contents)

@@ -41,6 +41,7 @@ _WIDE = {"int_contents": np.dtype(np.int32), "uint_contents": np.dtype(np.uint32
 _ID_TAG = b"\x1a"  # ModelInferResponse.id, field 3, length-delimited
 _RAW_TAG = b"\x32"  # ModelInferResponse.raw_output_contents, field 6, length-delimited
 _MAX_DIMENSIONS = 32
+_MAX_TENSORS = 1024  # no graph has as many inputs; each costs time before it is known whether the model has it
 _MAX_ELEMENTS = 2**31 - 1  # no message holds more bytes
 
 
@@ -62,10 +63,12 @@ def decode_inputs(
         Read-only views of raw contents where possible; BYTES become arrays of bytes objects.
 
     Raises:
-        InvalidInput: Raw and typed contents together, an unknown datatype, a negative dimension, a
-            count of bytes or elements that does not fit the shape, an element that does not fit the
+        InvalidInput: Raw and typed contents together, an unknown datatype, a negative dimension, too many of them or
+            of inputs, a count of bytes or elements that does not fit the shape, an element that does not fit the
             datatype, a tensor given twice, a part of shared memory that does not exist (INVALID_ARGUMENT).
     """
+    if len(request.inputs) > _MAX_TENSORS:
+        raise InvalidInput(f"{len(request.inputs)} inputs, expected at most {_MAX_TENSORS}")
     raw = request.raw_input_contents
     regions = [region_of(tensor.parameters) if tensor.parameters else None for tensor in request.inputs]
     by_value = regions.count(None)
@@ -79,11 +82,13 @@ def decode_inputs(
         datatype = tensor.datatype
         if datatype not in DTYPES:
             raise InvalidInput(f"input '{name}': datatype {datatype!r} is not one of {', '.join(DTYPES)}")
+        if len(tensor.shape) > _MAX_DIMENSIONS:  # a message may hold millions
+            raise InvalidInput(
+                f"input '{name}': shape of {len(tensor.shape)} dimensions, expected at most {_MAX_DIMENSIONS}"
+            )
         shape = tuple(tensor.shape)
         if not _is_possible(shape):
-            raise InvalidInput(
-                f"input '{name}': shape {list(shape)} has a negative dimension, or too many dimensions or elements"
-            )
+            raise InvalidInput(f"input '{name}': shape {list(shape)} has a negative dimension, or too many elements")
         forms[name] = datatype, shape
     check(forms)
     contents = iter(raw)
@@ -107,11 +112,7 @@ def decode_inputs(
 
 def _is_possible(shape: tuple[int, ...]) -> bool:
     """Tell whether NumPy can make an array of this shape, a zero in it notwithstanding."""
-    return (
-        len(shape) <= _MAX_DIMENSIONS
-        and min(shape, default=0) >= 0
-        and math.prod(max(size, 1) for size in shape) <= _MAX_ELEMENTS
-    )
+    return min(shape, default=0) >= 0 and math.prod(max(size, 1) for size in shape) <= _MAX_ELEMENTS
 
 
 def _check_part(

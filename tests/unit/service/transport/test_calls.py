@@ -95,6 +95,7 @@ class FakePlane:
         self.finding: list[Exception] = []
         self.submitted: list[dict[str, Any]] = []
         self.draining = False
+        self.max_items = 1024
         self.ticket = Ticket()
 
     def knows(self, name: str) -> bool:
@@ -638,6 +639,20 @@ def test_what_is_too_large_is_refused_before_its_contents_are_looked_at(
     world.begin(MODEL_INFER, request)
     assert world.responder.code == "INVALID_ARGUMENT"
     assert world.responder.statuses[0].message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("method", "field"), [(MODEL_INFER, 5), (MODEL_INFER, 6), (MODEL_INFER, 7), (CLASSIFY_IMAGES, 3)]
+)
+def test_a_message_of_fields_without_end_is_refused_before_it_is_parsed(
+    world: World, monkeypatch: pytest.MonkeyPatch, method: str, field: int
+) -> None:
+    """An empty input takes two bytes in a message and eighty in memory."""
+    for message in (inference.ModelInferRequest, classification.ClassifyImagesRequest):
+        monkeypatch.setattr(message, "FromString", lambda _: pytest.fail("it was parsed"))
+    world.calls.begin(method, bytes([field << 3 | 2, 0]) * 100_000, None, world.responder)
+    assert world.responder.code == "INVALID_ARGUMENT"
+    assert "fields" in world.responder.statuses[0].message
 
 
 # Answers to ModelInfer.

@@ -181,6 +181,22 @@ def test_huge_shapes_with_tiny_payloads_allocate_nothing(datatype: str, shape: t
     assert peak < 100_000
 
 
+def test_dimensions_without_end_are_counted_and_not_listed() -> None:
+    message = request(("x", "UINT8", (1,) * 1_000_000), raw=[b"1"])
+    tracemalloc.start()
+    try:
+        assert refusal(message) == "input 'x': shape of 1000000 dimensions, expected at most 32"
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    assert peak < 100_000
+
+
+def test_inputs_without_end_are_counted_and_not_looked_at() -> None:
+    message = pb.ModelInferRequest(inputs=[pb.ModelInferRequest.InferInputTensor()] * 1025)
+    assert refusal(message) == "1025 inputs, expected at most 1024"
+
+
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "message"),
     [

@@ -1,0 +1,59 @@
+"""The fields of a message, counted before it is parsed.
+
+An empty field takes two bytes in a message and up to a hundred once parsed, so a message within the limit on bytes
+could still fill the memory. Who has more fields than any request needs is refused before that.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol, TypeVar
+
+from service.errors import InvalidInput
+from service.transport.varint import read_varint
+
+VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 begin and end a group
+_UNCOUNTED_BYTES = 65536  # what so small a message becomes fills no memory, and counting would cost its caller time
+
+M_co = TypeVar("M_co", covariant=True)
+
+
+class MessageType(Protocol[M_co]):
+    """A class that protoc generated."""
+
+    def FromString(self, payload: bytes, /) -> M_co:  # noqa: N802 - protobuf's name
+        """Parse a message."""
+        ...
+
+
+def parse(message_type: MessageType[M_co], payload: bytes, most_fields: int) -> M_co:
+    """Parse a message of so many fields at most; those of the messages within it do not count.
+
+    Raises:
+        DecodeError: It is damaged.
+        InvalidInput: It has more of them (INVALID_ARGUMENT).
+    """
+    if len(payload) > _UNCOUNTED_BYTES and has_more_fields(payload, most_fields):
+        raise InvalidInput(f"the request message has more than {most_fields} fields")
+    return message_type.FromString(payload)
+
+
+def has_more_fields(payload: bytes, most: int) -> bool:
+    """Tell whether a message has more fields than so many; looks at no more than those. A damaged one has none."""
+    position = fields = 0
+    try:
+        while position < len(payload):
+            fields += 1
+            if fields > most:
+                return True
+            tag, position = read_varint(payload, position)
+            kind = tag & 7
+            if kind == DELIMITED:
+                size, position = read_varint(payload, position)
+                position += size
+            elif kind == VARINT:
+                _, position = read_varint(payload, position)
+            elif kind in (FIXED64, FIXED32):
+                position += 8 if kind == FIXED64 else 4
+    except IndexError:
+        pass
+    return False
