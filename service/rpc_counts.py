@@ -15,7 +15,7 @@ from prometheus_client import Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-_STREAMS = {"ModelStreamInfer": "bidi_stream", "Watch": "server_stream"}  # all others are unary
+_STREAMS = {"ModelStreamInfer": "bidi_stream", "ServerReflectionInfo": "bidi_stream", "Watch": "server_stream"}
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 _SPELT_OTHERWISE = {"OK": "OK", "CANCELLED": "Canceled"}
 

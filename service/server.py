@@ -97,7 +97,7 @@ class Server:
         self._calls = Calls(
             self.dataplane, self.metrics, self._shared_memory, settings.overload_status, access(settings), recorder
         )
-        self._health = Health(self.lifecycle, self.is_ready, lambda: self._lame_duck, self.metrics.rpcs)
+        self._health = Health(self.lifecycle, self.is_ready, lambda: self._lame_duck)
         may_load = settings.model_control_mode == "explicit"
         servicers = Servicers(self.lifecycle, self.is_ready, extensions(may_load=may_load))
         admin = Admin(self.reconciler, self._shared_memory, may_load=may_load)

@@ -15,7 +15,6 @@ from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
-from grpc_reflection.v1alpha import reflection
 
 from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
@@ -29,6 +28,7 @@ from service.transport.health import Health
 from service.transport.limits import DoorLimits
 from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
+from service.transport.standard_services import add_reflection
 from service.transport.status import Status, internal
 from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
@@ -156,14 +156,12 @@ class GrpcioDoor:
             )
         handlers = [grpc.method_handlers_generic_handler(service, table) for service, table in services.items()]
         server.add_generic_rpc_handlers(tuple(handlers))
-        self._health.register(server)
         names = (
             grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
             classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"].full_name,
-            self._health.service_name,
-            reflection.SERVICE_NAME,
+            self._health.register(server, self._calls.rpcs),
         )
-        reflection.enable_server_reflection(names, server)
+        add_reflection(server, names, self._calls.rpcs)
 
     def _hot(self, path: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """Return the handler of a hot method: raw bytes in, raw bytes out."""

@@ -11,15 +11,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from typing import Any
 
 import grpc
-from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2
 
 from service.repository.lifecycle import Lifecycle
 from service.rpc_counts import RpcCounts
+from service.transport.standard_services import add_health
 
-_HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _CLASSIFICATION = "convserve.classification.v1.ClassificationService"
 _INFERENCE = "inference.GRPCInferenceService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -30,28 +29,23 @@ _SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 class Health:
     """The health service and what it is told. :meth:`refresh` may be called from any thread."""
 
-    service_name: str = _HEALTH
-
-    def __init__(
-        self, lifecycle: Lifecycle, is_ready: Callable[[], bool], is_draining: Callable[[], bool], rpcs: RpcCounts
-    ) -> None:
+    def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool], is_draining: Callable[[], bool]) -> None:
         """Wire up.
 
         Args:
             lifecycle: Knows the states of the models.
             is_ready: Tells whether the server as a whole is ready to serve.
             is_draining: Tells whether it is about to stop, and with it every model.
-            rpcs: Where the service's calls are counted.
         """
         self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._is_draining = is_draining
-        self._servicer = _Servicer(rpcs)
+        self._states = _States()
         self._loop: asyncio.AbstractEventLoop | None = None
 
-    def register(self, server: grpc.aio.Server) -> None:
-        """Add the servicer to a server that has not started."""
-        health_pb2_grpc.add_HealthServicer_to_server(self._servicer, server)
+    def register(self, server: grpc.aio.Server, rpcs: RpcCounts) -> str:
+        """Add the service to a server that has not started; return its name. Its calls are counted."""
+        return add_health(server, self._states, rpcs)
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop on which the servicer lives, from that loop."""
@@ -70,14 +64,13 @@ class Health:
             serving = status.state == "READY" and not draining
             states[f"{status.name}/{status.version}"] = serving
             states[status.name] = serving or states.get(status.name, False)
-        self._servicer.update({name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()})
+        self._states.update({name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()})
 
 
-class _Servicer(health_pb2_grpc.HealthServicer):
+class _States:
     """Holds the states by name; for the loop's thread only."""
 
-    def __init__(self, rpcs: RpcCounts) -> None:
-        self._rpcs = rpcs
+    def __init__(self) -> None:
         self._states: dict[str, int] = {}
         self._changed = asyncio.Event()
 
@@ -87,22 +80,15 @@ class _Servicer(health_pb2_grpc.HealthServicer):
         self._changed.set()
         self._changed = asyncio.Event()
 
-    async def Check(self, request: Any, context: Any) -> Any:  # noqa: N802 - the protocol's name
-        with self._rpcs.one(f"/{_HEALTH}/Check") as rpc:
-            state = self._states.get(request.service)
-            if state is None:
-                rpc.code = "NOT_FOUND"
-                await context.abort(grpc.StatusCode.NOT_FOUND, f"no service '{request.service}'")
-            rpc.code = "OK"
-            return health_pb2.HealthCheckResponse(status=state)
+    def of(self, name: str) -> int | None:
+        return self._states.get(name)
 
-    async def Watch(self, request: Any, _: Any) -> AsyncIterator[Any]:  # noqa: N802 - the protocol's name
+    async def changes(self, name: str) -> AsyncIterator[int]:
         told = None
-        with self._rpcs.one(f"/{_HEALTH}/Watch"):
-            while True:
-                changed = self._changed
-                state = self._states.get(request.service, _SERVICE_UNKNOWN)
-                if state != told:
-                    told = state
-                    yield health_pb2.HealthCheckResponse(status=state)
-                await changed.wait()
+        while True:
+            changed = self._changed
+            state = self._states.get(name, _SERVICE_UNKNOWN)
+            if state != told:
+                told = state
+                yield state
+            await changed.wait()

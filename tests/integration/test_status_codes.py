@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import grpc
 import numpy as np
 import pytest
+from grpc_health.v1 import health_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
 from service.transport.calls import MODEL_INFER
@@ -81,7 +84,7 @@ REFUSED = {
     "wrong rank": (broken(shape=[4]), INVALID, "expected shape [-1, 4], got [4]"),
     "negative dimension": (broken(shape=[-1, 4]), INVALID, "negative dimension"),
     "impossible shape": (broken(shape=[0, 2**62, 2**62], raw=b""), INVALID, "shape [0, "),
-    "too many dimensions": (broken(shape=[1] * 64), INVALID, "too many dimensions"),
+    "too many dimensions": (broken(shape=[1] * 64), INVALID, "64 dimensions, expected at most 32"),
     "no rows": (
         infer_request("add-sub", {"a": FLOATS[:0], "b": FLOATS[:0]}), INVALID, "batch of 0, expected 1 to 32",
     ),
@@ -149,6 +152,31 @@ def test_a_damaged_message(server: ServerProcess):
     assert "damaged" in failed.message
     metadata = server.client.channel.unary_unary("/inference.GRPCInferenceService/ModelMetadata")
     assert failure(metadata, b"\xff\xff\xff", timeout=DEADLINE_SECONDS).code is INVALID
+
+
+@pytest.mark.parametrize("kind", ["unary_unary", "unary_stream", "stream_stream"])
+def test_a_damaged_message_to_a_service_of_grpc_itself(server: ServerProcess, kind: str):
+    method, message = {
+        "unary_unary": ("/grpc.health.v1.Health/Check", b"\xff\xff\xff"),
+        "unary_stream": ("/grpc.health.v1.Health/Watch", b"\xff\xff\xff"),
+        "stream_stream": ("/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", iter([b"\xff\xff\xff"])),
+    }[kind]
+    call = getattr(server.client.channel, kind)(method)
+
+    def answered() -> Any:
+        answer = call(message, timeout=DEADLINE_SECONDS)
+        return answer if kind == "unary_unary" else list(answer)
+
+    failed = failure(answered)
+    assert (failed.code, failed.message) == (INVALID, "the request message is damaged")
+    assert not [line for line in server.lines if "DecodeError" in line]
+
+
+def test_a_name_without_end_is_not_repeated(server: ServerProcess):
+    request = health_pb2.HealthCheckRequest(service="x" * 1_000_000)
+    failed = failure(server.client.health.Check, request, timeout=DEADLINE_SECONDS)
+    assert failed.code is NOT_FOUND
+    assert len(failed.message) < 300
 
 
 def test_a_failing_graph_is_internal_and_spares_the_next(server: ServerProcess):

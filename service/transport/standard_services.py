@@ -1,0 +1,94 @@
+"""Health and reflection, which gRPC's libraries define, answered as our own: a damaged message is told in our words.
+
+As the libraries register them, the caller hears the text of the parser's exception, and the log gets a traceback for
+each such call; neither asks for a token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Sequence
+from typing import Any, NoReturn, Protocol
+
+import grpc
+from google.protobuf.message import DecodeError
+from grpc_health.v1 import health_pb2
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+from service.rpc_counts import Rpc, RpcCounts
+
+_MAX_NAME = 256  # characters of a name that is repeated; it travels in metadata, of which clients take 8 KiB
+_HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+
+
+class States(Protocol):
+    """What the health service tells; driven on the loop's thread."""
+
+    def of(self, name: str) -> int | None:
+        """Return the status of a service; None for one that is not known."""
+        ...
+
+    def changes(self, name: str) -> AsyncIterator[int]:
+        """Yield the status of a service, now and after each change, without end."""
+        ...
+
+
+def add_health(server: grpc.aio.Server, states: States, rpcs: RpcCounts) -> str:
+    """Register the health service; return its name."""
+
+    async def check(payload: bytes, context: Any) -> Any:
+        with rpcs.one(f"/{_HEALTH}/Check") as rpc:
+            name = (await _parsed(health_pb2.HealthCheckRequest, payload, context, rpc)).service
+            state = states.of(name)
+            if state is None:
+                await _abort(context, rpc, grpc.StatusCode.NOT_FOUND, f"no service '{name[:_MAX_NAME]}'")
+            rpc.code = "OK"
+            return health_pb2.HealthCheckResponse(status=state)
+
+    async def watch(payload: bytes, context: Any) -> AsyncIterator[Any]:
+        with rpcs.one(f"/{_HEALTH}/Watch") as rpc:
+            request = await _parsed(health_pb2.HealthCheckRequest, payload, context, rpc)
+            async for state in states.changes(request.service):
+                yield health_pb2.HealthCheckResponse(status=state)
+
+    serialise = health_pb2.HealthCheckResponse.SerializeToString
+    methods: dict[str, grpc.RpcMethodHandler] = {
+        "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=serialise),
+        "Watch": grpc.unary_stream_rpc_method_handler(watch, response_serializer=serialise),
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_HEALTH, methods),))
+    return _HEALTH
+
+
+def add_reflection(server: grpc.aio.Server, names: Sequence[str], rpcs: RpcCounts) -> None:
+    """Register server reflection, which lists the services of these names and itself."""
+    servicer: Any = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
+
+    async def answer(payloads: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+        with rpcs.one(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo") as rpc:
+
+            async def requests() -> AsyncIterator[Any]:
+                async for payload in payloads:
+                    yield await _parsed(reflection_pb2.ServerReflectionRequest, payload, context, rpc)
+
+            async for response in servicer.ServerReflectionInfo(requests(), context):
+                yield response
+            rpc.code = "OK"
+
+    serialise = reflection_pb2.ServerReflectionResponse.SerializeToString
+    methods: dict[str, grpc.RpcMethodHandler] = {
+        "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(answer, response_serializer=serialise)
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, methods),))
+
+
+async def _parsed(message_type: Any, payload: bytes, context: Any, rpc: Rpc) -> Any:
+    try:
+        return message_type.FromString(payload)
+    except DecodeError:
+        await _abort(context, rpc, grpc.StatusCode.INVALID_ARGUMENT, "the request message is damaged")
+
+
+async def _abort(context: Any, rpc: Rpc, code: grpc.StatusCode, text: str) -> NoReturn:
+    rpc.code = code.name
+    await context.abort(code, text)
+    raise AssertionError  # abort has raised
