@@ -15,6 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import InvalidInput
+from service.preprocessing.bombs import refuse_bombs
 from service.preprocessing.header import Header, read_header
 from service.spec import ImageSpec
 
@@ -26,6 +27,7 @@ Image.MAX_IMAGE_PIXELS = None
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 _SMALL_PIXELS = 256 * 256
+_SMALL_BYTES = 65536
 _MAX_SCALED_PIXELS = 50_000_000  # 200 MB at Pillow's four bytes a pixel
 
 _FILTERS = {
@@ -98,6 +100,7 @@ def decode(
     plain = _decode_plain(data, limits, header or read_header(data))
     if plain is not None:
         return plain if plain.mode == mode else plain.convert(mode)
+    refuse_bombs(data, limits.max_pixels)
     try:
         with Image.open(io.BytesIO(data), formats=FORMATS) as image:
             pixels = image.width * image.height
@@ -119,9 +122,12 @@ def decode(
 def _decode_plain(data: bytes | memoryview, limits: ImageLimits, header: Header | None) -> Image.Image | None:
     """Decode a small plain JPEG, to the same pixels in half the time; None leaves it to Pillow to open, or to refuse.
 
-    Of a large picture opening is no great part, and a damaged one would be decoded twice.
+    Of a large picture opening is no great part, and a damaged one would be decoded twice; one of many bytes for its
+    pixels is looked at first.
     """
     if header is None or not header.jpeg_mode or not 0 < header.pixels <= min(_SMALL_PIXELS, limits.max_pixels):
+        return None
+    if len(data) > _SMALL_BYTES:
         return None
     try:
         return Image.frombytes(header.jpeg_mode, (header.width, header.height), data, "jpeg", (header.jpeg_mode, ""))
