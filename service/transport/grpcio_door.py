@@ -24,6 +24,7 @@ from service.transport.address import check_free
 from service.transport.call import request_id_of
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
+from service.transport.grpcio_options import channel_arguments
 from service.transport.health import Health
 from service.transport.limits import DoorLimits
 from service.transport.reply_queue import LoopResponder, ReplyQueue
@@ -33,8 +34,8 @@ from service.transport.status import Status, internal
 from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
-_UNBOUNDED = 2**31 - 1
 _PATIENCE_SECONDS = 5.0  # with a loop that should answer at once
+_LOOK_SECONDS = 0.25  # how soon a server that ended by itself is noticed
 _UNTIL_STOPPED_SECONDS = 86400.0  # grace for calls in flight, which stop() shortens
 _SETTLE_SECONDS = 0.05  # a few trips of the loop, so that it has picked up every call that waits
 
@@ -70,6 +71,8 @@ class GrpcioDoor:
         self._replies = ReplyQueue(self._loop)
         self._hold: asyncio.Event | None = None
         self._leaving: asyncio.Task[None] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._ended: set[asyncio.Task[None]] = set()  # servers that ended by themselves and finish what is in flight
 
     def start(self, address: str) -> int:
         """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
@@ -104,7 +107,14 @@ class GrpcioDoor:
         self._loop.close()
 
     async def _start(self, address: str) -> int:
-        server = grpc.aio.server(options=_options(self._limits))
+        self._health.attach(self._loop)
+        port = await self._listen(address)
+        again = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        self._keeper = self._loop.create_task(self._keep(again))
+        return port
+
+    async def _listen(self, address: str) -> int:
+        server = grpc.aio.server(options=channel_arguments(self._limits))
         self._register(server)
         check_free(address)
         try:
@@ -114,10 +124,33 @@ class GrpcioDoor:
                 port = server.add_secure_port(address, self._credentials)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}") from error
-        self._health.attach(self._loop)
         await server.start()
         self._server = server
         return port
+
+    async def _keep(self, address: str) -> None:
+        """Begin a server anew where the present one ended by itself, which no caller may bring about.
+
+        It does upon whatever is raised while it takes a call in: grpcio 1.84 and 1.85 decode the path there, which need
+        not be UTF-8. It listens no more then; what is in flight on it is finished, as when the server stops.
+        """
+        while self._leaving is None and self._server is not None:
+            try:
+                await self._server.wait_for_termination(_LOOK_SECONDS)
+            except Exception as error:
+                _LOG.error("the grpcio server ended by itself and is begun anew: %s", error)
+                self._ended = {task for task in self._ended if not task.done()}
+                self._ended.add(self._loop.create_task(self._server.stop(self._limits.age_grace_seconds)))
+                while self._leaving is None and not await self._listens_again(address):
+                    await asyncio.sleep(_LOOK_SECONDS)
+
+    async def _listens_again(self, address: str) -> bool:
+        try:
+            await self._listen(address)
+        except OSError as error:
+            _LOG.error("the grpcio server cannot listen again yet: %s", error)
+            return False
+        return True
 
     async def _leave(self) -> None:
         """Leave so that no call in the doorway is lost.
@@ -251,36 +284,6 @@ class GrpcioDoor:
             return await _abort(context, status)
 
         return handle
-
-
-def _options(limits: DoorLimits) -> list[tuple[str, int]]:
-    """Return gRPC's channel arguments."""
-    age = [
-        ("grpc.max_connection_age_ms", int(limits.max_connection_age_seconds * 1000)),
-        ("grpc.max_connection_age_grace_ms", int(limits.age_grace_seconds * 1000)),
-    ]
-    return [
-        *(age if limits.max_connection_age_seconds else []),
-        ("grpc.max_receive_message_length", limits.max_message_bytes),
-        ("grpc.max_send_message_length", -1),
-        ("grpc.max_concurrent_streams", limits.max_concurrent_streams),
-        ("grpc.max_metadata_size", limits.max_metadata_bytes),  # gRPC refuses some calls past it
-        ("grpc.absolute_max_metadata_size", limits.max_metadata_bytes),  # and all past this
-        ("grpc.max_allowed_incoming_connections", limits.max_connections),
-        ("grpc.keepalive_time_ms", int(limits.keepalive_seconds * 1000)),
-        ("grpc.keepalive_timeout_ms", int(limits.keepalive_timeout_seconds * 1000)),
-        ("grpc.http2.ping_timeout_ms", int(limits.keepalive_timeout_seconds * 1000)),  # the longer of the two counts
-        ("grpc.http2.min_ping_interval_without_data_ms", int(limits.least_ping_seconds * 1000)),
-        ("grpc.keepalive_permit_without_calls", 1),  # pings both ways: callers may also ask without calls
-        ("grpc.so_reuseport", 0),
-        # A stream counts until its call object is gone, which is after the client saw its end. With this
-        # protection a client that keeps to the limit is refused (RST_STREAM) all the same.
-        ("grpc.http.overload_protection", 0),
-        # Calls that the loop has not picked up yet: gRPC ends some of more than 1,000 with CANCELLED,
-        # at random. The streams bound them, and the queue refuses in a form that callers understand.
-        ("grpc.server.max_pending_requests", _UNBOUNDED),
-        ("grpc.server.max_pending_requests_hard_limit", _UNBOUNDED),
-    ]
 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:

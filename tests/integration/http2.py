@@ -33,12 +33,12 @@ def settings(**values: int) -> bytes:
     return frame(SETTINGS, 0, 0, b"".join(struct.pack(">HI", names[name], value) for name, value in values.items()))
 
 
-def call_headers(stream: int, path: str, *more: tuple[bytes, bytes]) -> bytes:
+def call_headers(stream: int, path: str | bytes, *more: tuple[bytes, bytes]) -> bytes:
     """Return the HEADERS frame that begins a gRPC call."""
     fields = (
         (b":method", b"POST"),
         (b":scheme", b"http"),
-        (b":path", path.encode()),
+        (b":path", path if isinstance(path, bytes) else path.encode()),
         (b":authority", b"localhost"),
         (b"content-type", b"application/grpc"),
         (b"te", b"trailers"),

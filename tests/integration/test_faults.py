@@ -115,6 +115,16 @@ class TestConnections:
             assert answers(running.grpc_port)
             assert running.metric("convserve_inflight_requests") == 0
 
+    def test_a_path_that_is_not_utf_8_ends_nothing(self, running: ServerProcess):
+        """grpcio 1.84 and 1.85 stop listening upon it, and whoever asks /readyz hears nothing of that."""
+        for _ in range(3):
+            with http2.Connection(running.grpc_port) as connection:
+                connection.send(http2.call_headers(1, b"/inference.GRPCInferenceService/\xa5"))
+                ends = (http2.GOAWAY, http2.HEADERS, http2.RST_STREAM)
+                assert any(frame.kind in ends for frame in iter(connection.read, None))
+            eventually(lambda: answers(running.grpc_port), "callers are answered again", 20)
+        assert running.get("/readyz")[0] == 200
+
 
 class TestSlowReaders:
     """Who sends requests and never reads: the window for answers is closed from the start.
