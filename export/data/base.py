@@ -39,7 +39,7 @@ class Split(ABC):
 
     @abstractmethod
     def raw(self, index: int) -> bytes:
-        """Return one example as a client would send it: a PNG, or a sentence in UTF-8."""
+        """Return one example as a client would send it: an encoded picture, or a sentence in UTF-8."""
 
     @abstractmethod
     def content(self, index: int) -> bytes:

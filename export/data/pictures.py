@@ -23,20 +23,33 @@ _SPLITS = ("train", "test")
 
 
 class Pictures(Split):
-    """Pictures in memory: uint8 (N, H, W, C), C being 1 or 3."""
+    """Pictures in memory, as the model takes them: uint8 (N, H, W, C), C being 1 or 3."""
 
-    def __init__(self, images: np.ndarray, labels: np.ndarray) -> None:
-        """Keep both; they must have the same N."""
+    def __init__(self, images: np.ndarray, labels: np.ndarray, files: Sequence[Path] = ()) -> None:
+        """Keep all; they must have the same N. ``files`` are what the pictures were read from, or empty."""
         self.images = images
         self.labels = labels
+        self._files = files
 
     def select(self, indices: Indices) -> Pictures:
         """See :class:`Split`."""
-        return Pictures(self.images[indices], self.labels[indices])
+        files = [self._files[i] for i in indices] if self._files else ()
+        return Pictures(self.images[indices], self.labels[indices], files)
 
     def raw(self, index: int) -> bytes:
-        """Encode one picture as a PNG, which loses nothing."""
-        return encode_png(self.images[index])
+        """Return the file that a picture was read from, or else encode it as a PNG, which loses nothing.
+
+        Encoding what was scaled and cut from a file would have it scaled and cut once more.
+
+        Raises:
+            DataInvalid: The file is no longer there.
+        """
+        if not self._files:
+            return encode_png(self.images[index])
+        try:
+            return self._files[index].read_bytes()
+        except OSError as error:
+            raise DataInvalid(f"{self._files[index]}: {error.strerror}") from None
 
     def content(self, index: int) -> bytes:
         """Return the pixels."""
@@ -69,7 +82,7 @@ def read_pictures(source: Source, name: str, labels: Sequence[str], spec: ImageS
     elif all((source.path / split).is_dir() for split in _SPLITS):
         train, test = (_read_folders(source.path / split, labels, spec) for split in _SPLITS)
     elif name == "mnist":
-        train, test = (_read_torchvision(source, split, len(labels)) for split in _SPLITS)
+        train, test = (_read_torchvision(source, split, len(labels), spec) for split in _SPLITS)
     else:
         raise DataInvalid(
             f"{source.path}: holds no {name}; expected train.npz and test.npz, or the folders train/ and test/"
@@ -90,9 +103,7 @@ def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
         raise DataInvalid(f"{path}: not readable as a NumPy archive ({error})") from None
     if images.ndim == 3:
         images = images[..., np.newaxis]
-    if images.dtype != np.uint8 or images.shape[1:] != spec.shape:
-        expected = f"uint8 (N, {spec.height}, {spec.width}, {spec.channels})"
-        raise DataInvalid(f"{path}: images are {images.dtype} {images.shape}, expected {expected}")
+    _check_images(images, spec, str(path))
     if labels.ndim != 1:
         raise DataInvalid(f"{path}: labels have the shape {labels.shape}, expected (N,)")
     if len(images) != len(labels):
@@ -102,12 +113,24 @@ def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
     return Pictures(images, check_labels(labels, classes, str(path)))
 
 
+def _check_images(images: np.ndarray, spec: ImageSpec, where: str) -> None:
+    """Refuse pictures that are trained on as they are, and that the service would make others of."""
+    if images.dtype != np.uint8 or images.shape[1:] != spec.shape:
+        expected = f"uint8 (N, {spec.height}, {spec.width}, {spec.channels})"
+        raise DataInvalid(f"{where}: images are {images.dtype} {images.shape}, expected {expected}")
+    if spec.resize == "shorter-edge" and spec.resize_px != min(spec.height, spec.width):
+        raise DataInvalid(
+            f"{where}: the service would scale these pictures to {spec.resize_px} pixels and cut them; take "
+            'resize = "exact", or the pictures as they were in folders'
+        )
+
+
 def _read_folders(folder: Path, labels: Sequence[str], spec: ImageSpec) -> Pictures:
     """Read ``folder/<label>/*`` in the order of labels and file names."""
     unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in labels)
     if unknown:
         raise DataInvalid(f"{folder / unknown[0]}: '{unknown[0]}' is no label of the recipe: {', '.join(labels)}")
-    images, numbers = [], []
+    images, numbers, files = [], [], []
     for number, label in enumerate(labels):
         if not (folder / label).is_dir():
             raise DataInvalid(f"{folder / label}: no such folder; each label of the recipe needs one")
@@ -117,12 +140,13 @@ def _read_folders(folder: Path, labels: Sequence[str], spec: ImageSpec) -> Pictu
             except (InvalidInput, OSError) as error:
                 raise DataInvalid(f"{path}: {error}") from None
             numbers.append(number)
+            files.append(path)
     if not images:
         raise DataInvalid(f"{folder}: is empty, expected at least one example")
-    return Pictures(np.stack(images), np.array(numbers, dtype=np.int64))
+    return Pictures(np.stack(images), np.array(numbers, dtype=np.int64), files)
 
 
-def _read_torchvision(source: Source, split: str, classes: int) -> Pictures:
+def _read_torchvision(source: Source, split: str, classes: int, spec: ImageSpec) -> Pictures:
     # It costs a second, and archives and folders do without it.
     from torchvision.datasets import MNIST  # noqa: PLC0415
 
@@ -146,5 +170,6 @@ def _read_torchvision(source: Source, split: str, classes: int) -> Pictures:
             f"{source.path}: holds no MNIST; expected train.npz and test.npz, the folders train/ and test/, "
             "or torchvision's MNIST/raw; --download fetches it"
         ) from None
-    images = mnist.data.numpy()[..., np.newaxis]
-    return Pictures(images, check_labels(mnist.targets.numpy(), classes, f"{source.path}/MNIST/raw, {split}"))
+    images, where = mnist.data.numpy()[..., np.newaxis], f"{source.path}/MNIST/raw, {split}"
+    _check_images(images, spec, where)
+    return Pictures(images, check_labels(mnist.targets.numpy(), classes, where))

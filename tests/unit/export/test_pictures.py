@@ -157,6 +157,31 @@ def test_a_folder_a_class_passes_through_the_services_preprocessing(tmp_path: Pa
     assert int(data.train.images[10, 14, 14, 0]) == 9
 
 
+def test_what_a_file_becomes_is_scaled_and_cut_once(tmp_path: Path) -> None:
+    """Evaluated is what was trained on, not a picture cut out of it."""
+    _write_folders(tmp_path)
+    noise = np.random.default_rng(0).integers(0, 256, size=(60, 90), dtype=np.uint8)
+    Image.fromarray(noise).save(tmp_path / "test" / "3" / "a.png")
+    recipe = tiny_recipe("lenet5-mnist", resize='"shorter-edge"', resize_px="40")
+    test = open_data(recipe, Source(tmp_path)).test
+    assert isinstance(test, Pictures)
+    (row,) = test.select([3]).images
+    preprocessing = Preprocessing(recipe.spec, None)
+    (sent,) = preprocessing.inputs_of_raw([test.select([3]).raw(0)]).batch([0])
+    assert np.array_equal(sent, row)
+    (tmp_path / "test" / "3" / "a.png").unlink()
+    with pytest.raises(DataInvalid, match=r"3/a\.png: No such file"):
+        test.raw(3)
+
+
+def test_pictures_of_the_models_size_are_not_to_be_cut(tmp_path: Path) -> None:
+    """They are trained on as they are, where the service would show the model their middle."""
+    source = Source(write_pictures(tmp_path, per_class=2))
+    with pytest.raises(DataInvalid, match=r"train\.npz: the service would scale these pictures to 40 pixels and cut"):
+        open_data(tiny_recipe("lenet5-mnist", resize='"shorter-edge"', resize_px="40"), source)
+    assert open_data(tiny_recipe("lenet5-mnist", resize='"shorter-edge"'), source).test is not None
+
+
 def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
     _write_folders(tmp_path)
     bad = tmp_path / "test" / "4" / "b.png"
@@ -208,6 +233,10 @@ def test_torchvisions_own_layout_is_read(tmp_path: Path) -> None:
     data = open_data(RECIPE, Source(tmp_path))
     assert isinstance(data.train, Pictures)
     assert np.array_equal(data.train.images[..., 0], picture_arrays(1, 0)[0])
+    with pytest.raises(
+        DataInvalid, match=r"train: images are uint8 \(10, 28, 28, 1\), expected uint8 \(N, 32, 28, 1\)"
+    ):
+        open_data(tiny_recipe("lenet5-mnist", height="32"), Source(tmp_path))
 
 
 @pytest.mark.parametrize("there", ["", "new", "new/mine"])
