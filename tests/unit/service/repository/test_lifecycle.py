@@ -330,17 +330,77 @@ def test_the_listener_hears_of_every_change(tmp_path: Path) -> None:
     assert heard[-1] == {"a/1": "UNLOADING"}
 
 
+def test_the_listener_hears_of_all_that_changes_readiness(tmp_path: Path) -> None:
+    heard: list[tuple[dict[str, str], bool]] = []
+    loader = FakeLoader()
+    cycle = Cycle(
+        Settings(models=str(repository(tmp_path, "a/1"))),
+        Metrics("0", "test"),
+        load=loader,
+        listener=lambda: heard.append((states(cycle), cycle.is_ready)),
+    )
+    cycle.load_all()
+    assert heard[-1] == ({"a/1": "READY"}, True)
+    loader.on_death["a/1"]()
+    assert heard[-1] == ({"a/1": "UNAVAILABLE"}, False)
+    cycle.release("a")
+    assert heard[-1] == ({"a/1": "UNAVAILABLE"}, True)
+    cycle.forget("a", 1)
+    assert heard[-1] == ({}, True)
+
+
+@pytest.mark.parametrize("how", ["withdrawn", "replaced", "fallen"])
+def test_who_keeps_servables_lets_go_of_each_that_is_lent_no_more(tmp_path: Path, how: str) -> None:
+    loader, let_go = FakeLoader(), list[Servable]()
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader)
+    cycle.when_withdrawn(let_go.append)
+    cycle.load_all()
+    assert let_go == []
+    servable = cycle.find("a")
+    if how == "withdrawn":
+        cycle.withdraw(servable)
+    elif how == "replaced":
+        cycle.put(bare_servable(name="a", version=1))
+    else:
+        loader.on_death["a/1"]()
+    assert let_go == [servable]
+
+
+def test_a_model_is_known_and_required_as_long_as_it_has_a_version(tmp_path: Path) -> None:
+    loader = FakeLoader()
+    cycle = lifecycle(repository(tmp_path, "a/1", "a/2"), loader, versions="all")
+    cycle.load_all()
+    cycle.withdraw(cycle.find("a", "2"))
+    cycle.forget("a", 2)
+    assert cycle.knows("a")
+    loader.on_death["a/1"]()
+    assert not cycle.is_ready
+    cycle.forget("a", 1)
+    assert not cycle.knows("a")
+    assert cycle.is_ready
+
+
+@pytest.mark.parametrize("running", [0, 1])
+def test_closing_tells_whether_the_time_sufficed(tmp_path: Path, running: int) -> None:
+    loader = FakeLoader()
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader)
+    cycle.load_all()
+    loader.batchers["a/1"].running = running
+    assert cycle.close(0.0) == (not running)
+    assert loader.batchers["b/1"].closed_with == [0.0]
+
+
 def test_closing_unloads_everything_within_one_time_limit(tmp_path: Path) -> None:
     loader = FakeLoader()
     cycle = lifecycle(repository(tmp_path, "a/1", "a/2", "b/1"), loader, versions="all")
     cycle.load_all()
-    cycle.close(5.0)
+    cycle.close(3600.0)
     assert set(states(cycle).values()) == {"UNLOADING"}
     error = refusal(cycle, "a")
     assert error.message == "model 'a' version 2 is UNLOADING: try again"
     graces = [grace for place in ("a/2", "a/1", "b/1") for grace in loader.batchers[place].closed_with]
     first, second, third = (grace for grace in graces if grace is not None)
-    assert 5 >= first >= second >= third >= 0
+    assert 3600 >= first >= second >= third > 0
 
 
 def test_look_ups_during_changes_see_a_whole_version_or_none(tmp_path: Path) -> None:
