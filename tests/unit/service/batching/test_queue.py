@@ -50,6 +50,18 @@ def test_the_copy_of_what_waits_does_not_change_with_the_queue() -> None:
     assert copy == [request]
 
 
+def test_the_first_deadline_is_of_the_first_in_line_where_only_its_group_waits() -> None:
+    queue = RequestQueue()
+    assert queue.first_deadline("a") == math.inf
+    queue.append(make_request(group="a", arrival=1.0, deadline=9.0))
+    queue.append(make_request(group="a", arrival=2.0, deadline=5.0))
+    assert queue.first_deadline("a") == 9.0
+    assert queue.first_deadline("b") == math.inf
+    queue.append(make_request(group="b", arrival=3.0, deadline=7.0))
+    assert queue.first_deadline("a") == math.inf
+    assert queue.first_deadline("b") == math.inf
+
+
 def test_drain_gives_everything_oldest_first() -> None:
     queue = RequestQueue()
     requests = [make_request(group=group, arrival=arrival) for group, arrival in (("a", 2.0), ("b", 1.0), ("a", 3.0))]
@@ -91,8 +103,9 @@ def test_agrees_with_a_sorted_list(operations: list[tuple[str, str, int, float, 
         assert queue.rows == sum(request.rows for request in model)
         patient = [request for request in model if request.deadline == math.inf]
         for turn in (0.0, clock / 8, clock / 8 + 1.0, math.inf):
-            ahead = sum(request.rows for request in patient if request.turn <= turn)
-            assert queue.patient_rows_before(turn) == ahead
+            ahead = [request for request in model if request.turn <= turn]
+            assert queue.rows_before(turn) == sum(request.rows for request in ahead)
+            assert queue.patient_rows_before(turn) == sum(request.rows for request in ahead if request in patient)
         assert sorted(map(id, queue)) == sorted(map(id, model))
         assert set(queue.groups_by_age()) == {request.group for request in model}
         for key in queue.groups_by_age():
