@@ -106,6 +106,22 @@ def test_each_group_has_its_tokens(files: tuple[TokenFile, TokenFile], method: s
     assert status(access, method, bearer(token)) == expected
 
 
+@pytest.mark.parametrize("token", ["gamma", "root"])
+def test_with_one_file_alone_an_unknown_token_is_refused_as_unknown(
+    files: tuple[TokenFile, TokenFile], token: str
+) -> None:
+    infer, admin = files
+    assert status(Access(infer, None, admin_without_token=True, local=True), INFER, bearer(token)) == "UNAUTHENTICATED"
+    only_admin = Access(None, admin, admin_without_token=True, local=True)
+    assert status(only_admin, LOAD, bearer(token)) == ("OK" if token == "root" else "UNAUTHENTICATED")
+
+
+def test_who_brings_no_token_is_told_how_to_bring_one(files: tuple[TokenFile, TokenFile]) -> None:
+    error = Access(*files, admin_without_token=True, local=True).refusal(INFER, [])
+    assert error is not None
+    assert "authorization: Bearer" in error.message
+
+
 def test_probes_need_none(files: tuple[TokenFile, TokenFile]) -> None:
     access = Access(*files, admin_without_token=False, local=False)
     assert [status(access, method) for method in FREE] == ["OK"] * 3
@@ -150,6 +166,31 @@ def test_tokens_are_rotated_in_place(tmp_path: Path) -> None:
     assert tokens.holds("new"), "an empty file locks nobody out"
     path.unlink()
     assert tokens.holds("new"), "neither does a lost one"
+
+
+def test_what_became_of_a_file_is_logged_once_and_not_at_each_call(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, clock = tmp_path / "tokens", [1_700_000_000_000_000_000]
+    rewrite(path, "alpha", clock)
+    tokens = TokenFile(path)
+    told = []
+    for change in ("lost", "back", "lost", "empty"):
+        if change == "lost":
+            path.unlink()
+        else:
+            rewrite(path, "alpha" if change == "back" else "\n", clock)
+        caplog.clear()
+        for _ in range(3):
+            assert tokens.holds("alpha")
+        told.append([record.message.partition(",")[0] for record in caplog.records])
+    lost, empty = "a token file cannot be read", "a token file became empty"
+    assert told == [[lost], [], [lost], [empty]]
+
+
+def test_a_file_that_is_missing_at_the_start_is_not_called_empty(tmp_path: Path) -> None:
+    with pytest.raises(SettingsError, match="No such file"):
+        TokenFile(tmp_path / "tokens")
 
 
 @pytest.mark.parametrize("content", [None, "", " \n\n"])
