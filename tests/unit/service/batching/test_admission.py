@@ -1,0 +1,213 @@
+"""Who is refused at the door, case by case; what it is worth under load is in ``test_policy.py``."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from service.batching.admission import Admission, BatcherLimits
+from service.batching.occupancy import IDLE
+from service.batching.policy import BatchingPolicy, Release
+from service.batching.queue import RequestQueue
+from service.batching.request import PendingRequest
+from service.errors import DeadlineExceeded, DeadlineUnmeetable, QueueFull
+from tests.fakes import linear_cost, make_request
+
+NOW = 100.0
+BUSY = [NOW + 0.01]
+
+
+class Door:
+    """Admission to a queue that stays empty, unless a test fills it; l(b) = 2 ms + b / 2 ms, known exactly."""
+
+    def __init__(self, most: int = 8, instances: int = 1, prompt: bool = True, places: int = 100) -> None:
+        self.queue = RequestQueue()
+        self.cost = linear_cost(buckets=[size for size in (1, 2, 4, 8) if size <= most])
+        policy = BatchingPolicy(self.cost, most)
+        self.admission = Admission(self.queue, policy, BatcherLimits(places, instances, prompt))
+
+    def refusal(
+        self, request: PendingRequest, busy_until: Sequence[float] = BUSY, now: float = NOW
+    ) -> DeadlineUnmeetable | None:
+        """Return why it is not let in, or None."""
+        error = self.admission.refusal(request, busy_until, now)
+        assert error is None or isinstance(error, DeadlineUnmeetable)
+        return error
+
+    def a_thousand_a_second(self, handicap: float = 0.0) -> None:
+        """What came of late, up to now: patient requests of a row."""
+        for number in range(24):
+            now = NOW - 0.023 + number / 1000
+            assert self.admission.refusal(make_request(arrival=now, handicap=handicap), BUSY, now) is None
+
+
+def limited(seconds: float, rows: int = 1, handicap: float = 0.0, group: str = "numbers") -> PendingRequest:
+    return make_request(*range(rows), deadline=NOW + seconds, arrival=NOW, handicap=handicap, group=group)
+
+
+class TestAtTheDoor:
+    def test_a_full_queue_says_how_long_its_batches_take_on_all_instances(self) -> None:
+        door = Door(instances=2, places=5)
+        for _ in range(4):
+            door.queue.append(make_request(*range(8)))
+        assert door.admission.refusal_at_door(reserved=0) is None
+        error = door.admission.refusal_at_door(reserved=1)
+        assert isinstance(error, QueueFull)
+        assert error.facts == {"queued": "5", "limit": "5"}
+        assert error.retry_after_seconds == pytest.approx(2 * 0.006)
+
+    def test_one_of_small_requests_says_no_less_than_a_batch(self) -> None:
+        error = Door(places=1).admission.refusal_at_door(reserved=1)
+        assert isinstance(error, QueueFull)
+        assert error.retry_after_seconds == pytest.approx(0.006)
+
+
+class TestArrivals:
+    def test_a_deadline_that_is_now_has_passed(self) -> None:
+        assert isinstance(Door().admission.refusal(limited(0.0), [IDLE], NOW), DeadlineExceeded)
+
+    def test_what_comes_before_the_next_batch_begins_makes_it_larger(self) -> None:
+        assert Door().refusal(limited(0.014)) is None, "10 ms and 2.5"
+        door = Door()
+        door.a_thousand_a_second()
+        assert door.refusal(limited(0.014)) is not None, "10 ms and 6"
+
+    def test_of_what_comes_each_instance_gets_its_part(self) -> None:
+        one, four = Door(instances=1), Door(instances=4)
+        for door in (one, four):
+            door.a_thousand_a_second()
+        assert one.refusal(limited(0.015)) is not None, "8 rows"
+        assert four.refusal(limited(0.015), BUSY * 4) is None, "4"
+
+    @pytest.mark.parametrize(("others", "own", "counts"), [(0.0, 0.0, True), (0.0, 1.0, True), (1.0, 0.0, False)])
+    def test_who_has_a_lower_priority_does_not_make_the_batch_larger(
+        self, others: float, own: float, counts: bool
+    ) -> None:
+        door = Door()
+        door.a_thousand_a_second(others)
+        assert (door.refusal(limited(0.014, handicap=own)) is not None) == counts
+
+    def test_those_who_were_told_the_same_have_come_as_well(self) -> None:
+        door = Door()
+        door.admission.repeated(1, 1, 0.0, NOW - 0.02)
+        door.admission.repeated(10, 2, 0.0, NOW)
+        assert door.refusal(limited(0.015)) is not None, "10 ms and 6, where 14 ms are enough for 4 rows"
+
+    @pytest.mark.parametrize("busy_until", [[IDLE, NOW + 1], [NOW + 1, IDLE]])
+    def test_with_an_instance_idle_only_the_certain_is_refused(self, busy_until: list[float]) -> None:
+        door = Door(instances=2)
+        door.cost.observe(1, "numbers", 1.0)  # a pause of the machine
+        request = limited(0.003)
+        assert door.refusal(request, busy_until) is None, "2.5 ms at best"
+        assert not request.promised
+        assert door.refusal(limited(0.002), busy_until) is not None
+        assert door.admission.last_refusal is None, "nobody else is told so, as the next may be let in"
+
+    def test_late_refusals_are_told_to_nobody_else(self) -> None:
+        door = Door(prompt=False)
+        assert door.refusal(limited(0.012)) is not None
+        assert door.admission.last_refusal is None
+
+    def test_a_refusal_says_how_many_wait(self) -> None:
+        door = Door()
+        for _ in range(3):
+            door.queue.append(make_request())
+        error = door.refusal(limited(0.005))
+        assert error is not None
+        assert error.facts["queued"] == "3"
+
+
+class TestRepeatedRefusals:
+    def test_who_asks_for_no_less_is_told_the_same(self) -> None:
+        door = Door()
+        first = door.refusal(limited(0.005))
+        again = door.refusal(limited(0.006))
+        assert first is not None
+        assert again is not None
+        assert again.message == first.message, "not predicted anew"
+
+    def test_who_asks_for_less_is_looked_at(self) -> None:
+        door = Door()
+        assert door.refusal(limited(0.015, rows=8)) is not None
+        assert door.refusal(limited(0.015)) is None
+
+    def test_after_a_moment_it_is_predicted_anew(self) -> None:
+        door = Door()
+        assert door.refusal(limited(0.012)) is not None
+        assert door.refusal(limited(0.012), [NOW + 0.001], now=NOW + 0.001) is None
+
+    def test_none_holds_once_a_batch_has_ended(self) -> None:
+        door = Door()
+        assert door.refusal(limited(0.012)) is not None
+        last = door.admission.last_refusal
+        assert last is not None
+        assert door.admission.repeats(last, NOW + 0.012, NOW)
+        door.admission.ended(Release("numbers", [], [], "idle"), NOW)
+        assert door.admission.last_refusal is None
+        assert not door.admission.repeats(last, NOW + 0.012, NOW)
+
+
+class TestPromises:
+    """A batch of one row, so that each broken promise makes all waits 0.3 longer: 12.5 ms become 16.25."""
+
+    def is_careful(self, door: Door, handicap: float = 0.0) -> bool:
+        door.admission.last_refusal = None
+        assert door.refusal(limited(0.017, handicap=handicap)) is None
+        return door.refusal(limited(0.014, handicap=handicap)) is not None
+
+    def promised(self, door: Door, handicap: float = 0.0) -> PendingRequest:
+        request = limited(0.02, handicap=handicap)
+        assert door.refusal(request) is None
+        assert request.promised
+        return request
+
+    @pytest.mark.parametrize(("seconds", "is_late"), [(0.02, False), (0.021, True)])
+    def test_an_answer_after_the_deadline_makes_it_careful(self, seconds: float, is_late: bool) -> None:
+        door = Door(most=1)
+        door.admission.ended(Release("numbers", [self.promised(door)], [], "idle"), NOW + seconds)
+        assert self.is_careful(door) == is_late
+
+    def test_so_does_who_is_given_up(self) -> None:
+        door = Door(most=1)
+        door.admission.gave_up([self.promised(door)])
+        assert self.is_careful(door)
+
+    @pytest.mark.parametrize(("seconds", "is_late"), [(0.019, False), (0.02, True)])
+    def test_so_does_who_leaves_at_the_deadline_and_no_sooner(self, seconds: float, is_late: bool) -> None:
+        door = Door(most=1)
+        door.admission.left(self.promised(door), NOW + seconds)
+        assert self.is_careful(door) == is_late
+
+    @pytest.mark.parametrize("deadline", [0.02, math.inf])
+    def test_to_whom_nothing_was_promised_nothing_was_broken(self, deadline: float) -> None:
+        door = Door(most=1)
+        request = limited(deadline)
+        assert door.refusal(request, [IDLE]) is None
+        door.admission.gave_up([request])
+        assert not self.is_careful(door)
+
+    def test_a_promise_to_who_is_overtaken_does_not_make_it_careful_with_others(self) -> None:
+        door = Door(most=1)
+        door.admission.gave_up([self.promised(door, handicap=1.0)])
+        assert self.is_careful(door, handicap=1.0)
+        assert not self.is_careful(door)
+
+    @pytest.mark.parametrize("how", ["anew", "again", "by the door"])
+    def test_some_hundred_refusals_make_it_trusting_again(self, how: str) -> None:
+        door = Door(most=1)
+        door.admission.gave_up([self.promised(door)])
+        for number in range(340):
+            if how == "by the door":
+                door.admission.repeated(1, 1, 0.0, NOW)
+            else:
+                assert door.refusal(limited(0.005, group=str(number) if how == "anew" else "numbers")) is not None
+        assert not self.is_careful(door)
+
+    def test_refusals_of_what_is_impossible_anyway_do_not(self) -> None:
+        door = Door(most=1)
+        door.admission.gave_up([self.promised(door)])
+        for _ in range(340):
+            assert door.refusal(limited(0.002), [IDLE]) is not None
+        assert self.is_careful(door)
