@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 
 class ArrivalRate:
     """Counts over the last one to two periods. Not thread-safe: driven under the batcher's lock."""
@@ -13,16 +15,13 @@ class ArrivalRate:
             period_seconds: How far back to look, at least; longer is steadier, and later to see a change.
         """
         self._period = period_seconds
-        self._start = 0.0
+        self._start = -math.inf  # long ago: what comes first finds that it missed a period
         self._rows = 0
         self._rows_before = 0
-        self._started = False
 
     def observe(self, rows: int, now: float) -> None:
         """Count an arrival."""
-        if not self._started:
-            self._start, self._started = now, True
-        elif now - self._start >= self._period:
+        if now - self._start >= self._period:
             missed_one = now - self._start >= 2 * self._period
             self._rows_before = 0 if missed_one else self._rows
             self._rows = 0

@@ -33,6 +33,13 @@ def test_a_pause_is_forgotten() -> None:
     assert rate.per_second(21.1) == pytest.approx(9 / 1.1)
 
 
+def test_so_is_what_came_before_a_period_without_any() -> None:
+    rate = ArrivalRate(1.0)
+    for now in (5.0, 7.5):
+        rate.observe(3, now)
+    assert rate.per_second(8.0) == pytest.approx(3 / 0.5)
+
+
 @given(st.floats(1, 1000), st.integers(1, 5), st.floats(0.05, 2))
 def test_a_steady_stream_has_its_rate(per_second: float, rows: int, period: float) -> None:
     rate = ArrivalRate(period)
