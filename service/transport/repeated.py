@@ -164,7 +164,7 @@ class Shedder:
 
     def settle(self) -> None:
         """Count those who were told the same since the last time."""
-        if not self._count or self._last is None:
+        if self._last is None:
             return
         count, self._count = self._count, 0
         repeated, self._last = self._last, None  # which would keep the model's weights

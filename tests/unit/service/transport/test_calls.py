@@ -379,6 +379,21 @@ class TestRepeatedRefusals:
         assert len(world.plane.submitted) == 1
         assert world.calls.in_flight.count == 1
 
+    def test_they_are_counted_with_the_time_that_they_took_their_rows_and_their_priority(
+        self, world: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        left_out: list[int] = []
+        monkeypatch.setattr(world.calls.recorder, "left_out", left_out.append)
+        parameters = {"priority": inference.InferParameter(uint64_param=3)}
+        batcher, shedder = self.overload(world, parameters=parameters)
+        for _ in range(2):
+            assert self.ask(shedder, parameters=parameters) is not None
+            world.plane.clock.advance(0.25)
+        shedder.settle()
+        assert batcher.repeated_counts == [(2, 1, 2.0)]
+        assert world.plane.servables["bare"].metrics.snapshot().fail.ns == pytest.approx(5e8), "of both together"
+        assert left_out == [2]
+
     def test_those_of_another_refusal_are_counted_apart(self, world: World) -> None:
         batcher, shedder = self.overload(world)
         self.ask(shedder)
@@ -422,12 +437,31 @@ class TestRepeatedRefusals:
         message.inputs[0].name = "y"
         payload = message.SerializeToString()
         assert shedder.status(MODEL_INFER, payload, 0.25, ()) is None
+        assert shedder.status(MODEL_INFER, infer_request().SerializeToString() + b"\x00", 0.25, ()) is None
         assert shedder.status(CLASSIFY_IMAGES, infer_request().SerializeToString(), 0.25, ()) is None
         assert not batcher.asked
 
     def test_who_brings_an_id_of_the_call_is_looked_at(self, world: World) -> None:
         _, shedder = self.overload(world)
         assert self.ask(shedder, metadata=[("te", "trailers"), ("x-request-id", "mine")]) is None
+
+    def test_without_a_refusal_every_call_is_looked_at(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        world.infer(time_remaining=0.5)
+        assert self.ask(world.calls.shedder()) is None
+        assert not caplog.records
+
+    def test_a_refusal_that_holds_for_nobody_else_is_not_repeated(self, world: World) -> None:
+        """As those of ``refusals = "late"``, and of an idle instance."""
+        world.infer(time_remaining=0.5)
+        world.plane.errors = [DeadlineUnmeetable("too late")]
+        world.infer(time_remaining=0.5)
+        assert [status.code.name for status in world.responder.statuses] == ["RESOURCE_EXHAUSTED"]
+        assert self.ask(world.calls.shedder()) is None
+
+    def test_an_id_that_is_not_ascii_is_looked_at(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
+        _, shedder = self.overload(world, id="ab")
+        assert self.ask(shedder, id="é") is None
+        assert not caplog.records
 
     def test_a_damaged_id_is_looked_at(self, world: World) -> None:
         batcher, shedder = self.overload(world, id="ab")
@@ -447,7 +481,7 @@ class TestRepeatedRefusals:
         assert self.ask(shedder) is None
 
     def test_an_error_of_ours_leaves_a_call_to_be_looked_at(
-        self, world: World, monkeypatch: pytest.MonkeyPatch
+        self, world: World, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         """Whoever takes calls in must live on."""
         batcher, shedder = self.overload(world)
@@ -457,6 +491,7 @@ class TestRepeatedRefusals:
 
         monkeypatch.setattr(batcher, "repeats", fail)
         assert self.ask(shedder) is None
+        assert [record.message for record in caplog.records] == ["a refusal cannot be repeated"]
 
     def test_where_the_answer_may_be_known_it_is_looked_for(self, world: World) -> None:
         world.plane.servables["bare"] = bare_servable(metrics=world.metrics, shared=object())
