@@ -29,6 +29,7 @@ from service.errors import (
     ServingError,
 )
 from service.preparation import Burst
+from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
@@ -183,6 +184,35 @@ def test_the_objective_bounds_the_deadline(world: World) -> None:
     world.infer(images(), servable, deadline=200.0)
     world.infer(images(), servable, deadline=101.0)
     assert [request.deadline for request in world.batcher.requests] == [102.0, 101.0]
+
+
+def test_the_priority_of_a_call_is_its_requests_handicap(world: World) -> None:
+    """Of three levels; none asked for is the middle one."""
+    for priority in (1, 2, 3, 0):
+        world.plane.infer(world.servable, images(), math.inf, 100.0, world.reply, priority)
+    assert [request.handicap for request in world.batcher.requests] == [0.0, 1.0, 2.0, 1.0]
+
+
+@pytest.mark.parametrize("gain", [None, np.ones(1, np.float32)])
+def test_an_optional_input_travels_with_the_request_that_brought_it(world: World, gain: np.ndarray | None) -> None:
+    servable = bare_servable(batcher=world.batcher, optional_inputs=(TensorSpec("gain", "FP32", (1,)),))
+    world.infer({"x": np.ones((2, 2), np.float32)} | ({} if gain is None else {"gain": gain}), servable)
+    (request,) = world.batcher.requests
+    assert len(request.inputs) == 1
+    assert request.overrides == (None if gain is None else {"gain": gain})
+
+
+@pytest.mark.parametrize(("alone", "inline"), [(None, False), (False, False), (True, True)])
+def test_only_who_came_alone_may_be_run_by_the_thread_that_brings_it(
+    world: World, monkeypatch: pytest.MonkeyPatch, alone: bool | None, inline: bool
+) -> None:
+    offered: list[bool] = []
+    monkeypatch.setattr(world.batcher, "offer", lambda _request, inline: offered.append(inline))
+    burst = None if alone is None else world.plane.burst()
+    if burst is not None:
+        burst.alone = bool(alone)
+    world.plane.infer(world.servable, images(), math.inf, 100.0, world.reply, burst=burst)
+    assert offered == [inline]
 
 
 def test_inputs_are_put_into_the_graphs_order(world: World) -> None:
@@ -502,6 +532,19 @@ def test_what_would_keep_a_burst_waiting_goes_to_the_pool(world: World, items: l
     assert len(world.firsts) == len(items)
 
 
+@pytest.mark.parametrize("with_others", [False, True])
+def test_items_keep_the_deadline_arrival_and_priority_of_their_call(world: World, with_others: bool) -> None:
+    burst = world.plane.burst() if with_others else None
+    servable = make_servable(batcher=world.batcher, objective_seconds=2.0)
+    world.plane.infer_items(servable, GOOD[:1], 200.0, 99.5, world.reply, 3, burst)
+    world.plane.classify(servable, GOOD[:1], 101.0, 99.0, world.items, burst)
+    if burst is not None:
+        burst.finish()
+    world.pool.run_all()
+    told = [(request.deadline, request.arrival, request.handicap) for request in world.batcher.requests]
+    assert told == [(101.5, 99.5, 2.0), (101.0, 99.0, 1.0)]
+
+
 def test_in_a_burst_items_fail_alone_too(world: World) -> None:
     burst = world.plane.burst()
     world.classify([GOOD[5], TRUNCATED, GOOD[6]], burst=burst)
@@ -591,6 +634,23 @@ def test_a_caller_who_leaves_withdraws_every_part(world: World, decoded: int) ->
         world.answer(number)
 
 
+def test_nothing_is_decoded_for_a_caller_who_has_left(world: World) -> None:
+    class Counting:
+        spec = image_spec()
+        decoded = 0
+
+        def row(self, item: object) -> np.ndarray:
+            self.decoded += 1
+            return np.zeros((2, 3, 1), np.uint8)
+
+    preparer = Counting()
+    world.servable = make_servable(batcher=world.batcher, preparer=preparer)
+    world.classify(GOOD[:4]).cancel()
+    world.pool.run_all()
+    assert preparer.decoded == 0
+    assert world.batcher.reserved == 0
+
+
 def test_a_caller_who_leaves_while_a_part_is_decoded(world: World) -> None:
     class Leaving:
         spec = image_spec()
@@ -630,6 +690,32 @@ def test_find_lends_until_the_lame_duck_is_over(world: World) -> None:
         world.plane.find("pictures")
 
 
+def test_lends_what_the_repository_lends_until_the_lame_duck_is_over(world: World) -> None:
+    lends: list[tuple[Servable, str]] = []
+    world.plane.lifecycle.lends = lambda *asked: lends.append(asked) or len(lends) == 1  # type: ignore[method-assign, func-returns-value]
+    assert world.plane.lends(world.servable, "3")
+    assert lends == [(world.servable, "3")]
+    assert not world.plane.lends(world.servable, "3")
+    lends.clear()
+    world.plane.start_refusing()
+    assert not world.plane.lends(world.servable, "3")
+
+
+def test_decoding_time_is_that_of_the_part(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    load = image.load
+
+    def slow(*args: Any) -> np.ndarray:
+        world.clock.advance(0.25)
+        return load(*args)
+
+    monkeypatch.setattr(image, "load", slow)
+    world.classify(GOOD[:2])
+    world.pool.run_all()
+    families = world.servable.metrics._families
+    labels = {"model": "pictures", "version": "1", "phase": "decode"}
+    assert families.registry.get_sample_value("convserve_phase_duration_seconds_sum", labels) == pytest.approx(0.5)
+
+
 def test_decoding_time_is_counted_once_a_part(world: World) -> None:
     world.classify(GOOD[:4])
     world.pool.run_all()
@@ -651,6 +737,10 @@ def test_a_call_that_the_queue_could_never_hold_is_no_overload(world: World) -> 
     message = refusal(lambda: world.classify(GOOD[:4]))
     assert message == "the call makes 2 batches, the queue holds 1: send less a call"
     assert world.batcher.reserved == 0
+    world.batcher.max_queued_requests = 2
+    world.classify(GOOD[:4])
+    world.pool.run_all()
+    assert len(world.batcher.requests) == 2
 
 
 class TestMoreRowsThanABatchHolds:
@@ -693,6 +783,23 @@ class TestMoreRowsThanABatchHolds:
         assert len(wide.batcher.requests) == 1
         assert wide.batcher.cancelled[0] is wide.batcher.requests[0]
         assert not wide.batcher.requests[0].refuse(late), "settled: it does not count as a caller who left"
+        assert wide.batcher.reserved == 0
+
+    def test_once_a_part_is_refused_the_others_are_not_queued(
+        self, wide: World, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        submitted: list[int] = []
+
+        def refuse_the_first(request: PendingRequest, _inline: bool) -> None:
+            wide.batcher.release()
+            submitted.append(request.rows)
+            if len(submitted) == 1:
+                raise DeadlineUnmeetable("too many wait")
+
+        monkeypatch.setattr(wide.batcher, "submit", refuse_the_first)
+        _, reply = self.offer(wide)
+        assert reply.status == "RESOURCE_EXHAUSTED"
+        assert submitted == [4]
         assert wide.batcher.reserved == 0
 
     def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World) -> None:
@@ -787,14 +894,15 @@ def test_known_items_need_no_place_no_decoding_and_no_run() -> None:
     before = world.firsts
     world.renew()
     world.batcher.places, world.batcher.door_refusal = 0, QueueFull("full")
-    world.classify([GOOD[2], GOOD[0]])
+    world.classify([GOOD[2], GOOD[0]], deadline=200.0, arrival=99.0)
     assert world.firsts == [before[2], before[0]]
     assert not world.pool.waiting
     assert world.batcher.requests == []
     request, facts = world.items.last[0]
     assert request is not None
     assert facts is not None
-    assert (facts.release_reason, request.rows) == ("cached", 2)
+    assert (facts.release_reason, facts.rows, facts.released) == ("cached", 2, world.clock.now)
+    assert (request.rows, request.deadline, request.arrival) == (2, 200.0, 99.0)
     with pytest.raises(QueueFull):
         world.classify([GOOD[2], GOOD[5]])
     assert world.counts.told == ["miss", "hit"]

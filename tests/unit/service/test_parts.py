@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ from service.errors import SettingsError
 from service.parts import access, choose_transport
 from service.settings import Settings
 from service.transport.address import is_loopback
+
+LOAD = "/inference.GRPCInferenceService/RepositoryModelLoad"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +58,45 @@ def test_strangers_register_no_shared_memory(settings: dict[str, Any], expected:
     method = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
     error = access(Settings(models="models", **settings)).refusal(method, [])
     assert (error.status if error else "OK") == expected
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [
+        ({}, "OK"),
+        ({"host": "192.0.2.1"}, "FAILED_PRECONDITION"),
+        ({"host": "192.0.2.1", "trust_clients": True}, "OK"),
+    ],
+)
+def test_without_tokens_who_is_here_or_trusted_changes_the_server(settings: dict[str, Any], expected: str) -> None:
+    error = access(Settings(models="models", **settings)).refusal(LOAD, [])
+    assert (error.status if error else "OK") == expected
+
+
+def test_each_token_file_is_for_its_group(tmp_path: Path) -> None:
+    for name in ("infer", "admin"):
+        (tmp_path / name).write_text(name)
+    files = {f"{name}_tokens_file": str(tmp_path / name) for name in ("infer", "admin")}
+    made = access(Settings(models="models", **files))
+    told = [made.refusal(LOAD, [("authorization", f"Bearer {name}")]) for name in ("infer", "admin")]
+    assert [error.status if error else "OK" for error in told] == ["PERMISSION_DENIED", "OK"]
+    assert not made.open_to_infer
+
+
+@pytest.mark.parametrize(
+    ("settings", "line"),
+    [
+        ({}, "transport native: loopback"),
+        ({"host": "192.0.2.1"}, "transport grpcio: 192.0.2.1 faces a network"),
+        ({"host": "192.0.2.1", "trust_clients": True}, "transport native: trusted clients"),
+        ({"tls_key": "key.pem"}, "transport grpcio: TLS is on"),
+        ({"transport": "grpcio"}, "transport grpcio: asked for"),
+    ],
+)
+def test_which_door_and_why_is_logged(settings: dict[str, Any], line: str, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        choose_transport(Settings(models="models", **settings))
+    assert caplog.messages == [line]
 
 
 @pytest.mark.parametrize(
