@@ -5,7 +5,9 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
 import pytest
+from google.protobuf.message import DecodeError
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -201,6 +203,7 @@ def test_what_is_kept_of_items_is_bounded() -> None:
             templates.keep(request.SerializeToString(), template)
         assert templates.find(request.SerializeToString()) is template
     assert len(templates._of_items) == _MAX_OF_ITEMS
+    assert not templates._by_length
 
 
 def test_what_is_no_plain_tensor_has_no_template() -> None:
@@ -238,6 +241,82 @@ def test_the_newest_is_found_and_replaces_its_like() -> None:
         templates.keep(payload, newest)
         assert templates.find(payload) is newest
     assert len(templates._by_length[len(payload)]) == 1
+
+
+def kept(of_items: bool, templates: Templates, *versions: str) -> list[tuple[bytes, Template]]:
+    """Keep templates of messages that ask for these versions of a model of tensors or of pictures."""
+    found = []
+    for version in versions:
+        tensors = [("INT8", [1])]
+        request = pictures([b"abc"], model_version=version) if of_items else message(tensors, 0, model_version=version)
+        template = learned_of_items(request) if of_items else learned(request, tensors)
+        assert template is not None
+        templates.keep(request.SerializeToString(), template)
+        found.append((request.SerializeToString(), template))
+    return found
+
+
+@pytest.mark.parametrize("of_items", [False, True])
+def test_of_several_the_one_that_says_the_same_is_found(of_items: bool) -> None:
+    templates = Templates()
+    several = kept(of_items, templates, "1", "2", "333")
+    for payload, template in several:
+        assert templates.find(payload) is template
+    ((unlike, _),) = kept(of_items, Templates(), "4")
+    assert len(unlike) == len(several[0][0])
+    assert templates.find(unlike) is None
+
+
+def test_what_was_replaced_does_not_come_back_when_its_successor_is_forgotten() -> None:
+    templates = Templates()
+    _, (payload, newest) = kept(False, templates, "1", "1")
+    templates.forget(newest.form.servable)
+    assert templates.find(payload) is None
+
+
+@pytest.mark.parametrize("of_items", [False, True])
+def test_what_was_for_a_servable_is_forgotten_with_it_and_nothing_else(of_items: bool) -> None:
+    templates = Templates()
+    ((leaving, template),) = kept(of_items, templates, "1")
+    ((staying, other),) = kept(not of_items, templates, "2")
+    templates.forget(template.form.servable)
+    assert templates.find(leaving) is None
+    assert templates.find(staying) is other
+
+
+# Fields of protocols to come: number 99, of each wire type.
+UNKNOWN = {"varint": b"\x98\x06\xac\x02", "fixed64": b"\x99\x06" + bytes(8), "fixed32": b"\x9d\x06" + bytes(4)}
+
+
+@pytest.mark.parametrize("field", UNKNOWN.values(), ids=UNKNOWN)
+@pytest.mark.parametrize("first", [False, True])
+def test_fields_that_nobody_knows_are_passed_over(field: bytes, first: bool) -> None:
+    tensors = [("INT8", [3])]
+    request = message(tensors, 0, id="ab")
+    known = request.SerializeToString()
+    payload = field + known if first else known + field
+    form = InferForm(bare_servable(inputs=(TensorSpec("x0", "INT8", (-1,)),)), [])
+    template = template_of(payload, request, {"x0": np.zeros(3, np.int8)}, form, math.inf, 0)
+    assert template is not None
+    assert template.fits(payload)
+    assert template.request_id(payload) == "ab"
+    assert template.inputs(payload)[0].tolist() == [0, 1, 0]
+
+
+def test_groups_which_are_uncommon_have_no_template() -> None:
+    request = message([("INT8", [1])], 0)
+    payload = b"\x9b\x06\x9c\x06" + request.SerializeToString()
+    form = InferForm(bare_servable(inputs=(TensorSpec("x0", "INT8", (-1,)),)), [])
+    assert template_of(payload, request, {"x0": np.zeros(1, np.int8)}, form, math.inf, 0) is None
+
+
+def test_an_id_that_is_not_utf8_is_damaged() -> None:
+    tensors = [("INT8", [1])]
+    request = message(tensors, 0, id="ab")
+    template = learned(request, tensors)
+    assert template is not None
+    with pytest.raises(DecodeError):
+        template.request_id(request.SerializeToString().replace(b"ab", b"\xff\xfe"))
 
 
 def test_what_is_kept_is_bounded() -> None:
