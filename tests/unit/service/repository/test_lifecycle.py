@@ -37,6 +37,7 @@ class FakeLoader:
     Attributes:
         failures: What loading ``"name/version"`` raises.
         during: Called while ``"name/version"`` is loading.
+        interrupted: Places whose runs were interrupted.
     """
 
     def __init__(self, **failures: Exception) -> None:
@@ -45,9 +46,10 @@ class FakeLoader:
         self.settings: dict[str, Settings] = {}
         self.on_death: dict[str, Callable[[], None]] = {}
         self.batchers: dict[str, FakeBatcher] = {}
+        self.interrupted: list[str] = []
 
     def __call__(
-        self, folder: VersionFolder, settings: Settings, _metrics: Metrics, on_death: Callable[[], None]
+        self, folder: VersionFolder, settings: Settings, metrics: Metrics, on_death: Callable[[], None]
     ) -> Servable:
         place = f"{folder.name}/{folder.version}"
         self.settings[place] = settings
@@ -56,7 +58,13 @@ class FakeLoader:
         if place in self.failures:
             raise self.failures[place]
         self.batchers[place] = FakeBatcher()
-        return bare_servable(name=folder.name, version=folder.version, batcher=self.batchers[place])
+        return bare_servable(
+            name=folder.name,
+            version=folder.version,
+            batcher=self.batchers[place],
+            metrics=metrics,
+            interrupt=lambda: self.interrupted.append(place),
+        )
 
 
 def repository(root: Path, *places: str) -> Path:

@@ -10,7 +10,15 @@ from typing import Any
 
 import pytest
 
-from service.errors import GoldenMismatch, LoadFailed, ManifestInvalid, ModelNotFound, ModelNotReady
+from service.errors import (
+    GoldenMismatch,
+    LoadFailed,
+    ManifestInvalid,
+    ModelNotFound,
+    ModelNotReady,
+    ProviderUnavailable,
+    SettingsError,
+)
 from service.metrics import Metrics
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
@@ -105,12 +113,15 @@ def test_a_changed_version_is_replaced_under_its_number(tmp_path: Path) -> None:
     assert stage.states == {"a/1": "READY"}
 
 
-def test_a_changed_version_that_fails_leaves_the_old_one_in_place(tmp_path: Path) -> None:
+def test_a_changed_version_that_fails_leaves_the_old_one_in_place(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = Stage(tmp_path, "a/1").start()
     old = stage.lifecycle.find("a")
     stage.change("a/1")
     stage.loader.failures["a/1"] = ManifestInvalid("half copied")
     stage.reconciler.poll()
+    assert "the old one serves: half copied" in caplog.text
     assert stage.lifecycle.find("a") is old
     assert stage.loader.batchers["a/1"].closed_with == []
     stage.loader.failures.clear()
@@ -147,7 +158,7 @@ def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("lost", ["emptied", "gone", "a file"])
-def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str) -> None:
+def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "models"
     root.mkdir()
     stage = Stage(root, "a/1").start()
@@ -159,6 +170,45 @@ def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str) -> None:
     stage.reconciler.poll()
     assert stage.serving("a") == [1]
     assert stage.lifecycle.is_ready
+    assert "serving goes on" in caplog.text
+
+
+def test_the_series_of_a_removed_model_do_not_come_back_with_its_last_calls(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    leaving = stage.lifecycle.find("a")
+    leaving.metrics.observe_failure(0.1, "QUEUE_FULL")
+    stage.remove("a")
+    stage.reconciler.poll()
+    leaving.metrics.observe_failure(0.1, "QUEUE_FULL")
+    leaving.metrics.settle()
+    assert 'model="a"' not in stage.metrics.expose().decode()
+
+
+def test_a_version_that_is_gone_when_another_replaces_it_is_forgotten(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.add("a/2")
+    stage.remove("a/1")
+    stage.reconciler.poll()
+    assert stage.states == {"a/2": "READY"}
+
+
+def test_a_version_that_failed_and_is_gone_is_forgotten_and_those_of_other_models_are_not(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/2": ManifestInvalid("no"), "b/3": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", "b/3", loader=loader).start()
+    stage.remove("a/2")
+    tried: list[str] = []
+    loader.during = tried.append
+    stage.reconciler.poll()
+    assert stage.states == {"a/1": "READY", "b/3": "UNAVAILABLE"}
+    assert tried == []
+
+
+def test_a_provider_that_is_missing_later_fails_the_new_version_alone(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", loader=FakeLoader(**{"a/2": ProviderUnavailable("no CUDA")})).start()
+    stage.add("a/2")
+    stage.reconciler.poll()
+    assert stage.states == {"a/1": "READY", "a/2": "UNAVAILABLE"}
+    assert [(status.reason, status.hint) for status in stage.lifecycle.statuses()][1] == ("no CUDA", "loading failed")
 
 
 def test_a_new_model_is_served_and_required_once_it_was_ready(tmp_path: Path) -> None:
@@ -263,6 +313,50 @@ def test_an_older_version_serves_where_the_newest_fails_at_the_start(tmp_path: P
     assert stage.serving("a") == [3]
 
 
+def test_what_has_changed_stands_in_only_where_none_serves(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/3": GoldenMismatch("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", loader=loader).start()
+    del loader.failures["a/2"]
+    stage.change("a/2")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    stage.loader.on_death["a/1"]()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2]
+
+
+def test_what_failed_to_stand_in_is_not_tried_at_every_look(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/2": GoldenMismatch("no"), "a/1": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", loader=loader).start()
+    tried: list[str] = []
+    loader.during = tried.append
+    stage.reconciler.poll()
+    assert tried == []
+
+
+def test_what_stands_in_without_a_manifest_looks_the_same_twice_before(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/2", loader=FakeLoader(**{"a/2": GoldenMismatch("no")})).start()
+    stage.add("a/1")
+    (tmp_path / "a" / "1" / "manifest.json").unlink()
+    stage.reconciler.poll()
+    assert stage.serving("a") == []
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+
+
+def test_what_failed_before_it_was_left_out_is_tried_again_when_it_is_wanted_again(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", loader=FakeLoader(**{"a/2": ManifestInvalid("no")})).start()
+    stage.add("a/2")
+    stage.reconciler.poll()
+    settings = tmp_path / "a" / "serving.toml"
+    settings.write_text('versions = "1"\n')
+    stage.reconciler.poll()
+    stage.loader.failures.clear()
+    settings.unlink()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2]
+
+
 def test_no_other_version_stands_in_for_one_that_was_named(tmp_path: Path) -> None:
     loader = FakeLoader(**{"a/2": ManifestInvalid("no")})
     stage = Stage(tmp_path, "a/1", "a/2", loader=loader, versions="2").start()
@@ -304,10 +398,11 @@ def test_a_batch_that_hangs_while_its_version_leaves_is_given_up(tmp_path: Path)
     assert not stage.reconciler.runs_on
 
 
-def test_a_new_model_without_manifests_is_loaded_at_its_newest_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("without", ["12", "2"])
+def test_a_new_model_without_manifests_is_loaded_at_its_newest_alone(tmp_path: Path, without: str) -> None:
     stage = Stage(tmp_path, "b/1").start()
     stage.add("a/1", "a/2")
-    for version in ("1", "2"):
+    for version in without:
         (tmp_path / "a" / version / "manifest.json").unlink()
     loaded: list[str] = []
     stage.loader.during = loaded.append
@@ -341,6 +436,36 @@ def test_the_index_forgets_what_was_never_served_and_is_gone(tmp_path: Path, mod
     stage = Stage(tmp_path, "a/1", "a/2", "b/1", model_control_mode=mode).start()
     stage.remove("a/1")
     assert [(status.name, status.version) for status in stage.reconciler.index()] == [("a", 2), ("b", 1)]
+
+
+def test_the_index_shows_what_is_on_disk_and_what_is_known(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1", loader=FakeLoader(**{"b/1": ManifestInvalid("no")})).start()
+    stage.add("a/2", "c/1")
+    stage.remove("a/1")
+    stage.remove("b/1")
+    assert [(s.name, s.version, s.state, s.reason, s.hint) for s in stage.reconciler.index()] == [
+        ("a", 1, "READY", "", "try again"),
+        ("a", 2, "UNAVAILABLE", "unloaded", "it is not loaded"),
+        ("b", 1, "UNAVAILABLE", "no", "its manifest, labels or golden answers are not valid"),
+        ("c", 1, "UNAVAILABLE", "unloaded", "it is not loaded"),
+    ]
+
+
+def test_what_was_forgotten_is_not_revived(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    stage.reconciler.revive("a", 2)
+    stage.reconciler.revive("b", 1)
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_a_start_names_what_is_wrong_before_anything_is_loaded(tmp_path: Path) -> None:
+    explicit: dict[str, Any] = {"model_control_mode": "explicit"}
+    with pytest.raises(SettingsError, match="latest:N, all, or numbers"):
+        Stage(tmp_path, versions="newest", **explicit).reconciler.check_start()
+    stage = Stage(tmp_path, "a/1", load_models="a,b", **explicit)
+    with pytest.raises(SettingsError, match="has no model 'b'"):
+        stage.reconciler.check_start()
+    assert stage.states == {}
 
 
 def test_a_revival_keeps_to_the_pin_of_the_day(tmp_path: Path) -> None:
@@ -407,6 +532,32 @@ class TestExplicit:
         assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "UNAVAILABLE"}
         assert refusal(stage.lifecycle, "a").message == "model 'a' version 2 is UNAVAILABLE: it was unloaded"
         assert stage.lifecycle.is_ready
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [2]
+
+    def test_unloading_leaves_the_failures_of_other_models_and_none_of_its_own(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/2": ManifestInvalid("no"), "b/1": ManifestInvalid("no")})
+        stage = Stage(
+            tmp_path, "a/1", "a/2", "b/1", loader=loader, model_control_mode="explicit", load_models="*", versions="all"
+        ).start()
+        assert change_failed(stage, "a")
+        stage.reconciler.unload_model("a")
+        assert {(s.name, s.version): s.reason for s in stage.lifecycle.statuses()} == {
+            ("a", 1): "unloaded",
+            ("a", 2): "unloaded",
+            ("b", 1): "no",
+        }
+        assert not change_failed(stage, "a")
+        assert change_failed(stage, "b")
+
+    def test_a_call_waits_for_no_manifest_and_loads_nothing_that_stands_in(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "a/2", model_control_mode="explicit").start()
+        (tmp_path / "a" / "2" / "manifest.json").unlink()
+        stage.loader.failures["a/2"] = ManifestInvalid("no")
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == []
+        stage.loader.failures.clear()
         stage.reconciler.load_model("a")
         assert stage.serving("a") == [2]
 

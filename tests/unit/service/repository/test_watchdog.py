@@ -44,6 +44,7 @@ def test_a_version_that_hangs_is_given_up_and_loaded_anew(tmp_path: Path, caplog
         watched(stage).look()
     assert hanging.abandoned
     assert not other.abandoned
+    assert stage.loader.interrupted == ["a/1"]
     assert stage.lifecycle.find("a") is not old
     assert "an instance hangs" in caplog.text
 
@@ -58,9 +59,9 @@ def test_it_is_down_until_it_is_loaded_anew(tmp_path: Path) -> None:
     assert stage.states == {"a/1": "READY"}
 
 
-def test_without_a_limit_nothing_hangs(tmp_path: Path) -> None:
+def test_without_a_limit_nothing_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(tmp_path, "a/1").start()
-    stage.loader.batchers["a/1"].wedged = True
+    monkeypatch.setattr(stage.loader.batchers["a/1"], "is_wedged", lambda _limit: True)
     watched(stage, run_timeout_seconds=0).look()
     assert not stage.loader.batchers["a/1"].abandoned
 
@@ -113,9 +114,13 @@ def test_what_has_changed_since_it_fell_is_brought_back_again(tmp_path: Path) ->
         watchdog.look()
     stage.change("a/1")
     stage.reconciler.poll()
+    for _ in range(3):
+        stage.loader.on_death["a/1"]()
+        watchdog.look()
+        assert stage.states == {"a/1": "READY"}
     stage.loader.on_death["a/1"]()
     watchdog.look()
-    assert stage.states == {"a/1": "READY"}
+    assert stage.states == {"a/1": "UNAVAILABLE"}, "as often as at first"
 
 
 def test_one_that_cannot_be_brought_back_now_keeps_no_other_down_and_is_tried_again(tmp_path: Path) -> None:
