@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -50,6 +51,16 @@ def test_it_takes_one_batch_at_a_time(stage: Stage) -> None:
     assert stage.begun.wait(GUARD_SECONDS)
     assert not stage.answering.take(16, stage.answer, [])
     assert stage.done == []
+
+
+def test_it_takes_another_once_it_has_answered(stage: Stage) -> None:
+    stage.gate.set()
+    assert stage.answering.take(16, stage.answer, [])
+    until = time.monotonic() + GUARD_SECONDS
+    while not stage.answering.take(16, stage.answer, []):
+        assert time.monotonic() < until, "busy for ever"
+    stage.answering.close()
+    assert stage.done == ["answered"] * 2
 
 
 def test_what_it_took_is_answered_before_it_is_closed(stage: Stage) -> None:

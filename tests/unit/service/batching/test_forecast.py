@@ -133,5 +133,9 @@ class TestFinishAtBest:
     def test_a_request_that_does_not_fit_to_the_rest_takes_another_batch(self) -> None:
         assert self.finish(queue_of(*[math.inf] * 7), [NOW], rows=4) == pytest.approx(0.006 + 0.004)
 
+    def test_one_larger_than_others_are_put_together_to_runs_by_itself(self) -> None:
+        alone = forecast(RequestQueue(), enough=4).finish_at_best(arriving(8), [NOW], NOW)
+        assert alone == pytest.approx(NOW + 0.006)
+
     def test_who_has_a_deadline_may_be_dropped_for_it(self) -> None:
         assert self.finish(queue_of(*[1] * 32), [NOW]) == pytest.approx(0.0025)

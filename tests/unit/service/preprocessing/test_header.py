@@ -79,6 +79,48 @@ def test_a_png_tells_its_size(data: bytes) -> None:
     assert read_header(data) == Header(34, 21)
 
 
+def test_a_png_tells_any_size_and_none_if_it_ends_before_it() -> None:
+    data = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR" + struct.pack(">II", 0x01020304, 0x05060708)
+    assert read_header(data) == Header(0x01020304, 0x05060708)
+    assert read_header(data[:-1]) is None
+
+
+@pytest.mark.parametrize("size", [(300, 40), (40, 300), (517, 1030)])
+def test_a_jpeg_tells_sizes_of_two_bytes(size: tuple[int, int]) -> None:
+    data = encoded(COLOUR.resize(size), "JPEG")
+    assert read_header(data) == Header(*size, "RGB")
+    assert np.array_equal(np.asarray(decode(data, "RGB")), opened(data, "RGB"))
+
+
+@pytest.mark.parametrize("options", [{"comment": "so" * 700}, {"restart_marker_blocks": 1}])
+def test_long_segments_and_restarts_are_passed_over(options: dict[str, Any]) -> None:
+    assert read_header(encoded(COLOUR, "JPEG", **options)) == Header(34, 21, "RGB")
+
+
+def frame_of(data: bytes) -> int:
+    """Where a JPEG's frame begins."""
+    return data.index(b"\xff\xc0")
+
+
+def test_a_jpeg_of_more_than_eight_bits_has_no_header() -> None:
+    data = bytearray(encoded(GREY, "JPEG"))
+    data[frame_of(data) + 4] = 12
+    assert read_header(bytes(data)) is None
+
+
+def test_a_jpeg_whose_segments_do_not_follow_each_other_has_no_header() -> None:
+    data = encoded(GREY, "JPEG")
+    place = frame_of(data)
+    assert read_header(data[:place] + b"\x00" + data[place:]) is None
+    assert read_header(data[:place] + b"\x00" + data[place + 1 :]) is None
+
+
+def test_a_jpeg_larger_than_allowed_is_refused_however_small_it_is() -> None:
+    with pytest.raises(InvalidInput, match="picture has 34 x 21 = 714 pixels, expected at most 713"):
+        decode(encoded(COLOUR, "JPEG"), "RGB", ImageLimits(max_pixels=713))
+    assert decode(encoded(COLOUR, "JPEG"), "RGB", ImageLimits(max_pixels=714)).size == (34, 21)
+
+
 def test_a_jpeg_with_two_frames_of_different_sizes_has_no_header() -> None:
     """Whoever reads the frame must read the one that is decoded: else the pixels do not fit."""
     data = encoded(GREY, "JPEG")

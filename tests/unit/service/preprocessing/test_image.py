@@ -344,6 +344,30 @@ def test_shorter_edge_cuts_the_centre_out() -> None:
     assert fit(Image.fromarray(columns.T), spec)[:, 0, 0].tolist() == [4, 5, 6, 7]
 
 
+@pytest.mark.parametrize(
+    ("width", "first"), [(5, 0), (7, 2), (9, 2), (11, 4)], ids=["0.5 to 0", "1.5 to 2", "2.5 to 2", "3.5 to 4"]
+)
+def test_where_a_cut_begins_is_rounded_to_nearest_even(width: int, first: int) -> None:
+    columns = np.tile(np.arange(width, dtype=np.uint8), (4, 1))
+    spec = image_spec(height=4, width=4, resize_px=4, resize="shorter-edge")
+    assert fit(Image.fromarray(columns), spec)[0, 0, 0] == first
+    assert fit(Image.fromarray(columns.T), spec)[0, 0, 0] == first
+
+
+def test_exactly_is_without_regard_to_the_edges() -> None:
+    halves = Image.fromarray(np.array([[0] * 4 + [200] * 4], dtype=np.uint8))
+    spec = image_spec(height=1, width=2, resize_px=1, resize="exact", interpolation="nearest")
+    assert fit(halves, spec)[..., 0].tolist() == [[0, 200]], "nothing is cut off"
+
+
+def test_metadata_that_cannot_be_read_turn_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_image: Image.Image) -> Image.Exif:
+        raise SyntaxError("not a TIFF file")
+
+    monkeypatch.setattr(Image.Image, "getexif", fail)
+    assert decode(encoded(Image.fromarray(COLOUR)), "RGB").size == (7, 5)
+
+
 def test_a_cut_larger_than_the_picture_is_padded_with_zeros() -> None:
     spec = image_spec(height=2, width=5, resize_px=2, resize="shorter-edge")
     assert fit(Image.new("L", (2, 2), 9), spec)[..., 0].tolist() == [[0, 9, 9, 0, 0]] * 2
