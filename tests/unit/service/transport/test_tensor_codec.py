@@ -197,6 +197,15 @@ def test_inputs_without_end_are_counted_and_not_looked_at() -> None:
     assert refusal(message) == "1025 inputs, expected at most 1024"
 
 
+@pytest.mark.parametrize("datatype", ["UINT8", "FP64", "BYTES"])
+def test_without_elements_a_shape_is_one_that_numpy_can_make(datatype: str) -> None:
+    for shape in ((0, 2**31 - 1), (0,), (1,) * 31 + (0,)):
+        (array,) = decode_inputs(request(("x", datatype, shape), raw=[b""])).values()
+        assert array.shape == shape
+    for shape in ((0, 2**31), (0, 2**16, 2**16), (0,) * 33):
+        assert raw_refusal(datatype, shape, b"").startswith("input 'x': shape ")
+
+
 @pytest.mark.parametrize(
     ("datatype", "shape", "data", "message"),
     [
@@ -376,6 +385,74 @@ def test_a_part_of_shared_memory_is_told_in_numbers(
         tensor_codec.region_of(parameters)
 
 
+class Region(SharedMemory):
+    """Says what is read of it."""
+
+    def read(self, name: str, offset: int, byte_size: int) -> bytes:
+        return f"{name}{offset:02}{byte_size:02}".encode()
+
+
+def in_memory(**parameters: tuple[str, object]) -> pb.ModelInferRequest:
+    """Six bytes of shared memory, unless the parameters say something else."""
+    message = request(("x", "UINT8", (6,)))
+    described = {"region": ("string_param", "in"), "byte_size": ("int64_param", 6), **parameters}
+    for name, (field, value) in described.items():
+        setattr(message.inputs[0].parameters[f"shared_memory_{name}"], field, value)
+    return message
+
+
+@pytest.mark.parametrize(
+    ("offset", "bytes_read"),
+    [({}, b"in0006"), ({"offset": ("int64_param", 7)}, b"in0706"), ({"offset": ("uint64_param", 7)}, b"in0706")],
+)
+def test_an_input_in_shared_memory_is_read_where_its_parameters_say(
+    offset: dict[str, tuple[str, object]], bytes_read: bytes
+) -> None:
+    (array,) = tensor_codec.decode_inputs(in_memory(**offset), Region(), lambda forms: None).values()
+    assert array.tobytes() == bytes_read
+
+
+def test_inputs_in_shared_memory_take_none_of_the_raw_contents() -> None:
+    message = in_memory()
+    message.inputs.add(name="y", datatype="UINT8", shape=[2])
+    message.raw_input_contents.append(b"ab")
+    arrays = tensor_codec.decode_inputs(message, Region(), lambda forms: None)
+    assert [array.tobytes() for array in arrays.values()] == [b"in0006", b"ab"]
+
+
+def test_as_much_text_in_shared_memory_as_is_allowed_is_read() -> None:
+    message = in_memory()
+    message.inputs[0].datatype = "BYTES"
+    with pytest.raises(InvalidInput, match="cannot hold 6 BYTES"):
+        tensor_codec.decode_inputs(message, Region(max_text_bytes=6), lambda forms: None)
+
+
+@pytest.mark.parametrize(
+    "parameters",
+    [
+        {"region": ("string_param", "")},
+        {"region": ("int64_param", 1)},
+        {"byte_size": ("int64_param", -1)},
+        {"byte_size": ("string_param", "6")},
+        {"byte_size": ("bool_param", True)},
+        {"offset": ("int64_param", -1)},
+        {"offset": ("double_param", 1.0)},
+    ],
+)
+def test_where_an_input_lies_is_said_in_the_right_types(parameters: dict[str, tuple[str, object]]) -> None:
+    (name,) = parameters
+    with pytest.raises(InvalidInput, match=name):
+        tensor_codec.decode_inputs(in_memory(**parameters), Region(), lambda forms: None)
+
+
+def test_an_input_in_shared_memory_brings_no_contents() -> None:
+    message = in_memory()
+    message.inputs[0].contents.uint_contents.append(1)
+    with pytest.raises(InvalidInput) as caught:
+        tensor_codec.decode_inputs(message, Region(), lambda forms: None)
+    assert caught.value.message == "input 'x' has typed contents and lies in shared memory, expected one of them"
+
+
 # Outputs.
 
 SPECS = (TensorSpec("p", "FP32", (-1, 3)), TensorSpec("text", "BYTES", (-1,)), TensorSpec("flag", "BOOL", (-1, 1)))
@@ -452,6 +529,13 @@ def test_whole_numbers_of_64_bits_are_ranked_and_written_exactly(dtype: type[np.
             for value, index in ((greatest, 4), (greatest - 1, 3), (2**60 + 1, 1), (2**60, 0), (least, 2))
         ]
     ]
+
+
+def test_whole_numbers_are_ranked_by_their_value() -> None:
+    assert classification(np.array([[0, 255, 7]], np.uint8), 3, ()).tolist() == [
+        [b"255.000000:1", b"7.000000:2", b"0.000000:0"]
+    ]
+    assert classification(np.array([[-128, 127]], np.int8), 2, ()).tolist() == [[b"127.000000:1", b"-128.000000:0"]]
 
 
 @given(
