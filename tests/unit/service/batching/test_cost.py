@@ -29,6 +29,29 @@ def test_starts_from_the_median_and_the_spread() -> None:
     assert cost.least_seconds(1, "g") == 1.0
 
 
+def test_learns_how_far_runs_differ() -> None:
+    cost = linear_cost()
+    for number in range(200):
+        cost.observe(4, "numbers", 0.1 if number % 2 else 0.3)
+    mean, bound = cost.seconds(4, "numbers"), cost.bound_seconds(4, "numbers")
+    assert mean == pytest.approx(0.2, rel=0.1)
+    assert bound - mean == pytest.approx(3 * 0.1, rel=0.1)
+    assert cost.table()["numbers"][2] == (4, mean, bound)
+
+
+def test_what_nobody_tests_stays_as_uncertain_as_it_was_at_first() -> None:
+    cost = CostModel([1, 2], {"g": [[0.001], [0.001, 0.002, 0.003]]})
+    bound = cost.bound_seconds(2, "g")
+    for _ in range(900):
+        cost.observe(1, "g", 0.001)
+    assert cost.bound_seconds(2, "g") == pytest.approx(bound)
+
+
+def test_past_the_largest_a_batch_is_taken_to_cost_what_that_one_does() -> None:
+    cost = linear_cost()
+    assert cost.seconds(9, "numbers") == cost.seconds(8, "numbers")
+
+
 def test_learns_a_new_level() -> None:
     cost = linear_cost()
     for _ in range(200):

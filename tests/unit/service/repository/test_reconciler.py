@@ -176,11 +176,11 @@ def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str, caplog: py
 def test_the_series_of_a_removed_model_do_not_come_back_with_its_last_calls(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1", "b/1").start()
     leaving = stage.lifecycle.find("a")
-    leaving.metrics.observe_failure(0.1, "QUEUE_FULL")
+    leaving.metrics.cancelled("running")
+    assert 'model="a"' in stage.metrics.expose().decode()
     stage.remove("a")
     stage.reconciler.poll()
-    leaving.metrics.observe_failure(0.1, "QUEUE_FULL")
-    leaving.metrics.settle()
+    leaving.metrics.cancelled("running")
     assert 'model="a"' not in stage.metrics.expose().decode()
 
 
