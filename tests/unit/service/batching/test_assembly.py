@@ -47,6 +47,20 @@ def test_sentences_of_different_lengths_are_padded_with_the_padding_id() -> None
     assert batch.dtype == np.int64
 
 
+def test_sentences_of_one_length_are_put_together_and_what_is_absent_is_padding() -> None:
+    buffer = BatchBuffer([IDS], 4, padding_value=7)
+    (batch,) = buffer.assemble([request_of(np.array([[1, 2]])), request_of(np.array([[3, 4], [5, 6]]))], 4)
+    assert batch.tolist() == [[1, 2], [3, 4], [5, 6], [7, 7]]
+    assert batch.dtype == np.int64
+
+
+def test_texts_in_free_dimensions_are_padded_with_text() -> None:
+    buffer = BatchBuffer([TensorSpec("texts", "BYTES", (-1, -1))], 4, padding_value=7)
+    rows = [np.array([[b"a", b"b"]], dtype=object), np.array([[b"c"]], dtype=object)]
+    (batch,) = buffer.assemble([request_of(array) for array in rows], 3)
+    assert batch.tolist() == [[b"a", b"b"], [b"c", b" "], [b" ", b" "]]
+
+
 def test_absent_texts_stay_text() -> None:
     buffer = BatchBuffer([TEXTS], 4)
     (batch,) = buffer.assemble(
@@ -68,6 +82,11 @@ def test_padding_is_counted_in_elements() -> None:
     requests = [request_of(np.array([[1, 2, 3]])), request_of(np.array([[4]]))]
     batch = BatchBuffer([IDS], 4).assemble(requests, 4)
     assert padding_ratio(requests, batch) == pytest.approx(1 - 4 / 12)
+
+
+def test_one_that_fills_its_batch_has_no_padding() -> None:
+    request = make_request(1, 2)
+    assert padding_ratio([request], number_buffer().assemble([request], 2)) == 0.0
 
 
 def test_an_empty_batch_has_no_padding() -> None:

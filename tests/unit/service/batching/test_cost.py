@@ -22,6 +22,11 @@ def test_a_batch_runs_at_the_next_bucket(rows: int, bucket: int) -> None:
     assert linear_cost().bucket_of(rows) == bucket
 
 
+@pytest.mark.parametrize(("rows", "bucket"), [(1, 0), (2, 1), (3, 2), (8, 4), (9, 8), (99, 8)])
+def test_the_bucket_below_is_the_largest_of_fewer_rows(rows: int, bucket: int) -> None:
+    assert linear_cost().bucket_below(rows) == bucket
+
+
 def test_starts_from_the_median_and_the_spread() -> None:
     cost = CostModel([1], {"g": [[1.0, 1.2, 9.0]]})
     assert cost.seconds(1, "g") == 1.2
@@ -118,6 +123,16 @@ def test_what_takes_more_than_twice_what_it_took_says_nothing_of_others() -> Non
     assert cost.seconds(8, "numbers") == pytest.approx(eight, rel=0.05)
 
 
+def test_nor_does_it_lift_what_is_quicker_than_it_was_at_first() -> None:
+    cost = linear_cost()
+    for _ in range(200):
+        cost.observe(8, "numbers", 0.004)
+    quicker = cost.seconds(8, "numbers")
+    for _ in range(900):
+        cost.observe(4, "numbers", 0.05)
+    assert cost.seconds(8, "numbers") == pytest.approx(quicker)
+
+
 def test_what_has_run_is_known() -> None:
     cost = linear_cost()
     assert not cost.has_run("numbers"), "measured at load, perhaps estimated"
@@ -143,6 +158,13 @@ def test_an_unknown_shape_costs_what_a_known_one_does_until_it_ran() -> None:
     cost.observe(4, "other", 10 * cost.seconds(4, "numbers"))
     assert cost.seconds(4, "other") == pytest.approx(10 * cost.seconds(4, "numbers"))
     assert cost.seconds(8, "other") == pytest.approx(10 * cost.seconds(8, "numbers"))
+
+
+def test_what_is_known_of_a_new_shape_is_as_uncertain_as_what_it_is_taken_for() -> None:
+    cost = CostModel([1, 2], {"g": [[0.001, 0.002, 0.003], [0.002, 0.004, 0.006]]})
+    cost.observe(1, "other", 10 * cost.seconds(1, "g"))
+    for rows in (1, 2):
+        assert cost.bound_seconds(rows, "other") == pytest.approx(10 * cost.bound_seconds(rows, "g"))
 
 
 def test_nobody_is_given_up_on_account_of_a_shape_that_was_not_measured_at_load() -> None:

@@ -72,6 +72,7 @@ def test_a_new_version_is_swapped_in_before_the_old_one_goes(tmp_path: Path) -> 
     assert stage.serving("a") == [2]
     assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
     assert stage.loader.batchers["a/1"].closed_with == [30.0], "the old one is drained"
+    assert not stage.loader.batchers["a/1"].abandoned
     assert old.version == 1
     assert stage.lifecycle.is_ready
 
@@ -536,16 +537,16 @@ class TestExplicit:
         assert stage.serving("a") == [2]
 
     def test_unloading_leaves_the_failures_of_other_models_and_none_of_its_own(self, tmp_path: Path) -> None:
-        loader = FakeLoader(**{"a/2": ManifestInvalid("no"), "b/1": ManifestInvalid("no")})
+        loader = FakeLoader(**{"a/2": ManifestInvalid("no"), "b/3": ManifestInvalid("no")})
         stage = Stage(
-            tmp_path, "a/1", "a/2", "b/1", loader=loader, model_control_mode="explicit", load_models="*", versions="all"
+            tmp_path, "a/1", "a/2", "b/3", loader=loader, model_control_mode="explicit", load_models="*", versions="all"
         ).start()
         assert change_failed(stage, "a")
         stage.reconciler.unload_model("a")
         assert {(s.name, s.version): s.reason for s in stage.lifecycle.statuses()} == {
             ("a", 1): "unloaded",
             ("a", 2): "unloaded",
-            ("b", 1): "no",
+            ("b", 3): "no",
         }
         assert not change_failed(stage, "a")
         assert change_failed(stage, "b")
