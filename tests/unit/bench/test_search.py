@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.slo.confidence import Verdict
+from bench.slo.confidence import Verdict, least_requests
 from bench.slo.search import Found, Probe, RateSearch
 
 
@@ -60,6 +60,37 @@ def test_looks_add_up():
     assert isinstance(second, Probe)
     assert 0 < second.requests < first.requests
     assert search.tell(second.requests, 0) is Verdict.PASSED
+
+
+def test_a_new_rate_is_looked_at_from_the_beginning():
+    search = RateSearch(100.0)
+    first = search.next()
+    assert isinstance(first, Probe)
+    search.tell(first.requests, 1)
+    search.tell(2 * first.requests, 0)
+    assert search.next() == Probe(200.0, first.requests, look=1)
+
+
+def test_every_look_at_every_rate_has_its_part_of_the_doubt():
+    step = RateSearch(100.0, confidence=0.9, max_rates=10, max_looks=2).next()
+    assert isinstance(step, Probe)
+    assert step.requests == least_requests(0.01, 0.1 / 20)
+
+
+def test_a_probe_asks_for_one_request_at_least():
+    search = RateSearch(100.0)
+    first = search.next()
+    assert isinstance(first, Probe)
+    assert search.tell(10 * first.requests, first.requests // 10) is Verdict.UNDECIDED
+    again = search.next()
+    assert isinstance(again, Probe)
+    assert again.requests >= 1
+
+
+def test_it_ends_when_the_rates_are_near_to_each_other():
+    found, probes = run(RateSearch(100.0, precision=0.5), 110.0)
+    assert (found.passed, found.narrow) == (100.0, True)
+    assert probes <= 5, "100, 200 and 141, some of them looked at twice"
 
 
 def test_a_server_that_never_passes():

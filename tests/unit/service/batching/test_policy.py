@@ -127,6 +127,18 @@ class TestWithoutDeadlines:
         release = released(BatchingPolicy(linear_cost(0.0, 0.001), 8), queue_of(*requests))
         assert release.requests == requests[:4]
 
+    @pytest.mark.parametrize(
+        ("rows", "kept"),
+        [((1,) * 5, 4), ((4, 1), 1), ((1, 4), 1), ((1, 2, 2), 2), ((5, 1), 2), ((5,), 1), ((3, 3), 2), ((1,) * 7, 7)],
+    )
+    def test_the_last_are_left_for_a_batch_of_their_own_where_both_end_before_one_with_padding(
+        self, rows: tuple[int, ...], kept: int
+    ) -> None:
+        """With a deadline that allows no part to be left for later. 4 and 1 take 5 ms, 8 take 8."""
+        requests = [make_request(*range(count), deadline=NOW + 0.0155) for count in rows]
+        release = released(BatchingPolicy(linear_cost(0.0, 0.001), 8), queue_of(*requests))
+        assert (release.requests, release.late) == (requests[:kept], [])
+
     def test_a_batch_without_padding_is_not_cut_whatever_it_is_taken_to_cost(self) -> None:
         """A large batch measured in a slow moment would be cut for good, and its cost never learnt anew."""
         policy = BatchingPolicy(CostModel([1, 2, 4], {"numbers": [[0.001], [0.002], [0.009]]}), 4)
