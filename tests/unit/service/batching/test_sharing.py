@@ -34,6 +34,7 @@ from tests.fakes import (
     FakeClock,
     RecordingObserver,
     RecordingReply,
+    TickingClock,
     got_own_rows,
     linear_cost,
     make_request,
@@ -89,12 +90,15 @@ class HeldBatcher:
 class Told:
     def __init__(self) -> None:
         self.counts: Counter[str] = Counter()
+        self.seconds: list[float] = []
 
-    def cache_hit(self, _seconds: float) -> None:
+    def cache_hit(self, seconds: float) -> None:
         self.counts["hit"] += 1
+        self.seconds.append(seconds)
 
-    def cache_miss(self, _seconds: float, evicted: int, calls: int = 1) -> None:
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
         self.counts["miss"] += calls
+        self.seconds.append(seconds)
         self.counts["evicted"] += evicted
 
     def merged(self) -> None:
@@ -109,9 +113,15 @@ class Told:
 
 class Stage:
     def __init__(
-        self, cache_bytes: int = 0, *, merges: bool = False, bound: int = 1000, most_joined: int = 1000
+        self,
+        cache_bytes: int = 0,
+        *,
+        merges: bool = False,
+        bound: int = 1000,
+        most_joined: int = 1000,
+        clock: FakeClock | None = None,
     ) -> None:
-        self.clock = FakeClock()
+        self.clock = clock or FakeClock()
         self.batcher = HeldBatcher(bound)
         self.told = Told()
         self.cache = ResponseCache(cache_bytes).shelf() if cache_bytes else None
@@ -149,6 +159,16 @@ def test_who_comes_later_gets_the_kept_answer_at_once() -> None:
     assert reply_of(second).facts[0].release_reason == CACHED
     assert stage.told.counts == {"hit": 1, "miss": 1, "evicted": 0}
     assert first.rows == 1
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_looking_and_keeping_are_timed(merges: bool) -> None:
+    stage = Stage(10_000, merges=merges, clock=TickingClock())
+    stage.ask()
+    stage.batcher.run()
+    assert stage.told.seconds == [0.25 + 0.25], "a miss: to look for it and to keep it, not the run"
+    stage.ask()
+    assert stage.told.seconds == [0.5, 0.25]
 
 
 def test_a_hit_needs_no_place() -> None:
