@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import base64
 import math
+import zlib
 
 import numpy as np
 import pytest
@@ -43,6 +44,35 @@ def test_the_text_form_loses_nothing(latencies: np.ndarray):
 
 def test_the_text_form_is_that_of_other_libraries():
     assert Histogram.decoded(FOREIGN) == Histogram.of(np.array([0.001, 0.002, 0.002, 0.5]))
+
+
+@pytest.mark.parametrize("place", [0, 12, 16, 24], ids=["cookie", "digits", "lowest", "highest"])
+def test_another_layout_is_refused(place: int):
+    packed = base64.b64decode(Histogram.of(np.array([0.001])).encoded())
+    plain = bytearray(zlib.decompress(packed[8:]))
+    plain[place + 3] ^= 1
+    text = base64.b64encode(packed[:8] + zlib.compress(bytes(plain))).decode()
+    with pytest.raises(EncodingInvalid, match="expected 3 digits from 1 to 3600000000, got "):
+        Histogram.decoded(text)
+
+
+def test_equal_ones_are_equal_keys_and_nothing_else_is_equal():
+    one, same, other = (Histogram.of(np.array([seconds])) for seconds in (0.001, 0.001, 0.002))
+    assert {one: "found"}[same] == "found"
+    assert one != other
+    assert one != one.counts.tolist()
+
+
+def test_the_usual_percentiles_have_their_names():
+    found = Histogram.of(np.arange(1, 2001) / 1000).percentiles()
+    assert found == {
+        "p50": pytest.approx(1.0, rel=1.1e-3),
+        "p90": pytest.approx(1.8, rel=1.1e-3),
+        "p95": pytest.approx(1.9, rel=1.1e-3),
+        "p99": pytest.approx(1.98, rel=1.1e-3),
+        "p99.9": pytest.approx(1.998, rel=1.1e-3),
+        "max": pytest.approx(2.0, rel=1.1e-3),
+    }
 
 
 def test_nothing_has_no_percentiles():

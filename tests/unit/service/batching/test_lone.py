@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterator, Mapping
 
+import numpy as np
 import pytest
 
 from service.batching.batcher import Batcher, BatcherLimits
@@ -149,6 +150,15 @@ def test_another_group_that_waits_is_company() -> None:
     stage.instances.wait_for_batches(2)
     assert stage.finish(*requests) == [False, False]
     stage.batcher.close()
+
+
+def test_each_group_has_its_own_sizes_and_an_unknown_one_those_of_the_first() -> None:
+    def run(_batch: object, _overrides: object = None, /) -> list[np.ndarray]:
+        pytest.fail("nothing runs")
+
+    quicker = {"a": frozenset({1}), "b": frozenset({4})}
+    lone = LoneRuns(2, run, BatchingPolicy(linear_cost(), 8), quicker)
+    assert [[rows for rows in (1, 3, 8) if lone.takes(rows, group)] for group in ("a", "b", "c")] == [[1], [3], [1]]
 
 
 def test_sizes_that_are_no_quicker_stay_with_the_instances() -> None:

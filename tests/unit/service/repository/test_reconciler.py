@@ -478,6 +478,28 @@ def test_a_revival_keeps_to_the_pin_of_the_day(tmp_path: Path) -> None:
     assert not shows(stage, "UNAVAILABLE", "a/2")
 
 
+def test_one_of_several_that_are_wanted_is_revived_beside_the_others(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", versions="all").start()
+    stage.loader.on_death["a/2"]()
+    stage.reconciler.revive("a", 2)
+    assert stage.serving("a") == [2, 1]
+
+
+def test_one_that_stood_in_is_revived_where_none_serves(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", loader=FakeLoader(**{"a/2": ManifestInvalid("no")})).start()
+    stage.loader.on_death["a/1"]()
+    stage.reconciler.revive("a", 1)
+    assert stage.serving("a") == [1]
+
+
+def test_a_revival_says_that_a_version_is_away(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    stage.loader.on_death["a/1"]()
+    stage.remove("a")
+    with pytest.raises(LoadFailed, match="model 'a' version 1 is not in the repository"):
+        stage.reconciler.revive("a", 1)
+
+
 def test_a_revival_that_fails_shows_and_one_that_succeeds_too(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1").start()
     stage.loader.failures["a/1"] = ManifestInvalid("no")
