@@ -56,6 +56,25 @@ def test_another_layout_is_refused(place: int):
         Histogram.decoded(text)
 
 
+@pytest.mark.parametrize(("steps", "fits"), [(23_551, True), (23_552, False), (10**6, False)])
+def test_no_more_steps_are_read_than_the_layout_has(steps: int, fits: bool):
+    """A run of steps without a count, then one with; the layout has 23,552."""
+    packed = base64.b64decode(Histogram.of(np.array([])).encoded())
+    payload = leb128(2 * steps - 1) + leb128(2)
+    text = base64.b64encode(packed[:8] + zlib.compress(zlib.decompress(packed[8:]) + payload)).decode()
+    if fits:
+        assert Histogram.decoded(text).total == 1
+    else:
+        with pytest.raises(EncodingInvalid, match="more steps than the layout has"):
+            Histogram.decoded(text)
+
+
+def leb128(number: int) -> bytes:
+    """Seven bits a byte, the lowest first."""
+    low, rest = number & 0x7F, number >> 7
+    return bytes([low | 0x80]) + leb128(rest) if rest else bytes([low])
+
+
 def test_equal_ones_are_equal_keys_and_nothing_else_is_equal():
     one, same, other = (Histogram.of(np.array([seconds])) for seconds in (0.001, 0.001, 0.002))
     assert {one: "found"}[same] == "found"
