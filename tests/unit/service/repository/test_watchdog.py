@@ -9,7 +9,7 @@ import pytest
 
 from service.errors import ManifestInvalid
 from service.repository.watchdog import Watchdog
-from tests.fakes import FakeClock
+from tests.fakes import GUARD_SECONDS, FakeClock
 from tests.unit.service.repository.test_reconciler import Stage
 
 
@@ -153,6 +153,27 @@ def test_one_whose_folder_is_away_for_a_moment_comes_back(
     (tmp_path / ".away").rename(tmp_path / "a")
     watchdog.look()
     assert stage.states == {"a/1": "READY", "b/1": "READY"}
+
+
+def test_a_look_that_fails_does_not_end_the_watch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    watchdog = watched(Stage(tmp_path, "a/1").start())
+    looks: list[str] = []
+
+    def look(_late_seconds: float) -> None:
+        looks.append("")
+        if len(looks) == 1:
+            raise OSError("the disk is away")
+        watchdog.stop()
+
+    monkeypatch.setattr(watchdog, "look", look)
+    monkeypatch.setattr("service.repository.watchdog._LOOK_EVERY_SECONDS", 0.0)
+    watchdog.start()
+    watchdog._thread.join(GUARD_SECONDS)
+    assert not watchdog._thread.is_alive()
+    assert len(looks) == 2
+    assert "the next look will be in time" in caplog.text
 
 
 def test_a_version_that_is_gone_or_fails_stays_down(tmp_path: Path) -> None:
