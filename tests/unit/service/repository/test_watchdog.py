@@ -61,9 +61,12 @@ def test_it_is_down_until_it_is_loaded_anew(tmp_path: Path) -> None:
 
 def test_without_a_limit_nothing_hangs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stage = Stage(tmp_path, "a/1").start()
-    monkeypatch.setattr(stage.loader.batchers["a/1"], "is_wedged", lambda _limit: True)
+    servable = stage.lifecycle.find("a")
+    monkeypatch.setattr(servable.batcher, "is_wedged", lambda _limit: True)
     watched(stage, run_timeout_seconds=0).look()
-    assert not stage.loader.batchers["a/1"].abandoned
+    assert stage.lifecycle.find("a") is servable
+    watched(stage, run_timeout_seconds=5).look()
+    assert stage.lifecycle.find("a") is not servable
 
 
 def test_after_the_process_stood_still_batches_are_given_their_time_anew(tmp_path: Path) -> None:
