@@ -201,6 +201,14 @@ class TestInline:
         stage.batcher.close()
         assert reply_of(request).facts[0].instance == 0
 
+    def test_who_does_not_ask_for_it_is_queued(self, host: Stage) -> None:
+        requests = [make_request(1), make_request(2)]
+        host.batcher.offer(requests[0])
+        host.batcher.reserve()
+        host.batcher.submit(requests[1])
+        assert host.finish(requests) == ["OK", "OK"]
+        assert [reply_of(request).facts[0].instance for request in requests] == [0, 0]
+
     def test_a_shape_that_has_not_run_yet_is_queued(self, host: Stage) -> None:
         request = make_request(1, group="new")
         host.batcher.offer(request, True)
@@ -261,7 +269,7 @@ class TestCancel:
         stage.batcher.cancel(requests[1])
         assert stage.finish(requests) == ["OK", "CANCELLED", "OK", "OK"]
         assert stage.backend.sizes == [4]
-        assert ("cancelled", "running") in stage.seen.events
+        assert [stage_left for what, stage_left in stage.seen.events if what == "cancelled"] == ["running"]
 
     def test_the_second_of_four_leaves_while_they_wait(self, stage: Stage) -> None:
         requests = stage.submit(*four())
@@ -557,6 +565,23 @@ class TestRefusal:
         assert stage.finish([running]) == ["OK"]
         assert not stage.batcher.repeats(refusal, soon, now)
 
+    def test_nobody_is_refused_likewise_once_the_batch_has_ended(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        with pytest.raises(DeadlineUnmeetable):
+            stage.submit(make_request(deadline=stage.clock.now + 0.003))
+        assert stage.batcher.last_refusal is not None
+        assert stage.finish([running]) == ["OK"]
+        assert stage.batcher.last_refusal is None
+
+    def test_those_who_were_told_likewise_are_counted_at_the_door_and_by_the_observer(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[tuple[int, int, float, float]] = []
+        monkeypatch.setattr(stage.batcher._admission, "repeated", lambda *arrivals: told.append(arrivals))
+        stage.batcher.repeated(3, 2, 1.0)
+        assert told == [(3, 2, 1.0, stage.clock.now)]
+        assert stage.seen.events == [("rejected", "deadline_unmeetable")] * 3
+
     def test_nothing_is_refused_likewise_by_a_batcher_that_closes(self, stage: Stage) -> None:
         """Its caller is to go on to the version that comes after."""
         soon = stage.clock.now + 0.0001
@@ -663,6 +688,50 @@ class TestClose:
         closer.start()
         until_refused(stage.batcher)
         stage.batcher.cancel(request)
+        closer.join(GUARD_SECONDS)
+        assert not closer.is_alive()
+
+    @pytest.mark.parametrize("apart", [False, True])
+    def test_ends_the_threads(self, apart: bool, caplog: pytest.LogCaptureFixture) -> None:
+        stage = Stage(instances=2, answers_apart=apart)
+        stage.batcher.start("closing")
+        names = {thread.name for thread in threading.enumerate() if thread.name.startswith("closing/")}
+        assert names == {"closing/0", "closing/1", *(["closing/answers"] if apart else [])}
+        stage.batcher.close()
+        assert not [thread for thread in threading.enumerate() if thread.name.startswith("closing/")]
+        assert not caplog.records
+
+    def test_all_is_quiet_when_nothing_is_reserved_waits_or_runs(self, stage: Stage) -> None:
+        assert stage.batcher._is_quiet()
+        stage.batcher.reserve()
+        assert not stage.batcher._is_quiet()
+        request = make_request()
+        stage.batcher.submit(request)
+        assert not stage.batcher._is_quiet()
+        stage.start()
+        stage.backend.wait_for_batches(1)
+        assert (stage.batcher.queued, stage.batcher.running) == (0, 1)
+        assert not stage.batcher._is_quiet()
+        assert stage.finish([request]) == ["OK"]
+
+    def test_does_not_wait_for_who_is_late_by_then(self, stage: Stage) -> None:
+        running = stage.start_busy()
+        (late,) = stage.submit(make_request(deadline=stage.clock.now + 1.0))
+        closer = threading.Thread(target=stage.batcher.close)
+        closer.start()
+        until_refused(stage.batcher)
+        stage.clock.advance(2.0)
+        stage.backend.open()
+        closer.join(GUARD_SECONDS)
+        assert not closer.is_alive()
+        assert statuses([running, late]) == ["OK", "DEADLINE_EXCEEDED"]
+
+    def test_does_not_wait_for_what_is_given_up(self, stage: Stage) -> None:
+        stage.batcher.reserve()
+        closer = threading.Thread(target=stage.batcher.close)
+        closer.start()
+        until_refused(stage.batcher)
+        stage.batcher.abandon()
         closer.join(GUARD_SECONDS)
         assert not closer.is_alive()
 
@@ -774,6 +843,25 @@ class TestBatches:
         requests = stage.submit(*(make_request(value) for value in range(8)))
         assert stage.finish(requests) == ["OK"] * 8
         assert [facts.release_reason for request in requests for facts in reply_of(request).facts] == ["full"] * 8
+
+    def test_a_delay_ends_by_itself(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        stage = Stage(max_queue_delay_seconds=5.0)
+        work, waits = stage.batcher._work, list[float]()
+        wait_until_notified = work.wait
+
+        def wait(timeout: float | None = None) -> bool:
+            if timeout is None:
+                return wait_until_notified()
+            waits.append(timeout)
+            stage.clock.advance(timeout)
+            return False
+
+        monkeypatch.setattr(work, "wait", wait)
+        (request,) = stage.submit(make_request())
+        stage.start()
+        assert stage.finish([request]) == ["OK"]
+        assert waits == [5.0]
+        assert reply_of(request).facts[0].release_reason == "delay"
 
     def test_learns_the_cost_from_release_to_answer(self) -> None:
         """Assembly and replies included: every batch has them, however few its rows."""

@@ -237,6 +237,11 @@ class TestDeadlines:
         release = released(BatchingPolicy(cost, 8), queue_of(*hurried, *fresh))
         assert release.requests == (fresh if left_out else hurried)
 
+    def test_a_large_one_that_cannot_make_it_anyway_holds_up_no_small_ones(self, policy: BatchingPolicy) -> None:
+        large, small = due(0.005, rows=8), due(*[0.0045] * 4)
+        release = released(policy, queue_of(*large, *small))
+        assert (release.requests, release.late) == (small, large)
+
     def test_a_batch_that_no_deadline_shaped_does_not_say_so(self, policy: BatchingPolicy) -> None:
         assert released(policy, queue_of(*due(*[1.0] * 10))).reason == "full"
 

@@ -15,7 +15,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, ru
 
 from service.batching.admission import BatcherLimits
 from service.batching.batcher import Batcher
-from service.batching.keeping import CACHED
+from service.batching.keeping import cached_facts
 from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import ResponseCache
@@ -54,6 +54,7 @@ class HeldBatcher:
         self.queue: list[PendingRequest] = []
         self.reserved = 0
         self.runs = 0
+        self.left = 0
         self._bound = bound
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
@@ -76,7 +77,7 @@ class HeldBatcher:
         request.cancelled = True
         if request in self.queue:
             self.queue.remove(request)
-            request.refuse(RequestCancelled("left"))
+            self.left += request.refuse(RequestCancelled("left"))
 
     def run(self, place: int = 0) -> None:
         request = self.queue.pop(place)
@@ -156,7 +157,7 @@ def test_who_comes_later_gets_the_kept_answer_at_once() -> None:
     assert stage.batcher.queue == []
     assert got_own_rows(second)
     assert [a.tobytes() for a in reply.answers[0]] == [a.tobytes() for a in reply_of(second).answers[0]]
-    assert reply_of(second).facts[0].release_reason == CACHED
+    assert reply_of(second).facts == [cached_facts(1, stage.clock.now)]
     assert stage.told.counts == {"hit": 1, "miss": 1, "evicted": 0}
     assert first.rows == 1
 
@@ -177,6 +178,13 @@ def test_a_hit_needs_no_place() -> None:
     stage.batcher.run()
     stage.ask(2.0)  # the queue is full now
     assert got_own_rows(stage.ask())
+
+
+def test_a_reservation_is_given_back_to_the_batcher() -> None:
+    stage = Stage(10_000, merges=True)
+    stage.batcher.reserved = 2
+    stage.shared.release()
+    assert stage.batcher.reserved == 1
 
 
 def test_a_hit_whose_deadline_has_passed_or_whose_caller_left_is_refused() -> None:
@@ -232,6 +240,16 @@ def test_identical_requests_in_flight_run_once() -> None:
     assert len(stage.batcher.queue) == 2
 
 
+def test_without_merging_identical_requests_in_flight_run_each() -> None:
+    stage = Stage(10_000)
+    replies = [stage.reply for _ in range(2) if stage.ask()]
+    assert len(stage.batcher.queue) == 2
+    stage.batcher.run()
+    assert [reply.times_settled for reply in replies] == [1, 0]
+    stage.batcher.run()
+    assert [reply.status for reply in replies] == ["OK", "OK"]
+
+
 def test_the_first_may_leave_and_the_others_are_answered() -> None:
     stage = Stage(merges=True)
     first, second, third = (stage.ask() for _ in range(3))
@@ -254,6 +272,40 @@ def test_who_is_settled_before_did_not_leave() -> None:
     assert [status(request) for request in requests] == ["INTERNAL"] * 2
     assert not carrier.refuse(BackendFailed("the batcher counts who is not settled yet"))
     assert "cancelled merged" not in stage.told.counts
+
+
+def test_the_last_one_who_leaves_is_counted_as_one_who_left_unless_it_was_settled_before() -> None:
+    for settled_before in (False, True):
+        stage = Stage(merges=True)
+        request = stage.ask()
+        if settled_before:
+            request.refuse(BackendFailed("no"))
+        stage.shared.cancel(request)
+        assert stage.batcher.queue == []
+        assert stage.batcher.left == (not settled_before)
+
+
+def test_nobody_joins_a_run_that_was_withdrawn() -> None:
+    stage = Stage(merges=True)
+    first = stage.ask()
+    running = stage.batcher.queue.pop()
+    stage.shared.cancel(first)
+    second = stage.ask()
+    running.refuse(RequestCancelled("left"))
+    stage.batcher.run()
+    assert (status(first), status(second)) == ("CANCELLED", "OK")
+
+
+def test_who_leaves_makes_room_for_another_to_join() -> None:
+    stage = Stage(merges=True, most_joined=1)
+    stage.ask()
+    stage.shared.cancel(stage.ask())
+    assert stage.shared.joined == 0
+    third = stage.ask()
+    assert len(stage.batcher.queue) == 1
+    stage.batcher.run()
+    assert status(third) == "OK"
+    assert stage.shared.joined == 0
 
 
 def test_with_the_last_one_the_run_is_withdrawn() -> None:
