@@ -37,7 +37,9 @@ _LOG = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 5.0  # with a loop that should answer at once
 _LOOK_SECONDS = 0.25  # how soon a server that ended by itself is noticed
 _UNTIL_STOPPED_SECONDS = 86400.0  # grace for calls in flight, which stop() shortens
-_SETTLE_SECONDS = 0.05  # a few trips of the loop, so that it has picked up every call that waits
+_SETTLE_SECONDS = 0.05  # a few trips of the loop
+_PAUSE_SECONDS = 0.02  # without a call: none waited
+_MOST_SETTLE_SECONDS = 0.5  # some callers never pause, and some wait for answers
 
 
 class GrpcioDoor:
@@ -70,6 +72,7 @@ class GrpcioDoor:
         self._server: grpc.aio.Server | None = None
         self._replies = ReplyQueue(self._loop)
         self._hold: asyncio.Event | None = None
+        self._picked_up = 0
         self._leaving: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ended: set[asyncio.Task[None]] = set()  # servers that ended by themselves and finish what is in flight
@@ -85,7 +88,7 @@ class GrpcioDoor:
 
     def leave(self) -> None:
         """Tell callers to go elsewhere (GOAWAY) and stop listening; calls in flight go on until :meth:`stop`."""
-        self._wait_for(self._leave(), _SETTLE_SECONDS)
+        self._wait_for(self._leave(), _MOST_SETTLE_SECONDS)
 
     def stop(self, grace_seconds: float) -> None:
         """Leave, if that was not done, give calls in flight so long, then end the loop."""
@@ -156,13 +159,18 @@ class GrpcioDoor:
         """Leave so that no call in the doorway is lost.
 
         Calls that the loop has not picked up when gRPC stops end with CANCELLED, which no client
-        retries. So answers are held back until there are none, and given when gRPC has told the
-        clients to send no more.
+        retries. So answers are held back until there are none, however long the loop needs for those of hundreds
+        of callers, and given when gRPC has told the clients to send no more.
         """
         if self._server is None or self._leaving is not None:
             return
         self._hold = asyncio.Event()
+        give_up = self._loop.time() + _MOST_SETTLE_SECONDS
         await asyncio.sleep(_SETTLE_SECONDS)
+        before = -1
+        while before != self._picked_up and self._loop.time() < give_up:
+            before = self._picked_up
+            await asyncio.sleep(_PAUSE_SECONDS)
         self._leaving = self._loop.create_task(self._server.stop(_UNTIL_STOPPED_SECONDS))
         await asyncio.sleep(0)
         self._hold.set()
@@ -200,6 +208,7 @@ class GrpcioDoor:
         """Return the handler of a hot method: raw bytes in, raw bytes out."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+            self._picked_up += 1
             metadata = context.invocation_metadata() or ()
             responder = LoopResponder(self._replies, self._loop.create_future(), metadata)
             ticket = self._calls.begin(path, payload, context.time_remaining(), responder, metadata)
@@ -220,6 +229,7 @@ class GrpcioDoor:
         self, requests: AsyncIterator[bytes], context: grpc.aio.ServicerContext[bytes, bytes]
     ) -> AsyncIterator[bytes]:
         """The handler of ModelStreamInfer; its credential is checked once, at the start."""
+        self._picked_up += 1
         metadata = context.invocation_metadata() or ()
         request_id = request_id_of(metadata)
         with self._calls.rpcs.one(MODEL_STREAM_INFER) as rpc:
@@ -244,6 +254,7 @@ class GrpcioDoor:
         """Return the handler of a method that is not hot."""
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[Any, Any]) -> Any:
+            self._picked_up += 1
             metadata = context.invocation_metadata() or ()
             request_id = request_id_of(metadata)
             arrival = self._calls.dataplane.clock()

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import signal
 import threading
 import time
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 import grpc
@@ -14,6 +16,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
+from service.pb.inference import grpc_service_pb2_grpc
 from tests.integration import graphs
 from tests.integration.harness import (
     ADD_SUB,
@@ -187,6 +190,34 @@ def test_callers_with_somewhere_else_to_go_lose_no_call(small_repository: Path):
         for thread in threads:
             thread.join(DEADLINE_SECONDS)
         assert set(endings) == {"OK"}, endings
+
+
+def test_hundreds_of_callers_lose_no_call_in_the_doorway(small_repository: Path):
+    """All that has come is answered before they are told to go, however many calls the loop has not picked up yet."""
+    callers = 200
+    with ServerProcess(small_repository, "grpcio", "--lame-duck-seconds", "0.5") as server:
+        endings: Counter[str] = Counter()
+
+        async def call_on(infer: Callable[..., Awaitable[object]]) -> None:
+            while not endings["UNAVAILABLE"]:  # the server is gone
+                try:
+                    await infer(ADD_SUB, timeout=DEADLINE_SECONDS)
+                    endings["OK"] += 1
+                except grpc.aio.AioRpcError as error:
+                    endings[error.code().name] += 1
+
+        async def all_call() -> None:
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{server.grpc_port}") as channel:
+                infer = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel).ModelInfer
+                calls = [asyncio.create_task(call_on(infer)) for _ in range(callers)]
+                while endings["OK"] < 3 * callers:
+                    await asyncio.sleep(0.01)
+                server.signal(signal.SIGTERM)
+                await asyncio.gather(*calls)
+
+        asyncio.run(all_call())
+        assert server.wait_exit() == 0
+        assert set(endings) == {"OK", "UNAVAILABLE"}, endings
 
 
 def test_a_signal_while_loading_stops_the_server(repository: Path, transport: str):
