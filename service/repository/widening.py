@@ -43,7 +43,8 @@ class Widening:
         for servable in self._lifecycle.ready():
             if servable.lone is not None and not servable.lone.settled and not self._stop.is_set():
                 with self._reconciler.changing:
-                    servable.lone.open(servable.batcher)
+                    if self._lifecycle.lends(servable, str(servable.version)):  # it may have left while others changed
+                        servable.lone.open(servable.batcher)
 
     def _watch(self) -> None:
         while True:

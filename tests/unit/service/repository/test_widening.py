@@ -70,6 +70,14 @@ def test_nothing_is_opened_once_it_is_to_stop() -> None:
     assert (first.opened, second.opened) == (1, 0)
 
 
+def test_nothing_is_opened_for_who_left_meanwhile() -> None:
+    first, second = FakeSession(), FakeSession()
+    widening = widening_of(a=first, b=second)
+    first.during = lambda: widening._lifecycle.withdraw(widening._lifecycle.find("b"))
+    widening.look()
+    assert (first.opened, second.opened) == (1, 0)
+
+
 def test_an_error_is_logged_and_the_thread_goes_on(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
