@@ -171,6 +171,7 @@ class Reconciler:
         on_disk = {folder.version for folder in folders}
         self._forget_all_but(name, on_disk)
         if not folders:
+            self._lifecycle.release(name)  # first: the server stays ready while it is drained
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=False)
             return ""

@@ -680,3 +680,16 @@ class TestExplicit:
             stage.reconciler.load_model("a")
         assert stage.serving("a") == [1]
         assert [status.state for status in stage.reconciler.index()] == ["READY"]
+
+
+def test_a_model_that_was_removed_leaves_the_server_ready_while_it_drains(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    seen: list[bool] = []
+    monkeypatch.setattr(stage.loader.batchers["a/1"], "close", lambda _: seen.append(stage.lifecycle.is_ready))
+    stage.remove("a")
+    stage.reconciler.poll()
+    assert seen == [True]
+    assert stage.states == {"b/1": "READY"}
+    assert stage.lifecycle.is_ready
