@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import sys
 from datetime import UTC, datetime
 from typing import Literal
 
 LogFormat = Literal["json", "text"]
+
+_LINES_PER_SECOND = 10
+# gRPC's own, the runtime's, and what is unexpected in a call: a traceback for each call that a caller makes so.
+_BROUGHT_ABOUT_BY_CALLERS = ("grpc._cython.cygrpc", "service.backend.onnx", "service.transport.call")
 
 
 class JsonFormatter(logging.Formatter):
@@ -39,8 +44,34 @@ class TextFormatter(logging.Formatter):
         return "\n  ".join(_printable(part) for part in (line, *trace))
 
 
+class Bounded(logging.Filter):
+    """Lets so many lines a second through, and none that repeats what a caller sent."""
+
+    def __init__(self) -> None:
+        """Have let none through."""
+        super().__init__()
+        self._second = 0
+        self._lines = 0
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether a record is logged."""
+        if record.getMessage().startswith("Invalid encoding on "):  # gRPC's words for metadata that are not UTF-8
+            return False
+        if int(record.created) != self._second:
+            self._second, self._lines = int(record.created), 0
+        self._lines += 1
+        return self._lines <= _LINES_PER_SECOND
+
+
+_BOUNDS = {name: Bounded() for name in _BROUGHT_ABOUT_BY_CALLERS}
+
+
 def set_up(level: str, log_format: LogFormat) -> None:
-    """Configure the root logger of this process; call once, before anything is logged."""
+    """Configure the logging of this process; call once, before anything is logged and gRPC is imported."""
+    # Of less severe things gRPC's core writes lines of its own, with what peers sent in them, line ends included.
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    for name, bound in _BOUNDS.items():
+        logging.getLogger(name).addFilter(bound)
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)

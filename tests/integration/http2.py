@@ -9,6 +9,7 @@ from typing import NamedTuple
 DATA, HEADERS, RST_STREAM, SETTINGS, PING, GOAWAY, WINDOW_UPDATE = 0, 1, 3, 4, 6, 7, 8
 END_STREAM, END_HEADERS, ACK = 1, 4, 1
 INITIAL_WINDOW_SIZE = 4  # a setting
+ENHANCE_YOUR_CALM = 0xB  # an error
 FRAME_BYTES = 16384  # the most that a frame may hold unless agreed otherwise
 PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 TIMEOUT_SECONDS = 60

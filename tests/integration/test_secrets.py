@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import socket
+import struct
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ import pytest
 
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as pb
-from tests.integration import graphs
+from tests.integration import graphs, http2
 from tests.integration.harness import DEADLINE_SECONDS, MODELS, ROOT, ServerProcess, infer_request
 
 READER, ROOT_TOKEN, GUESS = "reader-7c41f0", "root-91d2aa", "guess-5be803"
@@ -118,6 +119,25 @@ def test_no_token_is_logged_counted_or_repeated(with_a_broken_model: Path, trans
     for token in (READER, ROOT_TOKEN, GUESS):
         assert not [said for said in replies if token in said]
         assert not [line for line in server.lines if token in line]
+
+
+def test_no_caller_writes_a_line_of_the_log(small_repository: Path, transport: str):
+    """What a GOAWAY says besides is for the log of whoever gets it (RFC 9113, section 6.8)."""
+    told = struct.pack(">II", 0, http2.ENHANCE_YOUR_CALM) + b'\n{"message": "forged"}\n'
+    with ServerProcess(small_repository, transport) as server:
+        with http2.Connection(server.grpc_port) as connection:
+            assert connection.read() is not None
+            connection.send(http2.frame(http2.GOAWAY, 0, 0, told))
+            while connection.read() is not None:  # until the server has closed it
+                pass
+        token = ("authorization", b"Bearer \xff")
+        with http2.Connection(server.grpc_port) as connection:
+            connection.send(http2.call_headers(1, "/grpc.health.v1.Health/Check", (token[0].encode(), token[1])))
+            connection.send(http2.message(1, b""))
+            ends = (http2.HEADERS, http2.RST_STREAM, http2.GOAWAY)
+            assert any(frame.kind in ends for frame in iter(connection.read, None))
+        server.client.wait_ready()
+    assert not [line for line in server.lines if "forged" in line or "Bearer" in line]
 
 
 def test_the_http_endpoint_is_bound_apart(small_repository: Path, transport: str):

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from service.logs import JsonFormatter, TextFormatter, set_up
+from service.logs import Bounded, JsonFormatter, TextFormatter, set_up
 
 
 def record(message: str, *arguments: object, fields: Any = None, failed: bool = False) -> logging.LogRecord:
@@ -100,3 +100,15 @@ def test_set_up_writes_to_standard_error_from_the_level_on(capsys: pytest.Captur
     assert output.out == ""
     assert json.loads(first)["model"] == "m"
     assert second.endswith("debug   plain")
+
+
+def test_what_callers_can_bring_about_is_logged_at_a_bounded_rate() -> None:
+    bound = Bounded()
+    assert [bound.filter(record("a call failed")) for _ in range(12)] == [True] * 10 + [False] * 2
+    later = record("a call failed")
+    later.created += 1
+    assert bound.filter(later)
+
+
+def test_metadata_that_are_not_utf_8_are_not_repeated() -> None:
+    assert not Bounded().filter(record("Invalid encoding on %s", b"Bearer \xff"))
