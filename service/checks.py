@@ -28,6 +28,8 @@ def check_forms(servable: Servable, forms: Mapping[str, Form]) -> None:
         _as_sent(servable, spec).check_form(datatype, shape)
         if servable.batched:
             _check_rows(servable, shape[0])
+        if servable.preparer is not None:
+            servable.preparer.check_shape(shape)
     for spec in servable.optional_inputs:
         if spec.name in forms:
             spec.check_form(*forms[spec.name])

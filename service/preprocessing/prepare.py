@@ -74,6 +74,15 @@ class Preparer:
             return np.stack(rows)
         return text.pad(rows, self.spec.padding_id)
 
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Refuse a tensor by a shape that fits the specification of the input, before its contents are read.
+
+        Raises:
+            InvalidInput: Too many token ids, or none (INVALID_ARGUMENT).
+        """
+        if self._encoder is not None:
+            self._encoder.check_length(shape[1])
+
     def check(self, batch: np.ndarray) -> None:
         """Refuse a tensor of the right dtype and shape that the graph could still not take.
 

@@ -66,6 +66,15 @@ class SentenceEncoder:
             raise InvalidInput(f"sentence has {len(ids)} tokens, expected at most {self.spec.max_tokens}")
         return np.asarray(ids, dtype=np.int64)
 
+    def check_length(self, tokens: int) -> None:
+        """Refuse a tensor of ids by its length, which a message states before its contents are read.
+
+        Raises:
+            InvalidInput: None, or too many (INVALID_ARGUMENT).
+        """
+        if not 1 <= tokens <= self.spec.max_tokens:
+            raise InvalidInput(f"ids have length {tokens}, expected 1 to {self.spec.max_tokens}")
+
     def check_ids(self, ids: np.ndarray) -> None:
         """Refuse ids that came as a tensor and that the graph could not look up.
 
@@ -77,8 +86,7 @@ class SentenceEncoder:
         Raises:
             InvalidInput: Too many tokens, or an id out of range (INVALID_ARGUMENT).
         """
-        if not 1 <= ids.shape[1] <= self.spec.max_tokens:
-            raise InvalidInput(f"ids have length {ids.shape[1]}, expected 1 to {self.spec.max_tokens}")
+        self.check_length(ids.shape[1])
         least, greatest = int(ids.min()), int(ids.max())
         if least < 0 or greatest >= self._vocabulary_size:
             raise InvalidInput(f"ids run from {least} to {greatest}, expected 0 to {self._vocabulary_size - 1}")

@@ -16,6 +16,7 @@ from PIL import Image
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
+from service.checks import check_forms
 from service.dataplane import DataPlane, Ticket
 from service.errors import (
     BackendFailed,
@@ -271,6 +272,18 @@ def test_ids_out_of_range_never_reach_a_batch(world: World, tmp_path: Path) -> N
     assert "expected 0 to 4" in refusal(lambda: world.infer({"ids": np.array([[5]])}, servable))
     world.infer({"ids": np.array([[4, 2]])}, servable)
     assert world.batcher.requests[0].group == 16
+
+
+def test_ids_too_many_are_refused_by_what_a_message_states(tmp_path: Path) -> None:
+    """They may lie in shared memory, where gigabytes cost their owner nothing."""
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    servable = make_servable(text_manifest(), version_dir=tmp_path)
+    most = servable.preparer.spec.max_tokens
+    check_forms(servable, {"ids": ("INT64", (1, most))})
+    for length in (0, most + 1, 2**30):
+        assert f"ids have length {length}, expected 1 to {most}" in refusal(
+            lambda length=length: check_forms(servable, {"ids": ("INT64", (1, length))})
+        )
 
 
 @pytest.mark.parametrize("error", [QueueFull("full"), DeadlineUnmeetable("late")])
