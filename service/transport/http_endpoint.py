@@ -20,6 +20,7 @@ from service.transport.http_message import SAFE_HEADERS, Request, Response, Rout
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 10  # for request line and headers, for a body, for an answer: who is slower holds a thread no longer
 _MAX_CONNECTIONS = 64
+_MAX_KEPT = 48  # of them; with more, a connection ends with its answer: who asks again and again shuts nobody out
 _PAUSE_SECONDS = 0.1
 _MAX_DISCARDED_BYTES = 1 << 20
 
@@ -55,6 +56,8 @@ class _Server(ThreadingHTTPServer):
     """Threads are bounded: a connection too many is closed at once."""
 
     daemon_threads = True
+    _counting = threading.Lock()
+    _open = 0
     request_queue_size = 128  # five, as it comes: a probe among many would wait for seconds to be connected
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
@@ -62,6 +65,11 @@ class _Server(ThreadingHTTPServer):
         self.address_family = family(host)
         super().__init__((bare(host), port), handler)
         self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+
+    @property
+    def crowded(self) -> bool:
+        """Whether a connection that is answered should make room."""
+        return self._open > _MAX_KEPT
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:  # :: is IPv4's interfaces too, as it is for gRPC
@@ -87,10 +95,16 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
+        self._count(1)
         try:
             super().process_request_thread(request, client_address)
         finally:
+            self._count(-1)
             self._places.release()
+
+    def _count(self, change: int) -> None:
+        with self._counting:
+            self._open += change
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _LOG.debug("an HTTP connection failed", exc_info=True)
@@ -136,6 +150,7 @@ class _Handler(BaseHTTPRequestHandler):
         headers = {name.lower(): value for name, value in self.headers.items()}
         request = Request(headers, dict(parse_qsl(url.query, keep_blank_values=True)), self._read)
         self._unread = request.body_bytes or 0
+        self.close_connection |= isinstance(self.server, _Server) and self.server.crowded
         # What nobody reads of this request would be taken for the next one.
         self.close_connection |= "content-length" in headers or "transfer-encoding" in headers
         self._send(self._response(method, url.path, request))

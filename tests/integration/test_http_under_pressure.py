@@ -53,6 +53,24 @@ def test_those_who_trickle_shut_nobody_out(embed: Embed, monkeypatch: pytest.Mon
             time.sleep(0.2)
 
 
+def test_those_who_ask_again_and_again_shut_nobody_out(embed: Embed):
+    with embed() as running, ExitStack() as many:
+        port = running.server.http_port
+        asking = [
+            many.enter_context(socket.create_connection(("127.0.0.1", port), timeout=60))
+            for _ in range(http_endpoint._MAX_CONNECTIONS)
+        ]
+
+        def is_live_while_all_ask() -> bool:
+            for connection in asking:
+                with suppress(OSError):
+                    connection.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n\r\n")
+                    connection.recv(4096)
+            return is_live(port)
+
+        eventually(is_live_while_all_ask, "somebody else is answered", 20)
+
+
 def test_without_descriptors_no_core_is_burnt(small_repository: Path, transport: str):
     with ServerProcess(small_repository, transport) as server:
         pid, port = server.process.pid, server.http_port
