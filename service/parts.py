@@ -32,8 +32,7 @@ def access(settings: Settings) -> Access:
     infer, admin = (
         TokenFile(Path(name)) if name else None for name in (settings.infer_tokens_file, settings.admin_tokens_file)
     )
-    local = is_loopback(settings.host)
-    return Access(infer, admin, admin_without_token=local or settings.trust_clients, local=local)
+    return Access(infer, admin, local=is_loopback(settings.host))
 
 
 def tracing(settings: Settings, dataplane: DataPlane) -> Tracing | None:

@@ -78,21 +78,17 @@ class TokenFile:
 class Access:
     """The rule for every method. Thread-safe."""
 
-    def __init__(
-        self, infer: TokenFile | None, admin: TokenFile | None, *, admin_without_token: bool, local: bool
-    ) -> None:
+    def __init__(self, infer: TokenFile | None, admin: TokenFile | None, *, local: bool) -> None:
         """Keep the groups.
 
         Args:
             infer: Tokens of those who may infer and describe; None asks for none.
             admin: Tokens of those who may change the server, and infer too; None for none.
-            admin_without_token: Whether, without ``admin``, anybody may change the server.
-            local: Whether only this machine reaches the server, so that whoever may infer may register
-                shared memory; else that needs a token of ``admin``.
+            local: Whether only this machine reaches the server. Then whoever may infer may register shared memory, and
+                without ``admin`` anybody may change the server; else both need a token of ``admin``.
         """
         self._infer = infer
         self._admin = admin
-        self._admin_without_token = admin_without_token
         self._local = local
         self.open_to_infer = infer is None
         """Whether a call that infers needs no look at its metadata."""
@@ -109,7 +105,7 @@ class Access:
             return None
         if name in _ADMIN:
             if self._admin is None:
-                if self._admin_without_token:
+                if self._local:
                     return None
                 return NotAllowed("this server may be changed by calls only with --admin-tokens-file")
             return self._check(metadata, [self._admin], "administer")
@@ -136,7 +132,7 @@ class Access:
         return Unauthenticated("the token is not known")
 
 
-OPEN = Access(None, None, admin_without_token=True, local=True)
+OPEN = Access(None, None, local=True)
 
 
 def _bearer(metadata: Metadata) -> str:

@@ -54,9 +54,11 @@ def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) ->
         ({"host": "192.0.2.1", "trust_clients": True}, "FAILED_PRECONDITION"),
     ],
 )
-def test_strangers_register_no_shared_memory(settings: dict[str, Any], expected: str) -> None:
-    method = "/inference.GRPCInferenceService/SystemSharedMemoryRegister"
-    error = access(Settings(models="models", **settings)).refusal(method, [])
+@pytest.mark.parametrize("method", ["SystemSharedMemoryRegister", "RepositoryModelLoad", "LogSettings"])
+def test_strangers_register_no_shared_memory_and_administer_nothing(
+    settings: dict[str, Any], method: str, expected: str
+) -> None:
+    error = access(Settings(models="models", **settings)).refusal(f"/inference.GRPCInferenceService/{method}", [])
     assert (error.status if error else "OK") == expected
 
 

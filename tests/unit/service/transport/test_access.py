@@ -53,15 +53,14 @@ def test_without_files_everything_is_open() -> None:
 
 
 def test_away_from_loopback_nobody_administers_without_a_file() -> None:
-    access = Access(None, None, admin_without_token=False, local=False)
+    access = Access(None, None, local=False)
     assert access.open_to_infer
     assert (status(access, INFER), status(access, LOAD)) == ("OK", "FAILED_PRECONDITION")
 
 
 @pytest.mark.parametrize("method", REGIONS)
-@pytest.mark.parametrize("admin_without_token", [False, True])  # True: --trust-clients
-def test_away_from_loopback_nobody_registers_memory_without_a_file(method: str, admin_without_token: bool) -> None:
-    access = Access(None, None, admin_without_token=admin_without_token, local=False)
+def test_away_from_loopback_nobody_registers_memory_without_a_file(method: str) -> None:
+    access = Access(None, None, local=False)
     error = access.refusal(method, [])
     assert error is not None
     assert (error.status, "--admin-tokens-file" in error.message) == ("FAILED_PRECONDITION", True)
@@ -82,7 +81,7 @@ def test_memory_is_registered_from_afar_by_who_administers(
     files: tuple[TokenFile, TokenFile], method: str, token: str, away: str, here: str
 ) -> None:
     for local, expected in ((False, away), (True, here)):
-        access = Access(*files, admin_without_token=local, local=local)
+        access = Access(*files, local=local)
         assert status(access, method, bearer(token)) == expected
 
 
@@ -102,7 +101,7 @@ def test_memory_is_registered_from_afar_by_who_administers(
     ],
 )
 def test_each_group_has_its_tokens(files: tuple[TokenFile, TokenFile], method: str, token: str, expected: str) -> None:
-    access = Access(*files, admin_without_token=True, local=True)
+    access = Access(*files, local=True)
     assert status(access, method, bearer(token)) == expected
 
 
@@ -123,7 +122,7 @@ def test_who_brings_no_token_is_told_how_to_bring_one(files: tuple[TokenFile, To
 
 
 def test_probes_need_none(files: tuple[TokenFile, TokenFile]) -> None:
-    access = Access(*files, admin_without_token=False, local=False)
+    access = Access(*files, local=False)
     assert [status(access, method) for method in FREE] == ["OK"] * 3
 
 
@@ -141,11 +140,11 @@ def test_probes_need_none(files: tuple[TokenFile, TokenFile]) -> None:
 def test_only_a_bearer_token_counts(
     files: tuple[TokenFile, TokenFile], metadata: list[tuple[str, str | bytes]]
 ) -> None:
-    assert status(Access(*files, admin_without_token=True, local=True), INFER, metadata) == "UNAUTHENTICATED"
+    assert status(Access(*files, local=True), INFER, metadata) == "UNAUTHENTICATED"
 
 
 def test_a_refusal_does_not_repeat_the_token(files: tuple[TokenFile, TokenFile]) -> None:
-    error = Access(*files, admin_without_token=True, local=True).refusal(INFER, bearer("sesame-open"))
+    error = Access(*files, local=True).refusal(INFER, bearer("sesame-open"))
     assert error is not None
     assert "sesame" not in error.message
 
