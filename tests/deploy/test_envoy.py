@@ -15,12 +15,15 @@ import grpc
 import numpy as np
 import pytest
 import yaml
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from service.pb.inference import grpc_service_pb2 as pb
+from service.pb.inference import grpc_service_pb2_grpc as rpc
 from tests.deploy.conftest import DEPLOY, check, free_ports, program, running
 from tests.integration.endless import send_endlessly
 from tests.integration.harness import (
     ADD_SUB,
+    DEADLINE_SECONDS,
     TRANSPORTS,
     Client,
     ServerProcess,
@@ -180,6 +183,38 @@ def test_a_compressed_request_is_refused_before_it_is_unpacked(small_repository:
         assert client.infer(ADD_SUB, compression=grpc.Compression.NoCompression).model_name == "add-sub"
         assert server.metric("process_resident_memory_bytes") - before < 64 * 2**20
         client.close()
+
+
+def test_a_caller_that_balances_over_several_envoys_is_answered(small_repository: Path, tmp_path: Path):
+    """gRPC's clients then name the whole list as authority, which the server's native door refuses as malformed."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        authority = ("grpc.default_authority", "10.0.0.1:8001,10.0.0.2:8001")
+        with grpc.insecure_channel(f"127.0.0.1:{proxy.port}", options=[authority]) as channel:
+            inference = rpc.GRPCInferenceServiceStub(channel)
+            assert inference.ModelInfer(ADD_SUB, timeout=DEADLINE_SECONDS).model_name == "add-sub"
+            (answer,) = inference.ModelStreamInfer(iter([ADD_SUB]), timeout=DEADLINE_SECONDS)
+            assert answer.infer_response.model_name == "add-sub"
+            health = health_pb2_grpc.HealthStub(channel)
+            seen = health.Watch(health_pb2.HealthCheckRequest(), timeout=DEADLINE_SECONDS)
+            assert next(seen).status == health_pb2.HealthCheckResponse.SERVING
+            seen.cancel()
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        "/convserve.classification.v1.ClassificationService/a<b",
+        "/inference.GRPCInferenceService/ModelInfer?a<b",
+        "/grpc.health.v1.Health/a<b",
+    ],
+)
+def test_a_name_that_the_servers_would_reset_does_not_reach_them(small_repository: Path, tmp_path: Path, method: str):
+    """After a thousand resets the native door closes the connection, which is that of all callers; tries count too."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        with grpc.insecure_channel(f"127.0.0.1:{proxy.port}") as channel:
+            call = channel.unary_unary(method)
+            codes = {failure(call, b"", timeout=DEADLINE_SECONDS).code for _ in range(300)}
+        assert (codes, proxy.stat("upstream_cx_close_notify")) == ({grpc.StatusCode.PERMISSION_DENIED}, 0)
 
 
 def test_the_largest_request_passes_and_a_larger_one_is_refused_as_the_server_would(
