@@ -220,9 +220,10 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
         if hints[setting.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
-            choices = get_args(hints[setting.name]) or None
-            metavar = None if choices else setting.name.rsplit("_", 1)[-1].upper()
-            parser.add_argument(flag, default=None, choices=choices, metavar=metavar, help=text)
+            # What is not among the choices `resolve` refuses, in one line; argparse would print every flag before it.
+            choices = get_args(hints[setting.name])
+            metavar = f"{{{','.join(choices)}}}" if choices else setting.name.rsplit("_", 1)[-1].upper()
+            parser.add_argument(flag, default=None, metavar=metavar, help=text)
 
 
 def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Settings:

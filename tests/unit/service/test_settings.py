@@ -160,6 +160,7 @@ def test_variables_of_others_are_none_of_our_business() -> None:
 def test_a_wrong_flag_is_named() -> None:
     assert refusal("--models", "m", "--max-batch-size", "many") == "--max-batch-size: expected int, got 'many'"
     assert refusal("--models", "m", "--max-batch-size", "-1") == "max_batch_size: expected 0 to 4096, got -1"
+    assert refusal("--models", "m", "--device", "tpu") == "--device: expected one of auto, cpu, cuda, got 'tpu'"
 
 
 def test_a_repository_is_required() -> None:
