@@ -94,4 +94,6 @@ def choose_transport(settings: Settings) -> str:
         native, why = settings.transport == "native", "asked for"
     chosen = "native" if native else "grpcio"
     _LOG.info("transport %s: %s", chosen, why)
+    if native and settings.max_connection_age_seconds:
+        _LOG.warning("--max-connection-age-seconds has no effect: the native transport cannot send callers elsewhere")
     return chosen

@@ -39,6 +39,21 @@ def test_auto_never_lets_strangers_reach_the_door_that_bounds_no_message(setting
     assert choose_transport(Settings(models="models", **settings)) == chosen
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"host": "0.0.0.0", "trust_clients": True, "max_connection_age_seconds": 300.0}, True),
+        ({"host": "0.0.0.0", "max_connection_age_seconds": 300.0}, False),
+        ({}, False),
+    ],
+)
+def test_an_age_that_the_chosen_door_does_not_know_is_told(
+    settings: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    choose_transport(Settings(models="models", **settings))
+    assert [record.levelname for record in caplog.records if "age" in record.message] == ["WARNING"] * warned
+
+
 def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     assert choose_transport(Settings(models="models")) == "grpcio"
