@@ -84,6 +84,13 @@ def test_the_containers_of_the_serving_runtime_are_valid(tmp_path: Path):
     assert model["modelFormat"]["name"] in {entry["name"] for entry in runtime["spec"]["supportedModelFormats"]}
 
 
+def test_the_serving_runtime_is_chosen_for_no_format_of_others():
+    """KServe admits no second runtime of a format with the same priority; its own for Triton has onnx with 1."""
+    (runtime,) = read(DEPLOY / "kserve" / "clusterservingruntime.yaml")
+    chosen = [entry["name"] for entry in runtime["spec"]["supportedModelFormats"] if entry.get("autoSelect")]
+    assert chosen == ["convserve"]
+
+
 @pytest.mark.parametrize("name", BUILDS)
 def test_every_file_is_part_of_its_build(name: str):
     folder = KUBERNETES / name
