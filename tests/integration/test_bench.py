@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
+import subprocess
+import sys
 import threading
 from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass, field
@@ -20,7 +23,7 @@ import pytest
 from bench.cli import main
 from bench.load.histogram import Histogram
 from service.pb.inference import grpc_service_pb2 as pb
-from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess, eventually
 
 Behave = Callable[[int, Any], Awaitable[None]]
 # Whether the machine lets the generator be punctual is none of these tests' business.
@@ -308,3 +311,13 @@ def test_mistakes_are_one_line(server: ServerProcess, tmp_path: Path, capsys: py
         assert message in said
         assert said.startswith("convserve-bench: ")
         assert said.count("\n") == 1
+
+
+def test_who_is_told_to_end_takes_the_client_processes_along(stub: Stub):
+    command = [sys.executable, "-m", "bench", "load", stub.begin(), "--model", "stub", "--seconds", "60", "--rate", "9"]
+    with subprocess.Popen([*command, *CALM], cwd=ROOT, stdout=subprocess.DEVNULL) as load:
+        eventually(lambda: stub.calls > 10, "it sends")
+        children = Path(f"/proc/{load.pid}/task/{load.pid}/children").read_text().split()
+        load.terminate()
+        assert load.wait(DEADLINE_SECONDS) == 128 + signal.SIGTERM
+    eventually(lambda: not any(Path("/proc", child).exists() for child in children), "nobody sends any more")
