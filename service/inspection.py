@@ -13,9 +13,9 @@ from service.cores import Cores
 from service.errors import LoadError, SettingsError
 from service.manifest import MODEL_FILE
 from service.metrics import Metrics
-from service.repository import servable as servables
 from service.repository import store
 from service.repository.batch_view import batch_view
+from service.repository.loading import load
 from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
@@ -41,11 +41,11 @@ def print_report(path: str, measure_seconds: float = 1.0) -> int:
         try:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
             resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
-            servable = servables.load(folder, resolved, Metrics(__version__, RUNTIME))
+            servable = load(folder, resolved, Metrics(__version__, RUNTIME))
             servable.batcher.close()
             _print_servable(servable)
             _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
-            _print_lone(servables.load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
+            _print_lone(load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
         except LoadError as error:
             failed += 1
             print(f"  UNAVAILABLE: {error}")

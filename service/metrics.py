@@ -79,13 +79,10 @@ class Metrics:
         self.registry = CollectorRegistry()
         self._pending = _Pending()
         self.registry.register(self._pending)  # first, so that what follows shows what it settles
-        ProcessCollector(registry=self.registry)
-        PlatformCollector(registry=self.registry)
-        GCCollector(registry=self.registry)
+        for collector in (ProcessCollector, PlatformCollector, GCCollector):
+            collector(registry=self.registry)
         self.requests = self._counter("requests", "Calls answered, by gRPC status code", *_MODEL, "method", "code")
-        self.request_seconds = self._histogram(
-            "request_duration_seconds", "From intake to reply, successful calls", _SECONDS, *_MODEL
-        )
+        self.request_seconds = self._histogram("request_duration_seconds", "Intake to reply, if OK", _SECONDS, *_MODEL)
         self.phase_seconds = self._histogram(
             "phase_duration_seconds", "Phases of a request: decode, queue, assemble, infer, postprocess", _SECONDS,
             *_MODEL, "phase",
@@ -125,8 +122,7 @@ class Metrics:
             "model_change_failed", "1 while something that the repository has of a model cannot be served", "model"
         )
         self.load_seconds = self._gauge("model_load_duration_seconds", "Time from LOADING to READY", *_MODEL)
-        self.rpcs = RpcCounts()
-        self.registry.register(self.rpcs)
+        self.rpcs = RpcCounts(self.registry)
         self._gauge("build_info", "Versions", "version", "runtime").labels(version, runtime).set(1)
 
     def settle(self) -> None:

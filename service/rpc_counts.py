@@ -11,7 +11,7 @@ from collections import Counter as Counts
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 
-from prometheus_client import Metric
+from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
@@ -33,11 +33,12 @@ class Rpc:
 class RpcCounts(Collector):
     """Counts RPCs by method. Thread-safe. At no time have more been handled than started."""
 
-    def __init__(self) -> None:
-        """Begin with none."""
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Begin with none, and let scrapes of a registry show them."""
         self._started: Counts[str] = Counts()
         self._handled: Counts[tuple[str, str]] = Counts()
         self._lock = threading.Lock()
+        registry.register(self)
 
     def started(self, method: str, number: int = 1) -> None:
         """Count RPCs in; ``method`` is ``/package.Service/Method``."""

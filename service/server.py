@@ -28,7 +28,7 @@ from service.errors import ProviderUnavailable, SettingsError
 from service.metrics import Metrics
 from service.parts import access, choose_transport, credentials, tracing
 from service.processors import usable_cores
-from service.repository import servable as servables
+from service.repository import loading
 from service.repository.lifecycle import Lifecycle
 from service.repository.overlooked import Overlooked
 from service.repository.reconciler import Reconciler
@@ -82,7 +82,7 @@ class Server:
             self.metrics.registry.register(TritonMetrics(self.lifecycle.ready))
         cache = ResponseCache(settings.response_cache_bytes) if settings.response_cache_bytes else None
         self._cores = Cores()
-        load = functools.partial(servables.load, cache=cache, cores=self._cores)
+        load = functools.partial(loading.load, cache=cache, cores=self._cores)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
         self._widening = Widening(self.lifecycle, self.reconciler)

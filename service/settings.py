@@ -74,9 +74,7 @@ class Settings:
     weight: float = _setting(
         1.0, "time that a model's instances get where all want the cores, over that of a model of weight 1"
     )
-    measuring_seconds: float = _setting(
-        0.04, "how long measuring what batches cost may take at load; what is left out is learnt in service"
-    )
+    measuring_seconds: float = _setting(0.04, "longest time to measure costs at load; the rest is learnt in service")
     cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it can be written")
     max_batch_size: int = _setting(0, "most rows in a batch, of a verified model no more than verified; 0: at most 32")
     max_request_rows: int = _setting(

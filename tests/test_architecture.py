@@ -1,4 +1,4 @@
-"""What holds for the tree as a whole: what the server imports, and how long a file may be."""
+"""What holds for the tree as a whole: what the server imports, and how long a file and a function may be."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 MAX_LINES = 300
+MAX_BODY_LINES = 50  # of a function, its docstring apart
 # Words by which a module's docstring says why the file is longer.
 REASON = "lines"
 OPTIONAL = {"service.transport.fast_lane", "service.transport.tracing"}  # need the extras `fast` and `otel`
@@ -27,7 +28,7 @@ def modules(package: str) -> list[str]:
 
 def sources() -> list[Path]:
     """Every file of ours that a person wrote."""
-    written = [path for package in ("service", "export") for path in (ROOT / package).rglob("*.py")]
+    written = [path for package in ("service", "export", "bench") for path in (ROOT / package).rglob("*.py")]
     return sorted(path for path in written if "pb" not in path.relative_to(ROOT).parts)
 
 
@@ -54,10 +55,23 @@ def test_a_long_file_says_why(path: Path) -> None:
     assert length <= MAX_LINES or REASON in docstring, f"{length} lines without a reason in the module's docstring"
 
 
+@pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
+def test_no_function_is_long(path: Path) -> None:
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    functions = [node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef)]
+    lengths = {node.name: _body_lines(node) for node in functions}
+    assert {name: length for name, length in lengths.items() if length > MAX_BODY_LINES} == {}
+
+
+def _body_lines(function: ast.FunctionDef | ast.AsyncFunctionDef) -> int:
+    body = function.body[ast.get_docstring(function) is not None :]
+    return (function.end_lineno or 0) - body[0].lineno + 1 if body else 0
+
+
 # Instants of the wall clock, which somebody may set: told to people, never compared or subtracted.
 TELLS_INSTANTS = {
     "service/parts.py": "spans have their start since the epoch",
-    "service/repository/servable.py": "the statistics of the protocol have the last inference since the epoch",
+    "service/repository/loading.py": "the statistics of the protocol have the last inference since the epoch",
 }
 
 

@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
-from service.repository import servable as servables
 from service.repository import version_policy
 from service.repository.catalogue import Catalogue
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfalls
 from service.repository.store import VersionFolder
@@ -28,9 +28,7 @@ _LOG = logging.getLogger(__name__)
 class Reconciler:
     """Changes the lifecycle. Methods block, may be called from any thread, and wait for each other on ``changing``."""
 
-    def __init__(
-        self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, load: Loader = servables.load
-    ) -> None:
+    def __init__(self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, load: Loader = load) -> None:
         """Wire up.
 
         Args:

@@ -158,9 +158,8 @@ class GrpcioDoor:
     async def _leave(self) -> None:
         """Leave so that no call in the doorway is lost.
 
-        Calls that the loop has not picked up when gRPC stops end with CANCELLED, which no client
-        retries. So answers are held back until there are none, however long the loop needs for those of hundreds
-        of callers, and given when gRPC has told the clients to send no more.
+        Calls that the loop has not picked up when gRPC stops end with CANCELLED, which no client retries. So answers
+        are held back until it has, which takes a while for hundreds, and given when clients were told to send no more.
         """
         if self._server is None or self._leaving is not None:
             return

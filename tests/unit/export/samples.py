@@ -9,7 +9,8 @@ import numpy as np
 
 from export.recipe import Recipe, find_recipe, parse_recipe
 from service.metrics import Metrics
-from service.repository.servable import Servable, load
+from service.repository.loading import load
+from service.repository.servable import Servable
 from service.repository.store import VersionFolder
 from service.settings import Settings
 

@@ -16,14 +16,12 @@ WATCH = "/grpc.health.v1.Health/Watch"
 
 @pytest.fixture
 def rpcs() -> RpcCounts:
-    return RpcCounts()
+    return RpcCounts(CollectorRegistry())
 
 
 def shown(rpcs: RpcCounts) -> dict[tuple[str, ...], float]:
     """Every series, by the last part of its name and its labels' values."""
-    registry = CollectorRegistry()
-    registry.register(rpcs)
-    samples = [sample for family in registry.collect() for sample in family.samples]
+    samples = [sample for family in rpcs.collect() for sample in family.samples]
     return {(sample.name.split("_")[2], *sample.labels.values()): sample.value for sample in samples}
 
 

@@ -18,7 +18,8 @@ from service.cores import Cores
 from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable, QueueFull
 from service.golden import Golden
 from service.metrics import Metrics
-from service.repository.servable import Servable, load
+from service.repository.loading import load
+from service.repository.servable import Servable
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.tensors import TensorSpec
