@@ -51,6 +51,8 @@ def read_golden(path: Path) -> Golden:
     Raises:
         ManifestInvalid: The file is missing, damaged or empty, or its parts differ in length.
     """
+    if not path.is_file():  # a pipe would be read without end
+        raise ManifestInvalid(f"{path}: golden vectors are not readable (no such file)")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in archive.files}

@@ -171,10 +171,10 @@ def read_manifest(version_dir: Path) -> Manifest:
             type, or values contradict each other; the message names the key.
     """
     path = version_dir / MANIFEST_FILE
+    if not path.is_file():  # a pipe would be read without end
+        raise ManifestInvalid(f"{path}: no such file")
     try:
         data = json.loads(path.read_bytes())
-    except FileNotFoundError as error:
-        raise ManifestInvalid(f"{path}: no such file") from error
     except (OSError, ValueError, RecursionError) as error:  # ValueError also for numbers of too many digits
         raise ManifestInvalid(f"{path}: not readable as JSON ({error})") from error
     try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -167,7 +168,8 @@ class _Opened:
 
 
 def _open(folder: VersionFolder, settings: Settings) -> _Opened:
-    manifest = read_manifest(folder.path) if (folder.path / MANIFEST_FILE).is_file() else None
+    # One that cannot be read, such as a link to nowhere, is not taken for none: it says that much is to be proven.
+    manifest = read_manifest(folder.path) if os.path.lexists(folder.path / MANIFEST_FILE) else None
     digest = file_digest(folder.path / MODEL_FILE)
     if manifest is not None and digest != manifest.model_digest:
         raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")

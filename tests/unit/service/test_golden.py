@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import pickle
 from pathlib import Path
 from typing import Any
@@ -83,6 +84,11 @@ def test_parts_that_do_not_belong_together_are_refused(tmp_path: Path, changes: 
 def test_a_missing_or_empty_file_is_named(tmp_path: Path) -> None:
     refusal(tmp_path / "golden.npz")
     (tmp_path / "golden.npz").write_bytes(b"")
+    refusal(tmp_path / "golden.npz")
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "golden.npz")
     refusal(tmp_path / "golden.npz")
 
 

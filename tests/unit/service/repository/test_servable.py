@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import os
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -172,6 +173,14 @@ def test_a_bare_graph_is_served_as_tensors_and_says_so(tmp_path: Path, loaded: L
     assert value(metrics, "golden_check_passed", model="m", version="1") == 0
     assert value(metrics, "golden_check_max_abs_error", model="m", version="1") is None
     assert ask(servable, np.array([[1, 2]], np.float32))[0].tolist() == [[2, 4]]
+
+
+@pytest.mark.parametrize("put", [lambda path: path.symlink_to("nowhere"), Path.mkdir, os.mkfifo])
+def test_a_manifest_that_cannot_be_read_makes_no_bare_graph(tmp_path: Path, put: Callable[[Path], object]) -> None:
+    """It would be served unproven though somebody has said what it must answer."""
+    folder = write_model(tmp_path, doubling())
+    put(folder.path / "manifest.json")
+    assert failure(folder, ManifestInvalid).endswith("manifest.json: no such file")
 
 
 def test_a_fixed_first_axis_is_served_without_batching(tmp_path: Path, loaded: Load) -> None:
@@ -400,6 +409,6 @@ def test_all_instances_have_their_threads_though_the_session_is_one(
             opened.append(threads)
             super().__init__(path, device, threads, *options)
 
-    monkeypatch.setattr("service.repository.servable.OnnxBackend", Recording)
+    monkeypatch.setattr("service.repository.loading.OnnxBackend", Recording)
     loaded(write_model(tmp_path, doubling()), instances=2, intra_op_threads=3)
     assert opened == [5], "two callers and four workers"
