@@ -178,11 +178,11 @@ def test_the_series_of_a_removed_model_do_not_come_back_with_its_last_calls(tmp_
     stage = Stage(tmp_path, "a/1", "b/1").start()
     leaving = stage.lifecycle.find("a")
     leaving.metrics.cancelled("running")
-    assert 'model="a"' in stage.metrics.expose().decode()
+    assert 'model="a"' in stage.metrics.negotiate("")[0].decode()
     stage.remove("a")
     stage.reconciler.poll()
     leaving.metrics.cancelled("running")
-    assert 'model="a"' not in stage.metrics.expose().decode()
+    assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
 
 def test_a_version_that_is_gone_when_another_replaces_it_is_forgotten(tmp_path: Path) -> None:
