@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import struct
 import sys
 from collections.abc import Callable
@@ -178,12 +179,15 @@ def lines_run(step: Callable[[], object]) -> int:
         count += event == "line"
         return trace
 
-    before = sys.gettrace()
+    before, collects = sys.gettrace(), gc.isenabled()
+    gc.disable()  # others have it call functions of theirs
     sys.settrace(trace)
     try:
         step()
     finally:
         sys.settrace(before)
+        if collects:
+            gc.enable()
     return count
 
 

@@ -77,19 +77,6 @@ def test_strangers_register_no_shared_memory_and_administer_nothing(
     assert (error.status if error else "OK") == expected
 
 
-@pytest.mark.parametrize(
-    ("settings", "expected"),
-    [
-        ({}, "OK"),
-        ({"host": "192.0.2.1"}, "FAILED_PRECONDITION"),
-        ({"host": "192.0.2.1", "trust_clients": True}, "OK"),
-    ],
-)
-def test_without_tokens_who_is_here_or_trusted_changes_the_server(settings: dict[str, Any], expected: str) -> None:
-    error = access(Settings(models="models", **settings)).refusal(LOAD, [])
-    assert (error.status if error else "OK") == expected
-
-
 def test_each_token_file_is_for_its_group(tmp_path: Path) -> None:
     for name in ("infer", "admin"):
         (tmp_path / name).write_text(name)

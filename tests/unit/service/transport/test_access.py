@@ -110,13 +110,13 @@ def test_with_one_file_alone_an_unknown_token_is_refused_as_unknown(
     files: tuple[TokenFile, TokenFile], token: str
 ) -> None:
     infer, admin = files
-    assert status(Access(infer, None, admin_without_token=True, local=True), INFER, bearer(token)) == "UNAUTHENTICATED"
-    only_admin = Access(None, admin, admin_without_token=True, local=True)
+    assert status(Access(infer, None, local=True), INFER, bearer(token)) == "UNAUTHENTICATED"
+    only_admin = Access(None, admin, local=True)
     assert status(only_admin, LOAD, bearer(token)) == ("OK" if token == "root" else "UNAUTHENTICATED")
 
 
 def test_who_brings_no_token_is_told_how_to_bring_one(files: tuple[TokenFile, TokenFile]) -> None:
-    error = Access(*files, admin_without_token=True, local=True).refusal(INFER, [])
+    error = Access(*files, local=True).refusal(INFER, [])
     assert error is not None
     assert "authorization: Bearer" in error.message
 
