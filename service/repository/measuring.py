@@ -29,6 +29,12 @@ def groups_of(max_tokens: int | None) -> Sequence[int | None]:
     return [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
 
 
+def free_sizes(inputs: Sequence[TensorSpec]) -> Sequence[int]:
+    """Return the sizes to try for the free dimensions of made-up rows, best first."""
+    most_free = max(spec.shape[1:].count(-1) for spec in inputs)
+    return (_FREE_SIZE, 1) if 1 <= most_free <= _MOST_FREE else (1,)
+
+
 class Measuring:
     """Times batches of zeros, or of empty strings, until there is no time left."""
 
@@ -99,9 +105,9 @@ class Measuring:
 
     def _size_up(self, pool: ThreadPoolExecutor) -> None:
         """Run the largest batch, at the first size of free dimensions that the graph runs at."""
-        most_free = max(spec.shape[1:].count(-1) for spec in self._inputs)
         largest = (self._groups[0], self._buckets[-1])
-        for self._free_size in (_FREE_SIZE, 1) if 1 <= most_free <= _MOST_FREE else (1,):
+        for size in free_sizes(self._inputs):
+            self._free_size = size
             self._failed.discard(largest)
             self._time(*largest, pool)
             if largest not in self._failed:

@@ -13,11 +13,10 @@ import numpy as np
 
 from service.backend.base import Backend
 from service.errors import BackendFailed
+from service.repository.measuring import free_sizes
 from service.tensors import TensorSpec, as_numbers
 
 _LOG = logging.getLogger(__name__)
-_FREE_SIZES = (64, 1)  # of free dimensions: a short sentence or a small picture; the first that the graph runs at
-_MOST_FREE = 2  # dimensions of one input; with more the rows would be large
 _ROWS = 2
 # Of the greatest answer. Kernels and ranges that are chosen by batch change less, rows of others much more.
 _TOLERANCE = 0.05
@@ -36,8 +35,7 @@ def answers_rows_apart(backend: Backend, model: str) -> bool:
     """
     if any(not spec.shape or spec.shape[0] != -1 for spec in (*backend.inputs, *backend.outputs)):
         return True
-    most_free = max(spec.shape[1:].count(-1) for spec in backend.inputs)
-    for size in _FREE_SIZES if 1 <= most_free <= _MOST_FREE else (1,):
+    for size in free_sizes(backend.inputs):
         inputs = [_made_up(spec, size) for spec in backend.inputs]
         try:
             together = backend.run(inputs)

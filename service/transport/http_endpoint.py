@@ -52,24 +52,44 @@ class HttpEndpoint:
         self._server.server_close()
 
 
+class _Places:
+    """So many connections at once. Thread-safe."""
+
+    def __init__(self, most: int) -> None:
+        self.taken = 0
+        self._most = most
+        self._lock = threading.Lock()
+
+    def take(self) -> bool:
+        """Take a place; tell whether there was one."""
+        with self._lock:
+            free = self.taken < self._most
+            self.taken += free
+        return free
+
+    def give_back(self) -> None:
+        with self._lock:
+            if not self.taken:
+                raise ValueError("more places were given back than taken")
+            self.taken -= 1
+
+
 class _Server(ThreadingHTTPServer):
     """Threads are bounded: a connection too many is closed at once."""
 
     daemon_threads = True
-    _counting = threading.Lock()
-    _open = 0
     request_queue_size = 128  # five, as it comes: a probe among many would wait for seconds to be connected
 
     def __init__(self, address: tuple[str, int], handler: type[BaseHTTPRequestHandler]) -> None:
         host, port = address
         self.address_family = family(host)
         super().__init__((bare(host), port), handler)
-        self._places = threading.BoundedSemaphore(_MAX_CONNECTIONS)
+        self._places = _Places(_MAX_CONNECTIONS)
 
     @property
     def crowded(self) -> bool:
         """Whether a connection that is answered should make room."""
-        return self._open > _MAX_KEPT
+        return self._places.taken > _MAX_KEPT
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:  # :: is IPv4's interfaces too, as it is for gRPC
@@ -85,26 +105,20 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.acquire(blocking=False):
+        if not self._places.take():
             self.shutdown_request(request)
             return
         try:
             super().process_request(request, client_address)
         except Exception:  # no thread could be started, so none gives the place back
-            self._places.release()
+            self._places.give_back()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        self._count(1)
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._count(-1)
-            self._places.release()
-
-    def _count(self, change: int) -> None:
-        with self._counting:
-            self._open += change
+            self._places.give_back()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _LOG.debug("an HTTP connection failed", exc_info=True)

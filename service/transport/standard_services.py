@@ -88,7 +88,6 @@ async def _parsed(message_type: Any, payload: bytes, context: Any, rpc: Rpc) -> 
         await _abort(context, rpc, grpc.StatusCode.INVALID_ARGUMENT, "the request message is damaged")
 
 
-async def _abort(context: Any, rpc: Rpc, code: grpc.StatusCode, text: str) -> NoReturn:
+async def _abort(context: grpc.aio.ServicerContext[Any, Any], rpc: Rpc, code: grpc.StatusCode, text: str) -> NoReturn:
     rpc.code = code.name
     await context.abort(code, text)
-    raise AssertionError  # abort has raised

@@ -21,7 +21,7 @@ from service.repository.servable import Servable
 from service.transport.replies import InferForm
 from service.transport.tensor_codec import split_bytes
 from service.transport.varint import read_varint
-from service.transport.wire import DELIMITED, FIXED32, FIXED64, VARINT
+from service.transport.wire import DELIMITED, FIXED32, FIXED64, VARINT, fields
 
 _MAX_A_LENGTH = 8
 _MAX_LENGTHS = 512
@@ -246,28 +246,18 @@ def _holes(payload: bytes) -> tuple[slice | None, Sequence[slice]] | None:
     """Find the id and the raw contents in a valid message; None if it is written uncommonly, or says much besides."""
     identity: slice | None = None
     contents: list[slice] = []
-    position = filled = 0
-    while position < len(payload):
-        if position - filled > _MAX_CONSTANT_BYTES:
+    filled = 0
+    for number, kind, place in fields(payload):
+        if kind not in (DELIMITED, VARINT, FIXED64, FIXED32):
             return None
-        tag, position = read_varint(payload, position)
-        kind = tag & 7
-        if kind == DELIMITED:
-            size, position = read_varint(payload, position)
-            hole = slice(position, position + size)
-            if tag >> 3 == _RAW_CONTENTS:
-                contents.append(hole)
-                filled += size
-            elif tag >> 3 == _IDENTITY:
-                if identity is not None:
-                    return None  # given twice, the last one counts
-                identity = hole
-                filled += size
-            position += size
-        elif kind == VARINT:
-            _, position = read_varint(payload, position)
-        elif kind in (FIXED64, FIXED32):
-            position += 8 if kind == FIXED64 else 4
-        else:
+        if kind == DELIMITED and number == _RAW_CONTENTS:
+            contents.append(place)
+            filled += place.stop - place.start
+        elif kind == DELIMITED and number == _IDENTITY:
+            if identity is not None:
+                return None  # given twice, the last one counts
+            identity = place
+            filled += place.stop - place.start
+        if place.stop - filled > _MAX_CONSTANT_BYTES:
             return None
-    return None if position - filled > _MAX_CONSTANT_BYTES else (identity, contents)
+    return identity, contents

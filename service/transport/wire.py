@@ -6,6 +6,8 @@ could still fill the memory. Who has more fields than any request needs is refus
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from itertools import islice
 from typing import Protocol, TypeVar
 
 from service.errors import InvalidInput
@@ -39,21 +41,29 @@ def parse(message_type: MessageType[M_co], payload: bytes, most_fields: int) -> 
 
 def has_more_fields(payload: bytes, most: int) -> bool:
     """Tell whether a message has more fields than so many; looks at no more than those. A damaged one has none."""
-    position = fields = 0
     try:
-        while position < len(payload):
-            fields += 1
-            if fields > most:
-                return True
-            tag, position = read_varint(payload, position)
-            kind = tag & 7
-            if kind == DELIMITED:
-                size, position = read_varint(payload, position)
-                position += size
-            elif kind == VARINT:
-                _, position = read_varint(payload, position)
-            elif kind in (FIXED64, FIXED32):
-                position += 8 if kind == FIXED64 else 4
+        return sum(1 for _ in islice(fields(payload), most + 1)) > most
     except IndexError:
-        pass
-    return False
+        return False
+
+
+def fields(payload: bytes) -> Iterator[tuple[int, int, slice]]:
+    """Go through the fields of a message: the number of each, its wire type, and where its contents stand.
+
+    Marks of groups count as fields without contents.
+
+    Raises:
+        IndexError: The message is damaged.
+    """
+    position = 0
+    while position < len(payload):
+        tag, position = read_varint(payload, position)
+        kind, size = tag & 7, 0
+        if kind == DELIMITED:
+            size, position = read_varint(payload, position)
+        elif kind == VARINT:
+            size = read_varint(payload, position)[1] - position
+        elif kind in (FIXED64, FIXED32):
+            size = 8 if kind == FIXED64 else 4
+        yield tag >> 3, kind, slice(position, position + size)
+        position += size
