@@ -19,6 +19,7 @@ _MOST_FREE = 2  # dimensions of one input; with more the batch would be large
 _UNMEASURED_SECONDS = 1e-3
 _QUICK_SECONDS = 1e-3  # runs as short as this are taken several in a row, so that those at once do meet
 _IN_A_ROW = 3
+_TELLING = 10  # samples; fewer are of one moment
 _Row = list[list[float]]  # samples of every bucket
 
 
@@ -163,16 +164,17 @@ class Measuring:
         return table
 
     def _row(self, group: int | None) -> _Row:
-        """Fill a group's gaps: in proportion to the next smaller batch, and no dearer than that one.
+        """Fill a group's gaps: in proportion to the next smaller batch, and few samples no dearer than that one.
 
-        One sample alone may be of a moment when the machine was slow; that a larger batch costs more a row is seldom
-        true, and to believe it keeps the larger one from ever being tried.
+        They may be of a moment when something else had the cores, as at the start of a whole machine. That a larger
+        batch costs more a row is seldom true, and to believe it keeps the larger one from ever being tried; what is
+        taken to cost too little is learnt by running it.
         """
         row: _Row = []
         for index, bucket in enumerate(self._buckets):
             samples = self._samples.get((group, bucket), [])
             samples = samples[1:] or samples  # the first of several may have warmed it up
-            if index and len(samples) < 2:
+            if index and len(samples) < _TELLING:
                 factor = bucket / self._buckets[index - 1]
                 scaled = [seconds * factor for seconds in row[-1]]
                 samples = [min(seconds, *samples) for seconds in scaled] if samples else [min(row[-1]), *scaled]
