@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from service import __version__, logs, settings
+from service.client_flags import add_credential_flags
 from service.errors import LoadError, SettingsError
 
 
@@ -54,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
         "--text", nargs="+", action="extend", metavar="SENTENCE", help="classify sentences instead of pictures"
     )
     classify.add_argument("pictures", nargs="*", metavar="PICTURE", help="JPEG, PNG, WebP, GIF, BMP or TIFF files")
+    add_credential_flags(classify)
     classify.set_defaults(run=_classify)
 
     inspect = commands.add_parser("inspect", help="say what a model version or a repository holds")
@@ -81,7 +83,8 @@ def _serve(flags: argparse.Namespace) -> int:
 
 
 def _classify(flags: argparse.Namespace) -> int:
-    from service import client  # noqa: PLC0415 - `serve` needs no client
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else gRPC logs beside our one line why it could not connect
+    from service.client import classify  # noqa: PLC0415 - `serve` needs no client
 
     if bool(flags.text) == bool(flags.pictures):
         raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
@@ -93,8 +96,8 @@ def _classify(flags: argparse.Namespace) -> int:
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
-        return client.classify_and_print(flags)
-    except client.CallFailed as error:
+        return classify.classify_and_print(flags)
+    except classify.NotClassified as error:
         print(f"convserve: {error}", file=sys.stderr)
         return 1
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin, get_type_hints
 
+from service.client_flags import CLIENT_PREFIX
 from service.errors import SettingsError
 from service.scheduling import LEAST_WEIGHT
 from service.service_links import without_service_links
@@ -258,7 +259,7 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
 def _refuse_unknown_variables(environment: Mapping[str, str], names: Sequence[str]) -> None:
     known = {ENVIRONMENT_PREFIX + name.upper() for name in (*names, "config")}
     for variable in environment:
-        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known:
+        if variable.startswith(ENVIRONMENT_PREFIX) and variable not in known and not variable.startswith(CLIENT_PREFIX):
             raise SettingsError(f"environment variable {variable}: there is no such setting")
 
 

@@ -15,6 +15,7 @@ from bench.conformance.outcome import CallFailed, Outcome
 from bench.conformance.registry import SECTIONS
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
+from service.client import CredentialsInvalid, add_credential_flags, credentials_of, explained
 from service.pb.inference import grpc_service_pb2 as pb
 
 _ABOUT = """Ask a server whether it keeps to the Open Inference Protocol v2 and to Triton's extensions of it. Nobody
@@ -43,21 +44,27 @@ def add_command(commands: Any) -> None:
         help="also load and unload, these models and wrong names: not on a server that others use",
     )
     parser.add_argument("--timeout-seconds", type=float, default=20.0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--tls-ca", type=Path, metavar="FILE", help="use TLS, with this authority's certificate (PEM)")
     parser.add_argument("--json", type=Path, metavar="FILE", help="also write every result into this file")
     parser.add_argument("--verbose", action="store_true", help="list every check, not only what failed")
+    add_credential_flags(parser)
     parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    authority = flags.tls_ca.read_bytes() if flags.tls_ca else None
-    with Target(flags.server, flags.timeout_seconds, authority) as target:
+    try:
+        credentials = credentials_of(flags)
+        target = Target(flags.server, flags.timeout_seconds, credentials)
+    except CredentialsInvalid as error:
+        print(f"convserve-bench: {error}", file=sys.stderr)
+        return 2
+    with target:
         try:
             about = target.call("ServerMetadata")
             _check_known(target, flags.model)
         except CallFailed as error:
-            print(f"convserve-bench: {flags.server}: {error}", file=sys.stderr)
+            why = explained(error.code, error.details, flags.server, credentials)
+            print(f"convserve-bench: {why}", file=sys.stderr)
             return 2
         suite = Suite(target, flags.model, _mirrors(flags.identity), may_unload=flags.load_unload)
         results = suite.run(flags.section, progress=_print_verbosely if flags.verbose else _print_failure)

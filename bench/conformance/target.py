@@ -11,6 +11,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
 from bench.conformance.outcome import CallFailed, CheckFailed, shortened
+from service.client import Credentials
 from service.pb.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
@@ -28,20 +29,20 @@ _OPTIONS = (
 class Target:
     """A channel to one server. Every call has a deadline, so that a server that hangs fails. Thread-safe."""
 
-    def __init__(self, address: str, timeout_seconds: float, authority: bytes | None = None) -> None:
+    def __init__(self, address: str, timeout_seconds: float, credentials: Credentials | None = None) -> None:
         """Prepare the channel; it connects with the first call.
 
         Args:
             address: ``HOST:PORT``.
             timeout_seconds: Deadline of a call.
-            authority: The certificates, in PEM, of whoever vouches for the server; None for no TLS.
+            credentials: TLS and token; None for neither.
+
+        Raises:
+            CredentialsInvalid: A file of the credentials cannot be used.
         """
         self.address = address
         self.timeout_seconds = timeout_seconds
-        if authority is None:
-            self.channel = grpc.insecure_channel(address, options=_OPTIONS)
-        else:
-            self.channel = grpc.secure_channel(address, grpc.ssl_channel_credentials(authority), options=_OPTIONS)
+        self.channel = (credentials or Credentials()).channel(address, _OPTIONS)
 
     def __enter__(self) -> Target:
         """Return itself."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
 from types import TracebackType
@@ -18,6 +18,7 @@ from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
 from bench.load.records import Records
 from bench.load.sender import Part, Sender
+from service.client import Credentials, CredentialsInvalid
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
 _LEAD_SECONDS = 0.05  # from the word to the first instant
@@ -38,12 +39,14 @@ class Work:
         port: Of the server.
         messages: Framed requests.
         reference: What each must be answered; None compares nothing.
+        credentials: TLS and token.
     """
 
     host: str
     port: int
     messages: tuple[bytes, ...]
     reference: Reference | None
+    credentials: Credentials = field(default_factory=Credentials)
 
 
 @dataclass(frozen=True, eq=False)
@@ -152,7 +155,8 @@ def _serve(pipe: Pipe, work: Work) -> None:
     """Be a client process: connect, then do plans until nobody sends any."""
     try:
         reference = work.reference
-        sender = Sender(work.host, work.port, work.messages, reference.differs if reference else None)
+        is_wrong = reference.differs if reference else None
+        sender = Sender(work.host, work.port, work.messages, is_wrong, work.credentials)
         pipe.send("connected")
         while True:
             sender.prepare(pipe.recv())
@@ -160,5 +164,5 @@ def _serve(pipe: Pipe, work: Work) -> None:
             pipe.send(sender.run(pipe.recv()))
     except (EOFError, BrokenPipeError, KeyboardInterrupt):
         return
-    except (ConnectFailed, ProtocolFailed, HeadersInvalid) as error:
+    except (ConnectFailed, CredentialsInvalid, ProtocolFailed, HeadersInvalid) as error:
         pipe.send(FleetFailed(str(error)))

@@ -46,16 +46,23 @@ def literal(name: bytes, value: bytes) -> bytes:
     return b"\x00" + _string(name) + _string(value)
 
 
-def request_block(authority: str, path: str) -> bytes:
+def secret(name: bytes, value: bytes) -> bytes:
+    """Write a field that nobody on the way may index either (RFC 7541, section 7.1.3)."""
+    return b"\x10" + _string(name) + _string(value)
+
+
+def request_block(authority: str, path: str, *, secure: bool = False, token: str = "") -> bytes:
     """Write the fields that all requests of a gRPC method share."""
     return b"".join(
         (
-            b"\x83\x86",  # static entries: :method POST, :scheme http
+            b"\x83",  # static entries: :method POST, :scheme https or http
+            b"\x87" if secure else b"\x86",
             b"\x04" + _string(path.encode()),
             b"\x01" + _string(authority.encode()),
             literal(b"te", b"trailers"),
             literal(b"content-type", b"application/grpc"),
             literal(b"user-agent", b"convserve-bench"),
+            secret(b"authorization", b"Bearer " + token.encode()) if token else b"",
         )
     )
 

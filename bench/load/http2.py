@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bench.load import frames
 from bench.load.frames import Frame, FrameReader
-from bench.load.hpack import STATUS_200, UNAVAILABLE, UNKNOWN, grpc_status, literal, request_block
+from bench.load.hpack import STATUS_200, UNAVAILABLE, UNKNOWN, grpc_status, literal
 
 DEADLINE_EXCEEDED = 4
 _RENEW = 1 << 28  # so many bytes received are given back to the server's window at once
@@ -56,15 +56,14 @@ class _Upload:
 class Connection:
     """One connection. Not thread-safe."""
 
-    def __init__(self, authority: str, path: str, *, keep_bodies: bool = False) -> None:
+    def __init__(self, block: bytes, *, keep_bodies: bool = False) -> None:
         """Begin a connection; :meth:`take` has its first bytes.
 
         Args:
-            authority: ``HOST:PORT``, as the server is told.
-            path: ``/PACKAGE.SERVICE/METHOD``.
+            block: Of the fields that all its calls share, see :func:`bench.load.hpack.request_block`.
             keep_bodies: Whether answers carry their message.
         """
-        self._block = request_block(authority, path)
+        self._block = block
         self._keep_bodies = keep_bodies
         wishes = ((frames.HEADER_TABLE_SIZE, 0), (frames.ENABLE_PUSH, 0))
         settings = b"".join(

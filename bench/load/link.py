@@ -5,10 +5,13 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import ssl
 import time
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
+from bench.load.hpack import request_block
 from bench.load.http2 import Connection
+from service.client import Credentials
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
 _READ_BYTES = 1 << 18
@@ -26,15 +29,47 @@ class Address(NamedTuple):
     place: Any  # as the family has it
 
 
+class Manner(NamedTuple):
+    """How every connection to a server is begun.
+
+    Attributes:
+        block: Fields of all calls.
+        context: Of TLS; None for none.
+        name: That the server's certificate must have.
+    """
+
+    block: bytes
+    context: ssl.SSLContext | None
+    name: str
+
+    @classmethod
+    def of(cls, host: str, port: int, credentials: Credentials) -> Self:
+        """Derive it.
+
+        Raises:
+            CredentialsInvalid: A file cannot be used.
+        """
+        context = credentials.ssl_context()
+        authority = credentials.server_name or (f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        block = request_block(authority, PATH, secure=context is not None, token=credentials.token)
+        return cls(block, context, credentials.server_name or host)
+
+    def secured(self, made: socket.socket) -> socket.socket:
+        """Return a socket, connected and nothing sent over it yet, with TLS over it where that is spoken."""
+        if self.context is None:
+            return made
+        return self.context.wrap_socket(made, server_hostname=self.name, do_handshake_on_connect=False)
+
+
 class Link:
     """A connection, from the instant at which it is begun: calls may be made before it stands."""
 
-    def __init__(self, made: socket.socket, authority: str, *, connecting: bool, keep_bodies: bool) -> None:
+    def __init__(self, made: socket.socket, manner: Manner, *, connecting: bool, keep_bodies: bool) -> None:
         """Take a socket over.
 
         Args:
             made: A socket that is connected, or about to be.
-            authority: ``HOST:PORT``, as the server is told.
+            manner: How it is spoken over.
             connecting: Whether it is not connected yet.
             keep_bodies: Whether answers carry their message.
         """
@@ -42,7 +77,10 @@ class Link:
         made.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket = made
         self.connecting = connecting
-        self.connection = Connection(authority, PATH, keep_bodies=keep_bodies)
+        self.connection = Connection(manner.block, keep_bodies=keep_bodies)
+        self._manner = manner
+        self._shaking = False  # hands: TCP stands and TLS does not yet
+        self._waits_to_read = False
         self._give_up = time.monotonic() + _CONNECT_SECONDS
         self._unsent = memoryview(b"")
 
@@ -54,17 +92,26 @@ class Link:
     @property
     def wants_to_write(self) -> bool:
         """Whether something happens once the socket can be written."""
-        return self.connecting or bool(self._unsent)
+        return not self._waits_to_read if self.connecting else bool(self._unsent)
 
-    def connected(self) -> None:
-        """Take note that the socket can be written: the attempt is over.
+    def go_on(self) -> None:
+        """Go on connecting, since the socket is ready for it.
 
         Raises:
-            OSError: It failed.
+            OSError: The attempt failed.
         """
-        failure = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-        if failure:
-            raise OSError(failure, "cannot connect")
+        if not self._shaking:
+            failure = self.socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if failure:
+                raise OSError(failure, "cannot connect")
+            self.socket = self._manner.secured(self.socket)
+            self._shaking = True
+        if isinstance(self.socket, ssl.SSLSocket):
+            try:
+                _shake_hands(self.socket)
+            except (ssl.SSLWantReadError, ssl.SSLWantWriteError) as error:
+                self._waits_to_read = isinstance(error, ssl.SSLWantReadError)
+                return
         self.connecting = False
 
     def flush(self) -> None:
@@ -83,7 +130,7 @@ class Link:
         if self._unsent:
             try:
                 self._unsent = self._unsent[self.socket.send(self._unsent) :]
-            except BlockingIOError:
+            except (BlockingIOError, ssl.SSLWantWriteError):
                 return
 
     def read(self) -> bytes:
@@ -93,24 +140,38 @@ class Link:
             OSError: The connection is lost.
         """
         try:
-            data = self.socket.recv(_READ_BYTES)
-        except BlockingIOError:
+            data = self.socket.recv(_READ_BYTES)  # more than a record of TLS, so none is kept back from select
+        except (BlockingIOError, ssl.SSLWantReadError):
             return b""
         if not data:
             raise ConnectionResetError("the server closed the connection")
         return data
 
 
-def connect(host: str, port: int) -> socket.socket:
+def connect(host: str, port: int, manner: Manner) -> socket.socket:
     """Return a socket that is connected, having waited for it.
 
     Raises:
-        ConnectFailed: The server cannot be reached.
+        ConnectFailed: The server cannot be reached, or TLS does not come about.
     """
     try:
-        return socket.create_connection((host, port), _CONNECT_SECONDS)
+        made = manner.secured(socket.create_connection((host, port), _CONNECT_SECONDS))
+        if isinstance(made, ssl.SSLSocket):
+            _shake_hands(made)
     except OSError as error:
-        raise ConnectFailed(f"{host}:{port}: {error.strerror or error}") from None
+        raise ConnectFailed(f"{host}:{port}: {getattr(error, 'reason', None) or error.strerror or error}") from None
+    return made
+
+
+def _shake_hands(made: ssl.SSLSocket) -> None:
+    """Begin TLS, or go on with it.
+
+    Raises:
+        OSError: It fails, or is not for HTTP/2.
+    """
+    made.do_handshake()
+    if made.selected_alpn_protocol() != "h2":
+        raise ConnectionAbortedError(errno.EPROTO, "the server speaks no HTTP/2 (ALPN h2)")
 
 
 def begin_to_connect(address: Address) -> socket.socket:

@@ -10,6 +10,7 @@ from typing import Any
 
 from bench.conformance.model import FREE_AXIS
 from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, read_trace
+from service.client import add_credential_flags
 
 PROCESSES = ("constant", "poisson", "gamma", "bursts", "trace")
 _LEAST_LAG_SECONDS = 0.001
@@ -100,6 +101,7 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
     option("--max-lag-seconds", positive, None, "greatest p99 of the generator's own lag; default: 1 ms or 5 %% of the "
            "objective, whichever is more")  # fmt: skip
     parser.add_argument("--check", action="store_true", help="compare each answer with one asked alone before")
+    add_credential_flags(parser)
     option("--json", Path, None, "write everything, raw histograms included", "FILE")
     option("--plot", Path, None, "draw it", "FILE.png")
 

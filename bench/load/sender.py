@@ -16,9 +16,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.load.http2 import Answer
-from bench.load.link import ConnectFailed, Link, begin_to_connect, connect
+from bench.load.link import ConnectFailed, Link, Manner, begin_to_connect, connect
 from bench.load.plan import Plan
 from bench.load.records import NO_CONNECTION, UNANSWERED, Records
+from service.client import Credentials
 
 _BURST = 32  # calls made before their bytes are written
 _RETRY_SECONDS = 0.1
@@ -72,7 +73,14 @@ class _Log:
 class Sender:
     """Sends plans to one server, one after the other, and keeps its connection between them."""
 
-    def __init__(self, host: str, port: int, messages: Sequence[bytes], is_wrong: IsWrong | None = None) -> None:
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        messages: Sequence[bytes],
+        is_wrong: IsWrong | None = None,
+        credentials: Credentials | None = None,
+    ) -> None:
         """Connect.
 
         Args:
@@ -80,14 +88,16 @@ class Sender:
             port: Of the server.
             messages: Framed requests; a plan picks among them.
             is_wrong: Told a pick and the answer's message; None looks at no answer.
+            credentials: TLS and token; None for neither.
 
         Raises:
             ConnectFailed: The server cannot be reached.
+            CredentialsInvalid: A file of the credentials cannot be used.
         """
-        self._authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._manner = Manner.of(host, port, credentials or Credentials())
         self._messages = messages
         self._is_wrong = is_wrong
-        self._link: Link | None = self._over(connect(host, port), connecting=False)
+        self._link: Link | None = self._over(connect(host, port, self._manner), connecting=False)
         self._address = self._link.address
         self._leaving: list[Link] = []  # connections that the server is closing
         self._retry_at = 0.0
@@ -160,8 +170,8 @@ class Sender:
         readable, writable, _ = select.select([link.socket for link in links], unsent, [], max(seconds, 0.0))
         for link in links:
             if link.connecting:
-                if link.socket in writable:
-                    self._guarded(link, link.connected)
+                if link.socket in writable or link.socket in readable:
+                    self._guarded(link, link.go_on)
             elif link.socket in readable:
                 self._guarded(link, lambda link=link: self._read(link))  # type: ignore[misc]
             self._settle(link.connection.expire(self._now()))
@@ -258,7 +268,7 @@ class Sender:
         return [*([self._link] if self._link else []), *self._leaving]
 
     def _over(self, made: socket.socket, *, connecting: bool) -> Link:
-        return Link(made, self._authority, connecting=connecting, keep_bodies=self._is_wrong is not None)
+        return Link(made, self._manner, connecting=connecting, keep_bodies=self._is_wrong is not None)
 
     def _now(self) -> float:
         return time.monotonic() - self._start

@@ -14,8 +14,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import grpc
-
 from bench.conformance.model import Model, learn
 from bench.conformance.outcome import CallFailed, CheckFailed
 from bench.conformance.target import Target
@@ -24,6 +22,7 @@ from bench.load.arrivals import TraceInvalid
 from bench.load.fleet import FleetFailed, Work
 from bench.load.http2 import framed
 from bench.load.options import OptionsInvalid
+from service.client import CredentialsInvalid, credentials_of, explained
 
 _TIMEOUT_SECONDS = 20.0
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -33,7 +32,9 @@ class OutputInvalid(Exception):
     """A result cannot be written; the message says why."""
 
 
-_FAULTS = (CallFailed, CheckFailed, FleetFailed, InputInvalid, OptionsInvalid, OutputInvalid, TraceInvalid)
+_FAULTS = (
+    CallFailed, CheckFailed, CredentialsInvalid, FleetFailed, InputInvalid, OptionsInvalid, OutputInvalid, TraceInvalid,
+)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -72,27 +73,25 @@ def open_session(flags: argparse.Namespace) -> Session:
 
     Raises:
         CallFailed: The server does not know the model, or refuses the first request.
+        CredentialsInvalid: TLS files or tokens cannot be used.
         CheckFailed: What it says of the model makes no sense.
         InputInvalid: There is nothing to send.
-        OptionsInvalid: The address is none.
+        OptionsInvalid: The address is none, or no call can be made to it; with the remedy.
     """
     host, port = _address(flags.server)
     encoded = read_encoded(flags.input) if flags.input else None
-    with Target(flags.server, _TIMEOUT_SECONDS) as target:
+    credentials = credentials_of(flags)
+    with Target(flags.server, _TIMEOUT_SECONDS, credentials) as target:
         try:
             about = target.call("ServerMetadata")
         except CallFailed as failed:
-            if failed.code is not grpc.StatusCode.UNAVAILABLE:
-                raise
-            raise OptionsInvalid(
-                f"{flags.server}: no gRPC server answers there; start one, or give another HOST:PORT"
-            ) from None
+            raise OptionsInvalid(explained(failed.code, failed.details, flags.server, credentials)) from None
         # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
         model = dataclasses.replace(learn(target, flags.model, {}), mirrors={}, free_axis=flags.length)
         requests = _requests(model, encoded, flags)
         alone = [target.call("ModelInfer", request) for request in (requests if flags.check else requests[:1])]
     reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None
-    work = Work(host, port, tuple(framed(request) for request in requests), reference)
+    work = Work(host, port, tuple(framed(request) for request in requests), reference, credentials)
     return Session(work, f"{about.name} {about.version}", _facts(flags, about))
 
 

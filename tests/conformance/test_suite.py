@@ -15,6 +15,7 @@ from bench.conformance.registry import CHECKS, SECTIONS
 from bench.conformance.report import by_section, told, verdict
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
+from service.client import Credentials
 from tests.conformance.conftest import BUNDLED, GRAPHS, MIRRORS, explicit
 from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess, eventually
 
@@ -41,10 +42,11 @@ def test_passes_in_full_over_tls(repository: Path, tmp_path: Path):
     authority = trustme.CA()
     issued = authority.issue_cert("localhost", "127.0.0.1")
     issued.private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     tls = ("--tls-certificate", str(tmp_path / "server.pem"), "--tls-key", str(tmp_path / "server.pem"))
     with (
         explicit(repository, "grpcio", *tls, wait_ready=False) as running,
-        Target(f"127.0.0.1:{running.grpc_port}", DEADLINE_SECONDS, authority.cert_pem.bytes()) as target,
+        Target(f"127.0.0.1:{running.grpc_port}", DEADLINE_SECONDS, Credentials(ca=tmp_path / "ca.pem")) as target,
     ):
         eventually(lambda: target.call("ServerReady").ready, "the server is ready")
         passes_in_full(target, "grpcio")

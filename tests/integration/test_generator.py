@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import socket
+import ssl
 import struct
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack
+from pathlib import Path
 
 import numpy as np
 import pytest
+import trustme
 
 from bench.load import frames
 from bench.load.frames import frame_bytes
@@ -17,6 +21,7 @@ from bench.load.http2 import framed
 from bench.load.plan import Plan
 from bench.load.records import NO_CONNECTION, UNANSWERED
 from bench.load.sender import Part, Sender
+from service.client import Credentials
 
 
 @pytest.fixture
@@ -78,6 +83,29 @@ def test_connecting_in_vain_makes_no_call_late(listener: socket.socket):
             filler.connect_ex(listener.getsockname())
         accepted.close()
         part, seconds = ran(sender, plan())
+    assert seconds < 4
+    assert (part.records.sent - part.records.intended).max() < 1
+    assert set(part.records.code) == {NO_CONNECTION}
+
+
+def test_tls_that_does_not_come_about_makes_no_call_late(listener: socket.socket, tmp_path: Path):
+    """The server is connected to and then says nothing: nobody waits for its part of the handshake."""
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.set_alpn_protocols(["h2"])
+    authority.issue_cert("127.0.0.1").configure_cert(context)
+
+    def shake_hands() -> None:
+        with listener.accept()[0] as accepted, context.wrap_socket(accepted, server_side=True):
+            pass
+
+    server = threading.Thread(target=shake_hands)
+    server.start()
+    credentials = Credentials(ca=tmp_path / "ca.pem")
+    sender = Sender("127.0.0.1", listener.getsockname()[1], [framed(b"")], None, credentials)
+    server.join()
+    part, seconds = ran(sender, plan())
     assert seconds < 4
     assert (part.records.sent - part.records.intended).max() < 1
     assert set(part.records.code) == {NO_CONNECTION}

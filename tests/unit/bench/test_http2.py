@@ -24,7 +24,7 @@ FULL = frames.END_HEADERS | frames.END_STREAM
 
 def connection(**settings: int) -> Connection:
     """Return a connection whose greetings are over."""
-    made = Connection("localhost:1", PATH, keep_bodies=True)
+    made = Connection(request_block("localhost:1", PATH), keep_bodies=True)
     keys = {"streams": frames.MAX_CONCURRENT_STREAMS, "window": frames.INITIAL_WINDOW_SIZE}
     made.receive(frame_bytes(frames.SETTINGS, 0, 0, pairs({keys[name]: value for name, value in settings.items()})), 0)
     made.take()
@@ -52,7 +52,7 @@ def answer(stream: int, code: int = 0, body: bytes = b"") -> bytes:
 
 
 def test_greetings():
-    made = Connection("localhost:1", PATH)
+    made = Connection(request_block("localhost:1", PATH))
     first = made.take()
     assert first.startswith(frames.PREFACE)
     settings, window = FrameReader().feed(first[len(frames.PREFACE) :])
@@ -345,3 +345,10 @@ def test_blocks_that_cannot_be_read(block: bytes, message: str):
 def test_another_protocol_is_refused(foreign: Callable[[], bytes]):
     with pytest.raises(ProtocolFailed):
         connection().receive(foreign(), 0)
+
+
+def test_a_token_is_sent_and_indexed_by_nobody():
+    block = request_block("localhost:1", PATH, secure=True, token="hush")
+    assert block.startswith(b"\x83\x87")  # :method POST, :scheme https
+    assert block.endswith(b"\x10\x0dauthorization\x0bBearer hush")  # never indexed: RFC 7541, section 6.2.3
+    assert b"authorization" not in request_block("localhost:1", PATH)

@@ -92,7 +92,7 @@ def test_classify_calls_the_client(capsys: pytest.CaptureFixture[str], monkeypat
         seen.append(flags)
         return 0
 
-    monkeypatch.setattr(client, "classify_and_print", classify)
+    monkeypatch.setattr(client.classify, "classify_and_print", classify)
     assert main(capsys, "classify", "--model", "m", "a.png", "b.png")[0] == 0
     assert main(capsys, "classify", "--model", "m", "--top-k", "2", "--text", "so good", "--text", "so bad")[0] == 0
     pictures, sentences = seen
@@ -104,9 +104,9 @@ def test_a_failed_call_is_one_line_and_exit_code_one(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(_: argparse.Namespace) -> int:
-        raise client.CallFailed("UNAVAILABLE: nobody listens")
+        raise client.classify.NotClassified("UNAVAILABLE: nobody listens")
 
-    monkeypatch.setattr(client, "classify_and_print", fail)
+    monkeypatch.setattr(client.classify, "classify_and_print", fail)
     code, _, error = main(capsys, "classify", "--model", "m", "a.png")
     assert (code, error) == (1, "convserve: UNAVAILABLE: nobody listens\n")
 

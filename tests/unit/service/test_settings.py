@@ -155,6 +155,7 @@ def test_a_wrong_variable_is_named(environment: dict[str, str], message: str) ->
 
 def test_variables_of_others_are_none_of_our_business() -> None:
     assert resolve(flags("--models", "m"), {"PATH": "/bin", "CONV_SERVE": "1"}).models == "m"
+    assert resolve(flags("--models", "m"), {"CONVSERVE_CLIENT_TOKEN": "t"}).models == "m"
 
 
 def test_a_wrong_flag_is_named() -> None:

@@ -1,0 +1,109 @@
+"""The client for asyncio."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.client.credentials import Credentials
+from service.client.failure import CallFailed
+from service.client.requests import (
+    CHANNEL_OPTIONS,
+    TIMEOUT_SECONDS,
+    Options,
+    Terms,
+    describe_request,
+    images_request,
+    sentences_request,
+)
+from service.pb.convserve.classification.v1 import classification_pb2 as pb
+from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb_grpc
+
+
+class AsyncClient:
+    """:class:`service.client.Client` with ``await``: same arguments, same answers, same errors.
+
+    Make it and use it in one running loop, as ``async with``, or :meth:`close` it. A call whose task is cancelled is
+    cancelled at the server, too.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        credentials: Credentials | None = None,
+        *,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
+        attempts: int = 1,
+    ) -> None:
+        """Prepare a channel; arguments and errors as for :class:`service.client.Client`."""
+        self._channel = (credentials or Credentials()).aio_channel(server, CHANNEL_OPTIONS)
+        self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._timeout_seconds = timeout_seconds
+        self._attempts = attempts
+
+    async def __aenter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the channel."""
+        await self.close()
+
+    async def close(self) -> None:
+        """Close the channel; calls in flight are cancelled."""
+        await self._channel.close()
+
+    async def classify_images(
+        self, model: str, images: Sequence[bytes], **options: Unpack[Options]
+    ) -> pb.ClassifyImagesResponse:
+        """Classify encoded pictures."""
+        request = images_request(model, images, options)
+        response: pb.ClassifyImagesResponse = await self._call(self._stub.ClassifyImages, request, options)
+        return response
+
+    async def classify_sentences(
+        self, model: str, sentences: Sequence[str], **options: Unpack[Options]
+    ) -> pb.ClassifySentencesResponse:
+        """Classify sentences."""
+        request = sentences_request(model, sentences, options)
+        response: pb.ClassifySentencesResponse = await self._call(self._stub.ClassifySentences, request, options)
+        return response
+
+    async def describe(
+        self, model: str, version: str = "", *, timeout_seconds: float | None = None
+    ) -> pb.DescribeModelResponse:
+        """Ask what a model version says of itself."""
+        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        request = describe_request(model, version)
+        response: pb.DescribeModelResponse = await self._call(self._stub.DescribeModel, request, options)
+        return response
+
+    async def is_ready(self, model: str = "", *, timeout_seconds: float | None = None) -> bool:
+        """Tell whether the server takes calls, or one of its models does."""
+        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        answer = await self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model), options)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    async def _call(self, method: Any, request: Any, options: Options) -> Any:
+        terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())
+        attempt = 1
+        while True:
+            try:
+                return await method(request, timeout=terms.left_seconds(time.monotonic()), metadata=terms.metadata)
+            except grpc.RpcError as error:
+                failed = CallFailed.of(error)
+            wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
+            if wait is None:
+                raise failed
+            await asyncio.sleep(wait)
+            attempt += 1

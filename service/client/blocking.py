@@ -1,0 +1,139 @@
+"""The client that waits for its answers."""
+
+from __future__ import annotations
+
+import random
+import time
+from collections.abc import Sequence
+from types import TracebackType
+from typing import Any, Self, Unpack
+
+import grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from service.client.credentials import Credentials
+from service.client.failure import CallFailed
+from service.client.requests import (
+    CHANNEL_OPTIONS,
+    TIMEOUT_SECONDS,
+    Options,
+    Terms,
+    describe_request,
+    images_request,
+    sentences_request,
+)
+from service.pb.convserve.classification.v1 import classification_pb2 as pb
+from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb_grpc
+
+
+class Client:
+    """One channel to one server. Thread-safe; make one and share it. Use as a context manager, or :meth:`close` it.
+
+    It connects with the first call, and anew after the connection was lost.
+    """
+
+    def __init__(
+        self,
+        server: str,
+        credentials: Credentials | None = None,
+        *,
+        timeout_seconds: float | None = TIMEOUT_SECONDS,
+        attempts: int = 1,
+    ) -> None:
+        """Prepare a channel.
+
+        Args:
+            server: ``HOST:PORT``, or another target of gRPC's such as ``unix:PATH``.
+            credentials: TLS and token; None for neither.
+            timeout_seconds: Deadline of a call that has none of its own; None for none.
+            attempts: How often a call is made in all while the server refuses it and says when a retry is worth while
+                (``google.rpc.RetryInfo``); none is made that the deadline leaves no time for.
+
+        Raises:
+            CredentialsInvalid: A file of the credentials cannot be used.
+        """
+        self._channel = (credentials or Credentials()).channel(server, CHANNEL_OPTIONS)
+        self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
+        self._timeout_seconds = timeout_seconds
+        self._attempts = attempts
+
+    def __enter__(self) -> Self:
+        """Return itself."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close the channel."""
+        self.close()
+
+    def close(self) -> None:
+        """Close the channel; calls in flight end CANCELLED, later ones are a ValueError."""
+        self._channel.close()
+
+    def classify_images(
+        self, model: str, images: Sequence[bytes], **options: Unpack[Options]
+    ) -> pb.ClassifyImagesResponse:
+        """Classify encoded pictures; like :meth:`classify_sentences`."""
+        request = images_request(model, images, options)
+        response: pb.ClassifyImagesResponse = self._call(self._stub.ClassifyImages, request, options)
+        return response
+
+    def classify_sentences(
+        self, model: str, sentences: Sequence[str], **options: Unpack[Options]
+    ) -> pb.ClassifySentencesResponse:
+        """Classify sentences.
+
+        Args:
+            model: Model name.
+            sentences: At least one.
+            **options: See :class:`Options`.
+
+        Returns:
+            A result for each, in order: ``classification.scored_labels``, or where that one could not be classified
+            ``error``; ``HasField`` tells which.
+
+        Raises:
+            CallFailed: The call as a whole ended with another status than OK.
+        """
+        request = sentences_request(model, sentences, options)
+        response: pb.ClassifySentencesResponse = self._call(self._stub.ClassifySentences, request, options)
+        return response
+
+    def describe(
+        self, model: str, version: str = "", *, timeout_seconds: float | None = None
+    ) -> pb.DescribeModelResponse:
+        """Ask what a model version says of itself; the newest that is ready if none is named.
+
+        Raises:
+            CallFailed: It ended with another status than OK.
+        """
+        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        request = describe_request(model, version)
+        response: pb.DescribeModelResponse = self._call(self._stub.DescribeModel, request, options)
+        return response
+
+    def is_ready(self, model: str = "", *, timeout_seconds: float | None = None) -> bool:
+        """Tell whether the server takes calls, or one of its models (``MODEL``, ``MODEL/VERSION``) does.
+
+        Raises:
+            CallFailed: No server said so; NOT_FOUND for a model that is unknown.
+        """
+        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
+        answer = self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model), options)
+        return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def _call(self, method: Any, request: Any, options: Options) -> Any:
+        terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())
+        attempt = 1
+        while True:
+            try:
+                return method(request, timeout=terms.left_seconds(time.monotonic()), metadata=terms.metadata)
+            except grpc.RpcError as error:
+                failed = CallFailed.of(error)
+            wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
+            if wait is None:
+                raise failed
+            time.sleep(wait)
+            attempt += 1

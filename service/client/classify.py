@@ -1,0 +1,78 @@
+"""``convserve classify``: its arguments, and what it prints."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import grpc
+
+from service.client.blocking import Client
+from service.client.credentials import Credentials
+from service.client.failure import CallFailed
+from service.client.flags import credentials_of
+from service.client.remedy import explained
+from service.client.requests import Options
+from service.errors import SettingsError
+from service.pb.convserve.classification.v1 import classification_pb2 as pb
+
+Response = pb.ClassifyImagesResponse | pb.ClassifySentencesResponse
+
+
+class NotClassified(Exception):
+    """A call failed; one line with the remedy."""
+
+
+def classify_and_print(flags: argparse.Namespace) -> int:
+    """Do what ``convserve classify`` says; return the exit code.
+
+    Args:
+        flags: ``server``, ``model``, ``model_version``, ``top_k``, ``timeout_seconds``, ``explain``, ``text`` or
+            ``pictures``, and those of :mod:`service.client.flags`.
+
+    Raises:
+        NotClassified: A call failed.
+        SettingsError: A file cannot be used.
+    """
+    credentials = credentials_of(flags)
+    try:
+        return _classified(flags, credentials)
+    except CallFailed as failed:
+        raise NotClassified(explained(failed.code, failed.details, flags.server, credentials)) from None
+
+
+def _classified(flags: argparse.Namespace, credentials: Credentials) -> int:
+    options: Options = {"model_version": flags.model_version, "top_k": flags.top_k, "explain": flags.explain}
+    with Client(flags.server, credentials, timeout_seconds=flags.timeout_seconds) as client:
+        response: Response
+        if flags.text:
+            names = list(flags.text)
+            response = client.classify_sentences(flags.model, names, **options)
+        else:
+            names = list(flags.pictures)
+            response = client.classify_images(flags.model, [_read(name) for name in names], **options)
+        about = client.describe(response.model_name, response.model_version)
+    verified = "verified" if about.verified else "not verified"
+    print(f"{response.model_name} version {response.model_version} on {about.actual_execution_provider}, {verified}")
+    failed = 0
+    for name, result in zip(names, response.results, strict=True):
+        print(name)
+        if result.HasField("error"):
+            failed += 1
+            print(f"  {_status_name(result.error.code)}: {result.error.message}")
+        for scored in result.classification.scored_labels:
+            print(f"  {scored.probability:8.4f}  {scored.label or scored.index}")
+    if response.HasField("explanation"):
+        print(str(response.explanation).rstrip())
+    return 1 if failed else 0
+
+
+def _status_name(code: int) -> str:
+    return next((status.name for status in grpc.StatusCode if status.value[0] == code), f"status {code}")
+
+
+def _read(name: str) -> bytes:
+    try:
+        return Path(name).read_bytes()
+    except OSError as error:
+        raise SettingsError(f"{name}: {error.strerror}") from None

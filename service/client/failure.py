@@ -1,0 +1,68 @@
+"""How a call ended that was not answered."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+from google.rpc import error_details_pb2, status_pb2
+
+_DETAILS_KEY = "grpc-status-details-bin"
+
+
+class CallFailed(Exception):
+    """A call ended with another status than OK; the text begins with its name.
+
+    Attributes:
+        code: Of gRPC. UNAVAILABLE is also what gRPC itself says where no connection comes about.
+        details: What went wrong, for a person.
+        reason: Machine-readable, such as ``QUEUE_FULL`` (``google.rpc.ErrorInfo``); empty where no server said one.
+        facts: Short facts of the server's about it, such as the queue's length.
+        request_id: Under which the server's log has the call; empty where no server said one.
+        retry_after_seconds: When the server holds a retry to be worth while (``google.rpc.RetryInfo``), or None.
+    """
+
+    def __init__(
+        self, code: grpc.StatusCode, details: str, *, reason: str = "", facts: dict[str, str] | None = None,
+        retry_after_seconds: float | None = None,
+    ) -> None:  # fmt: skip
+        """Keep what is known."""
+        super().__init__(f"{code.name}: {details}")
+        self.code = code
+        self.details = details
+        self.reason = reason
+        self.facts = dict(facts or {})
+        self.request_id = self.facts.pop("request_id", "")
+        self.retry_after_seconds = retry_after_seconds
+
+    @classmethod
+    def of(cls, error: grpc.RpcError) -> CallFailed:
+        """Read an error of gRPC's."""
+        call: Any = error  # grpc's errors are calls too, which its type does not say
+        info, retry_after_seconds = error_details_pb2.ErrorInfo(), None
+        for detail in _details(call.trailing_metadata() or ()):
+            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
+                detail.Unpack(info)
+            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
+                retry = error_details_pb2.RetryInfo()
+                detail.Unpack(retry)
+                retry_after_seconds = retry.retry_delay.ToNanoseconds() / 1e9
+        return cls(
+            call.code(),
+            call.details() or "",
+            reason=info.reason,
+            facts=dict(info.metadata),
+            retry_after_seconds=retry_after_seconds,
+        )
+
+
+def _details(metadata: Any) -> list[Any]:
+    """Return the details that came, none where they cannot be read: a proxy may have made them."""
+    for key, value in metadata:
+        if key == _DETAILS_KEY:
+            try:
+                return list(status_pb2.Status.FromString(value).details)
+            except DecodeError:
+                return []
+    return []

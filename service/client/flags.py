@@ -1,0 +1,70 @@
+"""From arguments and variables to credentials."""
+
+from __future__ import annotations
+
+import argparse
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from service.client.credentials import Credentials, CredentialsInvalid
+from service.client_flags import CLIENT_PREFIX, CREDENTIAL_FLAGS, TOKEN_VARIABLE
+from service.service_links import without_service_links
+
+_TRUTH = {"1": True, "true": True, "0": False, "false": False}
+
+
+def credentials_of(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Credentials:
+    """Combine flags (:func:`service.client_flags.add_credential_flags`) and environment; a flag goes first.
+
+    Raises:
+        CredentialsInvalid: One line that names the flag, variable or file, and what is wrong with it.
+    """
+    given = _from(environment)
+    token = given.pop("token", "")
+    for name in CREDENTIAL_FLAGS:
+        if (flag := getattr(flags, name)) is not None:
+            given[name] = flag
+            token = "" if name == "token_file" else token
+    if token and given.get("token_file"):
+        raise CredentialsInvalid(f"{TOKEN_VARIABLE} and {CLIENT_PREFIX}TOKEN_FILE are both set: leave one out")
+    tls = given.get("tls", False)
+    if isinstance(tls, str):
+        if tls.lower() not in _TRUTH:
+            raise CredentialsInvalid(f"{CLIENT_PREFIX}TLS: expected true or false, got {tls!r}")
+        tls = _TRUTH[tls.lower()]
+    return Credentials(
+        tls=tls,
+        ca=_path(given.get("tls_ca")),
+        certificate=_path(given.get("tls_certificate")),
+        key=_path(given.get("tls_key")),
+        server_name=given.get("tls_server_name", ""),
+        token=_first_line(Path(given["token_file"])) if given.get("token_file") else token.strip(),
+    )
+
+
+def _from(environment: Mapping[str, str]) -> dict[str, str]:
+    given = {}
+    for variable, value in without_service_links(environment, CLIENT_PREFIX).items():
+        if variable.startswith(CLIENT_PREFIX):
+            name = variable.removeprefix(CLIENT_PREFIX).lower()
+            if name not in (*CREDENTIAL_FLAGS, "token") or variable != variable.upper():
+                raise CredentialsInvalid(f"environment variable {variable}: there is no such setting of a client")
+            given[name] = value
+    return given
+
+
+def _path(text: str | None) -> Path | None:
+    return Path(text) if text else None
+
+
+def _first_line(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").partition("\n")[0].strip()
+    except OSError as error:
+        raise CredentialsInvalid(f"token file {path}: {error.strerror}") from None
+    except UnicodeDecodeError:
+        raise CredentialsInvalid(f"token file {path}: is not UTF-8") from None
+    if not token:
+        raise CredentialsInvalid(f"token file {path}: holds no token on its first line")
+    return token

@@ -1,0 +1,142 @@
+"""What to do about a call that failed: gRPC says little of why no connection came about, so it is tried anew here."""
+
+from __future__ import annotations
+
+import re
+import socket
+import ssl
+from pathlib import Path
+
+import grpc
+
+from service.client.credentials import Credentials
+
+_TIMEOUT_SECONDS = 5.0
+# The preface of HTTP/2 and empty SETTINGS, which a server answers with SETTINGS of its own (RFC 9113, section 3.4).
+_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
+_SETTINGS = 4
+_EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_…
+_OTHER_NAME, _OTHER_ADDRESS = 62, 64
+_GIVE_TOKEN = "--token-file FILE or CONVSERVE_CLIENT_TOKEN"  # noqa: S105 - no password
+
+
+def explained(code: grpc.StatusCode, details: str, server: str, credentials: Credentials) -> str:
+    """Return one line that says how a call ended, with the remedy where one is known.
+
+    Args:
+        code: How it ended.
+        details: What was said about it.
+        server: Whom it was made to.
+        credentials: With which.
+    """
+    said = f"{code.name}: {' '.join(details.split())}"
+    if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
+        fault = _fault(server, credentials)
+        return f"{server}: {fault}" if fault else said
+    if code is grpc.StatusCode.UNAUTHENTICATED:
+        if credentials.token:
+            return f"{said}; the one sent may be outdated or of another server: give a valid one, {_GIVE_TOKEN}"
+        return f"{said}; give one, {_GIVE_TOKEN}"
+    if code is grpc.StatusCode.PERMISSION_DENIED:
+        return f"{said}; give another one, {_GIVE_TOKEN}"
+    return said
+
+
+def _fault(server: str, credentials: Credentials) -> str | None:
+    """Connect once more and return what hinders it; None where nothing does, or it cannot be tried."""
+    if server.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:")):
+        return None
+    parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", server)
+    if not parts or not 0 < int(parts[2]) < 65536:
+        return "expected HOST:PORT, such as 127.0.0.1:8001"
+    address = parts[1], int(parts[2])
+    try:
+        with socket.create_connection(address, _TIMEOUT_SECONDS):
+            pass
+    except OSError as error:
+        return f"no gRPC server answers there ({error.strerror or error}); start one, or give another HOST:PORT"
+    context = credentials.ssl_context()
+    if context is None:
+        return _fault_in_the_clear(address)
+    return _fault_over_tls(address, context, credentials)
+
+
+def _fault_in_the_clear(address: tuple[str, int]) -> str | None:
+    if _speaks_in_the_clear(address):
+        return None
+    anybody = ssl.create_default_context()
+    anybody.check_hostname = False
+    anybody.verify_mode = ssl.CERT_NONE  # nothing is sent: whether it speaks TLS at all
+    try:
+        with _connected(address) as plain, anybody.wrap_socket(plain):
+            return "the server speaks TLS: give --tls-ca FILE, or --tls where the machine trusts its certificate"
+    except OSError:
+        return "no gRPC server answers there, something else does: give another HOST:PORT"
+
+
+def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentials: Credentials) -> str | None:
+    name = credentials.server_name or address[0]
+    try:
+        with _connected(address) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
+            if secured.selected_alpn_protocol() != "h2":
+                return "the server speaks TLS, but no HTTP/2 (ALPN h2): give another HOST:PORT"
+            if _answers(secured):
+                return None
+    except ssl.SSLCertVerificationError as error:
+        return _fault_of_certificate(error.verify_code, address, context, name, credentials.ca)
+    except OSError as error:
+        if "ALERT" not in (getattr(error, "reason", None) or ""):
+            if _speaks_in_the_clear(address):
+                return "the server speaks no TLS: leave --tls and what begins with it out"
+            return f"no TLS comes about ({getattr(error, 'reason', None) or error.strerror or error})"
+    if credentials.certificate is None:  # it went through the handshake, and then hung up
+        return "the server wants a certificate of its callers: give --tls-certificate FILE and --tls-key FILE"
+    return f"the server does not accept {credentials.certificate}: give one of an authority that it trusts, and valid"
+
+
+def _fault_of_certificate(
+    code: int, address: tuple[str, int], context: ssl.SSLContext, name: str, ca: Path | None
+) -> str:
+    if code == _EXPIRED:
+        return "the server's certificate, or one above it, has expired: have it renewed there"
+    if code == _NOT_YET:
+        return "the server's certificate is not valid yet: set the clock right, here or where it was made"
+    if code in (_OTHER_NAME, _OTHER_ADDRESS):
+        there = _names(address, context, name)
+        return f"the server's certificate is for {there}, not for {name}: call it so, or give --tls-server-name NAME"
+    trusted = ca or "what this machine trusts"
+    return f"the server's certificate is of no authority in {trusted}: give --tls-ca FILE, that of whoever signed it"
+
+
+def _names(address: tuple[str, int], context: ssl.SSLContext, name: str) -> str:
+    """Return the names in the certificate of a server whose authority is trusted."""
+    context.check_hostname = False
+    try:
+        with _connected(address) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
+            pairs = (secured.getpeercert() or {}).get("subjectAltName", ())
+    except OSError:
+        return "another name"
+    return ", ".join(str(pair[1]) for pair in pairs) or "no name"
+
+
+def _connected(address: tuple[str, int]) -> socket.socket:
+    return socket.create_connection(address, _TIMEOUT_SECONDS)
+
+
+def _speaks_in_the_clear(address: tuple[str, int]) -> bool:
+    try:
+        with _connected(address) as plain:
+            return _answers(plain)
+    except OSError:
+        return False
+
+
+def _answers(made: socket.socket) -> bool:
+    """Tell whether HTTP/2 is spoken: the first frame is of SETTINGS."""
+    made.sendall(_PREFACE)
+    data = b""
+    while len(data) < 4:
+        if not (more := made.recv(64)):
+            return False
+        data += more
+    return data[3] == _SETTINGS

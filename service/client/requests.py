@@ -1,0 +1,109 @@
+"""What both clients share: the options of a call, the requests, and when a refused call is made again."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, TypedDict
+
+from service.client.failure import CallFailed
+from service.pb.convserve.classification.v1 import classification_pb2 as pb
+
+LARGEST_MESSAGE_BYTES = 2**31 - 1
+CHANNEL_OPTIONS = (
+    ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+)
+TIMEOUT_SECONDS = 30.0
+_SPREAD = 0.5  # of a delay, at random: who was refused together would come back together
+
+
+class Options(TypedDict, total=False):
+    """What a call may be given besides its inputs.
+
+    Attributes:
+        model_version: Decimal digits; the newest that is ready if left out.
+        top_k: How many labels to return, best first; 5 if left out.
+        request_id: Sent back, and written to the server's log.
+        explain: Whether the answer shall tell how it came about.
+        timeout_seconds: The deadline of the call, retries included, in place of the client's; None for none.
+        metadata: Keys (lower case) and values to send besides, such as ``traceparent``.
+    """
+
+    model_version: str
+    top_k: int
+    request_id: str
+    explain: bool
+    timeout_seconds: float | None
+    metadata: Sequence[tuple[str, str]]
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How long a call may take, and how often it may be made.
+
+    Attributes:
+        give_up: The instant of its deadline; None for none.
+        metadata: Sent with it.
+        attempts: At most.
+    """
+
+    give_up: float | None
+    metadata: Sequence[tuple[str, str]]
+    attempts: int
+
+    @classmethod
+    def of(cls, options: Options, timeout_seconds: float | None, attempts: int, now: float) -> Terms:
+        """Take a call's own options before the client's.
+
+        Raises:
+            TypeError: There is no option of that name.
+        """
+        unknown = options.keys() - Options.__annotations__.keys()
+        if unknown:
+            raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
+        seconds = options.get("timeout_seconds", timeout_seconds)
+        return cls(None if seconds is None else now + seconds, options.get("metadata", ()), attempts)
+
+    def left_seconds(self, now: float) -> float | None:
+        """Return what is left until the deadline."""
+        return None if self.give_up is None else max(0.0, self.give_up - now)
+
+    def wait_seconds(self, failed: CallFailed, attempt: int, now: float, chance: float) -> float | None:
+        """Return how long to wait before a call is made again, None where it is not.
+
+        Args:
+            failed: How it ended.
+            attempt: Which it was, from 1 on.
+            now: The present instant.
+            chance: From 0 to 1, at random.
+        """
+        if failed.retry_after_seconds is None or attempt >= self.attempts:
+            return None
+        wait = failed.retry_after_seconds * (1 + _SPREAD * chance)
+        return wait if self.give_up is None or now + wait < self.give_up else None
+
+
+def images_request(model: str, images: Sequence[bytes], options: Options) -> pb.ClassifyImagesRequest:
+    """Build a request."""
+    return pb.ClassifyImagesRequest(model_name=model, images=images, **_of_request(options))
+
+
+def sentences_request(model: str, sentences: Sequence[str], options: Options) -> pb.ClassifySentencesRequest:
+    """Build a request.
+
+    Raises:
+        TypeError: The sentences are one string, whose letters protobuf would take for them.
+    """
+    if isinstance(sentences, str):
+        raise TypeError("expected a sequence of sentences, got one string: [sentence] is a sequence of one")
+    return pb.ClassifySentencesRequest(model_name=model, sentences=sentences, **_of_request(options))
+
+
+def describe_request(model: str, version: str) -> pb.DescribeModelRequest:
+    """Build a request."""
+    return pb.DescribeModelRequest(model_name=model, model_version=version)
+
+
+def _of_request(options: Options) -> dict[str, Any]:
+    return {name: value for name, value in options.items() if name not in ("timeout_seconds", "metadata")}

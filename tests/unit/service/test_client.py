@@ -1,0 +1,161 @@
+"""What the clients decide without a server: credentials from flags and variables, retries, how failures are read."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+from google.rpc import status_pb2
+
+from service.client import CallFailed, Credentials, CredentialsInvalid, add_credential_flags, credentials_of
+from service.client.requests import Terms, images_request, sentences_request
+from service.errors import DeadlineUnmeetable, ModelNotFound
+from service.transport.status import status_of
+
+REFUSED = CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "full", retry_after_seconds=2.0)
+
+
+def resolved(*arguments: str, **variables: str) -> Credentials:
+    parser = argparse.ArgumentParser()
+    add_credential_flags(parser)
+    environment = {f"CONVSERVE_CLIENT_{name}": value for name, value in variables.items()}
+    return credentials_of(parser.parse_args(arguments), environment)
+
+
+def refusal(*arguments: str, **variables: str) -> str:
+    with pytest.raises(CredentialsInvalid) as caught:
+        resolved(*arguments, **variables)
+    return str(caught.value)
+
+
+def test_without_flags_nothing_is_encrypted_or_shown() -> None:
+    assert resolved() == Credentials()
+    assert not resolved().secure
+    assert resolved().ssl_context() is None
+
+
+@pytest.mark.parametrize(
+    ("flag", "variable", "expected"),
+    [
+        (["--tls"], {"TLS": "True"}, Credentials(tls=True)),
+        (["--tls-ca", "ca"], {"TLS_CA": "ca"}, Credentials(ca=Path("ca"))),
+        (["--tls-server-name", "n"], {"TLS_SERVER_NAME": "n"}, Credentials(server_name="n")),
+        (
+            ["--tls-certificate", "c", "--tls-key", "k"],
+            {"TLS_CERTIFICATE": "c", "TLS_KEY": "k"},
+            Credentials(certificate=Path("c"), key=Path("k")),
+        ),
+    ],
+)
+def test_each_flag_is_a_variable_too_and_turns_tls_on(
+    flag: list[str], variable: dict[str, str], expected: Credentials
+) -> None:
+    assert resolved(*flag) == resolved(**variable) == expected
+    assert expected.secure
+
+
+def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text("filed\n# a second line\n")
+    assert resolved("--tls-ca", "a", TLS_CA="b").ca == Path("a")
+    assert resolved(TOKEN=" t ").token == "t"
+    assert resolved(TOKEN_FILE=str(tmp_path / "token")).token == "filed"
+    assert resolved("--token-file", str(tmp_path / "token"), TOKEN="t").token == "filed"
+
+
+@pytest.mark.parametrize(
+    ("variables", "message"),
+    [
+        ({"TLS_CAT": "x"}, "environment variable CONVSERVE_CLIENT_TLS_CAT: there is no such setting of a client"),
+        ({"TLS": "yes"}, "CONVSERVE_CLIENT_TLS: expected true or false, got 'yes'"),
+        ({"TOKEN": "t", "TOKEN_FILE": "f"}, "CONVSERVE_CLIENT_TOKEN and CONVSERVE_CLIENT_TOKEN_FILE are both set"),
+        ({"TOKEN": "two words"}, "the token has spaces or letters that cannot be sent"),
+        ({"TLS_KEY": "k"}, "a caller's certificate and its key belong together"),
+    ],
+)
+def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], message: str) -> None:
+    said = refusal(**variables)
+    assert said.startswith(message)
+    assert "two words" not in said
+
+
+def test_links_of_kubernetes_are_no_variables_of_ours() -> None:
+    assert resolved(SERVICE_HOST="10.0.0.1", PORT="tcp://10.0.0.1:80") == Credentials()
+
+
+def test_a_token_does_not_show_where_credentials_are_printed() -> None:
+    assert "hush" not in repr(Credentials(token="hush"))
+
+
+@pytest.mark.parametrize(
+    ("attempts", "attempt", "give_up", "chance", "wait"),
+    [
+        (1, 1, None, 0.0, None),  # as it comes, nothing is made twice
+        (3, 1, None, 0.0, 2.0),
+        (3, 2, None, 1.0, 3.0),  # spread, so that not all come back at once
+        (3, 3, None, 0.0, None),
+        (3, 1, 12.1, 0.0, 2.0),
+        (3, 1, 12.0, 0.0, None),  # the deadline leaves no time
+    ],
+)
+def test_a_refused_call_is_made_again_when_the_server_says_so(
+    attempts: int, attempt: int, give_up: float | None, chance: float, wait: float | None
+) -> None:
+    assert Terms(give_up, (), attempts).wait_seconds(REFUSED, attempt, 10.0, chance) == wait
+
+
+def test_a_failure_without_a_hint_is_final() -> None:
+    failed = CallFailed(grpc.StatusCode.UNAVAILABLE, "gone")
+    assert Terms(None, (), 9).wait_seconds(failed, 1, 0.0, 0.0) is None
+
+
+def test_the_options_of_a_call_go_before_those_of_the_client() -> None:
+    assert Terms.of({}, 5.0, 2, 100.0) == Terms(105.0, (), 2)
+    assert Terms.of({"timeout_seconds": None}, 5.0, 2, 100.0).left_seconds(1e9) is None
+    assert Terms.of({"timeout_seconds": 1.0, "metadata": [("a", "b")]}, 5.0, 2, 100.0) == Terms(101.0, [("a", "b")], 2)
+    assert Terms(101.0, (), 1).left_seconds(102.0) == 0.0
+    unknown: Any = {"topk": 3}
+    with pytest.raises(TypeError, match="no option 'topk'; there are model_version, top_k"):
+        Terms.of(unknown, None, 1, 0.0)
+
+
+def test_options_of_the_call_are_not_fields_of_the_request() -> None:
+    request = images_request("m", [b"x"], {"top_k": 2, "timeout_seconds": 1.0, "metadata": ()})
+    assert (request.model_name, request.images, request.top_k) == ("m", [b"x"], 2)
+
+
+def test_one_string_is_no_sequence_of_sentences() -> None:
+    with pytest.raises(TypeError, match="got one string"):
+        sentences_request("m", "Good.", {})
+
+
+class Ended(grpc.RpcError):
+    """A call that ended, as gRPC raises it."""
+
+    def __init__(self, code: grpc.StatusCode, details: str | None, metadata: Any) -> None:
+        self.code, self.details, self.trailing_metadata = (lambda: code), (lambda: details), (lambda: metadata)
+
+
+def test_a_failure_has_all_that_the_server_says() -> None:
+    status = status_of(DeadlineUnmeetable("too late", retry_after_seconds=0.25, facts={"queued": "7"}), "id-1")
+    failed = CallFailed.of(Ended(status.code, status.message, status.trailing_metadata))
+    assert str(failed) == "RESOURCE_EXHAUSTED: too late"
+    assert (failed.code, failed.details, failed.reason) == (status.code, "too late", "DEADLINE_UNMEETABLE")
+    assert (failed.request_id, failed.facts, failed.retry_after_seconds) == ("id-1", {"queued": "7"}, 0.25)
+    status = status_of(ModelNotFound("no model"), "id-2")
+    assert CallFailed.of(Ended(status.code, "no model", status.trailing_metadata)).retry_after_seconds is None
+
+
+@pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff"),), (("other", "x"),)])
+def test_a_failure_of_another_server_has_what_grpc_says(metadata: Any) -> None:
+    failed = CallFailed.of(Ended(grpc.StatusCode.UNAVAILABLE, None, metadata))
+    assert (str(failed), failed.reason, failed.request_id) == ("UNAVAILABLE: ", "", "")
+
+
+def test_an_any_of_another_kind_is_passed_over() -> None:
+    status = status_pb2.Status()
+    status.details.add(type_url="type.googleapis.com/other.Kind", value=b"\xff")
+    ended = Ended(grpc.StatusCode.ABORTED, "x", (("grpc-status-details-bin", status.SerializeToString()),))
+    assert CallFailed.of(ended).facts == {}
