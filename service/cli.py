@@ -86,13 +86,6 @@ def _classify(flags: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else gRPC logs beside our one line why it could not connect
     from service.client import classify  # noqa: PLC0415 - `serve` needs no client
 
-    if bool(flags.text) == bool(flags.pictures):
-        raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
-    for text in (flags.model, *(flags.text or ())):
-        try:
-            text.encode()
-        except UnicodeEncodeError:  # bytes that are no UTF-8 come from a command line as lone surrogates
-            raise SettingsError(f"classify: {text!a} is not UTF-8") from None
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:

@@ -12,7 +12,7 @@ from typing import Any, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.client.credentials import Credentials
+from service.client.credentials import ChannelOptions, Credentials
 from service.client.failure import CallFailed
 from service.client.requests import (
     CHANNEL_OPTIONS,
@@ -41,13 +41,15 @@ class AsyncClient:
         *,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
         attempts: int = 1,
+        channel_options: ChannelOptions = (),
     ) -> None:
         """Prepare a channel; arguments and errors as for :class:`service.client.Client`."""
-        self._channel = (credentials or Credentials()).aio_channel(server, CHANNEL_OPTIONS)
+        self._channel = (credentials or Credentials()).aio_channel(server, [*CHANNEL_OPTIONS, *channel_options])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout_seconds = timeout_seconds
         self._attempts = attempts
+        self._closed = False
 
     async def __aenter__(self) -> Self:
         """Return itself."""
@@ -60,7 +62,8 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the channel; calls in flight are cancelled."""
+        """Close the channel; calls in flight end CANCELLED, later ones are a ValueError."""
+        self._closed = True
         await self._channel.close()
 
     async def classify_images(
@@ -95,6 +98,8 @@ class AsyncClient:
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
     async def _call(self, method: Any, request: Any, options: Options) -> Any:
+        if self._closed:
+            raise ValueError("the client is closed")
         terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())
         attempt = 1
         while True:
@@ -102,6 +107,11 @@ class AsyncClient:
                 return await method(request, timeout=terms.left_seconds(time.monotonic()), metadata=terms.metadata)
             except grpc.RpcError as error:
                 failed = CallFailed.of(error)
+            except asyncio.CancelledError:  # gRPC's as well, for calls on a channel that closes
+                task = asyncio.current_task()
+                if self._closed and task is not None and not task.cancelling():
+                    raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
+                raise
             wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
             if wait is None:
                 raise failed

@@ -11,7 +11,7 @@ from typing import Any, Self, Unpack
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from service.client.credentials import Credentials
+from service.client.credentials import ChannelOptions, Credentials
 from service.client.failure import CallFailed
 from service.client.requests import (
     CHANNEL_OPTIONS,
@@ -39,6 +39,7 @@ class Client:
         *,
         timeout_seconds: float | None = TIMEOUT_SECONDS,
         attempts: int = 1,
+        channel_options: ChannelOptions = (),
     ) -> None:
         """Prepare a channel.
 
@@ -48,11 +49,12 @@ class Client:
             timeout_seconds: Deadline of a call that has none of its own; None for none.
             attempts: How often a call is made in all while the server refuses it and says when a retry is worth while
                 (``google.rpc.RetryInfo``); none is made that the deadline leaves no time for.
+            channel_options: Of gRPC besides, such as ``("grpc.lb_policy_name", "round_robin")``.
 
         Raises:
             CredentialsInvalid: A file of the credentials cannot be used.
         """
-        self._channel = (credentials or Credentials()).channel(server, CHANNEL_OPTIONS)
+        self._channel = (credentials or Credentials()).channel(server, [*CHANNEL_OPTIONS, *channel_options])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout_seconds = timeout_seconds

@@ -16,6 +16,9 @@ from service.client.requests import Options
 from service.errors import SettingsError
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 
+_MAX_TOP_K = 2**31 - 1  # of the field
+_MAX_SECONDS = 86400
+
 Response = pb.ClassifyImagesResponse | pb.ClassifySentencesResponse
 
 
@@ -32,13 +35,31 @@ def classify_and_print(flags: argparse.Namespace) -> int:
 
     Raises:
         NotClassified: A call failed.
-        SettingsError: A file cannot be used.
+        SettingsError: An argument is wrong, or a file cannot be used.
     """
+    _check(flags)
     credentials = credentials_of(flags)
     try:
         return _classified(flags, credentials)
     except CallFailed as failed:
         raise NotClassified(explained(failed.code, failed.details, flags.server, credentials)) from None
+
+
+def _check(flags: argparse.Namespace) -> None:
+    if bool(flags.text) == bool(flags.pictures):
+        raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
+    if not 0 <= flags.top_k <= _MAX_TOP_K:
+        raise SettingsError(f"classify: --top-k: expected 0 to {_MAX_TOP_K}, got {flags.top_k}")
+    if not 0 < flags.timeout_seconds <= _MAX_SECONDS:
+        raise SettingsError(
+            f"classify: --timeout-seconds: expected more than 0, at most {_MAX_SECONDS}, got {flags.timeout_seconds}"
+        )
+    strings = (flags.server, flags.model, flags.model_version, flags.tls_server_name or "", *(flags.text or ()))
+    for text in strings:
+        try:
+            text.encode()
+        except UnicodeEncodeError:  # bytes that are no UTF-8 come from a command line as lone surrogates
+            raise SettingsError(f"classify: {text!a} is not UTF-8") from None
 
 
 def _classified(flags: argparse.Namespace, credentials: Credentials) -> int:

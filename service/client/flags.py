@@ -24,6 +24,8 @@ def credentials_of(flags: argparse.Namespace, environment: Mapping[str, str] = o
     token = given.pop("token", "")
     for name in CREDENTIAL_FLAGS:
         if (flag := getattr(flags, name)) is not None:
+            if flag == "":  # as of a variable of the shell that is not set: to go on without would be in the clear
+                raise CredentialsInvalid(f"--{name.replace('_', '-')}: expected a value, got none")
             given[name] = flag
             token = "" if name == "token_file" else token
     if token and given.get("token_file"):

@@ -78,6 +78,7 @@ class Stub(pb_grpc.ClassificationServiceServicer):
 
     def __init__(self) -> None:
         self.refusals, self.left, self.ended = 0, [], threading.Event()
+        self.described, self.left_alone = threading.Event(), threading.Event()
 
     def ClassifySentences(self, request: Any, context: Any) -> pb.ClassifySentencesResponse:
         from service.errors import QueueFull
@@ -93,6 +94,8 @@ class Stub(pb_grpc.ClassificationServiceServicer):
         return response
 
     def DescribeModel(self, request: Any, context: Any) -> pb.DescribeModelResponse:
+        context.add_callback(self.left_alone.set)
+        self.described.set()
         self.ended.wait(DEADLINE_SECONDS)
         return pb.DescribeModelResponse(actual_execution_provider="none")
 
@@ -133,6 +136,49 @@ def test_a_refused_call_is_made_again_within_its_deadline(stub: tuple[str, Stub]
             asked(address, kind, attempts, timeout_seconds)
         assert caught.value.code in (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.DEADLINE_EXCEEDED)
         assert len(server.left) == calls or timeout_seconds < 1
+
+
+@pytest.mark.parametrize("credentials", [None, Credentials(token="reader")])
+def test_a_task_that_is_cancelled_takes_its_call_along(stub: tuple[str, Stub], credentials: Credentials | None):
+    address, server = stub
+
+    async def run() -> None:
+        async with AsyncClient(address, credentials) as client:
+            task = asyncio.create_task(client.describe("m"))
+            assert await asyncio.to_thread(server.described.wait, DEADLINE_SECONDS)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await asyncio.to_thread(server.left_alone.wait, DEADLINE_SECONDS)
+
+    asyncio.run(run())
+
+
+def test_calls_of_a_client_that_is_closed_end_alike(stub: tuple[str, Stub]):
+    """gRPC's own for asyncio would cancel the tasks that wait, as if somebody had asked for that."""
+    address, server = stub
+    client = Client(address)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.describe, "m")
+        assert server.described.wait(DEADLINE_SECONDS)
+        client.close()
+        with pytest.raises(CallFailed, match="CANCELLED: "):
+            call.result(DEADLINE_SECONDS)
+    with pytest.raises(ValueError, match="closed"):
+        client.describe("m")
+    server.described.clear()
+
+    async def run() -> None:
+        client = AsyncClient(address)
+        task = asyncio.create_task(client.describe("m"))
+        assert await asyncio.to_thread(server.described.wait, DEADLINE_SECONDS)
+        await client.close()
+        with pytest.raises(CallFailed, match="CANCELLED: the client was closed"):
+            await task
+        with pytest.raises(ValueError, match="closed"):
+            await client.describe("m")
+
+    asyncio.run(run())
 
 
 def test_classify_ends_where_the_server_falls_silent(stub: tuple[str, Stub], capsys: pytest.CaptureFixture[str]):

@@ -111,7 +111,39 @@ def test_a_failed_call_is_one_line_and_exit_code_one(
     assert (code, error) == (1, "convserve: UNAVAILABLE: nobody listens\n")
 
 
-@pytest.mark.parametrize("arguments", [("--model", "m", "--text", "\udcff"), ("--model", "\udcff", "--text", "fine")])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--top-k", "-1"), "--top-k: expected 0 to 2147483647, got -1"),
+        (("--top-k", "2147483648"), "--top-k: expected 0 to 2147483647, got 2147483648"),
+        (("--timeout-seconds", "0"), "--timeout-seconds: expected more than 0, at most 86400, got 0.0"),
+        (("--timeout-seconds", "nan"), "--timeout-seconds: expected more than 0, at most 86400, got nan"),
+    ],
+)
+def test_a_number_out_of_range_is_one_line(
+    capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...], message: str
+) -> None:
+    code, _, error = main(capsys, "classify", "--model", "m", "--text", "fine", *arguments)
+    assert (code, error) == (2, f"convserve: classify: {message}\n")
+
+
+@pytest.mark.parametrize("flag", ["--tls-ca", "--tls-key", "--token-file"])
+def test_an_empty_file_name_is_no_leave_to_go_without(capsys: pytest.CaptureFixture[str], flag: str) -> None:
+    code, _, error = main(capsys, "classify", "--model", "m", "--text", "fine", flag, "")
+    assert (code, error) == (2, f"convserve: {flag}: expected a value, got none\n")
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--model", "m", "--text", "\udcff"),
+        ("--model", "\udcff", "--text", "fine"),
+        *(
+            ("--model", "m", "--text", "fine", flag, "\udcff")
+            for flag in ("--server", "--model-version", "--tls-server-name")
+        ),
+    ],
+)
 def test_what_is_not_utf8_is_one_line(capsys: pytest.CaptureFixture[str], arguments: tuple[str, ...]) -> None:
     code, _, error = main(capsys, "classify", *arguments)
     assert (code, error) == (2, "convserve: classify: '\\udcff' is not UTF-8\n")
