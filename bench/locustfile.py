@@ -2,7 +2,8 @@
 
 Closed loop, and each call costs its Python client more than it costs the server: good for watching a server live, not
 for finding its limit (``convserve-bench load`` and ``compare`` do that). Needs ``pip install locust`` beside this
-project. Environment: ``MODEL`` (default lenet5-mnist), ``ROWS`` of a request (1), ``DEADLINE_SECONDS`` (5).
+project. Environment: ``MODEL`` (default lenet5-mnist), ``ROWS`` of a request (1), ``DEADLINE_SECONDS`` (5); for TLS and
+a token ``CONVSERVE_CLIENT_…`` as for the commands.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from locust import User, constant, task
 from bench.conformance.model import learn
 from bench.conformance.target import Target
 from bench.load.answers import generated_requests
+from service.client import credentials_of
 from service.pb.inference import grpc_service_pb2 as pb
 
 grpc.experimental.gevent.init_gevent()  # else one call would block every user
@@ -36,7 +38,7 @@ class Caller(User):
     def on_start(self) -> None:
         """Connect, learn from the server what the model takes, make requests up."""
         address = (self.host or "127.0.0.1:8001").removeprefix("grpc://")
-        self._target = Target(address, DEADLINE_SECONDS)
+        self._target = Target(address, DEADLINE_SECONDS, credentials_of())
         requests = generated_requests(learn(self._target, MODEL, {}), _DISTINCT, ROWS, "")
         self._requests = itertools.cycle(requests)
         self._infer = self._target.channel.unary_unary(_METHOD)

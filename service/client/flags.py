@@ -14,8 +14,12 @@ from service.service_links import without_service_links
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
-def credentials_of(flags: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Credentials:
+def credentials_of(flags: argparse.Namespace | None = None, environment: Mapping[str, str] = os.environ) -> Credentials:
     """Combine flags (:func:`service.client_flags.add_credential_flags`) and environment; a flag goes first.
+
+    Args:
+        flags: Parsed; None where there are none.
+        environment: Names and values.
 
     Raises:
         CredentialsInvalid: One line that names the flag, variable or file, and what is wrong with it.
@@ -23,7 +27,7 @@ def credentials_of(flags: argparse.Namespace, environment: Mapping[str, str] = o
     given = _from(environment)
     token = given.pop("token", "")
     for name in CREDENTIAL_FLAGS:
-        if (flag := getattr(flags, name)) is not None:
+        if (flag := getattr(flags, name, None)) is not None:
             if flag == "":  # as of a variable of the shell that is not set: to go on without would be in the clear
                 raise CredentialsInvalid(f"--{name.replace('_', '-')}: expected a value, got none")
             given[name] = flag

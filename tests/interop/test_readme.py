@@ -38,6 +38,15 @@ def test_python_blocks(server: ServerProcess, block: str, expected: str):
     assert expected in printed
 
 
+def test_the_program_among_the_examples(server: ServerProcess):
+    address = f"127.0.0.1:{server.grpc_port}"
+    program = [sys.executable, "-m", "examples.classify_folder"]  # by -m, so that it finds this checkout
+    printed = run([*program, address, "lenet5-mnist", "examples/pictures"])
+    digits = [line.split("\t") for line in printed.splitlines() if line.startswith("digit-")]
+    assert len(digits) > 9
+    assert all(name[len("digit-")] == label for name, label, _ in digits)
+
+
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("convserve classify")])
 def test_classify(server: ServerProcess, line: str):
     command = shlex.split(line)[1:]

@@ -33,6 +33,7 @@ def refusal(*arguments: str, **variables: str) -> str:
 
 def test_without_flags_nothing_is_encrypted_or_shown() -> None:
     assert resolved() == Credentials()
+    assert credentials_of(environment={}) == Credentials()
     assert not resolved().secure
     assert resolved().ssl_context() is None
 

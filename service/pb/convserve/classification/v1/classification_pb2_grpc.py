@@ -29,9 +29,10 @@ class ClassificationServiceStub(object):
     """Classifies pictures and sentences, and says what a model is and how well it was verified.
 
     A call fails as a whole with NOT_FOUND (unknown model or version), UNAVAILABLE (model not ready, server draining),
-    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, or
-    the deadline cannot be met) or DEADLINE_EXCEEDED. What is wrong with a single picture or sentence is an error of that
-    result alone.
+    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, the
+    deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
+    where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
+    sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
     """
 
     def __init__(self, channel):
@@ -61,9 +62,10 @@ class ClassificationServiceServicer(object):
     """Classifies pictures and sentences, and says what a model is and how well it was verified.
 
     A call fails as a whole with NOT_FOUND (unknown model or version), UNAVAILABLE (model not ready, server draining),
-    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, or
-    the deadline cannot be met) or DEADLINE_EXCEEDED. What is wrong with a single picture or sentence is an error of that
-    result alone.
+    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, the
+    deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
+    where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
+    sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
     """
 
     def ClassifyImages(self, request, context):
@@ -117,9 +119,10 @@ class ClassificationService(object):
     """Classifies pictures and sentences, and says what a model is and how well it was verified.
 
     A call fails as a whole with NOT_FOUND (unknown model or version), UNAVAILABLE (model not ready, server draining),
-    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, or
-    the deadline cannot be met) or DEADLINE_EXCEEDED. What is wrong with a single picture or sentence is an error of that
-    result alone.
+    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, the
+    deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
+    where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
+    sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
     """
 
     @staticmethod

@@ -1,0 +1,50 @@
+"""Classify every picture of a folder, many at once, and print one line each: ``service.client`` in a program.
+
+Usage: python examples/classify_folder.py HOST:PORT MODEL FOLDER
+
+TLS and a token come from the environment (``CONVSERVE_CLIENT_TLS_CA``, ``CONVSERVE_CLIENT_TOKEN``, …). Exits 1 if a
+picture could not be classified.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from pathlib import Path
+
+from service.client import AsyncClient, CallFailed, credentials_of
+
+IN_FLIGHT = 16  # calls at once: enough for the server to batch, not so many that they wait for each other
+PICTURES_A_CALL = 8
+
+
+async def main(server: str, model: str, folder: str) -> int:
+    """Classify; return the exit code."""
+    files = sorted(path for path in Path(folder).iterdir() if path.is_file())
+    calls = [files[at : at + PICTURES_A_CALL] for at in range(0, len(files), PICTURES_A_CALL)]
+    turns = asyncio.Semaphore(IN_FLIGHT)
+    # A server that has too much to do says when to come back; the client then waits, within the deadline.
+    async with AsyncClient(server, credentials_of(), timeout_seconds=60, attempts=10) as client:
+
+        async def classified(paths: list[Path]) -> list[str]:
+            async with turns:
+                response = await client.classify_images(model, [path.read_bytes() for path in paths], top_k=1)
+            lines = []
+            for path, result in zip(paths, response.results, strict=True):
+                if result.HasField("error"):  # this picture alone
+                    lines.append(f"{path.name}\t{result.error.message}")
+                else:
+                    best = result.classification.scored_labels[0]
+                    lines.append(f"{path.name}\t{best.label}\t{best.probability:.4f}")
+            return lines
+
+        lines = [line for found in await asyncio.gather(*map(classified, calls)) for line in found]
+    print("\n".join(lines))
+    return 0 if all(line.count("\t") == 2 for line in lines) else 1
+
+
+if __name__ == "__main__":
+    try:
+        sys.exit(asyncio.run(main(*sys.argv[1:])))
+    except CallFailed as failed:
+        sys.exit(f"{failed} (request id {failed.request_id})")
