@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import os
 import re
 import socket
 import ssl
+from collections.abc import Mapping
 from pathlib import Path
 
 import grpc
@@ -17,6 +19,11 @@ _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 
 _SETTINGS = 4
 _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_…
 _OTHER_NAME, _OTHER_ADDRESS = 62, 64
+_OF_CALLERS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # alerts about what the caller shows
+_SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "xds:")  # left to gRPC
+_ELSE = "no gRPC server answers there, something else does: give another HOST:PORT"
+_NOT_CONNECTED = "failed to connect"  # so gRPC's own words begin
+_PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks for them
 _GIVE_TOKEN = "--token-file FILE or CONVSERVE_CLIENT_TOKEN"  # noqa: S105 - no password
 
 
@@ -32,6 +39,8 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
     said = f"{code.name}: {' '.join(details.split())}"
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         fault = _fault(server, credentials)
+        if fault is None and details.startswith(_NOT_CONNECTED) and not server.startswith(_SCHEMES):
+            fault = _fault_of_proxy(server, os.environ)
         return f"{server}: {fault}" if fault else said
     if code is grpc.StatusCode.UNAUTHENTICATED:
         if credentials.token:
@@ -44,7 +53,7 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
 
 def _fault(server: str, credentials: Credentials) -> str | None:
     """Connect once more and return what hinders it; None where nothing does, or it cannot be tried."""
-    if server.startswith(("unix:", "dns:", "ipv4:", "ipv6:", "xds:")):
+    if server.startswith(_SCHEMES):
         return None
     parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", server)
     if not parts or not 0 < int(parts[2]) < 65536:
@@ -71,7 +80,7 @@ def _fault_in_the_clear(address: tuple[str, int]) -> str | None:
         with _connected(address) as plain, anybody.wrap_socket(plain):
             return "the server speaks TLS: give --tls-ca FILE, or --tls where the machine trusts its certificate"
     except OSError:
-        return "no gRPC server answers there, something else does: give another HOST:PORT"
+        return _ELSE
 
 
 def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentials: Credentials) -> str | None:
@@ -85,10 +94,13 @@ def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentia
     except ssl.SSLCertVerificationError as error:
         return _fault_of_certificate(error.verify_code, address, context, name, credentials.ca)
     except OSError as error:
-        if "ALERT" not in (getattr(error, "reason", None) or ""):
+        why = str(getattr(error, "reason", None) or error.strerror or error)
+        if not any(word in why for word in _OF_CALLERS):
             if _speaks_in_the_clear(address):
                 return "the server speaks no TLS: leave --tls and what begins with it out"
-            return f"no TLS comes about ({getattr(error, 'reason', None) or error.strerror or error})"
+            if why == "WRONG_VERSION_NUMBER":
+                return _ELSE
+            return f"no TLS comes about ({why}): give another port, or --tls-server-name if it is not called {name}"
     if credentials.certificate is None:  # it went through the handshake, and then hung up
         return "the server wants a certificate of its callers: give --tls-certificate FILE and --tls-key FILE"
     return f"the server does not accept {credentials.certificate}: give one of an authority that it trusts, and valid"
@@ -106,6 +118,15 @@ def _fault_of_certificate(
         return f"the server's certificate is for {there}, not for {name}: call it so, or give --tls-server-name NAME"
     trusted = ca or "what this machine trusts"
     return f"the server's certificate is of no authority in {trusted}: give --tls-ca FILE, that of whoever signed it"
+
+
+def _fault_of_proxy(server: str, environment: Mapping[str, str]) -> str | None:
+    """Return what to do where gRPC goes by a proxy although the server can be reached without; None if it does not."""
+    proxy = next((name for name in _PROXIES if environment.get(name)), None)
+    host = server.rpartition(":")[0].strip("[]")
+    if proxy is None:
+        return None
+    return f"gRPC goes through the proxy that {proxy} names, in vain; directly it would get there: set no_proxy={host}"
 
 
 def _names(address: tuple[str, int], context: ssl.SSLContext, name: str) -> str:

@@ -256,9 +256,18 @@ def test_a_server_in_the_clear_is_told_from_one_over_tls(plain: ServerProcess, f
     assert line == f"127.0.0.1:{plain.grpc_port}: the server speaks no TLS: leave --tls and what begins with it out"
 
 
+@pytest.mark.parametrize("name", ["classify", "load"])
+def test_a_proxy_that_grpc_takes_by_itself_is_named(plain: ServerProcess, files: Files, name: str):
+    proxy = {"http_proxy": "http://127.0.0.1:1"}
+    line = complaint(name, plain.grpc_port, f"--token-file={files.token}", **proxy)
+    assert line.startswith(f"127.0.0.1:{plain.grpc_port}: gRPC goes through the proxy that http_proxy names")
+    assert line.endswith("set no_proxy=127.0.0.1")
+    assert ran(name, plain.grpc_port, f"--token-file={files.token}", **proxy, no_proxy="127.0.0.1")[0] == 0
+
+
 @pytest.mark.parametrize("flags", [[], ["--tls"]])
 def test_what_is_no_server_of_grpc(plain: ServerProcess, flags: list[str]):
-    assert "no gRPC server answers there, something else does" in complaint("classify", plain.http_port) or flags
+    assert "no gRPC server answers there, something else does" in complaint("classify", plain.http_port, *flags)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
     assert "no gRPC server answers there (Connection refused)" in complaint("classify", free, *flags)
