@@ -11,12 +11,13 @@ from service.client.credentials import Credentials, CredentialsInvalid
 from service.client.failure import CallFailed
 from service.client.flags import credentials_of
 from service.client.remedy import explained
-from service.client.requests import Options
+from service.client.requests import CallOptions, Options
 from service.client_flags import add_credential_flags
 
 __all__ = [
     "AsyncClient",
     "CallFailed",
+    "CallOptions",
     "Client",
     "Credentials",
     "CredentialsInvalid",

@@ -17,9 +17,11 @@ from service.client.failure import CallFailed
 from service.client.requests import (
     CHANNEL_OPTIONS,
     TIMEOUT_SECONDS,
+    CallOptions,
     Options,
     Terms,
     describe_request,
+    health_request,
     images_request,
     sentences_request,
 )
@@ -82,22 +84,18 @@ class AsyncClient:
         response: pb.ClassifySentencesResponse = await self._call(self._stub.ClassifySentences, request, options)
         return response
 
-    async def describe(
-        self, model: str, version: str = "", *, timeout_seconds: float | None = None
-    ) -> pb.DescribeModelResponse:
+    async def describe(self, model: str, version: str = "", **options: Unpack[CallOptions]) -> pb.DescribeModelResponse:
         """Ask what a model version says of itself."""
-        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
-        request = describe_request(model, version)
+        request = describe_request(model, version, options)
         response: pb.DescribeModelResponse = await self._call(self._stub.DescribeModel, request, options)
         return response
 
-    async def is_ready(self, model: str = "", *, timeout_seconds: float | None = None) -> bool:
+    async def is_ready(self, model: str = "", **options: Unpack[CallOptions]) -> bool:
         """Tell whether the server takes calls, or one of its models does."""
-        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
-        answer = await self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model), options)
+        answer = await self._call(self._health.Check, health_request(model, options), options)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    async def _call(self, method: Any, request: Any, options: Options) -> Any:
+    async def _call(self, method: Any, request: Any, options: CallOptions) -> Any:
         if self._closed:
             raise ValueError("the client is closed")
         terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())

@@ -16,9 +16,11 @@ from service.client.failure import CallFailed
 from service.client.requests import (
     CHANNEL_OPTIONS,
     TIMEOUT_SECONDS,
+    CallOptions,
     Options,
     Terms,
     describe_request,
+    health_request,
     images_request,
     sentences_request,
 )
@@ -103,30 +105,31 @@ class Client:
         response: pb.ClassifySentencesResponse = self._call(self._stub.ClassifySentences, request, options)
         return response
 
-    def describe(
-        self, model: str, version: str = "", *, timeout_seconds: float | None = None
-    ) -> pb.DescribeModelResponse:
+    def describe(self, model: str, version: str = "", **options: Unpack[CallOptions]) -> pb.DescribeModelResponse:
         """Ask what a model version says of itself; the newest that is ready if none is named.
+
+        Args:
+            model: Model name.
+            version: Decimal digits.
+            **options: See :class:`CallOptions`.
 
         Raises:
             CallFailed: It ended with another status than OK.
         """
-        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
-        request = describe_request(model, version)
+        request = describe_request(model, version, options)
         response: pb.DescribeModelResponse = self._call(self._stub.DescribeModel, request, options)
         return response
 
-    def is_ready(self, model: str = "", *, timeout_seconds: float | None = None) -> bool:
+    def is_ready(self, model: str = "", **options: Unpack[CallOptions]) -> bool:
         """Tell whether the server takes calls, or one of its models (``MODEL``, ``MODEL/VERSION``) does.
 
         Raises:
             CallFailed: No server said so; NOT_FOUND for a model that is unknown.
         """
-        options: Options = {} if timeout_seconds is None else {"timeout_seconds": timeout_seconds}
-        answer = self._call(self._health.Check, health_pb2.HealthCheckRequest(service=model), options)
+        answer = self._call(self._health.Check, health_request(model, options), options)
         return bool(answer.status == health_pb2.HealthCheckResponse.SERVING)
 
-    def _call(self, method: Any, request: Any, options: Options) -> Any:
+    def _call(self, method: Any, request: Any, options: CallOptions) -> Any:
         terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())
         attempt = 1
         while True:

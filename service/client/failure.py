@@ -36,6 +36,10 @@ class CallFailed(Exception):
         self.request_id = self.facts.pop("request_id", "")
         self.retry_after_seconds = retry_after_seconds
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Let it come back from a process of a pool: exceptions are built anew from their text alone otherwise."""
+        return _restored, (self.code, self.details, dict(self.__dict__))
+
     @classmethod
     def of(cls, error: grpc.RpcError) -> CallFailed:
         """Read an error of gRPC's."""
@@ -55,6 +59,12 @@ class CallFailed(Exception):
             facts=dict(info.metadata),
             retry_after_seconds=retry_after_seconds,
         )
+
+
+def _restored(code: grpc.StatusCode, details: str, state: dict[str, Any]) -> CallFailed:
+    failed = CallFailed(code, details)
+    failed.__dict__.update(state)
+    return failed
 
 
 def _details(metadata: Any) -> list[Any]:

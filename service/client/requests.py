@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
+from grpc_health.v1 import health_pb2
+
 from service.client.failure import CallFailed
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 
@@ -18,24 +20,32 @@ TIMEOUT_SECONDS = 30.0
 _SPREAD = 0.5  # of a delay, at random: who was refused together would come back together
 
 
-class Options(TypedDict, total=False):
-    """What a call may be given besides its inputs.
+class CallOptions(TypedDict, total=False):
+    """What any call may be given.
+
+    Attributes:
+        timeout_seconds: The deadline of the call, retries included, in place of the client's; None for none.
+        metadata: Keys (lower case) and values to send besides, such as ``traceparent``.
+    """
+
+    timeout_seconds: float | None
+    metadata: Sequence[tuple[str, str]]
+
+
+class Options(CallOptions, total=False):
+    """What a call that classifies may be given besides its inputs, and what any call may be.
 
     Attributes:
         model_version: Decimal digits; the newest that is ready if left out.
         top_k: How many labels to return, best first; 5 if left out.
         request_id: Sent back, and written to the server's log.
         explain: Whether the answer shall tell how it came about.
-        timeout_seconds: The deadline of the call, retries included, in place of the client's; None for none.
-        metadata: Keys (lower case) and values to send besides, such as ``traceparent``.
     """
 
     model_version: str
     top_k: int
     request_id: str
     explain: bool
-    timeout_seconds: float | None
-    metadata: Sequence[tuple[str, str]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,15 +63,8 @@ class Terms:
     attempts: int
 
     @classmethod
-    def of(cls, options: Options, timeout_seconds: float | None, attempts: int, now: float) -> Terms:
-        """Take a call's own options before the client's.
-
-        Raises:
-            TypeError: There is no option of that name.
-        """
-        unknown = options.keys() - Options.__annotations__.keys()
-        if unknown:
-            raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(Options.__annotations__)}")
+    def of(cls, options: CallOptions, timeout_seconds: float | None, attempts: int, now: float) -> Terms:
+        """Take a call's own options before the client's."""
         seconds = options.get("timeout_seconds", timeout_seconds)
         return cls(None if seconds is None else now + seconds, options.get("metadata", ()), attempts)
 
@@ -100,10 +103,28 @@ def sentences_request(model: str, sentences: Sequence[str], options: Options) ->
     return pb.ClassifySentencesRequest(model_name=model, sentences=sentences, **_of_request(options))
 
 
-def describe_request(model: str, version: str) -> pb.DescribeModelRequest:
+def describe_request(model: str, version: str, options: CallOptions) -> pb.DescribeModelRequest:
     """Build a request."""
+    _refuse_unknown(options, CallOptions)
     return pb.DescribeModelRequest(model_name=model, model_version=version)
 
 
+def health_request(model: str, options: CallOptions) -> health_pb2.HealthCheckRequest:
+    """Build a request."""
+    _refuse_unknown(options, CallOptions)
+    return health_pb2.HealthCheckRequest(service=model)
+
+
 def _of_request(options: Options) -> dict[str, Any]:
-    return {name: value for name, value in options.items() if name not in ("timeout_seconds", "metadata")}
+    _refuse_unknown(options, Options)
+    return {name: value for name, value in options.items() if name not in CallOptions.__annotations__}
+
+
+def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
+    """Go on unless there is no option of a name.
+
+    Raises:
+        TypeError: There is none.
+    """
+    if unknown := options.keys() - kind.__annotations__.keys():
+        raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(sorted(kind.__annotations__))}")

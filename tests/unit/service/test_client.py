@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +13,7 @@ import pytest
 from google.rpc import status_pb2
 
 from service.client import CallFailed, Credentials, CredentialsInvalid, add_credential_flags, credentials_of
-from service.client.requests import Terms, images_request, sentences_request
+from service.client.requests import Terms, describe_request, health_request, images_request, sentences_request
 from service.errors import DeadlineUnmeetable, ModelNotFound
 from service.transport.status import status_of
 
@@ -117,9 +119,21 @@ def test_the_options_of_a_call_go_before_those_of_the_client() -> None:
     assert Terms.of({"timeout_seconds": None}, 5.0, 2, 100.0).left_seconds(1e9) is None
     assert Terms.of({"timeout_seconds": 1.0, "metadata": [("a", "b")]}, 5.0, 2, 100.0) == Terms(101.0, [("a", "b")], 2)
     assert Terms(101.0, (), 1).left_seconds(102.0) == 0.0
+
+
+def test_a_misspelt_option_is_named() -> None:
     unknown: Any = {"topk": 3}
-    with pytest.raises(TypeError, match="no option 'topk'; there are model_version, top_k"):
-        Terms.of(unknown, None, 1, 0.0)
+    with pytest.raises(TypeError, match="no option 'topk'; there are explain, metadata, model_version"):
+        images_request("m", [b"x"], unknown)
+    for build in (partial(describe_request, "m", ""), partial(health_request, "m")):
+        with pytest.raises(TypeError, match="no option 'topk'; there are metadata, timeout_seconds"):
+            build(unknown)
+
+
+def test_a_failure_comes_back_from_another_process() -> None:
+    failed = CallFailed(grpc.StatusCode.ABORTED, "x", reason="R", facts={"request_id": "i", "a": "b"})
+    again = pickle.loads(pickle.dumps(failed))
+    assert (type(again), str(again), vars(again)) == (CallFailed, "ABORTED: x", vars(failed))
 
 
 def test_options_of_the_call_are_not_fields_of_the_request() -> None:
