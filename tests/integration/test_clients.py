@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
 import threading
 from collections.abc import Iterator
 from concurrent import futures
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +21,7 @@ from service.cli import main
 from service.client import AsyncClient, CallFailed, Client, Credentials
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb_grpc
-from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess, eventually
 
 DIGIT = (ROOT / "examples" / "pictures" / "digit-7.png").read_bytes()
 PRAISE = "A gripping story with an excellent performance at its heart."
@@ -71,6 +74,31 @@ def test_a_failure_says_what_the_log_can_be_asked_for(address: str):
         assert caught.value.code is grpc.StatusCode.NOT_FOUND
     with pytest.raises(ValueError, match="closed"):
         client.describe("lenet5-mnist")
+
+
+def test_calls_are_balanced_by_health(small_repository: Path, transport: str):
+    """As deploy/kubernetes/base/service.yaml advises."""
+    policy = {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": ""}}
+    options = [("grpc.service_config", json.dumps(policy)), ("grpc.default_authority", "convserve")]
+    serve = partial(ServerProcess, small_repository, transport, "--lame-duck-seconds", "600")
+    with serve() as leaving, serve() as staying:
+        address = f"ipv4:127.0.0.1:{leaving.grpc_port},127.0.0.1:{staying.grpc_port}"
+        with Client(address, timeout_seconds=DEADLINE_SECONDS, channel_options=options) as client:
+
+            def shares() -> list[float]:
+                """Return how many of 20 calls each server took."""
+                before = [described(leaving), described(staying)]
+                for _ in range(20):
+                    client.describe("add-sub")
+                return [described(leaving) - before[0], described(staying) - before[1]]
+
+            eventually(lambda: min(shares()) >= 8, "both are called")
+            leaving.signal(signal.SIGTERM)
+            eventually(lambda: shares() == [0, 20], "who is about to stop is called no more, though it would answer")
+
+
+def described(server: ServerProcess) -> float:
+    return server.metric("convserve_requests_total", method="DescribeModel")
 
 
 class Stub(pb_grpc.ClassificationServiceServicer):
