@@ -49,6 +49,8 @@ class Credentials:
         """
         if (self.certificate is None) != (self.key is None):
             raise CredentialsInvalid("a caller's certificate and its key belong together: give both, or neither")
+        if not _is_name(self.server_name):
+            raise CredentialsInvalid(f"{self.server_name!a} is no name of a server, which TLS could ask for")
         if not all(" " < letter <= "~" for letter in self.token):
             raise CredentialsInvalid("the token has spaces or letters that cannot be sent; expected visible ASCII")
 
@@ -126,6 +128,13 @@ class Credentials:
             raise CredentialsInvalid(f"{key}: {error.strerror}") from None
         if encrypted:
             raise CredentialsInvalid(f"{key}: the key has a passphrase; expected one without")
+
+
+def _is_name(text: str) -> bool:
+    try:
+        return text.isprintable() and " " not in text and bool(text.encode("idna") or not text)
+    except UnicodeError:
+        return False
 
 
 def _unusable(about: object, error: OSError, expected: str) -> str:

@@ -21,6 +21,7 @@ _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_…
 _OTHER_NAME, _OTHER_ADDRESS = 62, 64
 _OF_CALLERS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # alerts about what the caller shows
 _SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "xds:")  # left to gRPC
+_NO_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8001"
 _ELSE = "no gRPC server answers there, something else does: give another HOST:PORT"
 _NOT_CONNECTED = "failed to connect"  # so gRPC's own words begin
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks for them
@@ -57,11 +58,13 @@ def _fault(server: str, credentials: Credentials) -> str | None:
         return None
     parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", server)
     if not parts or not 0 < int(parts[2]) < 65536:
-        return "expected HOST:PORT, such as 127.0.0.1:8001"
+        return _NO_ADDRESS
     address = parts[1], int(parts[2])
     try:
         with socket.create_connection(address, _TIMEOUT_SECONDS):
             pass
+    except UnicodeError:  # no name that could be looked up
+        return _NO_ADDRESS
     except OSError as error:
         return f"no gRPC server answers there ({error.strerror or error}); start one, or give another HOST:PORT"
     context = credentials.ssl_context()

@@ -12,7 +12,7 @@ import grpc
 import pytest
 from google.rpc import status_pb2
 
-from service.client import CallFailed, Credentials, CredentialsInvalid, add_credential_flags, credentials_of
+from service.client import CallFailed, Credentials, CredentialsInvalid, add_credential_flags, credentials_of, explained
 from service.client.requests import Terms, describe_request, health_request, images_request, sentences_request
 from service.errors import DeadlineUnmeetable, ModelNotFound
 from service.transport.status import status_of
@@ -73,15 +73,17 @@ def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     [
         ({"TLS_CAT": "x"}, "environment variable CONVSERVE_CLIENT_TLS_CAT: there is no such setting of a client"),
         ({"TLS": "yes"}, "CONVSERVE_CLIENT_TLS: expected true or false, got 'yes'"),
-        ({"TOKEN": "t", "TOKEN_FILE": "f"}, "CONVSERVE_CLIENT_TOKEN and CONVSERVE_CLIENT_TOKEN_FILE are both set"),
+        ({"TOKEN": "tick", "TOKEN_FILE": "f"}, "CONVSERVE_CLIENT_TOKEN and CONVSERVE_CLIENT_TOKEN_FILE are both set"),
         ({"TOKEN": "two words"}, "the token has spaces or letters that cannot be sent"),
+        ({"TLS_SERVER_NAME": ".models"}, "'.models' is no name of a server"),
+        ({"TLS_SERVER_NAME": "two words"}, "'two words' is no name of a server"),
         ({"TLS_KEY": "k"}, "a caller's certificate and its key belong together"),
     ],
 )
 def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], message: str) -> None:
     said = refusal(**variables)
     assert said.startswith(message)
-    assert "two words" not in said
+    assert variables.get("TOKEN", "no token") not in said
 
 
 def test_links_of_kubernetes_are_no_variables_of_ours() -> None:
@@ -174,3 +176,19 @@ def test_an_any_of_another_kind_is_passed_over() -> None:
     status.details.add(type_url="type.googleapis.com/other.Kind", value=b"\xff")
     ended = Ended(grpc.StatusCode.ABORTED, "x", (("grpc-status-details-bin", status.SerializeToString()),))
     assert CallFailed.of(ended).facts == {}
+
+
+@pytest.mark.parametrize(
+    ("code", "details", "token", "said"),
+    [
+        ("NOT_FOUND", "no model\n'm'", "", "NOT_FOUND: no model 'm'"),
+        ("UNAUTHENTICATED", "no", "", "UNAUTHENTICATED: no; give one, --token-file FILE or CONVSERVE_CLIENT_TOKEN"),
+        ("UNAUTHENTICATED", "no", "t", "UNAUTHENTICATED: no; the one sent may be outdated or of another server: give"),
+        ("PERMISSION_DENIED", "no", "t", "PERMISSION_DENIED: no; give another one, --token-file FILE or"),
+        ("UNAVAILABLE", "failed to connect to all", "", "UNAVAILABLE: failed to connect to all"),
+    ],
+)
+def test_what_a_call_ended_with_is_one_line_with_the_remedy(code: str, details: str, token: str, said: str) -> None:
+    line = explained(grpc.StatusCode[code], details, "unix:/no/such", Credentials(token=token))
+    assert line.startswith(said)
+    assert "\n" not in line
