@@ -27,8 +27,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import trustme
 
-from tests.integration.harness import DEADLINE_SECONDS, MODELS, TRANSPORTS, ServerProcess
+from tests.integration.harness import DEADLINE_SECONDS, MODELS, TRANSPORTS, ServerProcess, eventually
 
 CALLS = Path(__file__).with_name("triton_calls.py")
 
@@ -67,7 +68,18 @@ def test_the_stock_client_loads_models(transport: str):
         run("model_control", explicit)
 
 
-def run(name: str, server: ServerProcess) -> None:
-    command = [sys.executable, str(CALLS), name, str(server.grpc_port), str(MODELS)]
+def test_the_stock_client_speaks_tls_and_shows_a_token(tmp_path: Path):
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    authority.issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(tmp_path / "server.pem")
+    (tmp_path / "tokens").write_text("reader\n")
+    flags = [f"--tls-certificate={tmp_path}/server.pem", f"--tls-key={tmp_path}/server.pem"]
+    with ServerProcess(MODELS, "auto", *flags, f"--infer-tokens-file={tmp_path}/tokens", wait_ready=False) as secure:
+        eventually(lambda: secure.get("/readyz")[0] == 200, "it is ready")
+        run("secured", secure, str(tmp_path / "ca.pem"), "reader")
+
+
+def run(name: str, server: ServerProcess, *more: str) -> None:
+    command = [sys.executable, str(CALLS), name, str(server.grpc_port), str(MODELS), *more]
     ended = subprocess.run(command, capture_output=True, text=True, timeout=2 * DEADLINE_SECONDS, check=False)
     assert ended.returncode == 0, ended.stderr

@@ -3,6 +3,7 @@
 Its descriptors of package ``inference`` and ours cannot live in one process.
 
     python triton_calls.py NAME PORT MODELS
+    python triton_calls.py secured PORT MODELS CA_FILE TOKEN
 """
 
 from __future__ import annotations
@@ -280,7 +281,21 @@ SYNCHRONOUS = {
     )
 }
 
-ASYNCHRONOUS = {call.__name__: call for call in (asynchronous, asynchronous_stream)}
+
+async def secured() -> None:
+    """As docs/operations.md has it: TLS, and a token in the headers of each call; both clients."""
+    ca_file, token = sys.argv[4:]
+    golden, headers = Golden(LENET), {"authorization": f"Bearer {token}"}
+    images = as_input("images", golden.inputs[:2])
+    with triton.InferenceServerClient(ADDRESS, ssl=True, root_certificates=ca_file) as client:
+        check(client.infer(LENET, [images], headers=headers), golden.outputs[:2])
+        with pytest.raises(triton.InferenceServerException, match="UNAUTHENTICATED"):
+            client.infer(LENET, [images])
+    async with triton_aio.InferenceServerClient(ADDRESS, ssl=True, root_certificates=ca_file) as client:
+        check(await client.infer(LENET, [images], headers=headers), golden.outputs[:2])
+
+
+ASYNCHRONOUS = {call.__name__: call for call in (asynchronous, asynchronous_stream, secured)}
 
 if __name__ == "__main__":
     if sys.argv[1] in ASYNCHRONOUS:
