@@ -35,9 +35,9 @@ class Credentials:
     """
 
     tls: bool = False
-    ca: Path | None = None
-    certificate: Path | None = None
-    key: Path | None = None
+    ca: Path | str | None = None
+    certificate: Path | str | None = None
+    key: Path | str | None = None
     server_name: str = ""
     token: str = field(default="", repr=False)
 
@@ -100,7 +100,7 @@ class Credentials:
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's default from 3.13 on; gRPC asks for less
         context.set_alpn_protocols(["h2"])
         if self.certificate and self.key:
-            self._refuse_passphrase(self.key)
+            _refuse_passphrase(Path(self.key))
             try:
                 context.load_cert_chain(self.certificate, self.key)
             except OSError as error:
@@ -113,21 +113,21 @@ class Credentials:
             return None
         authorities = self.ca or ssl.get_default_verify_paths().cafile  # else those that come with gRPC
         roots = Path(authorities).read_bytes() if authorities else None
-        key = self.key.read_bytes() if self.key else None
-        chain = self.certificate.read_bytes() if self.certificate else None
+        key = Path(self.key).read_bytes() if self.key else None
+        chain = Path(self.certificate).read_bytes() if self.certificate else None
         return grpc.ssl_channel_credentials(roots, key, chain)
 
     def _named(self) -> ChannelOptions:
         return [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
 
-    @staticmethod
-    def _refuse_passphrase(key: Path) -> None:
-        try:
-            encrypted = b"ENCRYPTED" in key.read_bytes()
-        except OSError as error:
-            raise CredentialsInvalid(f"{key}: {error.strerror}") from None
-        if encrypted:
-            raise CredentialsInvalid(f"{key}: the key has a passphrase; expected one without")
+
+def _refuse_passphrase(key: Path) -> None:
+    try:
+        encrypted = b"ENCRYPTED" in key.read_bytes()
+    except OSError as error:
+        raise CredentialsInvalid(f"{key}: {error.strerror}") from None
+    if encrypted:
+        raise CredentialsInvalid(f"{key}: the key has a passphrase; expected one without")
 
 
 def _is_name(text: str) -> bool:

@@ -110,7 +110,7 @@ def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentia
 
 
 def _fault_of_certificate(
-    code: int, address: tuple[str, int], context: ssl.SSLContext, name: str, ca: Path | None
+    code: int, address: tuple[str, int], context: ssl.SSLContext, name: str, ca: Path | str | None
 ) -> str:
     if code == _EXPIRED:
         return "the server's certificate, or one above it, has expired: have it renewed there"

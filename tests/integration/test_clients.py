@@ -232,7 +232,7 @@ def test_credentials_are_the_same_for_both(small_repository: Path, tmp_path: Pat
     flags += [f"--tls-client-ca={tmp_path}/ca.pem", f"--infer-tokens-file={tmp_path}/tokens"]
     caller = tmp_path / "caller.pem"
     known = Credentials(
-        ca=tmp_path / "ca.pem", certificate=caller, key=caller, server_name="models.example", token="reader"
+        ca=str(tmp_path / "ca.pem"), certificate=caller, key=str(caller), server_name="models.example", token="reader"
     )
 
     async def described(address: str) -> pb.DescribeModelResponse:

@@ -192,3 +192,9 @@ def test_what_a_call_ended_with_is_one_line_with_the_remedy(code: str, details: 
     line = explained(grpc.StatusCode[code], details, "unix:/no/such", Credentials(token=token))
     assert line.startswith(said)
     assert "\n" not in line
+
+
+def test_a_key_with_a_passphrase_is_refused_rather_than_asked_about(tmp_path: Path) -> None:
+    (tmp_path / "key.pem").write_text("-----BEGIN ENCRYPTED PRIVATE KEY-----\n")
+    with pytest.raises(CredentialsInvalid, match="the key has a passphrase; expected one without"):
+        Credentials(certificate=str(tmp_path / "chain.pem"), key=str(tmp_path / "key.pem")).channel("localhost:1")
