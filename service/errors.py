@@ -110,10 +110,19 @@ class DeadlineExceeded(ServingError):
 
 
 class RequestCancelled(ServingError):
-    """The caller left (CANCELLED)."""
+    """The caller left (CANCELLED).
+
+    Attributes:
+        at: When, on the batcher's clock; None for just now.
+    """
 
     status = "CANCELLED"
     reason = "CANCELLED"
+
+    def __init__(self, message: str, *, at: float | None = None) -> None:
+        """Keep the message and the instant."""
+        super().__init__(message)
+        self.at = at
 
 
 class LoadFailed(ServingError):

@@ -97,7 +97,7 @@ class Metrics:
         )
         self.releases = self._counter("batch_release", "Batches, by why they left the queue", *_MODEL, "reason")
         self.rejected = self._counter("rejected", "Requests refused, by reason", *_MODEL, "reason")
-        self.cancelled = self._counter("cancelled", "Callers who left, by stage of their request", *_MODEL, "stage")
+        self.cancelled = self._counter("cancelled", "Requests whose callers left, by stage", *_MODEL, "stage")
         self.cache_hits = self._counter("response_cache_hits", "Requests answered from the cache", *_MODEL)
         self.cache_misses = self._counter("response_cache_misses", "Requests run and then kept, if they fit", *_MODEL)
         self.cache_evictions = self._counter("response_cache_evictions", "Answers that left to make room", *_MODEL)

@@ -8,16 +8,22 @@ from __future__ import annotations
 
 import threading
 from collections import Counter as Counts
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
+from service.errors import RequestCancelled, ServingError
+
 _STREAMS = {"ModelStreamInfer": "bidi_stream", "ServerReflectionInfo": "bidi_stream", "Watch": "server_stream"}
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 _SPELT_OTHERWISE = {"OK": "OK", "CANCELLED": "Canceled"}
+
+
+def _left() -> ServingError:
+    return RequestCancelled("the caller left")
 
 
 class Rpc:
@@ -51,8 +57,13 @@ class RpcCounts(Collector):
             self._handled[method, code] += number
 
     @contextmanager
-    def one(self, method: str) -> Iterator[Rpc]:
-        """Count an RPC in, and out when the context is left."""
+    def one(self, method: str, leaving: Callable[[], ServingError] = _left) -> Iterator[Rpc]:
+        """Count an RPC in, and out when the context is left.
+
+        Args:
+            method: ``/package.Service/Method``.
+            leaving: Tells with which error it ends if its caller leaves now.
+        """
         rpc = Rpc()
         self.started(method)
         try:
@@ -61,7 +72,7 @@ class RpcCounts(Collector):
             rpc.code = rpc.code or "UNKNOWN"  # as gRPC answers
             raise
         finally:
-            self.handled(method, rpc.code or "CANCELLED")
+            self.handled(method, rpc.code or leaving().status)
 
     def collect(self) -> Iterable[Metric]:
         """Yield both families as a scrape shows them."""

@@ -292,13 +292,15 @@ class Batcher:
         computed with its neighbours, which never notice, and its rows are dropped. Whoever withdraws one
         though nobody left settles it before: then it is not counted.
         """
+        now = self._clock()
         with self._lock:
             was_queued = self._queue.remove(request)
             request.cancelled = True
+            request.left_at = now
             if was_queued:
-                self._admission.left(request, self._clock())
+                self._admission.left(request, now)
                 self._settled.notify_all()
-        if was_queued and request.refuse(RequestCancelled("the caller left")):
+        if was_queued and request.refuse(RequestCancelled("the caller left", at=now)):
             self._observer.cancelled("queued")
 
     def is_wedged(self, limit_seconds: float) -> bool:

@@ -161,7 +161,7 @@ class Instance:
     def _answer(self, request: PendingRequest, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
         if not request.cancelled:
             request.answer(outputs, facts)
-        elif request.refuse(RequestCancelled("the caller left")):
+        elif request.refuse(RequestCancelled("the caller left", at=request.left_at)):
             self._observer.cancelled("running")
 
 

@@ -81,6 +81,7 @@ class PendingRequest:
         promised: It was let in since its answer was predicted to come in time.
         queued: Instant at which its preparation was over, on the same clock.
         cancelled: The caller left while the batch was running, or the call failed without it; its rows are dropped.
+        left_at: Instant of that; None before.
 
     It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
     """
@@ -93,6 +94,7 @@ class PendingRequest:
         "group",
         "handicap",
         "inputs",
+        "left_at",
         "overrides",
         "promised",
         "queued",
@@ -124,6 +126,7 @@ class PendingRequest:
         self.turn = arrival + handicap
         self.promised = False
         self.cancelled = False
+        self.left_at: float | None = None
         self._unsettled = [True]
 
     def answer(self, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:

@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import itertools
 import logging
+import math
 import os
 import threading
 from typing import Protocol
 
 from service.dataplane import DataPlane
-from service.errors import InvalidInput, ServingError
+from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.preparation import Burst
 from service.repository.servable import Servable
 from service.transport.access import Metadata
 from service.transport.call_record import CallRecord, EndedCall
+from service.transport.departure import departure
 from service.transport.recorder import Recorder
 from service.transport.status import Status, internal
 
@@ -125,17 +127,25 @@ class Call:
         caller_id: The id in the request message; empty for none.
         record: What is kept of a call that is watched; None for most.
         burst: The calls that it came with; None if it came alone.
+        deadline: Of gRPC, on the same clock; infinite for none.
     """
 
     __slots__ = (
         "_calls", "_method", "_model", "_responder", "_servable", "_unsettled",
-        "arrival", "burst", "caller_id", "record",
+        "arrival", "burst", "caller_id", "deadline", "record",
     )  # fmt: skip
 
     def __init__(
-        self, calls: Ledger, method: str, responder: Responder, arrival: float, burst: Burst | None = None
+        self,
+        calls: Ledger,
+        method: str,
+        responder: Responder,
+        arrival: float,
+        burst: Burst | None = None,
+        deadline: float = math.inf,
     ) -> None:
         self.arrival = arrival
+        self.deadline = deadline
         self.burst = burst
         self.caller_id = ""
         self.record: CallRecord | None = None
@@ -177,6 +187,9 @@ class Call:
 
     def refuse(self, error: ServingError) -> None:
         """Settle with an error."""
+        if isinstance(error, RequestCancelled):
+            left_at = self._calls.dataplane.clock() if error.at is None else error.at
+            error = departure(self.arrival, self.deadline, left_at)
         self._fail(self._calls.status_of(error, self.request_id), error.reason)
 
     def unexpected(self) -> None:

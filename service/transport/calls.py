@@ -114,7 +114,7 @@ class Calls:
         """
         arrival = self.dataplane.clock()
         deadline = math.inf if time_remaining is None else arrival + time_remaining
-        call = Call(self, method, responder, arrival, burst)
+        call = Call(self, method, responder, arrival, burst, deadline)
         if self.recorder.draws:
             call.record = self.recorder.begin(method, metadata, arrival)
         self._enter(method, responder)

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 import grpc
 from google.protobuf.message import DecodeError
 
-from service.errors import InvalidInput, RequestCancelled, ServingError
+from service.errors import InvalidInput, ServingError
 from service.pb.convserve.classification.v1 import classification_pb2
 from service.pb.inference import grpc_service_pb2
 from service.scheduling import take_turns_at_once
@@ -24,6 +24,7 @@ from service.transport.address import check_free
 from service.transport.call import request_id_of
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
+from service.transport.departure import leaving
 from service.transport.grpcio_options import channel_arguments
 from service.transport.health import Health
 from service.transport.limits import DoorLimits
@@ -231,7 +232,7 @@ class GrpcioDoor:
         self._picked_up += 1
         metadata = context.invocation_metadata() or ()
         request_id = request_id_of(metadata)
-        with self._calls.rpcs.one(MODEL_STREAM_INFER) as rpc:
+        with self._calls.rpcs.one(MODEL_STREAM_INFER, leaving(context)) as rpc:
             try:
                 self._calls.check_access(MODEL_STREAM_INFER, metadata)
             except ServingError as error:
@@ -256,7 +257,7 @@ class GrpcioDoor:
             self._picked_up += 1
             metadata = context.invocation_metadata() or ()
             request_id = request_id_of(metadata)
-            arrival = self._calls.dataplane.clock()
+            arrival, leaves = self._calls.dataplane.clock(), leaving(context)
             recorder = self._calls.recorder
             record = recorder.begin(method.path, metadata, arrival) if recorder.draws else None
             self._calls.rpcs.started(method.path)
@@ -281,11 +282,10 @@ class GrpcioDoor:
                 damaged = InvalidInput("the request message is damaged")
                 status, reason = self._calls.status_of(damaged, request_id), damaged.reason
             except asyncio.CancelledError:
-                ended("CANCELLED", RequestCancelled.reason)
+                ended((left := leaves()).status, left.reason)
                 raise
             except Exception:
-                fields = {"request_id": request_id, "method": method.path}
-                _LOG.exception("a call failed", extra={"fields": fields})
+                _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": method.path}})
                 status, reason = internal(request_id), "INTERNAL"
             else:
                 ended("OK")

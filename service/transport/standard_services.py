@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.rpc_counts import Rpc, RpcCounts
+from service.transport.departure import leaving
 
 _MAX_NAME = 256  # characters of a name that is repeated; it travels in metadata, of which clients take 8 KiB
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -36,7 +37,7 @@ def add_health(server: grpc.aio.Server, states: States, rpcs: RpcCounts) -> str:
     """Register the health service; return its name."""
 
     async def check(payload: bytes, context: Any) -> Any:
-        with rpcs.one(f"/{_HEALTH}/Check") as rpc:
+        with rpcs.one(f"/{_HEALTH}/Check", leaving(context)) as rpc:
             name = (await _parsed(health_pb2.HealthCheckRequest, payload, context, rpc)).service
             state = states.of(name)
             if state is None:
@@ -45,7 +46,7 @@ def add_health(server: grpc.aio.Server, states: States, rpcs: RpcCounts) -> str:
             return health_pb2.HealthCheckResponse(status=state)
 
     async def watch(payload: bytes, context: Any) -> AsyncIterator[Any]:
-        with rpcs.one(f"/{_HEALTH}/Watch") as rpc:
+        with rpcs.one(f"/{_HEALTH}/Watch", leaving(context)) as rpc:
             request = await _parsed(health_pb2.HealthCheckRequest, payload, context, rpc)
             async for state in states.changes(request.service):
                 yield health_pb2.HealthCheckResponse(status=state)
@@ -64,7 +65,7 @@ def add_reflection(server: grpc.aio.Server, names: Sequence[str], rpcs: RpcCount
     servicer: Any = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
 
     async def answer(payloads: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        with rpcs.one(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo") as rpc:
+        with rpcs.one(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo", leaving(context)) as rpc:
 
             async def requests() -> AsyncIterator[Any]:
                 async for payload in payloads:

@@ -119,9 +119,13 @@ def test_a_deadline_that_passes_in_the_queue(embed: Embed):
 def test_grpcs_own_deadline_frees_the_place_in_the_queue(embed: Embed):
     with embed() as running:
         first = running.occupy()
-        waits = running.client.inference.ModelInfer.future(ADD_SUB, timeout=0.2)
+        waits = running.client.inference.ModelInfer.future(ADD_SUB, timeout=2.0)
         assert failure(waits.result).code is grpc.StatusCode.DEADLINE_EXCEEDED
         eventually(lambda: running.queued == 0 and running.in_flight == 1, "its place is free")
+        # Counted as what the caller was told, though its client hung up before the server looked.
+        assert running.metric("convserve_requests_total", code="DEADLINE_EXCEEDED") == 1
+        assert running.metric("grpc_server_handled_total", grpc_code="DeadlineExceeded") == 1
+        assert running.metric("convserve_cancelled_total", model="add-sub", stage="queued") == 1
         running.gate.open()
         assert first.result().model_name == "add-sub"
         eventually(lambda: running.in_flight == 0, "nothing is in flight")

@@ -266,9 +266,14 @@ class TestCancel:
         requests = stage.submit(*four())
         stage.start()
         stage.backend.wait_for_batches(1)
+        left_at = stage.clock()
         stage.batcher.cancel(requests[1])
+        stage.clock.advance(5.0)
         assert stage.finish(requests) == ["OK", "CANCELLED", "OK", "OK"]
         assert stage.backend.sizes == [4]
+        (error,) = reply_of(requests[1]).errors
+        assert isinstance(error, RequestCancelled)
+        assert error.at == left_at, "not the instant at which the batch was over"
         assert [stage_left for what, stage_left in stage.seen.events if what == "cancelled"] == ["running"]
 
     def test_the_second_of_four_leaves_while_they_wait(self, stage: Stage) -> None:

@@ -22,6 +22,7 @@ from service.errors import (
     ModelNotFound,
     ModelNotReady,
     QueueFull,
+    RequestCancelled,
     ServingError,
     Unloading,
 )
@@ -781,6 +782,28 @@ def test_a_refusal_later_settles_the_call(world: World, error: ServingError, cod
     assert world.responder.code == code
     assert world.calls.in_flight.count == 0
     assert world.plane.servables["bare"].metrics.snapshot().fail.count == 1
+
+
+@pytest.mark.parametrize(
+    ("time_remaining", "left_at", "settled_at", "code"),
+    [
+        (None, None, 5.0, "CANCELLED"),
+        (1.0, None, 0.5, "CANCELLED"),
+        (1.0, None, 1.0, "DEADLINE_EXCEEDED"),
+        (1.0, 0.5, 3.0, "CANCELLED"),  # its batch ran on
+        (1.0, 1.5, 3.0, "DEADLINE_EXCEEDED"),
+    ],
+)
+def test_who_leaves_as_the_deadline_passes_counts_as_late(
+    world: World, time_remaining: float | None, left_at: float | None, settled_at: float, code: str
+) -> None:
+    world.infer(time_remaining=time_remaining)
+    arrival = world.plane.clock()
+    world.plane.clock.advance(settled_at)
+    world.reply.refuse(RequestCancelled("left", at=None if left_at is None else arrival + left_at))
+    assert world.responder.code == code
+    assert world.counts() == {("bare", "ModelInfer", code): 1}
+    assert world.plane.servables["bare"].metrics.snapshot().failures == {code: 1}
 
 
 Settle = Callable[[Any], None]
