@@ -171,10 +171,16 @@ class Lifecycle:
         """Drop a version that exists no more; a model without versions is required no more."""
         with self._lock:
             self._statuses.pop((name, version), None)
-            if not any(known == name for known, _ in self._statuses):
+            gone = not any(known == name for known, _ in self._statuses)
+            if gone:
                 self._names -= {name}
                 self._required -= {name}
+                self._newest = {other: newest for other, newest in self._newest.items() if other != name}
+                self._ready = {other: versions for other, versions in self._ready.items() if other != name}
+        self._metrics.settle()  # the last calls, which would bring the series back
         self._metrics.forget(name, str(version))
+        if gone:
+            self._metrics.forget(name, "")  # calls that asked for a version that there was not
         self._listener()
 
     def release(self, name: str) -> None:

@@ -388,6 +388,29 @@ def test_a_model_is_known_and_required_as_long_as_it_has_a_version(tmp_path: Pat
     assert cycle.is_ready
 
 
+def test_nothing_is_left_of_models_that_come_and_go() -> None:
+    class Late:
+        """Calls of the model's last moment that nobody has added up yet."""
+
+        def settle(self) -> None:
+            while pending:
+                metrics.requests.labels(*pending.pop(), "ModelInfer", "NOT_FOUND").inc()
+
+    pending, late, metrics = list[tuple[str, str]](), Late(), Metrics("0", "test")
+    metrics.before_scrapes(late)
+    cycle = Lifecycle(metrics)
+    for name in ("monday", "tuesday"):
+        servable = bare_servable(name=name, version=1)
+        cycle.put(servable)
+        metrics.requests.labels(name, "", "ModelInfer", "NOT_FOUND").inc()
+        cycle.withdraw(servable)
+        pending += [(name, "1"), (name, "")]
+        cycle.forget(name, 1)
+    assert "day" not in metrics.negotiate("")[0].decode()
+    assert not cycle.servables("monday")
+    assert [len(getattr(cycle, table)) for table in ("_ready", "_newest", "_names", "_statuses")] == [0] * 4
+
+
 @pytest.mark.parametrize("running", [0, 1])
 def test_closing_tells_whether_the_time_sufficed(tmp_path: Path, running: int) -> None:
     loader = FakeLoader()
