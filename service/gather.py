@@ -53,6 +53,7 @@ class Gather(ABC):
         self.last: tuple[PendingRequest, BatchFacts] | None = None
         self.known: KnownItems | None = None
         self.keys: Sequence[bytes] = ()
+        self._is_counted = False
         self._requests: list[PendingRequest] = []
         self._lock = threading.Lock()
 
@@ -63,6 +64,12 @@ class Gather(ABC):
                 return None
             self._requests.append(request)
             return request
+
+    def misses(self) -> int:
+        """Return how many misses of the cache a part that is to run counts: the call is one, whichever comes first."""
+        with self._lock:
+            first, self._is_counted = not self._is_counted, True
+        return int(first)
 
     def answer_known(self, rows: Sequence[Sequence[np.ndarray]], request: PendingRequest, facts: BatchFacts) -> None:
         """Settle the call, of which no part was begun, with the outputs (1, ...) of each item."""

@@ -264,8 +264,8 @@ class Preparation:
         arrays = [preparer.stack(rows)]
         reply: Reply = PartReply(gather, places)
         if gather.known is not None:
-            keys, calls = [gather.keys[place] for place in places], int(part.places.start == 0)
-            reply = Keeping(partial(gather.known.keep, keys, calls), reply)
+            keys = [gather.keys[place] for place in places]
+            reply = Keeping(partial(gather.known.keep, keys, gather.misses()), reply)
         group = servable.group_of(arrays)
         request = PendingRequest(arrays, group, part.deadline, part.arrival, reply, finished, part.handicap)
         return gather.add(request)

@@ -21,19 +21,20 @@ def cached_facts(rows: int, now: float) -> BatchFacts:
 class Keeping:
     """Passes a request's answer on and keeps it; failures are not kept."""
 
-    __slots__ = ("_keep", "_reply")
+    __slots__ = ("_keep", "reply")
 
     def __init__(self, keep: Keep, reply: Reply) -> None:
         self._keep = keep
-        self._reply = reply
+        self.reply = reply
+        """That of the caller."""
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
         """Keep it first, so that who asks again at once finds it."""
         try:
             self._keep(outputs)
         finally:
-            self._reply.answer(outputs, request, facts)
+            self.reply.answer(outputs, request, facts)
 
     def refuse(self, error: ServingError) -> None:
         """Pass the failure on."""
-        self._reply.refuse(error)
+        self.reply.refuse(error)

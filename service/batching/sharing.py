@@ -271,6 +271,9 @@ class _Flight:
             if self._keep is not None:  # first: who asks again at once finds it
                 self._keep(outputs)
         finally:
+            for member in members[1:]:
+                if isinstance(member.reply, Keeping):  # the first has the items kept, and counts as who ran
+                    member.reply = member.reply.reply
             for member in members:
                 # Who joined a run that had begun has waited for no time, not for less than none.
                 late = member.queued > facts.released

@@ -941,6 +941,33 @@ def test_an_item_that_has_no_answer_is_not_known() -> None:
     assert "hit" not in world.counts.told
 
 
+@pytest.mark.parametrize("items", [[b"broken", GOOD[0]], [GOOD[0], b"broken"], GOOD[:3]])
+def test_a_call_that_ran_is_one_miss_whichever_of_its_items_could(items: list[bytes]) -> None:
+    world = RememberingWorld()
+    world.classify(items)
+    world.run_all()
+    assert world.counts.told == ["miss"]
+
+
+def test_a_call_of_which_nothing_could_run_is_no_miss() -> None:
+    world = RememberingWorld()
+    world.classify([b"broken", b"too"])
+    world.run_all()
+    assert world.items.times_settled == 1
+    assert world.counts.told == []
+
+
+def test_who_shares_a_run_is_no_miss_besides() -> None:
+    world = RememberingWorld(merges=True)
+    for _ in range(3):
+        world.classify(GOOD[:1])
+    world.run_all()
+    assert sorted(world.counts.told) == ["merged", "merged", "miss"]
+    world.renew()
+    world.classify(GOOD[:1])
+    assert world.counts.told[-1] == "hit"
+
+
 def test_known_items_come_too_late_after_the_deadline() -> None:
     world = RememberingWorld()
     world.classify(GOOD[:1])
