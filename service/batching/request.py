@@ -42,6 +42,11 @@ class BatchFacts:
     infer_seconds: float
     lone: bool = False
 
+    @property
+    def ran(self) -> bool:
+        """Whether there was a batch at all."""
+        return self.instance >= 0
+
 
 class Reply(Protocol):
     """How an answer reaches the caller. Exactly one of the two methods is called, exactly once.

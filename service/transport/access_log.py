@@ -10,6 +10,7 @@ import logging
 import threading
 from collections.abc import Callable
 
+from service.batching.request import BatchFacts, PendingRequest
 from service.transport.call_record import EndedCall
 
 _LOG = logging.getLogger("service.access")
@@ -105,18 +106,21 @@ def fields(call: EndedCall) -> dict[str, object]:
     }
     record = call.record
     if record is not None and record.request is not None and record.facts is not None:
-        request, facts = record.request, record.facts
-        said |= {
-            "rows": request.rows,
-            "batch_rows": facts.rows,
-            "prepare_seconds": _rounded(request.queued - request.arrival),
-            "queue_seconds": _rounded(facts.released - request.queued),
-            "assemble_seconds": _rounded(facts.assemble_seconds),
-            "infer_seconds": _rounded(facts.infer_seconds),
-        }
+        said["rows"] = record.request.rows
+        said |= _phases(record.request, record.facts) if record.facts.ran else {"cached": True}
     if record is not None:
         said["trace_id"] = record.trace_id
     return {name: value for name, value in said.items() if value != ""}
+
+
+def _phases(request: PendingRequest, facts: BatchFacts) -> dict[str, object]:
+    return {
+        "batch_rows": facts.rows,
+        "prepare_seconds": _rounded(request.queued - request.arrival),
+        "queue_seconds": _rounded(facts.released - request.queued),
+        "assemble_seconds": _rounded(facts.assemble_seconds),
+        "infer_seconds": _rounded(facts.infer_seconds),
+    }
 
 
 def _rounded(seconds: float) -> float:

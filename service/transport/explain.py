@@ -34,7 +34,7 @@ def as_parameters(servable: Servable, request: PendingRequest, facts: BatchFacts
 
 def _facts(servable: Servable, request: PendingRequest, facts: BatchFacts) -> dict[str, str | int | float]:
     return {
-        "queue_seconds": facts.released - request.queued,
+        "queue_seconds": facts.released - request.queued if facts.ran else 0.0,
         "decode_seconds": request.queued - request.arrival,
         "assemble_seconds": facts.assemble_seconds,
         "infer_seconds": facts.infer_seconds,

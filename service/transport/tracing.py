@@ -167,7 +167,9 @@ class CallTrace:
 
 
 def phases(request: PendingRequest, facts: BatchFacts) -> list[tuple[str, float, float]]:
-    """Return name, beginning and end of each phase of a request that ran; without ``prepare`` if there was none."""
+    """Return name, beginning and end of each phase of a request, of which some run none or need no ``prepare``."""
+    if not facts.ran:
+        return []
     assembled = facts.released + facts.assemble_seconds
     found = [
         ("queue", request.queued, facts.released),
@@ -178,6 +180,8 @@ def phases(request: PendingRequest, facts: BatchFacts) -> list[tuple[str, float,
 
 
 def _about_batch(request: PendingRequest, facts: BatchFacts) -> dict[str, str | int | float]:
+    if not facts.ran:
+        return {"convserve.request.rows": request.rows, "convserve.cached": True}
     return {
         "convserve.request.rows": request.rows,
         "convserve.batch.rows": facts.rows,

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from service.batching.keeping import cached_facts
 from service.batching.request import BatchFacts, PendingRequest
 from service.logs import JsonFormatter
 from service.transport.access_log import AccessLog, Allowance, fields
@@ -54,6 +55,14 @@ def test_a_line_says_where_the_time_went_and_nothing_of_the_payload() -> None:
         "assemble_seconds": 0.001,
         "infer_seconds": 0.25,
     }
+
+
+def test_an_answer_from_the_cache_says_so_and_has_no_phases() -> None:
+    kept = record()
+    kept.facts = cached_facts(2, 100.5)
+    said = fields(ended(model="m", version="3", record=kept))
+    assert list(said)[-2:] == ["rows", "cached"]
+    assert (said["rows"], said["cached"]) == (2, True)
 
 
 def test_a_call_that_never_ran_has_no_phases() -> None:

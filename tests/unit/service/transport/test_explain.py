@@ -3,6 +3,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from service.batching.keeping import cached_facts
 from service.batching.request import BatchFacts, PendingRequest
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
@@ -61,3 +62,10 @@ def test_the_same_facts_travel_as_parameters(name: str) -> None:
     assert choices[type(EXPECTED[name])] == choice
     response.ClearField("parameters")
     assert response == inference.ModelInferResponse()
+
+
+def test_an_answer_from_the_cache_waited_in_no_queue() -> None:
+    explanation = classification.Explanation()
+    fill(explanation, make_servable(), REQUEST, cached_facts(3, 100.5))
+    assert (explanation.queue_seconds, explanation.infer_seconds, explanation.instance) == (0.0, 0.0, "")
+    assert explanation.release_reason == "cached"

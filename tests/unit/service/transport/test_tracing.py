@@ -15,6 +15,7 @@ from opentelemetry.sdk.trace.export import SpanExportResult
 from opentelemetry.sdk.trace.export.in_memory_span_exporter import InMemorySpanExporter
 from opentelemetry.trace import SpanKind, StatusCode
 
+from service.batching.keeping import cached_facts
 from service.batching.request import BatchFacts, PendingRequest
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.tracing import _MAX_WAITING_SPANS, Tracing, phases
@@ -105,6 +106,23 @@ def test_one_server_span_a_call_and_a_child_for_each_phase(
         assert span.end_time is not None
         times[name] = ((span.start_time - EPOCH_NS) / SECOND, (span.end_time - EPOCH_NS) / SECOND)
     assert times == {"prepare": (0, 0.25), "queue": (0.25, 0.5), "assemble": (0.5, 0.75), "infer": (0.75, 1.25)}
+
+
+def test_an_answer_from_the_cache_went_through_no_phase(
+    trace: Callable[..., Tracing], exporter: InMemorySpanExporter
+) -> None:
+    tracing = trace()
+    begun = tracing.begin(METHOD, [SAMPLED], 100.0)
+    assert begun is not None
+    begun.end(ended(record=CallRecord(False, begun, request(), cached_facts(2, 100.5))))
+    (server,) = exported(tracing, exporter).values()
+    told = {name: value for name, value in (server.attributes or {}).items() if not name.startswith("rpc.")}
+    assert told == {
+        "convserve.cached": True,
+        "convserve.request.id": "id-1",
+        "convserve.request.rows": 2,
+        "convserve.transport": "native",
+    }
 
 
 def test_what_needed_no_preparation_has_no_span_of_it() -> None:
