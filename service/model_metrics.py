@@ -171,7 +171,7 @@ class ModelMetrics:
         self._replies.append((requests, rows, seconds))
 
     def observe_decode(self, seconds: float) -> None:
-        """Count the decoding or tokenising of a call's items."""
+        """Count the decoding or tokenising of items of a call that are run together."""
         self._decoded.append(seconds)
         if len(self._decoded) >= _SETTLE_CALLS:
             self.settle()
