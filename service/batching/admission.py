@@ -25,6 +25,9 @@ from service.errors import (
 )
 
 _PERIOD_BATCHES = 4
+# How often a batch is tried that nobody believes in, at most: what was measured at load may be of a busy machine.
+_TRIAL_SECONDS = 1.0
+_TRIAL_SHARE = 1 / 20  # of the time
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,7 @@ class Admission:
         # Long against a batch, so that it is steady, and short against a person's patience.
         self._period_seconds = _PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None)
         self._levels: dict[float, _Level] = {}  # by handicap: who is overtaken does not make the others' door strict
+        self._in_vain_since: float | None = None  # all that came since then was given up, and nothing ran
         self.last_refusal: Refusal | None = None
         """The last prompt one, while the instances stay busy; None for certain that none holds."""
 
@@ -118,8 +122,9 @@ class Admission:
         ):
             level.foresight.refused(1)
             return last.error()
-        # At an idle instance only the certain is refused: if an estimate that a pause of the machine has
-        # inflated refused everything, nothing would run and nothing would correct it.
+        if not len(self._queue) and max(busy_until) <= IDLE:
+            return self._refusal_of_idle(request, busy_until, now, forecast or self._forecast)
+        # At an idle instance only the certain is refused.
         by_bound = self._limits.prompt and min(busy_until) > IDLE
         if by_bound:
             finish = self._expected_finish(request, busy_until, now, level.foresight.factor(now))
@@ -133,6 +138,27 @@ class Admission:
         if by_bound:
             level.foresight.refused(1)
         return refusal.error()
+
+    def _refusal_of_idle(
+        self, request: PendingRequest, busy_until: Sequence[float], now: float, forecast: Forecast
+    ) -> ServingError | None:
+        """As :meth:`refusal`, with nothing waiting or running: only the certain is refused, and not for good.
+
+        Only what runs corrects what is thought to be certain. So where all is given up and nothing runs, now and then
+        one is let in as if it had no deadline.
+        """
+        finish = forecast.finish_at_best(request, busy_until, now)
+        pause = max(_TRIAL_SECONDS, (finish - now) / _TRIAL_SHARE)
+        self.last_refusal = None
+        if self._in_vain_since is not None and self._in_vain_since + pause <= now:
+            self._in_vain_since = now
+            request.deadline = math.inf
+            return None
+        if finish <= request.deadline:
+            return None
+        self._in_vain_since = now if self._in_vain_since is None else self._in_vain_since
+        trial_seconds = self._in_vain_since + pause - now  # whoever comes before is refused again
+        return Refusal(request, finish, 0, self._queue.departures, now, trial_seconds).error()
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         """Tell whether the last refusal is still this one and holds for an arrival that it is for.
@@ -162,7 +188,7 @@ class Admission:
 
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered for whom that was too late."""
-        self.last_refusal = None
+        self.last_refusal = self._in_vain_since = None
         self.gave_up([request for request in release.requests if request.deadline < now])
 
     def gave_up(self, late: Sequence[PendingRequest]) -> None:
@@ -180,6 +206,8 @@ class Admission:
         """Return what a request is told that waited and cannot be answered in time any more."""
         if request.deadline <= now:
             return DeadlineExceeded("the deadline passed while the request was queued")
+        if self._in_vain_since is None:
+            self._in_vain_since = now
         policy = self._policy
         return DeadlineUnmeetable(
             "too many requests wait for an answer before the deadline",

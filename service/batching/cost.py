@@ -58,9 +58,8 @@ class _Estimate:
 
     def learn(self, seconds: float) -> None:
         self.idle = 0
-        if self.untried:
-            self.untried -= 1
-            self.least = min(self.least, seconds)
+        self.untried = max(0, self.untried - 1)
+        self.least = min(self.least, seconds)
         error = seconds - self.mean
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
@@ -130,10 +129,10 @@ class CostModel:
         return cell.mean + _DEVIATIONS * cell.deviation
 
     def least_seconds(self, rows: int, group: Hashable) -> float:
-        """Return what a batch of ``rows`` costs at best: the quickest first measurement or the present mean.
+        """Return what a batch of ``rows`` costs at best: the quickest of those that ran, or the present mean.
 
-        Whoever gives up on a request must use this one. A pause of the machine inflates the mean;
-        if the inflated mean refused everything, nothing would run and nothing would correct it. For
+        Whoever gives up on a request must use this one. A pause of the machine inflates the mean, and one at
+        load the first measurement; if that refused everything, nothing would run and nothing would correct it. For
         the same reason a shape that was not measured before serving costs nothing at best, until batches
         of that size have run so often that the quickest of them tells.
         """

@@ -28,7 +28,15 @@ class Refusal:
         "_until",
     )
 
-    def __init__(self, request: PendingRequest, finish: float, queued: int, departures: int, now: float) -> None:
+    def __init__(
+        self,
+        request: PendingRequest,
+        finish: float,
+        queued: int,
+        departures: int,
+        now: float,
+        least_retry_seconds: float = 0.0,
+    ) -> None:
         """Refuse a request.
 
         Args:
@@ -37,11 +45,12 @@ class Refusal:
             queued: How many requests wait.
             departures: How many have left the queue so far.
             now: The present instant.
+            least_retry_seconds: How long a retry is in vain at least.
         """
         wait_seconds, left_seconds = finish - now, request.deadline - now
         self._message = f"the answer would take {wait_seconds:.3f} s, the deadline leaves {left_seconds:.3f} s"
         self._facts = {"queued": str(queued), "predicted_seconds": f"{wait_seconds:.6f}"}
-        self._retry_seconds = finish - request.deadline
+        self._retry_seconds = max(finish - request.deadline, least_retry_seconds)
         self._group, self._rows, self._handicap = request.group, request.rows, request.handicap
         self._finish = finish
         self._departures = departures

@@ -22,9 +22,11 @@ BUSY = [NOW + 0.01]
 class Door:
     """Admission to a queue that stays empty, unless a test fills it; l(b) = 2 ms + b / 2 ms, known exactly."""
 
-    def __init__(self, most: int = 8, instances: int = 1, prompt: bool = True, places: int = 100) -> None:
+    def __init__(
+        self, most: int = 8, instances: int = 1, prompt: bool = True, places: int = 100, fixed: float = 0.002
+    ) -> None:
         self.queue = RequestQueue()
-        self.cost = linear_cost(buckets=[size for size in (1, 2, 4, 8) if size <= most])
+        self.cost = linear_cost(fixed, buckets=[size for size in (1, 2, 4, 8) if size <= most])
         policy = BatchingPolicy(self.cost, most)
         self.admission = Admission(self.queue, policy, BatcherLimits(places, instances, prompt))
 
@@ -211,3 +213,62 @@ class TestPromises:
         for _ in range(340):
             assert door.refusal(limited(0.002), [IDLE]) is not None
         assert self.is_careful(door)
+
+
+class TestTrials:
+    """What was measured at load may be of a busy machine, and nothing that is given up corrects it."""
+
+    IDLE_NOW = (IDLE,)
+
+    def asked(self, door: Door, seconds_later: float) -> tuple[PendingRequest, DeadlineUnmeetable | None]:
+        now = NOW + seconds_later
+        request = make_request(deadline=now + 0.002, arrival=now)  # a row takes 2.5 ms
+        return request, door.refusal(request, self.IDLE_NOW, now)
+
+    def test_of_those_who_are_given_up_while_nothing_runs_one_is_let_in_now_and_then(self) -> None:
+        door = Door()
+        let_in = [tenth for tenth in range(35) if self.asked(door, tenth / 10)[1] is None]
+        assert let_in == [10, 20, 30]
+
+    def test_who_is_let_in_runs_whatever_is_thought_of_it(self) -> None:
+        door = Door()
+        self.asked(door, 0.0)
+        request, error = self.asked(door, 1.0)
+        assert error is None
+        door.queue.append(request)
+        decision = BatchingPolicy(door.cost, 8).next(door.queue, 1, NOW + 1.0)
+        assert isinstance(decision, Release)
+        assert (decision.requests, decision.late) == ([request], [])
+
+    def test_after_one_good_run_the_others_are_let_in(self) -> None:
+        door = Door()
+        self.asked(door, 0.0)
+        request, _ = self.asked(door, 1.0)
+        door.cost.observe(1, request.group, 0.001)
+        door.admission.ended(Release(request.group, [request], [], "idle"), NOW + 1.001)
+        assert self.asked(door, 1.1)[1] is None
+
+    def test_what_costs_much_is_tried_more_seldom(self) -> None:
+        door = Door(fixed=0.25)
+        let_in = [second for second in range(12) if self.asked(door, second)[1] is None]
+        assert let_in == [6], "not more than a twentieth of the time"
+
+    def test_a_refusal_tells_when_the_next_one_is_let_in(self) -> None:
+        door = Door()
+        for later, seconds in ((0.0, 1.0), (0.75, 0.25)):
+            error = self.asked(door, later)[1]
+            assert error is not None
+            assert error.retry_after_seconds == pytest.approx(seconds)
+
+    def test_what_runs_needs_no_trial(self) -> None:
+        door = Door()
+        assert self.asked(door, 0.0)[1] is not None
+        door.admission.ended(Release("numbers", [make_request()], [], "idle"), NOW + 0.9)
+        assert self.asked(door, 1.0)[1] is not None
+        assert self.asked(door, 1.9)[1] is not None
+        assert self.asked(door, 2.0)[1] is None
+
+    def test_who_was_let_in_and_dropped_before_it_ran_has_come_in_vain_as_well(self) -> None:
+        door = Door()
+        door.admission.too_late(make_request(deadline=NOW + 0.002), NOW)
+        assert self.asked(door, 1.0)[1] is None

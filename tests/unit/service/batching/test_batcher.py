@@ -649,7 +649,7 @@ class TestRefusal:
         assert stage.seen.events == [("rejected", error.reason.lower())]
         assert reply_of(request_).times_settled == 0, "who submits is told by the exception"
         if error is DeadlineUnmeetable:
-            assert refused.value.retry_after_seconds == pytest.approx(0.0015)
+            assert refused.value.retry_after_seconds == 1.0, "until then who has as little time is refused again"
         assert stage.finish([]) == []
 
     def test_a_refused_request_gives_its_place_back(self) -> None:
