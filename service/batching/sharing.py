@@ -275,9 +275,7 @@ class _Flight:
                 if isinstance(member.reply, Keeping):  # the first has the items kept, and counts as who ran
                     member.reply = member.reply.reply
             for member in members:
-                # Who joined a run that had begun has waited for no time, not for less than none.
-                late = member.queued > facts.released
-                member.answer(outputs, replace(facts, released=member.queued) if late else facts)
+                member.answer(outputs, _left_of(facts, member.queued) if member.queued > facts.released else facts)
 
     def refuse(self, error: ServingError) -> None:
         """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""
@@ -288,3 +286,15 @@ class _Flight:
                 self._shared.again(self.key, member, self._keep)
             else:
                 member.refuse(error)
+
+
+def _left_of(facts: BatchFacts, joined: float) -> BatchFacts:
+    """Return what a run took of the time of a request that joined it when it had begun, without waiting."""
+    assembled = facts.released + facts.assemble_seconds
+    ended = assembled + facts.infer_seconds
+    return replace(
+        facts,
+        released=joined,
+        assemble_seconds=max(0.0, assembled - joined),
+        infer_seconds=max(0.0, ended - max(assembled, joined)),
+    )

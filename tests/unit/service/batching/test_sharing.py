@@ -394,14 +394,22 @@ def test_who_joins_is_settled_once_though_the_deadline_passes_meanwhile() -> Non
     assert reply_of(request).times_settled == 1
 
 
-def test_who_joins_a_run_that_has_begun_is_told_of_no_wait() -> None:
+@pytest.mark.parametrize(
+    ("assemble", "infer", "left"), [(1.0, 8.0, (0.0, 5.0)), (6.0, 2.0, (2.0, 2.0)), (1.0, 2.0, (0.0, 0.0))]
+)
+def test_who_joins_a_run_that_has_begun_is_told_of_no_wait_and_of_what_was_left_of_it(
+    assemble: float, infer: float, left: tuple[float, float]
+) -> None:
     stage = Stage(merges=True)
     first = stage.ask()
     stage.clock.advance(5.0)
     joined = stage.ask()
-    stage.batcher.queue.pop().answer(per_row(first.inputs), replace(FACTS, released=101.0))
-    assert reply_of(first).facts[0].released == 101.0
-    assert reply_of(joined).facts[0].released == joined.queued == 105.0
+    run = replace(FACTS, released=101.0, assemble_seconds=assemble, infer_seconds=infer)
+    stage.batcher.queue.pop().answer(per_row(first.inputs), run)
+    assert reply_of(first).facts == [run]
+    (told,) = reply_of(joined).facts
+    assert told.released == joined.queued == 105.0
+    assert (told.assemble_seconds, told.infer_seconds) == left
 
 
 def test_past_the_bound_requests_run_or_are_refused_for_themselves() -> None:
