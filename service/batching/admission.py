@@ -85,11 +85,14 @@ class Admission:
         if waiting < self._limits.max_queued_requests:
             return None
         policy = self._policy
-        batches = self._queue.rows / policy.max_batch_size / self._limits.instances
+        rows = self._queue.rows
+        # Of the batches that will run, since what those take is known; who is being prepared may fill one.
+        size = policy.max_batch_size if reserved or not rows else min(rows, policy.max_batch_size)
+        batches = rows / size / self._limits.instances
         group = next((request.group for request in self._queue), None)
         return QueueFull(
             f"the queue is full: {waiting} requests wait, at most {self._limits.max_queued_requests} may",
-            retry_after_seconds=max(batches, 1.0) * policy.cost.seconds(policy.max_batch_size, group),
+            retry_after_seconds=max(batches, 1.0) * policy.cost.seconds(size, group),
             facts={"queued": str(waiting), "limit": str(self._limits.max_queued_requests)},
         )
 

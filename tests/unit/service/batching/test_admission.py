@@ -65,6 +65,17 @@ class TestAtTheDoor:
         assert isinstance(error, QueueFull)
         assert error.retry_after_seconds == pytest.approx(0.006)
 
+    def test_less_than_a_batch_is_no_more_than_it_takes(self) -> None:
+        """Nor less: what a full one takes may never have been seen, where queues are short."""
+        door = Door(places=3)
+        for _ in range(40):
+            door.cost.observe(3, "numbers", 0.3)
+        for _ in range(3):
+            door.queue.append(make_request(1.0))
+        error = door.admission.refusal_at_door(reserved=0)
+        assert isinstance(error, QueueFull)
+        assert error.retry_after_seconds == pytest.approx(0.3, rel=0.1)
+
 
 class TestArrivals:
     def test_a_deadline_that_is_now_has_passed(self) -> None:
