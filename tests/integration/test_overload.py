@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from typing import Any
 
 import grpc
 import numpy as np
 import pytest
 
+from service.backend.onnx import OnnxBackend
 from service.pb.inference import grpc_service_pb2 as pb
 from service.transport.calls import MODEL_INFER
 from tests.integration.conftest import Embed
@@ -148,3 +150,35 @@ def test_two_thousand_calls_at_once_on_one_channel(embed: Embed, max_concurrent_
         assert set(answers) == {expected}
         assert running.in_flight == 0
         assert running.metric("convserve_requests_total", code="OK") == 2001
+
+
+def test_costs_of_a_busy_machine_shut_nobody_out_for_good(embed: Embed, monkeypatch: pytest.MonkeyPatch):
+    """All callers have less time than a batch took at load, so nothing would ever run and correct that."""
+    busy, run = threading.Event(), OnnxBackend.run
+    busy.set()
+
+    def slowed(self: OnnxBackend, *batch: Any) -> Any:
+        if busy.is_set():
+            threading.Event().wait(0.1)  # as if others had the cores
+        return run(self, *batch)
+
+    monkeypatch.setattr(OnnxBackend, "run", slowed)
+    with embed() as running:
+        busy.clear()
+        request = pb.ModelInferRequest()
+        request.CopyFrom(ADD_SUB)
+        request.parameters["timeout"].int64_param = 60_000
+        refused = failure(running.client.infer, request)
+        assert refused.info is not None
+        assert refused.info.reason == "DEADLINE_UNMEETABLE"
+        assert refused.retry_seconds is not None
+        assert refused.retry_seconds > 0.5, "until then it would be refused again"
+
+        def answered() -> bool:
+            try:
+                return bool(running.client.infer(request).model_name)
+            except grpc.RpcError:
+                return False
+
+        eventually(answered, "one is let in, and answered")
+        eventually(lambda: all(answered() for _ in range(5)), "so are the others")
