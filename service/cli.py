@@ -96,7 +96,8 @@ def _classify(flags: argparse.Namespace) -> int:
 
 
 def _inspect(flags: argparse.Namespace) -> int:
-    from service import inspection  # noqa: PLC0415 - `serve` does not need it
+    _check_runtime()
+    from service import inspection  # noqa: PLC0415 - the runtime is checked before it is imported
 
     return 1 if inspection.print_report(flags.path, flags.measure_seconds) else 0
 

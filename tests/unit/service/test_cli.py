@@ -45,11 +45,16 @@ def test_serve_resolves_the_settings_and_runs_the_server(
         ),
     ],
 )
-def test_serve_needs_exactly_one_runtime(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, installed: list[str], message: str
+@pytest.mark.parametrize("command", [("serve", "--models", "m"), ("inspect", "m")], ids=["serve", "inspect"])
+def test_what_runs_models_needs_exactly_one_runtime(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    command: tuple[str, ...],
+    installed: list[str],
+    message: str,
 ) -> None:
     monkeypatch.setattr(cli, "_is_installed", lambda name: name in installed)
-    assert main(capsys, "serve", "--models", "m") == (2, "", message)
+    assert main(capsys, *command) == (2, "", message)
 
 
 def test_the_runtime_of_this_environment_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
