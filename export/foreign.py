@@ -74,7 +74,7 @@ def publish_foreign(
     """Wrap, prove and publish a file; see :func:`export.publish_loaded.publish_loaded`.
 
     Raises:
-        WeightsInvalid: Weights were given beside those of the file.
+        WeightsInvalid: There is no such file, or weights were given beside those that it holds.
         RecipeInvalid: Preprocessing or labels are missing.
         ConversionFailed: The file takes or gives something else.
         VerificationFailed: The wrapped graph answers differently, or the file gives no probabilities.
@@ -83,6 +83,8 @@ def publish_foreign(
     path, notes = Path(order.network), list[str]()
     if order.weights is not None or order.renames is not None:
         raise WeightsInvalid(f"{path}: holds its weights; --weights and --renames are for networks given by name")
+    if not path.is_file():
+        raise WeightsInvalid(f"{path}: no such file")
     spec, labels = describe(order, None, notes)
     for note in notes:
         say(f"note: {note}")

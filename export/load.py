@@ -7,6 +7,7 @@ import hashlib
 import importlib
 import sys
 import tomllib
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -85,13 +86,14 @@ def load_network(order: Order) -> Loaded:
         WeightsInvalid: The weights cannot be read or do not fit.
     """
     torch.manual_seed(order.seed)
+    build = _builder(order.network)
     notes: list[str] = []
     state: dict[str, torch.Tensor] | None = None
     named = presets.named(order.network, order.weights) if order.weights else None
     if order.weights is not None and named is None:
         state, notes = read_state(Path(order.weights))
     spec, labels = describe(order, _preset(order, named, notes), notes)
-    network = _build(order, spec, len(labels))
+    network = build(Sizes(len(labels), spec.height, spec.width, spec.channels))
     target = network.inner if isinstance(network, Wrapped) else network
     if named is not None:
         state = presets.fetch(named)
@@ -189,39 +191,51 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     return labels
 
 
-def _build(order: Order, spec: ImageSpec, classes: int) -> Network:
-    if ":" not in order.network:
-        known = find_known(order.network)
+def _builder(network: str) -> Callable[[Sizes], Network]:
+    """Find what builds a network, before anything else is asked: a name that nobody knows is known at once.
+
+    Raises:
+        RecipeInvalid: Nobody knows it.
+    """
+    if ":" not in network:
+        known = find_known(network)
         if known.sizes.vocabulary:
-            raise RecipeInvalid(f"{order.network}: is a network for sentences; those are trained here, not loaded")
-        return known.build(Sizes(classes, spec.height, spec.width, spec.channels))
-    if order.network.startswith(_TIMM):
-        return Wrapped(_timm(order.network.removeprefix(_TIMM), classes))
-    return Wrapped(_call(order.network))
+            raise RecipeInvalid(f"{network}: is a network for sentences; those are trained here, not loaded")
+        return known.build
+    if network.startswith(_TIMM):
+        return _timm(network.removeprefix(_TIMM))
+    return _function(network)
 
 
-def _timm(name: str, classes: int) -> nn.Module:
+def _timm(name: str) -> Callable[[Sizes], Network]:
     try:
         timm = importlib.import_module("timm")
     except ModuleNotFoundError:
         raise RecipeInvalid(f"timm:{name}: the package timm is not installed; pip install timm") from None
     if not timm.is_model(name):
         raise RecipeInvalid(f"timm:{name}: timm knows no such model")
-    module: nn.Module = timm.create_model(name, pretrained=False, num_classes=classes)
-    return module
+    return lambda sizes: Wrapped(timm.create_model(name, pretrained=False, num_classes=sizes.classes))
 
 
-def _call(source: str) -> nn.Module:
-    """Import ``package.module:function``, the folder of the command line included, and call it."""
+def _function(source: str) -> Callable[[Sizes], Network]:
+    """Import ``package.module:function``, the folder of the command line included; what is returned calls it."""
     module_name, _, name = source.partition(":")
-    failed = "imported"
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module_name), name)
-        failed = "called"
-        made = function()
     except Exception as error:  # it is anybody's code
-        raise RecipeInvalid(f"{source}: cannot be {failed} ({type(error).__name__}: {error})") from None
+        raise RecipeInvalid(f"{source}: cannot be imported ({type(error).__name__}: {error})") from None
+    finally:
+        sys.path.remove("")
+    return lambda _: Wrapped(_called(source, function))
+
+
+def _called(source: str, function: Callable[[], object]) -> nn.Module:
+    sys.path.insert(0, "")
+    try:
+        made = function()
+    except Exception as error:  # likewise
+        raise RecipeInvalid(f"{source}: cannot be called ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")
     if not isinstance(made, nn.Module):

@@ -180,19 +180,20 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
     monkeypatch.setitem(sys.modules, "timm", fake)
     assert load_network(more).labels == ("cat", "dog", "fox")
     with pytest.raises(RecipeInvalid, match="timm knows no such model"):
-        load_network(Order("timm:large", labels=labels, preprocessing=str(preprocessing)))
+        load_network(Order("timm:large"))
 
 
 @pytest.mark.parametrize(
     ("order", "message"),
     [
-        (Order("nothing:here", preprocessing="resnet20-cifar10"), r"nothing:here: cannot be imported"),
+        (Order("nothing:here"), r"nothing:here: cannot be imported"),
+        (Order("json:loads"), r"json:loads: give --preprocessing"),
         (Order("json:loads", preprocessing="resnet20-cifar10"), r"json:loads: cannot be called \(TypeError: "),
         (Order("alexnet", size_px=16), r"cannot take pictures 16 x 16 \("),
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
-        (Order("resnet21"), r"resnet21: give --preprocessing"),
-        (Order("resnet21", preprocessing="resnet20-cifar10"), r"no architecture 'resnet21'; known: "),
+        (Order("resnet21"), r"no architecture 'resnet21'; known: "),
+        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences"),
         (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels are not readable"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
@@ -447,6 +448,13 @@ def test_a_file_that_cannot_be_wrapped_is_refused(
     assert load(tmp_path, str(path), "--labels", str(labels), "--preprocessing", str(preprocessing), *arguments) == 2
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "theirs").glob("[0-9]*"))
+
+
+def test_a_file_that_is_not_there_is_said_before_anything_is_asked_about_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(tmp_path, "/no/such.onnx") == 2
+    assert capsys.readouterr().err == "convserve-export: /no/such.onnx: no such file\n"
 
 
 def test_random_weights_answer_differently_for_different_pictures() -> None:
