@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ast
+import re
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -45,6 +47,17 @@ def test_no_module_of_the_server_brings_in_what_only_training_or_testing_needs()
         [sys.executable, "-W", "error", "-c", program], cwd=ROOT, capture_output=True, text=True, check=False
     )
     assert (done.returncode, done.stdout.strip()) == (0, "[]"), done.stderr
+
+
+def test_the_page_shows_the_layers_that_are_enforced() -> None:
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    shown = re.search(r"`(cli > [^`]+)`", page)
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["importlinter"]["contracts"]
+    (layers,) = (contract for contract in contracts if contract["type"] == "layers")
+    assert layers["exhaustive"], "a module that is in no layer may import whatever it likes"
+    enforced = [set(re.split(r" \| ", layer)) for layer in layers["layers"]]
+    assert shown is not None
+    assert [set(re.split(r",\s+", layer)) for layer in re.split(r"\s+>\s+", shown[1])] == enforced
 
 
 @pytest.mark.parametrize("path", sources(), ids=lambda path: str(path.relative_to(ROOT)))
