@@ -17,6 +17,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 for success, 1 for a shortfall, 2 for a wrong argument; 3 where the generator of load was the limit.
     """
+    flags = _parser().parse_args(arguments)
+    return int(flags.run(flags))
+
+
+def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="convserve-bench", allow_abbrev=False, description="Ask any Open Inference Protocol server."
     )
@@ -28,5 +33,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
     profile.add_command(commands)
     for command in commands.choices.values():
         command.allow_abbrev = False
-    flags = parser.parse_args(arguments)
-    return int(flags.run(flags))
+    return parser
