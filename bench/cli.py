@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import argparse
+import os
+import sys
 from collections.abc import Sequence
 
 from bench.compare import command as compare
@@ -18,7 +20,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     0 for success, 1 for a shortfall, 2 for a wrong argument; 3 where the generator of load was the limit.
     """
     flags = _parser().parse_args(arguments)
-    return int(flags.run(flags))
+    try:
+        code = int(flags.run(flags))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has left, as `head` does; nor may Python's last flush complain
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    return code
 
 
 def _parser() -> argparse.ArgumentParser:

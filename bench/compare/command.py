@@ -12,7 +12,7 @@ from typing import Any
 from bench.compare import measure, table
 from bench.compare.clients import ClientFailed
 from bench.compare.grounds import HERE
-from bench.compare.machine import commit, machine
+from bench.compare.machine import commit, machine, needs_checkout
 from bench.compare.order import interleaved
 from bench.compare.plot import draw
 from bench.compare.results import Results, ResultsInvalid
@@ -79,6 +79,7 @@ def run(flags: argparse.Namespace) -> int:
 def _measured(flags: argparse.Namespace, out: Path) -> int:
     programs = found_programs(flags.client)
     needs_matplotlib("compare")
+    needs_checkout("compare")
     results = _opened(flags, out)
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)

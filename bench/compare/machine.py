@@ -8,6 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
+from bench.load.options import OptionsInvalid
 from bench.peers.base import ROOT
 
 
@@ -34,6 +35,16 @@ def cpu_model(cpuinfo: str) -> str:
         if key.strip() == "model name":
             return " ".join(value.split())
     return "unknown"
+
+
+def needs_checkout(command: str) -> None:
+    """See that the package lies in a checkout: what is measured, and with which models, is the tree around it.
+
+    Raises:
+        OptionsInvalid: It was installed away from one.
+    """
+    if not (ROOT / "models").is_dir():
+        raise OptionsInvalid(f"{command} measures a checkout: pip install --editable '.[cpu,fast,bench]' in it")
 
 
 def commit() -> str:

@@ -13,7 +13,7 @@ from typing import Any
 from bench.compare import measure
 from bench.compare.clients import ClientFailed
 from bench.compare.grounds import Grounds
-from bench.compare.machine import commit, machine
+from bench.compare.machine import commit, machine, needs_checkout
 from bench.compare.results import ResultsInvalid
 from bench.compare.sending import found_programs
 from bench.load.options import OptionsInvalid, counts, names, positive
@@ -79,7 +79,8 @@ def run(flags: argparse.Namespace) -> int:
 def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
     tools = found_samplers()
     programs = found_programs(flags.client, among=("h2load",))
-    needs_matplotlib()
+    needs_matplotlib("profile")
+    needs_checkout("profile")
     profiles = _opened(out)
     profiles.machine, profiles.date = machine(), date
     models = flags.models or [*_BUNDLED, *(_MADE if flags.work else [])]
