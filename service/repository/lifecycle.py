@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import InvalidInput, ModelNotFound, ModelNotReady, ServingError
+from service.errors import InvalidInput, ModelNotFound, ModelNotReady
 from service.metrics import Metrics
 from service.repository.servable import Servable
 
@@ -90,7 +90,8 @@ class Lifecycle:
         """
         found = self._ready.get(name, {}).get(_number(version)) if version else self._newest.get(name)
         if found is None:
-            raise self._why_not(name, version)
+            status = self.newest_status(name, version)
+            raise ModelNotReady(f"model '{name}' version {status.version} is {status.state}: {status.hint}")
         return found
 
     def lends(self, servable: Servable, version: str) -> bool:
@@ -116,6 +117,23 @@ class Lifecycle:
     def status(self, name: str, version: int) -> VersionStatus | None:
         """Return one version's status, None if it is not known."""
         return self._statuses.get((name, version))
+
+    def newest_status(self, name: str, version: str = "") -> VersionStatus:
+        """Return the status of a version, or of a model's newest one, whether READY or not.
+
+        Raises:
+            ModelNotFound: No such model or version.
+            InvalidInput: The version is not a decimal number.
+        """
+        if version and not _number(version):
+            raise InvalidInput(f"model '{name}': version must be a number, got {version!r}")
+        with self._lock:
+            known = [status for status in self._statuses.values() if status.name == name]
+        if version:
+            known = [status for status in known if status.version == _number(version)]
+        if not known:
+            raise ModelNotFound(f"no model '{name}'" + (f" version {version}" if version else ""))
+        return max(known, key=lambda status: status.version)
 
     def servables(self, name: str) -> Sequence[Servable]:
         """Return the READY versions of a model, newest first; empty if there is none."""
@@ -235,18 +253,6 @@ class Lifecycle:
             for let_go in self._on_withdrawal:
                 let_go(replaced)
         self._listener()
-
-    def _why_not(self, name: str, version: str) -> ServingError:
-        if version and not _number(version):
-            return InvalidInput(f"model '{name}': version must be a number, got {version!r}")
-        with self._lock:
-            known = [status for status in self._statuses.values() if status.name == name]
-        if version:
-            known = [status for status in known if status.version == _number(version)]
-        if not known:
-            return ModelNotFound(f"no model '{name}'" + (f" version {version}" if version else ""))
-        newest = max(known, key=lambda status: status.version)
-        return ModelNotReady(f"model '{name}' version {newest.version} is {newest.state}: {newest.hint}")
 
 
 def _number(version: str) -> int:

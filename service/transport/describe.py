@@ -12,6 +12,7 @@ from service.model_metrics import Duration, Statistics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
 from service.pb.inference import model_config_pb2 as config
+from service.repository.lifecycle import VersionStatus
 from service.repository.servable import Servable
 from service.spec import ImageSpec
 from service.tensors import TensorSpec
@@ -172,6 +173,16 @@ def model_statistics(servable: Servable) -> inference.ModelStatistics:
 
 def _fill(message: inference.StatisticDuration, duration: Duration) -> None:
     message.count, message.ns = duration.count, duration.ns
+
+
+def describe_status(status: VersionStatus) -> classification.DescribeModelResponse:
+    """What there is to say of a version that is not READY: its state and, in the words for callers, why."""
+    return classification.DescribeModelResponse(
+        model_name=status.name,
+        model_version=str(status.version),
+        state=f"MODEL_STATE_{status.state}",
+        state_reason=status.hint if status.state == "UNAVAILABLE" else "",
+    )
 
 
 def describe_model(servable: Servable) -> classification.DescribeModelResponse:

@@ -106,4 +106,11 @@ class Servicers:
         return inference.ModelStatisticsResponse(model_stats=map(describe.model_statistics, chosen))
 
     def _describe_model(self, request: classification.DescribeModelRequest) -> classification.DescribeModelResponse:
-        return describe.describe_model(self._lifecycle.find(request.model_name, request.model_version))
+        """A version that is not READY says what state it is in, and why."""
+        try:
+            return describe.describe_model(self._lifecycle.find(request.model_name, request.model_version))
+        except ModelNotReady:
+            status = self._lifecycle.newest_status(request.model_name, request.model_version)
+            if status.state == "READY":  # by now; whoever asks again is told all
+                raise
+            return describe.describe_status(status)

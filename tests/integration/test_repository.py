@@ -13,6 +13,7 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service.golden import Golden, read_golden, write_golden
+from service.pb.convserve.classification.v1.classification_pb2 import MODEL_STATE_UNAVAILABLE, DescribeModelRequest
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
 from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, eventually, failure, infer_request
@@ -92,6 +93,13 @@ def test_a_tampered_version_is_unavailable_while_others_serve(tmp_path: Path, wh
         assert failed.info is not None
         assert failed.info.reason == "MODEL_NOT_READY"
         assert failed.message == f"model 'lenet5-mnist' version 1 is UNAVAILABLE: {told}"
+        described = server.client.classification.DescribeModel(DescribeModelRequest(model_name="lenet5-mnist"))
+        assert (described.state, described.state_reason) == (MODEL_STATE_UNAVAILABLE, told)
+        with pytest.raises(grpc.RpcError) as nobody:
+            server.client.classification.DescribeModel(
+                DescribeModelRequest(model_name="lenet5-mnist", model_version="7")
+            )
+        assert nobody.value.code() is grpc.StatusCode.NOT_FOUND
         check_the_others(server)
 
 

@@ -11,9 +11,11 @@ from service.backend.base import Provider
 from service.manifest import Quantization
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import model_config_pb2 as config
+from service.repository.lifecycle import VersionStatus
 from service.tensors import DTYPES, TensorSpec
 from service.transport.describe import (
     describe_model,
+    describe_status,
     extensions,
     model_config,
     model_metadata,
@@ -176,6 +178,24 @@ def test_a_version_describes_itself_in_full() -> None:
     assert (provenance.architecture, provenance.recipe, provenance.git_commit) == ("sums", "none", "abc")
     assert (provenance.dataset, provenance.dataset_digest, provenance.seed) == ("toy", "sha256:00", 7)
     assert provenance.create_time.ToJsonString() == "2026-01-02T03:04:05Z"
+
+
+@pytest.mark.parametrize(
+    ("status", "reason"),
+    [
+        (VersionStatus("pictures", 2, "LOADING"), ""),
+        (VersionStatus("pictures", 2, "UNLOADING"), ""),
+        (
+            VersionStatus("pictures", 2, "UNAVAILABLE", "/a/path: damaged", "its model file is damaged"),
+            "its model file is damaged",
+        ),
+    ],
+)
+def test_of_a_version_that_is_not_ready_state_and_reason_are_told(status: VersionStatus, reason: str) -> None:
+    message = describe_status(status)
+    assert classification.ModelState.Name(message.state) == f"MODEL_STATE_{status.state}"
+    assert (message.model_name, message.model_version, message.state_reason) == ("pictures", "2", reason)
+    assert not message.verified
 
 
 @pytest.mark.parametrize(

@@ -33,6 +33,7 @@ class ClassificationServiceStub(object):
     deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
     where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
     sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
+    DescribeModel answers for a version that is not ready, too: with its state, and why.
     """
 
     def __init__(self, channel):
@@ -66,6 +67,7 @@ class ClassificationServiceServicer(object):
     deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
     where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
     sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
+    DescribeModel answers for a version that is not ready, too: with its state, and why.
     """
 
     def ClassifyImages(self, request, context):
@@ -83,7 +85,8 @@ class ClassificationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeModel(self, request, context):
-        """Describes a model version: what it takes and gives, where it runs, how accurate it is and where it comes from.
+        """Describes a model version: what it takes and gives, where it runs, how accurate it is and where it comes from. Of one
+        that is not ready, only its name, number and state are told, and why.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -123,6 +126,7 @@ class ClassificationService(object):
     deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
     where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
     sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
+    DescribeModel answers for a version that is not ready, too: with its state, and why.
     """
 
     @staticmethod
