@@ -48,6 +48,9 @@ def classify_and_print(flags: argparse.Namespace) -> int:
 def _check(flags: argparse.Namespace) -> None:
     if bool(flags.text) == bool(flags.pictures):
         raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
+    # gRPC would look for port 443, or for a host called "http"; its other forms, such as unix:PATH, are let through.
+    if ":" not in flags.server or flags.server.startswith(("http://", "https://")):
+        raise SettingsError(f"--server: expected HOST:PORT, such as 127.0.0.1:8001, got {flags.server!r}")
     if not 0 <= flags.top_k <= _MAX_TOP_K:
         raise SettingsError(f"classify: --top-k: expected 0 to {_MAX_TOP_K}, got {flags.top_k}")
     if not 0 < flags.timeout_seconds <= _MAX_SECONDS:
