@@ -48,9 +48,6 @@ def classify_and_print(flags: argparse.Namespace) -> int:
 def _check(flags: argparse.Namespace) -> None:
     if bool(flags.text) == bool(flags.pictures):
         raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
-    # gRPC would look for port 443, or for a host called "http"; its other forms, such as unix:PATH, are let through.
-    if ":" not in flags.server or flags.server.startswith(("http://", "https://")):
-        raise SettingsError(f"--server: expected HOST:PORT, such as 127.0.0.1:8001, got {flags.server!r}")
     if not 0 <= flags.top_k <= _MAX_TOP_K:
         raise SettingsError(f"classify: --top-k: expected 0 to {_MAX_TOP_K}, got {flags.top_k}")
     if not 0 < flags.timeout_seconds <= _MAX_SECONDS:
@@ -63,6 +60,9 @@ def _check(flags: argparse.Namespace) -> None:
             text.encode()
         except UnicodeEncodeError:  # bytes that are no UTF-8 come from a command line as lone surrogates
             raise SettingsError(f"classify: {text!a} is not UTF-8") from None
+    # gRPC would look for port 443, or for a host called "http"; its other forms, such as unix:PATH, are let through.
+    if ":" not in flags.server or flags.server.startswith(("http://", "https://")):
+        raise SettingsError(f"--server: expected HOST:PORT, such as 127.0.0.1:8001, got {flags.server!r}")
 
 
 def _classified(flags: argparse.Namespace, credentials: Credentials) -> int:
