@@ -15,7 +15,7 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from service.errors import InvalidInput
-from service.preprocessing.bombs import refuse_bombs
+from service.preprocessing.bombs import may_have_many_scans, refuse_bombs
 from service.preprocessing.header import Header, read_header
 from service.spec import ImageSpec
 
@@ -122,12 +122,12 @@ def decode(
 def _decode_plain(data: bytes | memoryview, limits: ImageLimits, header: Header | None) -> Image.Image | None:
     """Decode a small plain JPEG, to the same pixels in half the time; None leaves it to Pillow to open, or to refuse.
 
-    Of a large picture opening is no great part, and a damaged one would be decoded twice; one of many bytes for its
-    pixels is looked at first.
+    Of a large picture opening is no great part, and a damaged one would be decoded twice; one of many bytes or
+    scans for its pixels is looked at first.
     """
     if header is None or not header.jpeg_mode or not 0 < header.pixels <= min(_SMALL_PIXELS, limits.max_pixels):
         return None
-    if len(data) > _SMALL_BYTES:
+    if len(data) > _SMALL_BYTES or may_have_many_scans(data):
         return None
     try:
         return Image.frombytes(header.jpeg_mode, (header.width, header.height), data, "jpeg", (header.jpeg_mode, ""))

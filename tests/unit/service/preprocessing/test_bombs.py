@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import struct
 import zlib
 
@@ -76,10 +77,142 @@ def test_what_pillow_and_libtiff_read_differently_is_refused() -> None:
 
 @pytest.mark.parametrize(("kind", "values"), [(1, 1), (9, 1), (17, 1), (4, 2)])
 def test_a_tile_whose_size_may_be_read_in_two_ways_is_refused(kind: int, values: int) -> None:
-    assert refusal(tiff(16, 16, kind=kind, values=values)) == "picture is a TIFF whose tiles have no plain size"
+    assert (
+        refusal(tiff(16, 16, kind=kind, values=values))
+        == "picture is a TIFF whose size, or that of its strips or tiles, is no plain number"
+    )
 
 
-@given(st.sampled_from([b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\xff\xd8", b"II", b""]), st.binary(max_size=100))
+def test_a_marker_without_a_length_hides_no_scans() -> None:
+    """After TEM (01) comes the next marker; read as a length, it would lead past thousands of scans."""
+    data = encoded(Image.new("L", (64, 64), 77), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    scan = data[last:-2]
+    hidden = b"\xff\x01" + scan * (0xFFDA // len(scan) + 1)
+    assert refusal(data[:last] + hidden + b"\xff\xd9") == "picture is a JPEG of more than 100 scans"
+    assert decode(data[:last] + b"\xff\x01" + scan + b"\xff\xd9", "L").size == (64, 64)
+
+
+def test_a_small_jpeg_has_no_more_scans_either() -> None:
+    data = encoded(Image.new("L", (64, 64), 77), "JPEG", progressive=True)
+    last = data.rindex(b"\xff\xda")
+    assert refusal(data[:last] + data[last:-2] * 101 + b"\xff\xd9") == "picture is a JPEG of more than 100 scans"
+
+
+@pytest.mark.parametrize(
+    "many",
+    [
+        b"\xff\xe1\x00\x09Exif\0\0x" * 101,  # Pillow copies all that came before for each
+        b"\xff\xe3\x00\x02" * 4097,  # and keeps a record of each, thirty times as large
+        b"\xff" * 4099,
+        b"x" * 4098,
+    ],
+    ids=["Exif", "segments", "fill bytes", "junk"],
+)
+def test_a_jpeg_has_not_much_before_its_first_scan(many: bytes) -> None:
+    data = encoded(NOISE, "JPEG")
+    assert refusal(data[:20] + many + data[20:]) == (
+        "picture is a JPEG of more than 4096 segments before its first scan, or more than 100 of Exif"
+    )
+    few = many[: len(many) // 101 * 50]
+    assert decode(data[:20] + few + data[20:], "L").size == (300, 300)
+
+
+def gif(*blocks: bytes, screen: tuple[int, int] = (1, 1)) -> bytes:
+    return b"GIF89a" + struct.pack("<HHBBB", *screen, 0, 0, 0) + b"".join(blocks) + b";"
+
+
+def frame(width: int, height: int, left: int = 0) -> bytes:
+    return b"," + struct.pack("<HHHHB", left, 0, width, height, 0) + b"\x08\x02\0\0\0"
+
+
+REPLACED = b"!\xf9\x04\x08\0\0\0\0"  # a frame after which the background comes: Pillow makes it on opening
+
+
+@pytest.mark.parametrize(
+    "before",
+    [REPLACED, b"!\xfe\0" + REPLACED, b"!\x01\0\x01,\0" + REPLACED, b"!\xfe\x02,;\0" + REPLACED, b"junk" + REPLACED],
+    ids=["nothing", "empty comment", "empty block", "comment", "junk"],
+)
+def test_a_gif_is_as_large_as_its_first_frame(before: bytes) -> None:
+    """Of 37 bytes Pillow made four gigabytes before its size could be asked."""
+    bomb = gif(before, frame(65535, 65535))
+    assert refusal(bomb) == "picture has 65535 x 65535 = 4294836225 pixels, expected at most 50000000"
+    assert "70 x 200 = 14000 pixels" in refusal(gif(before, frame(60, 200, left=10)), FEW)
+
+
+BLOCKS = st.one_of(
+    st.builds(
+        lambda label, body: b"!" + bytes([label]) + body, st.sampled_from([1, 0xF9, 0xFE, 0xFF]), st.binary(max_size=8)
+    ),
+    st.builds(frame, st.integers(0, 300), st.integers(0, 300), st.integers(0, 300)),
+    st.just(REPLACED),
+    st.binary(max_size=3),
+)
+
+
+@given(st.lists(BLOCKS, max_size=6))
+def test_no_gif_is_larger_than_it_was_taken_for(blocks: list[bytes]) -> None:
+    data = gif(*blocks)
+    try:
+        refuse_bombs(data, FEW.max_pixels)
+    except InvalidInput:
+        return
+    with contextlib.suppress(Exception), Image.open(io.BytesIO(data), formats=["GIF"]) as image:
+        assert image.width * image.height <= FEW.max_pixels
+
+
+@pytest.mark.parametrize("kind", [b"iCCP", b"zTXt", b"iTXt"])
+def test_a_png_unpacks_no_profile_or_text_again_and_again(kind: bytes) -> None:
+    """Each of a kilobyte becomes a megabyte, which those of texts without a name are not counted for."""
+    data = encoded(NOISE, "PNG")
+    packed = {b"iTXt": b"\0\1\0\0\0", b"zTXt": b"\0\0", b"iCCP": b"p\0\0"}[kind] + zlib.compress(bytes(1000))
+    chunk = struct.pack(">I", len(packed)) + kind + packed + struct.pack(">I", zlib.crc32(kind + packed))
+    assert (
+        refusal(data[:33] + chunk * 101 + data[33:]) == "picture is a PNG of more than 100 compressed texts or profiles"
+    )
+    assert decode(data[:33] + chunk + data[33:], "L").size == (300, 300)
+
+
+def strips(count: int, length: int = 100, rows: int = 99) -> bytes:
+    """A raw TIFF of 100 pixels a row whose strips are all the same bytes."""
+    fields = {256: 100, 257: length, 258: 8, 259: 1, 262: 1, 273: 0, 278: rows, 279: 100 * rows}
+    end = 8 + 2 + 12 * len(fields) + 4
+    out = struct.pack("<4sIH", b"II*\0", 8, len(fields))
+    for tag, value in fields.items():
+        out += struct.pack("<HHII", tag, 4, count if tag == 273 else 1, end if tag == 273 else value)
+    return out + bytes(4) + struct.pack("<I", end + 4 * count) * count + bytes(100 * rows)
+
+
+def test_a_tiff_has_no_more_strips_than_make_it_up() -> None:
+    """Pillow would begin again at the top with what is left of them."""
+    assert refusal(strips(17)) == "picture is a TIFF of 17 strips, expected at most 16 for its size"
+    assert (
+        refusal(strips(70_000, 70_000, 1)) == "picture is a TIFF of 70000 strips, expected at most 65536 for its size"
+    )
+    assert decode(strips(2), "L").size == (100, 100)
+    assert decode(encoded(NOISE, "TIFF", compression="tiff_lzw"), "L").size == (300, 300)
+
+
+def run_lengths(width: int, height: int) -> bytes:
+    """A BMP whose every row ends at once."""
+    palette = b"".join(bytes([level, level, level, 0]) for level in range(256))
+    body = b"\1\5\0\0" * height + b"\0\1"
+    head = struct.pack("<IiiHHIIiiII", 40, width, height, 1, 8, 1, len(body), 0, 0, 256, 0)
+    return struct.pack("<2sIHHI", b"BM", 1078 + len(body), 0, 0, 1078) + head + palette + body
+
+
+def test_a_bmp_of_run_lengths_is_small() -> None:
+    """Pillow decodes it in Python: of a kilobyte of 50 million pixels for six seconds."""
+    bomb = run_lengths(25_000_000, 2)
+    assert refusal(bomb) == "picture has 25000000 x 2 = 50000000 pixels in run lengths, expected at most 6250000"
+    assert decode(run_lengths(100, 100), "L").size == (100, 100)
+
+
+@given(
+    st.sampled_from([b"GIF89a", b"\x89PNG", b"BM", b"II*\0", b"MM\0*", b"II+\0", b"MM\0+", b"\xff\xd8", b"II", b""]),
+    st.binary(max_size=100),
+)
 def test_is_at_a_loss_with_nothing(beginning: bytes, rest: bytes) -> None:
     with contextlib.suppress(InvalidInput):
         refuse_bombs(beginning + rest, 100)
