@@ -175,6 +175,7 @@ def read_manifest(version_dir: Path) -> Manifest:
         raise ManifestInvalid(f"{path}: no such file")
     try:
         data = json.loads(path.read_bytes())
+        json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair, as \ud800, can be told to nobody
     except (OSError, ValueError, RecursionError) as error:  # ValueError also for numbers of too many digits
         raise ManifestInvalid(f"{path}: not readable as JSON ({error})") from error
     try:

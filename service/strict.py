@@ -63,7 +63,10 @@ def _parse(hint: Any, value: Any, where: str) -> Any:
     if hint is float:
         return _expect(_is_finite(value), value, where, value, "a finite number")
     ok = isinstance(value, hint) and not (hint is int and isinstance(value, bool))
-    return _expect(ok, value, where, value, hint.__name__)
+    _expect(ok, value, where, value, hint.__name__)
+    if hint is int:  # no message of ours holds more
+        _expect(-(2**63) <= value < 2**63, value, where, value, "an int of 64 bits")
+    return value
 
 
 def _parse_union(args: tuple[Any, ...], value: Any, where: str) -> Any:

@@ -33,6 +33,7 @@ from service.tensors import DTYPES, TensorSpec
 from tests.unit.service.samples import manifest, text_manifest
 
 _names = st.text(st.characters(exclude_categories=["Cs"]), max_size=8)
+_counts = st.integers(0, 2**63 - 1)
 _shares = st.floats(0, 1)
 _files = st.from_regex(r"[a-z]{1,6}\.txt", fullmatch=True)
 _tensors = st.builds(
@@ -64,13 +65,13 @@ _quantizations = st.builds(
     Quantization,
     method=_names,
     source_digest=_names,
-    calibration_count=st.integers(0),
+    calibration_count=_counts,
     excluded_nodes=st.lists(_names, max_size=2).map(tuple),
     accuracy_before=_shares,
     accuracy_loss=_shares,
     top1_agreement=_shares,
     speedup=st.dictionaries(_names, _shares, max_size=2),
-    bytes_before=st.integers(0),
+    bytes_before=_counts,
     machine=_names,
 )
 
@@ -86,7 +87,7 @@ def manifests(draw: st.DrawFn) -> Manifest:
                 Provenance,
                 architecture=_names,
                 recipe=_names,
-                seed=st.none() | st.integers(),
+                seed=st.none() | st.integers(-(2**63), 2**63 - 1),
                 dataset=st.builds(Dataset, _names, _names),
                 libraries=st.dictionaries(_names, _names, max_size=2),
                 git_commit=_names,
@@ -96,14 +97,12 @@ def manifests(draw: st.DrawFn) -> Manifest:
         "accuracy": tuple(
             draw(
                 st.lists(
-                    st.builds(Accuracy, _names, _shares, _shares, _names, _names, st.integers(0), _shares, _shares),
+                    st.builds(Accuracy, _names, _shares, _shares, _names, _names, _counts, _shares, _shares),
                     max_size=2,
                 )
             )
         ),
-        "parity": draw(
-            st.builds(Parity, _shares, _shares, st.lists(st.integers(1, 64)).map(tuple), _shares, st.integers(0))
-        ),
+        "parity": draw(st.builds(Parity, _shares, _shares, st.lists(st.integers(1, 64)).map(tuple), _shares, _counts)),
         "model_digest": draw(_names),
         "quantization": draw(st.none() | _quantizations),
     }
@@ -258,8 +257,16 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "content",
-    [b"", b"{", b"\xff\xfe", b"[" * 100_000, b'{"max_batch_size": ' + b"9" * 5000 + b"}"],
-    ids=["empty", "cut", "not UTF-8", "deep", "many digits"],
+    [
+        b"",
+        b"{",
+        b"\xff\xfe",
+        b"[" * 100_000,
+        b'{"max_batch_size": ' + b"9" * 5000 + b"}",
+        b'{"\\ud800": 1}',
+        b'["\\udfff"]',
+    ],
+    ids=["empty", "cut", "not UTF-8", "deep", "many digits", "half a letter as a key", "half a letter"],
 )
 def test_a_damaged_file_is_named(tmp_path: Path, content: bytes) -> None:
     (tmp_path / MANIFEST_FILE).write_bytes(content)

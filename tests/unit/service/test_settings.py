@@ -258,6 +258,7 @@ def test_a_model_may_override_only_what_exists() -> None:
         ("instances = 257", "instances: expected 0 to 256, got 257"),
         ('device = "gpu"', "device: expected one of 'auto', 'cpu', 'cuda', got 'gpu'"),
         ("=", "not readable as TOML ("),
+        ("a = " + "[" * 10_000, "not readable as TOML ("),
     ],
 )
 def test_a_wrong_models_file_is_named_with_its_key(tmp_path: Path, content: str, message: str) -> None:

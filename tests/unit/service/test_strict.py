@@ -68,6 +68,7 @@ def test_defaults_may_be_left_out() -> None:
         (data(visible=1), "visible: expected bool, got 1"),
         (data(parent=True), "parent: expected int, got True"),
         (data(parent=1.0), "parent: expected int, got 1.0"),
+        (data(parent=2**63), "parent: expected an int of 64 bits, got 9223372036854775808"),
         (data(colour="green"), "colour: expected one of 'red', 'blue', got 'green'"),
         (data(colour=["red"]), "colour: expected one of 'red', 'blue', got ['red']"),
         (data(tags="x"), "tags: expected a list, got 'x'"),
