@@ -12,8 +12,14 @@ from typing import Literal
 LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
-# gRPC's own, the runtime's, and what is unexpected in a call: a traceback for each call that a caller makes so.
-_BROUGHT_ABOUT_BY_CALLERS = ("grpc._cython.cygrpc", "service.backend.onnx", "service.transport.call")
+# gRPC's own, the runtime's, Pillow's of a damaged picture, and what is unexpected in a call: a traceback for each call
+# that a caller makes so.
+_BROUGHT_ABOUT_BY_CALLERS = (
+    "grpc._cython.cygrpc",
+    "service.backend.onnx",
+    "service.transport.call",
+    "PIL.TiffImagePlugin",
+)
 
 
 class JsonFormatter(logging.Formatter):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import struct
 import zlib
 
@@ -14,6 +15,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from service.errors import InvalidInput
+from service.logs import _BOUNDS
 from service.preprocessing.bombs import refuse_bombs
 from service.preprocessing.image import DEFAULT_LIMITS, ImageLimits, decode
 from tests.unit.service.samples import encoded
@@ -192,6 +194,29 @@ def test_a_tiff_has_no_more_strips_than_make_it_up() -> None:
     )
     assert decode(strips(2), "L").size == (100, 100)
     assert decode(encoded(NOISE, "TIFF", compression="tiff_lzw"), "L").size == (300, 300)
+
+
+def fax(body: bytes, samples: int = 1) -> bytes:
+    """A TIFF of 30 x 1000 pixels in Group 3 code."""
+    fields = {256: 30, 257: 1000, 258: 1, 259: 3, 262: 0, 273: 0, 277: samples, 278: 1000, 279: len(body)}
+    end = 8 + 2 + 12 * len(fields) + 4
+    out = struct.pack("<4sIH", b"II*\0", 8, len(fields))
+    for tag, value in fields.items():
+        out += struct.pack("<HHII", tag, 4, 1, end if tag == 273 else value)
+    return out + bytes(4) + body
+
+
+def test_a_damaged_tiff_writes_nothing(capfd: pytest.CaptureFixture[str]) -> None:
+    """libtiff wrote a line to stderr for each row of a damaged fax, and one for every other damage."""
+    assert decode(fax(np.random.default_rng(0).bytes(2000)), "L").size == (30, 1000)
+    assert capfd.readouterr().err == ""
+
+
+def test_what_pillow_logs_of_a_damaged_picture_is_bounded(caplog: pytest.LogCaptureFixture) -> None:
+    with contextlib.suppress(InvalidInput):
+        decode(fax(b"", samples=1000), "L")
+    assert {record.name for record in caplog.records if record.levelno >= logging.INFO} <= set(_BOUNDS)
+    assert caplog.records
 
 
 def run_lengths(width: int, height: int) -> bytes:
