@@ -196,6 +196,17 @@ def test_a_tiff_has_no_more_strips_than_make_it_up() -> None:
     assert decode(encoded(NOISE, "TIFF", compression="tiff_lzw"), "L").size == (300, 300)
 
 
+def test_what_pillow_goes_over_piece_by_piece_has_not_too_many_pieces() -> None:
+    """A second for 4 MB of them, in which Python runs little else."""
+    chunk = struct.pack(">I4sI", 0, b"juNk", zlib.crc32(b"juNk"))
+    png = encoded(NOISE, "PNG")
+    assert refusal(png[:33] + chunk * 65_536 + png[33:]) == "picture is a PNG of more than 65536 chunks"
+    assert decode(png[:33] + chunk * 60_000 + png[33:] + bytes(1_000_000), "L").size == (300, 300)
+    for pieces in (b"!\xfe\x01x\0", b"!\xfe" + b"\x01x" * 70_000 + b"\0", b"x"):
+        many = gif(pieces * (1 if len(pieces) > 9 else 65_536), frame(1, 1))
+        assert refusal(many) == "picture is a GIF of more than 65536 blocks before its first frame"
+
+
 def fax(body: bytes, samples: int = 1) -> bytes:
     """A TIFF of 30 x 1000 pixels in Group 3 code."""
     fields = {256: 30, 257: 1000, 258: 1, 259: 3, 262: 0, 273: 0, 277: samples, 278: 1000, 279: len(body)}
