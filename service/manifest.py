@@ -215,6 +215,8 @@ def read_labels(path: Path) -> tuple[str, ...]:
     Raises:
         ManifestInvalid: The file is missing or not UTF-8.
     """
+    if not path.is_file():  # a pipe would be read without end
+        raise ManifestInvalid(f"{path}: labels are not readable (no such file)")
     try:
         return tuple(path.read_text(encoding="utf-8").splitlines())
     except (OSError, ValueError) as error:

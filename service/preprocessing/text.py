@@ -31,6 +31,8 @@ class SentenceEncoder:
             ManifestInvalid: The file is missing or not a tokenizer.
         """
         path = version_dir / spec.tokenizer_file
+        if not path.is_file():  # a pipe would be read without end, and nothing else run meanwhile
+            raise ManifestInvalid(f"{path}: not readable as a tokenizer (no such file)")
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception

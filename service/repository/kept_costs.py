@@ -179,6 +179,8 @@ class KeptCosts:
 
     def _entries(self) -> tuple[Entry, ...]:
         try:
+            if self._path.exists() and not self._path.is_file():  # a pipe would be read without end
+                raise ValueError("it is no file")
             data = json.loads(self._path.read_bytes())
             file = strict.parse(_File, data)
             if file.schema_version != _SCHEMA_VERSION:

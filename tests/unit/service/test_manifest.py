@@ -3,6 +3,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import os
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -311,6 +312,13 @@ def test_labels_are_read_in_order(tmp_path: Path) -> None:
 
 def test_unreadable_labels_are_named(tmp_path: Path) -> None:
     (tmp_path / "latin1.txt").write_bytes(b"\xfcmlaut\n")
-    for path in (tmp_path / "latin1.txt", tmp_path / "missing.txt", tmp_path, tmp_path / "nul\0"):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (
+        tmp_path / "latin1.txt",
+        tmp_path / "pipe.txt",
+        tmp_path / "missing.txt",
+        tmp_path,
+        tmp_path / "nul\0",
+    ):
         with pytest.raises(ManifestInvalid, match="labels are not readable"):
             read_labels(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,12 @@ def test_a_missing_or_damaged_tokenizer_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(ManifestInvalid) as caught:
             SentenceEncoder.from_dir(TEXT, tmp_path)
         assert str(caught.value).startswith(f"{path}: not readable as a tokenizer (")
+
+
+def test_a_pipe_for_a_tokenizer_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "tokenizer.json")
+    with pytest.raises(ManifestInvalid, match="not readable as a tokenizer"):
+        SentenceEncoder.from_dir(TEXT, tmp_path)
 
 
 @pytest.mark.parametrize("changes", [{"padding_id": 5}, {"unknown_id": 5}])

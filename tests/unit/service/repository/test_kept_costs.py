@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 from pathlib import Path
 from typing import Any
 
@@ -119,6 +120,13 @@ def test_a_damaged_table_is_ignored_with_a_line_and_written_anew(
     (tmp_path / "cost.json").write_bytes(damaged)
     assert kept(tmp_path).read(KEY) is None
     assert "ignored and measured anew" in caplog.text
+    assert kept(tmp_path).write(entry())
+    assert kept(tmp_path).read(KEY) == entry()
+
+
+def test_a_pipe_for_a_table_is_not_waited_for(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "cost.json")
+    assert kept(tmp_path).read(KEY) is None
     assert kept(tmp_path).write(entry())
     assert kept(tmp_path).read(KEY) == entry()
 
