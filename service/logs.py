@@ -12,14 +12,18 @@ from typing import Literal
 LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
-# gRPC's own, the runtime's, Pillow's of a damaged picture, and what is unexpected in a call: a traceback for each call
-# that a caller makes so.
+# gRPC's own, the runtime's, Pillow's of a damaged picture, OpenTelemetry's of a trace context, and what is unexpected
+# in a call: a traceback for each call that a caller makes so.
 _BROUGHT_ABOUT_BY_CALLERS = (
     "grpc._cython.cygrpc",
     "service.backend.onnx",
     "service.transport.call",
     "PIL.TiffImagePlugin",
+    "opentelemetry.trace.span",
+    "opentelemetry.trace.propagation.tracecontext",
 )
+# gRPC's words for metadata that are not UTF-8, and OpenTelemetry's for a tracestate, which may have 8 KiB.
+_REPEATING = ("Invalid encoding on ", "Member doesn't match ", "Duplicate key: ", "Invalid key/value pair ")
 
 
 class JsonFormatter(logging.Formatter):
@@ -61,7 +65,7 @@ class Bounded(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether a record is logged."""
-        if record.getMessage().startswith("Invalid encoding on "):  # gRPC's words for metadata that are not UTF-8
+        if record.getMessage().startswith(_REPEATING):
             return False
         if int(record.created) != self._second:
             self._second, self._lines = int(record.created), 0

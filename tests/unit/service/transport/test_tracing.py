@@ -17,6 +17,7 @@ from opentelemetry.trace import SpanKind, StatusCode
 
 from service.batching.keeping import cached_facts
 from service.batching.request import BatchFacts, PendingRequest
+from service.logs import _BOUNDS, Bounded
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.tracing import _MAX_WAITING_SPANS, Tracing, phases
 from tests.fakes import RecordingReply
@@ -62,6 +63,17 @@ def ended(code: str = "OK", record: CallRecord | None = None, **known: str) -> E
 def exported(tracing: Tracing, exporter: InMemorySpanExporter) -> dict[str, ReadableSpan]:
     tracing.close(10)
     return {span.name: span for span in exporter.get_finished_spans()}
+
+
+@pytest.mark.parametrize("state", ["said by a caller", "said=by" + " " * 300 + "a caller"])
+def test_a_damaged_tracestate_is_not_repeated_in_the_log(
+    trace: Callable[..., Tracing], caplog: pytest.LogCaptureFixture, state: str
+) -> None:
+    assert trace().begin(METHOD, [SAMPLED, ("tracestate", state)], 100.0) is not None
+    assert caplog.records
+    for record in caplog.records:
+        assert record.name in _BOUNDS
+        assert "said" not in record.getMessage() or not Bounded().filter(record)
 
 
 def test_one_server_span_a_call_and_a_child_for_each_phase(
