@@ -178,7 +178,7 @@ class Results:
             )
         except OSError as error:
             raise ResultsInvalid(f"{path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ResultsInvalid(f"{path}: these are no results of compare ({type(error).__name__}: {error})") from None
 
 

@@ -73,6 +73,8 @@ class FrameReader:
             frame = Frame(HEADERS, begun.flags | flags & END_HEADERS, begun.stream, begun.payload + payload)
         elif kind in (DATA, HEADERS):
             if flags & _PADDED:
+                if not payload or payload[0] >= len(payload):
+                    raise ProtocolFailed("a frame holds less than its padding")
                 payload = payload[1 : len(payload) - payload[0]]
                 self.padding += len(frame.payload) - len(payload) if kind == DATA else 0
             if kind == HEADERS and flags & _PRIORITY:

@@ -150,6 +150,8 @@ def _read_counts(payload: bytes) -> np.ndarray:
         else:
             if place >= _SIZE:
                 raise EncodingInvalid("more steps than the layout has")
+            if number >= 1 << 63:
+                raise EncodingInvalid("a count of more than 64 bits")
             counts[place] = number
             place += 1
         value, shift = 0, 0

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.load import frames
-from bench.load.frames import Frame, FrameReader
+from bench.load.frames import Frame, FrameReader, ProtocolFailed
 from bench.load.hpack import STATUS_200, UNAVAILABLE, UNKNOWN, grpc_status, literal
 
 DEADLINE_EXCEEDED = 4
@@ -270,10 +270,16 @@ class Connection:
             self._upload(self._uploads[stream])
 
     def _settings(self, payload: bytes) -> None:
+        if len(payload) % 6:
+            raise ProtocolFailed("the server's settings end within one")
         for key, value in struct.iter_unpack(">HI", payload):
             if key == frames.MAX_CONCURRENT_STREAMS:
                 self._max_streams = value
             elif key == frames.MAX_FRAME_SIZE:
+                if value < frames.FRAME_SIZE:  # RFC 9113, 6.5.2; with 0 nothing could ever be sent
+                    raise ProtocolFailed(
+                        f"the server takes frames of {value} bytes, expected {frames.FRAME_SIZE} or more"
+                    )
                 self._frame_size = value
             elif key == frames.INITIAL_WINDOW_SIZE:
                 for upload in self._uploads.values():

@@ -99,7 +99,7 @@ class Profiles:
             return cls(found["machine"], found["date"], profiles)
         except OSError as error:
             raise ResultsInvalid(f"{path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             raise ResultsInvalid(f"{path}: these are no results of profile ({type(error).__name__}: {error})") from None
 
 

@@ -87,7 +87,9 @@ def test_what_is_written_is_read_again(tmp_path: Path):
     assert Results.read(path) == Results()
 
 
-@pytest.mark.parametrize("content", ["", "[]", "{}", '{"machine": {}, "runs": [], "peers": {}, "loads": [{}]}'])
+@pytest.mark.parametrize(
+    "content", ["", "[]", "[" * 100_000, "{}", '{"machine": {}, "runs": [], "peers": {}, "loads": [{}]}']
+)
 def test_something_else_is_refused(tmp_path: Path, content: str):
     path = tmp_path / "results.json"
     path.write_text(content)

@@ -69,6 +69,17 @@ def test_no_more_steps_are_read_than_the_layout_has(steps: int, fits: bool):
             Histogram.decoded(text)
 
 
+def test_no_count_is_larger_than_an_array_holds():
+    packed = base64.b64decode(Histogram.of(np.array([])).encoded())
+    for count, fits in ((2**63 - 1, True), (2**63, False)):
+        text = base64.b64encode(packed[:8] + zlib.compress(zlib.decompress(packed[8:]) + leb128(2 * count))).decode()
+        if fits:
+            assert Histogram.decoded(text).total == count
+        else:
+            with pytest.raises(EncodingInvalid, match="more than 64 bits"):
+                Histogram.decoded(text)
+
+
 def leb128(number: int) -> bytes:
     """Seven bits a byte, the lowest first."""
     low, rest = number & 0x7F, number >> 7

@@ -340,6 +340,10 @@ def test_blocks_that_cannot_be_read(block: bytes, message: str):
         lambda: bytes.fromhex("15030100020246") + bytes(20),
         lambda: frame_bytes(frames.HEADERS, 0, 1, b"\x88") + frame_bytes(frames.PING, 0, 0, bytes(8)),
         lambda: frame_bytes(9, 0, 1, b""),
+        lambda: frame_bytes(frames.DATA, 0x8, 1, b""),
+        lambda: frame_bytes(frames.DATA, 0x8, 1, b"\x02x"),
+        lambda: frame_bytes(frames.SETTINGS, 0, 0, bytes(7)),
+        lambda: frame_bytes(frames.SETTINGS, 0, 0, b"\0\5\0\0\0\0"),
     ],
 )
 def test_another_protocol_is_refused(foreign: Callable[[], bytes]):

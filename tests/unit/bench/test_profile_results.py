@@ -41,6 +41,7 @@ def test_what_is_written_is_read(tmp_path: Path):
     ("text", "message"),
     [
         ("{", "no results of profile"),
+        ("[" * 100_000, "no results of profile"),
         ('{"machine": {}, "date": "", "profiles": [{}]}', "no results of profile"),
         (None, "No such file"),
     ],
