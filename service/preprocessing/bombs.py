@@ -31,6 +31,8 @@ _STRIPS, _TILES = 273, 324
 _SIZES = {3: 2, 4: 4, 16: 8}  # SHORT, LONG and BigTIFF's LONG8, in bytes
 # Of one picture: Pillow takes up to 0.02 ms for each. Of tiles of 64 x 64 that is 268 million pixels.
 _MAX_PARTS = 65536
+# A palette of 16 bits has 196,608; each becomes an object. Texts and profiles of colours are bytes, and stay such.
+_MAX_VALUES, _BYTES = 262_144, (1, 2, 6, 7)
 _PLANES = 8  # channels may lie apart, each in strips of its own, the last of which may not be full
 # PNG, third edition, 11.3: chunks that Pillow unpacks, to a megabyte each, from a thousandth of that.
 _PNG = b"\x89PNG"
@@ -212,13 +214,15 @@ def _directory(data: bytes | memoryview) -> tuple[dict[int, int], dict[int, int]
     first = directory + head
     count = min(number(directory, head), max(0, len(data) - first) // entry)
     for at in range(first, first + count * entry, entry):
-        tag = number(at, 2)
+        tag, kind, values = number(at, 2), number(at + 2, 2), number(at + 4, inline)
+        if values > _MAX_VALUES and kind not in _BYTES:
+            raise InvalidInput(f"picture is a TIFF with a field of {values} numbers, expected at most {_MAX_VALUES}")
         if tag in counts:
-            counts[tag] = max(counts[tag], number(at + 4, inline))
+            counts[tag] = max(counts[tag], values)
         if tag not in sizes:
             continue
-        size = _SIZES.get(number(at + 2, 2), inline + 1)
-        if size > inline or number(at + 4, inline) != 1 or sizes[tag]:
+        size = _SIZES.get(kind, inline + 1)
+        if size > inline or values != 1 or sizes[tag]:
             raise InvalidInput("picture is a TIFF whose size, or that of its strips or tiles, is no plain number")
         sizes[tag] = number(at + 4 + inline, size)
     return sizes, counts

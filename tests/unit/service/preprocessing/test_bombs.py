@@ -196,6 +196,22 @@ def test_a_tiff_has_no_more_strips_than_make_it_up() -> None:
     assert decode(encoded(NOISE, "TIFF", compression="tiff_lzw"), "L").size == (300, 300)
 
 
+@pytest.mark.parametrize(("kind", "size", "allowed"), [(7, 1, True), (3, 2, False), (5, 8, False), (12, 8, False)])
+def test_a_tiff_has_no_field_of_millions_of_numbers(kind: int, size: int, allowed: bool) -> None:
+    """Of 32 MB of fractions Pillow made a gigabyte in eleven seconds."""
+    numbers = 262_145
+    fields = {256: (4, 1, 1), 257: (4, 1, 1), 258: (3, 1, 8), 259: (3, 1, 1), 262: (3, 1, 1), 273: (4, 1, 8)}
+    fields[282] = (kind, numbers, 8 + 2 + 12 * 7 + 4)
+    out = struct.pack("<4sIH", b"II*\0", 8, len(fields))
+    for tag, field in fields.items():
+        out += struct.pack("<HHII", tag, *field)
+    picture = out + bytes(4) + bytes(size * numbers)
+    if allowed:
+        refuse_bombs(picture, 100)
+    else:
+        assert refusal(picture) == "picture is a TIFF with a field of 262145 numbers, expected at most 262144"
+
+
 def test_what_pillow_goes_over_piece_by_piece_has_not_too_many_pieces() -> None:
     """A second for 4 MB of them, in which Python runs little else."""
     chunk = struct.pack(">I4sI", 0, b"juNk", zlib.crc32(b"juNk"))
