@@ -55,6 +55,9 @@ _FILTERS = {
 }
 # TIFF 6.0, section 8.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1
+# Where Pillow keeps it; a PNG may also hold it in hexadecimal. Cameras write 64 KiB at most, and each number becomes an
+# object once Pillow looks for the orientation.
+_EXIFS, _MAX_EXIF_BYTES = ("exif", "Raw profile type exif"), 1 << 20
 # EXIF 2.32, tag 0x0112, to what puts row 0 and column 0 into the upper left corner.
 _TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -127,6 +130,8 @@ def decode(
                     f"picture has {image.width} x {image.height} = {pixels} pixels, "
                     f"expected at most {limits.max_pixels}"
                 )
+            if (size := max(len(image.info.get(name) or "") for name in _EXIFS)) > _MAX_EXIF_BYTES:
+                raise InvalidInput(f"picture has {size} bytes of Exif, expected at most {_MAX_EXIF_BYTES}")
             image.load()  # a TIFF turns itself meanwhile
             return _to_mode(_upright(image), mode)
     except InvalidInput:

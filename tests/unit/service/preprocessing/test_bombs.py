@@ -212,6 +212,15 @@ def test_a_tiff_has_no_field_of_millions_of_numbers(kind: int, size: int, allowe
         assert refusal(picture) == "picture is a TIFF with a field of 262145 numbers, expected at most 262144"
 
 
+def test_exif_is_not_endless() -> None:
+    """Of an orientation of four million fractions Pillow made half a gigabyte in five seconds."""
+    for name, value in ((b"eXIf", bytes(1 << 20)), (b"tEXt", b"Raw profile type exif\0" + b"0" * ((1 << 20) + 1))):
+        png = encoded(NOISE, "PNG")
+        chunk = struct.pack(">I", len(value)) + name + value + struct.pack(">I", zlib.crc32(name + value))
+        message = refusal(png[:33] + chunk + png[33:])
+        assert message.endswith("bytes of Exif, expected at most 1048576")
+
+
 def test_what_pillow_goes_over_piece_by_piece_has_not_too_many_pieces() -> None:
     """A second for 4 MB of them, in which Python runs little else."""
     chunk = struct.pack(">I4sI", 0, b"juNk", zlib.crc32(b"juNk"))
