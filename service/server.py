@@ -129,7 +129,7 @@ class Server:
             SettingsError: A port cannot be bound, or it shows at once that nothing can be served.
         """
         settings = self._settings
-        self.reconciler.check_start()  # what is wrong there shows before anybody calls
+        self.reconciler.announce()  # before anybody calls, who else would hear of no model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with _listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
             self._http = HttpEndpoint(http_address, self._pages(http_address[0]))

@@ -15,6 +15,7 @@ from service.settings import Settings, read_model_settings
 _LOG = logging.getLogger(__name__)
 
 Models = Mapping[str, Sequence[VersionFolder]]
+Plan = Mapping[str, tuple[Settings, Sequence[VersionFolder]]]
 
 
 class Catalogue:
@@ -77,7 +78,7 @@ class Catalogue:
         numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
         return [folder for folder in folders if folder.version in numbers]
 
-    def plan(self, models: Models) -> dict[str, tuple[Settings, list[VersionFolder]]]:
+    def plan(self, models: Models) -> Plan:
         """Return settings and wanted versions of every model to load at the start.
 
         Raises:

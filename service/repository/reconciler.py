@@ -13,7 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
 from service.repository import version_policy
-from service.repository.catalogue import Catalogue
+from service.repository.catalogue import Catalogue, Models, Plan
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
@@ -42,41 +42,50 @@ class Reconciler:
         self._swapper = Swapper(metrics, lifecycle, load, settings.drain_seconds)
         self.changing = threading.Lock()
         self._shortfalls = Shortfalls(metrics, lifecycle)
+        self._announced: tuple[Models, Plan] | None = None
 
-    def check_start(self) -> None:
-        """Look whether anything can be served; nothing is loaded.
+    def announce(self) -> None:
+        """Show what :meth:`load_all` will load as LOADING; nothing is loaded.
+
+        Before anybody may call: who asks for it meanwhile is to try again, not told that there is no such model.
 
         Raises:
             SettingsError: The repository cannot be read or lacks what was asked for, or a setting is wrong.
         """
-        self._catalogue.plan(self._catalogue.models())
+        with self.changing:
+            self._announced = self._survey()
 
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
         A version that fails becomes UNAVAILABLE with its reason; the others go on. Where all fail that a policy
         ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode ``explicit`` only
-        the models named in ``load_models`` are loaded.
+        the models named in ``load_models`` are loaded. What was announced is what is loaded.
 
         Raises:
-            SettingsError: As for :meth:`check_start`.
+            SettingsError: As for :meth:`announce`.
             ProviderUnavailable: CUDA was demanded and does not run: no version could do better.
         """
         with self.changing:
-            models = self._catalogue.models()
-            plan = self._catalogue.plan(models)
-            self._lifecycle.require(list(plan))
-            for name, folders in models.items():
-                _, asked = plan.get(name, (None, []))
-                self._leave_out([folder for folder in folders if folder not in asked])
-                for folder in asked:
-                    self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
+            models, plan = self._announced or self._survey()
             for name, (settings, wanted) in plan.items():
                 for folder in wanted:
                     self._swapper.load(folder, settings, provider_must_be_there=True)
                 self._stand_in(name, models[name], settings, lambda _: True)
                 self._shortfalls.note(name, self._problem(wanted))
         self._lifecycle.start()
+
+    def _survey(self) -> tuple[Models, Plan]:
+        """Look at the repository for the first time; show each version as LOADING or as left out."""
+        models = self._catalogue.models()
+        plan = self._catalogue.plan(models)
+        self._lifecycle.require(list(plan))
+        for name, folders in models.items():
+            _, asked = plan.get(name, (None, []))
+            self._leave_out([folder for folder in folders if folder not in asked])
+            for folder in asked:
+                self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
+        return models, plan
 
     def poll(self) -> None:
         """Look at the repository again and follow it; a version without a manifest once it looks the same twice.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -14,6 +16,7 @@ from service.transport.calls import MODEL_INFER
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
+    Client,
     ServerProcess,
     eventually,
     failure,
@@ -241,3 +244,39 @@ def test_failures_are_counted(server: ServerProcess):
     before = count(**unknown)
     failure(server.client.infer, infer_request("nothing", {}))
     assert count(**unknown) == before + 1
+
+
+def test_who_calls_before_anything_is_loaded_is_to_try_again(
+    small_repository: Path, transport: str, monkeypatch: pytest.MonkeyPatch
+):
+    """NOT_FOUND would be final to a client that retries what is UNAVAILABLE while a server starts."""
+    from service.repository.reconciler import Reconciler
+    from service.server import Server
+    from service.settings import Settings
+
+    may_load, hurry = threading.Event(), threading.Event()
+    load_all = Reconciler.load_all
+
+    def held(self: Reconciler) -> None:
+        assert may_load.wait(DEADLINE_SECONDS)
+        load_all(self)
+
+    monkeypatch.setattr(Reconciler, "load_all", held)
+    server = Server(Settings(models=str(small_repository), transport=transport, grpc_port=0, http_port=0))
+    server.start()
+    client = Client(server.grpc_port)
+    try:
+        failed = failure(client.infer, ADD_SUB)
+        assert (failed.code, failed.message) == (
+            grpc.StatusCode.UNAVAILABLE,
+            "model 'add-sub' version 1 is LOADING: try again",
+        )
+        assert not client.inference.ModelReady(pb.ModelReadyRequest(name="add-sub")).ready
+        may_load.set()
+        client.wait_ready()
+        assert client.infer(ADD_SUB).model_name == "add-sub"
+    finally:
+        may_load.set()
+        hurry.set()
+        client.close()
+        server.drain(hurry)

@@ -462,11 +462,23 @@ def test_what_was_forgotten_is_not_revived(tmp_path: Path) -> None:
 def test_a_start_names_what_is_wrong_before_anything_is_loaded(tmp_path: Path) -> None:
     explicit: dict[str, Any] = {"model_control_mode": "explicit"}
     with pytest.raises(SettingsError, match="latest:N, all, or numbers"):
-        Stage(tmp_path, versions="newest", **explicit).reconciler.check_start()
+        Stage(tmp_path, versions="newest", **explicit).reconciler.announce()
     stage = Stage(tmp_path, "a/1", load_models="a,b", **explicit)
     with pytest.raises(SettingsError, match="has no model 'b'"):
-        stage.reconciler.check_start()
+        stage.reconciler.announce()
     assert stage.states == {}
+
+
+def test_what_will_be_loaded_is_known_before_anybody_calls(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2")
+    stage.reconciler.announce()
+    assert stage.states == {"a/1": "UNAVAILABLE", "a/2": "LOADING"}
+    with pytest.raises(ModelNotReady, match="version 2 is LOADING: try again"):
+        stage.lifecycle.find("a")
+    with pytest.raises(ModelNotFound):
+        stage.lifecycle.find("b")
+    assert not stage.lifecycle.is_ready
+    assert stage.start().states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
 
 
 def test_a_revival_keeps_to_the_pin_of_the_day(tmp_path: Path) -> None:
