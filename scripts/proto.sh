@@ -34,15 +34,19 @@ pinned_venv "$venv" "$TOOLS"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 
-# The mapped include puts proto/ at service/pb, so that generated modules import each other as service.pb.….
+# Generated modules are to import each other as service.pb.…, of which other languages need know nothing: so they are
+# made of a copy in which proto/ lies at service/pb, imports included.
+sources=$fresh/proto
+cp -R proto "$sources"
+find "$sources" -name '*.proto' -exec sed -i.bak -E 's#^import "(inference|convserve)/#import "service/pb/\1/#' {} +
 messages=()
 services=()
 while IFS= read -r file; do
   messages+=("service/pb/$file")
   if grep -q '^service ' "proto/$file"; then services+=("service/pb/$file"); fi
 done < <(cd proto && find . -name '*.proto' | sed 's|^\./||' | LC_ALL=C sort)
-"$venv/bin/python" -m grpc_tools.protoc -I service/pb=proto --python_out="$fresh" --pyi_out="$fresh" "${messages[@]}"
-"$venv/bin/python" -m grpc_tools.protoc -I service/pb=proto --grpc_python_out="$fresh" "${services[@]}"
+"$venv/bin/python" -m grpc_tools.protoc -I "service/pb=$sources" --python_out="$fresh" --pyi_out="$fresh" "${messages[@]}"
+"$venv/bin/python" -m grpc_tools.protoc -I "service/pb=$sources" --grpc_python_out="$fresh" "${services[@]}"
 
 while IFS= read -r folder; do
   [[ -f "$folder/__init__.py" ]] || die "$folder has no __init__.py; add one with a one-line docstring"

@@ -182,6 +182,13 @@ def test_infer_request_bytes() -> None:
 
 
 @pytest.mark.parametrize("path", FILES)
+def test_imports_are_found_from_the_folder_of_the_contracts(path: str) -> None:
+    """Clients of other languages compile them with ``-I proto``, and not every compiler can map folders."""
+    imports = re.findall(r'^import "(.+)";$', (PROTO / path).read_text(encoding="utf-8"), re.MULTILINE)
+    assert [name for name in imports if not name.startswith("google/protobuf/") and name not in FILES] == []
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_every_element_has_a_leading_comment(path: str) -> None:
     lines = (PROTO / path).read_text(encoding="utf-8").splitlines()
     found, bare = [], []
