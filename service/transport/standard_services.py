@@ -6,10 +6,12 @@ each such call; neither asks for a token.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+import contextlib
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any, NoReturn, Protocol
 
 import grpc
+from google.protobuf import descriptor_pb2, descriptor_pool
 from google.protobuf.message import DecodeError
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection, reflection_pb2
@@ -19,6 +21,8 @@ from service.transport.departure import leaving
 
 _MAX_NAME = 256  # characters of a name that is repeated; it travels in metadata, of which clients take 8 KiB
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
+_REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
+_REFLECTIONS: tuple[str, ...] = (_REFLECTION_V1, reflection.SERVICE_NAME)
 
 
 class States(Protocol):
@@ -61,25 +65,52 @@ def add_health(server: grpc.aio.Server, states: States, rpcs: RpcCounts) -> str:
 
 
 def add_reflection(server: grpc.aio.Server, names: Sequence[str], rpcs: RpcCounts) -> None:
-    """Register server reflection, which lists the services of these names and itself."""
-    servicer: Any = reflection.aio.ReflectionServicer((*names, reflection.SERVICE_NAME))
+    """Register server reflection, which lists the services of these names and itself.
 
-    async def answer(payloads: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
-        with rpcs.one(f"/{reflection.SERVICE_NAME}/ServerReflectionInfo", leaving(context)) as rpc:
+    Under both its names: some clients ask for v1 only, others know nothing but v1alpha. What they say is the same.
+    """
+    _add_final_contract()
+    servicer: Any = reflection.aio.ReflectionServicer((*names, *_REFLECTIONS))
 
-            async def requests() -> AsyncIterator[Any]:
-                async for payload in payloads:
-                    yield await _parsed(reflection_pb2.ServerReflectionRequest, payload, context, rpc)
+    def answer(service: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[Any]]:
+        async def info(payloads: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
+            with rpcs.one(f"/{service}/ServerReflectionInfo", leaving(context)) as rpc:
 
-            async for response in servicer.ServerReflectionInfo(requests(), context):
-                yield response
-            rpc.code = "OK"
+                async def requests() -> AsyncIterator[Any]:
+                    async for payload in payloads:
+                        yield await _parsed(reflection_pb2.ServerReflectionRequest, payload, context, rpc)
+
+                async for response in servicer.ServerReflectionInfo(requests(), context):
+                    yield response
+                rpc.code = "OK"
+
+        return info
 
     serialise = reflection_pb2.ServerReflectionResponse.SerializeToString
-    methods: dict[str, grpc.RpcMethodHandler] = {
-        "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(answer, response_serializer=serialise)
-    }
-    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(reflection.SERVICE_NAME, methods),))
+    for service in _REFLECTIONS:
+        methods: dict[str, grpc.RpcMethodHandler] = {
+            "ServerReflectionInfo": grpc.stream_stream_rpc_method_handler(
+                answer(service), response_serializer=serialise
+            )
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+
+
+def _add_final_contract() -> None:
+    """Make v1 of the reflection contract known, which grpcio-reflection lacks: v1alpha with other names."""
+    pool = descriptor_pool.Default()
+    with contextlib.suppress(KeyError):
+        pool.FindFileContainingSymbol(_REFLECTION_V1)
+        return
+    contract = descriptor_pb2.FileDescriptorProto()
+    reflection_pb2.DESCRIPTOR.CopyToProto(contract)
+    contract.name, contract.package = "grpc/reflection/v1/reflection.proto", "grpc.reflection.v1"
+    for field in (field for message in contract.message_type for field in message.field if field.type_name):
+        field.type_name = field.type_name.replace(".v1alpha.", ".v1.")
+    for method in (method for service in contract.service for method in service.method):
+        method.input_type = method.input_type.replace(".v1alpha.", ".v1.")
+        method.output_type = method.output_type.replace(".v1alpha.", ".v1.")
+    pool.AddSerializedFile(contract.SerializeToString())
 
 
 async def _parsed(message_type: Any, payload: bytes, context: Any, rpc: Rpc) -> Any:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import grpc
 import numpy as np
 import pytest
+from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health_pb2
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import model_config_pb2 as config
@@ -136,20 +137,31 @@ def test_health_of_an_unknown_name(server: ServerProcess):
     watch.cancel()
 
 
-def test_reflection_lists_and_describes_the_services(server: ServerProcess):
-    stub = reflection_pb2_grpc.ServerReflectionStub(server.client.channel)
-    ask = reflection_pb2.ServerReflectionRequest
-    listed, described = stub.ServerReflectionInfo(
-        iter([ask(list_services=""), ask(file_containing_symbol="inference.GRPCInferenceService")]),
-        timeout=DEADLINE_SECONDS,
-    )
-    assert {service.name for service in listed.list_services_response.service} == {
+@pytest.mark.parametrize("version", ["v1", "v1alpha"])
+def test_reflection_lists_and_describes_the_services(server: ServerProcess, version: str):
+    """Whatever is listed can be described, as tools ask of each service; the two versions say the same."""
+    names = {
         "inference.GRPCInferenceService",
         "convserve.classification.v1.ClassificationService",
         "grpc.health.v1.Health",
+        "grpc.reflection.v1.ServerReflection",
         "grpc.reflection.v1alpha.ServerReflection",
     }
-    assert described.file_descriptor_response.file_descriptor_proto
+    ask = reflection_pb2.ServerReflectionRequest
+    info = server.client.channel.stream_stream(
+        f"/grpc.reflection.{version}.ServerReflection/ServerReflectionInfo",
+        request_serializer=ask.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    requests = [ask(list_services=""), *(ask(file_containing_symbol=name) for name in names)]
+    listed, *described = info(iter(requests), timeout=DEADLINE_SECONDS)
+    assert {service.name for service in listed.list_services_response.service} == names
+    for name, answer in zip(names, described, strict=True):
+        pool = DescriptorPool()
+        for file in reversed(answer.file_descriptor_response.file_descriptor_proto):
+            pool.AddSerializedFile(file)
+        service = pool.FindServiceByName(name)
+        assert {method.input_type.file.package for method in service.methods} == {service.file.package}
 
 
 def test_http_pages(server: ServerProcess):
