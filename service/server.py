@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import functools
 import logging
 import os
@@ -13,7 +11,6 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
@@ -38,7 +35,7 @@ from service.repository.widening import Widening
 from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.transport.access_log import AccessLog
-from service.transport.address import is_loopback, target
+from service.transport.address import is_loopback, listening, target
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
@@ -57,6 +54,8 @@ if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
 
 _LOG = logging.getLogger(__name__)
+_LOOK_SECONDS = 0.02  # how soon it is noticed that every answer has gone out
+_LAST_BYTES_SECONDS = 0.2  # on their way to callers, who lose them if they speak to a connection that is closed
 _TRACES_SECONDS = 5.0  # for the last traces, when the server stops
 
 
@@ -131,11 +130,11 @@ class Server:
         settings = self._settings
         self.reconciler.announce()  # before anybody calls, who else would hear of no model
         http_address = (settings.http_host or settings.host, settings.http_port)
-        with _listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
+        with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
             self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
             self.http_port = self._http.port
             self._http.start()
-        with _listening("grpc", settings.host, settings.grpc_port, "--host"):
+        with listening("grpc", settings.host, settings.grpc_port, "--host"):
             self._start_doors(target(settings.host, settings.grpc_port))
         fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
         _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
@@ -222,9 +221,16 @@ class Server:
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
             self._calls.in_flight.wait_idle(0.1)
         finished = self.lifecycle.close(0 if hurry.is_set() else max(0.0, give_up - time.monotonic()))
+        while self._unsent() and time.monotonic() < give_up and not hurry.wait(_LOOK_SECONDS):
+            pass
+        hurry.wait(_LAST_BYTES_SECONDS)
         self._close(hurry)
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         return finished and not self.reconciler.runs_on and self.loaded.is_set() and self._widening.stop()
+
+    def _unsent(self) -> int:
+        """Return how many calls have answers that have not wholly gone out: large ones take a while to be read."""
+        return self._grpcio.unsent + (0 if self._fast_lane is None else self._fast_lane.unsent)
 
     def _close(self, hurry: threading.Event) -> None:
         if self._fast_lane is not None:
@@ -264,20 +270,6 @@ def run(settings: Settings) -> int:
         logging.shutdown()
         os._exit(code)
     return code
-
-
-@contextlib.contextmanager
-def _listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]:
-    """Say of a door that cannot be bound which address it is, and which setting would mend it."""
-    try:
-        yield
-    except (TypeError, UnicodeError):  # of a host that cannot be written as a name
-        raise SettingsError(f"cannot listen on {host!r}: that is no host. Choose another with {host_flag}") from None
-    except OSError as error:
-        remedy = f"--{door}-port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
-        # The doors word it differently.
-        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
-        raise SettingsError(f"cannot listen on {target(host, port)}: {reason}. Choose another with {remedy}") from None
 
 
 def _listen_for_signals() -> tuple[threading.Event, threading.Event]:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address
+
+from service.errors import SettingsError
 
 
 def bare(host: str) -> str:
@@ -41,3 +47,21 @@ def check_free(address: str) -> None:
     host, _, port = address.rpartition(":")
     both = family(host) is socket.AF_INET6 and socket.has_dualstack_ipv6()  # as gRPC takes :: for IPv4, too
     socket.create_server((bare(host), int(port)), family=family(host), dualstack_ipv6=both).close()
+
+
+@contextmanager
+def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]:
+    """Say of a door that cannot be bound which address it is, and which setting would mend it.
+
+    Raises:
+        SettingsError: It cannot be bound.
+    """
+    try:
+        yield
+    except (TypeError, UnicodeError):  # of a host that cannot be written as a name
+        raise SettingsError(f"cannot listen on {host!r}: that is no host. Choose another with {host_flag}") from None
+    except OSError as error:
+        remedy = f"--{door}-port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
+        # The doors word it differently.
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
+        raise SettingsError(f"cannot listen on {target(host, port)}: {reason}. Choose another with {remedy}") from None

@@ -83,6 +83,7 @@ class FastLane:
             [(method, False) for method in HOT_METHODS],
             io_threads=1,
             call_details=True,
+            metrics=True,
             keepalive_time_ms=int(limits.keepalive_seconds * 1000),
             keepalive_timeout_ms=int(limits.keepalive_timeout_seconds * 1000),
             max_concurrent_streams=limits.max_concurrent_streams,
@@ -95,6 +96,13 @@ class FastLane:
     def port(self) -> int:
         """The port that was bound."""
         return int(self._front.bound_port)
+
+    @property
+    def unsent(self) -> int:
+        """Hot calls that have begun, on the wire, and whose answer has not wholly gone out."""
+        told = [(self._front.metrics() or {}).get("methods", {}).get(method, {}) for method in HOT_METHODS]
+        begun = sum(method.get("started", 0) for method in told)
+        return int(begun - sum(ended["count"] for method in told for ended in method.get("status", {}).values()))
 
     def start(self) -> None:
         """Accept calls."""

@@ -11,7 +11,7 @@ import asyncio
 import logging
 import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
-from typing import Any, NoReturn
+from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
@@ -31,7 +31,7 @@ from service.transport.limits import DoorLimits
 from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
 from service.transport.standard_services import add_reflection
-from service.transport.status import Status, internal
+from service.transport.status import Status, abort, internal
 from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
@@ -77,6 +77,11 @@ class GrpcioDoor:
         self._leaving: asyncio.Task[None] | None = None
         self._keeper: asyncio.Task[None] | None = None
         self._ended: set[asyncio.Task[None]] = set()  # servers that ended by themselves and finish what is in flight
+
+    @property
+    def unsent(self) -> int:
+        """Hot calls whose answer has not wholly gone out."""
+        return self._replies.unsent
 
     def start(self, address: str) -> int:
         """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
@@ -186,9 +191,8 @@ class GrpcioDoor:
         for path in HOT_METHODS:
             _, service, name = path.split("/")
             services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(self._hot(path))
-        services["inference.GRPCInferenceService"]["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream
-        )
+        stream: grpc.RpcMethodHandler = grpc.stream_stream_rpc_method_handler(self._stream)
+        services["inference.GRPCInferenceService"]["ModelStreamInfer"] = stream
         for method in self._methods:
             _, service, name = method.path.split("/")
             services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
@@ -209,6 +213,7 @@ class GrpcioDoor:
 
         async def handle(payload: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
             self._picked_up += 1
+            self._replies.count_until_sent(context)
             metadata = context.invocation_metadata() or ()
             responder = LoopResponder(self._replies, self._loop.create_future(), metadata)
             ticket = self._calls.begin(path, payload, context.time_remaining(), responder, metadata)
@@ -220,7 +225,7 @@ class GrpcioDoor:
                     ticket.cancel()
                 raise
             if isinstance(outcome, Status):
-                return await _abort(context, outcome)
+                return await abort(context, outcome)
             return outcome
 
         return handle
@@ -238,7 +243,7 @@ class GrpcioDoor:
             except ServingError as error:
                 rpc.code = error.status
                 self._calls.count(MODEL_STREAM_INFER, error.status, rpc=False)
-                await _abort(context, self._calls.status_of(error, request_id))
+                await abort(context, self._calls.status_of(error, request_id))
             stream = Stream(self._calls, self._replies.call, context.time_remaining(), request_id, metadata)
             async for answer in stream.run(requests):
                 await self._pass()
@@ -291,10 +296,6 @@ class GrpcioDoor:
                 ended("OK")
                 return response
             ended(status.name, reason)
-            return await _abort(context, status)
+            return await abort(context, status)
 
         return handle
-
-
-async def _abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
-    await context.abort(status.code, status.message, status.trailing_metadata)

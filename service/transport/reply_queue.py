@@ -7,6 +7,7 @@ import collections
 import logging
 import threading
 from collections.abc import Callable
+from typing import Any
 
 from service.transport.access import Metadata
 from service.transport.call import request_id_of
@@ -16,13 +17,26 @@ _LOG = logging.getLogger(__name__)
 
 
 class ReplyQueue:
-    """Carries settled calls to the loop: one wake-up, however many are settled meanwhile."""
+    """Carries settled calls to the loop: one wake-up, however many are settled meanwhile.
+
+    Attributes:
+        unsent: Calls whose answer has not wholly gone out; counted on the loop's thread.
+    """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self.unsent = 0
         self._loop = loop
         self._waiting: collections.deque[Callable[[], None]] = collections.deque()
         self._lock = threading.Lock()
         self._scheduled = False
+
+    def count_until_sent(self, context: Any) -> None:
+        """Count a call as unsent until gRPC has handed its whole answer to the network, or has ended it."""
+        self.unsent += 1
+        context.add_done_callback(self._sent)
+
+    def _sent(self, _context: object) -> None:
+        self.unsent -= 1
 
     def put(self, future: asyncio.Future[bytes | Status], outcome: bytes | Status) -> None:
         """Settle a future on its loop, from any thread."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from dataclasses import dataclass
+from typing import Any, NoReturn
 
 import grpc
 from google.rpc import error_details_pb2, status_pb2
@@ -72,6 +73,11 @@ def status_of(error: ServingError, request_id: str, overload_status: str = "RESO
 def internal(request_id: str) -> Status:
     """Return the status of anything unexpected."""
     return status_of(InternalError("internal error"), request_id)
+
+
+async def abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
+    """End a call of grpc.aio with an error."""
+    await context.abort(status.code, status.message, status.trailing_metadata)
 
 
 @functools.lru_cache(maxsize=64)

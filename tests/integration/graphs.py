@@ -192,3 +192,12 @@ def spread(width: int) -> onnx.ModelProto:
     shape = ("N", 1)
     inputs, outputs = [_tensor("x", TensorProto.FLOAT, shape)], [_tensor("largest", TensorProto.FLOAT, shape)]
     return _model(nodes, inputs, outputs, [ones])
+
+
+def widened(width: int) -> onnx.ModelProto:
+    """Give FP32 (N, 1) back as ``wide`` (N, width): a small question with a large answer."""
+    node = helper.make_node("MatMul", ["x", "ones"], ["wide"])
+    ones = numpy_helper.from_array(np.ones((1, width), np.float32), "ones")
+    return _model(
+        [node], [_tensor("x", TensorProto.FLOAT, ("N", 1))], [_tensor("wide", TensorProto.FLOAT, ("N", width))], [ones]
+    )

@@ -152,6 +152,9 @@ class FakeFront:
     def start(self) -> None:
         pass
 
+    def metrics(self) -> None:
+        return None
+
     def close(self) -> None:
         self._waiting.put(None)
 

@@ -17,7 +17,8 @@ from grpc_health.v1 import health_pb2
 
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import grpc_service_pb2_grpc
-from tests.integration import graphs
+from service.transport.calls import MODEL_INFER
+from tests.integration import graphs, http2
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -116,6 +117,52 @@ def test_drain_seconds_bound_the_waiting(small_repository: Path, transport: str,
         assert server.wait_exit() == 0
         codes = {failure(call.result).code for call in calls}
         assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def ask_for_much(connection: http2.Connection) -> None:
+    """Ask for an answer of 4 MB and read its first part, so that the rest waits until this caller has room for it."""
+    request = infer_request("wide", {"x": np.ones((1, 1), np.float32)}).SerializeToString()
+    connection.send(http2.call_headers(1, MODEL_INFER) + http2.message(1, request))
+    while (frame := connection.read()) is not None and frame.kind != http2.DATA:
+        assert frame.kind != http2.RST_STREAM
+
+
+def room(count: int) -> bytes:
+    """Return the frames that make room for so many bytes more."""
+    more = count.to_bytes(4, "big")
+    return b"".join(http2.frame(http2.WINDOW_UPDATE, 0, stream, more) for stream in (0, 1))
+
+
+def test_an_answer_on_its_way_is_sent_to_its_end(tmp_path: Path, transport: str):
+    """The caller reads it in small parts, which takes seconds."""
+    width, part = 1_000_000, 1000
+    graphs.write(tmp_path, "wide", graphs.widened(width))
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600")
+    with ServerProcess(tmp_path, transport, *flags) as server, http2.Connection(server.grpc_port) as connection:
+        ask_for_much(connection)
+        server.signal(signal.SIGTERM)
+        server.wait_log("draining")
+        connection.send(room(part))
+        ended = False
+        while not ended and (frame := connection.read()) is not None:
+            ended = frame.kind == http2.HEADERS
+            if frame.kind == http2.DATA and server.process.poll() is None:
+                connection.send(room(part))
+        assert ended, "the server hung up"
+        assert server.wait_exit() == 0
+
+
+@pytest.mark.parametrize("seconds", ["0.2", "600"])
+def test_who_does_not_read_holds_nobody_up_for_longer_than_the_drain(tmp_path: Path, transport: str, seconds: str):
+    graphs.write(tmp_path, "wide", graphs.widened(1_000_000))
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", seconds)
+    with ServerProcess(tmp_path, transport, *flags) as server, http2.Connection(server.grpc_port) as connection:
+        ask_for_much(connection)
+        server.signal(signal.SIGTERM)
+        server.wait_log("draining")
+        if seconds == "600":
+            server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
 
 
 def test_under_load_no_call_is_lost(small_repository: Path, transport: str):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -47,13 +48,10 @@ class Calls:
     def begin(self, *_: object) -> None: ...
 
 
-def waits(monkeypatch: pytest.MonkeyPatch, *trips: int) -> tuple[list[int], list[float]]:
-    """Return how long the intake waited for calls, and how long it rested, for trips of so many calls."""
-    listener, rests = Listener(*trips), []
+def lane_of(monkeypatch: pytest.MonkeyPatch, listener: Any, on_death: Callable[[], None] = lambda: None) -> Any:
+    """Return a lane that has this listener."""
     monkeypatch.setattr(fast_lane, "NativeGrpcFront", lambda *_, **__: listener)
-    monkeypatch.setattr(fast_lane, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
-    died: list[None] = []
-    lane = fast_lane.FastLane(
+    return fast_lane.FastLane(
         "127.0.0.1:0",
         "unused",
         Calls(),
@@ -65,8 +63,15 @@ def waits(monkeypatch: pytest.MonkeyPatch, *trips: int) -> tuple[list[int], list
             max_metadata_bytes=1,
         ),
         cores=SimpleNamespace(lead=lambda _: None),
-        on_death=lambda: died.append(None),
+        on_death=on_death,
     )
+
+
+def waits(monkeypatch: pytest.MonkeyPatch, *trips: int) -> tuple[list[int], list[float]]:
+    """Return how long the intake waited for calls, and how long it rested, for trips of so many calls."""
+    listener, rests, died = Listener(*trips), [], []
+    monkeypatch.setattr(fast_lane, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
+    lane = lane_of(monkeypatch, listener, lambda: died.append(None))
     lane.start()
     assert listener.ended.wait(5)
     lane.close()
@@ -80,3 +85,18 @@ def test_who_refuses_nobody_waits_for_calls_and_does_not_rest(monkeypatch: pytes
 
 def test_who_refused_rests_and_then_waits_no_longer_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits(monkeypatch, 2, 0) == ([500, 3, 3], [0.003])
+
+
+def test_calls_are_unsent_until_the_listener_has_ended_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    first, second, _ = fast_lane.HOT_METHODS
+    listener = Listener()
+    listener.metrics = lambda: {
+        "methods": {
+            first: {"started": 7, "status": {0: {"count": 3}, 1: {"count": 2}}},
+            second: {"started": 1, "status": {}},
+            "other": {"started": 5, "status": {}},
+        }
+    }
+    assert lane_of(monkeypatch, listener).unsent == 3
+    listener.metrics = lambda: None
+    assert lane_of(monkeypatch, listener).unsent == 0
