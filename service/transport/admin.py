@@ -33,6 +33,9 @@ class Admin:
             inference_method("SystemSharedMemoryUnregister", self._unregister_region),
             inference_method("LogSettings", self._log_settings),
             inference_method("TraceSetting", _trace_setting),
+            inference_method("CudaSharedMemoryStatus", _cuda_memory),
+            inference_method("CudaSharedMemoryRegister", _cuda_memory),
+            inference_method("CudaSharedMemoryUnregister", _cuda_memory),
         )
 
     def _index(self, request: inference.RepositoryIndexRequest) -> inference.RepositoryIndexResponse:
@@ -100,6 +103,10 @@ class Admin:
 
 def _trace_setting(_: inference.TraceSettingRequest) -> inference.TraceSettingResponse:
     raise Unimplemented("traces are set up at the start, by --otlp-endpoint, and not by calls")
+
+
+def _cuda_memory(_: Any) -> Any:
+    raise Unimplemented("memory of the GPU is not shared: send tensors or encoded items, or use system shared memory")
 
 
 def _log_setting(name: str, value: inference.LogSettingsRequest.SettingValue) -> tuple[str, bool | int]:

@@ -136,5 +136,13 @@ def test_a_region_is_registered_once_and_without_a_path(server: ServerProcess, r
 
 
 def test_cuda_regions_are_not_implemented(server: ServerProcess):
-    told = failure(server.client.inference.CudaSharedMemoryStatus, pb.CudaSharedMemoryStatusRequest())
-    assert told.code is grpc.StatusCode.UNIMPLEMENTED
+    stub = server.client.inference
+    for call, request in (
+        (stub.CudaSharedMemoryStatus, pb.CudaSharedMemoryStatusRequest()),
+        (stub.CudaSharedMemoryRegister, pb.CudaSharedMemoryRegisterRequest(name="region")),
+        (stub.CudaSharedMemoryUnregister, pb.CudaSharedMemoryUnregisterRequest()),
+    ):
+        told = failure(call, request)
+        assert told.code is grpc.StatusCode.UNIMPLEMENTED
+        assert told.message.startswith("memory of the GPU is not shared")
+        assert told.info is not None
