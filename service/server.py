@@ -55,7 +55,7 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger(__name__)
 _LOOK_SECONDS = 0.02  # how soon it is noticed that every answer has gone out
-_LAST_BYTES_SECONDS = 0.2  # on their way to callers, who lose them if they speak to a connection that is closed
+_LAST_BYTES_SECONDS = 0.05  # on their way to callers, who lose them if they speak to a connection that is closed
 _TRACES_SECONDS = 5.0  # for the last traces, when the server stops
 
 
