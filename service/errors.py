@@ -183,6 +183,10 @@ class ProviderUnavailable(LoadError):
     """CUDA was demanded but the session came up without it."""
 
 
+class LoadTimedOut(LoadError):
+    """Loading did not end in time and was given up."""
+
+
 class GoldenMismatch(LoadError):
     """A golden vector was not reproduced within the manifest's tolerance."""
 

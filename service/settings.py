@@ -95,12 +95,11 @@ class Settings:
     response_cache: bool = _setting(True, "whether answers are kept, where there is memory for them")
     merge_identical_requests: bool = _setting(False, "identical requests in flight run once, and all get the answer")
     priority_levels: int = _setting(0, "levels of the parameter priority, 1 going first; 0 ignores the parameter")
-    default_priority_level: int = _setting(
-        0, "level of a request that asks for none, the last at most; 0: the middle one"
-    )
+    default_priority_level: int = _setting(0, "level of a request that asks for none, at most the last; 0: the middle")
     run_timeout_seconds: float = _setting(
         60.0, "a batch that runs longer hangs: its callers are answered and the version is loaded anew; 0: never"
     )
+    load_timeout_seconds: float = _setting(600.0, "a version whose loading takes longer has failed; 0: never")
     latency_objective_seconds: float = _setting(0.0, "deadline of a request that brings none or a later one; 0: none")
     max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
     max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
@@ -145,6 +144,7 @@ class Settings:
             ("priority_levels", 0, 100),
             ("default_priority_level", 0, 100),
             ("run_timeout_seconds", 0, 86400),
+            ("load_timeout_seconds", 0, 86400),
             ("latency_objective_seconds", 0, 3600),
             ("max_message_bytes", 1024, 2**31 - 1),
             ("max_concurrent_streams", 1, 1_000_000),

@@ -124,6 +124,7 @@ class OnnxBackend:
         self._output_names = [spec.name for spec in self._outputs]
         self._local = threading.local()
         self._run_options: list[ort.RunOptions] = []
+        self._interrupted = False
         datatypes = {spec.datatype for spec in (*self._inputs, *self._optional_inputs, *self._outputs)}
         self._has_bf16 = "BF16" in datatypes
         if datatypes >= {"BF16", "BYTES"}:
@@ -171,6 +172,7 @@ class OnnxBackend:
 
     def interrupt(self) -> None:
         """See :class:`service.backend.base.Backend`; ONNX Runtime looks at it between two nodes."""
+        self._interrupted = True
         for options in self._run_options:
             options.terminate = True
 
@@ -181,13 +183,18 @@ class OnnxBackend:
             options = self._local.options = ort.RunOptions()
             if self._captures and self._binds:
                 options.add_run_config_entry(*NO_GRAPH)
-            self._run_options.append(options)
+            self._keep(options)
         return options
+
+    def _keep(self, options: ort.RunOptions) -> None:
+        self._run_options.append(options)
+        if self._interrupted:  # by now, or before this thread came
+            options.terminate = True
 
     def _bound_runs(self) -> BoundRuns:
         runs: BoundRuns | None = getattr(self._local, "bound", None)
         if runs is None:
-            runs = BoundRuns(self._session, "cuda", capture=self._captures, on_options=self._run_options.append)
+            runs = BoundRuns(self._session, "cuda", capture=self._captures, on_options=self._keep)
             self._local.bound = runs
         return runs
 

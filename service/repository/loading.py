@@ -32,6 +32,7 @@ from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.agreement import check_graph, labels_of
+from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import LonePricing
 from service.repository.lone_session import LoneSession
@@ -52,6 +53,7 @@ def load(
     settings: Settings,
     metrics: Metrics,
     on_death: Callable[[], None] = lambda: None,
+    attempt: Attempt | None = None,
     cache: ResponseCache | None = None,
     cores: Cores | None = None,
 ) -> Servable:
@@ -65,6 +67,7 @@ def load(
         settings: With the model's ``serving.toml`` laid over them.
         metrics: The families.
         on_death: Called if an instance's thread dies; see :class:`Batcher`.
+        attempt: Who may give it up; None for nobody.
         cache: The server's memory of answers; None keeps none.
         cores: Told when batches take them; None tells nobody.
 
@@ -76,12 +79,15 @@ def load(
         GraphInvalid: The model file is damaged, or is not the one that the manifest describes.
         ProviderUnavailable: CUDA was demanded and does not run.
         GoldenMismatch: A golden vector was not reproduced within the manifest's tolerance.
+        LoadTimedOut: It was given up meanwhile.
     """
     started = time.monotonic()
-    opened = _open(folder, settings)
+    attempt = attempt or Attempt()
+    opened = _open(folder, settings, attempt)
     layout, graph, subject = opened.pricing.layout, opened.graph, opened.subject()
     shown = opened.prove(graph, layout.instances)
     cost = opened.pricing.price(subject, shown)
+    attempt.commit()
     model_metrics = ModelMetrics(metrics, folder.name, str(folder.version), lambda: time.time_ns() // 1_000_000)
     observer = MeteredBatches(model_metrics, opened.labels)
     lone = taking = None
@@ -167,7 +173,7 @@ class _Opened:
         return proof.replay(graph.run, self.golden, self.buckets, self.manifest.parity.tolerance, at_once)
 
 
-def _open(folder: VersionFolder, settings: Settings) -> _Opened:
+def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opened:
     # One that cannot be read, such as a link to nowhere, is not taken for none: it says that much is to be proven.
     manifest = read_manifest(folder.path) if os.path.lexists(folder.path / MANIFEST_FILE) else None
     digest = file_digest(folder.path / MODEL_FILE)
@@ -180,6 +186,7 @@ def _open(folder: VersionFolder, settings: Settings) -> _Opened:
             folder.path / MODEL_FILE, settings.device, pricing.layout.session_threads, CudaOptions.of(settings)
         ),
     )
+    attempt.interruptible_by(backend.interrupt)
     if manifest is not None:
         check_graph(manifest, backend)
     graph = batch_view(backend, manifest is not None or answers_rows_apart(backend, folder.name))

@@ -14,6 +14,7 @@ from service.batching.lone import LoneRuns
 from service.cores import Cores, Taking
 from service.errors import LoadError
 from service.manifest import MODEL_FILE, file_digest
+from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import Disturbed, LonePricing
 from service.repository.pricing import Subject, useful_batch_size
@@ -62,14 +63,15 @@ class LoneSession:
         self.settled = False
         self.runs: LoneRuns | None = None
 
-    def open(self, batcher: Batcher) -> None:
+    def open(self, batcher: Batcher, attempt: Attempt | None = None) -> None:
         """Open, prove and price it, and give it to the batcher; to be called at intervals until it is settled.
 
         Takes as long as loading the version did, the first time on a machine some three times as long. What is not
         known yet is measured while no batch runs, or again, ever more seldom; and it holds the weights once more, so
         one that is not worth that is dropped. One that does not answer as the golden vectors say, or is of a file that
-        has changed, is not used, which harms nobody: the instances run everything.
+        has changed, is not used, which harms nobody: the instances run everything. Nor is one that was given up.
         """
+        attempt = attempt or Attempt()
         if self._left_out:
             self._left_out -= 1
             return
@@ -79,7 +81,7 @@ class LoneSession:
         fields: dict[str, object] = {"model": self._folder.name, "version": self._folder.version}
         begun = self._cores.begun
         try:
-            self.runs = self._opened(candidates, batcher, lambda: self._cores.begun == begun)
+            self.runs = self._opened(candidates, batcher, lambda: self._cores.begun == begun, attempt)
         except Disturbed:
             self._in_vain += 1
             self._left_out = min(2**self._in_vain, _MOST_LEFT_OUT)
@@ -101,13 +103,20 @@ class LoneSession:
         if self._taking is not None:
             self._taking.give_up()
 
-    def _opened(self, candidates: Iterable[int], batcher: Batcher, undisturbed: Callable[[], bool]) -> LoneRuns | None:
+    def give_up(self) -> None:
+        """Be known not to be worth it: opening it takes too long."""
+        self.settled = True
+
+    def _opened(
+        self, candidates: Iterable[int], batcher: Batcher, undisturbed: Callable[[], bool], attempt: Attempt
+    ) -> LoneRuns | None:
         """Return the runs with the most threads with which any batch is quicker enough."""
         path = self._folder.path / MODEL_FILE
         for threads in candidates:
             backend = OnnxBackend(path, "cpu", threads, lone=True)
             if file_digest(path) != self._digest:
                 return None  # what is served is no longer there; if it is to be followed, that is about to happen
+            attempt.interruptible_by(backend.interrupt)
             graph = batch_view(backend, self._subject.graph.batched)
             self._prove(graph)
             lone = dataclasses.replace(self._subject, graph=graph)
@@ -115,6 +124,7 @@ class LoneSession:
             if priced is not None:
                 cost, quicker = priced
                 policy = dataclasses.replace(batcher.policy, cost=cost, useful_batch_size=useful_batch_size(cost))
+                attempt.commit()
                 run = self._cores.taken_by(graph.run, threads)
                 self._backend, self._taking = backend, run
                 return LoneRuns(threads, run, policy, quicker, cores_idle=lambda: self._cores.idle)

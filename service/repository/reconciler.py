@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
 from service.repository import version_policy
+from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.loading import load
@@ -28,7 +29,14 @@ _LOG = logging.getLogger(__name__)
 class Reconciler:
     """Changes the lifecycle. Methods block, may be called from any thread, and wait for each other on ``changing``."""
 
-    def __init__(self, settings: Settings, metrics: Metrics, lifecycle: Lifecycle, load: Loader = load) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        lifecycle: Lifecycle,
+        load: Loader = load,
+        attempts: Attempts | None = None,
+    ) -> None:
         """Wire up.
 
         Args:
@@ -36,10 +44,12 @@ class Reconciler:
             metrics: The families.
             lifecycle: What is changed.
             load: Loads and proves one version.
+            attempts: How long that is waited for; None for as long as the settings say.
         """
         self._catalogue = Catalogue(settings)
         self._lifecycle = lifecycle
-        self._swapper = Swapper(metrics, lifecycle, load, settings.drain_seconds)
+        self.attempts = attempts or Attempts(settings.load_timeout_seconds)
+        self._swapper = Swapper(metrics, lifecycle, load, self.attempts, settings.drain_seconds)
         self.changing = threading.Lock()
         self._shortfalls = Shortfalls(metrics, lifecycle)
         self._announced: tuple[Models, Plan] | None = None
@@ -253,7 +263,7 @@ class Reconciler:
         self._swapper.give_up(servable)
 
     def fallen(self) -> list[Fallen]:
-        """Return the versions that died or were given up since the last call."""
+        """Return the versions to be loaded anew: they died, hung, or could have been served too late."""
         return self._swapper.fallen()
 
     def revive(self, name: str, version: int) -> None:
@@ -281,5 +291,5 @@ class Reconciler:
 
     @property
     def runs_on(self) -> bool:
-        """Whether something is just changed, or a batch that was given up still runs in its thread."""
+        """Whether something is just changed, or a batch or a loading that was given up still runs in its thread."""
         return self.changing.locked() or self._swapper.runs_on

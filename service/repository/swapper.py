@@ -11,10 +11,18 @@ import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable
+from service.errors import (
+    GoldenMismatch,
+    GraphInvalid,
+    LoadError,
+    LoadTimedOut,
+    ManifestInvalid,
+    ProviderUnavailable,
+)
 from service.metrics import Metrics
 from service.repository import servable as servables
 from service.repository import store
+from service.repository.attempt import Attempt, Attempts
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
@@ -26,9 +34,10 @@ _HINTS: dict[type[LoadError], str] = {
     GoldenMismatch: "it did not reproduce its golden answers",
     ManifestInvalid: "its manifest, labels or golden answers are not valid",
     GraphInvalid: "its model file is damaged or not the one that its manifest names",
+    LoadTimedOut: "loading did not end in time",
     LoadError: "loading failed",
 }
-Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None]], Servable]
+Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None], Attempt], Servable]
 Place = tuple[str, int]
 
 
@@ -50,18 +59,22 @@ class Fallen:
 class Swapper:
     """Changes the lifecycle, one version at a time; only :meth:`give_up` and :meth:`fallen` need no lock."""
 
-    def __init__(self, metrics: Metrics, lifecycle: Lifecycle, load: Loader, drain_seconds: float) -> None:
+    def __init__(
+        self, metrics: Metrics, lifecycle: Lifecycle, load: Loader, attempts: Attempts, drain_seconds: float
+    ) -> None:
         """Wire up.
 
         Args:
             metrics: The families.
             lifecycle: What is changed.
             load: Loads and proves one version.
+            attempts: Waits for that, and gives it up.
             drain_seconds: How long what leaves may finish what it has.
         """
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._load = load
+        self._attempts = attempts
         self._drain_seconds = drain_seconds
         self._tried: dict[Place, Fingerprint] = {}
         self._in_vain: dict[Place, str] = {}
@@ -97,7 +110,7 @@ class Swapper:
             ProviderUnavailable: The one demanded does not run, and it must be there.
         """
         place = (folder.name, folder.version)
-        self._tried[place] = store.fingerprint(folder)
+        tried = self._tried[place] = store.fingerprint(folder)
         self._in_vain.pop(place, None)
         if not self._is_serving(folder):
             self._lifecycle.set_status(VersionStatus(*place, "LOADING"))
@@ -109,8 +122,15 @@ class Swapper:
             for servable in born:
                 self._fell(servable, "an instance's thread died")
 
+        def attempt(attempt: Attempt) -> Servable:
+            try:
+                return self._load(folder, settings, self._metrics, on_death, attempt)
+            except LoadTimedOut:  # what kept it is over
+                self._fallen.append(Fallen(*place, tried))
+                raise
+
         try:
-            servable = self._load(folder, settings, self._metrics, on_death)
+            servable = self._attempts.make(f"load {folder.name}/{folder.version}", attempt)
         except ProviderUnavailable as error:
             if provider_must_be_there:
                 raise
@@ -161,7 +181,7 @@ class Swapper:
         self._abandon(servable)
 
     def fallen(self) -> list[Fallen]:
-        """Return the versions that died or were given up since the last call."""
+        """Return the versions to be loaded anew: they died, hung, or could have been served too late."""
         fallen = []
         while self._fallen:
             fallen.append(self._fallen.popleft())
@@ -169,8 +189,8 @@ class Swapper:
 
     @property
     def runs_on(self) -> bool:
-        """Whether a batch that was given up still runs in its thread."""
-        return any(servable.batcher.running for servable in self._given_up)
+        """Whether a batch or a loading that was given up still runs in its thread."""
+        return self._attempts.runs_on or any(servable.batcher.running for servable in self._given_up)
 
     def _drain(self, servable: Servable) -> None:
         """Finish what a withdrawn version has; what takes too long is given up."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import logging
 import threading
 
+from service.errors import LoadTimedOut
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
+from service.repository.servable import Servable
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
@@ -44,7 +46,17 @@ class Widening:
             if servable.lone is not None and not servable.lone.settled and not self._stop.is_set():
                 with self._reconciler.changing:
                     if self._lifecycle.lends(servable, str(servable.version)):  # it may have left while others changed
-                        servable.lone.open(servable.batcher)
+                        self._open(servable)
+
+    def _open(self, servable: Servable) -> None:
+        lone, batcher = servable.lone, servable.batcher
+        assert lone is not None
+        try:
+            self._reconciler.attempts.make(f"widen {servable.name}", lambda attempt: lone.open(batcher, attempt))
+        except LoadTimedOut as error:
+            lone.give_up()
+            fields = {"model": servable.name, "version": servable.version}
+            _LOG.error("no batch runs on more threads when alone: %s", error, extra={"fields": fields})
 
     def _watch(self) -> None:
         while True:

@@ -26,8 +26,8 @@ class Admin:
         """List every method with its types."""
         return (
             inference_method("RepositoryIndex", self._index, blocking=True),
-            inference_method("RepositoryModelLoad", self._load, blocking=True),
-            inference_method("RepositoryModelUnload", self._unload, blocking=True),
+            inference_method("RepositoryModelLoad", self._load, changes=True),
+            inference_method("RepositoryModelUnload", self._unload, changes=True),
             inference_method("SystemSharedMemoryStatus", self._region_status),
             inference_method("SystemSharedMemoryRegister", self._register_region),
             inference_method("SystemSharedMemoryUnregister", self._unregister_region),

@@ -1,8 +1,7 @@
 """The complete door: one grpc.aio server with every servicer, in a thread of its own with its own loop.
 
-Hot calls are begun on the loop and answered from the instances' threads; the replies of a batch reach
-the loop by one ``call_soon_threadsafe``. Behind the native fast lane the same server listens on a Unix
-socket and takes every other method.
+Hot calls are begun on the loop and answered from the instances' threads; the replies of a batch reach the loop by one
+``call_soon_threadsafe``. Behind the native fast lane the same server listens on a Unix socket and takes all others.
 """
 
 from __future__ import annotations
@@ -28,6 +27,7 @@ from service.transport.departure import leaving
 from service.transport.grpcio_options import channel_arguments
 from service.transport.health import Health
 from service.transport.limits import DoorLimits
+from service.transport.off_loop import OffLoop
 from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
 from service.transport.standard_services import add_reflection
@@ -72,6 +72,7 @@ class GrpcioDoor:
         self._thread = threading.Thread(target=self._run_loop, name="grpcio", daemon=True)
         self._server: grpc.aio.Server | None = None
         self._replies = ReplyQueue(self._loop)
+        self._off_loop = OffLoop()
         self._hold: asyncio.Event | None = None
         self._picked_up = 0
         self._leaving: asyncio.Task[None] | None = None
@@ -101,6 +102,7 @@ class GrpcioDoor:
         self._wait_for(self._stop(grace_seconds), grace_seconds)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
+        self._off_loop.close()
 
     def _wait_for(self, step: Coroutine[Any, Any, None], seconds: float) -> None:
         """Have the loop take a step that should need so long; a loop that has died or hangs stops nobody."""
@@ -278,9 +280,7 @@ class GrpcioDoor:
                 await self._pass()
                 self._calls.check_access(method.path, metadata)
                 request = method.request_type.FromString(payload)
-                response = (
-                    await asyncio.to_thread(method.handle, request) if method.blocking else method.handle(request)
-                )
+                response = await self._off_loop.answer(method, request)
             except ServingError as error:
                 status, reason = self._calls.status_of(error, request_id), error.reason
             except DecodeError:

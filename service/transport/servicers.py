@@ -27,6 +27,8 @@ class Method:
         response_type: Message class.
         handle: From request to response; may raise ServingError.
         blocking: Whether it may wait for a disk, so that it must not run on an event loop.
+        changes: Whether it changes what is served, for as long as loading takes. Such calls wait for each other anyway,
+            so one thread is theirs, and they keep no other call from one.
     """
 
     path: str
@@ -34,12 +36,15 @@ class Method:
     response_type: Any
     handle: Callable[[Any], Any]
     blocking: bool = False
+    changes: bool = False
 
 
-def inference_method(name: str, handle: Callable[[Any], Any], *, blocking: bool = False) -> Method:
+def inference_method(
+    name: str, handle: Callable[[Any], Any], *, blocking: bool = False, changes: bool = False
+) -> Method:
     """Return a method of GRPCInferenceService, whose types are named after it."""
     request, response = (getattr(inference, name + kind) for kind in ("Request", "Response"))
-    return Method(_INFERENCE + name, request, response, handle, blocking)
+    return Method(_INFERENCE + name, request, response, handle, blocking, changes)
 
 
 class Servicers:

@@ -29,6 +29,7 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "default_priority_level": (0, 100),
     "latency_objective_seconds": (0, 3600),
     "run_timeout_seconds": (0, 86400),
+    "load_timeout_seconds": (0, 86400),
     "max_message_bytes": (1024, 2**31 - 1),
     "max_concurrent_streams": (1, 1_000_000),
     "max_connection_age_seconds": (0, 604800),

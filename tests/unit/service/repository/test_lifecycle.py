@@ -23,6 +23,7 @@ from service.errors import (
     SettingsError,
 )
 from service.metrics import STATES, Metrics
+from service.repository.attempt import Attempt
 from service.repository.lifecycle import Lifecycle, VersionStatus
 from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
@@ -49,7 +50,12 @@ class FakeLoader:
         self.interrupted: list[str] = []
 
     def __call__(
-        self, folder: VersionFolder, settings: Settings, metrics: Metrics, on_death: Callable[[], None]
+        self,
+        folder: VersionFolder,
+        settings: Settings,
+        metrics: Metrics,
+        on_death: Callable[[], None],
+        attempt: Attempt,
     ) -> Servable:
         place = f"{folder.name}/{folder.version}"
         self.settings[place] = settings
@@ -57,6 +63,7 @@ class FakeLoader:
         self.during(place)
         if place in self.failures:
             raise self.failures[place]
+        attempt.commit()
         self.batchers[place] = FakeBatcher()
         return bare_servable(
             name=folder.name,

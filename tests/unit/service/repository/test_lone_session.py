@@ -18,6 +18,7 @@ from service.batching.policy import BatchingPolicy
 from service.cores import Cores
 from service.errors import GoldenMismatch
 from service.manifest import MODEL_FILE, file_digest
+from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView
 from service.repository.lone_pricing import Disturbed
 from service.repository.lone_session import LoneSession
@@ -188,6 +189,13 @@ def test_what_was_measured_beside_a_batch_is_not_believed_and_measured_ever_more
     while not stage.session.settled:
         stage.open()
     assert stage.batcher.lone is not None
+
+
+def test_one_that_is_given_up_while_it_is_opened_is_not_used(tmp_path: Path) -> None:
+    stage, attempt = Stage(tmp_path, {2: QUICKER}), Attempt()
+    stage.pricing.during = attempt.give_up
+    stage.session.open(stage.batcher, attempt)  # type: ignore[arg-type]
+    assert (stage.batcher.lone, stage.session.runs, stage.session.settled) == (None, None, True)
 
 
 def test_its_runs_can_be_interrupted(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from service.errors import (
     SettingsError,
 )
 from service.metrics import Metrics
+from service.repository.attempt import Attempts
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
@@ -30,13 +31,22 @@ from tests.unit.service.repository.test_lifecycle import FakeLoader, refusal, re
 class Stage:
     """A repository on disk, its lifecycle, and the reconciler between them."""
 
-    def __init__(self, root: Path, *places: str, loader: FakeLoader | None = None, **settings: Any) -> None:
+    def __init__(
+        self,
+        root: Path,
+        *places: str,
+        loader: FakeLoader | None = None,
+        attempts: Attempts | None = None,
+        **settings: Any,
+    ) -> None:
         self.root = root
         self.loader = loader or FakeLoader()
         self.metrics = Metrics("0", "test")
         self.lifecycle = Lifecycle(self.metrics)
         self.add(*places)
-        self.reconciler = Reconciler(Settings(models=str(root), **settings), self.metrics, self.lifecycle, self.loader)
+        self.reconciler = Reconciler(
+            Settings(models=str(root), **settings), self.metrics, self.lifecycle, self.loader, attempts
+        )
 
     def add(self, *places: str) -> None:
         repository(self.root, *places)

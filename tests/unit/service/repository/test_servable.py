@@ -16,9 +16,20 @@ from service.backend.onnx import OnnxBackend
 from service.batching.request import PendingRequest
 from service.batching.response_cache import ResponseCache
 from service.cores import Cores
-from service.errors import GoldenMismatch, GraphInvalid, LoadError, ManifestInvalid, ProviderUnavailable, QueueFull
+from service.errors import (
+    BackendFailed,
+    GoldenMismatch,
+    GraphInvalid,
+    LoadError,
+    LoadTimedOut,
+    ManifestInvalid,
+    ProviderUnavailable,
+    QueueFull,
+)
 from service.golden import Golden
 from service.metrics import Metrics
+from service.repository import proof
+from service.repository.attempt import Attempt
 from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
@@ -230,6 +241,32 @@ def test_one_that_is_given_up_while_it_runs_takes_no_core_any_more(
     end.set()
     servable.batcher.close()
     assert cores.idle, "nor is it counted out twice"
+
+
+def test_one_that_is_given_up_while_it_is_loaded_is_interrupted_and_shows_nothing(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_picture_version(tmp_path)
+    attempt = Attempt()
+    replay, interrupted = proof.replay, threading.Event()
+
+    def given_up_meanwhile(*arguments: Any) -> proof.Proof:
+        assert attempt.give_up()
+        return replay(*arguments)
+
+    monkeypatch.setattr(proof, "replay", given_up_meanwhile)
+    monkeypatch.setattr(OnnxBackend, "interrupt", lambda _: interrupted.set())
+    with pytest.raises(LoadTimedOut):
+        load(folder, SETTINGS, metrics, attempt=attempt)
+    assert interrupted.is_set()
+    assert b'model="' not in metrics.negotiate("")[0]
+
+
+def test_once_it_is_interrupted_a_graph_runs_on_no_thread(tmp_path: Path) -> None:
+    backend = OnnxBackend(write_model(tmp_path, doubling()).path / "model.onnx", "cpu")
+    backend.interrupt()
+    with pytest.raises(BackendFailed):
+        backend.run([np.ones((1, 2), np.float32)])
 
 
 @pytest.mark.parametrize(("setting", "expected"), [(0, 4), (3, 3), (100, 4)])

@@ -9,10 +9,12 @@ from collections.abc import Callable
 import pytest
 
 from service.metrics import Metrics
+from service.repository.attempt import Attempts
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.widening import Widening
 from service.settings import Settings
+from tests.unit.service.repository.test_attempt import Threads
 from tests.unit.service.samples import make_servable
 
 
@@ -27,23 +29,27 @@ class FakeSession:
     def __init__(self, settled_after: int = 1) -> None:
         self.settled_after = settled_after
         self.opened = 0
+        self.is_given_up = False
         self.during: Callable[[], None] = lambda: None
 
     @property
     def settled(self) -> bool:
-        return self.opened >= self.settled_after
+        return self.is_given_up or self.opened >= self.settled_after
 
-    def open(self, _batcher: object) -> None:
+    def open(self, _batcher: object, _attempt: object) -> None:
         self.opened += 1
         self.during()
 
+    def give_up(self) -> None:
+        self.is_given_up = True
 
-def widening_of(**sessions: FakeSession | None) -> Widening:
+
+def widening_of(attempts: Attempts | None = None, /, **sessions: FakeSession | None) -> Widening:
     metrics = Metrics("0", "test")
     lifecycle = Lifecycle(metrics)
     for name, session in sessions.items():
         lifecycle.put(dataclasses.replace(make_servable(), name=name, lone=session))  # type: ignore[arg-type]
-    return Widening(lifecycle, Reconciler(Settings(), metrics, lifecycle))
+    return Widening(lifecycle, Reconciler(Settings(), metrics, lifecycle, attempts=attempts))
 
 
 def test_each_is_opened_once_and_who_can_have_none_is_left_alone() -> None:
@@ -60,6 +66,19 @@ def test_who_could_not_be_priced_is_tried_again() -> None:
     for _ in range(5):
         widening.look()
     assert session.opened == 3
+
+
+def test_one_that_does_not_come_up_is_given_up_and_keeps_no_other_waiting(caplog: pytest.LogCaptureFixture) -> None:
+    threads = Threads()
+    threads.hanging = {"widen a"}
+    hanging, other = FakeSession(), FakeSession()
+    widening = widening_of(threads.attempts(), a=hanging, b=other)
+    with caplog.at_level(logging.ERROR):
+        widening.look()
+        widening.look()
+    assert (hanging.is_given_up, other.is_given_up, other.opened) == (True, False, 1)
+    assert threads.begun == ["widen a", "widen b"]
+    assert "no batch runs on more threads when alone: it did not end within 2.5 seconds" in caplog.text
 
 
 def test_nothing_is_opened_once_it_is_to_stop() -> None:

@@ -1,0 +1,27 @@
+"""Answers off the event loop what may block: one who waits for the loading of a model keeps nobody else waiting."""
+
+from __future__ import annotations
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from service.transport.servicers import Method
+
+
+class OffLoop:
+    """Owns the thread of calls that change what is served, which wait for each other anyway."""
+
+    def __init__(self) -> None:
+        """Have no thread yet."""
+        self._changes = ThreadPoolExecutor(1, "changes")
+
+    async def answer(self, method: Method, request: Any) -> Any:
+        """Return what a method answers. Whoever leaves before its turn changes nothing."""
+        if method.changes:
+            return await asyncio.get_running_loop().run_in_executor(self._changes, method.handle, request)
+        return await asyncio.to_thread(method.handle, request) if method.blocking else method.handle(request)
+
+    def close(self) -> None:
+        """Drop what waits; what is under way is not waited for."""
+        self._changes.shutdown(wait=False, cancel_futures=True)
