@@ -24,6 +24,7 @@ from export.recipe import Recipe, find_recipe
 from export.report import write_report
 from export.run import with_epochs
 from export.runner import Plan, load_classifier, open_divided, run_all
+from export.seal import seal_version
 from export.verify import verify_run, verify_version
 from service.backend.onnx import OnnxBackend
 from service.errors import LoadError
@@ -72,6 +73,9 @@ def _parser() -> argparse.ArgumentParser:
     verify.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
     verify.add_argument("--run", type=Path, metavar="RUN_DIR", help="compare with the run's torch model as well")
     verify.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
+    seal = commands.add_parser("seal", help="verify versions published before, and give all their files digests")
+    seal.set_defaults(command=_seal)
+    seal.add_argument("version_dirs", type=Path, nargs="+", metavar="VERSION_DIR")
     evaluate = commands.add_parser("evaluate", help="measure a version's accuracy through the service's path")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
@@ -125,6 +129,13 @@ def _train(arguments: argparse.Namespace, console: Console) -> int:
 
 def _publish(arguments: argparse.Namespace, console: Console) -> int:
     publish_run(arguments.run_dir, arguments.models, arguments.version, arguments.data, _say(console))
+    return 0
+
+
+def _seal(arguments: argparse.Namespace, console: Console) -> int:
+    for folder in arguments.version_dirs:
+        _check_version_dir(folder)
+        seal_version(folder, _say(console))
     return 0
 
 

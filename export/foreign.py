@@ -100,7 +100,7 @@ def publish_foreign(
         say(f"verified: at most {parity.max_abs_difference:.2g} from the file's own answers on {parity.count} pictures")
         write_parts(aside, labels, Preprocessing(spec, None), reference)
         described = Described(spec, labels, max_batch_size, _provenance(path))
-        write_manifest(make_manifest(described, (), parity, file_digest(aside / MODEL_FILE)), aside)
+        write_manifest(make_manifest(described, (), parity, aside), aside)
         verify_version(aside)
     say(f"published: {folder}")
     return folder

@@ -30,6 +30,7 @@ from export.runner import load_classifier, open_divided
 from export.train import Part, evaluate
 from export.verify import Reference, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
+from service.digests import sealed
 from service.golden import Golden, write_golden
 from service.manifest import (
     GOLDEN_FILE,
@@ -39,7 +40,6 @@ from service.manifest import (
     Manifest,
     Parity,
     Provenance,
-    file_digest,
     write_manifest,
 )
 from service.spec import ImageSpec, TextSpec
@@ -103,7 +103,7 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
         described = Described(
             recipe.spec, recipe.data.labels, recipe.serving.max_batch_size, _provenance(recipe, record)
         )
-        write_manifest(make_manifest(described, (accuracy,), parity, file_digest(aside / MODEL_FILE)), aside)
+        write_manifest(make_manifest(described, (accuracy,), parity, aside), aside)
         verify_version(aside)
     say(f"published: {target}")
     return target
@@ -188,10 +188,10 @@ def _provenance(recipe: Recipe, record: RunRecord) -> Provenance:
     )
 
 
-def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: Parity, digest: str) -> Manifest:
-    """Return the manifest of a classifier."""
+def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: Parity, aside: Path) -> Manifest:
+    """Return the manifest of a classifier whose other files are written."""
     is_image = isinstance(described.spec, ImageSpec)
-    return Manifest(
+    manifest = Manifest(
         schema_version=SCHEMA_VERSION,
         task="image-classification" if is_image else "sentence-classification",
         inputs=(input_spec(described.spec),),
@@ -202,8 +202,9 @@ def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: 
         provenance=described.provenance,
         accuracy=accuracy,
         parity=parity,
-        model_digest=digest,
+        model_digest="",
     )
+    return sealed(manifest, aside)
 
 
 def _next_version(model_dir: Path) -> int:

@@ -16,7 +16,7 @@ from export.load import Loaded
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
 from export.verify import are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
-from service.manifest import MODEL_FILE, Dataset, file_digest, write_manifest
+from service.manifest import MODEL_FILE, Dataset, write_manifest
 
 
 def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
@@ -54,7 +54,7 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
         write_parts(aside, loaded.labels, Preprocessing(loaded.spec, None), model)
         about = provenance.of_loaded(loaded.name, Dataset(f"weights {loaded.weights}", loaded.digest))
         described = Described(loaded.spec, loaded.labels, max_batch_size, about)
-        write_manifest(make_manifest(described, (), parity, file_digest(aside / MODEL_FILE)), aside)
+        write_manifest(make_manifest(described, (), parity, aside), aside)
         verify_version(aside)
     say(f"published: {folder}")
     return folder

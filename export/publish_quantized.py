@@ -21,6 +21,7 @@ from export.recipe import find_recipe
 from export.runner import open_divided
 from export.verify import BATCH_SIZES, largest_difference, verify_version
 from service.backend.onnx import OnnxBackend
+from service.digests import sealed
 from service.golden import Golden, read_golden, write_golden
 from service.manifest import (
     COST_FILE,
@@ -260,7 +261,6 @@ def _write(subject: _Subject, aside: Path, score: Score, quantization: Quantizat
         source,
         accuracy=(accuracy,),
         parity=parity,
-        model_digest=file_digest(aside / MODEL_FILE),
         quantization=quantization,
     )
-    write_manifest(made, aside)
+    write_manifest(sealed(made, aside), aside)

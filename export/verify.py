@@ -14,8 +14,9 @@ from export.errors import VerificationFailed
 from export.recipe import Recipe
 from service.backend.base import Backend
 from service.backend.onnx import OnnxBackend
+from service.digests import check_digests
 from service.golden import Golden, read_golden
-from service.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, Parity, file_digest, read_labels, read_manifest
+from service.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, Parity, read_labels, read_manifest
 
 # Largest absolute difference of a probability between torch and ONNX Runtime.
 TOLERANCE = 1e-5
@@ -65,22 +66,24 @@ def verify_graph(
     return Parity(tolerance, worst, sizes, same / len(inputs), len(inputs))
 
 
-def verify_version(version_dir: Path) -> tuple[Manifest, float]:
-    """Check a published version as the server will: digest, graph, labels, golden answers at each batch size.
+def verify_version(version_dir: Path, manifest: Manifest | None = None) -> tuple[Manifest, float]:
+    """Check a published version as the server will: digests, graph, labels, golden answers at each batch size.
+
+    Args:
+        version_dir: The version.
+        manifest: What it is held against; None for the manifest that it has.
 
     Returns:
         The manifest, and the largest absolute difference from a golden answer.
 
     Raises:
-        LoadError: The manifest or the graph cannot be read.
-        VerificationFailed: Something is not as the manifest says.
+        LoadError: The manifest or the graph cannot be read, or a file is not the one that the manifest means.
+        VerificationFailed: Something else is not as the manifest says.
     """
-    manifest = read_manifest(version_dir)
+    manifest = manifest or read_manifest(version_dir)
     path = version_dir / MODEL_FILE
+    check_digests(manifest, version_dir)
     backend = OnnxBackend(path, "cpu")
-    digest = file_digest(path)
-    if digest != manifest.model_digest:
-        raise VerificationFailed(f"{path}: digest is {digest}, the manifest says {manifest.model_digest}")
     came = (tuple(backend.inputs), tuple(backend.outputs))
     if came != (manifest.inputs, manifest.outputs):
         shown = ", ".join(str(spec) for specs in came for spec in specs)

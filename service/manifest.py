@@ -1,8 +1,8 @@
 """manifest.json of a model version: typed, versioned, read and written strictly.
 
 An unknown key, a missing key or a value of another type is an error that names it with its
-place, e.g. ``accuracy[0].value``. Nothing has a default on reading, but ``quantization``: versions
-published before it was known lack it.
+place, e.g. ``accuracy[0].value``. Nothing has a default on reading, but ``quantization`` and, of schema
+version 1, ``digests``: versions published before they were known lack them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from service.errors import ManifestInvalid
 from service.spec import ImageSpec, PreprocessingSpec
 from service.tensors import DTYPES, TensorSpec
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2  # 1: of all files model.onnx alone had a digest
+_READABLE = (1, SCHEMA_VERSION)
 MANIFEST_FILE = "manifest.json"
 MODEL_FILE = "model.onnx"
 COST_FILE = "cost.json"  # what batches cost on the machines that served it; no part of the version
@@ -135,7 +136,7 @@ class Manifest:
     """All that a version says of itself.
 
     Attributes:
-        schema_version: :data:`SCHEMA_VERSION`.
+        schema_version: :data:`SCHEMA_VERSION`, or 1.
         task: What goes in and what comes out.
         inputs: The graph's inputs, in order.
         outputs: The graph's outputs, in order.
@@ -147,6 +148,8 @@ class Manifest:
         parity: Agreement with torch.
         model_digest: ``sha256:`` and the hexadecimal digest of model.onnx.
         quantization: What making it smaller or faster cost; null for a version as it was converted.
+        digests: The same of every other file that the version needs, by name: labels, tokenizer, golden vectors,
+            weights beside model.onnx; null in schema version 1.
     """
 
     schema_version: int
@@ -161,6 +164,7 @@ class Manifest:
     parity: Parity
     model_digest: str
     quantization: Quantization | None = None
+    digests: dict[str, str] | None = None
 
 
 def read_manifest(version_dir: Path) -> Manifest:
@@ -187,8 +191,9 @@ def read_manifest(version_dir: Path) -> Manifest:
 
 def parse_manifest(data: Any) -> Manifest:
     """Build a manifest from parsed JSON; see :func:`read_manifest` for the errors."""
-    if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) != SCHEMA_VERSION:
-        raise ManifestInvalid(f"schema_version: expected {SCHEMA_VERSION}, got {data['schema_version']!r}")
+    if isinstance(data, dict) and data.get("schema_version", SCHEMA_VERSION) not in _READABLE:
+        expected = " or ".join(map(str, _READABLE))
+        raise ManifestInvalid(f"schema_version: expected {expected}, got {data['schema_version']!r}")
     try:
         manifest = strict.parse(Manifest, data)
     except strict.StrictError as error:
@@ -245,9 +250,28 @@ def _check(manifest: Manifest) -> None:
         if len(manifest.inputs) != 1 or not manifest.outputs or len(manifest.outputs[0].shape) != 2:
             raise ManifestInvalid("inputs, outputs: a classifier has one input and outputs (N, K)")
         _check_input(manifest.inputs[0], manifest.preprocessing)
-    for name in (manifest.labels_file, getattr(manifest.preprocessing, "tokenizer_file", None)):
-        if name is not None and Path(name).name != name:
+    for name in (*companions(manifest), *(manifest.digests or ())):
+        if Path(name).name != name:
             raise ManifestInvalid(f"{name!r}: must be the name of a file beside the manifest")
+    _check_digests(manifest)
+
+
+def _check_digests(manifest: Manifest) -> None:
+    if manifest.schema_version == 1:
+        if manifest.digests is not None:
+            raise ManifestInvalid("digests: not known in schema version 1")
+        return
+    if manifest.digests is None:
+        raise ManifestInvalid("missing key 'digests'")
+    for name in companions(manifest):
+        if name not in manifest.digests:
+            raise ManifestInvalid(f"missing key 'digests.{name}'")
+
+
+def companions(manifest: Manifest) -> list[str]:
+    """Return the names of the files beside model.onnx that a version always needs."""
+    tokenizer_file = getattr(manifest.preprocessing, "tokenizer_file", None)
+    return [name for name in (manifest.labels_file, tokenizer_file, GOLDEN_FILE) if name is not None]
 
 
 def _is_instant(text: str) -> bool:

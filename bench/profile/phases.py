@@ -94,7 +94,7 @@ RULES: Mapping[str, Mapping[str, Phase]] = {
         "classification": Phase.REPLY,
     },
     "service/transport/tracing.py": {"": Phase.OTHER},
-    "service/transport/varint.py": {"read_varint": Phase.INTAKE, "write_varint": Phase.REPLY},
+    "service/fields.py": {"": Phase.INTAKE, "write_varint": Phase.REPLY},
     "threading.py": {"Condition.wait": Phase.THREADS, "Condition.notify": Phase.THREADS, "Event.": Phase.THREADS},
 }
 _FRAME = re.compile(r"(?P<function>.*) \((?P<file>[^()]*):\d+\)")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 import time
@@ -23,7 +24,7 @@ from service.batching.response_cache import ResponseCache
 from service.batching.run import Run
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores, Taking
-from service.errors import GraphInvalid
+from service.digests import check_digests, uncovered
 from service.golden import Golden
 from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
 from service.metrics import Metrics
@@ -45,6 +46,7 @@ from service.scheduling import at_weight
 from service.settings import Settings
 from service.spec import TextSpec
 
+_LOG = logging.getLogger(__name__)
 _DEFAULT_MAX_BATCH_SIZE = 32
 
 
@@ -176,9 +178,14 @@ class _Opened:
 def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opened:
     # One that cannot be read, such as a link to nowhere, is not taken for none: it says that much is to be proven.
     manifest = read_manifest(folder.path) if os.path.lexists(folder.path / MANIFEST_FILE) else None
-    digest = file_digest(folder.path / MODEL_FILE)
-    if manifest is not None and digest != manifest.model_digest:
-        raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
+    if manifest is not None:
+        check_digests(manifest, folder.path)
+        if names := uncovered(manifest):
+            fields = {"model": folder.name, "version": folder.version}
+            _LOG.warning(
+                "%s have no digest; `convserve-export seal` adds them", ", ".join(names), extra={"fields": fields}
+            )
+    digest = manifest.model_digest if manifest is not None else file_digest(folder.path / MODEL_FILE)
     pricing = Pricing(folder, digest, settings)
     backend = at_weight(
         settings.weight,

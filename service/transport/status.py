@@ -10,7 +10,7 @@ import grpc
 from google.rpc import error_details_pb2, status_pb2
 
 from service.errors import DeadlineUnmeetable, InternalError, QueueFull, ServingError
-from service.transport.varint import write_varint
+from service.fields import write_varint
 
 DOMAIN = "convserve"
 _DETAILS, _METADATA = 3, 3  # fields of google.rpc.Status and of ErrorInfo, the last of either

@@ -14,12 +14,12 @@ from google.protobuf.message import DecodeError
 
 from service.dataplane import Ticket
 from service.errors import InvalidInput
+from service.fields import write_varint
 from service.pb.inference import grpc_service_pb2 as inference
 from service.transport import wire
 from service.transport.access import Metadata
 from service.transport.calls import MAX_INFER_FIELDS, MODEL_INFER, Calls
 from service.transport.status import Status
-from service.transport.varint import write_varint
 
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 MAX_IN_FLIGHT = 1024

@@ -15,13 +15,12 @@ from dataclasses import dataclass
 import numpy as np
 from google.protobuf.message import DecodeError
 
+from service.fields import DELIMITED, FIXED32, FIXED64, VARINT, fields, read_varint
 from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport.replies import InferForm
 from service.transport.tensor_codec import split_bytes
-from service.transport.varint import read_varint
-from service.transport.wire import DELIMITED, FIXED32, FIXED64, VARINT, fields
 
 _MAX_A_LENGTH = 8
 _MAX_LENGTHS = 512

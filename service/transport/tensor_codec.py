@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from service.errors import InvalidInput
+from service.fields import write_varint
 from service.pb.inference import grpc_service_pb2 as pb
 from service.preprocessing.scores import top_k
 from service.tensors import DTYPES, Form, TensorSpec, as_numbers
 from service.transport.shared_memory import SharedMemory
-from service.transport.varint import write_varint
 
 # Typed contents by datatype (Open Inference Protocol v2, InferTensorContents); 16-bit floats travel raw only.
 _CONTENTS = {

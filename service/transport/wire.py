@@ -6,14 +6,12 @@ could still fill the memory. Who has more fields than any request needs is refus
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from itertools import islice
 from typing import Protocol, TypeVar
 
 from service.errors import InvalidInput
-from service.transport.varint import read_varint
+from service.fields import fields
 
-VARINT, FIXED64, DELIMITED, FIXED32 = 0, 1, 2, 5  # wire types; 3 and 4 begin and end a group
 _UNCOUNTED_BYTES = 65536  # what so small a message becomes fills no memory, and counting would cost its caller time
 
 M_co = TypeVar("M_co", covariant=True)
@@ -45,25 +43,3 @@ def has_more_fields(payload: bytes, most: int) -> bool:
         return sum(1 for _ in islice(fields(payload), most + 1)) > most
     except IndexError:
         return False
-
-
-def fields(payload: bytes) -> Iterator[tuple[int, int, slice]]:
-    """Go through the fields of a message: the number of each, its wire type, and where its contents stand.
-
-    Marks of groups count as fields without contents.
-
-    Raises:
-        IndexError: The message is damaged.
-    """
-    position = 0
-    while position < len(payload):
-        tag, position = read_varint(payload, position)
-        kind, size = tag & 7, 0
-        if kind == DELIMITED:
-            size, position = read_varint(payload, position)
-        elif kind == VARINT:
-            size = read_varint(payload, position)[1] - position
-        elif kind in (FIXED64, FIXED32):
-            size = 8 if kind == FIXED64 else 4
-        yield tag >> 3, kind, slice(position, position + size)
-        position += size

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 
 from tests.integration import graphs
-from tests.integration.harness import MODELS, ServerProcess, eventually, infer_request
+from tests.integration.harness import MODELS, ServerProcess, eventually, infer_request, reseal
 
 LONGEST_QUEUE = 100
 
@@ -29,6 +29,7 @@ def sick_repository(root: Path) -> Path:
         arrays = dict(archive)
     arrays["output_0"] = np.roll(arrays["output_0"], 1, axis=1)
     np.savez_compressed(golden, **arrays)
+    reseal(golden.parent)
     return root
 
 

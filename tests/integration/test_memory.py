@@ -17,7 +17,7 @@ from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.settings import Settings
 from tests.integration import graphs
-from tests.integration.harness import MODELS
+from tests.integration.harness import MODELS, reseal
 
 CYCLES = 200
 WARM_UP = 50  # arenas, caches and import side effects settle
@@ -38,6 +38,7 @@ def test_200_cycles_of_loading_and_unloading_leave_memory_flat(tmp_path: Path):
         arrays = {key: archive[key] for key in archive.files}
     arrays["output_0"] = arrays["output_0"][:, ::-1]
     np.savez_compressed(golden, **arrays)
+    reseal(golden.parent)
     settings = Settings(models=str(tmp_path), model_control_mode="explicit", device="cpu", max_batch_size=2)
     metrics = Metrics("0", "test")
     lifecycle = Lifecycle(metrics)

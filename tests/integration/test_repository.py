@@ -16,7 +16,7 @@ from service.golden import Golden, read_golden, write_golden
 from service.pb.convserve.classification.v1.classification_pb2 import MODEL_STATE_UNAVAILABLE, DescribeModelRequest
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
-from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, eventually, failure, infer_request
+from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, eventually, failure, infer_request, reseal
 
 PICTURE = infer_request("lenet5-mnist", {"images": np.zeros((1, 28, 28, 1), dtype=np.uint8)})
 
@@ -26,11 +26,13 @@ def change_golden_answers(folder: Path) -> None:
     write_golden(
         Golden(golden.raw, golden.inputs, tuple(output + 0.01 for output in golden.outputs)), folder / "golden.npz"
     )
+    reseal(folder)
 
 
 def change_golden_pictures(folder: Path) -> None:
     golden = read_golden(folder / "golden.npz")
     write_golden(Golden(golden.raw[::-1], golden.inputs, golden.outputs), folder / "golden.npz")
+    reseal(folder)
 
 
 def remove_golden(folder: Path) -> None:
@@ -55,6 +57,12 @@ def change_manifest(change: Callable[[dict], object]) -> Callable[[Path], None]:
 def remove_a_label(folder: Path) -> None:
     labels = (folder / "labels.txt").read_text().splitlines()
     (folder / "labels.txt").write_text("\n".join(labels[:-1]))
+    reseal(folder)
+
+
+def reverse_labels(folder: Path) -> None:
+    labels = (folder / "labels.txt").read_text().splitlines()
+    (folder / "labels.txt").write_text("\n".join(reversed(labels)) + "\n")
 
 
 GOLDEN = "it did not reproduce its golden answers"
@@ -63,11 +71,12 @@ GRAPH = "its model file is damaged or not the one that its manifest names"
 TAMPERED = {
     "golden answers": (change_golden_answers, GOLDEN, "differs by 0.01"),
     "golden pictures": (change_golden_pictures, GOLDEN, "preprocessing differs"),
-    "no golden answers": (remove_golden, MANIFEST, "golden vectors are not readable"),
+    "no golden answers": (remove_golden, MANIFEST, "golden.npz: no such file"),
     "model bytes": (change_model_bytes, GRAPH, "the manifest says sha256:"),
     "an unknown key": (change_manifest(lambda manifest: manifest.update(colour="blue")), MANIFEST, "colour"),
     "a missing key": (change_manifest(lambda manifest: manifest.pop("parity")), MANIFEST, "parity"),
     "another input": (change_manifest(lambda manifest: manifest["inputs"][0].update(name="x")), MANIFEST, "inputs"),
+    "labels in another order": (reverse_labels, MANIFEST, "labels.txt: has digest"),
     "a label too few": (remove_a_label, MANIFEST, "has 9 labels"),
 }
 

@@ -30,6 +30,7 @@ def test_a_version_holds_all_that_the_service_needs(models: Path) -> None:
     manifest = read_manifest(version)
     assert manifest.task == "sentence-classification"
     assert manifest.model_digest == file_digest(version / MODEL_FILE)
+    assert manifest.digests == {name: file_digest(version / name) for name in names - {MODEL_FILE, "manifest.json"}}
     assert manifest.max_batch_size == 33
     assert read_labels(version / "labels.txt") == ("negative", "positive")
     golden = read_golden(version / GOLDEN_FILE)

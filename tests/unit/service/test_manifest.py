@@ -150,7 +150,7 @@ def _keys() -> list[tuple[str, str]]:
         (where, key) for source in (manifest(), text_manifest()) for where, holder in objects(as_json(source))
         for key in holder
     }  # fmt: skip
-    return sorted(found - {("", "quantization")})  # versions made before it was known lack it
+    return sorted(found - {("", "quantization"), ("", "digests")})  # versions made before they were known lack them
 
 
 def holder_of(data: Any, where: str) -> dict[str, Any]:
@@ -188,15 +188,30 @@ def test_a_value_of_another_type_is_named_at_every_level(where: str, key: str, w
     assert refusal(data).startswith(f"{place}: expected ")
 
 
-@pytest.mark.parametrize("version", [0, 2, "1", None])
+@pytest.mark.parametrize("version", [0, 3, "1", None])
 def test_another_schema_version_is_refused_before_anything_else(version: object) -> None:
     message = refusal({"schema_version": version, "no such key": 1})
-    assert message == f"schema_version: expected {SCHEMA_VERSION}, got {version!r}"
+    assert message == f"schema_version: expected 1 or {SCHEMA_VERSION}, got {version!r}"
 
 
 @pytest.mark.parametrize("version", [True, 1.0])
 def test_a_schema_version_that_only_equals_one_is_refused(version: object) -> None:
     assert refusal(as_json(manifest()) | {"schema_version": version}).startswith("schema_version: expected int")
+
+
+DIGESTS = {"labels.txt": "sha256:01", "golden.npz": "sha256:02"}
+
+
+def test_digests_are_of_every_file_that_is_needed() -> None:
+    assert parse_manifest(as_json(manifest(schema_version=2, digests=DIGESTS))).digests == DIGESTS
+    assert refusal(as_json(manifest(schema_version=2, digests=None))) == "missing key 'digests'"
+    assert refusal(as_json(text_manifest(schema_version=2, digests=DIGESTS))) == "missing key 'digests.tokenizer.json'"
+    for name in DIGESTS:
+        lacking = {other: digest for other, digest in DIGESTS.items() if other != name}
+        assert refusal(as_json(manifest(schema_version=2, digests=lacking))) == f"missing key 'digests.{name}'"
+    assert refusal(as_json(manifest(digests=DIGESTS))) == "digests: not known in schema version 1"
+    above = {**DIGESTS, "../labels.txt": "sha256:03"}
+    assert refusal(as_json(manifest(schema_version=2, digests=above))).startswith("'../labels.txt': must be the name")
 
 
 @pytest.mark.parametrize(

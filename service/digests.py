@@ -1,0 +1,73 @@
+"""Digests of all that a version is made of: what is served is what was proven.
+
+A manifest of schema version 1 has one of model.onnx alone; labels in another order would be served.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.errors import GraphInvalid, LoadError, ManifestInvalid
+from service.external_data import external_files
+from service.manifest import MODEL_FILE, SCHEMA_VERSION, Manifest, companions, file_digest
+
+
+def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
+    """Return a manifest with digests of all the files that it needs, as they are now.
+
+    Raises:
+        LoadError: One is missing, or model.onnx is no model.
+    """
+    names = {*companions(manifest), *external_files(version_dir / MODEL_FILE)}
+    return dataclasses.replace(
+        manifest,
+        schema_version=SCHEMA_VERSION,
+        model_digest=_digest(version_dir / MODEL_FILE),
+        digests={name: _digest(version_dir / name) for name in sorted(names)},
+    )
+
+
+def check_digests(manifest: Manifest, version_dir: Path) -> None:
+    """See that every file is the one that the manifest means, as far as it says so.
+
+    Raises:
+        GraphInvalid: model.onnx is another one, is missing, or has weights in a file without a digest.
+        ManifestInvalid: Another file is another one, or is missing.
+    """
+    model = version_dir / MODEL_FILE
+    digest = _digest(model)
+    if digest != manifest.model_digest:
+        raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
+    for name, expected in (manifest.digests or {}).items():
+        if (digest := _digest(version_dir / name)) != expected:
+            raise ManifestInvalid(f"{version_dir / name}: has digest {digest}, the manifest says {expected}")
+    _check_covered(external_files(model), manifest)
+
+
+def uncovered(manifest: Manifest) -> list[str]:
+    """Return the names of the files whose digests a manifest of schema version 1 does not have."""
+    return [] if manifest.digests is not None else companions(manifest)
+
+
+def _check_covered(external: Iterable[str], manifest: Manifest) -> None:
+    for name in external:
+        if name not in (manifest.digests or {}):
+            raise GraphInvalid(
+                f"model file has weights in {name!r}, of which the manifest has no digest: "
+                "write it with its weights inside, or `convserve-export seal` the version"
+            )
+
+
+def _digest(path: Path) -> str:
+    if not path.is_file():  # a pipe would be read without end
+        raise _error(path, "no such file")
+    try:
+        return file_digest(path)
+    except OSError as error:
+        raise _error(path, str(error.strerror)) from None
+
+
+def _error(path: Path, why: str) -> LoadError:
+    return (GraphInvalid if path.name == MODEL_FILE else ManifestInvalid)(f"{path}: {why}")
