@@ -18,7 +18,7 @@ from service.repository.catalogue import Catalogue, Models, Plan
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
-from service.repository.shortfalls import Shortfalls
+from service.repository.shortfalls import Shortfall, Shortfalls
 from service.repository.store import VersionFolder
 from service.repository.swapper import Fallen, Loader, Swapper
 from service.settings import Settings
@@ -82,7 +82,7 @@ class Reconciler:
                 for folder in wanted:
                     self._swapper.load(folder, settings, provider_must_be_there=True)
                 self._stand_in(name, models[name], settings, lambda _: True)
-                self._shortfalls.note(name, self._problem(wanted))
+                self._shortfalls.note(name, self._shortfall(models[name], settings, wanted))
         self._lifecycle.start()
 
     def _survey(self) -> tuple[Models, Plan]:
@@ -114,36 +114,36 @@ class Reconciler:
                 return
             for name in sorted(known | set(models) | self._shortfalls.names):
                 try:
-                    problem = self._follow(name, models.get(name, []), retry=False)
+                    shortfall = self._follow(name, models.get(name, []), retry=False)
                 except SettingsError as error:
-                    problem = str(error)
+                    shortfall = Shortfall(str(error))
                 except Exception:
-                    problem = "it could not be brought up to date"
+                    shortfall = Shortfall("it could not be brought up to date")
                     _LOG.exception("a model could not be brought up to date", extra={"fields": {"model": name}})
-                self._shortfalls.note(name, problem)
+                self._shortfalls.note(name, shortfall)
 
     def load_model(self, name: str) -> None:
         """Load a model's wanted versions, or those that changed on disk, and unload its others.
 
         Raises:
             ModelNotFound: The repository has no such model (NOT_FOUND).
-            LoadFailed: A wanted version cannot be served, or none on disk is wanted; what was READY stays so
+            LoadFailed: A wanted version cannot be served or is not there; what can be is, and what was READY stays so
                 (FAILED_PRECONDITION).
         """
         with self.changing:
             folders = self._catalogue.versions(name)
             if not folders:
                 self._forget_all_but(name, ())
-                self._shortfalls.note(name, "")
+                self._shortfalls.note(name, Shortfall())
                 raise ModelNotFound(f"no model '{name}' in the repository")
             try:
-                problem = self._follow(name, folders, retry=True)
+                shortfall = self._follow(name, folders, retry=True)
             except SettingsError as error:
-                self._shortfalls.note(name, str(error))
+                self._shortfalls.note(name, Shortfall(str(error)))
                 raise LoadFailed(f"model '{name}': its serving.toml is not valid") from None
-            self._shortfalls.note(name, problem)
-            if problem:
-                raise LoadFailed(f"model '{name}' {problem}")
+            self._shortfalls.note(name, shortfall)
+            if shortfall.problem:
+                raise LoadFailed(f"model '{name}' {shortfall.problem}")
 
     def unload_model(self, name: str) -> None:
         """Unload every version of a model, finishing what is queued.
@@ -160,7 +160,7 @@ class Reconciler:
             for status in self._lifecycle.statuses():
                 if status.name == name and status.has_failed:
                     self._swapper.leave_out(name, status.version, "it was unloaded")
-            self._shortfalls.note(name, "")
+            self._shortfalls.note(name, Shortfall())
 
     def index(self) -> list[VersionStatus]:
         """Return every version that is known or on disk; unreadable disks show what is known."""
@@ -177,13 +177,15 @@ class Reconciler:
                 (folder.name, folder.version),
                 VersionStatus(folder.name, folder.version, "UNAVAILABLE", UNLOADED, "it is not loaded"),
             )
+        for status in self._shortfalls.absent:
+            known.setdefault((status.name, status.version), status)
         return [known[key] for key in sorted(known)]
 
-    def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> str:
+    def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> Shortfall:
         """Bring one model in line: load first, then unload, so that it is never without a version.
 
         Returns:
-            What of it cannot be served, for callers; empty if all that is wanted is.
+            What of it cannot be served, in words for callers.
         """
         on_disk = {folder.version for folder in folders}
         self._forget_all_but(name, on_disk)
@@ -191,7 +193,7 @@ class Reconciler:
             self._lifecycle.release(name)  # first: the server stays ready while it is drained
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=False)
-            return ""
+            return Shortfall()
         settings = self._catalogue.settings_of(name)
         wanted = self._catalogue.wanted(folders, settings)
         waits = False
@@ -208,7 +210,7 @@ class Reconciler:
         for version in version_policy.to_unload(ready, [folder.version for folder in wanted]):
             self._swapper.unload(ready[version], exists=version in on_disk)
         self._leave_out([folder for folder in folders if folder not in tried])
-        return self._problem(wanted)
+        return self._shortfall(folders, settings, wanted)
 
     def _stand_in(
         self,
@@ -249,14 +251,20 @@ class Reconciler:
             if status.name == name and status.state == "UNAVAILABLE" and status.version not in on_disk:
                 self._lifecycle.forget(name, status.version)
 
-    def _problem(self, wanted: Sequence[VersionFolder]) -> str:
-        """Return what of a model on disk cannot be served, for callers; empty if all that is wanted is."""
+    def _shortfall(
+        self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
+    ) -> Shortfall:
+        """Return what of a model on disk cannot be served, in words for callers."""
+        absent = version_policy.absent(settings.versions, [folder.version for folder in folders])
         if not wanted:
-            return "has no version on disk that its setting 'versions' names"
+            return Shortfall("has no version on disk that its setting 'versions' names", absent)
         for folder in wanted:
             if failure := self._swapper.failure(folder):
-                return f"version {folder.version}: {failure}"
-        return ""
+                return Shortfall(f"version {folder.version}: {failure}", absent)
+        if absent:
+            numbers = ", ".join(map(str, absent))
+            return Shortfall(f"has no version {numbers} on disk, which its setting 'versions' names", absent)
+        return Shortfall()
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and lend it no more."""
@@ -287,7 +295,7 @@ class Reconciler:
                 self._swapper.load(folder, settings)
             else:
                 self._leave_out([folder])
-            self._shortfalls.note(name, self._problem(wanted))
+            self._shortfalls.note(name, self._shortfall(folders, settings, wanted))
 
     @property
     def runs_on(self) -> bool:

@@ -3,11 +3,26 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 from service.metrics import Metrics
-from service.repository.lifecycle import Lifecycle
+from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 
 _LOG = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shortfall:
+    """What of a model cannot be served as the repository has it.
+
+    Attributes:
+        problem: What is in the way, for the operator; empty if nothing is.
+        absent: Versions that a setting names and that are not on disk.
+    """
+
+    problem: str = ""
+    absent: Sequence[int] = ()
 
 
 class Shortfalls:
@@ -22,25 +37,36 @@ class Shortfalls:
         """
         self._metrics = metrics
         self._lifecycle = lifecycle
-        self._said: dict[str, str] = {}
+        self._said: dict[str, Shortfall] = {}
 
     @property
     def names(self) -> set[str]:
         """Models with a shortfall."""
         return set(self._said)
 
-    def note(self, name: str, problem: str) -> None:
+    @property
+    def absent(self) -> list[VersionStatus]:
+        """Versions that a setting names and that are not on disk; may be asked for from any thread."""
+        return [
+            VersionStatus(
+                name, version, "UNAVAILABLE", UNLOADED, "its setting 'versions' names it, and it is not on disk"
+            )
+            for name, shortfall in list(self._said.items())
+            for version in shortfall.absent
+        ]
+
+    def note(self, name: str, shortfall: Shortfall) -> None:
         """Show whether a model is served as the repository has it; say so in the log when that changes.
 
         Args:
             name: Of the model.
-            problem: What is in the way, for the operator; empty if nothing is.
+            shortfall: What cannot be served, if anything.
         """
-        before = self._said.pop(name, "")
-        if problem:
-            self._said[name] = problem
+        before = self._said.pop(name, Shortfall())
+        if problem := shortfall.problem:
+            self._said[name] = shortfall
             self._metrics.change_failed.labels(name).set(1)
-            if problem != before:
+            if problem != before.problem:
                 _LOG.error("a model cannot be served as it is on disk: %s", problem, extra={"fields": {"model": name}})
         elif self._lifecycle.knows(name):
             self._metrics.change_failed.labels(name).set(0)

@@ -49,6 +49,19 @@ def wanted(policy: str, versions: Iterable[int]) -> list[int]:
     raise SettingsError(f"versions: expected latest:N, all, or numbers such as 1,3, got {policy!r}")
 
 
+def absent(policy: str, versions: Iterable[int]) -> list[int]:
+    """Return the versions that a policy names and that are not on disk, ascending.
+
+    >>> absent("1,3,7", [3])
+    [1, 7]
+    >>> absent("latest:2", [3])
+    []
+    """
+    numbers = policy.split(",")
+    named = {int(number) for number in numbers} if all(map(str.isdecimal, numbers)) else set()
+    return sorted(named - set(versions))
+
+
 def stand_ins(policy: str, versions: Iterable[int]) -> list[int]:
     """Return the versions to try where none of the wanted can be served, the newest first.
 

@@ -273,6 +273,28 @@ def test_a_version_pinned_that_does_not_exist_changes_nothing_and_shows(
     assert not change_failed(stage)
 
 
+def test_a_pin_of_which_a_part_is_there_serves_that_and_shows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    stage = Stage(tmp_path, "a/1", "a/3")
+    (tmp_path / "a" / "serving.toml").write_text('versions = "1,2,7"\n')
+    with caplog.at_level(logging.ERROR):
+        stage.start()
+        for _ in range(3):
+            stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert stage.lifecycle.is_ready
+    assert change_failed(stage)
+    assert caplog.text.count("has no version 2, 7 on disk, which its setting 'versions' names") == 1
+    told = {status.version: (status.state, status.hint) for status in stage.reconciler.index()}
+    assert told[2] == told[7] == ("UNAVAILABLE", "its setting 'versions' names it, and it is not on disk")
+    assert (told[1][0], told[3]) == ("READY", ("UNAVAILABLE", "it is not loaded"))
+    stage.add("a/2")
+    (tmp_path / "a" / "serving.toml").write_text('versions = "1,2"\n')
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2, 1]
+    assert not change_failed(stage)
+    assert {status.version for status in stage.reconciler.index()} == {1, 2, 3}
+
+
 def test_a_pin_to_nothing_at_the_start_is_told(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     repository(tmp_path, "a/1")
     (tmp_path / "a" / "serving.toml").write_text('versions = "7"\n')
@@ -668,6 +690,16 @@ class TestExplicit:
         with pytest.raises(ModelNotFound):
             stage.reconciler.load_model("b")
         assert not change_failed(stage, "b")
+
+    def test_a_pin_of_which_a_part_is_there_is_refused_and_that_part_served(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
+        (tmp_path / "a" / "serving.toml").write_text('versions = "1,2"\n')
+        with pytest.raises(LoadFailed, match="'a' has no version 2 on disk, which its setting 'versions' names"):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+        stage.reconciler.unload_model("a")
+        assert not change_failed(stage)
+        assert [status.version for status in stage.reconciler.index()] == [1]
 
     def test_a_pin_to_nothing_is_refused(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
