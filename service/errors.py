@@ -88,6 +88,13 @@ class Draining(ServingError):
     reason = "DRAINING"
 
 
+class NoThread(ServingError):
+    """The system grants the server no thread to decode with; another server may have one (UNAVAILABLE)."""
+
+    status = "UNAVAILABLE"
+    reason = "NO_THREAD"
+
+
 class QueueFull(ServingError):
     """A bounded queue is at its bound; refused at the door (RESOURCE_EXHAUSTED)."""
 

@@ -1,8 +1,7 @@
 """Pictures and sentences on their way to the batcher: places reserved, items decoded, parts submitted.
 
-What is decoded one by one reaches an idle instance one by one, and a run of one row costs the server
-several times what a row of sixteen does. So what came together is decoded together, by the thread
-that took it in, and submitted together; what takes long is left to a pool.
+What is decoded one by one runs one by one, and a run of one row costs several times what a row of sixteen does. So what
+came together is decoded and submitted together, by the thread that took it in; what takes long is left to a pool.
 """
 
 from __future__ import annotations
@@ -18,7 +17,7 @@ import numpy as np
 from service.batching.keeping import Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import PendingRequest, Reply
-from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, ServingError
+from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, NoThread, ServingError
 from service.gather import Gather, PartReply
 from service.metrics import taken
 
@@ -171,9 +170,10 @@ class Preparation:
         return True
 
     def _refuse(self, parts: Sequence[Part]) -> None:
+        kind, why = (Draining, "the server is stopping") if self._pool._shutdown else (NoThread, "no thread to decode")
         for part in parts:
             part.gather.servable.batcher.release()
-            part.gather.refuse(Draining("the server is stopping"))
+            part.gather.refuse(kind(why))
 
     def finish(self, parts: Sequence[Part], alone: bool) -> None:
         """Prepare what a burst brought: on this thread for a while what is quick, the rest on the pool.

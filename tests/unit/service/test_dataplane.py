@@ -25,6 +25,7 @@ from service.errors import (
     Draining,
     InvalidInput,
     ModelNotFound,
+    NoThread,
     QueueFull,
     RequestCancelled,
     ServingError,
@@ -65,6 +66,7 @@ class StepPool(ThreadPoolExecutor):
 
     def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
         if self.room == len(self.waiting):
+            self._shutdown = True
             raise RuntimeError("cannot schedule new futures after shutdown")
         self.waiting.append(lambda: fn(*args, **kwargs))
         if not self.starts_threads:  # as the pools of the standard library: too late, it waits
@@ -485,7 +487,7 @@ def test_a_pool_that_can_start_no_thread_settles_the_call_and_gives_its_places_b
     world.classify([LARGE] * 4, burst=together)
     if together is not None:
         together.finish()
-    assert [type(error) for error in world.items.errors] == [Draining]
+    assert [(type(error), error.message) for error in world.items.errors] == [(NoThread, "no thread to decode")]
     assert world.batcher.reserved == 0
     world.pool.run_all()  # one of its other threads has come to them
     assert world.batcher.reserved == 0
