@@ -86,14 +86,15 @@ class _Run(Generic[_Result]):
         return self._results[0]
 
 
-def _on_a_thread(name: str, work: Callable[[], None]) -> None:
+def on_a_thread(name: str, work: Callable[[], None]) -> None:
+    """Begin work on a thread of that name, which does not keep the server from ending."""
     threading.Thread(target=work, name=name, daemon=True).start()
 
 
 class Attempts:
     """Makes them, and knows those that were given up. Thread-safe."""
 
-    def __init__(self, limit_seconds: float, start: Start = _on_a_thread, wait: Wait = threading.Event.wait) -> None:
+    def __init__(self, limit_seconds: float, start: Start = on_a_thread, wait: Wait = threading.Event.wait) -> None:
         """Make none yet.
 
         Args:

@@ -259,7 +259,7 @@ class Reconciler:
         if not wanted:
             return Shortfall("has no version on disk that its setting 'versions' names", absent)
         for folder in wanted:
-            if failure := self._swapper.failure(folder):
+            if failure := self._swapper.failure(folder.name, folder.version):
                 return Shortfall(f"version {folder.version}: {failure}", absent)
         if absent:
             numbers = ", ".join(map(str, absent))
@@ -275,7 +275,7 @@ class Reconciler:
         return self._swapper.fallen()
 
     def revive(self, name: str, version: int) -> None:
-        """Load a fallen version anew, unless it was unloaded, or forgotten, or is wanted no more.
+        """Load a version anew that fell, or that was given up too early; unless it was unloaded or is wanted no more.
 
         Raises:
             LoadFailed: The repository cannot be read, or does not hold it now.
@@ -283,7 +283,7 @@ class Reconciler:
         """
         with self.changing:
             status = self._lifecycle.status(name, version)
-            if status is None or not status.has_failed:
+            if status is None or not self._swapper.failure(name, version):
                 return
             folders = self._catalogue.versions(name)
             folder = next((folder for folder in folders if folder.version == version), None)

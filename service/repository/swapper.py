@@ -95,12 +95,12 @@ class Swapper:
             return True
         return retry and (status.state != "READY" or place in self._in_vain)
 
-    def failure(self, folder: VersionFolder) -> str:
+    def failure(self, name: str, version: int) -> str:
         """Return why a version does not serve as it is on disk, for callers; empty if it does."""
-        status = self._lifecycle.status(folder.name, folder.version)
+        status = self._lifecycle.status(name, version)
         if status is not None and status.has_failed:
             return status.hint
-        hint = self._in_vain.get((folder.name, folder.version))
+        hint = self._in_vain.get((name, version))
         return f"{hint}; the one that was loaded before goes on" if hint else ""
 
     def load(self, folder: VersionFolder, settings: Settings, *, provider_must_be_there: bool = False) -> None:
@@ -120,7 +120,7 @@ class Swapper:
         def on_death() -> None:
             died.set()
             for servable in born:
-                self._fell(servable, "an instance's thread died")
+                self._died(servable)
 
         def attempt(attempt: Attempt) -> Servable:
             try:
@@ -147,7 +147,7 @@ class Swapper:
             replaced = self._lifecycle.put(servable)
             born.append(servable)
             if died.is_set():  # before it was READY
-                self._fell(servable, "an instance's thread died")
+                self._died(servable)
             if replaced is not None:
                 self._drain(replaced)
 
@@ -173,6 +173,7 @@ class Swapper:
 
     def leave_out(self, name: str, version: int, hint: str) -> None:
         """Show a version that is on disk and that nobody wants; it is READY no more."""
+        self._in_vain.pop((name, version), None)
         self._lifecycle.set_status(VersionStatus(name, version, "UNAVAILABLE", UNLOADED, hint))
 
     def give_up(self, servable: Servable) -> None:
@@ -203,7 +204,7 @@ class Swapper:
 
     def _abandon(self, servable: Servable) -> None:
         servable.batcher.abandon()
-        servable.metrics.settle()
+        servable.metrics.close()  # whenever its batch ends, its series may be gone
         servable.interrupt()
         with self._giving_up:  # none that has ended is kept, with its weights
             self._given_up = [servable, *(other for other in self._given_up if other.batcher.running)]
@@ -221,6 +222,10 @@ class Swapper:
             return
         _LOG.error("model version is UNAVAILABLE: %s", reason, extra={"fields": fields})
         self._lifecycle.set_status(VersionStatus(folder.name, folder.version, "UNAVAILABLE", reason, hint))
+
+    def _died(self, servable: Servable) -> None:
+        self._fell(servable, "an instance's thread died")
+        servable.metrics.close()
 
     def _fell(self, servable: Servable, reason: str) -> None:
         """Say that a version answers nothing any more, unless another serves under its number by now."""

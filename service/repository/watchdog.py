@@ -6,8 +6,9 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
+from service.repository.attempt import Start, on_a_thread
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.store import Fingerprint
@@ -15,7 +16,8 @@ from service.repository.swapper import Fallen
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
-_MOST_REVIVALS = 3  # of one version; what falls again and again needs a person
+_MOST_REVIVALS = 3  # of one version within an hour; what falls again and again needs a person
+_HOUR_SECONDS = 3600.0
 _STOOD_STILL = 0.5  # share of the time that a batch may take: a look so late tells of the machine, not of a batch
 
 
@@ -28,6 +30,7 @@ class Watchdog:
         reconciler: Reconciler,
         run_timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,
+        start: Start = on_a_thread,
     ) -> None:
         """Wire up; see :meth:`start`.
 
@@ -36,14 +39,18 @@ class Watchdog:
             reconciler: Loads versions anew.
             run_timeout_seconds: A batch that runs longer hangs; 0 for never.
             clock: Seconds, monotonic.
+            start: Begins work on a thread of that name.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler
         self._run_timeout_seconds = run_timeout_seconds
         self._clock = clock
+        self._start = start
         self._judges_from = -math.inf
-        self._revivals: dict[tuple[str, int], tuple[Fingerprint, int]] = {}
-        self._waiting: list[Fallen] = []
+        self._falls: dict[tuple[str, int], tuple[Fingerprint, list[float]]] = {}
+        self._due: list[Fallen] = []
+        self._told: set[Fallen] = set()
+        self._reviving = False
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
@@ -56,7 +63,7 @@ class Watchdog:
         self._stop.set()
 
     def look(self, late_seconds: float = 0.0) -> None:
-        """Give up what hangs, and load anew what fell.
+        """Give up what hangs, and have loaded anew what fell: on a thread of its own, as that may take its time.
 
         Args:
             late_seconds: How much later than it should be this look is. Where the process stood still so long (a
@@ -71,34 +78,47 @@ class Watchdog:
                 fields = {"model": servable.name, "version": servable.version}
                 _LOG.error("an instance hangs", extra={"fields": fields})
                 self._reconciler.give_up(servable)
-        again, self._waiting = self._waiting, []
-        for fallen in again:
-            self._revive(fallen, told=True)
-        for fallen in self._reconciler.fallen():
-            if self._may_revive(fallen):
-                self._revive(fallen)
+        self._due += [fallen for fallen in self._reconciler.fallen() if self._may_revive(fallen)]
+        if self._due and not self._reviving:
+            due, self._due = self._due, []  # never while a revival may add to it
+            self._reviving = True
+            try:
+                self._start("revival", lambda: self._revive(due))
+            except RuntimeError:  # no thread
+                self._due, self._reviving = due, False
+                raise
 
     def _may_revive(self, fallen: Fallen) -> bool:
-        """Count a fall; what has changed since it fell last starts anew."""
-        place = (fallen.name, fallen.version)
-        loaded, count = self._revivals.get(place, (fallen.fingerprint, 0))
-        count = count + 1 if loaded == fallen.fingerprint else 1
-        self._revivals[place] = (fallen.fingerprint, count)
-        fields = {"model": fallen.name, "version": fallen.version, "times": count}
-        if count > _MOST_REVIVALS:
+        """Count a fall with those of the last hour; what has changed since it fell last starts anew."""
+        place, now = (fallen.name, fallen.version), self._clock()
+        loaded, falls = self._falls.get(place, (fallen.fingerprint, []))
+        recent = [fell for fell in falls if now - fell < _HOUR_SECONDS] if loaded == fallen.fingerprint else []
+        self._falls[place] = (fallen.fingerprint, [*recent, now])
+        fields = {"model": fallen.name, "version": fallen.version, "times": len(recent) + 1}
+        if len(recent) >= _MOST_REVIVALS:
             _LOG.error("model version fell too often and stays down until it changes", extra={"fields": fields})
             return False
         _LOG.warning("model version is loaded anew", extra={"fields": fields})
         return True
 
-    def _revive(self, fallen: Fallen, *, told: bool = False) -> None:
+    def _revive(self, due: Sequence[Fallen]) -> None:
+        """Try each once; those that cannot be loaded are due again."""
         try:
-            self._reconciler.revive(fallen.name, fallen.version)
-        except Exception as error:
-            if not told:
-                fields = {"model": fallen.name, "version": fallen.version}
-                _LOG.error("model version cannot be loaded anew yet: %s", error, extra={"fields": fields})
-            self._waiting.append(fallen)
+            for fallen in due:
+                try:
+                    self._reconciler.revive(fallen.name, fallen.version)
+                    self._told.discard(fallen)
+                except Exception as error:
+                    self._tell(fallen, error)
+                    self._due.append(fallen)
+        finally:
+            self._reviving = False
+
+    def _tell(self, fallen: Fallen, error: Exception) -> None:
+        if fallen not in self._told:
+            self._told.add(fallen)
+            fields = {"model": fallen.name, "version": fallen.version}
+            _LOG.error("model version cannot be loaded anew yet: %s", error, extra={"fields": fields})
 
     def _watch(self) -> None:
         due = self._clock() + _LOOK_EVERY_SECONDS

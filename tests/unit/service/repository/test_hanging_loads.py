@@ -105,6 +105,36 @@ def test_once_what_kept_it_is_over_it_is_loaded_anew(tmp_path: Path) -> None:
     assert stage.failed("a") == 0
 
 
+def test_once_what_kept_a_changed_version_is_over_it_takes_over(tmp_path: Path) -> None:
+    stage = HangingStage(tmp_path, "a/1").start()
+    old = stage.lifecycle.find("a")
+    stage.change("a/1")
+    stage.threads.hanging = {"load a/1"}
+    stage.reconciler.poll()
+    stage.threads.hanging = set()
+    stage.threads.go_on()
+    watched(stage).look()
+    assert stage.lifecycle.find("a") is not old
+    assert stage.failed("a") == 0
+
+
+@pytest.mark.parametrize("died", [False, True])
+def test_what_was_unloaded_meanwhile_does_not_come_back(tmp_path: Path, died: bool) -> None:
+    stage = HangingStage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
+    stage.change("a/1")
+    stage.threads.hanging = {"load a/1"}
+    with pytest.raises(LoadFailed):
+        stage.reconciler.load_model("a")
+    if died:
+        stage.loader.on_death["a/1"]()
+    stage.reconciler.unload_model("a")
+    stage.threads.hanging = set()
+    stage.threads.go_on()
+    watched(stage).look()
+    assert stage.states == {"a/1": "UNAVAILABLE"}
+    assert stage.threads.begun == ["load a/1"] * 2
+
+
 def test_what_always_ends_too_late_stays_down_after_some_tries(tmp_path: Path) -> None:
     stage = HangingStage(tmp_path, "a/1")
     stage.threads.hanging = {"load a/1"}

@@ -195,6 +195,22 @@ def test_the_series_of_a_removed_model_do_not_come_back_with_its_last_calls(tmp_
     assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
 
+@pytest.mark.parametrize("falls", ["hangs", "dies"])
+def test_the_series_of_a_model_that_fell_and_was_removed_do_not_come_back_with_its_last_calls(
+    tmp_path: Path, falls: str
+) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    fallen = stage.lifecycle.find("a")
+    if falls == "hangs":
+        stage.reconciler.give_up(fallen)
+    else:
+        stage.loader.on_death["a/1"]()
+    stage.remove("a")
+    stage.reconciler.poll()
+    fallen.metrics.cancelled("running")
+    assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
+
+
 def test_a_version_that_is_gone_when_another_replaces_it_is_forgotten(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1").start()
     stage.add("a/2")

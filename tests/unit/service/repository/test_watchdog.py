@@ -3,18 +3,25 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from service.errors import ManifestInvalid
+from service.repository.attempt import Start
 from service.repository.watchdog import Watchdog
 from tests.fakes import GUARD_SECONDS, FakeClock
 from tests.unit.service.repository.test_reconciler import Stage
 
 
-def watched(stage: Stage, run_timeout_seconds: float = 5.0, clock: FakeClock | None = None) -> Watchdog:
-    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock())
+def watched(
+    stage: Stage,
+    run_timeout_seconds: float = 5.0,
+    clock: FakeClock | None = None,
+    start: Start = lambda _name, work: work(),
+) -> Watchdog:
+    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock(), start)
 
 
 def test_nothing_happens_while_all_is_well(tmp_path: Path) -> None:
@@ -47,6 +54,52 @@ def test_a_version_that_hangs_is_given_up_and_loaded_anew(tmp_path: Path, caplog
     assert stage.loader.interrupted == ["a/1"]
     assert stage.lifecycle.find("a") is not old
     assert "an instance hangs" in caplog.text
+
+
+def test_what_hangs_is_given_up_while_another_is_loaded_anew_or_waits_for_that(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    revivals: list[Callable[[], None]] = []
+    watchdog = watched(stage, start=lambda _name, work: revivals.append(work))
+    stage.loader.on_death["a/1"]()
+    watchdog.look()
+    assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+    stage.loader.batchers["b/1"].wedged = True
+    watchdog.look()
+    assert stage.loader.batchers["b/1"].abandoned
+    assert len(revivals) == 1, "one after the other"
+    revivals.pop()()
+    assert stage.states == {"a/1": "READY", "b/1": "UNAVAILABLE"}
+    watchdog.look()
+    revivals.pop()()
+    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+
+
+def test_where_no_thread_can_be_had_it_is_loaded_anew_later(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    threads = iter([False, True])
+
+    def start(_name: str, work: Callable[[], None]) -> None:
+        if not next(threads):
+            raise RuntimeError("can't start new thread")
+        work()
+
+    watchdog = watched(stage, start=start)
+    stage.loader.on_death["a/1"]()
+    with pytest.raises(RuntimeError):
+        watchdog.look()
+    watchdog.look()
+    assert stage.states == {"a/1": "READY"}
+
+
+def test_falls_of_long_ago_do_not_count(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    clock = FakeClock()
+    watchdog = watched(stage, clock=clock)
+    for _ in range(10):
+        stage.loader.on_death["a/1"]()
+        watchdog.look()
+        assert stage.states == {"a/1": "READY"}
+        clock.advance(1300.0)  # no more than three within an hour
 
 
 def test_it_is_down_until_it_is_loaded_anew(tmp_path: Path) -> None:
