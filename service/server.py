@@ -175,6 +175,7 @@ class Server:
 
     def _load(self) -> None:
         try:
+            self._watchdog.start()  # first: what is loaded already is called
             self._overlooked.tell()  # first: it may be why there is nothing to load
             self.reconciler.load_all()
         except (ProviderUnavailable, SettingsError) as error:
@@ -183,7 +184,6 @@ class Server:
             _LOG.exception("loading the repository failed")
             self._die(error)
         else:
-            self._watchdog.start()
             self._widening.start()
             if self._settings.model_control_mode == "poll":
                 self._watcher.start()

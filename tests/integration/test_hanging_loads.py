@@ -6,10 +6,11 @@ import signal
 from pathlib import Path
 
 import grpc
+import numpy as np
 
 from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
-from tests.integration.harness import ADD_SUB, DEADLINE_SECONDS, ServerProcess, eventually, failure
+from tests.integration.harness import ADD_SUB, DEADLINE_SECONDS, ServerProcess, eventually, failure, infer_request
 
 FLAGS = ("--lame-duck-seconds", "0", "--lone-threads", "1", "--drain-seconds", "5")
 
@@ -66,3 +67,19 @@ def test_calls_that_wait_for_it_leave_the_index_to_others(tmp_path: Path, transp
         assert server.wait_exit() == 0
         codes = {failure(call.result).code for call in waiting}
         assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
+
+
+def test_a_batch_that_hangs_is_given_up_although_others_are_still_loaded(tmp_path: Path, transport: str):
+    graphs.write(tmp_path, "loop", graphs.loop())
+    graphs.write(tmp_path, "then-endless", graphs.endless())
+    with ServerProcess(tmp_path, transport, *FLAGS, "--run-timeout-seconds", "1", wait_ready=False) as server:
+        server.client.wait_ready("loop")
+        for_hours = infer_request("loop", {"iterations": np.array([[2**40]])})
+        told = failure(server.client.infer, for_hours)
+        assert (told.code, told.message.split(" (")[0]) == (
+            grpc.StatusCode.INTERNAL,
+            "the batch did not end in time",
+        )
+        assert states(server)["then-endless/1"] == "LOADING"
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
