@@ -6,6 +6,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+from service.scheduling import wait_for_turns
 from service.transport.servicers import Method
 
 
@@ -14,7 +15,8 @@ class OffLoop:
 
     def __init__(self) -> None:
         """Have no thread yet."""
-        self._changes = ThreadPoolExecutor(1, "changes")
+        # Instances inherit how they share the cores from who loads them: not from the loop, which takes turns at once.
+        self._changes = ThreadPoolExecutor(1, "changes", initializer=wait_for_turns)
 
     async def answer(self, method: Method, request: Any) -> Any:
         """Return what a method answers. Whoever leaves before its turn changes nothing."""

@@ -342,3 +342,18 @@ def test_trace_settings_are_not_here_and_the_answer_says_where_they_are(explicit
     assert "--otlp-endpoint" in told.message
     assert told.info is not None
     assert told.info.reason == "UNIMPLEMENTED"
+
+
+@pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="the system has no such policy")
+def test_instances_of_a_model_that_a_call_loaded_wait_for_their_turn_as_others_do(explicit: ServerProcess):
+    def policies() -> dict[int, int]:
+        threads = [int(task.name) for task in Path(f"/proc/{explicit.process.pid}/task").iterdir()]
+        return {thread: os.sched_getscheduler(thread) for thread in threads}
+
+    before = policies()
+    if os.SCHED_BATCH not in before.values():
+        pytest.skip("the system forbids it")
+    load(explicit, "a")
+    later = {thread: policy for thread, policy in policies().items() if thread not in before}
+    assert later
+    assert set(later.values()) == {os.SCHED_BATCH}
