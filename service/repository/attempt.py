@@ -19,10 +19,15 @@ Wait = Callable[[threading.Event, float], bool]
 
 
 class Attempt:
-    """Tells who works whether somebody waits still. Thread-safe."""
+    """Tells who works whether somebody waits still. Thread-safe.
+
+    Attributes:
+        interrupted: Whether something was interrupted when it was given up, so that its end says nothing of the work.
+    """
 
     def __init__(self) -> None:
         """Be waited for."""
+        self.interrupted = False
         self._lock = threading.Lock()
         self._interrupts: list[Callable[[], None]] = []
         self._given_up = self._committed = False
@@ -51,6 +56,7 @@ class Attempt:
         """Wait no more, unless it has committed; tell whether it was given up."""
         with self._lock:
             self._given_up = not self._committed
+            self.interrupted = self._given_up and bool(self._interrupts)
         if self._given_up:
             for interrupt in self._interrupts:
                 interrupt()

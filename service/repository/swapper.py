@@ -125,8 +125,9 @@ class Swapper:
         def attempt(attempt: Attempt) -> Servable:
             try:
                 return self._load(folder, settings, self._metrics, on_death, attempt)
-            except LoadTimedOut:  # what kept it is over
-                self._fallen.append(Fallen(*place, tried))
+            except LoadTimedOut:
+                if not attempt.interrupted:  # what kept it is over
+                    self._fallen.append(Fallen(*place, tried))
                 raise
 
         try:

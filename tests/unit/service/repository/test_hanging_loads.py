@@ -9,7 +9,10 @@ from typing import Any
 import pytest
 
 from service.errors import LoadFailed
+from service.repository.attempt import Attempt
+from service.repository.servable import Servable
 from tests.unit.service.repository.test_attempt import Threads
+from tests.unit.service.repository.test_lifecycle import FakeLoader
 from tests.unit.service.repository.test_reconciler import Stage
 from tests.unit.service.repository.test_watchdog import watched
 
@@ -116,6 +119,34 @@ def test_once_what_kept_a_changed_version_is_over_it_takes_over(tmp_path: Path) 
     watched(stage).look()
     assert stage.lifecycle.find("a") is not old
     assert stage.failed("a") == 0
+
+
+class GivenUp(FakeLoader):
+    """Is given up while it loads, before or after there is something to interrupt."""
+
+    def __init__(self, *, interruptible: bool) -> None:
+        super().__init__()
+        self._interruptible = interruptible
+
+    def __call__(self, *arguments: Any) -> Servable:
+        attempt: Attempt = arguments[-1]
+        if self._interruptible:
+            attempt.interruptible_by(lambda: None)
+        attempt.give_up()
+        return super().__call__(*arguments)
+
+
+@pytest.mark.parametrize(("interruptible", "loads"), [(False, 4), (True, 1)])
+def test_what_ends_since_it_was_interrupted_proves_nothing_and_is_not_tried_again(
+    tmp_path: Path, interruptible: bool, loads: int
+) -> None:
+    threads = Threads()
+    stage = Stage(tmp_path, "a/1", loader=GivenUp(interruptible=interruptible), attempts=threads.attempts()).start()
+    watchdog = watched(stage)
+    for _ in range(6):
+        watchdog.look()
+    assert stage.states == {"a/1": "UNAVAILABLE"}
+    assert len(threads.begun) == loads
 
 
 @pytest.mark.parametrize("died", [False, True])
