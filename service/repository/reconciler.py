@@ -18,7 +18,7 @@ from service.repository.catalogue import Catalogue, Models, Plan
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
-from service.repository.shortfalls import Shortfall, Shortfalls
+from service.repository.shortfalls import Shortfall, Shortfalls, shortfall_of
 from service.repository.store import VersionFolder
 from service.repository.swapper import Fallen, Loader, Swapper
 from service.settings import Settings
@@ -254,17 +254,7 @@ class Reconciler:
     def _shortfall(
         self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
     ) -> Shortfall:
-        """Return what of a model on disk cannot be served, in words for callers."""
-        absent = version_policy.absent(settings.versions, [folder.version for folder in folders])
-        if not wanted:
-            return Shortfall("has no version on disk that its setting 'versions' names", absent)
-        for folder in wanted:
-            if failure := self._swapper.failure(folder.name, folder.version):
-                return Shortfall(f"version {folder.version}: {failure}", absent)
-        if absent:
-            numbers = ", ".join(map(str, absent))
-            return Shortfall(f"has no version {numbers} on disk, which its setting 'versions' names", absent)
-        return Shortfall()
+        return shortfall_of(folders, settings.versions, wanted, self._swapper.failure)
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and lend it no more."""

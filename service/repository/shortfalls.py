@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from service.metrics import Metrics
+from service.repository import version_policy
 from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.store import VersionFolder
 
 _LOG = logging.getLogger(__name__)
 
@@ -23,6 +25,32 @@ class Shortfall:
 
     problem: str = ""
     absent: Sequence[int] = ()
+
+
+def shortfall_of(
+    folders: Sequence[VersionFolder],
+    policy: str,
+    wanted: Sequence[VersionFolder],
+    failure: Callable[[str, int], str],
+) -> Shortfall:
+    """Return what of a model on disk cannot be served, in words for callers.
+
+    Args:
+        folders: Its versions on disk.
+        policy: The setting ``versions``.
+        wanted: Of those on disk what the policy names.
+        failure: Tells of a model's version why it does not serve; empty if it does.
+    """
+    absent = version_policy.absent(policy, [folder.version for folder in folders])
+    if not wanted:
+        return Shortfall("has no version on disk that its setting 'versions' names", absent)
+    for folder in wanted:
+        if failed := failure(folder.name, folder.version):
+            return Shortfall(f"version {folder.version}: {failed}", absent)
+    if absent:
+        numbers = ", ".join(map(str, absent))
+        return Shortfall(f"has no version {numbers} on disk, which its setting 'versions' names", absent)
+    return Shortfall()
 
 
 class Shortfalls:

@@ -272,9 +272,8 @@ class GrpcioDoor:
             def ended(code: str, reason: str = "") -> None:
                 self._calls.count(method.path, code)
                 seconds = self._calls.dataplane.clock() - arrival
-                recorder.ended(
-                    EndedCall(method.path, "grpcio", request_id, code, seconds, arrival, reason, record=record)
-                )
+                call = EndedCall(method.path, "grpcio", request_id, code, seconds, arrival, reason, record=record)
+                recorder.ended(call)
 
             try:
                 await self._pass()
