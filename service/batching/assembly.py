@@ -32,7 +32,9 @@ class BatchBuffer:
         ]
 
     def assemble(self, requests: Sequence[PendingRequest], bucket: int) -> list[np.ndarray]:
-        """Copy the requests' rows together, in order, and pad to ``bucket`` rows of zeros.
+        """Copy the requests' rows together, in order, and pad to ``bucket`` rows by repeating the last.
+
+        A made-up row, such as zeros, might be one that the graph fails on, and bring down those who came.
 
         A lone request that fills its bucket is passed through without a copy. The result is valid
         until the next call.
@@ -55,35 +57,31 @@ class BatchBuffer:
         if fixed is None:
             return self._fill_free(arrays, bucket)
         batch = fixed[:bucket]
-        _put_together(arrays, batch, _blank(batch.dtype))
+        _put_together(arrays, batch)
         return batch
 
     def _fill_free(self, arrays: Sequence[np.ndarray], bucket: int) -> np.ndarray:
-        blank = _blank(arrays[0].dtype) or self._padding_value
         shapes = {array.shape[1:] for array in arrays}
         if len(shapes) == 1:
             batch = np.empty((bucket, *shapes.pop()), arrays[0].dtype)
-            _put_together(arrays, batch, blank)
+            _put_together(arrays, batch)
             return batch
+        blank = b" " if arrays[0].dtype == object else self._padding_value  # text must stay text for the runtime
         batch = np.full((bucket, *map(max, *shapes)), blank, arrays[0].dtype)
         row = 0
         for array in arrays:
             batch[(slice(row, row + len(array)), *map(slice, array.shape[1:]))] = array
             row += len(array)
+        batch[row:] = batch[row - 1]
         return batch
 
 
-def _put_together(arrays: Sequence[np.ndarray], batch: np.ndarray, blank: int | bytes) -> None:
-    """Fill a batch with the rows of arrays of one shape, in order, and the rest with blanks."""
+def _put_together(arrays: Sequence[np.ndarray], batch: np.ndarray) -> None:
+    """Fill a batch with the rows of arrays of one shape, in order, and the rest with the last of them."""
     rows = sum([len(array) for array in arrays])
     np.concatenate(arrays, out=batch[:rows])
     if rows < len(batch):
-        batch[rows:] = blank
-
-
-def _blank(dtype: np.dtype) -> int | bytes:
-    """Return what an absent element holds; text must stay text for the runtime to take it."""
-    return b" " if dtype == np.dtype(object) else 0
+        batch[rows:] = batch[rows - 1]
 
 
 def split(outputs: Sequence[np.ndarray], requests: Sequence[PendingRequest]) -> Iterator[list[np.ndarray]]:

@@ -787,11 +787,11 @@ class TestBatches:
         assert stage.finish([running, *stage.submit(*four())]) == ["OK"] * 5
         assert stage.backend.sizes == [1, 4]
 
-    def test_pads_to_the_bucket_with_zeros(self, stage: Stage) -> None:
+    def test_pads_to_the_bucket_with_the_last_row(self, stage: Stage) -> None:
         requests = stage.submit(make_request(1, 2), make_request(3))
         stage.start()
         assert stage.finish(requests) == ["OK"] * 2
-        assert stage.backend.batches[0][:, 0].tolist() == [1, 2, 3, 0]
+        assert stage.backend.batches[0][:, 0].tolist() == [1, 2, 3, 3]
         facts = reply_of(requests[0]).facts[0]
         assert (facts.rows, facts.bucket, facts.padding_ratio, facts.instance) == (3, 4, 0.25, 0)
         assert reply_of(requests[1]).facts[0] is facts
