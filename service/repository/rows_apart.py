@@ -6,6 +6,7 @@ on it would get answers made of each other's rows.
 
 from __future__ import annotations
 
+import itertools
 import logging
 from collections.abc import Sequence
 
@@ -20,14 +21,15 @@ _LOG = logging.getLogger(__name__)
 _ROWS = 2
 # Of the greatest answer. Kernels and ranges that are chosen by batch change less, rows of others much more.
 _TOLERANCE = 0.05
+_LEAST = (0, 1)  # whole number of a row; some graphs divide by it
 
 
 def answers_rows_apart(backend: Backend, model: str) -> bool:
     """Tell whether two made-up rows are answered together as they are alone, so far as can be seen; log if not.
 
-    A graph that does not run on them is believed, as is one whose answers are no numbers, or of other sizes than alone:
-    those do not fit together, which the batcher sees. So is one without a free first axis, where there is nothing to
-    tell.
+    Answers of other sizes than alone are not apart: how many there are, or how wide they are, is then up to the
+    company. A graph that does not run on them is believed, as is one without a free first axis, where there is nothing
+    to tell.
 
     Args:
         backend: Runs the graph.
@@ -35,39 +37,51 @@ def answers_rows_apart(backend: Backend, model: str) -> bool:
     """
     if any(not spec.shape or spec.shape[0] != -1 for spec in (*backend.inputs, *backend.outputs)):
         return True
-    for size in free_sizes(backend.inputs):
-        inputs = [_made_up(spec, size) for spec in backend.inputs]
+    for size, least in itertools.product(free_sizes(backend.inputs), _LEAST):
+        inputs = [_made_up(spec, size, least) for spec in backend.inputs]
         try:
             together = backend.run(inputs)
-            alone = [backend.run([array[row : row + 1] for array in inputs]) for row in range(_ROWS)]
         except BackendFailed:
             continue
-        if all(_same(output, rows) for output, *rows in zip(together, *alone, strict=True)):
+        if _answered_alone(backend, inputs, together):
             return True
         _LOG.warning("rows change each other's answers: served without batching", extra={"fields": {"model": model}})
         return False
     return True
 
 
-def _made_up(spec: TensorSpec, size: int) -> np.ndarray:
+def _answered_alone(backend: Backend, inputs: Sequence[np.ndarray], together: Sequence[np.ndarray]) -> bool:
+    try:
+        alone = [backend.run([array[row : row + 1] for array in inputs]) for row in range(_ROWS)]
+    except BackendFailed:  # it needs its company
+        return False
+    return all(_same(output, rows) for output, *rows in zip(together, *alone, strict=True))
+
+
+def _made_up(spec: TensorSpec, size: int, least: int) -> np.ndarray:
     """Return two rows that differ. Whole numbers are small: they may be places in a table."""
     random = np.random.default_rng(len(spec.name))
     shape = (_ROWS, *(size if free == -1 else free for free in spec.shape[1:]))
     if spec.datatype == "BYTES":
-        return np.where(random.integers(0, 2, shape), "a", "b").astype(object)
+        return np.where(random.integers(0, 2, shape), "a", "b c").astype(object)
     if spec.dtype.kind == "f":
-        return random.standard_normal(shape).astype(spec.dtype)
-    return random.integers(0, 256 if spec.datatype == "UINT8" else 2, shape).astype(spec.dtype)
+        numbers = random.standard_normal(shape)
+        numbers[1] *= 2  # what is scaled by all rows would else hardly change
+        return numbers.astype(spec.dtype)
+    return random.integers(least, 256 if spec.datatype == "UINT8" else least + 2, shape).astype(spec.dtype)
 
 
 def _same(together: np.ndarray, alone: Sequence[np.ndarray]) -> bool:
-    if together.dtype == object or together.ndim == 0 or len(together) != _ROWS:
-        return True
-    for row, expected in zip(together, alone, strict=True):
-        if expected.shape != (1, *row.shape):
-            return True
-        one, other = (as_numbers(array).astype(np.float64) for array in (row, expected[0]))
-        greatest = np.abs(other[np.isfinite(other)]).max(initial=0)
-        if not np.allclose(one, other, rtol=0, atol=_TOLERANCE * greatest, equal_nan=True):
-            return False
-    return True
+    if together.ndim == 0 or len(together) != _ROWS:
+        return False
+    return all(_alike(together[row : row + 1], expected) for row, expected in enumerate(alone))
+
+
+def _alike(answer: np.ndarray, expected: np.ndarray) -> bool:
+    if answer.shape != expected.shape:
+        return False
+    if expected.dtype == object:
+        return np.array_equal(answer, expected)
+    one, other = (as_numbers(array).astype(np.float64) for array in (answer, expected))
+    greatest = np.abs(other[np.isfinite(other)]).max(initial=0)
+    return np.allclose(one, other, rtol=0, atol=_TOLERANCE * greatest, equal_nan=True)

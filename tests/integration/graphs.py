@@ -137,9 +137,13 @@ def _looping(most: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProt
 
 
 def as_wide_as_it_says() -> onnx.ModelProto:
-    """Repeat INT64 (N, 1) as often as its largest element says: how wide ``y`` is depends on the whole batch."""
+    """Repeat INT64 (N, 1) as often as its largest element says, once at least: so wide is ``y`` for the whole batch.
+
+    Rows of 0 and 1, which loading tries, show nothing of it.
+    """
     nodes = [
-        helper.make_node("ReduceMax", ["x"], ["most"], axes=[0], keepdims=0),
+        helper.make_node("ReduceMax", ["x"], ["greatest"], axes=[0], keepdims=0),
+        helper.make_node("Max", ["greatest", "one"], ["most"]),
         helper.make_node("Concat", ["one", "most"], ["shape"], axis=0),
         helper.make_node("Expand", ["x", "shape"], ["y"]),
     ]
@@ -155,6 +159,25 @@ def running_sums() -> onnx.ModelProto:
     first = numpy_helper.from_array(np.array(0, np.int64), "first")
     inputs, outputs = ([_tensor(name, TensorProto.FLOAT, ("T", 2))] for name in ("x", "sums"))
     return _model([helper.make_node("CumSum", ["x", "first"], ["sums"])], inputs, outputs, [first])
+
+
+def products() -> onnx.ModelProto:
+    """Multiply FP32 (N, 2) with its transpose: ``y`` (N, N) tells every row of every other."""
+    nodes = [helper.make_node("Transpose", ["x"], ["turned"]), helper.make_node("MatMul", ["x", "turned"], ["y"])]
+    return _model(nodes, [_tensor("x", TensorProto.FLOAT, ("N", 2))], [_tensor("y", TensorProto.FLOAT, ("N", "N"))])
+
+
+def places() -> onnx.ModelProto:
+    """Tell where FP32 (N, 2) is not zero: as many rows of ``y`` INT64 (M, 2) as there are such places."""
+    nodes = [helper.make_node("NonZero", ["x"], ["columns"]), helper.make_node("Transpose", ["columns"], ["y"])]
+    return _model(nodes, [_tensor("x", TensorProto.FLOAT, ("N", 2))], [_tensor("y", TensorProto.INT64, ("M", 2))])
+
+
+def quotients() -> onnx.ModelProto:
+    """Divide INT32 (N, 1) 100 by ``x``; zeros fail at run time."""
+    hundred = numpy_helper.from_array(np.array([100], np.int32), "hundred")
+    inputs, outputs = ([_tensor(name, TensorProto.INT32, ("N", 1))] for name in ("x", "y"))
+    return _model([helper.make_node("Div", ["hundred", "x"], ["y"])], inputs, outputs, [hundred])
 
 
 GRAPHS: dict[str, Callable[[], onnx.ModelProto]] = {

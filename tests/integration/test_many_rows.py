@@ -58,3 +58,24 @@ def test_of_a_graph_whose_first_axis_is_no_batch_nobody_hears_of_others(tmp_path
         for array, call in zip(sent, calls, strict=True):
             np.testing.assert_array_equal(arrays_of(call.result())["sums"], np.cumsum(array, axis=0))
         assert server.logged("rows change each other's answers")
+
+
+def test_nor_of_one_whose_answers_are_as_wide_as_the_batch_or_not_a_row_each(tmp_path: Path, transport: str):
+    graphs.write(tmp_path, "products", graphs.products())
+    graphs.write(tmp_path, "places", graphs.places())
+    random = np.random.default_rng(0)
+    with ServerProcess(tmp_path, transport) as server:
+        sent = [random.standard_normal((rows, 2)).astype(np.float32) for rows in (1, 2, 3, 5)] * 8
+        for name, of in (("products", lambda x: x @ x.T), ("places", np.argwhere)):
+            calls = [server.client.inference.ModelInfer.future(infer_request(name, {"x": array})) for array in sent]
+            for array, call in zip(sent, calls, strict=True):
+                np.testing.assert_allclose(arrays_of(call.result())["y"], of(array), rtol=1e-5)
+
+
+def test_what_fills_a_batch_up_brings_nobody_down(tmp_path: Path, transport: str):
+    """Three rows run as four; a fourth of zeros would be divided by."""
+    graphs.write(tmp_path, "quotients", graphs.quotients())
+    with ServerProcess(tmp_path, transport) as server:
+        answer = server.client.infer(infer_request("quotients", {"x": np.array([[1], [2], [50]], np.int32)}))
+        assert arrays_of(answer)["y"].tolist() == [[100], [50], [2]]
+        assert server.metric("convserve_batch_size_sum", model="quotients") == 3

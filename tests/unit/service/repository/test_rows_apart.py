@@ -47,6 +47,11 @@ def _softmax_of_all(x: np.ndarray) -> np.ndarray:
         pytest.param(lambda x: x - x.mean(axis=0), id="batch norm that trains"),
         pytest.param(lambda x: np.repeat(x.argmax(axis=0)[None], len(x), axis=0), id="whole numbers"),
         pytest.param(lambda x: x[::-1], id="order"),
+        pytest.param(lambda x: x / np.sqrt((x**2).mean()), id="scaled by all"),
+        pytest.param(lambda x: x[:1], id="another number of rows"),
+        pytest.param(lambda x: np.ones((len(x), len(x))), id="sizes of the batch"),
+        pytest.param(lambda x: np.float32(1), id="no rows"),
+        pytest.param(lambda x: np.full(len(x), str(len(x)), object), id="text"),
     ],
 )
 def test_rows_that_change_each_others_answers_are_seen_and_logged(
@@ -68,12 +73,10 @@ def test_every_datatype_is_made_up(datatype: str) -> None:
     [
         pytest.param(lambda x: x * (1 + 0.01 * (len(x) == 1)), id="rounding"),
         pytest.param(lambda x: np.full_like(x, np.nan), id="no numbers"),
-        pytest.param(lambda x: x[:1], id="another number of rows"),
-        pytest.param(lambda x: np.ones((len(x), len(x))), id="sizes of the batch"),
-        pytest.param(lambda x: np.float32(1), id="no rows"),
+        pytest.param(lambda x: np.full(len(x), "a", object), id="text"),
     ],
 )
-def test_what_is_the_same_or_cannot_be_compared_is_believed(compute: Compute) -> None:
+def test_what_is_the_same_is_believed(compute: Compute) -> None:
     assert answers_rows_apart(FakeBackend(compute), "m")
 
 
@@ -85,7 +88,25 @@ def test_free_dimensions_have_the_first_size_that_runs() -> None:
 
     backend = FakeBackend(picky, (-1, -1), (-1, 2, -1))
     assert not answers_rows_apart(backend, "m")
-    assert backend.seen == [[(2, 64), (2, 2, 64)], *([(rows, 1), (rows, 2, 1)] for rows in (2, 1, 1))]
+    assert backend.seen == [[(2, 64), (2, 2, 64)]] * 2 + [[(rows, 1), (rows, 2, 1)] for rows in (2, 1, 1)]
+
+
+def test_rows_that_do_not_run_alone_are_no_batch() -> None:
+    def needs_two(x: np.ndarray) -> np.ndarray:
+        if len(x) < 2:
+            raise BackendFailed("no")
+        return x
+
+    assert not answers_rows_apart(FakeBackend(needs_two), "m")
+
+
+def test_whole_numbers_are_of_those_that_run() -> None:
+    def divides(x: np.ndarray) -> np.ndarray:
+        if not x.all():
+            raise BackendFailed("division by zero")
+        return np.cumsum(x, axis=0)
+
+    assert not answers_rows_apart(FakeBackend(divides, (-1, 8), datatype="INT32"), "m")
 
 
 def test_what_does_not_run_or_has_no_batch_is_believed() -> None:
@@ -98,4 +119,4 @@ def test_what_does_not_run_or_has_no_batch_is_believed() -> None:
     assert not fixed.seen
     wide = FakeBackend(fails, (-1, -1, -1, -1))
     assert answers_rows_apart(wide, "m")
-    assert wide.seen == [[(2, 1, 1, 1)]]
+    assert wide.seen == [[(2, 1, 1, 1)]] * 2
