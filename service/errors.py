@@ -186,6 +186,10 @@ class GraphInvalid(LoadError):
     """model.onnx is missing, damaged, of another digest, or not servable."""
 
 
+class GraphNotRunnable(GraphInvalid):
+    """model.onnx is whole, and has what the runtime or the protocol has not; names the remedy."""
+
+
 class ProviderUnavailable(LoadError):
     """CUDA was demanded but the session came up without it."""
 

@@ -16,7 +16,8 @@ import onnxruntime as ort
 
 from service.backend.base import Provider
 from service.backend.cuda import CUDA, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
-from service.errors import BackendFailed, GraphInvalid, ProviderUnavailable
+from service.backend.remedies import not_opened, wrong_type
+from service.errors import BackendFailed, GraphNotRunnable, ProviderUnavailable
 from service.tensors import BF16, DTYPES, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
@@ -84,7 +85,8 @@ class OnnxBackend:
             lone: One run at a time, while nothing else wants the cores.
 
         Raises:
-            GraphInvalid: The file is missing, damaged or uses what this runtime does not know.
+            GraphInvalid: The file is missing or damaged, or (GraphNotRunnable) has what the runtime or the protocol has
+                not.
             ProviderUnavailable: ``"cuda"`` was asked for and the session came up without it.
         """
         options = ort.SessionOptions()
@@ -105,7 +107,8 @@ class OnnxBackend:
         except Exception as error:  # ONNX Runtime raises its own family and plain RuntimeError
             if device == "cuda" and CUDA in str(error):
                 raise ProviderUnavailable(_no_cuda(str(error))) from None
-            raise GraphInvalid(f"{path}: ONNX Runtime cannot open it ({error})") from None
+            refusal = not_opened(error)
+            raise type(refusal)(f"{path}: {refusal}") from None
         # get_available_providers() is no evidence; only the session's own list tells.
         actual = self._session.get_providers()[0]
         on_cuda = actual in (CUDA, TENSORRT)
@@ -128,7 +131,7 @@ class OnnxBackend:
         datatypes = {spec.datatype for spec in (*self._inputs, *self._optional_inputs, *self._outputs)}
         self._has_bf16 = "BF16" in datatypes
         if datatypes >= {"BF16", "BYTES"}:
-            raise GraphInvalid(f"{path}: has BF16 and string tensors, which the runtime's Python API cannot mix")
+            raise GraphNotRunnable(f"{path}: has BF16 and string tensors, which the runtime's Python API cannot mix")
         self._binds = on_cuda and cuda.execution != "plain" and not datatypes & {"BF16", "BYTES"}
         self._captures = cuda.execution == "graph"
 
@@ -251,6 +254,6 @@ def _no_cuda(why: str) -> str:
 
 def _spec(node: ort.NodeArg) -> TensorSpec:
     if node.type not in _DATATYPES or _DATATYPES[node.type] not in DTYPES:
-        raise GraphInvalid(f"tensor '{node.name}' has type {node.type}, which the protocol does not have")
+        raise wrong_type(node.name, node.type)
     shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
     return TensorSpec(node.name, _DATATYPES[node.type], shape)

@@ -25,6 +25,7 @@ from service.batching.run import Run
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores, Taking
 from service.digests import check_digests, uncovered
+from service.errors import GraphInvalid, GraphNotRunnable
 from service.golden import Golden
 from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
 from service.metrics import Metrics
@@ -78,7 +79,7 @@ def load(
 
     Raises:
         ManifestInvalid: The manifest is damaged or contradicts the graph.
-        GraphInvalid: The model file is damaged, or is not the one that the manifest describes.
+        GraphInvalid: The model file is damaged, is not the one that the manifest describes, or cannot be run here.
         ProviderUnavailable: CUDA was demanded and does not run.
         GoldenMismatch: A golden vector was not reproduced within the manifest's tolerance.
         LoadTimedOut: It was given up meanwhile.
@@ -194,6 +195,8 @@ def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opene
         ),
     )
     attempt.interruptible_by(backend.interrupt)
+    if not backend.inputs:
+        raise GraphNotRunnable("the graph takes no input, so there is nothing to ask it: export it with one")
     if manifest is not None:
         check_graph(manifest, backend)
     graph = batch_view(backend, manifest is not None or answers_rows_apart(backend, folder.name))

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from service.errors import (
     GoldenMismatch,
     GraphInvalid,
+    GraphNotRunnable,
     LoadError,
     LoadTimedOut,
     ManifestInvalid,
@@ -33,6 +34,7 @@ _LOG = logging.getLogger(__name__)
 _HINTS: dict[type[LoadError], str] = {
     GoldenMismatch: "it did not reproduce its golden answers",
     ManifestInvalid: "its manifest, labels or golden answers are not valid",
+    GraphNotRunnable: "its graph has what this server cannot run, the log says what",
     GraphInvalid: "its model file is damaged or not the one that its manifest names",
     LoadTimedOut: "loading did not end in time",
     LoadError: "loading failed",

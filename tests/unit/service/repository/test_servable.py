@@ -20,6 +20,7 @@ from service.errors import (
     BackendFailed,
     GoldenMismatch,
     GraphInvalid,
+    GraphNotRunnable,
     LoadError,
     LoadTimedOut,
     ManifestInvalid,
@@ -410,6 +411,12 @@ def test_a_datatype_that_the_protocol_lacks_is_refused(tmp_path: Path) -> None:
     model = graph_model([helper.make_node("Identity", ["x"], ["y"])], tensors[:1], tensors[1:])
     message = failure(write_model(tmp_path, model), GraphInvalid)
     assert "float8e4m3fn" in message
+
+
+def test_a_graph_without_inputs_is_refused(tmp_path: Path) -> None:
+    value = helper.make_tensor("v", TensorProto.FLOAT, (1,), [1.0])
+    model = graph_model([helper.make_node("Constant", [], ["y"], value=value)], [], [("y", TensorProto.FLOAT, (1,))])
+    assert "takes no input" in failure(write_model(tmp_path, model), GraphNotRunnable)
 
 
 def test_instances_share_the_cores(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, loaded: Load) -> None:

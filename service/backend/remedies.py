@@ -1,0 +1,35 @@
+"""Why ONNX Runtime does not take a graph, in one line that says what helps."""
+
+from __future__ import annotations
+
+from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, InvalidProtobuf, NoSuchFile
+
+from service.errors import GraphInvalid, GraphNotRunnable
+
+_DAMAGED = (InvalidArgument, InvalidProtobuf, NoSuchFile)
+_TENSORS_ONLY = "export it with tensors alone (skl2onnx: options={'zipmap': False})"
+_CAST = "cast it to another inside the graph"
+# What ONNX Runtime 1.32 says, by words of it.
+_REMEDIES = {
+    "External data": "put the files that it names beside model.onnx, in the version's folder",
+    "Unsupported model IR version": "save it with an older IR version, or serve with a newer ONNX Runtime",
+    "opset": "export it with an older opset, or serve with a newer ONNX Runtime",
+    "is not a registered function/op": "export it with the operators of ONNX alone",
+    "No Op registered": "export it with the operators of ONNX alone, of its opset",
+    "Could not find an implementation": "export it in float32, or with another opset (17 suits most)",
+}
+
+
+def not_opened(error: Exception) -> GraphInvalid:
+    """Return the refusal for what opening a session raised, without the file's path."""
+    said = " ".join(str(error).split())
+    if isinstance(error, _DAMAGED):
+        return GraphInvalid(f"ONNX Runtime cannot open it ({said}): copy or export it again")
+    remedy = next((text for words, text in _REMEDIES.items() if words in said), "")
+    return GraphNotRunnable(f"ONNX Runtime cannot open it ({said})" + (f": {remedy}" if remedy else ""))
+
+
+def wrong_type(name: str, type_name: str) -> GraphNotRunnable:
+    """Return the refusal for an input or output that no message can hold."""
+    remedy = _CAST if type_name.startswith("tensor") else _TENSORS_ONLY
+    return GraphNotRunnable(f"tensor '{name}' has type {type_name}, which the protocol does not have: {remedy}")
