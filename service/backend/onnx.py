@@ -146,6 +146,12 @@ class OnnxBackend:
         return self._optional_inputs
 
     @property
+    def first_axes(self) -> Sequence[str]:
+        """What the graph calls the first axis of each input; empty where it has no name."""
+        firsts = [node.shape[0] if node.shape else "" for node in self._session.get_inputs()]
+        return [first if isinstance(first, str) else "" for first in firsts]
+
+    @property
     def outputs(self) -> Sequence[TensorSpec]:
         """See :class:`service.backend.base.Backend`."""
         return self._outputs

@@ -199,7 +199,7 @@ def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opene
         raise GraphNotRunnable("the graph takes no input, so there is nothing to ask it: export it with one")
     if manifest is not None:
         check_graph(manifest, backend)
-    graph = batch_view(backend, manifest is not None or answers_rows_apart(backend, folder.name))
+    graph = batch_view(backend, manifest is not None or answers_rows_apart(backend, folder.name, backend.first_axes))
     preparer = None
     if manifest is not None and manifest.preprocessing is not None:
         limits = ImageLimits(settings.max_picture_bytes, settings.max_picture_pixels)

@@ -6,7 +6,6 @@ on it would get answers made of each other's rows.
 
 from __future__ import annotations
 
-import itertools
 import logging
 from collections.abc import Sequence
 
@@ -21,23 +20,24 @@ _LOG = logging.getLogger(__name__)
 _ROWS = 2
 # Of the greatest answer. Kernels and ranges that are chosen by batch change less, rows of others much more.
 _TOLERANCE = 0.05
-_LEAST = (0, 1)  # whole number of a row; some graphs divide by it
+_SMALL_SIZES = (3, 1)  # of free dimensions, where the usual ones do not run: as filters may be, and where much fits
 
 
-def answers_rows_apart(backend: Backend, model: str) -> bool:
+def answers_rows_apart(backend: Backend, model: str, axes: Sequence[str] = ()) -> bool:
     """Tell whether two made-up rows are answered together as they are alone, so far as can be seen; log if not.
 
     Answers of other sizes than alone are not apart: how many there are, or how wide they are, is then up to the
-    company. A graph that does not run on them is believed, as is one without a free first axis, where there is nothing
-    to tell.
+    company. A graph that does not run on them is believed, unless its inputs' first axes are named differently; so is
+    one without a free first axis, where there is nothing to tell.
 
     Args:
         backend: Runs the graph.
         model: Its name, for the log.
+        axes: What the graph calls its inputs' first axes; empty where it does not.
     """
     if any(not spec.shape or spec.shape[0] != -1 for spec in (*backend.inputs, *backend.outputs)):
         return True
-    for size, least in itertools.product(free_sizes(backend.inputs), _LEAST):
+    for size, least in _attempts(backend.inputs):
         inputs = [_made_up(spec, size, least) for spec in backend.inputs]
         try:
             together = backend.run(inputs)
@@ -47,7 +47,23 @@ def answers_rows_apart(backend: Backend, model: str) -> bool:
             return True
         _LOG.warning("rows change each other's answers: served without batching", extra={"fields": {"model": model}})
         return False
-    return True
+    if len(set(axes) - {""}) < 2:
+        return True
+    _LOG.warning(
+        "made-up rows do not run, and the inputs' first axes have different names: served without batching",
+        extra={"fields": {"model": model, "axes": list(axes)}},
+    )
+    return False
+
+
+def _attempts(specs: Sequence[TensorSpec]) -> list[tuple[int, int]]:
+    """Return the sizes of free dimensions and least whole numbers to try: some graphs divide by them.
+
+    Large sizes go with noughts and ones alone: whole numbers may be sizes themselves.
+    """
+    small = _SMALL_SIZES if any(-1 in spec.shape[1:] for spec in specs) else (1,)
+    sizes = dict.fromkeys((*free_sizes(specs)[:-1], *small))
+    return [(size, 0) for size in sizes] + [(size, 1) for size in small]
 
 
 def _answered_alone(backend: Backend, inputs: Sequence[np.ndarray], together: Sequence[np.ndarray]) -> bool:

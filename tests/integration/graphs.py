@@ -167,6 +167,14 @@ def products() -> onnx.ModelProto:
     return _model(nodes, [_tensor("x", TensorProto.FLOAT, ("N", 2))], [_tensor("y", TensorProto.FLOAT, ("N", "N"))])
 
 
+def scores() -> onnx.ModelProto:
+    """Score FP32 ``a`` (Q, D) with ``b`` (D, P), which is as free: ``y`` (Q, P)."""
+    inputs = [_tensor("a", TensorProto.FLOAT, ("Q", "D")), _tensor("b", TensorProto.FLOAT, ("D", "P"))]
+    return _model(
+        [helper.make_node("MatMul", ["a", "b"], ["y"])], inputs, [_tensor("y", TensorProto.FLOAT, ("Q", "P"))]
+    )
+
+
 def places() -> onnx.ModelProto:
     """Tell where FP32 (N, 2) is not zero: as many rows of ``y`` INT64 (M, 2) as there are such places."""
     nodes = [helper.make_node("NonZero", ["x"], ["columns"]), helper.make_node("Transpose", ["columns"], ["y"])]

@@ -79,3 +79,11 @@ def test_what_fills_a_batch_up_brings_nobody_down(tmp_path: Path, transport: str
         answer = server.client.infer(infer_request("quotients", {"x": np.array([[1], [2], [50]], np.int32)}))
         assert arrays_of(answer)["y"].tolist() == [[100], [50], [2]]
         assert server.metric("convserve_batch_size_sum", model="quotients") == 3
+
+
+def test_inputs_whose_first_axes_are_different_may_be_of_different_lengths(tmp_path: Path, transport: str):
+    graphs.write(tmp_path, "scores", graphs.scores())
+    with ServerProcess(tmp_path, transport) as server:
+        a, b = np.ones((2, 5), np.float32), np.ones((5, 3), np.float32)
+        answer = server.client.infer(infer_request("scores", {"a": a, "b": b}))
+        np.testing.assert_array_equal(arrays_of(answer)["y"], np.full((2, 3), 5))

@@ -82,13 +82,13 @@ def test_what_is_the_same_is_believed(compute: Compute) -> None:
 
 def test_free_dimensions_have_the_first_size_that_runs() -> None:
     def picky(x: np.ndarray) -> np.ndarray:
-        if x.shape[1] == 64:
+        if x.shape[1] > 1:
             raise BackendFailed("no")
         return np.cumsum(x, axis=0)
 
     backend = FakeBackend(picky, (-1, -1), (-1, 2, -1))
     assert not answers_rows_apart(backend, "m")
-    assert backend.seen == [[(2, 64), (2, 2, 64)]] * 2 + [[(rows, 1), (rows, 2, 1)] for rows in (2, 1, 1)]
+    assert backend.seen == [[(rows, size), (rows, 2, size)] for rows, size in ((2, 64), (2, 3), (2, 1), (1, 1), (1, 1))]
 
 
 def test_rows_that_do_not_run_alone_are_no_batch() -> None:
@@ -98,6 +98,17 @@ def test_rows_that_do_not_run_alone_are_no_batch() -> None:
         return x
 
     assert not answers_rows_apart(FakeBackend(needs_two), "m")
+
+
+def test_what_does_not_run_is_no_batch_where_the_graph_has_different_names_for_it() -> None:
+    def fails(_: np.ndarray) -> np.ndarray:
+        raise BackendFailed("no")
+
+    backend = FakeBackend(fails, (-1, 3), (-1, 3))
+    assert not answers_rows_apart(backend, "m", ["questions", "answers"])
+    assert answers_rows_apart(backend, "m", ["batch", "batch"])
+    assert answers_rows_apart(backend, "m", ["batch", ""])
+    assert answers_rows_apart(FakeBackend(lambda x: x, (-1, 3), (-1, 3)), "m", ["a_dynamic_axes_1", "b_dynamic_axes_1"])
 
 
 def test_whole_numbers_are_of_those_that_run() -> None:
@@ -119,4 +130,4 @@ def test_what_does_not_run_or_has_no_batch_is_believed() -> None:
     assert not fixed.seen
     wide = FakeBackend(fails, (-1, -1, -1, -1))
     assert answers_rows_apart(wide, "m")
-    assert wide.seen == [[(2, 1, 1, 1)]] * 2
+    assert wide.seen == [[(2, size, size, size)] for size in (3, 1, 3, 1)]
