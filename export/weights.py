@@ -12,10 +12,22 @@ import torch
 from torch import nn
 
 from export.errors import WeightsInvalid
+from export.safetensors import SUFFIX, read_safetensors
 
 # Under these keys checkpoints of the common training scripts hold the state dict.
-_WRAPPERS = ("state_dict", "model_state_dict", "model", "net", "network", "weights", "ema")
-_PREFIX = "module."  # of DataParallel
+_WRAPPERS = (
+    "state_dict",
+    "model_state_dict",
+    "model",
+    "net",
+    "network",
+    "weights",
+    "ema",
+    "state_dict_ema",
+    "model_ema",
+)
+_PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
+_AVERAGED = "n_averaged"  # AveragedModel's count of updates
 _COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, and answers do not need it
 _PARTS = ("weight", "bias", "running_mean", "running_var")  # of a layer, by torch's names; of batch norm all alike
 _SHOWN = 8
@@ -29,9 +41,10 @@ class Fitted:
 
 
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
-    """Read a state dict, out of a checkpoint if need be, without the prefix of DataParallel.
+    """Read a state dict, out of a checkpoint if need be, without the prefixes of DataParallel and torch.compile.
 
-    Only tensors and plain values are unpickled, so a file cannot run code.
+    The file is one of torch.save, or of safetensors by its name. Only tensors and plain values are unpickled, so a file
+    cannot run code.
 
     Returns:
         Tensors by name, and a line for each thing that was unwrapped.
@@ -39,16 +52,7 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     Raises:
         WeightsInvalid: The file is missing, damaged, or holds something else.
     """
-    try:
-        held: Any = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise WeightsInvalid(f"{path}: no such file") from None
-    except pickle.UnpicklingError:
-        raise WeightsInvalid(
-            f"{path}: holds more than tensors, perhaps a whole model; save model.state_dict()"
-        ) from None
-    except Exception as error:  # an unpickler fails at what it does not know in many ways
-        raise WeightsInvalid(f"{path}: is no file of torch.save ({type(error).__name__})") from None
+    held = read_safetensors(path) if path.suffix == SUFFIX else _unpickled(path)
     notes = []
     for key in _WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
@@ -60,10 +64,29 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
             f"{path}: holds no state dict; looked for tensors by name, also under {', '.join(_WRAPPERS)}"
         )
     state = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
-    if all(name.startswith(_PREFIX) for name in state):
-        state = {name.removeprefix(_PREFIX): value for name, value in state.items()}
-        notes.append(f"the prefix '{_PREFIX}' was taken off every name")
+    state.pop(_AVERAGED, None)
+    while state and (prefix := next((some for some in _PREFIXES if all(name.startswith(some) for name in state)), "")):
+        state = {name.removeprefix(prefix): value for name, value in state.items()}
+        notes.append(f"the prefix '{prefix}' was taken off every name")
     return state, notes
+
+
+def _unpickled(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise WeightsInvalid(f"{path}: no such file") from None
+    except pickle.UnpicklingError:
+        raise WeightsInvalid(
+            f"{path}: holds more than tensors and plain values, perhaps a whole model or a trainer's settings; "
+            "where it was made, save model.state_dict() alone"
+        ) from None
+    except Exception as error:  # an unpickler fails at what it does not know in many ways
+        if "TorchScript" in str(error):
+            raise WeightsInvalid(
+                f"{path}: is a TorchScript archive; save torch.jit.load(FILE).state_dict() with torch.save"
+            ) from None
+        raise WeightsInvalid(f"{path}: is no file of torch.save ({type(error).__name__})") from None
 
 
 def read_renames(path: Path) -> dict[str, str]:
@@ -104,7 +127,7 @@ def fit_state(
         ignored: Beginnings of names that the file may have and the module has not.
 
     Raises:
-        WeightsInvalid: Names are missing, unexpected or given twice, or shapes differ; lists them.
+        WeightsInvalid: Names are missing, unexpected or given twice, shapes differ, or values are NaN; lists them.
     """
     wanted = module.state_dict()
     notes: list[str] = []
@@ -167,6 +190,9 @@ def _check(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
     ]
     if wrong:
         raise WeightsInvalid(f"the weights do not fit; {_some(wrong)}")
+    broken = [name for name, value in named.items() if value.is_floating_point() and bool(value.isnan().any())]
+    if broken:
+        raise WeightsInvalid(f"weights are not numbers (NaN), perhaps since training diverged: {_some(broken)}")
 
 
 def _some(names: list[str]) -> str:

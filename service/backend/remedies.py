@@ -16,6 +16,7 @@ _REMEDIES = {
     "opset": "export it with an older opset, or serve with a newer ONNX Runtime",
     "is not a registered function/op": "export it with the operators of ONNX alone",
     "No Op registered": "export it with the operators of ONNX alone, of its opset",
+    "construct locale": "install the locale that it names where the server runs (Debian: locales-all)",
     "Could not find an implementation": "export it in float32, or with another opset (17 suits most)",
 }
 

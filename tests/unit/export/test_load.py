@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import json
 import sys
 import types
 import urllib.error
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -275,6 +277,10 @@ def _two(first: str = "a", second: str = "b") -> nn.Module:
         lambda state: {"state_dict": state, "epoch": 3},
         lambda state: {"model": {f"module.{name}": value for name, value in state.items()}, "best": 0.9},
         lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
+        lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+        lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+        lambda state: {"state_dict_ema": state},
+        lambda state: {name: value.double() for name, value in state.items()},
     ],
 )
 def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dict]) -> None:
@@ -284,6 +290,65 @@ def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dic
     state, _ = read_state(tmp_path / "w.pt")
     assert fit_state(target, state).notes == ()
     assert torch.equal(target.a.weight, source.a.weight)
+
+
+_SAFE_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+
+
+def _safetensors(state: dict[str, torch.Tensor]) -> bytes:
+    table: dict[str, object] = {"__metadata__": {"format": "pt"}}
+    content = b""
+    for name, value in state.items():
+        raw = bytes(value.contiguous().flatten().view(torch.uint8).tolist())
+        offsets = [len(content), len(content) + len(raw)]
+        table[name] = {"dtype": _SAFE_DTYPES[value.dtype], "shape": list(value.shape), "data_offsets": offsets}
+        content += raw
+    header = json.dumps(table).encode()
+    return len(header).to_bytes(8, "little") + header + content
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
+def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
+    torch.manual_seed(1)
+    source, target = _two().to(dtype), _two()
+    (tmp_path / "w.safetensors").write_bytes(_safetensors(source.state_dict()))
+    state, notes = read_state(tmp_path / "w.safetensors")
+    assert notes == []
+    fit_state(target, state)
+    for name, value in source.state_dict().items():
+        assert torch.equal(target.state_dict()[name], value.to(target.state_dict()[name].dtype))
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param(b"", id="empty"),
+        pytest.param(_safetensors({"a": torch.zeros(3)})[:-1], id="cut short"),
+        pytest.param(b"\xff" * 8 + b"{}", id="long"),
+        pytest.param((2).to_bytes(8, "little") + b"[]", id="no table"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"F32", b"F8 "), id="other type"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[4]"), id="other shape"),
+    ],
+)
+def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(WeightsInvalid, match="is no whole file of safetensors; fetch or save it again"):
+        read_state(tmp_path / "w.safetensors")
+
+
+def test_a_torchscript_archive_is_refused_with_what_helps(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:  # as torch.jit.save writes, so far as torch.load looks
+        for name, content in (("data.pkl", b"\x80\x02}."), ("constants.pkl", b"\x80\x02)."), ("version", b"3\n")):
+            archive.writestr(f"w/{name}", content)
+    with pytest.raises(WeightsInvalid, match=r"TorchScript archive; save torch\.jit\.load\(FILE\)\.state_dict\(\)"):
+        read_state(tmp_path / "w.pt")
+
+
+def test_weights_that_are_no_numbers_are_named() -> None:
+    state = _two().state_dict()
+    state["b.bias"][0] = float("nan")
+    with pytest.raises(WeightsInvalid, match=r"not numbers \(NaN\).*: b\.bias$"):
+        fit_state(_two(), state)
 
 
 def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
@@ -356,7 +421,7 @@ def test_weights_that_do_not_fit_are_listed(change: Callable[[dict], dict], mess
 @pytest.mark.parametrize(
     ("held", "message"),
     [
-        (nn.Linear(1, 1), "holds more than tensors, perhaps a whole model"),
+        (nn.Linear(1, 1), "holds more than tensors and plain values, perhaps a whole model"),
         ({"epoch": 1}, "holds no state dict"),
         (b"nonsense", "holds|is no file"),
         (b"conv1.weight: 0.1 0.2\n", "holds|is no file"),

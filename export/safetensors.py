@@ -1,0 +1,64 @@
+"""The file format safetensors, read: a length, a table in JSON, and then the tensors' bytes.
+
+https://github.com/huggingface/safetensors has its description. Nothing in such a file can run.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from export.errors import WeightsInvalid
+
+SUFFIX = ".safetensors"
+_LENGTH_BYTES = 8
+_METADATA = "__metadata__"
+_DTYPES = {
+    "F64": torch.float64,
+    "F32": torch.float32,
+    "F16": torch.float16,
+    "BF16": torch.bfloat16,
+    "I64": torch.int64,
+    "I32": torch.int32,
+    "I16": torch.int16,
+    "I8": torch.int8,
+    "U8": torch.uint8,
+    "BOOL": torch.bool,
+}
+
+
+def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
+    """Return the tensors of a file by name.
+
+    Raises:
+        WeightsInvalid: The file cannot be read, is cut short, or has a tensor of another type than torch's usual ones.
+    """
+    try:
+        content = bytearray(path.read_bytes())
+    except OSError as error:
+        raise WeightsInvalid(f"{path}: {error.strerror}") from None
+    length = int.from_bytes(content[:_LENGTH_BYTES], "little")
+    begin = _LENGTH_BYTES + length
+    try:
+        if begin > len(content):
+            raise ValueError("its table is cut short")
+        table = json.loads(content[_LENGTH_BYTES:begin])
+        tensors = {name: about for name, about in table.items() if name != _METADATA}
+        return {name: _tensor(content, begin, about) for name, about in tensors.items()}
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+        raise WeightsInvalid(f"{path}: is no whole file of safetensors; fetch or save it again") from None
+
+
+def _tensor(content: bytearray, begin: int, about: dict[str, Any]) -> torch.Tensor:
+    dtype, shape = _DTYPES[about["dtype"]], tuple(about["shape"])
+    first, last = about["data_offsets"]
+    count = math.prod(shape)
+    if not 0 <= first <= last <= len(content) - begin or last - first != count * dtype.itemsize:
+        raise ValueError("a tensor lies outside the file")
+    if not count:
+        return torch.empty(shape, dtype=dtype)
+    return torch.frombuffer(content, dtype=dtype, count=count, offset=begin + first).reshape(shape).clone()
