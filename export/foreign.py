@@ -41,7 +41,7 @@ class Foreign:
         try:
             self._backend = OnnxBackend(path, "cpu")
         except LoadError as error:
-            raise ConversionFailed(f"{path}: {error}") from None
+            raise ConversionFailed(str(error)) from None
         if len(self._backend.inputs) != 1 or len(self._backend.outputs) != 1:
             raise ConversionFailed(f"{path}: expected one input and one output")
         (expected,) = self._backend.inputs
@@ -93,7 +93,7 @@ def publish_foreign(
     _check_answers(path, reference.own_answer(inputs.batch(np.arange(2))), len(labels), logits=logits)
     with write_aside(target, version) as (aside, folder):
         (aside / MODEL_FILE).write_bytes(
-            wrap(onnx.load(path), spec, logits=logits).SerializeToString(deterministic=True)
+            wrap(onnx.load(path), spec, len(labels), logits=logits).SerializeToString(deterministic=True)
         )
         check_graph(aside / MODEL_FILE, input_spec(spec), output_spec(len(labels)))
         parity = verify_graph(reference, OnnxBackend(aside / MODEL_FILE, "cpu"), inputs, max_batch_size)
@@ -106,8 +106,18 @@ def publish_foreign(
     return folder
 
 
-def wrap(model: onnx.ModelProto, spec: ImageSpec, *, logits: bool) -> onnx.ModelProto:
-    """Return the model with scaling and transposition before it, and softmax behind it if it gives logits."""
+def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool) -> onnx.ModelProto:
+    """Return the model with scaling and transposition before it, and softmax behind it if it gives logits.
+
+    Args:
+        model: Taken apart; do not use it afterwards.
+        spec: The pictures.
+        classes: How many numbers it answers with, which its output need not say.
+        logits: Whether it lacks softmax.
+
+    Raises:
+        ConversionFailed: The result is not valid.
+    """
     graph = model.graph
     constants = {initializer.name for initializer in graph.initializer}
     (taken,) = (value for value in graph.input if value.name not in constants)
@@ -124,16 +134,11 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, *, logits: bool) -> onnx.Model
         helper.make_node("Transpose", [f"{_MARK}normal"], [f"{_MARK}planes"], perm=[0, 3, 1, 2]),
     ]
     old_in, old_out = taken.name, given.name
-    for node in graph.node:
-        node.input[:] = [f"{_MARK}planes" if name == old_in else _apart(name) for name in node.input]
-        node.output[:] = [_apart(name) for name in node.output]
-    for initializer in graph.initializer:
-        initializer.name = _apart(initializer.name)
+    _rename(graph, {old_in: f"{_MARK}planes"})
     last = helper.make_node("Softmax" if logits else "Identity", [_apart(old_out)], [OUTPUT])
     if logits:
         last.attribute.append(helper.make_attribute("axis", 1))
     nodes = [*before, *graph.node, last]
-    classes = given.type.tensor_type.shape.dim[1].dim_value
     made = helper.make_graph(
         nodes,
         "convserve",
@@ -147,8 +152,26 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, *, logits: bool) -> onnx.Model
     try:
         onnx.checker.check_model(wrapped)
     except onnx.checker.ValidationError as error:
-        raise ConversionFailed(f"the wrapped graph is not valid ONNX ({error})") from None
+        raise ConversionFailed(f"the wrapped graph is not valid ONNX ({' '.join(str(error).split())})") from None
     return wrapped
+
+
+def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
+    """Change what nodes and weights are called, in the branches of ``If`` and the bodies of loops too."""
+
+    def ours(name: str) -> str:
+        return names.get(name) or _apart(name)
+
+    for node in graph.node:
+        node.input[:] = [ours(name) for name in node.input]
+        node.output[:] = [ours(name) for name in node.output]
+        for attribute in node.attribute:
+            for inner in (*attribute.graphs, *([attribute.g] if attribute.HasField("g") else [])):
+                _rename(inner, names)
+                for value in (*inner.input, *inner.output, *inner.value_info):
+                    value.name = ours(value.name)
+    for initializer in graph.initializer:
+        initializer.name = ours(initializer.name)
 
 
 def _apart(name: str) -> str:

@@ -118,11 +118,11 @@ class OnnxBackend:
         if device == "auto" and not on_cuda and CUDA in ort.get_available_providers():
             why = _missing_driver() or "see ONNX Runtime's own lines above"
             _LOG.warning("CUDA does not run here, the CPU serves: %s", why, extra={"fields": {"graph": str(path)}})
-        self._inputs = [_spec(node) for node in self._session.get_inputs()]
+        self._inputs = [_spec(node, path) for node in self._session.get_inputs()]
         # One of a type that no caller can send keeps its default.
         defaults = [node for node in self._session.get_overridable_initializers() if node.type in _DATATYPES]
-        self._optional_inputs = [_spec(node) for node in defaults]
-        self._outputs = [_spec(node) for node in self._session.get_outputs()]
+        self._optional_inputs = [_spec(node, path) for node in defaults]
+        self._outputs = [_spec(node, path) for node in self._session.get_outputs()]
         self._input_names = [spec.name for spec in self._inputs]
         self._output_names = [spec.name for spec in self._outputs]
         self._local = threading.local()
@@ -258,8 +258,8 @@ def _no_cuda(why: str) -> str:
     return f"device 'cuda' was asked for, but CUDA does not run here: {why}. Use --device auto to allow the CPU"
 
 
-def _spec(node: ort.NodeArg) -> TensorSpec:
+def _spec(node: ort.NodeArg, path: Path) -> TensorSpec:
     if node.type not in _DATATYPES or _DATATYPES[node.type] not in DTYPES:
-        raise wrong_type(node.name, node.type)
+        raise GraphNotRunnable(f"{path}: {wrong_type(node.name, node.type)}")
     shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
     return TensorSpec(node.name, _DATATYPES[node.type], shape)

@@ -30,7 +30,7 @@ def not_opened(error: Exception) -> GraphInvalid:
     return GraphNotRunnable(f"ONNX Runtime cannot open it ({said})" + (f": {remedy}" if remedy else ""))
 
 
-def wrong_type(name: str, type_name: str) -> GraphNotRunnable:
-    """Return the refusal for an input or output that no message can hold."""
+def wrong_type(name: str, type_name: str) -> str:
+    """Say of an input or output that no message can hold it."""
     remedy = _CAST if type_name.startswith("tensor") else _TENSORS_ONLY
-    return GraphNotRunnable(f"tensor '{name}' has type {type_name}, which the protocol does not have: {remedy}")
+    return f"tensor '{name}' has type {type_name}, which the protocol does not have: {remedy}"

@@ -491,6 +491,40 @@ def test_an_old_file_whose_weights_stand_among_its_inputs(tmp_path: Path, labels
     assert ready(tmp_path / "theirs" / "1").verified
 
 
+@pytest.mark.parametrize("dimensions", [None, ("n", "k")])
+def test_a_file_that_does_not_say_how_much_it_answers(
+    tmp_path: Path, labels: Path, preprocessing: Path, dimensions: tuple[str, ...] | None
+) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    name = model.graph.output[0].name
+    model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dimensions))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
+def test_a_file_whose_branches_read_its_input(tmp_path: Path, labels: Path, preprocessing: Path) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    graph, given = model.graph, model.graph.input[0].name
+
+    def branch(name: str) -> onnx.GraphProto:
+        out = onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, None)
+        return onnx.helper.make_graph([onnx.helper.make_node("Identity", [given], [name])], name, [], [out])
+
+    for node in graph.node:
+        node.input[:] = ["chosen" if name == given else name for name in node.input]
+    graph.initializer.append(onnx.numpy_helper.from_array(np.array(True), "which"))
+    chosen = onnx.helper.make_node(
+        "If", ["which"], ["chosen"], then_branch=branch("probabilities"), else_branch=branch("no")
+    )
+    graph.node.insert(0, chosen)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [

@@ -97,7 +97,7 @@ def test_says_which_type_no_message_holds(model: onnx.ModelProto, said: str, tmp
     path.write_bytes(model.SerializeToString())
     with pytest.raises(GraphNotRunnable) as caught:
         OnnxBackend(path, "cpu")
-    assert str(caught.value) == f"tensor 'y' has type {said}"
+    assert str(caught.value) == f"{path}: tensor 'y' has type {said}"
 
 
 @pytest.mark.parametrize("content", [b"", b"no graph"])
