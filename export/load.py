@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 
@@ -105,6 +106,7 @@ def load_network(order: Order) -> Loaded:
         renames = read_renames(order.renames) if order.renames else None
         ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
         notes += fit_state(target, state, renames, ignored).notes
+        _pass_through(network.eval(), spec, proving_pictures(spec)[:1])
         source = Path(order.weights or "").name
     return Loaded(network.eval(), order.network, spec, labels, source, _digest(target), tuple(notes))
 
@@ -257,14 +259,23 @@ def _settle(network: Network, spec: ImageSpec) -> None:
     for norm in norms:
         norm.momentum = None  # the mean of all batches
         nn.init.constant_(norm.weight, _RANDOM_FACTOR)
+    _pass_through(network.train(), spec, proving_pictures(spec))
+    for norm, momentum in zip(norms, momenta, strict=True):
+        norm.momentum = momentum
+
+
+def _pass_through(network: Network, spec: ImageSpec, pictures: np.ndarray) -> None:
+    """Send pictures through a network.
+
+    Raises:
+        RecipeInvalid: Pictures of this size do not pass.
+    """
     try:
         with torch.no_grad():
-            network.train()(PictureFront(spec)(torch.from_numpy(proving_pictures(spec))))
+            network(PictureFront(spec)(torch.from_numpy(pictures)))
     except Exception as error:  # each layer refuses in its own way
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise RecipeInvalid(f"the network cannot take pictures {spec.height} x {spec.width} ({reason})") from None
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _digest(module: nn.Module) -> str:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 import sys
 import types
@@ -169,6 +170,19 @@ def test_a_module_that_ends_in_softmax_is_refused(
     assert load(tmp_path, "--from", "mine:make", *more) == 2
     assert "mine:make: answers with probabilities, expected logits; softmax is added here" in capsys.readouterr().err
     assert not (tmp_path / "make").exists()
+
+
+def test_pictures_of_another_size_than_the_weights_want_are_refused(
+    tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = types.ModuleType("mine")
+    module.make = lambda: nn.Sequential(nn.Conv2d(3, 4, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    monkeypatch.setitem(sys.modules, "mine", module)
+    torch.save(module.make().state_dict(), tmp_path / "w.pt")
+    order = Order("mine:make", str(tmp_path / "w.pt"), labels=labels, preprocessing=str(preprocessing))
+    with pytest.raises(RecipeInvalid, match=r"cannot take pictures 8 x 8 \("):
+        load_network(order)
+    assert load_network(dataclasses.replace(order, size_px=16)).labels == ("cat", "dog", "fox")
 
 
 def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
