@@ -25,7 +25,7 @@ from service.batching.run import Run
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores, Taking
 from service.digests import check_digests, uncovered
-from service.errors import GraphInvalid, GraphNotRunnable
+from service.errors import GraphNotRunnable
 from service.golden import Golden
 from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
 from service.metrics import Metrics
