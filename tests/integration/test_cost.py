@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import queue
 import socket
-import statistics
 import threading
 import time
 from collections import Counter
@@ -26,6 +25,7 @@ import onnxruntime
 import pytest
 from PIL import Image
 
+from bench.load.hpack import request_block
 from bench.load.http2 import Connection, framed
 from service.backend.onnx import OnnxBackend
 from service.server import Server
@@ -36,8 +36,8 @@ from tests.unit.service.samples import encoded
 MODEL, IN_FLIGHT = "lenet5-mnist", 64
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 ALLOWED = 1.15
-# Ten runs on two shared cores: 2.18 to 2.40, one start of the server being dearer than another; beside two busy
-# processes 2.16 to 2.24.
+# Sixteen starts on two shared cores: 2.03 to 2.49 and once 2.81, half of them below 2.22, one start of the server being
+# dearer than another; beside twenty busy processes 2.07 to 2.23.
 CPU_RATIO = 2.22
 # Ten runs: 91.7 to 94.0, by when counts are added up (Python 3.11).
 FUNCTION_CALLS = 93.3
@@ -61,8 +61,9 @@ def _has_avx512() -> bool:
 )
 def test_processor_time_of_a_call_over_that_of_the_model() -> None:
     found = cpu_ratio()
-    if found >= CPU_RATIO * ALLOWED:  # a regression shows in a second start as well
-        found = min(found, cpu_ratio())
+    for _ in range(2):
+        if found >= CPU_RATIO * ALLOWED:  # a regression shows in other starts as well
+            found = min(found, cpu_ratio())
     assert found < CPU_RATIO * ALLOWED, f"a call costs {found:.2f} times the model, {CPU_RATIO} when this was written"
 
 
@@ -79,7 +80,8 @@ def test_function_calls_of_a_call(request_bytes: bytes, before: float, monkeypat
 def cpu_ratio(rounds: int = 7, bursts: int = 40) -> float:
     """Return the processor time of the native door's server for a call over that of ONNX Runtime for a row of 64.
 
-    Bursts of 64 calls on one connection, in turn with bare runs; the median of the rounds.
+    Bursts of 64 calls on one connection, in turn with bare runs; the least of the rounds, which others on the machine
+    disturb least.
     """
     bare = _bare_run()
     with (
@@ -97,7 +99,7 @@ def cpu_ratio(rounds: int = 7, bursts: int = 40) -> float:
             for _ in range(bursts):
                 send()
             ratios.append((_cpu_seconds(server.process.pid) - before) / (bursts * IN_FLIGHT) / alone)
-    return statistics.median(ratios)
+    return min(ratios)
 
 
 def _bare_run(runs: int = 40) -> Callable[[], float]:
@@ -118,7 +120,7 @@ def _bare_run(runs: int = 40) -> Callable[[], float]:
 
 def _burst(port: int, link: socket.socket) -> Callable[[], None]:
     """Return what sends 64 calls in one write and waits for their answers."""
-    connection, message = Connection(f"127.0.0.1:{port}", MODEL_INFER), framed(REQUEST)
+    connection, message = Connection(request_block(f"127.0.0.1:{port}", MODEL_INFER)), framed(REQUEST)
 
     def send() -> None:
         for tag in range(IN_FLIGHT):
