@@ -48,8 +48,10 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
             raise ValueError("its table is cut short")
         table = json.loads(content[_LENGTH_BYTES:begin])
         tensors = {name: about for name, about in table.items() if name != _METADATA}
+        if unknown := {about["dtype"] for about in tensors.values()} - _DTYPES.keys():
+            raise WeightsInvalid(f"{path}: has tensors of {', '.join(sorted(unknown))}; save it as F32")
         return {name: _tensor(content, begin, about) for name, about in tensors.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
+    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):  # RuntimeError: torch's, of such shapes
         raise WeightsInvalid(f"{path}: is no whole file of safetensors; fetch or save it again") from None
 
 

@@ -340,13 +340,19 @@ def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
         pytest.param(_safetensors({"a": torch.zeros(3)})[:-1], id="cut short"),
         pytest.param(b"\xff" * 8 + b"{}", id="long"),
         pytest.param((2).to_bytes(8, "little") + b"[]", id="no table"),
-        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"F32", b"F8 "), id="other type"),
         pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[4]"), id="other shape"),
+        pytest.param(_safetensors({"a": torch.zeros(1, 3)}).replace(b"[1, 3]", b"[-1,-3]"), id="no shape"),
     ],
 )
 def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)
     with pytest.raises(WeightsInvalid, match="is no whole file of safetensors; fetch or save it again"):
+        read_state(tmp_path / "w.safetensors")
+
+
+def test_safetensors_of_a_type_that_is_not_read_are_named(tmp_path: Path) -> None:
+    (tmp_path / "w.safetensors").write_bytes(_safetensors({"a": torch.zeros(3)}).replace(b"F32", b"F8 "))
+    with pytest.raises(WeightsInvalid, match=r"has tensors of F8 ; save it as F32$"):
         read_state(tmp_path / "w.safetensors")
 
 
