@@ -11,15 +11,7 @@ from export.publish import Say
 from export.recipe import bundled_recipes, find_recipe
 from export.verify import verify_version
 from service.digests import sealed
-from service.manifest import (
-    MANIFEST_FILE,
-    MODEL_FILE,
-    Manifest,
-    file_digest,
-    read_labels,
-    read_manifest,
-    write_manifest,
-)
+from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_labels, read_manifest, write_manifest
 
 
 def seal_version(version_dir: Path, say: Say) -> None:
@@ -43,8 +35,8 @@ def seal_version(version_dir: Path, say: Say) -> None:
         return
     made = sealed(manifest, version_dir)
     if made.model_digest != manifest.model_digest:
-        found, path = file_digest(version_dir / MODEL_FILE), version_dir / MODEL_FILE
-        raise VerificationFailed(f"{path}: digest is {found}, the manifest says {manifest.model_digest}")
+        path = version_dir / MODEL_FILE
+        raise VerificationFailed(f"{path}: digest is {made.model_digest}, the manifest says {manifest.model_digest}")
     _, worst = verify_version(version_dir, made)
     _check_labels(version_dir, manifest, say)
     with tempfile.TemporaryDirectory(prefix=".aside-", dir=version_dir.parent) as aside:
