@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import grpc
@@ -44,35 +45,19 @@ class CallFailed(Exception):
     def of(cls, error: grpc.RpcError) -> CallFailed:
         """Read an error of gRPC's."""
         call: Any = error  # grpc's errors are calls too, which its type does not say
-        info, retry_after_seconds = error_details_pb2.ErrorInfo(), None
-        for detail in _details(call.trailing_metadata() or ()):
-            if detail.Is(error_details_pb2.ErrorInfo.DESCRIPTOR):
-                detail.Unpack(info)
-            elif detail.Is(error_details_pb2.RetryInfo.DESCRIPTOR):
-                retry = error_details_pb2.RetryInfo()
-                detail.Unpack(retry)
-                retry_after_seconds = retry.retry_delay.ToNanoseconds() / 1e9
-        return cls(
-            call.code(),
-            call.details() or "",
-            reason=info.reason,
-            facts=dict(info.metadata),
-            retry_after_seconds=retry_after_seconds,
-        )
+        info, retry = error_details_pb2.ErrorInfo(), error_details_pb2.RetryInfo()
+        with contextlib.suppress(DecodeError):  # a proxy may have made the details
+            for key, value in call.trailing_metadata() or ():
+                if key == _DETAILS_KEY:
+                    for detail in status_pb2.Status.FromString(value).details:
+                        detail.Unpack(info)  # each does nothing with a detail of another kind
+                        detail.Unpack(retry)
+        seconds = retry.retry_delay.ToNanoseconds() / 1e9 if retry.HasField("retry_delay") else None
+        facts = dict(info.metadata)
+        return cls(call.code(), call.details() or "", reason=info.reason, facts=facts, retry_after_seconds=seconds)
 
 
 def _restored(code: grpc.StatusCode, details: str, state: dict[str, Any]) -> CallFailed:
     failed = CallFailed(code, details)
     failed.__dict__.update(state)
     return failed
-
-
-def _details(metadata: Any) -> list[Any]:
-    """Return the details that came, none where they cannot be read: a proxy may have made them."""
-    for key, value in metadata:
-        if key == _DETAILS_KEY:
-            try:
-                return list(status_pb2.Status.FromString(value).details)
-            except DecodeError:
-                return []
-    return []

@@ -165,7 +165,20 @@ def test_a_failure_has_all_that_the_server_says() -> None:
     assert CallFailed.of(Ended(status.code, "no model", status.trailing_metadata)).retry_after_seconds is None
 
 
-@pytest.mark.parametrize("metadata", [None, (), (("grpc-status-details-bin", b"\xff"),), (("other", "x"),)])
+DAMAGED = status_pb2.Status()
+DAMAGED.details.add(type_url="type.googleapis.com/google.rpc.ErrorInfo", value=b"\xff")
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        None,
+        (),
+        (("grpc-status-details-bin", b"\xff"),),
+        (("grpc-status-details-bin", DAMAGED.SerializeToString()),),
+        (("other", "x"),),
+    ],
+)
 def test_a_failure_of_another_server_has_what_grpc_says(metadata: Any) -> None:
     failed = CallFailed.of(Ended(grpc.StatusCode.UNAVAILABLE, None, metadata))
     assert (str(failed), failed.reason, failed.request_id) == ("UNAVAILABLE: ", "", "")
