@@ -23,6 +23,7 @@ _OF_CALLERS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # alerts about
 _SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "xds:")  # left to gRPC
 _NO_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8001"
 _ELSE = "no gRPC server answers there, something else does: give another HOST:PORT"
+_SILENT = "who listens there says nothing: see whether that server hangs, or give another HOST:PORT"
 _NOT_CONNECTED = "failed to connect"  # so gRPC's own words begin
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks for them
 _GIVE_TOKEN = "--token-file FILE or CONVSERVE_CLIENT_TOKEN"  # noqa: S105 - no password
@@ -82,6 +83,8 @@ def _fault_in_the_clear(address: tuple[str, int]) -> str | None:
     try:
         with _connected(address) as plain, anybody.wrap_socket(plain):
             return "the server speaks TLS: give --tls-ca FILE, or --tls where the machine trusts its certificate"
+    except TimeoutError:
+        return _SILENT
     except OSError:
         return _ELSE
 
@@ -103,6 +106,8 @@ def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentia
                 return "the server speaks no TLS: leave --tls and what begins with it out"
             if why == "WRONG_VERSION_NUMBER":
                 return _ELSE
+            if isinstance(error, TimeoutError):
+                return _SILENT
             return f"no TLS comes about ({why}): give another port, or --tls-server-name if it is not called {name}"
     if credentials.certificate is None:  # it went through the handshake, and then hung up
         return "the server wants a certificate of its callers: give --tls-certificate FILE and --tls-key FILE"

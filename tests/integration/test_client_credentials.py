@@ -30,7 +30,7 @@ from bench.load.plan import Plan
 from bench.load.records import NO_CONNECTION
 from bench.load.sender import Sender
 from service.cli import main as convserve
-from service.client import Credentials
+from service.client import Credentials, remedy
 from tests.integration.harness import DEADLINE_SECONDS, MODELS, ROOT, ServerProcess, environment, infer_request
 
 DIGIT = str(ROOT / "examples" / "pictures" / "digit-7.png")
@@ -271,6 +271,14 @@ def test_what_is_no_server_of_grpc(plain: ServerProcess, flags: list[str]):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
     assert "no gRPC server answers there (Connection refused)" in complaint("classify", free, *flags)
+
+
+@pytest.mark.parametrize("flags", [[], ["--tls"]])
+def test_who_listens_and_says_nothing(flags: list[str], monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(remedy, "_TIMEOUT_SECONDS", 0.1)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        line = complaint("classify", silent.getsockname()[1], "--timeout-seconds=0.1", *flags)
+    assert line.endswith("who listens there says nothing: see whether that server hangs, or give another HOST:PORT")
 
 
 def test_files_that_cannot_be_used_are_named(files: Files):
