@@ -57,7 +57,7 @@ class Credentials:
     @property
     def secure(self) -> bool:
         """Whether TLS is spoken."""
-        return bool(self.tls or self.ca or self.certificate or self.server_name)
+        return bool(self.tls or self.ca is not None or self.certificate is not None or self.server_name)
 
     def channel(self, address: str, options: ChannelOptions = ()) -> grpc.Channel:
         """Return a channel; it connects with the first call. Files are read now.

@@ -6,6 +6,7 @@ import argparse
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from service.client.credentials import Credentials, CredentialsInvalid
 from service.client_flags import CLIENT_PREFIX, CREDENTIAL_FLAGS, TOKEN_VARIABLE
@@ -25,14 +26,12 @@ def credentials_of(flags: argparse.Namespace | None = None, environment: Mapping
         CredentialsInvalid: One line that names the flag, variable or file, and what is wrong with it.
     """
     given = _from(environment)
-    token = given.pop("token", "")
     for name in CREDENTIAL_FLAGS:
         if (flag := getattr(flags, name, None)) is not None:
-            if flag == "":  # as of a variable of the shell that is not set: to go on without would be in the clear
-                raise CredentialsInvalid(f"--{name.replace('_', '-')}: expected a value, got none")
-            given[name] = flag
-            token = "" if name == "token_file" else token
-    if token and given.get("token_file"):
+            given[name] = _some(f"--{name.replace('_', '-')}", flag)
+            if name == "token_file":
+                given.pop("token", None)
+    if "token" in given and "token_file" in given:
         raise CredentialsInvalid(f"{TOKEN_VARIABLE} and {CLIENT_PREFIX}TOKEN_FILE are both set: leave one out")
     tls = given.get("tls", False)
     if isinstance(tls, str):
@@ -41,27 +40,29 @@ def credentials_of(flags: argparse.Namespace | None = None, environment: Mapping
         tls = _TRUTH[tls.lower()]
     return Credentials(
         tls=tls,
-        ca=_path(given.get("tls_ca")),
-        certificate=_path(given.get("tls_certificate")),
-        key=_path(given.get("tls_key")),
+        ca=given.get("tls_ca"),
+        certificate=given.get("tls_certificate"),
+        key=given.get("tls_key"),
         server_name=given.get("tls_server_name", ""),
-        token=_first_line(Path(given["token_file"])) if given.get("token_file") else token.strip(),
+        token=_first_line(Path(given["token_file"])) if "token_file" in given else given.get("token", "").strip(),
     )
 
 
-def _from(environment: Mapping[str, str]) -> dict[str, str]:
+def _from(environment: Mapping[str, str]) -> dict[str, Any]:
     given = {}
     for variable, value in without_service_links(environment, CLIENT_PREFIX).items():
         if variable.startswith(CLIENT_PREFIX):
             name = variable.removeprefix(CLIENT_PREFIX).lower()
             if name not in (*CREDENTIAL_FLAGS, "token") or variable != variable.upper():
                 raise CredentialsInvalid(f"environment variable {variable}: there is no such setting of a client")
-            given[name] = value
+            given[name] = _some(variable, value)
     return given
 
 
-def _path(text: str | None) -> Path | None:
-    return Path(text) if text else None
+def _some(name: str, value: Any) -> Any:
+    if value == "":  # as of a variable of the shell that is not set: to go on without would be in the clear
+        raise CredentialsInvalid(f"{name}: expected a value, got none")
+    return value
 
 
 def _first_line(path: Path) -> str:

@@ -44,12 +44,12 @@ def test_without_flags_nothing_is_encrypted_or_shown() -> None:
     ("flag", "variable", "expected"),
     [
         (["--tls"], {"TLS": "True"}, Credentials(tls=True)),
-        (["--tls-ca", "ca"], {"TLS_CA": "ca"}, Credentials(ca=Path("ca"))),
+        (["--tls-ca", "ca"], {"TLS_CA": "ca"}, Credentials(ca="ca")),
         (["--tls-server-name", "n"], {"TLS_SERVER_NAME": "n"}, Credentials(server_name="n")),
         (
             ["--tls-certificate", "c", "--tls-key", "k"],
             {"TLS_CERTIFICATE": "c", "TLS_KEY": "k"},
-            Credentials(certificate=Path("c"), key=Path("k")),
+            Credentials(certificate="c", key="k"),
         ),
     ],
 )
@@ -62,7 +62,7 @@ def test_each_flag_is_a_variable_too_and_turns_tls_on(
 
 def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("filed\n# a second line\n")
-    assert resolved("--tls-ca", "a", TLS_CA="b").ca == Path("a")
+    assert resolved("--tls-ca", "a", TLS_CA="b").ca == "a"
     assert resolved(TOKEN=" t ").token == "t"
     assert resolved(TOKEN_FILE=str(tmp_path / "token")).token == "filed"
     assert resolved("--token-file", str(tmp_path / "token"), TOKEN="t").token == "filed"
@@ -72,6 +72,7 @@ def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     ("variables", "message"),
     [
         ({"TLS_CAT": "x"}, "environment variable CONVSERVE_CLIENT_TLS_CAT: there is no such setting of a client"),
+        ({"TLS_CA": "", "TOKEN": "tick"}, "CONVSERVE_CLIENT_TLS_CA: expected a value, got none"),
         ({"TLS": "yes"}, "CONVSERVE_CLIENT_TLS: expected true or false, got 'yes'"),
         ({"TOKEN": "tick", "TOKEN_FILE": "f"}, "CONVSERVE_CLIENT_TOKEN and CONVSERVE_CLIENT_TOKEN_FILE are both set"),
         ({"TOKEN": "two words"}, "the token has spaces or letters that cannot be sent"),
@@ -88,6 +89,10 @@ def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], 
 
 def test_links_of_kubernetes_are_no_variables_of_ours() -> None:
     assert resolved(SERVICE_HOST="10.0.0.1", PORT="tcp://10.0.0.1:80") == Credentials()
+
+
+def test_an_empty_name_of_a_file_is_no_leave_to_go_in_the_clear() -> None:
+    assert Credentials(ca="").secure
 
 
 def test_a_token_does_not_show_where_credentials_are_printed() -> None:
