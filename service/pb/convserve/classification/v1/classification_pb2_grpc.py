@@ -33,7 +33,6 @@ class ClassificationServiceStub(object):
     deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
     where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
     sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
-    DescribeModel answers for a version that is not ready, too: with its state, and why.
     """
 
     def __init__(self, channel):
@@ -67,7 +66,6 @@ class ClassificationServiceServicer(object):
     deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
     where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
     sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
-    DescribeModel answers for a version that is not ready, too: with its state, and why.
     """
 
     def ClassifyImages(self, request, context):
@@ -126,7 +124,6 @@ class ClassificationService(object):
     deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
     where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
     sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
-    DescribeModel answers for a version that is not ready, too: with its state, and why.
     """
 
     @staticmethod
