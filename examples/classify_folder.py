@@ -12,7 +12,8 @@ import asyncio
 import sys
 from pathlib import Path
 
-from service.client import AsyncClient, CallFailed, credentials_of
+from service.client import AsyncClient, CallFailed, CredentialsInvalid, credentials_of
+from service.pb.convserve.classification.v1.classification_pb2 import ClassificationResult
 
 IN_FLIGHT = 16  # calls at once: enough for the server to batch, not so many that they wait for each other
 PICTURES_A_CALL = 8
@@ -26,25 +27,26 @@ async def main(server: str, model: str, folder: str) -> int:
     # A server that has too much to do says when to come back; the client then waits, within the deadline.
     async with AsyncClient(server, credentials_of(), timeout_seconds=60, attempts=10) as client:
 
-        async def classified(paths: list[Path]) -> list[str]:
+        async def classified(paths: list[Path]) -> list[tuple[str, ClassificationResult]]:
             async with turns:
                 response = await client.classify_images(model, [path.read_bytes() for path in paths], top_k=1)
-            lines = []
-            for path, result in zip(paths, response.results, strict=True):
-                if result.HasField("error"):  # this picture alone
-                    lines.append(f"{path.name}\t{result.error.message}")
-                else:
-                    best = result.classification.scored_labels[0]
-                    lines.append(f"{path.name}\t{best.label}\t{best.probability:.4f}")
-            return lines
+            return [(path.name, result) for path, result in zip(paths, response.results, strict=True)]
 
-        lines = [line for found in await asyncio.gather(*map(classified, calls)) for line in found]
-    print("\n".join(lines))
-    return 0 if all(line.count("\t") == 2 for line in lines) else 1
+        results = [pair for pairs in await asyncio.gather(*map(classified, calls)) for pair in pairs]
+    for name, result in results:
+        if result.HasField("error"):  # this picture alone
+            print(name, result.error.message, sep="\t")
+        for best in result.classification.scored_labels:
+            print(name, best.label, f"{best.probability:.4f}", sep="\t")
+    return int(any(result.HasField("error") for _, result in results))
 
 
 if __name__ == "__main__":
+    if len(sys.argv) != 4:
+        sys.exit(__doc__)
     try:
         sys.exit(asyncio.run(main(*sys.argv[1:])))
     except CallFailed as failed:
         sys.exit(f"{failed} (request id {failed.request_id})")
+    except (CredentialsInvalid, OSError) as error:
+        sys.exit(str(error))
