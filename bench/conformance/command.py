@@ -15,6 +15,7 @@ from bench.conformance.outcome import CallFailed, Outcome
 from bench.conformance.registry import SECTIONS
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
+from bench.load.session import OutputInvalid, check_outputs
 from service.client import CredentialsInvalid, add_credential_flags, credentials_of, explained
 from service.pb.inference import grpc_service_pb2 as pb
 
@@ -53,9 +54,10 @@ def add_command(commands: Any) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
     try:
+        check_outputs(flags.json)
         credentials = credentials_of(flags)
         target = Target(flags.server, flags.timeout_seconds, credentials)
-    except CredentialsInvalid as error:
+    except (CredentialsInvalid, OutputInvalid) as error:
         print(f"convserve-bench: {error}", file=sys.stderr)
         return 2
     with target:

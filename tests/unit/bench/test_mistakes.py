@@ -17,6 +17,12 @@ def test_what_is_no_address(server: str, capsys: pytest.CaptureFixture[str]):
     assert said.count("\n") == 1
 
 
+@pytest.mark.parametrize("command", [["conformance"], ["load", "--rate=1"]], ids=["conformance", "load"])
+def test_a_result_that_would_have_no_place(command: list[str], capsys: pytest.CaptureFixture[str]):
+    assert main([*command, "127.0.0.1:1", "--model=m", "--json=/no/such/result.json"]) == 2
+    assert capsys.readouterr().err.startswith("convserve-bench: /no/such/result.json: the folder is missing or cannot")
+
+
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x"])
 @pytest.mark.parametrize("command", ["load", "slo"])
 def test_what_is_no_seed(command: str, seed: str, capsys: pytest.CaptureFixture[str]):
