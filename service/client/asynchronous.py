@@ -108,10 +108,12 @@ class AsyncClient:
             except asyncio.CancelledError:  # gRPC's as well, for calls on a channel that closes
                 task = asyncio.current_task()
                 if self._closed and task is not None and not task.cancelling():
-                    raise CallFailed(grpc.StatusCode.CANCELLED, "the client was closed") from None
+                    raise CallFailed.closed() from None
                 raise
             wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
             if wait is None:
                 raise failed
             await asyncio.sleep(wait)
+            if self._closed:
+                raise CallFailed.closed()
             attempt += 1

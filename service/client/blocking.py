@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
@@ -61,6 +62,7 @@ class Client:
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout_seconds = timeout_seconds
         self._attempts = attempts
+        self._closed = threading.Event()
 
     def __enter__(self) -> Self:
         """Return itself."""
@@ -74,6 +76,7 @@ class Client:
 
     def close(self) -> None:
         """Close the channel; calls in flight end CANCELLED, later ones are a ValueError."""
+        self._closed.set()
         self._channel.close()
 
     def classify_images(
@@ -140,5 +143,6 @@ class Client:
             wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
             if wait is None:
                 raise failed
-            time.sleep(wait)
+            if self._closed.wait(wait):
+                raise CallFailed.closed()
             attempt += 1

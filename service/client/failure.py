@@ -56,6 +56,11 @@ class CallFailed(Exception):
         facts = dict(info.metadata)
         return cls(call.code(), call.details() or "", reason=info.reason, facts=facts, retry_after_seconds=seconds)
 
+    @classmethod
+    def closed(cls) -> CallFailed:
+        """Say of a call in flight that its client was closed."""
+        return cls(grpc.StatusCode.CANCELLED, "the client was closed")
+
 
 def _restored(code: grpc.StatusCode, details: str, state: dict[str, Any]) -> CallFailed:
     failed = CallFailed(code, details)

@@ -212,6 +212,29 @@ def test_calls_of_a_client_that_is_closed_end_alike(stub: tuple[str, Stub]):
     asyncio.run(run())
 
 
+def test_a_call_that_waits_to_be_made_again_ends_with_its_client(stub: tuple[str, Stub]):
+    address, server = stub
+    server.refusals = 9
+    client = Client(address, attempts=9)
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(client.classify_sentences, "m", ["x"])
+        eventually(lambda: len(server.left) == 2, "it is made again")
+        client.close()
+        with pytest.raises(CallFailed, match="CANCELLED: "):
+            call.result(DEADLINE_SECONDS)
+    server.left.clear()
+
+    async def run() -> None:
+        client = AsyncClient(address, attempts=9)
+        task = asyncio.create_task(client.classify_sentences("m", ["x"]))
+        await asyncio.to_thread(eventually, lambda: len(server.left) == 2, "it is made again")
+        await client.close()
+        with pytest.raises(CallFailed, match="CANCELLED: the client was closed"):
+            await task
+
+    asyncio.run(run())
+
+
 def test_classify_ends_where_the_server_falls_silent(stub: tuple[str, Stub], capsys: pytest.CaptureFixture[str]):
     address, _ = stub
     assert main(["classify", "--model=m", "--text=x", f"--server={address}", "--timeout-seconds=0.5"]) == 1
