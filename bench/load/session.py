@@ -8,7 +8,6 @@ import datetime
 import json
 import os
 import platform
-import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +22,7 @@ from bench.load.fleet import FleetFailed, Work
 from bench.load.http2 import framed
 from bench.load.options import OptionsInvalid
 from service.client import CredentialsInvalid, credentials_of, explained
+from service.client.address import NO_ADDRESS, host_and_port
 
 _TIMEOUT_SECONDS = 20.0
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -127,10 +127,10 @@ def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespa
 
 
 def _address(server: str) -> tuple[str, int]:
-    host, _, port = server.rpartition(":")
-    if not host or not re.fullmatch("[0-9]{1,5}", port) or not 0 < int(port) < 65536:
-        raise OptionsInvalid(f"expected HOST:PORT, such as 127.0.0.1:8001, got '{server}'")
-    return host.strip("[]"), int(port)
+    address = host_and_port(server)
+    if address is None:
+        raise OptionsInvalid(f"{NO_ADDRESS}, got '{server}'")
+    return address
 
 
 def _facts(flags: argparse.Namespace, about: Any) -> dict[str, Any]:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import grpc
 
+from service.client.address import NO_ADDRESS, OTHER_TARGETS, host_and_port
 from service.client.blocking import Client
 from service.client.credentials import Credentials
 from service.client.failure import CallFailed
@@ -60,9 +61,8 @@ def _check(flags: argparse.Namespace) -> None:
             text.encode()
         except UnicodeEncodeError:  # bytes that are no UTF-8 come from a command line as lone surrogates
             raise SettingsError(f"classify: {text!a} is not UTF-8") from None
-    # gRPC would look for port 443, or for a host called "http"; its other forms, such as unix:PATH, are let through.
-    if ":" not in flags.server or flags.server.startswith(("http://", "https://")):
-        raise SettingsError(f"--server: expected HOST:PORT, such as 127.0.0.1:8001, got {flags.server!r}")
+    if host_and_port(flags.server) is None and not flags.server.startswith(OTHER_TARGETS):
+        raise SettingsError(f"--server: {NO_ADDRESS}, got {flags.server!r}")
 
 
 def _classified(flags: argparse.Namespace, credentials: Credentials) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import re
 import socket
 import ssl
 from collections.abc import Mapping
@@ -11,6 +10,7 @@ from pathlib import Path
 
 import grpc
 
+from service.client.address import NO_ADDRESS, OTHER_TARGETS, host_and_port
 from service.client.credentials import Credentials
 
 _TIMEOUT_SECONDS = 5.0
@@ -20,8 +20,6 @@ _SETTINGS = 4
 _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_…
 _OTHER_NAME, _OTHER_ADDRESS = 62, 64
 _OF_CALLERS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # alerts about what the caller shows
-_SCHEMES = ("unix:", "dns:", "ipv4:", "ipv6:", "xds:")  # left to gRPC
-_NO_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8001"
 _ELSE = "no gRPC server answers there, something else does: give another HOST:PORT"
 _SILENT = "who listens there says nothing: see whether that server hangs, or give another HOST:PORT"
 _NOT_CONNECTED = "failed to connect"  # so gRPC's own words begin
@@ -41,7 +39,7 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
     said = f"{code.name}: {' '.join(details.split())}"
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         fault = _fault(server, credentials)
-        if fault is None and details.startswith(_NOT_CONNECTED) and not server.startswith(_SCHEMES):
+        if fault is None and details.startswith(_NOT_CONNECTED) and not server.startswith(OTHER_TARGETS):
             fault = _fault_of_proxy(server, os.environ)
         return f"{server}: {fault}" if fault else said
     if code is grpc.StatusCode.UNAUTHENTICATED:
@@ -55,17 +53,16 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
 
 def _fault(server: str, credentials: Credentials) -> str | None:
     """Connect once more and return what hinders it; None where nothing does, or it cannot be tried."""
-    if server.startswith(_SCHEMES):
+    if server.startswith(OTHER_TARGETS):
         return None
-    parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", server)
-    if not parts or not 0 < int(parts[2]) < 65536:
-        return _NO_ADDRESS
-    address = parts[1], int(parts[2])
+    address = host_and_port(server)
+    if address is None:
+        return NO_ADDRESS
     try:
         with socket.create_connection(address, _TIMEOUT_SECONDS):
             pass
     except UnicodeError:  # no name that could be looked up
-        return _NO_ADDRESS
+        return NO_ADDRESS
     except OSError as error:
         return f"no gRPC server answers there ({error.strerror or error}); start one, or give another HOST:PORT"
     context = credentials.ssl_context()

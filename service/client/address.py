@@ -1,0 +1,14 @@
+"""HOST:PORT, as people type it."""
+
+from __future__ import annotations
+
+import re
+
+NO_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8001"
+OTHER_TARGETS = ("unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:", "xds:")  # left to gRPC
+
+
+def host_and_port(text: str) -> tuple[str, int] | None:
+    """Return the two, IPv6 without its brackets; None where it is no such address: gRPC would look for port 443."""
+    parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", text)
+    return (parts[1], int(parts[2])) if parts and 0 < int(parts[2]) < 65536 else None
