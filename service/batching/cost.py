@@ -23,6 +23,7 @@ _FOLLOW_GAIN = 1 / 64  # per batch of another size
 _IDLE_BATCHES = 16  # of other sizes in a row: what runs as often as that is measured
 _MOST_LEVEL = 2.0
 _MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
+_FORGET = 1 + 1 / 256  # per batch: what one took at best before the machine became slower tells nothing any more
 _LEAST_SECONDS = 1e-9  # nothing is free: rates divide by a cost
 _TRIED_BATCHES = 64  # more than one pause of the machine inflates
 
@@ -42,7 +43,7 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
 
 
 class _Estimate:
-    """Mean and deviation of one cell as first measured and at present, and the least it took, in seconds.
+    """Mean and deviation of one cell as first measured and at present, and the least it took of late, in seconds.
 
     What it took at least is unknown before it has run ``untried`` times.
     """
@@ -59,7 +60,7 @@ class _Estimate:
     def learn(self, seconds: float) -> None:
         self.idle = 0
         self.untried = max(0, self.untried - 1)
-        self.least = min(self.least, seconds)
+        self.least = min(self.least * _FORGET, seconds)
         error = seconds - self.mean
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
@@ -129,7 +130,7 @@ class CostModel:
         return cell.mean + _DEVIATIONS * cell.deviation
 
     def least_seconds(self, rows: int, group: Hashable) -> float:
-        """Return what a batch of ``rows`` costs at best: the quickest of those that ran, or the present mean.
+        """Return what a batch of ``rows`` costs at best: the quickest of late, or the present mean.
 
         Whoever gives up on a request must use this one. A pause of the machine inflates the mean, and one at
         load the first measurement; if that refused everything, nothing would run and nothing would correct it. For

@@ -70,7 +70,7 @@ def test_gives_up_by_the_first_measurement_only_after_a_pause() -> None:
     before = cost.seconds(8, "numbers")
     cost.observe(8, "numbers", 30.0)
     assert cost.seconds(8, "numbers") > 1.0
-    assert cost.least_seconds(8, "numbers") == before
+    assert cost.least_seconds(8, "numbers") == pytest.approx(before, rel=0.01)
 
 
 def test_the_first_measurement_is_not_the_best_for_good() -> None:
@@ -78,6 +78,14 @@ def test_the_first_measurement_is_not_the_best_for_good() -> None:
     cost = CostModel([1], {"g": [[0.034, 0.036]]})
     cost.observe(1, "g", 0.0045)
     assert cost.least_seconds(1, "g") == 0.0045
+
+
+def test_nor_is_the_quickest_of_all_on_a_machine_that_became_slower() -> None:
+    """Else who cannot be answered any more is let in, and told late, for good."""
+    cost = linear_cost()
+    for _ in range(300):
+        cost.observe(4, "numbers", 3 * 0.004)
+    assert cost.least_seconds(4, "numbers") == pytest.approx(3 * 0.004)
 
 
 def test_an_inflated_estimate_that_nobody_tests_is_forgotten() -> None:
@@ -189,7 +197,7 @@ def test_a_shape_that_was_not_measured_at_load_takes_at_best_what_it_took_once_i
         cost.observe(1, "tiny", 0.5)
     assert cost.least_seconds(1, "tiny") == 0.0
     cost.observe(1, "tiny", 0.75)
-    assert cost.least_seconds(1, "tiny") == 0.5
+    assert cost.least_seconds(1, "tiny") == pytest.approx(0.5, rel=0.01)
     assert cost.least_seconds(2, "tiny") == 0.0, "that size has not run"
 
 

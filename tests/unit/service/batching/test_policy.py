@@ -483,6 +483,14 @@ def test_refuses_at_the_door_although_batches_take_longer_than_they_did(profile:
     assert outcome.dropped <= 0.1 * (outcome.dropped + outcome.refused)
 
 
+@pytest.mark.parametrize("prompt", [True, False])
+def test_on_a_machine_that_became_slower_who_has_no_chance_is_told_at_once(prompt: bool) -> None:
+    """All have less time than a batch of one takes by now, and more than it took: most ran, for nobody."""
+    policy = BatchingPolicy(linear_cost(0.002, 0.0005, buckets_up_to(32), ("g",)), 32)
+    outcome = simulate(poisson(100, 3000, seed=1), 0.006, policy, prompt=prompt, slower=3.0)
+    assert outcome.refused >= 0.85 * 3000
+
+
 @pytest.mark.parametrize("load", [0.3, 0.6, 0.8])
 @pytest.mark.parametrize("profile", PROFILES)
 def test_mean_latency_below_saturation_is_as_inoue_predicts(profile: str, load: float) -> None:
