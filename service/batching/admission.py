@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
@@ -71,7 +71,7 @@ class Admission:
         # Long against a batch, so that it is steady, and short against a person's patience.
         self._period_seconds = _PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None)
         self._levels: dict[float, _Level] = {}  # by handicap: who is overtaken does not make the others' door strict
-        self._in_vain_since: float | None = None  # all that came since then was given up, and nothing ran
+        self._in_vain_since: dict[tuple[Hashable, int], float] = {}  # by group and bucket: given up, and none ran
         self.last_refusal: Refusal | None = None
         """The last prompt one, while the instances stay busy; None for certain that none holds."""
 
@@ -125,7 +125,7 @@ class Admission:
         ):
             level.foresight.refused(1)
             return last.error()
-        if not len(self._queue) and max(busy_until) <= IDLE:
+        if not len(self._queue) and min(busy_until) <= IDLE:
             return self._refusal_of_idle(request, busy_until, now, forecast or self._forecast)
         # At an idle instance only the certain is refused.
         by_bound = self._limits.prompt and min(busy_until) > IDLE
@@ -145,23 +145,28 @@ class Admission:
     def _refusal_of_idle(
         self, request: PendingRequest, busy_until: Sequence[float], now: float, forecast: Forecast
     ) -> ServingError | None:
-        """As :meth:`refusal`, with nothing waiting or running: only the certain is refused, and not for good.
+        """As :meth:`refusal`, at an idle instance with nothing waiting: only the certain is refused, and not for good.
 
-        Only what runs corrects what is thought to be certain. So where all is given up and nothing runs, now and then
-        one is let in as if it had no deadline.
+        Only what runs corrects what is thought to be certain of batches of its size and group. So where those are given
+        up and none runs, now and then one is let in as if it had no deadline.
         """
         finish = forecast.finish_at_best(request, busy_until, now)
         pause = max(_TRIAL_SECONDS, (finish - now) / _TRIAL_SHARE)
+        kind = self._kind(request.rows, request.group)
+        since = self._in_vain_since.get(kind, now)
         self.last_refusal = None
-        if self._in_vain_since is not None and self._in_vain_since + pause <= now:
-            self._in_vain_since = now
+        if since + pause <= now:
+            self._in_vain_since[kind] = now
             request.deadline = math.inf
             return None
         if finish <= request.deadline:
             return None
-        self._in_vain_since = now if self._in_vain_since is None else self._in_vain_since
-        trial_seconds = self._in_vain_since + pause - now  # whoever comes before is refused again
+        self._in_vain_since[kind] = since
+        trial_seconds = since + pause - now  # whoever comes before is refused again
         return Refusal(request, finish, 0, self._queue.departures, now, trial_seconds).error()
+
+    def _kind(self, rows: int, group: Hashable) -> tuple[Hashable, int]:
+        return group, self._policy.cost.bucket_of(rows)
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         """Tell whether the last refusal is still this one and holds for an arrival that it is for.
@@ -191,7 +196,9 @@ class Admission:
 
     def ended(self, release: Release, now: float) -> None:
         """Learn from a batch that has been answered for whom that was too late."""
-        self.last_refusal = self._in_vain_since = None
+        self.last_refusal = None
+        rows = sum([request.rows for request in release.requests])
+        self._in_vain_since.pop(self._kind(rows, release.group), None)
         self.gave_up([request for request in release.requests if request.deadline < now])
 
     def gave_up(self, late: Sequence[PendingRequest]) -> None:
@@ -209,8 +216,7 @@ class Admission:
         """Return what a request is told that waited and cannot be answered in time any more."""
         if request.deadline <= now:
             return DeadlineExceeded("the deadline passed while the request was queued")
-        if self._in_vain_since is None:
-            self._in_vain_since = now
+        self._in_vain_since.setdefault(self._kind(request.rows, request.group), now)
         policy = self._policy
         return DeadlineUnmeetable(
             "too many requests wait for an answer before the deadline",

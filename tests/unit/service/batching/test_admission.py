@@ -279,6 +279,21 @@ class TestTrials:
         assert self.asked(door, 1.9)[1] is not None
         assert self.asked(door, 2.0)[1] is None
 
+    @pytest.mark.parametrize("ran", [make_request(group="longer"), make_request(*range(8))], ids=["group", "size"])
+    def test_what_runs_of_another_group_or_size_is_no_trial(self, ran: PendingRequest) -> None:
+        """It corrects nothing: long sentences were shut out for good while short ones came."""
+        door = Door()
+        assert self.asked(door, 0.0)[1] is not None
+        door.admission.ended(Release(ran.group, [ran], [], "idle"), NOW + 0.9)
+        assert self.asked(door, 1.0)[1] is None
+
+    def test_an_idle_instance_tries_whatever_another_runs(self) -> None:
+        door = Door(instances=2)
+        for later, let_in in ((0.0, False), (0.9, False), (1.0, True)):
+            now = NOW + later
+            request = make_request(deadline=now + 0.002, arrival=now)
+            assert (door.refusal(request, [now + 0.01, IDLE], now) is None) == let_in
+
     def test_who_was_let_in_and_dropped_before_it_ran_has_come_in_vain_as_well(self) -> None:
         door = Door()
         door.admission.too_late(make_request(deadline=NOW + 0.002), NOW)
