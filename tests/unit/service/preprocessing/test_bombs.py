@@ -106,18 +106,25 @@ def test_a_small_jpeg_has_no_more_scans_either() -> None:
     [
         b"\xff\xe1\x00\x09Exif\0\0x" * 101,  # Pillow copies all that came before for each
         b"\xff\xe3\x00\x02" * 4097,  # and keeps a record of each, thirty times as large
-        b"\xff" * 4099,
-        b"x" * 4098,
+        b"\xff" * 131_073,
+        b"x" * 131_073,
+        (b"\xff\xe3\x00\x02" + b"\xff" * 1310) * 101,
     ],
-    ids=["Exif", "segments", "fill bytes", "junk"],
+    ids=["Exif", "segments", "fill bytes", "junk", "fill bytes here and there"],
 )
 def test_a_jpeg_has_not_much_before_its_first_scan(many: bytes) -> None:
     data = encoded(NOISE, "JPEG")
     assert refusal(data[:20] + many + data[20:]) == (
-        "picture is a JPEG of more than 4096 segments before its first scan, or more than 100 of Exif"
+        "picture is a JPEG of more than 4096 segments before its first scan, 100 of Exif, or 131072 bytes between them"
     )
     few = many[: len(many) // 101 * 50]
     assert decode(data[:20] + few + data[20:], "L").size == (300, 300)
+
+
+def test_a_jpeg_with_a_segment_whose_marker_was_overwritten_is_read() -> None:
+    """As in pictures of some phones; by the standard there may be any number of fill bytes, too."""
+    data, hidden = encoded(NOISE, "JPEG"), b"\0\xe1\xfe\xfdExif\0\0" + bytes(0xFEFD - 8)
+    assert decode(data[:20] + hidden + data[20:], "L") == decode(data, "L")
 
 
 def gif(*blocks: bytes, screen: tuple[int, int] = (1, 1)) -> bytes:
