@@ -32,6 +32,7 @@ def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
         looks = [off_loop.answer(method(lambda name: name, blocking=True), name) for name in map(str, range(40))]
         assert await asyncio.gather(*looks) == [str(number) for number in range(40)]
         assert await off_loop.answer(method(lambda name: name), "at once") == "at once"
+        assert await asyncio.to_thread(started.wait, GUARD_SECONDS)
         assert begun == ["a"]
         changing[1].cancel()
         await asyncio.sleep(0)
