@@ -15,15 +15,11 @@ from prometheus_client import CollectorRegistry, Metric
 from prometheus_client.core import CounterMetricFamily
 from prometheus_client.registry import Collector
 
-from service.errors import RequestCancelled, ServingError
+from service.errors import ServingError
 
 _STREAMS = {"ModelStreamInfer": "bidi_stream", "ServerReflectionInfo": "bidi_stream", "Watch": "server_stream"}
 _METHOD = ("grpc_type", "grpc_service", "grpc_method")
 _SPELT_OTHERWISE = {"OK": "OK", "CANCELLED": "Canceled"}
-
-
-def _left() -> ServingError:
-    return RequestCancelled("the caller left")
 
 
 class Rpc:
@@ -57,7 +53,7 @@ class RpcCounts(Collector):
             self._handled[method, code] += number
 
     @contextmanager
-    def one(self, method: str, leaving: Callable[[], ServingError] = _left) -> Iterator[Rpc]:
+    def one(self, method: str, leaving: Callable[[], ServingError]) -> Iterator[Rpc]:
         """Count an RPC in, and out when the context is left.
 
         Args:

@@ -81,8 +81,9 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     metrics.load_seconds.labels(*labels).set(0.5)
     metrics.set_state(*labels, "READY")
     metrics.change_failed.labels(model).set(0)
-    with metrics.rpcs.one("/inference.GRPCInferenceService/ModelStreamInfer"):
-        bound.settle()
+    metrics.rpcs.started("/inference.GRPCInferenceService/ModelStreamInfer")
+    metrics.rpcs.handled("/inference.GRPCInferenceService/ModelStreamInfer", "OK")
+    bound.settle()
     return bound
 
 

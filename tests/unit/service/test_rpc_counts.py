@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 from prometheus_client import CollectorRegistry
 
+from service.errors import DeadlineExceeded, RequestCancelled, ServingError
 from service.rpc_counts import RpcCounts
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 STREAM = "/inference.GRPCInferenceService/ModelStreamInfer"
 WATCH = "/grpc.health.v1.Health/Watch"
+LEFT = partial(RequestCancelled, "left")
 
 
 @pytest.fixture
@@ -62,27 +65,28 @@ def ending(rpcs: RpcCounts) -> str:
 
 
 def test_one_ends_with_the_code_that_it_says(rpcs: RpcCounts) -> None:
-    with rpcs.one(STREAM) as rpc:
+    with rpcs.one(STREAM, LEFT) as rpc:
         assert [key[0] for key in shown(rpcs)] == ["started"]
         rpc.code = "OK"
     assert ending(rpcs) == "OK"
 
 
-def test_one_whose_caller_left_was_cancelled(rpcs: RpcCounts) -> None:
-    with pytest.raises(asyncio.CancelledError), rpcs.one(STREAM):
+@pytest.mark.parametrize(("error", "spelt"), [(RequestCancelled, "Canceled"), (DeadlineExceeded, "DeadlineExceeded")])
+def test_one_whose_caller_left_ends_as_that_tells(rpcs: RpcCounts, error: type[ServingError], spelt: str) -> None:
+    with pytest.raises(asyncio.CancelledError), rpcs.one(STREAM, lambda: error("left")):
         raise asyncio.CancelledError
-    assert ending(rpcs) == "Canceled"
+    assert ending(rpcs) == spelt
 
 
 def test_one_that_an_error_escaped_ends_as_grpc_answers_then(rpcs: RpcCounts) -> None:
-    with pytest.raises(ValueError), rpcs.one(STREAM):  # noqa: PT011 - whichever it is
+    with pytest.raises(ValueError), rpcs.one(STREAM, LEFT):  # noqa: PT011 - whichever it is
         raise ValueError
     assert ending(rpcs) == "Unknown"
 
 
 def test_one_that_was_refused_ends_with_that(rpcs: RpcCounts) -> None:
     def refuse() -> None:
-        with rpcs.one(STREAM) as rpc:
+        with rpcs.one(STREAM, LEFT) as rpc:
             rpc.code = "UNAUTHENTICATED"
             raise RuntimeError  # as gRPC's abort does
 
