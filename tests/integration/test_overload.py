@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import threading
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -152,7 +153,9 @@ def test_two_thousand_calls_at_once_on_one_channel(embed: Embed, max_concurrent_
         assert running.metric("convserve_requests_total", code="OK") == 2001
 
 
-def test_costs_of_a_busy_machine_shut_nobody_out_for_good(embed: Embed, monkeypatch: pytest.MonkeyPatch):
+def test_costs_of_a_busy_machine_shut_nobody_out_for_good(
+    embed: Embed, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
     """All callers have less time than a batch took at load, so nothing would ever run and correct that."""
     busy, run = threading.Event(), OnnxBackend.run
     busy.set()
@@ -163,7 +166,7 @@ def test_costs_of_a_busy_machine_shut_nobody_out_for_good(embed: Embed, monkeypa
         return run(self, *batch)
 
     monkeypatch.setattr(OnnxBackend, "run", slowed)
-    with embed() as running:
+    with embed(cost_folder=str(tmp_path)) as running:  # not what others measured, nor for them
         busy.clear()
         request = pb.ModelInferRequest()
         request.CopyFrom(ADD_SUB)
