@@ -78,18 +78,24 @@ class _Run(Generic[_Result]):
         self._error: BaseException | None = None
 
     def run(self) -> None:
+        ended = self.ended
         try:
-            result = self._work(self.attempt)
-            self._results.append(result)
+            self._results.append(self._work(self.attempt))
         except BaseException as error:  # it is raised where it is waited for
             self._error = error
         finally:
-            self.ended.set()
+            del self  # which the error's traceback would keep, and it the error, with the session that was opened
+            ended.set()
 
     def outcome(self) -> _Result:
-        if self._error is not None:
-            raise self._error
-        return self._results[0]
+        """Return or raise what came of it, once."""
+        error, self._error = self._error, None
+        try:
+            if error is not None:
+                raise error
+            return self._results.pop()
+        finally:
+            del error
 
 
 def on_a_thread(name: str, work: Callable[[], None]) -> None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
+import weakref
 from collections.abc import Callable
 
 import pytest
@@ -71,6 +73,28 @@ def test_what_does_not_end_is_given_up_and_known_until_it_ends() -> None:
     assert attempts.runs_on
     threads.go_on()
     assert not attempts.runs_on
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+@pytest.mark.parametrize("hangs", [False, True])
+def test_what_failed_leaves_nothing_behind(hangs: bool) -> None:
+    """A session holds the weights, and a server that is idle collects no garbage for hours."""
+
+    class Session:
+        pass
+
+    def fail(_: Attempt) -> None:
+        session = Session()
+        opened.append(weakref.ref(session))
+        raise GraphInvalid("damaged")
+
+    threads, opened = Threads(), list[weakref.ref[Session]]()
+    threads.hanging = {"load a/1"} if hangs else set()
+    with contextlib.suppress(GraphInvalid, LoadTimedOut):
+        threads.attempts().make("load a/1", fail)
+    if hangs:
+        threads.go_on()
+    assert [session() for session in opened] == [None]
 
 
 def test_what_was_given_up_shows_nothing() -> None:
