@@ -29,18 +29,18 @@ class Attempt:
         """Be waited for."""
         self.interrupted = False
         self._lock = threading.Lock()
-        self._interrupts: list[Callable[[], None]] = []
+        self._interrupt: Callable[[], None] | None = None
         self._given_up = self._committed = False
 
     def interruptible_by(self, interrupt: Callable[[], None]) -> None:
-        """Have something called when it is given up, so that the work may end.
+        """Have this called when it is given up, in place of what was said before, so that the work may end.
 
         Raises:
             LoadTimedOut: It has been given up.
         """
         with self._lock:
             self._check()
-            self._interrupts.append(interrupt)
+            self._interrupt = interrupt
 
     def commit(self) -> None:
         """Tell that what is left is quick and will be waited for; to be called before anything shows.
@@ -56,10 +56,9 @@ class Attempt:
         """Wait no more, unless it has committed; tell whether it was given up."""
         with self._lock:
             self._given_up = not self._committed
-            self.interrupted = self._given_up and bool(self._interrupts)
-        if self._given_up:
-            for interrupt in self._interrupts:
-                interrupt()
+            self.interrupted = self._given_up and self._interrupt is not None
+        if self._given_up and self._interrupt is not None:
+            self._interrupt()
         return self._given_up
 
     def _check(self) -> None:

@@ -32,7 +32,7 @@ from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.preprocessing.image import ImageLimits
 from service.preprocessing.prepare import Preparer
-from service.repository import proof
+from service.repository import proof, store
 from service.repository.agreement import check_graph, labels_of
 from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
@@ -86,6 +86,7 @@ def load(
     """
     started = time.monotonic()
     attempt = attempt or Attempt()
+    fingerprint = store.fingerprint(folder)  # before it is read: what changes meanwhile differs
     opened = _open(folder, settings, attempt)
     layout, graph, subject = opened.pricing.layout, opened.graph, opened.subject()
     shown = opened.prove(graph, layout.instances)
@@ -95,7 +96,7 @@ def load(
     observer = MeteredBatches(model_metrics, opened.labels)
     lone = taking = None
     if opened.on_cpu and cores is not None:
-        lone = LoneSession(folder, opened.digest, LonePricing(opened.pricing, settings), subject, opened.prove, cores)
+        lone = LoneSession(folder, fingerprint, LonePricing(opened.pricing, settings), subject, opened.prove, cores)
         taking = cores.taken_by(graph.run, layout.threads)
     batcher = _batcher(opened, taking or graph.run, cost, observer, on_death)
     shared = _shared_answers(opened, batcher, observer, cache)

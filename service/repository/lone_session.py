@@ -13,12 +13,13 @@ from service.batching.batcher import Batcher
 from service.batching.lone import LoneRuns
 from service.cores import Cores, Taking
 from service.errors import LoadError
-from service.manifest import MODEL_FILE, file_digest
+from service.manifest import MODEL_FILE
+from service.repository import store
 from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import Disturbed, LonePricing
 from service.repository.pricing import Subject, useful_batch_size
-from service.repository.store import VersionFolder
+from service.repository.store import Fingerprint, VersionFolder
 
 _LOG = logging.getLogger(__name__)
 _MOST_LEFT_OUT = 256  # looks, after one that was in vain
@@ -35,7 +36,7 @@ class LoneSession:
     def __init__(
         self,
         folder: VersionFolder,
-        digest: str,
+        fingerprint: Fingerprint,
         pricing: LonePricing,
         subject: Subject,
         prove: Callable[[BatchView], object],
@@ -45,14 +46,14 @@ class LoneSession:
 
         Args:
             folder: Of the version.
-            digest: Of the model file that is served.
+            fingerprint: Of what is served, weights beside the model file included.
             pricing: Of the version.
             subject: The version as instances run it, on the CPU.
             prove: Replays the golden vectors; raises LoadError.
             cores: Told when its runs take them.
         """
         self._folder = folder
-        self._digest = digest
+        self._fingerprint = fingerprint
         self._pricing = pricing
         self._subject = subject
         self._prove = prove
@@ -111,10 +112,10 @@ class LoneSession:
         self, candidates: Iterable[int], batcher: Batcher, undisturbed: Callable[[], bool], attempt: Attempt
     ) -> LoneRuns | None:
         """Return the runs with the most threads with which any batch is quicker enough."""
-        path = self._folder.path / MODEL_FILE
+        path, cores = self._folder.path / MODEL_FILE, self._cores
         for threads in candidates:
             backend = OnnxBackend(path, "cpu", threads, lone=True)
-            if file_digest(path) != self._digest:
+            if store.fingerprint(self._folder) != self._fingerprint:
                 return None  # what is served is no longer there; if it is to be followed, that is about to happen
             attempt.interruptible_by(backend.interrupt)
             graph = batch_view(backend, self._subject.graph.batched)
@@ -125,7 +126,7 @@ class LoneSession:
                 cost, quicker = priced
                 policy = dataclasses.replace(batcher.policy, cost=cost, useful_batch_size=useful_batch_size(cost))
                 attempt.commit()
-                run = self._cores.taken_by(graph.run, threads)
+                run = cores.taken_by(graph.run, threads)
                 self._backend, self._taking = backend, run
-                return LoneRuns(threads, run, policy, quicker, cores_idle=lambda: self._cores.idle)
+                return LoneRuns(threads, run, policy, quicker, cores_idle=lambda: cores.idle)
         return None

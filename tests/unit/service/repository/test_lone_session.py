@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import logging
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from pathlib import Path
 
@@ -17,7 +19,8 @@ from service.batching.lone import LoneRuns
 from service.batching.policy import BatchingPolicy
 from service.cores import Cores
 from service.errors import GoldenMismatch
-from service.manifest import MODEL_FILE, file_digest
+from service.manifest import MODEL_FILE
+from service.repository import store
 from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView
 from service.repository.lone_pricing import Disturbed
@@ -76,7 +79,7 @@ class Stage:
         self.folder = write_model(folder, doubling())
         self.session = LoneSession(
             self.folder,
-            file_digest(self.folder.path / MODEL_FILE),
+            store.fingerprint(self.folder),
             self.pricing,  # type: ignore[arg-type]
             SUBJECT,
             self.prove,
@@ -126,6 +129,21 @@ def test_fewer_threads_are_tried_where_all_cores_gain_nothing(tmp_path: Path) ->
     assert (lone.threads, stage.pricing.measured) == (2, [8, 4, 2])
 
 
+def test_what_gains_nothing_is_dropped_before_fewer_threads_are_measured(
+    tmp_path: Path, without_garbage_collection: None
+) -> None:
+    """It holds the weights once more."""
+    stage, opened, others = Stage(tmp_path, {8: {}, 4: {}, 2: QUICKER}), list[int](), _backends()
+    stage.session._prove = lambda _: None
+    stage.pricing.during = lambda: opened.append(_backends() - others)
+    assert stage.open() is not None
+    assert opened == [1, 1, 1]
+
+
+def _backends() -> int:
+    return sum(type(kept) is OnnxBackend for kept in gc.get_objects())
+
+
 @pytest.mark.parametrize("quicker", [{}, {2: {}}], ids=["nothing to try", "no quicker"])
 def test_one_that_gains_nothing_is_not_kept(tmp_path: Path, quicker: Mapping[int, Mapping]) -> None:  # type: ignore[type-arg]
     stage = Stage(tmp_path, quicker)
@@ -154,6 +172,14 @@ def test_one_that_fails_is_not_used_and_harms_nobody(
 def test_one_of_a_file_that_has_changed_is_not_used(tmp_path: Path) -> None:
     stage = Stage(tmp_path, {2: QUICKER})
     onnx.save(doubling(("N", 3)), stage.folder.path / MODEL_FILE)
+    assert stage.open() is None
+    assert (stage.session.settled, stage.proven) == (True, [])
+
+
+def test_one_of_weights_beside_it_that_have_changed_is_not_used(tmp_path: Path) -> None:
+    """Of a bare graph no golden answer would tell."""
+    stage = Stage(tmp_path, {2: QUICKER})
+    (stage.folder.path / "weights.bin").write_bytes(b"others")
     assert stage.open() is None
     assert (stage.session.settled, stage.proven) == (True, [])
 
@@ -196,6 +222,16 @@ def test_one_that_is_given_up_while_it_is_opened_is_not_used(tmp_path: Path) -> 
     stage.pricing.during = attempt.give_up
     stage.session.open(stage.batcher, attempt)  # type: ignore[arg-type]
     assert (stage.batcher.lone, stage.session.runs, stage.session.settled) == (None, None, True)
+
+
+def test_its_weights_are_let_go_with_it(tmp_path: Path, without_garbage_collection: None) -> None:
+    stage = Stage(tmp_path, {2: QUICKER})
+    stage.session._prove = lambda _: None
+    stage.open()
+    assert stage.session._backend is not None
+    backend = weakref.ref(stage.session._backend)
+    del stage
+    assert backend() is None
 
 
 def test_its_runs_can_be_interrupted(tmp_path: Path) -> None:
