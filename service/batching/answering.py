@@ -36,11 +36,10 @@ class Answering:
                 left have been refused by then.
         """
         self._waiting_rows = waiting_rows
-        self._on_death = on_death
         self._batches: SimpleQueue[tuple[Answer, Unsettled] | None] = SimpleQueue()
         self._busy = self._closed = False
         self._lock = threading.Lock()
-        self._thread = threading.Thread(target=self._serve, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._serve, args=(on_death,), name=name, daemon=True)
         self._thread.start()
 
     def take(self, rows: int, answer: Answer, requests: Sequence[PendingRequest]) -> bool:
@@ -72,17 +71,17 @@ class Answering:
         if self._thread is not threading.current_thread():
             self._thread.join(timeout_seconds)
 
-    def _serve(self) -> None:
+    def _serve(self, on_death: Callable[[], None]) -> None:
         while (batch := self._batches.get()) is not None:
-            self._finish(*batch)
+            self._finish(*batch, on_death)
             del batch  # nothing of it is kept until the next one comes
             self._busy = False
 
-    def _finish(self, answer: Answer, unsettled: Unsettled) -> None:
+    def _finish(self, answer: Answer, unsettled: Unsettled, on_death: Callable[[], None]) -> None:
         try:
             answer(unsettled)
         except BaseException:
             _LOG.exception("answering a batch failed")
             for request in unsettled:
                 request.refuse(InternalError("the batch failed"))
-            self._on_death()
+            on_death()

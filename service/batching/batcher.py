@@ -114,7 +114,8 @@ class Batcher:
             self._inline = self._new_instance(self._limits.instances)
         try:
             if self._limits.answers_apart:
-                self._answering = Answering(f"{name}/answers", lambda: self._queue.rows, self._die)
+                queue = self._queue
+                self._answering = Answering(f"{name}/answers", lambda: queue.rows, self._die)
             for instance in range(self._limits.instances):
                 thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
                 thread.start()

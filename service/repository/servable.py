@@ -21,7 +21,7 @@ from service.spec import TextSpec
 from service.tensors import TensorSpec
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True)
 class Servable:
     """A version that answered its golden vectors here, or says that it has none.
 

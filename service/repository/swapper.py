@@ -8,6 +8,7 @@ from __future__ import annotations
 import collections
 import logging
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -116,13 +117,14 @@ class Swapper:
         self._in_vain.pop(place, None)
         if not self._is_serving(folder):
             self._lifecycle.set_status(VersionStatus(*place, "LOADING"))
-        born: list[Servable] = []
+        born: list[weakref.ref[Servable]] = []  # its batcher knows of them: else it would keep itself, and its weights
         died = threading.Event()
 
         def on_death() -> None:
             died.set()
-            for servable in born:
-                self._died(servable)
+            for living in born:
+                if (servable := living()) is not None:
+                    self._died(servable)
 
         def attempt(attempt: Attempt) -> Servable:
             try:
@@ -148,7 +150,7 @@ class Swapper:
         else:
             _LOG.info("model version is READY", extra={"fields": servables.summary(servable)})
             replaced = self._lifecycle.put(servable)
-            born.append(servable)
+            born.append(weakref.ref(servable))
             if died.is_set():  # before it was READY
                 self._died(servable)
             if replaced is not None:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import math
 import os
 import threading
+import weakref
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,9 @@ from service.golden import Golden
 from service.metrics import Metrics
 from service.repository import proof
 from service.repository.attempt import Attempt
+from service.repository.lifecycle import Lifecycle
 from service.repository.loading import load
+from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
 from service.settings import Settings
@@ -261,6 +266,32 @@ def test_one_that_is_given_up_while_it_is_loaded_is_interrupted_and_shows_nothin
         load(folder, SETTINGS, metrics, attempt=attempt)
     assert interrupted.is_set()
     assert b'model="' not in metrics.negotiate("")[0]
+
+
+def _backends() -> list[OnnxBackend]:
+    return [kept for kept in gc.get_objects() if type(kept) is OnnxBackend]
+
+
+@pytest.mark.parametrize("cores", [1, 8])
+def test_what_was_unloaded_lets_its_weights_go_at_once(
+    tmp_path: Path, metrics: Metrics, monkeypatch: pytest.MonkeyPatch, cores: int, without_garbage_collection: None
+) -> None:
+    """A server that is idle collects no garbage for hours. Answers are made apart where there are cores to spare."""
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: cores)
+    write_picture_version(tmp_path)
+    settings = dataclasses.replace(
+        SETTINGS, models=str(tmp_path), model_control_mode="explicit", load_models="pictures", response_cache=True
+    )
+    lifecycle = Lifecycle(metrics)
+    lend = partial(load, cores=Cores([0, 1], move=lambda *_: None, here=lambda: 0), cache=ResponseCache(10_000))
+    reconciler = Reconciler(settings, metrics, lifecycle, lend)
+    others = _backends()
+    reconciler.load_all()
+    ask(lifecycle.find("pictures"), picture_golden().inputs[0])
+    opened = [weakref.ref(backend) for backend in _backends() if backend not in others]
+    reconciler.unload_model("pictures")
+    assert opened
+    assert not any(backend() for backend in opened)
 
 
 def test_once_it_is_interrupted_a_graph_runs_on_no_thread(tmp_path: Path) -> None:
