@@ -18,9 +18,13 @@ def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
     """Return a manifest with digests of all the files that it needs, as they are now.
 
     Raises:
-        LoadError: One is missing, or model.onnx is no model.
+        LoadError: One is missing or not in the version's folder itself, or model.onnx is no model.
     """
-    names = {*companions(manifest), *external_files(version_dir / MODEL_FILE)}
+    external = external_files(version_dir / MODEL_FILE)
+    for name in external:
+        if Path(name).name != name:  # such a manifest would not be read
+            raise GraphInvalid(f"model file has weights in {name!r}: write them beside it, or inside")
+    names = {*companions(manifest), *external}
     return dataclasses.replace(
         manifest,
         schema_version=SCHEMA_VERSION,

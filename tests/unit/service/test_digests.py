@@ -86,7 +86,7 @@ def test_a_version_published_before_is_served_and_told_of(tmp_path: Path, caplog
     assert caplog.text == ""
 
 
-def with_weights_beside(root: Path) -> VersionFolder:
+def with_weights_beside(root: Path, location: str = "weights.bin") -> VersionFolder:
     """Publish ``y`` = ``x`` + ``weights``, these in a file of their own."""
     tensors = [(name, TensorProto.FLOAT, ("N", 1000)) for name in ("x", "y")]
     model = graph_model(
@@ -96,7 +96,8 @@ def with_weights_beside(root: Path) -> VersionFolder:
         {"weights": np.ones(1000, np.float32)},
     )
     folder = write_model(root, model)
-    onnx.save(model, folder.path / "model.onnx", save_as_external_data=True, location="weights.bin")
+    (folder.path / location).parent.mkdir(exist_ok=True)
+    onnx.save(model, folder.path / "model.onnx", save_as_external_data=True, location=location)
     return folder
 
 
@@ -117,6 +118,14 @@ def test_weights_beside_the_model_file_have_one_too(tmp_path: Path) -> None:
     (folder.path / "weights.bin").write_bytes(np.zeros(1000, np.float32).tobytes())
     with pytest.raises(ManifestInvalid, match=r"weights\.bin: has digest"):
         check_digests(made, folder.path)
+
+
+def test_weights_in_another_folder_are_not_sealed(tmp_path: Path) -> None:
+    """A manifest that names them could not be read."""
+    folder = with_weights_beside(tmp_path, "weights/all.bin")
+    plain = manifest(labels_file=None, task="tensor", preprocessing=None)
+    with pytest.raises(GraphInvalid, match=r"has weights in 'weights/all\.bin': write them beside it"):
+        sealed(plain, folder.path)
 
 
 def test_without_a_manifest_weights_beside_it_are_served_unverified(tmp_path: Path) -> None:
