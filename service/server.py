@@ -128,6 +128,7 @@ class Server:
             SettingsError: A port cannot be bound, or it shows at once that nothing can be served.
         """
         settings = self._settings
+        self._overlooked.tell()  # first: it may be why there is nothing to load
         self.reconciler.announce()  # before anybody calls, who else would hear of no model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
@@ -176,7 +177,6 @@ class Server:
     def _load(self) -> None:
         try:
             self._watchdog.start()  # first: what is loaded already is called
-            self._overlooked.tell()  # first: it may be why there is nothing to load
             self.reconciler.load_all()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)

@@ -77,6 +77,16 @@ def test_a_wrong_setting_is_one_line(flags: tuple[str, ...], words: str):
     assert '"listening"' not in ended.stderr
 
 
+def test_what_is_passed_over_is_named_where_nothing_is_left_to_serve(tmp_path: Path):
+    (tmp_path / "a" / "v1").mkdir(parents=True)
+    (tmp_path / "a" / "v1" / "model.onnx").touch()
+    ended = serve("--models", str(tmp_path))
+    (line,) = complaints(ended)
+    assert "holds no MODEL/VERSION/model.onnx" in line
+    (told,) = [json.loads(line) for line in ended.stderr.splitlines() if "passed over" in line]
+    assert told["place"] == "a/v1"
+
+
 def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
     """As in ``convserve inspect models | head -1``."""
     command = [sys.executable, "-m", "service", "inspect", str(small_repository), "--measure-seconds", "0"]
