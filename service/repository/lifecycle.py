@@ -119,7 +119,7 @@ class Lifecycle:
         return self._statuses.get((name, version))
 
     def newest_status(self, name: str, version: str = "") -> VersionStatus:
-        """Return the status of a version, or of a model's newest one, whether READY or not.
+        """Return the status of a version, READY or not, or of a model's newest: of those wanted, if any is.
 
         Raises:
             ModelNotFound: No such model or version.
@@ -133,7 +133,7 @@ class Lifecycle:
             known = [status for status in known if status.version == _number(version)]
         if not known:
             raise ModelNotFound(f"no model '{name}'" + (f" version {version}" if version else ""))
-        return max(known, key=lambda status: status.version)
+        return max(known, key=lambda status: (not status.is_left_out, status.version))
 
     def servables(self, name: str) -> Sequence[Servable]:
         """Return the READY versions of a model, newest first; empty if there is none."""

@@ -529,6 +529,17 @@ def test_what_will_be_loaded_is_known_before_anybody_calls(tmp_path: Path) -> No
     assert stage.start().states == {"a/1": "UNAVAILABLE", "a/2": "READY"}
 
 
+def test_why_a_pinned_version_does_not_serve_is_told_although_there_is_a_newer_one(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", loader=FakeLoader(**{"a/1": ManifestInvalid("no")}), versions="1").start()
+    assert refusal(stage.lifecycle, "a").message.startswith("model 'a' version 1 is UNAVAILABLE: its manifest")
+    stage.change("a/1")
+    stage.loader.failures.clear()
+    seen: list[str] = []
+    stage.loader.during = lambda _: seen.append(refusal(stage.lifecycle, "a").message)
+    stage.reconciler.poll()
+    assert seen == ["model 'a' version 1 is LOADING: try again"]
+
+
 def test_a_revival_keeps_to_the_pin_of_the_day(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1", "a/2", versions="all").start()
     stage.loader.on_death["a/2"]()
