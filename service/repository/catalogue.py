@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from service.errors import LoadFailed, SettingsError
+from service.errors import SettingsError
 from service.manifest import MANIFEST_FILE
 from service.repository import store, version_policy
 from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings, read_model_settings
-
-_LOG = logging.getLogger(__name__)
 
 Models = Mapping[str, Sequence[VersionFolder]]
 Plan = Mapping[str, tuple[Settings, Sequence[VersionFolder]]]
@@ -48,18 +45,6 @@ class Catalogue:
         models = store.by_name(self.scan())
         self._bare = {folder: seen for folder, seen in self._bare.items() if folder in models.get(folder.name, ())}
         return models
-
-    def versions(self, name: str) -> Sequence[VersionFolder]:
-        """Return the versions of one model for a call; none if there is no such model.
-
-        Raises:
-            LoadFailed: The repository cannot be read (FAILED_PRECONDITION).
-        """
-        try:
-            return self.models().get(name, ())
-        except SettingsError as error:
-            _LOG.error("the model repository cannot be read: %s", error)
-            raise LoadFailed("the model repository cannot be read") from None
 
     def settings_of(self, name: str) -> Settings:
         """Return how a model is served.

@@ -127,11 +127,15 @@ class Reconciler:
 
         Raises:
             ModelNotFound: The repository has no such model (NOT_FOUND).
-            LoadFailed: A wanted version cannot be served or is not there; what can be is, and what was READY stays so
-                (FAILED_PRECONDITION).
+            LoadFailed: A wanted version cannot be served or is not there; what can be is, and what was READY stays so.
+                Or the repository cannot be read (FAILED_PRECONDITION).
         """
         with self.changing:
-            folders = self._catalogue.versions(name)
+            try:
+                folders = self._catalogue.models().get(name, ())
+            except SettingsError as error:
+                _LOG.error("the model repository cannot be read: %s", error)
+                raise LoadFailed("the model repository cannot be read") from None
             if not folders:
                 self._forget_all_but(name, ())
                 self._shortfalls.note(name, Shortfall())
@@ -268,14 +272,14 @@ class Reconciler:
         """Load a version anew that fell, or that was given up too early; unless it was unloaded or is wanted no more.
 
         Raises:
-            LoadFailed: The repository cannot be read, or does not hold it now.
-            SettingsError: Its ``serving.toml`` is not valid.
+            LoadFailed: The repository does not hold it now.
+            SettingsError: The repository cannot be read, or its ``serving.toml`` is not valid.
         """
         with self.changing:
             status = self._lifecycle.status(name, version)
             if status is None or not self._swapper.failure(name, version):
                 return
-            folders = self._catalogue.versions(name)
+            folders = self._catalogue.models().get(name, ())
             folder = next((folder for folder in folders if folder.version == version), None)
             if folder is None:
                 raise LoadFailed(f"model '{name}' version {version} is not in the repository")

@@ -194,19 +194,20 @@ def test_one_that_cannot_be_brought_back_now_keeps_no_other_down_and_is_tried_ag
 
 
 @pytest.mark.parametrize("mode", ["none", "poll"])
+@pytest.mark.parametrize("away", ["models/a", "models"])
 def test_one_whose_folder_is_away_for_a_moment_comes_back(
-    tmp_path: Path, mode: str, caplog: pytest.LogCaptureFixture
+    tmp_path: Path, mode: str, away: str, caplog: pytest.LogCaptureFixture
 ) -> None:
-    stage = Stage(tmp_path, "a/1", "b/1", model_control_mode=mode).start()
+    stage = Stage(tmp_path / "models", "a/1", "b/1", model_control_mode=mode).start()
     watchdog = watched(stage)
-    (tmp_path / "a").rename(tmp_path / ".away")
+    (tmp_path / away).rename(tmp_path / "away")
     stage.loader.on_death["a/1"]()
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             watchdog.look()
     assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
     assert len(caplog.records) == 1, "not at every look"
-    (tmp_path / ".away").rename(tmp_path / "a")
+    (tmp_path / "away").rename(tmp_path / away)
     watchdog.look()
     assert stage.states == {"a/1": "READY", "b/1": "READY"}
 
