@@ -175,8 +175,7 @@ class OnnxBackend:
                 return self._run_with_values(feeds)
             return list(self._session.run(self._output_names, feeds, self._options()))
         except Exception as error:
-            # The text may hold paths and shapes of the graph: it is logged, never sent.
-            _LOG.exception("ONNX Runtime failed on a batch")
+            # The text may hold paths and shapes of the graph: whoever runs a batch may log it, and never sends it.
             raise BackendFailed("the runtime failed on this batch") from error
 
     def interrupt(self) -> None:
@@ -196,6 +195,7 @@ class OnnxBackend:
         return options
 
     def _keep(self, options: ort.RunOptions) -> None:
+        options.log_severity_level = 4  # the runtime's own lines for a run that fails say what is raised
         self._run_options.append(options)
         if self._interrupted:  # by now, or before this thread came
             options.terminate = True

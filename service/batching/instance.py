@@ -116,10 +116,8 @@ class Instance:
             _check_rows(outputs, bucket)
         except Exception as error:
             self._observer.failed(requests)
-            if isinstance(error, ServingError):
-                return error
             _LOG.exception("a batch failed")
-            return BackendFailed("the batch failed")
+            return error if isinstance(error, ServingError) else BackendFailed("the batch failed")
         finished = self._clock()
         facts = BatchFacts(
             rows,
@@ -174,5 +172,4 @@ def _check_rows(outputs: Sequence[np.ndarray], bucket: int) -> None:
     for output in outputs:
         if output.ndim == 0 or len(output) != bucket:
             rows = "no" if output.ndim == 0 else str(len(output))
-            _LOG.error("the backend returned %s rows for a batch of %d", rows, bucket)
             raise BackendFailed(f"the backend returned {rows} rows for a batch of {bucket}")

@@ -125,8 +125,9 @@ def _replay_batch(run: Run, golden: Golden, rows: np.ndarray, tolerance: float) 
     start = time.perf_counter()
     try:
         outputs = run(inputs)
-    except BackendFailed:
-        raise GoldenMismatch(f"batch of {bucket}: the runtime failed on the golden inputs") from None
+    except BackendFailed as error:
+        why = error.__cause__ or error
+        raise GoldenMismatch(f"batch of {bucket}: the runtime failed on the golden inputs: {why}") from None
     seconds = time.perf_counter() - start
     if len(outputs) != len(golden.outputs):
         raise GoldenMismatch(f"{len(outputs)} outputs, the golden answers have {len(golden.outputs)}")

@@ -420,11 +420,31 @@ def test_a_golden_answer_that_is_not_reproduced_is_refused(tmp_path: Path, place
     assert failure(write_picture_version(tmp_path, golden=planted(place)), GoldenMismatch) == message
 
 
+def test_made_up_rows_that_do_not_run_are_no_error_and_a_batch_that_does_not_is_one(
+    tmp_path: Path, loaded: Load, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = graph_model(
+        [helper.make_node("Reshape", ["x", "shape"], ["y"])],
+        [("x", TensorProto.FLOAT, ("N", "L"))],
+        [("y", TensorProto.FLOAT, ("N", 7))],
+        {"shape": np.array([-1, 7])},
+    )
+    servable = loaded(write_model(tmp_path, model))
+    assert not caplog.records
+    np.testing.assert_array_equal(*ask(servable, np.ones((1, 7), np.float32)), np.ones((1, 7)))
+    with pytest.raises(AssertionError, match="INTERNAL"):
+        ask(servable, np.ones((1, 5), np.float32))
+    assert [record.message for record in caplog.records] == ["a batch failed"]
+    assert "Reshape" in caplog.text, "why"
+    assert capfd.readouterr().err == "", "the runtime says nothing by itself"
+
+
 def test_golden_inputs_that_do_not_run_are_refused(tmp_path: Path) -> None:
     golden = picture_golden()
     wide = Golden(golden.raw, (golden.inputs[0].astype(np.int64),), golden.outputs)
     message = failure(write_picture_version(tmp_path, golden=wide), GoldenMismatch)
-    assert message == "batch of 4: the runtime failed on the golden inputs"
+    assert message.startswith("batch of 4: the runtime failed on the golden inputs: ")
+    assert "expected: (tensor(uint8))" in message, "why, as the runtime says"
 
 
 def test_cuda_that_is_demanded_and_absent_is_no_cpu(tmp_path: Path) -> None:
