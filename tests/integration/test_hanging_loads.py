@@ -28,7 +28,7 @@ def states(server: ServerProcess) -> dict[str, str]:
 def test_a_call_is_told_and_the_next_one_loads(tmp_path: Path, transport: str):
     for name in ("add-sub", "endless", "other"):
         graphs.write(tmp_path, name, graphs.endless() if name == "endless" else graphs.add_sub())
-    flags = ("--model-control-mode", "explicit", "--load-models", "add-sub", "--load-timeout-seconds", "1")
+    flags = ("--model-control-mode", "explicit", "--load-models", "add-sub", "--load-timeout-seconds", "3")
     with ServerProcess(tmp_path, transport, *FLAGS, *flags) as server:
         told = failure(load(server, "endless").result)
         assert (told.code, told.message) == (
@@ -45,7 +45,7 @@ def test_a_call_is_told_and_the_next_one_loads(tmp_path: Path, transport: str):
 
 def test_the_repository_is_followed_past_it_and_the_old_version_goes_on(tmp_path: Path, transport: str):
     graphs.write(tmp_path, "add-sub", graphs.add_sub())
-    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1", "--load-timeout-seconds", "1")
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1", "--load-timeout-seconds", "3")
     with ServerProcess(tmp_path, transport, *FLAGS, *flags) as server:
         graphs.write(tmp_path, "add-sub", graphs.endless(), version=2)
         eventually(lambda: states(server).get("add-sub/2") == "UNAVAILABLE", "it is given up")
