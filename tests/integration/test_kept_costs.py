@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.integration.harness import MODELS, ServerProcess
+from tests.integration.harness import MODELS, ServerProcess, eventually
 
 
 @pytest.fixture
@@ -49,6 +49,9 @@ def test_keeping_a_table_reloads_nothing(repository: Path):
     with ServerProcess(repository, "grpcio", *flags) as server:
         (repository / "lenet5-mnist" / "1" / "cost.json").write_text("{}")
         shutil.copytree(repository / "lenet5-mnist", repository / "another")  # proof that somebody looked since
-        server.client.wait_ready("another")
-        loaded = [entry["model"] for entry in server.logged("model version is READY")]
-        assert loaded == ["lenet5-mnist", "another"]
+
+        def loaded() -> list[str]:
+            return [entry["model"] for entry in server.logged("model version is READY")]
+
+        eventually(lambda: "another" in loaded(), "it is loaded")
+        assert loaded() == ["lenet5-mnist", "another"]
