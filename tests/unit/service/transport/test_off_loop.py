@@ -16,14 +16,23 @@ def method(handle: Callable[[Any], Any], **kind: bool) -> Method:
     return Method("/a.B/C", None, None, handle, **kind)
 
 
-def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
-    off_loop, started, gate, begun = OffLoop(), threading.Event(), threading.Event(), list[str]()
+class Changes:
+    """Each waits at a gate; who has begun is kept in order."""
 
-    def change(name: str) -> str:
-        begun.append(name)
-        started.set()
-        assert gate.wait(GUARD_SECONDS)
+    def __init__(self) -> None:
+        self.begun: list[str] = []
+        self.started = threading.Event()
+        self.gate = threading.Event()
+
+    def __call__(self, name: str) -> str:
+        self.begun.append(name)
+        self.started.set()
+        assert self.gate.wait(GUARD_SECONDS)
         return name
+
+
+def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
+    off_loop, change = OffLoop(), Changes()
 
     async def calls() -> None:
         changing = [
@@ -32,34 +41,29 @@ def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
         looks = [off_loop.answer(method(lambda name: name, blocking=True), name) for name in map(str, range(40))]
         assert await asyncio.gather(*looks) == [str(number) for number in range(40)]
         assert await off_loop.answer(method(lambda name: name), "at once") == "at once"
-        assert await asyncio.to_thread(started.wait, GUARD_SECONDS)
-        assert begun == ["a"]
+        assert await asyncio.to_thread(change.started.wait, GUARD_SECONDS)
+        assert change.begun == ["a"]
         changing[1].cancel()
         await asyncio.sleep(0)
-        gate.set()
+        change.gate.set()
         assert await asyncio.gather(changing[0], changing[2]) == ["a", "c"]
         assert changing[1].cancelled()
 
     asyncio.run(calls())
     off_loop.close()
-    assert begun == ["a", "c"], "who left before its turn changed nothing"
+    assert change.begun == ["a", "c"], "who left before its turn changed nothing"
 
 
 def test_what_waits_when_it_closes_is_dropped() -> None:
-    off_loop, started, gate, begun = OffLoop(), threading.Event(), threading.Event(), list[str]()
-
-    def change(name: str) -> None:
-        begun.append(name)
-        started.set()
-        assert gate.wait(GUARD_SECONDS)
+    off_loop, change = OffLoop(), Changes()
 
     async def calls() -> None:
         changing = [asyncio.create_task(off_loop.answer(method(change, changes=True), name)) for name in "ab"]
-        assert await asyncio.to_thread(started.wait, GUARD_SECONDS)
+        assert await asyncio.to_thread(change.started.wait, GUARD_SECONDS)
         off_loop.close()
-        gate.set()
+        change.gate.set()
         await asyncio.wait(changing)
         assert changing[1].cancelled()
 
     asyncio.run(calls())
-    assert begun == ["a"]
+    assert change.begun == ["a"]
