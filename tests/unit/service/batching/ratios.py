@@ -1,4 +1,4 @@
-"""The policy against the clairvoyant optimum, for the table in docs/batching.md.
+"""The policy against the clairvoyant optimum, for the table in ADR 5.
 
 ``python -m tests.unit.service.batching.ratios`` prints it. Traces are made of a seed, so they are the same everywhere.
 """
