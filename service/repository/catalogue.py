@@ -12,7 +12,7 @@ from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings, read_model_settings
 
 Models = Mapping[str, Sequence[VersionFolder]]
-Plan = Mapping[str, tuple[Settings, Sequence[VersionFolder]]]
+Plan = dict[str, tuple[Settings, Sequence[VersionFolder]]]
 
 
 class Catalogue:
@@ -70,7 +70,7 @@ class Catalogue:
             SettingsError: The repository lacks what was asked for, or a setting is wrong.
         """
         version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
-        plan = {}
+        plan: Plan = {}
         for name in self._names_at_start(models):
             settings = self.settings_of(name)
             plan[name] = (settings, self.wanted(models[name], settings))

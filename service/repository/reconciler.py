@@ -12,10 +12,10 @@ from collections.abc import Callable, Collection, Iterable, Sequence
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
-from service.repository import version_policy
+from service.repository import listing, version_policy
 from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
-from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.lifecycle import Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfall, Shortfalls, shortfall_of
@@ -70,7 +70,8 @@ class Reconciler:
 
         A version that fails becomes UNAVAILABLE with its reason; the others go on. Where all fail that a policy
         ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode ``explicit`` only
-        the models named in ``load_models`` are loaded. What was announced is what is loaded.
+        the models named in ``load_models`` are loaded. What was announced is what is loaded, but for models that a call
+        has loaded or unloaded since.
 
         Raises:
             SettingsError: As for :meth:`announce`.
@@ -148,6 +149,7 @@ class Reconciler:
             self._shortfalls.note(name, shortfall)
             if shortfall.problem:
                 raise LoadFailed(f"model '{name}' {shortfall.problem}")
+            self._settled_by_call(name)
 
     def unload_model(self, name: str) -> None:
         """Unload every version of a model, finishing what is queued.
@@ -158,32 +160,28 @@ class Reconciler:
         with self.changing:
             if not self._lifecycle.knows(name):
                 raise ModelNotFound(f"no model '{name}'")
+            self._settled_by_call(name)
             self._lifecycle.release(name)
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=True)
             for status in self._lifecycle.statuses():
-                if status.name == name and status.has_failed:
+                if status.name == name and not status.is_left_out:
                     self._swapper.leave_out(name, status.version, "it was unloaded")
             self._shortfalls.note(name, Shortfall())
 
+    def _settled_by_call(self, name: str) -> None:
+        """Keep the first loading, if it is still to come, from a model of which a call has said the later word."""
+        if self._announced is not None:
+            self._announced[1].pop(name, None)
+
     def index(self) -> list[VersionStatus]:
         """Return every version that is known or on disk; unreadable disks show what is known."""
-        known = {(status.name, status.version): status for status in self._lifecycle.statuses()}
+        on_disk: Sequence[VersionFolder] | None
         try:
             on_disk = self._catalogue.scan()
         except SettingsError:
-            on_disk = []
-        else:
-            there = {(folder.name, folder.version) for folder in on_disk}
-            known = {place: status for place, status in known.items() if place in there or not status.is_left_out}
-        for folder in on_disk:
-            known.setdefault(
-                (folder.name, folder.version),
-                VersionStatus(folder.name, folder.version, "UNAVAILABLE", UNLOADED, "it is not loaded"),
-            )
-        for status in self._shortfalls.absent:
-            known.setdefault((status.name, status.version), status)
-        return [known[key] for key in sorted(known)]
+            on_disk = None
+        return listing.index(self._lifecycle.statuses(), on_disk, self._shortfalls.absent)
 
     def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> Shortfall:
         """Bring one model in line: load first, then unload, so that it is never without a version.

@@ -744,6 +744,31 @@ class TestExplicit:
         assert stage.serving("a") == []
         assert stage.lifecycle.is_ready
 
+    def test_what_is_unloaded_before_the_first_loading_stays_unloaded(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models="a,b")
+        stage.reconciler.announce()
+        stage.reconciler.unload_model("a")
+        assert refusal(stage.lifecycle, "a").message == "model 'a' version 1 is UNAVAILABLE: it was unloaded"
+        stage.start()
+        assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+        assert stage.lifecycle.is_ready
+
+    def test_what_is_loaded_before_the_first_loading_is_loaded_once(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a")
+        stage.reconciler.announce()
+        stage.reconciler.load_model("a")
+        first = stage.lifecycle.find("a")
+        assert stage.start().lifecycle.find("a") is first
+
+    def test_what_failed_before_the_first_loading_is_tried_by_it(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")})
+        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit", load_models="a")
+        stage.reconciler.announce()
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        with pytest.raises(ProviderUnavailable):
+            stage.start()
+
     @pytest.mark.parametrize("name", ["b", "", "../a", "a/1", "."])
     def test_unknown_names_and_path_tricks_are_not_found(self, tmp_path: Path, name: str) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
