@@ -68,7 +68,7 @@ class Reconciler:
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
-        A version that fails becomes UNAVAILABLE with its reason; the others go on. Where all fail that a policy
+        A version that fails becomes UNAVAILABLE with its reason; the others go on. Where one fails that a policy
         ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode ``explicit`` only
         the models named in ``load_models`` are loaded. What was announced is what is loaded, but for models that a call
         has loaded or unloaded since.
@@ -209,7 +209,8 @@ class Reconciler:
         if not retry and not waits:
             tried = [*wanted, *self._stand_in(name, folders, settings, self._catalogue.is_whole)]
         ready = {servable.version: servable for servable in self._lifecycle.servables(name)}
-        for version in version_policy.to_unload(ready, [folder.version for folder in wanted]):
+        stand_ins = version_policy.stand_ins(settings.versions, on_disk)
+        for version in version_policy.to_unload(ready, [folder.version for folder in wanted], stand_ins):
             self._swapper.unload(ready[version], exists=version in on_disk)
         self._leave_out([folder for folder in folders if folder not in tried])
         return self._shortfall(folders, settings, wanted)
@@ -221,20 +222,21 @@ class Reconciler:
         settings: Settings,
         may_load: Callable[[VersionFolder], bool],
     ) -> Sequence[VersionFolder]:
-        """Load an older version where none is READY and the policy allows it.
+        """Load older versions where fewer are READY than are wanted and the policy allows it.
 
         Returns:
-            Those that were tried, now or before: all that are newer than the one that serves.
+            Those that were tried, now or before: all that are newer than the last one that has to serve.
         """
         versions = {folder.version: folder for folder in folders}
+        enough = len(self._catalogue.wanted(folders, settings))
         tried = []
         for version in version_policy.stand_ins(settings.versions, versions):
             folder = versions[version]
-            if any(servable.version > version for servable in self._lifecycle.servables(name)):
+            if sum(servable.version > version for servable in self._lifecycle.servables(name)) >= enough:
                 break
             tried.append(folder)
             if (
-                not self._lifecycle.servables(name)
+                len(self._lifecycle.servables(name)) < enough
                 and self._swapper.needs_loading(folder, retry=False)
                 and may_load(folder)
             ):
@@ -283,7 +285,9 @@ class Reconciler:
                 raise LoadFailed(f"model '{name}' version {version} is not in the repository")
             settings = self._catalogue.settings_of(name)
             wanted = self._catalogue.wanted(folders, settings)
-            if folder in wanted or not self._lifecycle.servables(name):
+            serving = len(self._lifecycle.servables(name))
+            stand_ins = version_policy.stand_ins(settings.versions, [folder.version for folder in folders])
+            if folder in wanted or not serving or (version in stand_ins and serving < len(wanted)):
                 self._swapper.load(folder, settings)
             else:
                 self._leave_out([folder])

@@ -362,6 +362,63 @@ def test_an_older_version_serves_where_the_newest_fails_at_the_start(tmp_path: P
     assert stage.serving("a") == [3]
 
 
+def test_a_version_that_fails_keeps_as_many_serving_as_are_wanted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2", loader=FakeLoader(**{"a/3": GoldenMismatch("no")}))
+    stage.start().add("a/3")
+    for _ in range(2):
+        stage.reconciler.poll()
+        assert stage.serving("a") == [2, 1]
+    assert change_failed(stage)
+    stage.add("a/4")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [4, 2], "of those that stand in, the newest"
+    stage.loader.failures.clear()
+    stage.change("a/3")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [4, 3]
+    assert not change_failed(stage)
+
+
+def test_a_version_whose_manifest_is_awaited_keeps_as_many_serving_as_are_wanted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2").start()
+    stage.add("a/3")
+    (tmp_path / "a" / "3" / "manifest.json").unlink()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2, 1]
+    stage.reconciler.poll()
+    assert stage.serving("a") == [3, 2]
+
+
+def test_what_was_removed_stands_in_only_where_none_serves(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/3": GoldenMismatch("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2", loader=loader).start()
+    stage.add("a/3")
+    stage.remove("a/1")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2], "removing a version is the word to let it go"
+
+
+def test_as_many_as_are_wanted_serve_from_the_start_where_the_newest_fails(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/4": GoldenMismatch("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", "a/4", loader=loader, versions="latest:2").start()
+    for _ in range(2):
+        assert stage.serving("a") == [3, 1]
+        assert shows(stage, "UNAVAILABLE", "a/2")
+        stage.reconciler.poll()
+    stage.loader.on_death["a/1"]()
+    stage.reconciler.revive("a", 1)
+    assert stage.serving("a") == [3, 1]
+
+
+def test_a_pin_lets_go_what_it_does_not_name(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", versions="all", loader=FakeLoader(**{"a/3": GoldenMismatch("no")}))
+    stage.start()
+    stage.loader.on_death["a/1"]()
+    (tmp_path / "a" / "serving.toml").write_text('versions = "2,3"\n')
+    stage.reconciler.revive("a", 1)
+    assert stage.serving("a") == [2]
+
+
 def test_what_has_changed_stands_in_only_where_none_serves(tmp_path: Path) -> None:
     loader = FakeLoader(**{"a/3": GoldenMismatch("no"), "a/2": ManifestInvalid("no")})
     stage = Stage(tmp_path, "a/1", "a/2", "a/3", loader=loader).start()
@@ -683,6 +740,15 @@ class TestExplicit:
         stage.loader.failures.clear()
         stage.reconciler.load_model("a")
         assert not change_failed(stage)
+
+    def test_a_load_that_fails_lets_nothing_go(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/3": ManifestInvalid("no")})
+        explicit: dict[str, Any] = {"model_control_mode": "explicit", "load_models": "a", "versions": "latest:2"}
+        stage = Stage(tmp_path, "a/1", "a/2", loader=loader, **explicit).start()
+        stage.add("a/3")
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [2, 1]
 
     def test_a_version_that_nobody_wants_fails_no_call(self, tmp_path: Path) -> None:
         loader = FakeLoader(**{"a/1": ManifestInvalid("no")})
