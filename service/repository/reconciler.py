@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
 from service.repository import listing, version_policy
 from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
-from service.repository.lifecycle import Lifecycle, VersionStatus
+from service.repository.lifecycle import UNREADABLE, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfall, Shortfalls, shortfall_of
@@ -87,13 +87,18 @@ class Reconciler:
         self._lifecycle.start()
 
     def _survey(self) -> tuple[Models, Plan]:
-        """Look at the repository for the first time; show each version as LOADING or as left out."""
+        """Look at the repository for the first time; show each version as LOADING, as left out or as unreadable."""
         models = self._catalogue.models()
         plan = self._catalogue.plan(models)
         self._lifecycle.require(list(plan))
+        for name in [name for name in plan if not models[name]]:
+            del plan[name]
+            why = self._catalogue.unreadable[name]
+            self._lifecycle.set_status(VersionStatus(name, 0, "UNAVAILABLE", why, UNREADABLE))
+            self._shortfalls.note(name, Shortfall(why))
         for name, folders in models.items():
             _, asked = plan.get(name, (None, []))
-            self._leave_out([folder for folder in folders if folder not in asked])
+            self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in asked])
             for folder in asked:
                 self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
         return models, plan
@@ -101,7 +106,8 @@ class Reconciler:
     def poll(self) -> None:
         """Look at the repository again and follow it; a version without a manifest once it looks the same twice.
 
-        An empty or unreadable repository is taken for a lost disk, and everything goes on being served.
+        An empty or unreadable repository is taken for a lost disk, and everything goes on being served; so does a model
+        whose folder cannot be read.
         """
         with self.changing:
             try:
@@ -115,7 +121,7 @@ class Reconciler:
                 return
             for name in sorted(known | set(models) | self._shortfalls.names):
                 try:
-                    shortfall = self._follow(name, models.get(name, []), retry=False)
+                    shortfall = self._follow(name, models.get(name), retry=False)
                 except SettingsError as error:
                     shortfall = Shortfall(str(error))
                 except Exception:
@@ -133,19 +139,20 @@ class Reconciler:
         """
         with self.changing:
             try:
-                folders = self._catalogue.models().get(name, ())
+                folders = self._catalogue.models().get(name)
             except SettingsError as error:
                 _LOG.error("the model repository cannot be read: %s", error)
                 raise LoadFailed("the model repository cannot be read") from None
-            if not folders:
-                self._forget_all_but(name, ())
+            if folders is None:
+                self._swapper.forget_all_but(name, ())
                 self._shortfalls.note(name, Shortfall())
                 raise ModelNotFound(f"no model '{name}' in the repository")
             try:
                 shortfall = self._follow(name, folders, retry=True)
             except SettingsError as error:
                 self._shortfalls.note(name, Shortfall(str(error)))
-                raise LoadFailed(f"model '{name}': its serving.toml is not valid") from None
+                what = "its serving.toml is not valid" if folders else UNREADABLE
+                raise LoadFailed(f"model '{name}': {what}") from None
             self._shortfalls.note(name, shortfall)
             if shortfall.problem:
                 raise LoadFailed(f"model '{name}' {shortfall.problem}")
@@ -176,28 +183,35 @@ class Reconciler:
 
     def index(self) -> list[VersionStatus]:
         """Return every version that is known or on disk; unreadable disks show what is known."""
-        on_disk: Sequence[VersionFolder] | None
         try:
-            on_disk = self._catalogue.scan()
+            contents = self._catalogue.scan()
         except SettingsError:
-            on_disk = None
-        return listing.index(self._lifecycle.statuses(), on_disk, self._shortfalls.absent)
+            contents = None
+        return listing.index(self._lifecycle.statuses(), contents, self._shortfalls.absent)
 
-    def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> Shortfall:
+    def _follow(self, name: str, folders: Sequence[VersionFolder] | None, *, retry: bool) -> Shortfall:
         """Bring one model in line: load first, then unload, so that it is never without a version.
+
+        Args:
+            name: Of the model.
+            folders: Its versions on disk; none if its folder cannot be read, None if it is gone.
+            retry: Whether what failed is tried again.
 
         Returns:
             What of it cannot be served, in words for callers.
+
+        Raises:
+            SettingsError: Its folder cannot be read, or its ``serving.toml`` is not valid; nothing has changed.
         """
-        on_disk = {folder.version for folder in folders}
-        self._forget_all_but(name, on_disk)
-        if not folders:
+        if folders is None:
             self._lifecycle.release(name)  # first: the server stays ready while it is drained
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=False)
+            self._swapper.forget_all_but(name, ())
             return Shortfall()
         settings = self._catalogue.settings_of(name)
         wanted = self._catalogue.wanted(folders, settings)
+        on_disk = {folder.version for folder in folders}
         waits = False
         for folder in wanted:
             if self._swapper.needs_loading(folder, retry=retry):
@@ -212,7 +226,8 @@ class Reconciler:
         stand_ins = version_policy.stand_ins(settings.versions, on_disk)
         for version in version_policy.to_unload(ready, [folder.version for folder in wanted], stand_ins):
             self._swapper.unload(ready[version], exists=version in on_disk)
-        self._leave_out([folder for folder in folders if folder not in tried])
+        self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in tried])
+        self._swapper.forget_all_but(name, on_disk)  # last: a model without versions is required no more
         return self._shortfall(folders, settings, wanted)
 
     def _stand_in(
@@ -232,28 +247,13 @@ class Reconciler:
         tried = []
         for version in version_policy.stand_ins(settings.versions, versions):
             folder = versions[version]
-            if sum(servable.version > version for servable in self._lifecycle.servables(name)) >= enough:
+            serving = [servable.version for servable in self._lifecycle.servables(name)]
+            if sum(other > version for other in serving) >= enough:
                 break
             tried.append(folder)
-            if (
-                len(self._lifecycle.servables(name)) < enough
-                and self._swapper.needs_loading(folder, retry=False)
-                and may_load(folder)
-            ):
+            if len(serving) < enough and self._swapper.needs_loading(folder, retry=False) and may_load(folder):
                 self._swapper.load(folder, settings)
         return tried
-
-    def _leave_out(self, folders: Iterable[VersionFolder]) -> None:
-        """Know of versions that nobody wants; one that is READY still serves."""
-        for folder in folders:
-            status = self._lifecycle.status(folder.name, folder.version)
-            if status is None or status.has_failed:
-                self._swapper.leave_out(folder.name, folder.version, "it is not loaded")
-
-    def _forget_all_but(self, name: str, on_disk: Collection[int]) -> None:
-        for status in self._lifecycle.statuses():
-            if status.name == name and status.state == "UNAVAILABLE" and status.version not in on_disk:
-                self._lifecycle.forget(name, status.version)
 
     def _shortfall(
         self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
@@ -290,7 +290,7 @@ class Reconciler:
             if folder in wanted or not serving or (version in stand_ins and serving < len(wanted)):
                 self._swapper.load(folder, settings)
             else:
-                self._leave_out([folder])
+                self._swapper.leave_out_unless_ready([folder])
             self._shortfalls.note(name, self._shortfall(folders, settings, wanted))
 
     @property

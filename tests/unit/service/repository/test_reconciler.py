@@ -168,6 +168,129 @@ def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
     assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
 
+def lock(model: Path, how: str) -> Path:
+    """Make a model's folder unreadable, also for root; return where it is meanwhile."""
+    hidden = model.with_name(f".{model.name}")
+    model.rename(hidden)
+    model.symlink_to(model if how == "a loop" else model.with_name("nowhere"))
+    return hidden
+
+
+def unlock(model: Path) -> None:
+    model.unlink()
+    model.with_name(f".{model.name}").rename(model)
+
+
+@pytest.mark.parametrize("how", ["a loop", "a link to nowhere"])
+def test_a_model_that_cannot_be_read_goes_on_and_so_do_the_others(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "b/1", versions="2", model_control_mode="poll")
+    (tmp_path / "b" / "serving.toml").write_text('versions = "latest:1"\n')
+    stage.start()
+    old = stage.lifecycle.find("a")
+    lock(tmp_path / "a", how)
+    stage.add("b/2")
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            stage.reconciler.poll()
+    assert stage.serving("b") == [2]
+    assert stage.lifecycle.find("a") is old
+    assert stage.lifecycle.is_ready
+    assert [record.fields["model"] for record in caplog.records] == ["a"], "told once"  # type: ignore[attr-defined]
+    assert change_failed(stage, "a")
+    assert not change_failed(stage, "b")
+    index = {(status.name, status.version): status.state for status in stage.reconciler.index()}
+    assert index == {("a", 1): "UNAVAILABLE", ("a", 2): "READY", ("b", 1): "UNAVAILABLE", ("b", 2): "READY"}
+    unlock(tmp_path / "a")
+    stage.reconciler.poll()
+    assert not change_failed(stage, "a")
+    assert stage.lifecycle.find("a") is old, "nothing has changed"
+
+
+def test_a_model_that_cannot_be_read_at_the_start_is_as_one_that_fails_to_load(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1")
+    lock(tmp_path / "a", "a loop")
+    stage.start()
+    for _ in range(2):
+        assert stage.serving("b") == [1]
+        assert not stage.lifecycle.is_ready
+        assert change_failed(stage, "a")
+        assert refusal(stage.lifecycle, "a").message == "model 'a' version 0 is UNAVAILABLE: its folder cannot be read"
+        first = stage.reconciler.index()[0]
+        assert (first.name, first.version, first.hint) == ("a", 0, "its folder cannot be read")
+        stage.reconciler.poll()
+    unlock(tmp_path / "a")
+    stage.reconciler.poll()
+    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+    assert stage.lifecycle.is_ready
+    assert not change_failed(stage, "a")
+
+
+def test_a_start_where_no_model_can_be_read_says_so(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1")
+    lock(tmp_path / "a", "a loop")
+    with pytest.raises(SettingsError, match=r"is wanted; .*/a: Too many levels of symbolic links$"):
+        stage.start()
+
+
+def test_a_new_model_that_cannot_be_read_is_told_and_served_once_it_can(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "b/1").start()
+    stage.add("a/1")
+    lock(tmp_path / "a", "a loop")
+    stage.reconciler.poll()
+    assert stage.lifecycle.is_ready
+    assert change_failed(stage, "a")
+    assert [(status.name, status.version, status.state) for status in stage.reconciler.index()] == [
+        ("a", 0, "UNAVAILABLE"),
+        ("b", 1, "READY"),
+    ]
+    unlock(tmp_path / "a")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+
+
+def test_a_version_that_leads_nowhere_fails_alone_and_comes_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "b/1").start()
+    stage.loader.failures["a/2"] = FileNotFoundError()
+    lock(tmp_path / "a" / "2", "a link to nowhere")
+    for _ in range(3):
+        stage.reconciler.poll()
+    assert stage.serving("a") == [2], "as it was"
+    assert change_failed(stage, "a")
+    assert not change_failed(stage, "b")
+    stage.loader.failures.clear()
+    unlock(tmp_path / "a" / "2")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2]
+    assert not change_failed(stage, "a")
+
+
+@pytest.mark.parametrize("how", ["a loop", "a link to nowhere"])
+def test_a_serving_toml_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, how: str) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2")
+    settings = tmp_path / "a" / "serving.toml"
+    settings.write_text('versions = "1"\n')
+    stage.start()
+    lock(settings, how)
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert change_failed(stage, "a")
+
+
+def test_a_model_whose_failed_version_is_replaced_by_one_that_fails_keeps_the_server_from_being_ready(
+    tmp_path: Path,
+) -> None:
+    loader = FakeLoader(**{"a/1": ManifestInvalid("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "b/1", loader=loader).start()
+    assert not stage.lifecycle.is_ready
+    stage.remove("a/1")
+    stage.add("a/2")
+    stage.reconciler.poll()
+    assert stage.states == {"a/2": "UNAVAILABLE", "b/1": "READY"}
+    assert not stage.lifecycle.is_ready
+
+
 @pytest.mark.parametrize("lost", ["emptied", "gone", "a file"])
 def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "models"
@@ -842,6 +965,28 @@ class TestExplicit:
             stage.reconciler.load_model(name)
         with pytest.raises(ModelNotFound):
             stage.reconciler.unload_model(name)
+
+    def test_a_model_that_cannot_be_read_fails_the_call_and_goes_on(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models="a").start()
+        lock(tmp_path / "a", "a loop")
+        with pytest.raises(LoadFailed, match=r"^model 'a': its folder cannot be read$"):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+        assert change_failed(stage, "a")
+        stage.reconciler.load_model("b")
+        stage.reconciler.unload_model("a")
+        assert not change_failed(stage, "a")
+        unlock(tmp_path / "a")
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+
+    def test_a_model_that_cannot_be_read_at_the_start_may_be_unloaded(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models="a,b")
+        lock(tmp_path / "a", "a loop")
+        stage.start()
+        assert not stage.lifecycle.is_ready
+        stage.reconciler.unload_model("a")
+        assert stage.lifecycle.is_ready
 
     def test_a_lost_repository_fails_the_call_alone(self, tmp_path: Path) -> None:
         root = tmp_path / "models"
