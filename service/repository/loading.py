@@ -25,7 +25,7 @@ from service.batching.run import Run
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores, Taking
 from service.digests import check_digests, uncovered
-from service.errors import GraphNotRunnable
+from service.errors import GraphNotRunnable, ManifestInvalid
 from service.golden import Golden
 from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
 from service.metrics import Metrics
@@ -221,11 +221,13 @@ def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opene
 
 
 def _is_there(path: Path) -> bool:
-    """As os.path.lexists, which takes whatever the disk refuses to tell for none; OSError."""
+    """As os.path.lexists, which takes whatever the disk refuses to tell for none."""
     try:
         path.lstat()
     except FileNotFoundError:
         return False
+    except OSError as error:
+        raise ManifestInvalid(f"{path}: {error.strerror}") from None
     return True
 
 

@@ -48,9 +48,9 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 def fingerprint(folder: VersionFolder) -> Fingerprint:
     """Return names, sizes and times of change of everything that a version is made of.
 
-    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes
-    meanwhile is left out, which is a change like any other. Inodes and the times of inodes do not count: a backup by
-    hard links changes the latter, and some network file systems make the former up.
+    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes meanwhile or may
+    not be read is left out, which is a change like any other. Inodes and the times of inodes do not count: a backup
+    by hard links changes the latter, and some network file systems make the former up.
     """
     files = [folder.path.parent / SERVING_FILE]
     try:
@@ -64,6 +64,8 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
         try:
             about = file.stat()
         except OSError:
+            continue
+        if not os.access(file, os.R_OK):
             continue
         found.append((file.name, about.st_size, about.st_mtime_ns))
     return tuple(found)

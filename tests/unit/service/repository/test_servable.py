@@ -204,7 +204,7 @@ def test_a_manifest_that_the_disk_refuses_to_tell_of_is_not_taken_for_none(
 
     for function in ("stat", "lstat"):
         monkeypatch.setattr(os, function, partial(refusing, original=getattr(os, function)))
-    with pytest.raises(OSError, match="Input/output error"):
+    with pytest.raises(ManifestInvalid, match=r"manifest\.json: Input/output error$"):
         loaded(folder)
 
 

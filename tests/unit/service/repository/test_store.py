@@ -170,6 +170,17 @@ def test_what_vanishes_is_a_change_and_no_error(tmp_path: Path) -> None:
     assert fingerprint(folder) == ()
 
 
+def test_to_be_let_read_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions alone change neither size nor time, and whoever mends them expects it to be tried again."""
+    add(tmp_path, "m/1")
+    (folder,) = scan(tmp_path).folders
+    readable = fingerprint(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != folder.path / "model.onnx" or mode != os.R_OK)
+        assert fingerprint(folder) != readable
+    assert fingerprint(folder) == readable
+
+
 def test_a_backup_by_hard_links_is_no_change(tmp_path: Path) -> None:
     add(tmp_path, "m/1")
     (folder,) = scan(tmp_path).folders
