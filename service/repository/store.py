@@ -18,6 +18,7 @@ _TRITONS_FILE = "config.pbtxt"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 # As Triton and TF Serving: positive integers without leading zeros; other folders are not versions.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_MOST_LOOKS = 3  # at a model that changes while it is looked at
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -106,18 +107,22 @@ def _entries(root: Path) -> list[Path]:
 
 
 def _versions(model: Path) -> list[VersionFolder]:
-    """List the versions in a folder, none in what is no folder; raise OSError if it cannot be read."""
-    try:
-        entries = list(model.iterdir())
-    except (FileNotFoundError, NotADirectoryError):
-        if leads_nowhere(model):
-            raise
-        return []
-    return [
-        VersionFolder(model.name, int(folder.name), folder)
-        for folder in entries
-        if _VERSION.fullmatch(folder.name) and _holds_model(folder)
-    ]
+    """List the versions in a folder, none in what is no folder; raise OSError if it cannot be read.
+
+    Where one of them vanishes meanwhile, the folder may have become another one, which is looked at anew.
+    """
+    found: list[VersionFolder] = []
+    for _ in range(_MOST_LOOKS):
+        try:
+            folders = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            if leads_nowhere(model):
+                raise
+            return []
+        found = [VersionFolder(model.name, int(folder.name), folder) for folder in folders if _holds_model(folder)]
+        if all(map(os.path.lexists, folders)):
+            break
+    return found
 
 
 def _holds_model(version: Path) -> bool:

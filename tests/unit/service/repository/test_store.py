@@ -126,6 +126,41 @@ def test_a_model_that_lets_nobody_in_cannot_be_read(tmp_path: Path, monkeypatch:
     assert scan(tmp_path).unreadable == {"a": "Permission denied"}
 
 
+@pytest.mark.parametrize("how", ["a link", "a rename"])
+def test_a_model_that_is_replaced_while_it_is_looked_at_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    add(tmp_path, ".old/1", ".new/2")
+    model, new = tmp_path / "a", tmp_path / ".new"
+    if how == "a link":  # as a ConfigMap's `..data`
+        model.symlink_to(".old")
+        new = tmp_path / ".link"
+        new.symlink_to(".new")
+    else:
+        (tmp_path / ".old").rename(model)
+    listdir = os.listdir
+
+    def replacing(path: Any) -> list[str]:
+        names = listdir(path)
+        if os.fspath(path) == str(model) and new.exists():
+            if how == "a rename":
+                model.rename(tmp_path / ".old")
+            new.replace(model)
+        return names
+
+    monkeypatch.setattr(os, "listdir", replacing)
+    assert found(tmp_path) == ["a/2"]
+
+
+def test_a_model_whose_versions_come_and_go_all_the_time_is_looked_at_no_longer_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path, "a/1")
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*listdir(path), *(["2"] if os.fspath(path).endswith("a") else [])])
+    assert found(tmp_path) == ["a/1"]
+
+
 def test_a_repository_that_is_no_folder_is_named(tmp_path: Path) -> None:
     with pytest.raises(SettingsError, match="nowhere: No such file or directory"):
         scan(tmp_path / "nowhere")
