@@ -63,8 +63,8 @@ class Catalogue:
         if name in self.unreadable:
             raise SettingsError(self.unreadable[name])
         path = self._root / name / store.SERVING_FILE
-        if store.leads_nowhere(path):
-            raise SettingsError(f"{path}: a link to nowhere")
+        if os.path.lexists(path) and not os.path.isfile(path):  # not to be taken for none
+            raise SettingsError(f"{path}: it leads to no file")
         try:
             return read_model_settings(path, self._settings)
         except OSError as error:

@@ -116,7 +116,7 @@ def _versions(model: Path) -> list[VersionFolder]:
         try:
             folders = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
         except (FileNotFoundError, NotADirectoryError):
-            if leads_nowhere(model):
+            if _leads_nowhere(model):
                 raise
             return []
         found = [VersionFolder(model.name, int(folder.name), folder) for folder in folders if _holds_model(folder)]
@@ -131,14 +131,13 @@ def _holds_model(version: Path) -> bool:
     try:
         return stat.S_ISREG(file.stat().st_mode)
     except (FileNotFoundError, NotADirectoryError):
-        return leads_nowhere(version) or leads_nowhere(file)
+        return _leads_nowhere(version) or _leads_nowhere(file)
     except OSError:
         os.stat(f"{version.parent}/.")  # fails where it is the model's folder that lets nobody in
         return True
 
 
-def leads_nowhere(path: Path) -> bool:
-    """Tell whether a path is a link to what is not there, or cannot be reached."""
+def _leads_nowhere(path: Path) -> bool:
     return os.path.islink(path) and not os.path.exists(path)
 
 

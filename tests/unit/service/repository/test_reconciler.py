@@ -266,13 +266,17 @@ def test_a_version_that_leads_nowhere_fails_alone_and_comes_back(tmp_path: Path)
     assert not change_failed(stage, "a")
 
 
-@pytest.mark.parametrize("how", ["a loop", "a link to nowhere"])
+@pytest.mark.parametrize("how", ["a loop", "a link to nowhere", "a folder"])
 def test_a_serving_toml_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, how: str) -> None:
     stage = Stage(tmp_path, "a/1", "a/2")
     settings = tmp_path / "a" / "serving.toml"
     settings.write_text('versions = "1"\n')
     stage.start()
-    lock(settings, how)
+    if how == "a folder":  # as a container engine makes one where it finds nothing to mount
+        settings.unlink()
+        settings.mkdir()
+    else:
+        lock(settings, how)
     stage.reconciler.poll()
     assert stage.serving("a") == [1]
     assert change_failed(stage, "a")
