@@ -18,7 +18,7 @@ from service.repository.batch_view import batch_view
 from service.repository.loading import load
 from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
 from service.repository.servable import Servable
-from service.repository.store import VersionFolder
+from service.repository.store import Contents, VersionFolder
 from service.spec import TextSpec
 
 
@@ -30,13 +30,16 @@ def print_report(path: str, measure_seconds: float = 1.0) -> int:
         measure_seconds: How long measuring one layout may take.
 
     Returns:
-        How many versions cannot be served.
+        How many versions, or models whose folder cannot be read, cannot be served.
 
     Raises:
         SettingsError: There is no version at or below the path.
     """
-    failed = 0
-    for folder in _versions(Path(path)):
+    contents = _contents(Path(path))
+    for name, why in contents.unreadable.items():
+        print(f"{name}\n  UNAVAILABLE: its folder cannot be read: {why}")
+    failed = len(contents.unreadable)
+    for folder in contents.folders:
         print(f"{folder.name}/{folder.version}")
         try:
             resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
@@ -46,26 +49,27 @@ def print_report(path: str, measure_seconds: float = 1.0) -> int:
             _print_servable(servable)
             _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
             _print_lone(load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
-        except LoadError as error:
+        except (LoadError, OSError) as error:
             failed += 1
             print(f"  UNAVAILABLE: {error}")
     return failed
 
 
-def _versions(path: Path) -> list[VersionFolder]:
+def _contents(path: Path) -> Contents:
     """Accept a version's folder, a model's folder or a repository."""
     if (path / MODEL_FILE).is_file():
         path = path.resolve()
         if not path.name.isdecimal():
             raise SettingsError(f"{path}: the folder of a version must be a number")
-        return [VersionFolder(path.parent.name, int(path.name), path)]
+        return Contents([VersionFolder(path.parent.name, int(path.name), path)], {})
     if not path.is_dir():
         raise SettingsError(f"{path}: no such folder")
     found = store.scan(path)
-    if not found:
+    if not found.folders:
         path = path.resolve()
-        found = [folder for folder in store.scan(path.parent) if folder.name == path.name]
-    if not found:
+        if folders := [folder for folder in store.scan(path.parent).folders if folder.name == path.name]:
+            return Contents(folders, {})
+    if not found.folders and not found.unreadable:
         raise SettingsError(f"{path}: holds no MODEL/VERSION/{MODEL_FILE}")
     return found
 

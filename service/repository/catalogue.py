@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from service.errors import SettingsError
 from service.manifest import MANIFEST_FILE
 from service.repository import store, version_policy
-from service.repository.store import Fingerprint, VersionFolder
+from service.repository.store import Contents, Fingerprint, VersionFolder
 from service.settings import Settings, read_model_settings
 
 Models = Mapping[str, Sequence[VersionFolder]]
-Plan = Mapping[str, tuple[Settings, Sequence[VersionFolder]]]
+Plan = dict[str, tuple[Settings, Sequence[VersionFolder]]]
 
 
 class Catalogue:
-    """Reads the disk at each call. Driven under the reconciler's lock, but for :meth:`scan`."""
+    """Reads the disk at each call. Driven under the reconciler's lock, but for :meth:`scan`.
+
+    Attributes:
+        unreadable: Models whose folder could not be read when :meth:`models` looked last, with place and reason.
+    """
 
     def __init__(self, settings: Settings) -> None:
         """Know of nothing yet.
@@ -26,10 +31,11 @@ class Catalogue:
         """
         self._settings = settings
         self._root = Path(settings.models)
+        self.unreadable: Mapping[str, str] = {}
         self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
 
-    def scan(self) -> list[VersionFolder]:
-        """Return every version on disk.
+    def scan(self) -> Contents:
+        """Return what is on disk.
 
         Raises:
             SettingsError: The repository cannot be read.
@@ -37,12 +43,14 @@ class Catalogue:
         return store.scan(self._root)
 
     def models(self) -> Models:
-        """Return the versions of each model.
+        """Return the versions of each model; none of one whose folder cannot be read.
 
         Raises:
             SettingsError: The repository cannot be read.
         """
-        models = store.by_name(self.scan())
+        contents = self.scan()
+        self.unreadable = {name: f"{self._root / name}: {why}" for name, why in contents.unreadable.items()}
+        models = store.by_name(contents.folders) | {name: [] for name in contents.unreadable}
         self._bare = {folder: seen for folder, seen in self._bare.items() if folder in models.get(folder.name, ())}
         return models
 
@@ -50,9 +58,17 @@ class Catalogue:
         """Return how a model is served.
 
         Raises:
-            SettingsError: Its ``serving.toml`` is wrong.
+            SettingsError: Its folder could not be read at the last look, or its ``serving.toml`` is wrong.
         """
-        return read_model_settings(self._root / name / store.SERVING_FILE, self._settings)
+        if name in self.unreadable:
+            raise SettingsError(self.unreadable[name])
+        path = self._root / name / store.SERVING_FILE
+        if os.path.lexists(path) and not os.path.isfile(path):  # not to be taken for none
+            raise SettingsError(f"{path}: it leads to no file")
+        try:
+            return read_model_settings(path, self._settings)
+        except OSError as error:
+            raise SettingsError(f"{path}: {error.strerror}") from None
 
     def wanted(self, folders: Sequence[VersionFolder], settings: Settings) -> list[VersionFolder]:
         """Return the versions that a model's settings name.
@@ -64,24 +80,25 @@ class Catalogue:
         return [folder for folder in folders if folder.version in numbers]
 
     def plan(self, models: Models) -> Plan:
-        """Return settings and wanted versions of every model to load at the start.
+        """Return settings and wanted versions of every model to load at the start; none of one that cannot be read.
 
         Raises:
             SettingsError: The repository lacks what was asked for, or a setting is wrong.
         """
         version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
-        plan = {}
+        plan: Plan = {}
         for name in self._names_at_start(models):
-            settings = self.settings_of(name)
+            settings = self._settings if name in self.unreadable else self.settings_of(name)
             plan[name] = (settings, self.wanted(models[name], settings))
         if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
             nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted"
-            raise SettingsError(nothing + store.hint_above(self._root))
+            unreadable = "".join(f"; {why}" for why in self.unreadable.values())
+            raise SettingsError(nothing + (unreadable or store.hint_above(self._root)))
         return plan
 
     def is_whole(self, folder: VersionFolder) -> bool:
         """Tell whether a version may be loaded at this look: without a manifest at the second, since it may follow."""
-        if (folder.path / MANIFEST_FILE).exists():
+        if os.path.lexists(folder.path / MANIFEST_FILE):
             return True
         seen = store.fingerprint(folder)
         if self._bare.pop(folder, None) == seen:

@@ -22,6 +22,7 @@ _LOG = logging.getLogger(__name__)
 
 State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
 UNLOADED = "unloaded"
+UNREADABLE = "its folder cannot be read"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class VersionStatus:
 
     Attributes:
         name: Model name.
-        version: Version number.
+        version: Version number; 0 of a model whose versions cannot be known, since its folder cannot be read.
         state: Its state.
         reason: Why it is UNAVAILABLE, for the operator; ``UNLOADED`` if nobody wants it; empty otherwise.
         hint: The same in short, for callers: no path, no number.

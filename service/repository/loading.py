@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import math
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 
 import numpy as np
 
@@ -25,7 +25,7 @@ from service.batching.run import Run
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores, Taking
 from service.digests import check_digests, uncovered
-from service.errors import GraphNotRunnable
+from service.errors import GraphNotRunnable, ManifestInvalid
 from service.golden import Golden
 from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
 from service.metrics import Metrics
@@ -179,7 +179,7 @@ class _Opened:
 
 def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opened:
     # One that cannot be read, such as a link to nowhere, is not taken for none: it says that much is to be proven.
-    manifest = read_manifest(folder.path) if os.path.lexists(folder.path / MANIFEST_FILE) else None
+    manifest = read_manifest(folder.path) if _is_there(folder.path / MANIFEST_FILE) else None
     if manifest is not None:
         check_digests(manifest, folder.path)
         if names := uncovered(manifest):
@@ -218,6 +218,17 @@ def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opene
         graph,
         _max_batch_size(settings, manifest, graph.batched),
     )
+
+
+def _is_there(path: Path) -> bool:
+    """As os.path.lexists, which takes whatever the disk refuses to tell for none."""
+    try:
+        path.lstat()
+    except FileNotFoundError:
+        return False
+    except OSError as error:
+        raise ManifestInvalid(f"{path}: {error.strerror}") from None
+    return True
 
 
 def _max_batch_size(settings: Settings, manifest: Manifest | None, batched: bool) -> int:

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable, Collection, Iterable, Sequence
+from collections.abc import Callable, Sequence
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
-from service.repository import version_policy
+from service.repository import listing, version_policy
 from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
-from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.lifecycle import UNREADABLE, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfall, Shortfalls, shortfall_of
@@ -68,9 +68,10 @@ class Reconciler:
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
-        A version that fails becomes UNAVAILABLE with its reason; the others go on. Where all fail that a policy
+        A version that fails becomes UNAVAILABLE with its reason; the others go on. Where one fails that a policy
         ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode ``explicit`` only
-        the models named in ``load_models`` are loaded. What was announced is what is loaded.
+        the models named in ``load_models`` are loaded. What was announced is what is loaded, but for models that a call
+        has loaded or unloaded since.
 
         Raises:
             SettingsError: As for :meth:`announce`.
@@ -86,13 +87,18 @@ class Reconciler:
         self._lifecycle.start()
 
     def _survey(self) -> tuple[Models, Plan]:
-        """Look at the repository for the first time; show each version as LOADING or as left out."""
+        """Look at the repository for the first time; show each version as LOADING, as left out or as unreadable."""
         models = self._catalogue.models()
         plan = self._catalogue.plan(models)
         self._lifecycle.require(list(plan))
+        for name in [name for name in plan if not models[name]]:
+            del plan[name]
+            why = self._catalogue.unreadable[name]
+            self._lifecycle.set_status(VersionStatus(name, 0, "UNAVAILABLE", why, UNREADABLE))
+            self._shortfalls.note(name, Shortfall(why))
         for name, folders in models.items():
             _, asked = plan.get(name, (None, []))
-            self._leave_out([folder for folder in folders if folder not in asked])
+            self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in asked])
             for folder in asked:
                 self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
         return models, plan
@@ -100,7 +106,8 @@ class Reconciler:
     def poll(self) -> None:
         """Look at the repository again and follow it; a version without a manifest once it looks the same twice.
 
-        An empty or unreadable repository is taken for a lost disk, and everything goes on being served.
+        An empty or unreadable repository is taken for a lost disk, and everything goes on being served; so does a model
+        whose folder cannot be read.
         """
         with self.changing:
             try:
@@ -114,7 +121,7 @@ class Reconciler:
                 return
             for name in sorted(known | set(models) | self._shortfalls.names):
                 try:
-                    shortfall = self._follow(name, models.get(name, []), retry=False)
+                    shortfall = self._follow(name, models.get(name), retry=False)
                 except SettingsError as error:
                     shortfall = Shortfall(str(error))
                 except Exception:
@@ -132,22 +139,24 @@ class Reconciler:
         """
         with self.changing:
             try:
-                folders = self._catalogue.models().get(name, ())
+                folders = self._catalogue.models().get(name)
             except SettingsError as error:
                 _LOG.error("the model repository cannot be read: %s", error)
                 raise LoadFailed("the model repository cannot be read") from None
-            if not folders:
-                self._forget_all_but(name, ())
+            if folders is None:
+                self._swapper.forget_all_but(name, ())
                 self._shortfalls.note(name, Shortfall())
                 raise ModelNotFound(f"no model '{name}' in the repository")
             try:
                 shortfall = self._follow(name, folders, retry=True)
             except SettingsError as error:
                 self._shortfalls.note(name, Shortfall(str(error)))
-                raise LoadFailed(f"model '{name}': its serving.toml is not valid") from None
+                what = "its serving.toml is not valid" if folders else UNREADABLE
+                raise LoadFailed(f"model '{name}': {what}") from None
             self._shortfalls.note(name, shortfall)
             if shortfall.problem:
                 raise LoadFailed(f"model '{name}' {shortfall.problem}")
+            self._settled_by_call(name)
 
     def unload_model(self, name: str) -> None:
         """Unload every version of a model, finishing what is queued.
@@ -158,48 +167,51 @@ class Reconciler:
         with self.changing:
             if not self._lifecycle.knows(name):
                 raise ModelNotFound(f"no model '{name}'")
+            self._settled_by_call(name)
             self._lifecycle.release(name)
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=True)
             for status in self._lifecycle.statuses():
-                if status.name == name and status.has_failed:
+                if status.name == name and not status.is_left_out:
                     self._swapper.leave_out(name, status.version, "it was unloaded")
             self._shortfalls.note(name, Shortfall())
 
+    def _settled_by_call(self, name: str) -> None:
+        """Keep the first loading, if it is still to come, from a model of which a call has said the later word."""
+        if self._announced is not None:
+            self._announced[1].pop(name, None)
+
     def index(self) -> list[VersionStatus]:
         """Return every version that is known or on disk; unreadable disks show what is known."""
-        known = {(status.name, status.version): status for status in self._lifecycle.statuses()}
         try:
-            on_disk = self._catalogue.scan()
+            contents = self._catalogue.scan()
         except SettingsError:
-            on_disk = []
-        else:
-            there = {(folder.name, folder.version) for folder in on_disk}
-            known = {place: status for place, status in known.items() if place in there or not status.is_left_out}
-        for folder in on_disk:
-            known.setdefault(
-                (folder.name, folder.version),
-                VersionStatus(folder.name, folder.version, "UNAVAILABLE", UNLOADED, "it is not loaded"),
-            )
-        for status in self._shortfalls.absent:
-            known.setdefault((status.name, status.version), status)
-        return [known[key] for key in sorted(known)]
+            contents = None
+        return listing.index(self._lifecycle.statuses(), contents, self._shortfalls.absent)
 
-    def _follow(self, name: str, folders: Sequence[VersionFolder], *, retry: bool) -> Shortfall:
+    def _follow(self, name: str, folders: Sequence[VersionFolder] | None, *, retry: bool) -> Shortfall:
         """Bring one model in line: load first, then unload, so that it is never without a version.
+
+        Args:
+            name: Of the model.
+            folders: Its versions on disk; none if its folder cannot be read, None if it is gone.
+            retry: Whether what failed is tried again.
 
         Returns:
             What of it cannot be served, in words for callers.
+
+        Raises:
+            SettingsError: Its folder cannot be read, or its ``serving.toml`` is not valid; nothing has changed.
         """
-        on_disk = {folder.version for folder in folders}
-        self._forget_all_but(name, on_disk)
-        if not folders:
+        if folders is None:
             self._lifecycle.release(name)  # first: the server stays ready while it is drained
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=False)
+            self._swapper.forget_all_but(name, ())
             return Shortfall()
         settings = self._catalogue.settings_of(name)
         wanted = self._catalogue.wanted(folders, settings)
+        on_disk = {folder.version for folder in folders}
         waits = False
         for folder in wanted:
             if self._swapper.needs_loading(folder, retry=retry):
@@ -211,9 +223,11 @@ class Reconciler:
         if not retry and not waits:
             tried = [*wanted, *self._stand_in(name, folders, settings, self._catalogue.is_whole)]
         ready = {servable.version: servable for servable in self._lifecycle.servables(name)}
-        for version in version_policy.to_unload(ready, [folder.version for folder in wanted]):
+        stand_ins = version_policy.stand_ins(settings.versions, on_disk)
+        for version in version_policy.to_unload(ready, [folder.version for folder in wanted], stand_ins):
             self._swapper.unload(ready[version], exists=version in on_disk)
-        self._leave_out([folder for folder in folders if folder not in tried])
+        self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in tried])
+        self._swapper.forget_all_but(name, on_disk)  # last: a model without versions is required no more
         return self._shortfall(folders, settings, wanted)
 
     def _stand_in(
@@ -223,37 +237,23 @@ class Reconciler:
         settings: Settings,
         may_load: Callable[[VersionFolder], bool],
     ) -> Sequence[VersionFolder]:
-        """Load an older version where none is READY and the policy allows it.
+        """Load older versions where fewer are READY than are wanted and the policy allows it.
 
         Returns:
-            Those that were tried, now or before: all that are newer than the one that serves.
+            Those that were tried, now or before: all that are newer than the last one that has to serve.
         """
         versions = {folder.version: folder for folder in folders}
+        enough = len(self._catalogue.wanted(folders, settings))
         tried = []
         for version in version_policy.stand_ins(settings.versions, versions):
             folder = versions[version]
-            if any(servable.version > version for servable in self._lifecycle.servables(name)):
+            serving = [servable.version for servable in self._lifecycle.servables(name)]
+            if sum(other > version for other in serving) >= enough:
                 break
             tried.append(folder)
-            if (
-                not self._lifecycle.servables(name)
-                and self._swapper.needs_loading(folder, retry=False)
-                and may_load(folder)
-            ):
+            if len(serving) < enough and self._swapper.needs_loading(folder, retry=False) and may_load(folder):
                 self._swapper.load(folder, settings)
         return tried
-
-    def _leave_out(self, folders: Iterable[VersionFolder]) -> None:
-        """Know of versions that nobody wants; one that is READY still serves."""
-        for folder in folders:
-            status = self._lifecycle.status(folder.name, folder.version)
-            if status is None or status.has_failed:
-                self._swapper.leave_out(folder.name, folder.version, "it is not loaded")
-
-    def _forget_all_but(self, name: str, on_disk: Collection[int]) -> None:
-        for status in self._lifecycle.statuses():
-            if status.name == name and status.state == "UNAVAILABLE" and status.version not in on_disk:
-                self._lifecycle.forget(name, status.version)
 
     def _shortfall(
         self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
@@ -285,10 +285,12 @@ class Reconciler:
                 raise LoadFailed(f"model '{name}' version {version} is not in the repository")
             settings = self._catalogue.settings_of(name)
             wanted = self._catalogue.wanted(folders, settings)
-            if folder in wanted or not self._lifecycle.servables(name):
+            serving = len(self._lifecycle.servables(name))
+            stand_ins = version_policy.stand_ins(settings.versions, [folder.version for folder in folders])
+            if folder in wanted or not serving or (version in stand_ins and serving < len(wanted)):
                 self._swapper.load(folder, settings)
             else:
-                self._leave_out([folder])
+                self._swapper.leave_out_unless_ready([folder])
             self._shortfalls.note(name, self._shortfall(folders, settings, wanted))
 
     @property

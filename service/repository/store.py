@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
-from collections.abc import Iterable
+import stat
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +18,7 @@ _TRITONS_FILE = "config.pbtxt"
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 # As Triton and TF Serving: positive integers without leading zeros; other folders are not versions.
 _VERSION = re.compile(r"[1-9][0-9]{0,17}")
+_MOST_LOOKS = 3  # at a model that changes while it is looked at
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -27,15 +30,28 @@ class VersionFolder:
     path: Path
 
 
+@dataclass(frozen=True, slots=True)
+class Contents:
+    """What a repository holds.
+
+    Attributes:
+        folders: Every version, by name and version.
+        unreadable: Models whose folder cannot be read, with why, for the operator.
+    """
+
+    folders: Sequence[VersionFolder]
+    unreadable: Mapping[str, str]
+
+
 Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint(folder: VersionFolder) -> Fingerprint:
     """Return names, sizes and times of change of everything that a version is made of.
 
-    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes
-    meanwhile is left out, which is a change like any other. Inodes and the times of inodes do not count: a backup by
-    hard links changes the latter, and some network file systems make the former up.
+    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes meanwhile or may
+    not be read is left out, which is a change like any other. Inodes and the times of inodes do not count: a backup
+    by hard links changes the latter, and some network file systems make the former up.
     """
     files = [folder.path.parent / SERVING_FILE]
     try:
@@ -50,6 +66,8 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
             about = file.stat()
         except OSError:
             continue
+        if not os.access(file, os.R_OK):
+            continue
         found.append((file.name, about.st_size, about.st_mtime_ns))
     return tuple(found)
 
@@ -62,28 +80,65 @@ def by_name(folders: Iterable[VersionFolder]) -> dict[str, list[VersionFolder]]:
     return names
 
 
-def scan(root: Path) -> list[VersionFolder]:
-    """List every version folder that holds a model file, by name and version; what vanishes meanwhile is left out.
+def scan(root: Path) -> Contents:
+    """List every version folder that holds a model file; what vanishes meanwhile is left out.
+
+    A link to nowhere has not vanished: it is unreadable. A version that is so is listed, as one that fails to load.
 
     Raises:
-        SettingsError: The repository or a model in it is not a readable folder.
+        SettingsError: The repository is not a readable folder.
     """
+    folders: list[VersionFolder] = []
+    unreadable = {}
+    for model in _entries(root):
+        if _NAME.fullmatch(model.name):
+            try:
+                folders += _versions(model)
+            except OSError as error:
+                unreadable[model.name] = str(error.strerror)
+    return Contents(sorted(folders), unreadable)
+
+
+def _entries(root: Path) -> list[Path]:
     try:
-        models = [entry for entry in root.iterdir() if entry.is_dir() and _NAME.fullmatch(entry.name)]
-        return sorted(folder for model in models for folder in _versions(model))
+        return sorted(root.iterdir())
     except OSError as error:
         raise SettingsError(f"model repository {root}: {error.strerror}") from None
 
 
 def _versions(model: Path) -> list[VersionFolder]:
+    """List the versions in a folder, none in what is no folder; raise OSError if it cannot be read.
+
+    Where one of them vanishes meanwhile, the folder may have become another one, which is looked at anew.
+    """
+    found: list[VersionFolder] = []
+    for _ in range(_MOST_LOOKS):
+        try:
+            folders = [entry for entry in model.iterdir() if _VERSION.fullmatch(entry.name)]
+        except (FileNotFoundError, NotADirectoryError):
+            if _leads_nowhere(model):
+                raise
+            return []
+        found = [VersionFolder(model.name, int(folder.name), folder) for folder in folders if _holds_model(folder)]
+        if all(map(os.path.lexists, folders)):
+            break
+    return found
+
+
+def _holds_model(version: Path) -> bool:
+    """Tell whether a version has a model file, or might: it cannot be looked at. Raises OSError for its model."""
+    file = version / MODEL_FILE
     try:
-        return [
-            VersionFolder(model.name, int(folder.name), folder)
-            for folder in model.iterdir()
-            if _VERSION.fullmatch(folder.name) and (folder / MODEL_FILE).is_file()
-        ]
-    except FileNotFoundError:
-        return []
+        return stat.S_ISREG(file.stat().st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return _leads_nowhere(version) or _leads_nowhere(file)
+    except OSError:
+        os.stat(f"{version.parent}/.")  # fails where it is the model's folder that lets nobody in
+        return True
+
+
+def _leads_nowhere(path: Path) -> bool:
+    return os.path.islink(path) and not os.path.exists(path)
 
 
 def passed_over(root: Path) -> dict[str, str]:
@@ -96,14 +151,16 @@ def passed_over(root: Path) -> dict[str, str]:
         SettingsError: The repository is not a readable folder.
     """
     found: dict[str, str] = {}
-    try:
-        for model in sorted(_folders(root)):
+    for model in _entries(root):
+        if model.name.startswith("."):
+            continue
+        try:
             if _NAME.fullmatch(model.name):
                 found |= _passed_over_in(model)
             elif _folders(model):
                 found[model.name] = "a model's name is at most 128 letters, digits and _.-, a letter, digit or _ first"
-    except OSError as error:
-        raise SettingsError(f"model repository {root}: {error.strerror}") from None
+        except OSError:  # it is no folder, or told where it is to be served
+            continue
     return found
 
 
@@ -111,7 +168,7 @@ def _passed_over_in(model: Path) -> dict[str, str]:
     found: dict[str, str] = {}
     served = False
     for folder in sorted(_folders(model)):
-        has_model = (folder / MODEL_FILE).is_file()
+        has_model = _holds_model(folder)
         if not _VERSION.fullmatch(folder.name):
             if has_model:
                 found[f"{model.name}/{folder.name}"] = "a version's name is a positive integer without leading zeros"
@@ -119,15 +176,15 @@ def _passed_over_in(model: Path) -> dict[str, str]:
             served = True
         else:
             found[f"{model.name}/{folder.name}"] = f"it holds no {MODEL_FILE}"
-    if not found and not served:
+    if not found and not served and not _versions(model):
         found[model.name] = f"it holds no VERSION/{MODEL_FILE}"
-    if (model / _TRITONS_FILE).exists():
+    if os.path.exists(model / _TRITONS_FILE):
         found[f"{model.name}/{_TRITONS_FILE}"] = f"it is not read: {SERVING_FILE} sets a model up"
     return found
 
 
 def _folders(path: Path) -> list[Path]:
-    return [entry for entry in path.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+    return [entry for entry in path.iterdir() if os.path.isdir(entry) and not entry.name.startswith(".")]
 
 
 def hint_above(path: Path) -> str:
@@ -135,7 +192,7 @@ def hint_above(path: Path) -> str:
     path = path.absolute()
     for repository in (path.parent, path.parent.parent):
         try:
-            folders = scan(repository)
+            folders = scan(repository).folders
         except SettingsError:  # it is not ours to read
             continue
         if any(path in (folder.path, folder.path.parent) for folder in folders):

@@ -9,7 +9,7 @@ import collections
 import logging
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
 
 from service.errors import (
@@ -180,6 +180,19 @@ class Swapper:
         """Show a version that is on disk and that nobody wants; it is READY no more."""
         self._in_vain.pop((name, version), None)
         self._lifecycle.set_status(VersionStatus(name, version, "UNAVAILABLE", UNLOADED, hint))
+
+    def leave_out_unless_ready(self, folders: Iterable[VersionFolder]) -> None:
+        """Know of versions that nobody wants; one that is READY still serves."""
+        for folder in folders:
+            status = self._lifecycle.status(folder.name, folder.version)
+            if status is None or status.has_failed:
+                self.leave_out(folder.name, folder.version, "it is not loaded")
+
+    def forget_all_but(self, name: str, versions: Collection[int]) -> None:
+        """Know no more of a model's other versions that do not serve."""
+        for status in self._lifecycle.statuses():
+            if status.name == name and status.state == "UNAVAILABLE" and status.version not in versions:
+                self._lifecycle.forget(name, status.version)
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and lend it no more."""

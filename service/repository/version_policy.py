@@ -11,18 +11,29 @@ from collections.abc import Iterable
 from service.errors import SettingsError
 
 
-def to_unload(ready: Iterable[int], wanted: Iterable[int]) -> list[int]:
+def to_unload(ready: Iterable[int], wanted: Iterable[int], stand_ins: Iterable[int] = ()) -> list[int]:
     """Return the READY versions to unload, ascending.
 
-    An unwanted version goes only when a wanted one is READY: one that fails keeps the old one serving.
+    An unwanted version goes only when a wanted one is READY: one that fails keeps the old one serving. Of those that
+    may stand in, as many stay as wanted ones are not READY.
+
+    Args:
+        ready: What serves.
+        wanted: What is to serve.
+        stand_ins: What of the others may serve in place of a wanted one, the first to stay first.
 
     >>> to_unload(ready=[1, 2], wanted=[2])
     [1]
     >>> to_unload(ready=[1], wanted=[2])
     []
+    >>> to_unload(ready=[1, 2, 3], wanted=[3, 4], stand_ins=[2, 1])
+    [1]
     """
     serving, asked = set(ready), set(wanted)
-    return sorted(serving - asked) if serving & asked else []
+    if not serving & asked:
+        return []
+    stay = [version for version in stand_ins if version in serving][: len(asked - serving)]
+    return sorted(serving - asked - set(stay))
 
 
 def wanted(policy: str, versions: Iterable[int]) -> list[int]:
@@ -63,7 +74,7 @@ def absent(policy: str, versions: Iterable[int]) -> list[int]:
 
 
 def stand_ins(policy: str, versions: Iterable[int]) -> list[int]:
-    """Return the versions to try where none of the wanted can be served, the newest first.
+    """Return the versions to try where not all of the wanted can be served, the newest first.
 
     Of ``latest:N`` the older ones: a server that runs keeps the old version when the new one fails, and one that is
     started then does as well.

@@ -279,6 +279,32 @@ def test_a_repository_that_vanishes_changes_nothing(tmp_path: Path, transport: s
         assert index(server)["a/1"] == ("READY", "")
 
 
+def test_a_model_that_cannot_be_read_goes_on_and_the_others_are_followed(tmp_path: Path, transport: str):
+    for name in ("a", "b", "c"):
+        publish(tmp_path, name, 1, graphs.add_sub())
+    (tmp_path / "c").rename(tmp_path / ".c")
+    (tmp_path / "c").symlink_to("nowhere")
+    flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
+    with ServerProcess(tmp_path, transport, *flags, wait_ready=False) as server:
+        eventually(lambda: index(server).get("b/1") == ("READY", ""), "those that can be read are loaded")
+        assert index(server)["c/0"] == ("UNAVAILABLE", "its folder cannot be read")
+        assert server.get("/readyz")[0] == 503
+        (tmp_path / "c").unlink()
+        (tmp_path / ".c").rename(tmp_path / "c")
+        eventually(lambda: server.get("/readyz")[0] == 200, "it can be read")
+        (tmp_path / "a").rename(tmp_path / ".a")
+        (tmp_path / "a").symlink_to("a")
+        publish(tmp_path, "b", 2, graphs.add_sub())
+        eventually(lambda: index(server).get("b/2") == ("READY", ""), "the others are followed")
+        wait_version(server, 1)
+        assert index(server)["a/1"] == ("READY", "")
+        assert server.get("/readyz")[0] == 200
+        assert server.metric("convserve_model_change_failed", model="a") == 1
+        (tmp_path / "a").unlink()
+        (tmp_path / ".a").rename(tmp_path / "a")
+        eventually(lambda: server.metric("convserve_model_change_failed", model="a") == 0, "it can be read again")
+
+
 def test_watchers_hear_of_unloading_and_loading(explicit: ServerProcess):
     load(explicit, "a")
     watch = explicit.client.health.Watch(health_pb2.HealthCheckRequest(service="a"), timeout=DEADLINE_SECONDS)

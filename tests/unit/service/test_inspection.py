@@ -113,3 +113,14 @@ def test_what_holds_nothing_is_named(tmp_path: Path) -> None:
     write_model(tmp_path, doubling()).path.rename(tmp_path / "m" / "newest")
     with pytest.raises(SettingsError, match="newest: the folder of a version must be a number"):
         print_report(str(tmp_path / "m" / "newest"))
+
+
+def test_what_cannot_be_read_is_told_and_counts(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    write_model(tmp_path, doubling(), "b", 1)
+    (tmp_path / "a").symlink_to("a")
+    (tmp_path / "b" / "2").symlink_to("nowhere")
+    assert print_report(str(tmp_path)) == 2
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:2] == ["a", "  UNAVAILABLE: its folder cannot be read: Too many levels of symbolic links"]
+    place = lines.index("b/2")
+    assert lines[place + 1].startswith("  UNAVAILABLE: ")

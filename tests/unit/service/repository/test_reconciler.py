@@ -168,6 +168,133 @@ def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
     assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
 
+def lock(model: Path, how: str) -> Path:
+    """Make a model's folder unreadable, also for root; return where it is meanwhile."""
+    hidden = model.with_name(f".{model.name}")
+    model.rename(hidden)
+    model.symlink_to(model if how == "a loop" else model.with_name("nowhere"))
+    return hidden
+
+
+def unlock(model: Path) -> None:
+    model.unlink()
+    model.with_name(f".{model.name}").rename(model)
+
+
+@pytest.mark.parametrize("how", ["a loop", "a link to nowhere"])
+def test_a_model_that_cannot_be_read_goes_on_and_so_do_the_others(
+    tmp_path: Path, how: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "b/1", versions="2", model_control_mode="poll")
+    (tmp_path / "b" / "serving.toml").write_text('versions = "latest:1"\n')
+    stage.start()
+    old = stage.lifecycle.find("a")
+    lock(tmp_path / "a", how)
+    stage.add("b/2")
+    with caplog.at_level(logging.ERROR):
+        for _ in range(2):
+            stage.reconciler.poll()
+    assert stage.serving("b") == [2]
+    assert stage.lifecycle.find("a") is old
+    assert stage.lifecycle.is_ready
+    assert [record.fields["model"] for record in caplog.records] == ["a"], "told once"  # type: ignore[attr-defined]
+    assert change_failed(stage, "a")
+    assert not change_failed(stage, "b")
+    index = {(status.name, status.version): status.state for status in stage.reconciler.index()}
+    assert index == {("a", 1): "UNAVAILABLE", ("a", 2): "READY", ("b", 1): "UNAVAILABLE", ("b", 2): "READY"}
+    unlock(tmp_path / "a")
+    stage.reconciler.poll()
+    assert not change_failed(stage, "a")
+    assert stage.lifecycle.find("a") is old, "nothing has changed"
+
+
+def test_a_model_that_cannot_be_read_at_the_start_is_as_one_that_fails_to_load(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1")
+    lock(tmp_path / "a", "a loop")
+    stage.start()
+    for _ in range(2):
+        assert stage.serving("b") == [1]
+        assert not stage.lifecycle.is_ready
+        assert change_failed(stage, "a")
+        assert refusal(stage.lifecycle, "a").message == "model 'a' version 0 is UNAVAILABLE: its folder cannot be read"
+        first = stage.reconciler.index()[0]
+        assert (first.name, first.version, first.hint) == ("a", 0, "its folder cannot be read")
+        stage.reconciler.poll()
+    unlock(tmp_path / "a")
+    stage.reconciler.poll()
+    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+    assert stage.lifecycle.is_ready
+    assert not change_failed(stage, "a")
+
+
+def test_a_start_where_no_model_can_be_read_says_so(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1")
+    lock(tmp_path / "a", "a loop")
+    with pytest.raises(SettingsError, match=r"is wanted; .*/a: Too many levels of symbolic links$"):
+        stage.start()
+
+
+def test_a_new_model_that_cannot_be_read_is_told_and_served_once_it_can(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "b/1").start()
+    stage.add("a/1")
+    lock(tmp_path / "a", "a loop")
+    stage.reconciler.poll()
+    assert stage.lifecycle.is_ready
+    assert change_failed(stage, "a")
+    assert [(status.name, status.version, status.state) for status in stage.reconciler.index()] == [
+        ("a", 0, "UNAVAILABLE"),
+        ("b", 1, "READY"),
+    ]
+    unlock(tmp_path / "a")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+
+
+def test_a_version_that_leads_nowhere_fails_alone_and_comes_back(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "b/1").start()
+    stage.loader.failures["a/2"] = FileNotFoundError()
+    lock(tmp_path / "a" / "2", "a link to nowhere")
+    for _ in range(3):
+        stage.reconciler.poll()
+    assert stage.serving("a") == [2], "as it was"
+    assert change_failed(stage, "a")
+    assert not change_failed(stage, "b")
+    stage.loader.failures.clear()
+    unlock(tmp_path / "a" / "2")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2]
+    assert not change_failed(stage, "a")
+
+
+@pytest.mark.parametrize("how", ["a loop", "a link to nowhere", "a folder"])
+def test_a_serving_toml_that_cannot_be_read_is_not_taken_for_none(tmp_path: Path, how: str) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2")
+    settings = tmp_path / "a" / "serving.toml"
+    settings.write_text('versions = "1"\n')
+    stage.start()
+    if how == "a folder":  # as a container engine makes one where it finds nothing to mount
+        settings.unlink()
+        settings.mkdir()
+    else:
+        lock(settings, how)
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    assert change_failed(stage, "a")
+
+
+def test_a_model_whose_failed_version_is_replaced_by_one_that_fails_keeps_the_server_from_being_ready(
+    tmp_path: Path,
+) -> None:
+    loader = FakeLoader(**{"a/1": ManifestInvalid("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "b/1", loader=loader).start()
+    assert not stage.lifecycle.is_ready
+    stage.remove("a/1")
+    stage.add("a/2")
+    stage.reconciler.poll()
+    assert stage.states == {"a/2": "UNAVAILABLE", "b/1": "READY"}
+    assert not stage.lifecycle.is_ready
+
+
 @pytest.mark.parametrize("lost", ["emptied", "gone", "a file"])
 def test_a_lost_repository_changes_nothing(tmp_path: Path, lost: str, caplog: pytest.LogCaptureFixture) -> None:
     root = tmp_path / "models"
@@ -360,6 +487,63 @@ def test_an_older_version_serves_where_the_newest_fails_at_the_start(tmp_path: P
     stage.change("a/3")
     stage.reconciler.poll()
     assert stage.serving("a") == [3]
+
+
+def test_a_version_that_fails_keeps_as_many_serving_as_are_wanted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2", loader=FakeLoader(**{"a/3": GoldenMismatch("no")}))
+    stage.start().add("a/3")
+    for _ in range(2):
+        stage.reconciler.poll()
+        assert stage.serving("a") == [2, 1]
+    assert change_failed(stage)
+    stage.add("a/4")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [4, 2], "of those that stand in, the newest"
+    stage.loader.failures.clear()
+    stage.change("a/3")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [4, 3]
+    assert not change_failed(stage)
+
+
+def test_a_version_whose_manifest_is_awaited_keeps_as_many_serving_as_are_wanted(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2").start()
+    stage.add("a/3")
+    (tmp_path / "a" / "3" / "manifest.json").unlink()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2, 1]
+    stage.reconciler.poll()
+    assert stage.serving("a") == [3, 2]
+
+
+def test_what_was_removed_stands_in_only_where_none_serves(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/3": GoldenMismatch("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2", loader=loader).start()
+    stage.add("a/3")
+    stage.remove("a/1")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2], "removing a version is the word to let it go"
+
+
+def test_as_many_as_are_wanted_serve_from_the_start_where_the_newest_fails(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/4": GoldenMismatch("no"), "a/2": ManifestInvalid("no")})
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", "a/4", loader=loader, versions="latest:2").start()
+    for _ in range(2):
+        assert stage.serving("a") == [3, 1]
+        assert shows(stage, "UNAVAILABLE", "a/2")
+        stage.reconciler.poll()
+    stage.loader.on_death["a/1"]()
+    stage.reconciler.revive("a", 1)
+    assert stage.serving("a") == [3, 1]
+
+
+def test_a_pin_lets_go_what_it_does_not_name(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "a/2", "a/3", versions="all", loader=FakeLoader(**{"a/3": GoldenMismatch("no")}))
+    stage.start()
+    stage.loader.on_death["a/1"]()
+    (tmp_path / "a" / "serving.toml").write_text('versions = "2,3"\n')
+    stage.reconciler.revive("a", 1)
+    assert stage.serving("a") == [2]
 
 
 def test_what_has_changed_stands_in_only_where_none_serves(tmp_path: Path) -> None:
@@ -684,6 +868,15 @@ class TestExplicit:
         stage.reconciler.load_model("a")
         assert not change_failed(stage)
 
+    def test_a_load_that_fails_lets_nothing_go(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/3": ManifestInvalid("no")})
+        explicit: dict[str, Any] = {"model_control_mode": "explicit", "load_models": "a", "versions": "latest:2"}
+        stage = Stage(tmp_path, "a/1", "a/2", loader=loader, **explicit).start()
+        stage.add("a/3")
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [2, 1]
+
     def test_a_version_that_nobody_wants_fails_no_call(self, tmp_path: Path) -> None:
         loader = FakeLoader(**{"a/1": ManifestInvalid("no")})
         stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit").start()
@@ -744,6 +937,31 @@ class TestExplicit:
         assert stage.serving("a") == []
         assert stage.lifecycle.is_ready
 
+    def test_what_is_unloaded_before_the_first_loading_stays_unloaded(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models="a,b")
+        stage.reconciler.announce()
+        stage.reconciler.unload_model("a")
+        assert refusal(stage.lifecycle, "a").message == "model 'a' version 1 is UNAVAILABLE: it was unloaded"
+        stage.start()
+        assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+        assert stage.lifecycle.is_ready
+
+    def test_what_is_loaded_before_the_first_loading_is_loaded_once(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a")
+        stage.reconciler.announce()
+        stage.reconciler.load_model("a")
+        first = stage.lifecycle.find("a")
+        assert stage.start().lifecycle.find("a") is first
+
+    def test_what_failed_before_the_first_loading_is_tried_by_it(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")})
+        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit", load_models="a")
+        stage.reconciler.announce()
+        with pytest.raises(LoadFailed):
+            stage.reconciler.load_model("a")
+        with pytest.raises(ProviderUnavailable):
+            stage.start()
+
     @pytest.mark.parametrize("name", ["b", "", "../a", "a/1", "."])
     def test_unknown_names_and_path_tricks_are_not_found(self, tmp_path: Path, name: str) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit").start()
@@ -751,6 +969,28 @@ class TestExplicit:
             stage.reconciler.load_model(name)
         with pytest.raises(ModelNotFound):
             stage.reconciler.unload_model(name)
+
+    def test_a_model_that_cannot_be_read_fails_the_call_and_goes_on(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models="a").start()
+        lock(tmp_path / "a", "a loop")
+        with pytest.raises(LoadFailed, match=r"^model 'a': its folder cannot be read$"):
+            stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+        assert change_failed(stage, "a")
+        stage.reconciler.load_model("b")
+        stage.reconciler.unload_model("a")
+        assert not change_failed(stage, "a")
+        unlock(tmp_path / "a")
+        stage.reconciler.load_model("a")
+        assert stage.serving("a") == [1]
+
+    def test_a_model_that_cannot_be_read_at_the_start_may_be_unloaded(self, tmp_path: Path) -> None:
+        stage = Stage(tmp_path, "a/1", "b/1", model_control_mode="explicit", load_models="a,b")
+        lock(tmp_path / "a", "a loop")
+        stage.start()
+        assert not stage.lifecycle.is_ready
+        stage.reconciler.unload_model("a")
+        assert stage.lifecycle.is_ready
 
     def test_a_lost_repository_fails_the_call_alone(self, tmp_path: Path) -> None:
         root = tmp_path / "models"

@@ -192,6 +192,22 @@ def test_a_bare_graph_is_served_as_tensors_and_says_so(tmp_path: Path, loaded: L
     assert ask(servable, np.array([[1, 2]], np.float32))[0].tolist() == [[2, 4]]
 
 
+def test_a_manifest_that_the_disk_refuses_to_tell_of_is_not_taken_for_none(
+    tmp_path: Path, loaded: Load, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = write_picture_version(tmp_path)
+
+    def refusing(path: Any, *args: Any, original: Callable[..., Any], **kwargs: Any) -> Any:
+        if os.fspath(path).endswith("manifest.json"):
+            raise OSError(5, "Input/output error", path)
+        return original(path, *args, **kwargs)
+
+    for function in ("stat", "lstat"):
+        monkeypatch.setattr(os, function, partial(refusing, original=getattr(os, function)))
+    with pytest.raises(ManifestInvalid, match=r"manifest\.json: Input/output error$"):
+        loaded(folder)
+
+
 @pytest.mark.parametrize("put", [lambda path: path.symlink_to("nowhere"), Path.mkdir, os.mkfifo])
 def test_a_manifest_that_cannot_be_read_makes_no_bare_graph(tmp_path: Path, put: Callable[[Path], object]) -> None:
     """It would be served unproven though somebody has said what it must answer."""

@@ -3,12 +3,13 @@ from __future__ import annotations
 import os
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from service.errors import SettingsError
 from service.repository import store
-from service.repository.store import VersionFolder, by_name, fingerprint, hint_above, passed_over, scan
+from service.repository.store import Contents, VersionFolder, by_name, fingerprint, hint_above, passed_over, scan
 
 
 def add(root: Path, *places: str) -> None:
@@ -18,17 +19,17 @@ def add(root: Path, *places: str) -> None:
 
 
 def found(root: Path) -> list[str]:
-    return [f"{folder.name}/{folder.version}" for folder in scan(root)]
+    return [f"{folder.name}/{folder.version}" for folder in scan(root).folders]
 
 
 def test_versions_are_found_in_order(tmp_path: Path) -> None:
     add(tmp_path, "b/10", "b/9", "a/1")
-    assert scan(tmp_path)[0] == VersionFolder("a", 1, tmp_path / "a" / "1")
+    assert scan(tmp_path).folders[0] == VersionFolder("a", 1, tmp_path / "a" / "1")
     assert found(tmp_path) == ["a/1", "b/9", "b/10"]
 
 
 def test_an_empty_repository_holds_nothing(tmp_path: Path) -> None:
-    assert scan(tmp_path) == []
+    assert scan(tmp_path) == Contents([], {})
 
 
 @pytest.mark.parametrize(
@@ -41,7 +42,7 @@ def test_folders_that_are_no_positive_integer_are_not_versions(tmp_path: Path, v
 
 def test_the_greatest_version_fits_sixty_four_bits(tmp_path: Path) -> None:
     add(tmp_path, "m/" + "9" * 18)
-    assert scan(tmp_path)[0].version == 10**18 - 1
+    assert scan(tmp_path).folders[0].version == 10**18 - 1
 
 
 @pytest.mark.parametrize("name", [".hidden", ".m.writing", "-dash", "two words", "ümlaut", "a,b", "a" * 129])
@@ -71,14 +72,93 @@ def test_a_version_needs_a_model_file(tmp_path: Path) -> None:
     assert found(tmp_path) == ["m/1"]
 
 
-def test_links_are_followed_and_broken_ones_ignored(tmp_path: Path) -> None:
-    add(tmp_path, "elsewhere/m/1")
+def test_links_are_followed_and_broken_ones_told(tmp_path: Path) -> None:
+    add(tmp_path, "elsewhere/m/1", "elsewhere/m/4")
     repository = tmp_path / "repository"
     repository.mkdir()
     (repository / "m").symlink_to(tmp_path / "elsewhere" / "m")
     (repository / "broken").symlink_to(tmp_path / "nowhere")
+    (repository / "loop").symlink_to(repository / "loop")
+    (repository / "README").symlink_to(repository / "m" / "1" / "model.onnx")
     (tmp_path / "elsewhere" / "m" / "2").symlink_to(tmp_path / "nowhere")
-    assert found(repository) == ["m/1"]
+    (tmp_path / "elsewhere" / "m" / "3").mkdir()
+    (tmp_path / "elsewhere" / "m" / "3" / "model.onnx").symlink_to(tmp_path / "nowhere")
+    assert found(repository) == ["m/1", "m/2", "m/3", "m/4"], "loading one says that it leads nowhere"
+    assert scan(repository).unreadable == {
+        "broken": "No such file or directory",
+        "loop": "Too many levels of symbolic links",
+    }
+
+
+def refuse(monkeypatch: pytest.MonkeyPatch, function: str, *places: str) -> None:
+    """Have a function of ``os`` refused at these places, as root, who may read all, is refused by a broken disk."""
+    original = getattr(os, function)
+
+    def refusing(path: Any, *args: Any, **kwargs: Any) -> Any:
+        if os.fspath(path) in places:
+            raise PermissionError(13, "Permission denied", path)
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr(os, function, refusing)
+
+
+def test_a_model_that_cannot_be_read_is_told_and_the_others_are_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path, "a/1", "b/1", "b/v2")
+    refuse(monkeypatch, "listdir", f"{tmp_path}/a")
+    assert found(tmp_path) == ["b/1"]
+    assert scan(tmp_path).unreadable == {"a": "Permission denied"}
+    assert list(passed_over(tmp_path)) == ["b/v2"]
+
+
+def test_a_version_that_cannot_be_looked_at_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, "a/1", "a/2")
+    refuse(monkeypatch, "stat", f"{tmp_path}/a/2/model.onnx")
+    assert found(tmp_path) == ["a/1", "a/2"]
+    assert passed_over(tmp_path) == {}
+
+
+def test_a_model_that_lets_nobody_in_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    add(tmp_path, "a/1", "b/1")
+    refuse(monkeypatch, "stat", f"{tmp_path}/a/1/model.onnx", f"{tmp_path}/a/.")
+    assert found(tmp_path) == ["b/1"]
+    assert scan(tmp_path).unreadable == {"a": "Permission denied"}
+
+
+@pytest.mark.parametrize("how", ["a link", "a rename"])
+def test_a_model_that_is_replaced_while_it_is_looked_at_is_not_taken_for_gone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    add(tmp_path, ".old/1", ".new/2")
+    model, new = tmp_path / "a", tmp_path / ".new"
+    if how == "a link":  # as a ConfigMap's `..data`
+        model.symlink_to(".old")
+        new = tmp_path / ".link"
+        new.symlink_to(".new")
+    else:
+        (tmp_path / ".old").rename(model)
+    listdir = os.listdir
+
+    def replacing(path: Any) -> list[str]:
+        names = listdir(path)
+        if os.fspath(path) == str(model) and new.exists():
+            if how == "a rename":
+                model.rename(tmp_path / ".old")
+            new.replace(model)
+        return names
+
+    monkeypatch.setattr(os, "listdir", replacing)
+    assert found(tmp_path) == ["a/2"]
+
+
+def test_a_model_whose_versions_come_and_go_all_the_time_is_looked_at_no_longer_for_that(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add(tmp_path, "a/1")
+    listdir = os.listdir
+    monkeypatch.setattr(os, "listdir", lambda path: [*listdir(path), *(["2"] if os.fspath(path).endswith("a") else [])])
+    assert found(tmp_path) == ["a/1"]
 
 
 def test_a_repository_that_is_no_folder_is_named(tmp_path: Path) -> None:
@@ -91,13 +171,15 @@ def test_a_repository_that_is_no_folder_is_named(tmp_path: Path) -> None:
 
 def test_folders_are_grouped_by_model(tmp_path: Path) -> None:
     add(tmp_path, "b/2", "a/1", "b/1")
-    grouped = {name: [folder.version for folder in folders] for name, folders in by_name(scan(tmp_path)).items()}
+    grouped = {
+        name: [folder.version for folder in folders] for name, folders in by_name(scan(tmp_path).folders).items()
+    }
     assert grouped == {"a": [1], "b": [1, 2]}
 
 
 def test_a_fingerprint_tells_every_change_of_what_is_loaded(tmp_path: Path) -> None:
     add(tmp_path, "m/1", "m/2")
-    first, second = scan(tmp_path)
+    first, second = scan(tmp_path).folders
     seen = [fingerprint(first)]
     assert fingerprint(first) == seen[0]
     (first.path / "labels.txt").write_text("cat\n")
@@ -116,16 +198,27 @@ def test_a_fingerprint_tells_every_change_of_what_is_loaded(tmp_path: Path) -> N
 
 def test_what_vanishes_is_a_change_and_no_error(tmp_path: Path) -> None:
     add(tmp_path, "m/1")
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).folders
     (folder.path / "broken").symlink_to(tmp_path / "nowhere")
     assert [name for name, *_ in fingerprint(folder)] == ["model.onnx"]
     shutil.rmtree(folder.path)
     assert fingerprint(folder) == ()
 
 
+def test_to_be_let_read_is_a_change(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Permissions alone change neither size nor time, and whoever mends them expects it to be tried again."""
+    add(tmp_path, "m/1")
+    (folder,) = scan(tmp_path).folders
+    readable = fingerprint(folder)
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "access", lambda path, mode: path != folder.path / "model.onnx" or mode != os.R_OK)
+        assert fingerprint(folder) != readable
+    assert fingerprint(folder) == readable
+
+
 def test_a_backup_by_hard_links_is_no_change(tmp_path: Path) -> None:
     add(tmp_path, "m/1")
-    (folder,) = scan(tmp_path)
+    (folder,) = scan(tmp_path).folders
     before = fingerprint(folder)
     os.link(folder.path / "model.onnx", tmp_path / "backup")
     assert fingerprint(folder) == before
@@ -164,7 +257,7 @@ def test_a_hint_at_the_repository_needs_no_right_to_look_around(
     add(tmp_path, "m/1")
     assert hint_above(tmp_path / "m") == f"; did you mean --models {tmp_path}?"
 
-    def refuse(root: Path) -> list[VersionFolder]:
+    def refuse(root: Path) -> Contents:
         raise SettingsError(f"model repository {root}: Permission denied")
 
     monkeypatch.setattr(store, "scan", refuse)

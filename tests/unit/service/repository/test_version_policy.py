@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
-from service.repository.version_policy import to_unload, wanted
+from service.repository.version_policy import stand_ins, to_unload, wanted
 
 _versions = st.sets(st.integers(1, 10**18 - 1), max_size=6)
 
@@ -54,3 +54,17 @@ def test_an_old_version_leaves_only_for_one_that_serves(ready: set[int], asked: 
     assert not ready or ready - leaving
     if ready & asked:
         assert leaving == ready - asked
+
+
+@given(ready=_versions, on_disk=_versions, n=st.integers(1, 4))
+def test_of_the_latest_as_many_stay_as_are_wanted(ready: set[int], on_disk: set[int], n: int) -> None:
+    policy = f"latest:{n}"
+    asked = set(wanted(policy, on_disk))
+    staying = ready - set(to_unload(ready, asked, stand_ins(policy, on_disk)))
+    assert ready & asked <= staying
+    assert len(staying & on_disk) >= min(len(asked), len(ready & on_disk))
+    if ready & asked:
+        assert len(staying) <= len(asked)
+        assert staying <= on_disk, "what is gone from the disk goes"
+        stay, go = staying - asked, (ready & on_disk) - staying
+        assert not stay or not go or min(stay) > max(go), "the newest stay"
