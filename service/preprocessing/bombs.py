@@ -68,7 +68,7 @@ def refuse_bombs(data: bytes | memoryview, max_pixels: int) -> None:
         _refuse_pixels(*_first_frame(data), max_pixels)
     elif kind[:2] == _BMP and int.from_bytes(data[30:34], "little") in _RUN_LENGTHS:
         width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
-        _refuse_pixels(abs(width), abs(height), max_pixels // _RUN_LENGTH_SHARE, " in run lengths")
+        _refuse_pixels(abs(width), abs(height), max_pixels // _RUN_LENGTH_SHARE, " in run-length codes")
 
 
 def may_have_many_scans(data: bytes | memoryview) -> bool:
@@ -204,7 +204,7 @@ def _directory(data: bytes | memoryview) -> tuple[dict[int, int], dict[int, int]
     sizes = dict.fromkeys((_WIDTH, _LENGTH, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH), 0)
     counts = {_STRIPS: 0, _TILES: 0}
     if data[:4] == _BIG_ENDIAN_BIG_TIFF:  # Pillow and libtiff look for its directory in different places
-        raise InvalidInput("picture is a big-endian BigTIFF, which is not read")
+        raise InvalidInput("picture is a big-endian BigTIFF, which is not supported")
     big = data[:4] == _BIG_TIFF
     if not big and data[:4] not in _TIFFS:
         return sizes, counts
@@ -226,6 +226,6 @@ def _directory(data: bytes | memoryview) -> tuple[dict[int, int], dict[int, int]
             continue
         size = _SIZES.get(kind, inline + 1)
         if size > inline or values != 1 or sizes[tag]:
-            raise InvalidInput("picture is a TIFF whose size, or that of its strips or tiles, is no plain number")
+            raise InvalidInput("picture is a TIFF whose size, or that of its strips or tiles, is not a single number")
         sizes[tag] = number(at + 4 + inline, size)
     return sizes, counts

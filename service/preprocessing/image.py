@@ -101,7 +101,7 @@ def load(
         uint8 (H, W, C), values 0 to 255.
 
     Raises:
-        InvalidInput: Too large, damaged, truncated or of no known format (INVALID_ARGUMENT).
+        InvalidInput: Too large, damaged, truncated or of an unknown format (INVALID_ARGUMENT).
     """
     return fit(decode(data, spec.mode, limits, header), spec)
 
@@ -137,7 +137,7 @@ def decode(
     except InvalidInput:
         raise
     except UnidentifiedImageError:
-        raise InvalidInput(f"picture is of no known format, expected one of {', '.join(FORMATS)}") from None
+        raise InvalidInput(f"picture is of an unknown format, expected one of {', '.join(FORMATS)}") from None
     except Exception as error:  # Pillow's decoders raise anything on damaged data
         raise InvalidInput(f"picture is damaged or truncated ({type(error).__name__})") from None
 
@@ -213,10 +213,10 @@ def _wide_grey(image: Image.Image) -> Image.Image:
     tags = getattr(image, "tag_v2", {})  # Pillow does not apply these two TIFF tags
     levels = np.asarray(image)
     if tags.get(_BITS_PER_SAMPLE, (16,))[0] < 16 or tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO) != _BLACK_IS_ZERO:
-        raise InvalidInput("picture has grey of 12 bits, or 0 for white, expected 8 or 16 bits a channel, 0 for black")
+        raise InvalidInput("picture has 12-bit grey, or 0 for white, expected 8 or 16 bits per channel and 0 for black")
     if levels.size and (levels.min() < 0 or levels.max() > 65535):
         raise InvalidInput(
-            f"picture has grey from {levels.min()} to {levels.max()}, expected 8 or 16 bits a channel, 0 to 65535"
+            f"picture has grey from {levels.min()} to {levels.max()}, expected 8 or 16 bits per channel, 0 to 65535"
         )
     return Image.fromarray((levels // 257).astype(np.uint8))
 
@@ -226,7 +226,7 @@ def _to_mode(image: Image.Image, mode: str) -> Image.Image:
     if image.mode.startswith("I"):
         image = _wide_grey(image)
     elif image.mode == "F":
-        raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits a channel")
+        raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits per channel")
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)

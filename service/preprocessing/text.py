@@ -63,7 +63,7 @@ class SentenceEncoder:
             raise InvalidInput(f"sentence has {len(text)} characters, expected at most {limit}")
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not ids:
-            raise InvalidInput("sentence holds no token, expected at least one word")
+            raise InvalidInput("sentence has no tokens, expected at least one word")
         if len(ids) > self.spec.max_tokens:
             raise InvalidInput(f"sentence has {len(ids)} tokens, expected at most {self.spec.max_tokens}")
         return np.asarray(ids, dtype=np.int64)
