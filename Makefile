@@ -1,11 +1,11 @@
-# What a developer types, on a laptop as in CI. `make` lists the targets; each sets up by itself what it needs.
+# The developer's commands, on a laptop and in CI. `make` lists the targets. Each target sets up what it needs.
 
 PYTHON ?= python3
 IMAGE ?= convserve
 DOCKER ?= docker
 ARGS ?=
 
-# From 1.29 on, ONNX Runtime's wheels send usage data to their maker unless told not to.
+# ONNX Runtime's wheels send usage data to Microsoft since 1.29 unless this is disabled.
 export ORT_DISABLE_TELEMETRY := 1
 
 .DEFAULT_GOAL := help
@@ -16,7 +16,7 @@ help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 	@echo '  variables: PYTHON=python3.12 (3.11 or newer)  ARGS="more arguments for serve or pytest"  IMAGE=tag  DOCKER=podman'
 
-# An environment is as good as its stamp: pip runs again when pyproject.toml is newer, and at no other time.
+# Each environment has a stamp file. pip runs again only if pyproject.toml is newer than the stamp.
 .venv/.installed: extras := cpu,fast,otel,export,dev
 .venv-serve/.installed: extras := cpu,fast
 %/.installed: pyproject.toml
@@ -29,7 +29,7 @@ help: ## list the targets
 
 .PHONY: install demo serve test lint type format proto lock image clean
 
-install: .venv/.installed ## make .venv with all that the tests need, torch included (about 5 GB)
+install: .venv/.installed ## create .venv with everything for the tests, including torch (about 5 GB)
 
 demo: .venv-serve/.installed ## serve the bundled models, classify the bundled pictures and sentences, stop
 	examples/demo.sh
@@ -37,27 +37,27 @@ demo: .venv-serve/.installed ## serve the bundled models, classify the bundled p
 serve: .venv-serve/.installed ## serve the bundled models until Ctrl-C, gRPC on 8001 and HTTP on 8002
 	.venv-serve/bin/convserve serve --models models --log-format text $(ARGS)
 
-test: .venv/.installed ## run every test but those of the image and of a GPU
+test: .venv/.installed ## run all tests except those that need the image or a GPU
 	.venv/bin/pytest $(ARGS)
 
-lint: .venv/.installed ## ruff, hadolint, the layers' contracts, fresh stubs
+lint: .venv/.installed ## check ruff, hadolint, import layers and generated stubs
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/hadolint Dockerfile
 	.venv/bin/lint-imports
 	PYTHON=$(PYTHON) scripts/proto.sh --check
 
-type: .venv/.installed ## mypy, strict
+type: .venv/.installed ## run mypy in strict mode
 	.venv/bin/mypy
 
-format: .venv/.installed ## mend what ruff can mend
+format: .venv/.installed ## format and fix what ruff can
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
 proto: ## generate service/pb from proto/
 	PYTHON=$(PYTHON) scripts/proto.sh
 
-lock: ## renew requirements/*.txt, what the image installs by version and hash
+lock: ## renew requirements/*.txt, the image's packages by version and hash
 	PYTHON=$(PYTHON) scripts/lock.sh
 
 image: ## build the CPU image; DOCKER=podman works too

@@ -1,9 +1,9 @@
-"""Writes what is made of something else: ``python deploy/generate.py`` from the repository's root.
+"""Write generated files: ``python deploy/generate.py`` from the repository's root.
 
-- deploy/kubernetes/overlays/monitoring/prometheusrule.yaml, of deploy/prometheus/rules;
-- the table of settings in docs/operations.md, of what ``convserve serve --help`` is made of.
+- deploy/kubernetes/overlays/monitoring/prometheusrule.yaml, from deploy/prometheus/rules;
+- the table of settings in docs/operations.md, from the settings that ``convserve serve --help`` shows.
 
-tests/deploy/test_generated.py holds them together.
+tests/deploy/test_generated.py checks that they are up to date.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def settings_table() -> str:
 
 
 def with_table(text: str) -> str:
-    """Return the page with its table as it should be."""
+    """Return the page with its table renewed."""
     before, _, rest = text.partition(BEGIN)
     _, _, after = rest.partition(END)
     return f"{before}{BEGIN}{settings_table()}{END}{after}"

@@ -1,4 +1,4 @@
-"""Classify every picture of a folder, many at once, and print one line each: ``service.client`` in a program.
+"""Classify all pictures of a folder, many at once, and print one line each: an example of ``service.client``.
 
 Usage: python examples/classify_folder.py HOST:PORT MODEL FOLDER
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from service.client import AsyncClient, CallFailed, CredentialsInvalid, credentials_of
 from service.pb.convserve.classification.v1.classification_pb2 import ClassificationResult
 
-IN_FLIGHT = 16  # calls at once: enough for the server to batch, not so many that they wait for each other
+IN_FLIGHT = 16  # concurrent calls: enough for the server to batch, few enough not to queue
 PICTURES_A_CALL = 8
 
 
@@ -24,7 +24,7 @@ async def main(server: str, model: str, folder: str) -> int:
     files = sorted(path for path in Path(folder).iterdir() if path.is_file())
     calls = [files[at : at + PICTURES_A_CALL] for at in range(0, len(files), PICTURES_A_CALL)]
     turns = asyncio.Semaphore(IN_FLIGHT)
-    # A server that has too much to do says when to come back; the client then waits, within the deadline.
+    # An overloaded server says when to retry. The client waits that long, within the deadline.
     async with AsyncClient(server, credentials_of(), timeout_seconds=60, attempts=10) as client:
 
         async def classified(paths: list[Path]) -> list[tuple[str, ClassificationResult]]:
@@ -34,7 +34,7 @@ async def main(server: str, model: str, folder: str) -> int:
 
         results = [pair for pairs in await asyncio.gather(*map(classified, calls)) for pair in pairs]
     for name, result in results:
-        if result.HasField("error"):  # this picture alone
+        if result.HasField("error"):  # only this picture failed
             print(name, result.error.message, sep="\t")
         for best in result.classification.scored_labels:
             print(name, best.label, f"{best.probability:.4f}", sep="\t")

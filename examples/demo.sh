@@ -1,10 +1,10 @@
 #!/usr/bin/env bash
-# Serve the bundled models on free ports, classify the pictures and sentences of this folder over gRPC, stop.
+# Serves the bundled models on free ports, classifies the pictures and sentences of this folder over gRPC, then stops.
 #
 # Usage: examples/demo.sh          (`make demo` sets up the environment first)
-#   VENV=.venv examples/demo.sh    takes another environment than .venv-serve
+#   VENV=.venv examples/demo.sh    uses .venv instead of .venv-serve
 #
-# Exits 0 only if every answer came and the server ended with 0 after SIGTERM.
+# Exits 0 only if every call succeeded and the server exited with 0 after SIGTERM.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -30,7 +30,7 @@ trap clean_up EXIT
 trap 'exit 130' INT
 trap 'exit 143' TERM
 
-# The log goes through a named pipe: to read from it is to wait for the line that names the chosen ports.
+# The log goes through a named pipe. Reading it waits for the line with the chosen ports.
 start_server() {
   mkfifo "$scratch/log"
   "$VENV/bin/convserve" serve --models models --grpc-port 0 --http-port 0 --lame-duck-seconds 0 2>"$scratch/log" &
@@ -46,10 +46,10 @@ start_server() {
       return
     fi
   done
-  die "the server ended before it listened"
+  die "the server exited before it listened"
 }
 
-# Health Watch sends the state at once and then each change: no polling.
+# Health Watch sends the state at once and then every change, so no polling is needed.
 wait_until_ready() {
   "$VENV/bin/python" - "$address" "$READY_WITHIN_SECONDS" <<'PYTHON' || die "not ready within $READY_WITHIN_SECONDS s"
 import sys
@@ -75,7 +75,7 @@ stop_server() {
   wait "$server" || code=$?
   server=""
   wait "$log_copy"
-  [[ $code -eq 0 ]] || die "the server ended with $code after SIGTERM, expected 0"
+  [[ $code -eq 0 ]] || die "the server exited with $code after SIGTERM, expected 0"
 }
 
 classify() {
@@ -105,4 +105,4 @@ classify_pictures resnet20-cifar10 examples/pictures/scene-*
 classify_sentences textcnn-mr examples/sentences.txt
 classify_sentences textcnn-trec examples/questions.txt
 stop_server
-say "every answer came, and the server ended with 0 after SIGTERM"
+say "every call succeeded, and the server exited with 0 after SIGTERM"

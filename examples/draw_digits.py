@@ -1,8 +1,8 @@
-"""Draw the digits in examples/pictures: strokes through points chosen by hand, as a pen would go.
+"""Draw the digits in examples/pictures with pen strokes through hand-chosen points.
 
 Usage: .venv-serve/bin/python examples/draw_digits.py
 
-White on black and centred, as the digits that LeNet-5 was trained on. The same strokes give the same files.
+The digits are white on black and centred, like the training data of LeNet-5. The output is always the same.
 """
 
 from __future__ import annotations
@@ -13,11 +13,11 @@ from PIL import Image, ImageDraw
 
 Point = tuple[float, float]
 
-SIDE_PX = 140  # five times the model's input: scaling down is the server's work
-OVERSAMPLING = 4  # drawn larger, then shrunk, for smooth edges
+SIDE_PX = 140  # five times the model's input: the server scales down
+OVERSAMPLING = 4  # drawn larger and then scaled down, for smooth edges
 PEN = 0.085  # width of the pen as a share of the side
 
-# x to the right, y down, 0 to 1. A digit is one or more strokes; a stroke passes through its points smoothly.
+# x to the right, y down, from 0 to 1. A digit is one or more strokes. A stroke is a smooth curve through its points.
 STROKES: dict[str, list[list[Point]]] = {
     "0": [[(0.55, 0.16), (0.36, 0.24), (0.29, 0.52), (0.38, 0.80), (0.55, 0.83), (0.70, 0.62), (0.68, 0.30),
            (0.52, 0.16)]],
@@ -70,7 +70,7 @@ def draw(digit: str) -> Image.Image:
 
 
 def main() -> None:
-    """Write digit-0.png to digit-9.png, and digit-7.jpg for the other format."""
+    """Write digit-0.png to digit-9.png, and digit-7.jpg as a JPEG example."""
     folder = Path(__file__).parent / "pictures"
     folder.mkdir(exist_ok=True)
     for digit in STROKES:

@@ -1,9 +1,9 @@
-"""Draw the scenes in examples/pictures: a ship at sea, a truck on a road, as small photographs.
+"""Draw the scenes in examples/pictures, such as a ship at sea or a truck on a road.
 
 Usage: .venv/bin/python examples/draw_scenes.py
 
-The drawings are those of export/data/scenes.py, whose smaller sisters are golden inputs; so this needs .venv with the
-extra `export`. The same files come out each time.
+export/data/scenes.py draws them; smaller versions are golden inputs. This needs .venv with the extra `export`. The
+output is always the same.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from PIL import Image
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from export.data.scenes import SCENES, draw_scene
 
-SIDE_PX = 160  # five times the model's input: scaling down is the server's work
-SEED = 100  # none of the golden pictures
+SIDE_PX = 160  # five times the model's input: the server scales down
+SEED = 100  # differs from the golden pictures
 
 
 def main() -> None:
-    """Write scene-<label>.png for every scene, and scene-ship.jpg for the other format."""
+    """Write scene-<label>.png for every scene, and scene-ship.jpg as a JPEG example."""
     folder = Path(__file__).parent / "pictures"
     for name in SCENES:
         Image.fromarray(draw_scene(name, SIDE_PX, SIDE_PX, SEED)).save(folder / f"scene-{name}.png", optimize=True)

@@ -1,8 +1,8 @@
-"""How much faster a torchvision classifier runs in int8 than in float32, on one thread.
+"""Measure how much faster a torchvision classifier runs in int8 than in float32, on one thread.
 
     python scripts/int8_speed.py resnet50 vgg16_bn
 
-Random weights and random pictures cost what real ones cost. Needs what `make install` installs.
+Random weights and pictures take as long as real ones. Needs the environment of `make install`.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _ROUNDS = 5
 
 
 class _Classifier(torch.nn.Module):
-    """uint8 (N, 224, 224, 3) to probabilities, as in a published version."""
+    """Maps uint8 (N, 224, 224, 3) to probabilities, as a published version does."""
 
     def __init__(self, name: str) -> None:
         super().__init__()
@@ -47,7 +47,7 @@ def _seconds(session: ort.InferenceSession, images: np.ndarray) -> float:
 
 
 def main(names: list[str]) -> None:
-    """Print one line a classifier and batch size: medians of rounds in turns."""
+    """Print one line per classifier and batch size: medians of alternating rounds."""
     pictures = np.random.default_rng(0)
     for name in names:
         with tempfile.TemporaryDirectory() as folder:

@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# Writes requirements/{cpu,gpu,otel,build}.txt: what the image installs, each file by version and hash.
+# Writes requirements/{cpu,gpu,otel,build}.txt: the packages of the image, pinned by version and hash.
 #
 # Usage: scripts/lock.sh
-#   PYTHON=python3.12 scripts/lock.sh    takes another interpreter for .venv-lock (default: python3)
+#   PYTHON=python3.12 scripts/lock.sh    uses another interpreter for .venv-lock (default: python3)
 #
-# Resolved for the image's Python and Linux. The hashes are of every file of a release, so the same lock serves x86-64
-# and aarch64; no package index is named in it, pip takes the one that it is set to.
+# Resolved for the image's Python and Linux. The hashes cover every file of a release, so one lock serves x86-64 and
+# aarch64. It names no package index: pip uses its configured one.
 set -euo pipefail
 
 readonly TOOLS="uv==0.13.9"
@@ -39,7 +39,7 @@ lock() { # NAME SOURCE OPTION…
 
 lock cpu pyproject.toml --extra cpu --extra fast --override requirements/overrides.txt
 lock gpu pyproject.toml --extra gpu --extra fast --override requirements/overrides.txt
-# Traces come on top of either: what those do not have yet.
+# The packages for tracing come on top of either image: list only those that it does not have yet.
 mapfile -t present < <(sed -n 's/^\([a-z0-9-]*\)==.*/--no-emit-package=\1/p' requirements/cpu.txt)
 lock otel pyproject.toml --extra otel --override requirements/overrides.txt --constraint requirements/cpu.txt "${present[@]}"
 lock build requirements/build.in

@@ -1,6 +1,6 @@
-# Sourced: an environment with one pinned tool in it, made anew where the pin or the interpreter has changed.
+# Sourced. Makes an environment with one pinned tool, and again if the pin or the interpreter changed.
 
-pinned_venv() { # FOLDER REQUIREMENT; `die` is the caller's
+pinned_venv() { # FOLDER REQUIREMENT; the caller defines `die`
   local venv=$1 tools=$2
   if [[ "$(cat "$venv/pin" 2>/dev/null)" == "$tools" ]] && "$venv/bin/python" -c '' 2>/dev/null; then return; fi
   echo "${0##*/}: setting up $venv with $tools" >&2

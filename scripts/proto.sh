@@ -1,12 +1,12 @@
 #!/usr/bin/env bash
-# Generates service/pb from proto/ with a pinned protoc, or with --check proves that service/pb is fresh.
+# Generates service/pb from proto/ with a pinned protoc. With --check, verifies that service/pb is up to date.
 #
 # Usage: scripts/proto.sh [--check]
-#   PYTHON=python3.12 scripts/proto.sh    takes another interpreter for .venv-proto (default: python3)
+#   PYTHON=python3.12 scripts/proto.sh    uses another interpreter for .venv-proto (default: python3)
 #
-# The pin is old on purpose. Stubs ask for a grpcio at least as new as the grpcio-tools that made them, and for a
-# protobuf runtime of the generator's major version or the next: 1.75.1 writes protobuf 6.31 code, which runs with
-# protobuf 6.31.1 and later, 7 included, and it is the oldest release with wheels for Python 3.14.
+# The pin is old on purpose. Stubs need a grpcio at least as new as the grpcio-tools that made them, and a protobuf
+# runtime of the generator's major version or the next. 1.75.1 writes code for protobuf 6.31.1 and later, including 7,
+# and is the oldest release with wheels for Python 3.14.
 set -euo pipefail
 
 readonly TOOLS="grpcio-tools==1.75.1"
@@ -34,8 +34,8 @@ pinned_venv "$venv" "$TOOLS"
 fresh=$(mktemp -d)
 trap 'rm -rf "$fresh"' EXIT
 
-# Generated modules are to import each other as service.pb.…, of which other languages need know nothing: so they are
-# made of a copy in which proto/ lies at service/pb, imports included.
+# Generated modules must import each other as service.pb.…, but the proto files must not contain that path, for other
+# languages. So the stubs are made from a copy of proto/ with its imports moved to service/pb.
 sources=$fresh/proto
 cp -R proto "$sources"
 find "$sources" -name '*.proto' -exec sed -i.bak -E 's#^import "(inference|convserve)/#import "service/pb/\1/#' {} +

@@ -1,9 +1,9 @@
-"""Make the models that are measured and not bundled: .venv/bin/python scripts/speed_models.py FOLDER [MODEL …].
+"""Make the benchmark models that are not bundled: .venv/bin/python scripts/speed_models.py FOLDER [MODEL …].
 
-Random weights: a run costs the same whatever they are. Each becomes FOLDER/NAME/1/model.onnx:
+Their weights are random, which does not change the time of a run. Each is written to FOLDER/NAME/1/model.onnx:
 
 - ``textcnn-20k``: Kim's TextCNN, 20,000 word vectors of 300, windows of 3, 4, 5, 100 filters each, two classes
-- ``resnet50``: torchvision's ResNet-50 for 224 x 224, its scaling in the graph
+- ``resnet50``: torchvision's ResNet-50 for 224 x 224, with the scaling in the graph
 - ``lenet5-mnist-int8``, ``resnet20-cifar10-int8``, ``textcnn-20k-int8``, ``resnet50-int8``: the same in int8, ranges
   from random inputs
 """
@@ -64,7 +64,7 @@ MODELS = {
 
 
 def made(folder: Path, name: str) -> Path:
-    """Return a model's file, which is made if it is not there."""
+    """Return a model's file; make it if it does not exist."""
     path = folder / name / "1" / "model.onnx"
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)

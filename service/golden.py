@@ -1,7 +1,7 @@
-"""golden.npz of a model version: raw inputs, the tensors they must become, the answers torch gave.
+"""The golden vectors of a model version, golden.npz: raw inputs, the tensors they must become and the expected outputs.
 
-Publishing writes it, loading replays it: a version is READY only after it gave these answers on
-the device that will serve it.
+Publishing writes them, and loading replays them: a version becomes READY only after it reproduced these outputs on the
+device that will serve it.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from service.errors import ManifestInvalid
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """N examples with their answers.
+    """N examples with their outputs.
 
     Attributes:
         raw: N encoded pictures or UTF-8 sentences; empty for task ``"tensor"``.
-        inputs: For each input of the graph an array (N, ...): what ``raw`` must become, exactly.
-            Token ids are padded on the right to the longest.
-        outputs: For each output of the graph an array (N, ...): what torch answered.
+        inputs: An array (N, ...) for each input of the graph: what ``raw`` must become, exactly. Token ids are padded
+            on the right to the longest.
+        outputs: An array (N, ...) for each output of the graph: the expected outputs.
     """
 
     raw: tuple[bytes, ...]
@@ -37,7 +37,7 @@ class Golden:
 
 
 def write_golden(golden: Golden, path: Path) -> None:
-    """Write the archive so that :func:`read_golden` gives an equal one back."""
+    """Write the archive so that :func:`read_golden` returns equal examples."""
     arrays = {f"input_{i}": array for i, array in enumerate(golden.inputs)}
     arrays |= {f"output_{i}": array for i, array in enumerate(golden.outputs)}
     arrays["raw_bytes"] = np.frombuffer(b"".join(golden.raw), dtype=np.uint8)
@@ -46,12 +46,12 @@ def write_golden(golden: Golden, path: Path) -> None:
 
 
 def read_golden(path: Path) -> Golden:
-    """Read an archive; nothing in it is ever unpickled.
+    """Read an archive; nothing in it is unpickled.
 
     Raises:
         ManifestInvalid: The file is missing, damaged or empty, or its parts differ in length.
     """
-    if not path.is_file():  # a pipe would be read without end
+    if not path.is_file():  # reading a pipe would never end
         raise ManifestInvalid(f"{path}: golden vectors are not readable (no such file)")
     try:
         with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
@@ -59,7 +59,7 @@ def read_golden(path: Path) -> Golden:
         inputs = _numbered(arrays, "input")
         outputs = _numbered(arrays, "output")
         raw = _cut(arrays["raw_bytes"].tobytes(), arrays["raw_sizes"].tolist())
-    except Exception as error:  # NumPy, zipfile and zlib raise whatever they meet in damaged data
+    except Exception as error:  # NumPy, zipfile and zlib raise anything on damaged data
         raise ManifestInvalid(f"{path}: golden vectors are not readable ({error})") from None
     counts = {len(array) for array in (*inputs, *outputs)} | ({len(raw)} if raw else set())
     if not inputs or not outputs or len(counts) != 1 or 0 in counts:

@@ -1,7 +1,7 @@
-"""Preprocessing specifications: what turns a picture or a sentence into a model's input, as data.
+"""Preprocessing specs: they describe, as data, how a picture or a sentence becomes a model's input.
 
-A specification only describes. ``service.preprocessing`` does it, in training, evaluation and
-serving alike. Both classes are strict: no key has a default on reading.
+``service.preprocessing`` does what they describe, in training, evaluation and serving alike. Both classes are strict:
+no key has a default when they are read.
 """
 
 from __future__ import annotations
@@ -15,19 +15,19 @@ Resize = Literal["exact", "shorter-edge"]
 
 @dataclass(frozen=True, slots=True)
 class ImageSpec:
-    """From an encoded picture to a uint8 array (H, W, C).
+    """How an encoded picture becomes a uint8 array (H, W, C).
 
     Attributes:
-        kind: Always ``"image"``; tells the specifications apart in a manifest.
+        kind: Always ``"image"``; distinguishes the specs in a manifest.
         mode: ``"L"`` for one grey channel, ``"RGB"`` for three, in that order.
         height: H of the model's input in pixels.
         width: W of the model's input in pixels.
-        resize: ``"exact"`` scales to H x W whatever the aspect ratio; ``"shorter-edge"`` scales the
-            shorter edge to ``resize_px`` and cuts the centre out, as torchvision's presets do.
-        resize_px: Pixels of the shorter edge before the cut; H for ``"exact"``.
+        resize: ``"exact"`` scales to H x W and ignores the aspect ratio; ``"shorter-edge"`` scales the shorter edge to
+            ``resize_px`` and crops the centre, as torchvision's presets do.
+        resize_px: Pixels of the shorter edge before the crop; H for ``"exact"``.
         interpolation: Pillow's filter of that name; it antialiases when it shrinks.
-        mean: Per channel, on the scale [0, 1]. The graph subtracts it; the server does not.
-        std: Per channel, on the scale [0, 1]. The graph divides by it; the server does not.
+        mean: Per channel, on the scale [0, 1]. The graph subtracts it, not the server.
+        std: Per channel, on the scale [0, 1]. The graph divides by it, not the server.
     """
 
     kind: Literal["image"]
@@ -41,10 +41,10 @@ class ImageSpec:
     std: tuple[float, ...]
 
     def __post_init__(self) -> None:
-        """Refuse sizes and channel counts that contradict each other.
+        """Refuse invalid sizes and wrong numbers of channels.
 
         Raises:
-            ValueError: Names the field.
+            ValueError: A field is wrong; names it.
         """
         if min(self.height, self.width, self.resize_px) < 1:
             sizes = f"{self.height}, {self.width} and {self.resize_px}"
@@ -70,18 +70,18 @@ class ImageSpec:
 
 @dataclass(frozen=True, slots=True)
 class TextSpec:
-    """From a sentence to int64 token ids (L,).
+    """How a sentence becomes int64 token ids (L,).
 
-    The graph itself adds the zeros that its filters need on both sides, so ids may be padded on
-    the right with ``padding_id`` to any length without a change of the answer.
+    The graph itself adds the padding that its filters need on both sides. So ids may be padded on the right with
+    ``padding_id`` to any length without changing the answer.
 
     Attributes:
         kind: Always ``"text"``.
-        tokenizer_file: File beside the manifest, in the Hugging Face ``tokenizers`` format; it
-            holds the cleaning rules as its normaliser.
-        padding_id: Id that stands for nothing; its embedding is zero.
-        unknown_id: Id of a word outside the vocabulary.
-        max_tokens: Longest sentence served, in tokens; a longer one is refused, not cut.
+        tokenizer_file: File next to the manifest, in the Hugging Face ``tokenizers`` format; its normaliser holds the
+            cleaning rules.
+        padding_id: Id of padding; its embedding is zero.
+        unknown_id: Id of words outside the vocabulary.
+        max_tokens: Maximum length of a sentence in tokens; a longer one is refused, not truncated.
     """
 
     kind: Literal["text"]
@@ -94,7 +94,7 @@ class TextSpec:
         """Refuse impossible numbers.
 
         Raises:
-            ValueError: Names the field.
+            ValueError: A field is wrong; names it.
         """
         if self.max_tokens < 1:
             raise ValueError(f"preprocessing: max_tokens must be at least 1, got {self.max_tokens}")

@@ -1,8 +1,8 @@
-"""The protocol's datatypes and tensor specifications, and the check of an array against one.
+"""The protocol's datatypes and tensor specifications, and checks of arrays against them.
 
-Shapes are tuples in the protocol's convention: -1 marks a variable dimension and the first
-dimension of a batched tensor is the batch. Letters used in docstrings are defined in
-docs/architecture.md: N batch, H height, W width, C channels, L tokens, K classes.
+Shapes are tuples in the protocol's convention: -1 is a variable dimension, and the first dimension of a batched tensor
+is the batch. docs/architecture.md defines the letters in docstrings: N batch, H height, W width, C channels, L tokens,
+K classes.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 
 from service.errors import InvalidInput
 
-# NumPy has no bfloat16. A dtype of its own, two raw bytes, keeps it apart from UINT16.
+# NumPy has no bfloat16. A separate dtype of two raw bytes distinguishes it from UINT16.
 BF16 = np.dtype([("bf16", "<u2")])
 
 # Open Inference Protocol v2, "Tensor Data Types".
@@ -34,12 +34,12 @@ DTYPES: dict[str, np.dtype] = {
     "BYTES": np.dtype(object),
 }
 Form = tuple[str, tuple[int, ...]]
-"""What a message states of a tensor: datatype and shape."""
+"""Datatype and shape of a tensor, as a message states them."""
 _NAMES = {dtype: name for name, dtype in DTYPES.items()}
 
 
 def as_numbers(array: np.ndarray) -> np.ndarray:
-    """Return an array with which one can calculate: BF16 widened to float32, exactly; others as they are."""
+    """Return an array that NumPy can calculate with: BF16 is widened to float32, exactly; others stay the same."""
     if array.dtype != BF16:
         return array
     return (array["bf16"].astype(np.uint32) << 16).view(np.float32)
@@ -50,9 +50,9 @@ class TensorSpec:
     """Name, datatype and shape of one input or output.
 
     Attributes:
-        name: As in the graph.
+        name: Name in the graph.
         datatype: A key of :data:`DTYPES`.
-        shape: All dimensions, the batch included; -1 is variable.
+        shape: All dimensions, including the batch; -1 is variable.
     """
 
     name: str
@@ -65,11 +65,11 @@ class TensorSpec:
         return DTYPES[self.datatype]
 
     def __str__(self) -> str:
-        """Write as an error message does: ``images UINT8 [-1, 28, 28, 1]``."""
+        """Format for error messages: ``images UINT8 [-1, 28, 28, 1]``."""
         return f"{self.name} {self.datatype} {list(self.shape)}"
 
     def accepts_shape(self, shape: tuple[int, ...]) -> bool:
-        """Tell whether an array of this shape fits, the variable dimensions being free."""
+        """Tell whether an array of this shape fits; variable dimensions accept any size."""
         return len(shape) == len(self.shape) and all(
             want in (-1, got) for want, got in zip(self.shape, shape, strict=True)
         )
@@ -78,12 +78,12 @@ class TensorSpec:
         """Refuse an array of another dtype or shape.
 
         Raises:
-            InvalidInput: Names the tensor, what was expected and what came (INVALID_ARGUMENT).
+            InvalidInput: It does not fit; names the tensor, what was expected and what came (INVALID_ARGUMENT).
         """
         self.check_form(_NAMES.get(array.dtype, str(array.dtype)), array.shape)
 
     def check_form(self, datatype: str, shape: tuple[int, ...]) -> None:
-        """Refuse another datatype or shape, as a message states them before its contents are read.
+        """Refuse another datatype or shape than expected, before a message's contents are read.
 
         Raises:
             InvalidInput: As for :meth:`check`.

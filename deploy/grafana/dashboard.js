@@ -18,7 +18,7 @@ function element(name, text = "", attributes = {}) {
   return made;
 }
 
-// ---- What is asked --------------------------------------------------------------------------------------------------
+// ---- Queries --------------------------------------------------------------------------------------------------------
 
 async function ask(kind, parameters) {
   const answer = await (await fetch(`../api/v1/${kind}?${new URLSearchParams(parameters)}`)).json();
@@ -26,7 +26,7 @@ async function ask(kind, parameters) {
   return answer.data.result;
 }
 
-// The times of all panels: multiples of the step, so that a point stays where it is from one look to the next.
+// The times of all panels: multiples of the step, so that points keep their place from one refresh to the next.
 function times() {
   const span = Number(byId("span").value);
   const step = Math.max(SCRAPE_SECONDS, Math.ceil(span / POINTS));
@@ -34,7 +34,7 @@ function times() {
   return { start: end - span, end, step };
 }
 
-// As Grafana fills them in.
+// Fills in the variables as Grafana does.
 function fill(expression, step) {
   let filled = expression.replaceAll("$__rate_interval", `${Math.max(4 * SCRAPE_SECONDS, step + SCRAPE_SECONDS)}s`);
   for (const [name, value] of Object.entries(chosen)) filled = filled.replaceAll(`$${name}`, value);
@@ -43,7 +43,7 @@ function fill(expression, step) {
 
 const legend = (format, labels) => format.replace(/{{\s*(\w+)\s*}}/g, (_, label) => labels[label] ?? "");
 
-// The samples of a panel: {name, labels, points: [[time, value]]}, one point each where it shows but the present.
+// The samples of a panel: {name, labels, points: [[time, value]]}. Panels that show only the present get one point.
 async function samples(panel, when) {
   const present = panel.type !== "timeseries" && panel.type !== "heatmap";
   const answers = await Promise.all(panel.targets.map((target) => {
@@ -57,7 +57,7 @@ async function samples(panel, when) {
   }))).filter((one) => one.points.length > 0);
 }
 
-// ---- What is shown --------------------------------------------------------------------------------------------------
+// ---- Panels ---------------------------------------------------------------------------------------------------------
 
 const short = (value) => (value !== 0 && Math.abs(value) < 0.001 ? value.toExponential(1) : String(Number(value.toPrecision(3))));
 
@@ -85,7 +85,7 @@ function stat(panel, found) {
   return [element("span", formatted(value, unitOf(panel)), colour ? { style: `color: var(--${colour})` } : {})];
 }
 
-// An empty drawing: its axes, and where a time and a height lie on it. `rows` are [height from 0 to 1, label].
+// An empty drawing with axes, and functions that map a time and a height to it. `rows` are [height from 0 to 1, label].
 function drawing(panel, body, when, rows) {
   const width = Math.max(200, body.clientWidth);
   const svg = element("svg:svg", "", { viewBox: `0 0 ${width} ${HIGH}`, role: "img", "aria-label": panel.title });
@@ -132,7 +132,7 @@ function timeseries(panel, found, body, when) {
   return [svg, key];
 }
 
-// Buckets of a histogram are cumulative: each less the one below is what fell into it.
+// Histogram buckets are cumulative: a bucket's own count is its value minus the value of the bucket below.
 function heatmap(panel, found, body, when) {
   const buckets = found.sort((a, b) => Number(a.labels.le.replace("+Inf", "Infinity")) - Number(b.labels.le.replace("+Inf", "Infinity")));
   let lower = new Map();
@@ -154,7 +154,7 @@ function heatmap(panel, found, body, when) {
   return [svg];
 }
 
-// Lines of texts or of cells of their own, below a head unless that is empty.
+// A table of texts or ready-made cells, below a head row unless that is empty.
 function rows(head, lines) {
   const box = element("div", "", { class: "scroll", tabindex: 0 });
   const table = box.appendChild(element("table"));
@@ -198,7 +198,7 @@ async function draw(panel, section, when) {
 
 // ---- The page -------------------------------------------------------------------------------------------------------
 
-// A variable is label_values(SERIES, LABEL); what is gone from the list is no longer chosen.
+// A variable is label_values(SERIES, LABEL). A choice that is no longer in the list falls back to All.
 async function offer(variable) {
   const [, series, label] = variable.query.query.match(/^label_values\((.*), (\w+)\)$/);
   const values = (await ask("query", { query: `group by (${label}) (${series})` })).map((one) => one.metric[label]).sort();

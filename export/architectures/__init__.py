@@ -1,4 +1,4 @@
-"""The networks, one a file, and the table that recipes choose from."""
+"""The networks, one per file, and the table that recipes choose from."""
 
 from __future__ import annotations
 

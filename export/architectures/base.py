@@ -1,4 +1,4 @@
-"""What training and conversion rely on in every network. Letters: N batch, C channels, L tokens, K classes."""
+"""The interface of every network for training and conversion. Letters: N batch, C channels, L tokens, K classes."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from torch import nn
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """What the data decide about a network.
+    """The sizes of a network that depend on the data.
 
     Attributes:
         classes: K.
         height: H of a picture in pixels; 0 for sentences.
         width: W of a picture in pixels; 0 for sentences.
         channels: C of a picture; 0 for sentences.
-        vocabulary: Number of token ids, padding and unknown included; 0 for pictures.
+        vocabulary: Number of token ids, including padding and unknown; 0 for pictures.
     """
 
     classes: int
@@ -31,10 +31,10 @@ class Sizes:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Dense weights that learn alike.
+    """Dense weights that share a learning rate.
 
     Attributes:
-        parameters: Not empty.
+        parameters: The weights, at least one.
         rate: Factor on the recipe's learning rate.
     """
 
@@ -45,15 +45,15 @@ class Group:
 class Network(nn.Module):
     """A classifier that returns logits (N, K).
 
-    A picture network takes float32 (N, C, H, W), already normalised; a sentence network takes int64
-    ids (N, L) and pads them itself.
+    A picture network takes normalised float32 (N, C, H, W). A sentence network takes int64 ids (N, L) and pads them
+    itself.
     """
 
     def prepare(self, sample: torch.Tensor) -> None:
-        """Derive weights from training inputs before the first step; most networks derive none.
+        """Derive weights from training inputs before the first step. Most networks do nothing.
 
         Args:
-            sample: What :meth:`forward` takes, some thousand inputs.
+            sample: A few thousand inputs, as :meth:`forward` takes them.
         """
 
     def takes_vectors(self) -> bool:
@@ -61,23 +61,23 @@ class Network(nn.Module):
         return False
 
     def set_vectors(self, rows: dict[int, torch.Tensor]) -> None:
-        """Begin with given word vectors: float32 (D,) by token id."""
+        """Start with the given word vectors: float32 (D,) by token id."""
         raise NotImplementedError
 
     def groups(self) -> list[Group]:
-        """Return the dense weights that are trained; most networks have one group."""
+        """Return the trained dense weights. Most networks have one group."""
         sparse = {id(parameter) for parameter in self.sparse_parameters()}
         return [Group([p for p in self.parameters() if p.requires_grad and id(p) not in sparse], 1.0)]
 
     def constrain(self) -> None:
-        """Project the weights after a step of the optimiser; most networks need nothing."""
+        """Project the weights after an optimiser step. Most networks do nothing."""
 
     def sparse_parameters(self) -> list[nn.Parameter]:
-        """Return the parameters whose gradients are sparse, so that the optimiser touches few rows."""
+        """Return the parameters with sparse gradients, so that the optimiser updates few rows."""
         return []
 
     def compact(self) -> None:
-        """Round in place what the published file stores in less precision; inference only from here."""
+        """Round in place the weights that the published file stores in lower precision. Only inference may follow."""
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         """Return logits (N, K)."""
@@ -86,12 +86,12 @@ class Network(nn.Module):
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """An entry of the table of architectures.
+    """An entry of the architecture table.
 
     Attributes:
         summary: One line for ``convserve-export list``.
-        options: Dataclass that a recipe's ``[architecture]`` table must fill, without defaults.
-        build: From such options and the sizes to a network with fresh weights.
+        options: Dataclass for a recipe's ``[architecture]`` table, which must set every field.
+        build: Builds a network with fresh weights from such options and the sizes.
     """
 
     summary: str

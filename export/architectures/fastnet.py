@@ -17,8 +17,8 @@ from torch import nn
 
 from export.architectures.base import Architecture, Group, Network, Sizes
 
-_PATCH = 2  # pixels a side of the patches that the first convolution whitens
-_EPSILON = 5e-4  # added to each eigenvalue, or the faintest directions would be mostly noise
+_PATCH = 2  # side in pixels of the patches that the first convolution whitens
+_EPSILON = 5e-4  # added to each eigenvalue; without it the weakest directions would be mostly noise
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,10 +27,10 @@ class FastNetOptions:
 
     Attributes:
         widths: Maps of the three blocks; the paper has 64, 256, 256.
-        bias_rate: Factor on the learning rate of batch norm's biases; the paper has 64.
+        bias_rate: Factor on the learning rate of the batch norm biases; the paper has 64.
         logit_scale: Factor on the logits; the paper has 1/9.
-        views: What an answer is the mean of: ``"single"``, or ``"mirror"`` for a picture and its
-            mirror image, which doubles the work of an answer. Training sees one view in any case.
+        views: ``"single"``, or ``"mirror"`` to average the logits of a picture and its mirror image, which doubles
+            the work of inference. Training always uses one view.
     """
 
     widths: tuple[int, ...]
@@ -70,7 +70,7 @@ class FastNet(Network):
     """A frozen whitening convolution, three blocks of two convolutions, one linear layer."""
 
     def __init__(self, options: FastNetOptions, sizes: Sizes) -> None:
-        """Build the layers; each convolution begins as the identity on its first maps."""
+        """Build the layers. In the blocks each convolution starts as the identity on its first maps."""
         super().__init__()
         self.options = options
         patch_values = sizes.channels * _PATCH**2
@@ -81,24 +81,24 @@ class FastNet(Network):
         self.output = nn.Linear(widths[-1], sizes.classes, bias=False)
 
     def prepare(self, sample: torch.Tensor) -> None:
-        """Let the first convolution whiten patches: its filters are their principal directions, in both signs."""
+        """Make the first convolution whiten patches: its filters are their principal directions, with both signs."""
         patches = F.unfold(sample, _PATCH).transpose(1, 2).flatten(0, 1).double()  # (all patches, C * 4)
         covariance = patches.T @ patches / len(patches)
         values, vectors = torch.linalg.eigh(covariance)
-        filters = (vectors / (values + _EPSILON).sqrt()).T.flip(0)  # the strongest direction first
+        filters = (vectors / (values + _EPSILON).sqrt()).T.flip(0)  # strongest direction first
         with torch.no_grad():
             self.whiten.weight.copy_(torch.cat([filters, -filters]).view_as(self.whiten.weight))
             self.whiten.bias.zero_()  # type: ignore[union-attr]
 
     def groups(self) -> list[Group]:
-        """Return the biases of batch norm, which learn faster, and the rest."""
+        """Return the batch norm biases, which learn faster, and the rest."""
         biases = [m.bias for m in self.modules() if isinstance(m, nn.BatchNorm2d)]
         ids = {id(bias) for bias in biases}
         rest = [p for p in self.parameters() if p.requires_grad and id(p) not in ids]
         return [Group(biases, self.options.bias_rate), Group(rest, 1.0)]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From pictures (N, C, 32, 32) to logits (N, K)."""
+        """Map pictures (N, C, 32, 32) to logits (N, K)."""
         if self.training or self.options.views == "single":
             return self._logits(inputs)
         both = self._logits(torch.cat([inputs, inputs.flip(3)]))  # (2 * N, K)
@@ -131,7 +131,7 @@ def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
 
 
 def _norm(maps: int) -> nn.BatchNorm2d:
-    """Return batch norm without a factor, and with statistics that follow a short training."""
+    """Return a batch norm without scale, whose statistics adapt fast enough for a short training."""
     norm = nn.BatchNorm2d(maps, eps=1e-12, momentum=0.4)
     norm.weight.requires_grad_(False)
     return norm

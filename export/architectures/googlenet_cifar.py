@@ -1,8 +1,8 @@
-"""GoogLeNet for pictures of 32 pixels: its nine Inception modules behind a stem that keeps the size.
+"""GoogLeNet for pictures of 32 pixels: its nine Inception modules after a stem that keeps the size.
 
 Source:
-    Szegedy et al. (2015), "Going Deeper with Convolutions", table 1. The stem and the batch norm are
-    those usual for 32 pixels; auxiliary classifiers are left out, which batch norm makes needless.
+    Szegedy et al. (2015), "Going Deeper with Convolutions", table 1. The stem and the batch norm are those usual for
+    32 pixels. Batch norm makes the auxiliary classifiers unnecessary, so they are omitted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from torch import nn
 
 from export.architectures.base import Architecture, Network, Sizes
 
-# Table 1: maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj; None where maps are pooled.
+# Table 1: maps of 1x1, 3x3 reduce, 3x3, 5x5 reduce, 5x5, pool proj; None for a pooling.
 _MODULES: tuple[tuple[int, int, int, int, int, int] | None, ...] = (
     (64, 96, 128, 16, 32, 32),
     (128, 128, 192, 32, 96, 64),
@@ -53,7 +53,7 @@ class GoogLeNetOptions:
 
 
 class Inception(nn.Module):
-    """Four paths beside each other: 1 x 1; 3 x 3; 5 x 5; pooling (figure 2b)."""
+    """Four parallel paths: 1 x 1; 3 x 3; 5 x 5; pooling (figure 2b)."""
 
     def __init__(self, inputs: int, maps: tuple[int, int, int, int, int, int]) -> None:
         """Build the paths."""
@@ -65,13 +65,13 @@ class Inception(nn.Module):
         self.pool = _unit(inputs, pool, 1)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From (N, C, H, W) to (N, one + three + five + pool, H, W)."""
+        """Map (N, C, H, W) to (N, one + three + five + pool, H, W)."""
         pooled = F.max_pool2d(inputs, 3, stride=1, padding=1)
         return torch.cat([self.one(inputs), self.three(inputs), self.five(inputs), self.pool(pooled)], dim=1)
 
 
 class GoogLeNet(Network):
-    """A stem, nine Inception modules with two poolings between them, the mean, one linear layer."""
+    """A stem, nine Inception modules with two poolings in between, the mean, one linear layer."""
 
     def __init__(self, options: GoogLeNetOptions, sizes: Sizes) -> None:
         """Build the layers."""
@@ -90,7 +90,7 @@ class GoogLeNet(Network):
         self.dropout = options.dropout
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From pictures (N, C, 32, 32) to logits (N, K)."""
+        """Map pictures (N, C, 32, 32) to logits (N, K)."""
         x = self.inceptions(self.stem(inputs))  #  (N, 1024, 8, 8)
         x = x.mean(dim=(2, 3))  #                  (N, 1024)
         x = F.dropout(x, self.dropout, self.training)

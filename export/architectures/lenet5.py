@@ -1,4 +1,4 @@
-"""LeNet-5: the network that reads hand-written digits.
+"""LeNet-5: a network for hand-written digits.
 
 Source:
     LeCun, Bottou, Bengio, Haffner (1998), "Gradient-based learning applied to document recognition",
@@ -23,7 +23,7 @@ class LeNet5Options:
     """Options of LeNet-5.
 
     Attributes:
-        dropout: Share of the 120 and of the 84 units dropped while training, in [0, 1); the paper has none.
+        dropout: Share of the 120 and of the 84 units dropped in training, in [0, 1); the paper has none.
     """
 
     dropout: float
@@ -39,19 +39,19 @@ class LeNet5Options:
 
 
 class LeNet5(Network):
-    """Layers and widths of the paper; 61,706 parameters for ten classes.
+    """The paper's layers and widths; 61,706 parameters for ten classes.
 
-    Three things differ from 1998, each because it is simpler or trains better today: ReLU for the
-    scaled tanh, max pooling for the trainable averaging of S2 and S4, and one linear layer with
-    cross-entropy for the radial basis functions. C3 sees all six maps: the paper's table I spares
-    connections to break symmetry and save time, which random initial weights do as well.
+    Three things differ, as they are simpler or train better: ReLU instead of the scaled tanh, max pooling instead of
+    the trainable averaging of S2 and S4, and a linear layer with cross-entropy instead of the radial basis functions.
+    C3 sees all six maps. The paper's table I omits connections to break symmetry and save time; random initial weights
+    break the symmetry, too.
     """
 
     def __init__(self, options: LeNet5Options, sizes: Sizes) -> None:
-        """Build the layers; torch's own initial weights."""
+        """Build the layers with torch's default initial weights."""
         super().__init__()
-        # The paper's 28-pixel digits lie in a 32-pixel field, so that strokes reach the
-        # centre of the outermost receptive fields (section II.B).
+        # The paper puts 28-pixel digits into a 32-pixel field, so that strokes reach the centre of the outermost
+        # receptive fields (section II.B).
         self.padding = (_PAPER_INPUT_PX - sizes.width) // 2, (_PAPER_INPUT_PX - sizes.height) // 2
         self.c1 = nn.Conv2d(sizes.channels, 6, kernel_size=5)
         self.c3 = nn.Conv2d(6, 16, kernel_size=5)
@@ -61,7 +61,7 @@ class LeNet5(Network):
         self.dropout = options.dropout
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From pictures (N, C, 28, 28) or (N, C, 32, 32) to logits (N, K)."""
+        """Map pictures (N, C, 28, 28) or (N, C, 32, 32) to logits (N, K)."""
         left, top = self.padding
         x = F.pad(inputs, (left, left, top, top))  #        (N, C, 32, 32)
         x = F.relu(self.c1(x))  #                           (N, 6, 28, 28)

@@ -1,8 +1,8 @@
-"""The historic pattern as data: [(CONV-RELU)*N-POOL?]*M, (FC-RELU)*K, SOFTMAX.
+"""The classic pattern as data: [(CONV-RELU)*N-POOL?]*M, (FC-RELU)*K, SOFTMAX.
 
-A recipe says how many filters of which size, stride and padding; the sizes in between are
-arithmetic, and what does not come out is refused before anything is built. Softmax is part of every
-published graph and stands in no pattern.
+A recipe states the number of filters, their size, stride and padding. The sizes in between follow from these; if one is
+not a whole number, the recipe is refused before anything is built. Softmax is part of every published graph and not of
+a pattern.
 """
 
 from __future__ import annotations
@@ -20,17 +20,17 @@ from export.architectures.sizes import whole_output_size
 
 @dataclass(frozen=True, slots=True)
 class ConvLayers:
-    """One bracket of the pattern: N convolutions alike, then perhaps a pooling.
+    """One block of the pattern: N identical convolutions, then an optional pooling.
 
     Attributes:
         layers: N, at least 1.
-        filters: Maps of each.
+        filters: Number of maps of each convolution.
         size: F, height and width of a filter in pixels.
         stride: S.
         padding: P, zeros on each side.
-        norm: Whether batch norm stands between a convolution and its ReLU.
-        pool_size: Height and width of the pooling's window in pixels; 0 for no pooling.
-        pool_stride: Its step; any number where there is none.
+        norm: Whether there is batch norm between a convolution and its ReLU.
+        pool_size: Height and width of the pooling window in pixels; 0 for no pooling.
+        pool_stride: Stride of the pooling; ignored without pooling.
     """
 
     layers: int
@@ -48,9 +48,9 @@ class PatternOptions:
     """Options of a pattern.
 
     Attributes:
-        blocks: The M brackets.
+        blocks: The M blocks.
         hidden: Units of each of the K hidden layers.
-        dropout: Share of the inputs of each linear layer that are dropped while training, in [0, 1).
+        dropout: Share of the inputs of each linear layer dropped in training, in [0, 1).
     """
 
     blocks: tuple[ConvLayers, ...]
@@ -75,13 +75,13 @@ class PatternOptions:
 
 
 class Pattern(Network):
-    """The layers that a pattern names, in order."""
+    """The layers of a pattern, in order."""
 
     def __init__(self, options: PatternOptions, sizes: Sizes) -> None:
         """Build the layers with He's initial weights.
 
         Raises:
-            ValueError: A size is no whole number or a filter does not fit; names the layer and the formula.
+            ValueError: A size is not a whole number or a filter does not fit; names the layer and the formula.
         """
         super().__init__()
         height, width = pattern_output(options, sizes)
@@ -104,7 +104,7 @@ class Pattern(Network):
                 nn.init.zeros_(module.bias)  # type: ignore[arg-type]
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From pictures (N, C, H, W) to logits (N, K)."""
+        """Map pictures (N, C, H, W) to logits (N, K)."""
         x = self.features(inputs).flatten(1)  # (N, maps * height * width)
         for number, linear in enumerate(self.linear):
             x = F.dropout(F.relu(x) if number else x, self.dropout, self.training)
@@ -114,10 +114,10 @@ class Pattern(Network):
 
 
 def pattern_output(options: PatternOptions, sizes: Sizes) -> tuple[int, int]:
-    """Return height and width after the last bracket.
+    """Return the height and width after the last block.
 
     Raises:
-        ValueError: Names the layer, the formula and the numbers.
+        ValueError: As for :class:`Pattern`; names the layer, the formula and the numbers.
     """
     sides = {"height": sizes.height, "width": sizes.width}
     for number, block in enumerate(options.blocks, start=1):

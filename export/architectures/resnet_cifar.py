@@ -22,13 +22,13 @@ class ResNetOptions:
     """Options of the CIFAR ResNets.
 
     Attributes:
-        depth: Layers with weights, 6n + 2; the paper has 20, 32, 44, 56 and 110.
+        depth: Number of layers with weights, 6n + 2; the paper has 20, 32, 44, 56 and 110.
     """
 
     depth: int
 
     def __post_init__(self) -> None:
-        """Refuse a depth that does not come out.
+        """Refuse a depth that is not 6n + 2.
 
         Raises:
             ValueError: Names the option.
@@ -38,7 +38,7 @@ class ResNetOptions:
 
 
 class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut without parameters (the paper's option A)."""
+    """Two 3 x 3 convolutions with a parameter-free shortcut (the paper's option A)."""
 
     def __init__(self, inputs: int, outputs: int, stride: int) -> None:
         """Build the layers."""
@@ -50,7 +50,7 @@ class BasicBlock(nn.Module):
         self.stride, self.more = stride, outputs - inputs
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From (N, C, H, W) to (N, C', H / stride, W / stride)."""
+        """Map (N, C, H, W) to (N, C', H / stride, W / stride)."""
         x = F.relu(self.bn1(self.conv1(inputs)))
         x = self.bn2(self.conv2(x))
         shortcut = inputs[:, :, :: self.stride, :: self.stride] if self.stride > 1 else inputs
@@ -62,8 +62,8 @@ class BasicBlock(nn.Module):
 class ResNet(Network):
     """One convolution, three stages of n blocks with 16, 32 and 64 maps, the mean, one linear layer.
 
-    Names of the weights are those of the checkpoints by Idelbayev (akamaster/pytorch_resnet_cifar10),
-    so that these load as they are.
+    The weights have the names of Idelbayev's checkpoints (akamaster/pytorch_resnet_cifar10), so that these load
+    unchanged.
     """
 
     def __init__(self, options: ResNetOptions, sizes: Sizes) -> None:
@@ -81,7 +81,7 @@ class ResNet(Network):
                 nn.init.kaiming_normal_(module.weight)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From pictures (N, C, 32, 32) to logits (N, K)."""
+        """Map pictures (N, C, 32, 32) to logits (N, K)."""
         x = F.relu(self.bn1(self.conv1(inputs)))  # (N, 16, 32, 32)
         x = self.layer1(x)  #                       (N, 16, 32, 32)
         x = self.layer2(x)  #                       (N, 32, 16, 16)

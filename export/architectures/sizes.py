@@ -1,4 +1,4 @@
-"""The sizes of layers by formula: what comes out of a convolution or a pooling, and what it costs."""
+"""Formulas for the output sizes of convolutions and poolings."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from __future__ import annotations
 def conv_output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, dilation: int = 1) -> int:
     """Return the size of a convolution's output along one axis: (W - F + 2P) / S + 1, rounded down.
 
-    Rows or columns left over at the far edge are dropped; ``dilation`` widens F to
-    ``dilation * (F - 1) + 1``.
+    Left-over rows or columns at the far edge are dropped. ``dilation`` widens F to ``dilation * (F - 1) + 1``.
 
     Raises:
         ValueError: The filter does not fit into the padded input.
@@ -30,10 +29,10 @@ def conv_output_size(size: int, kernel: int, stride: int = 1, padding: int = 0, 
 
 
 def whole_output_size(size: int, kernel: int, stride: int, padding: int) -> int:
-    """Return (W - F + 2P) / S + 1 where it is a whole number.
+    """Return (W - F + 2P) / S + 1, which must be a whole number.
 
     Raises:
-        ValueError: It is not, or the filter does not fit; the message has the formula and the numbers.
+        ValueError: It is not whole, or the filter does not fit; the message has the formula and the numbers.
 
     >>> whole_output_size(224, 11, 4, 0)
     Traceback (most recent call last):
@@ -51,8 +50,8 @@ def pool_output_size(
 ) -> int:
     """Return the size of a pooling's output along one axis.
 
-    With ``ceil`` a window may hang over the far edge, as long as it begins within the input or the
-    padding before it: GoogLeNet comes from 112 to 56, not to 55.
+    With ``ceil`` a window may extend beyond the far edge, as long as it starts within the input or the padding before
+    it: GoogLeNet goes from 112 to 56, not to 55.
 
     >>> pool_output_size(112, kernel=3, stride=2, ceil=True)
     56
@@ -65,5 +64,5 @@ def pool_output_size(
 
 
 def formula(size: int, kernel: int, stride: int, padding: int) -> str:
-    """Write the formula with its numbers."""
+    """Format the formula with its numbers."""
     return f"(W - F + 2P) / S + 1 = ({size} - {kernel} + 2 * {padding}) / {stride} + 1"

@@ -1,8 +1,8 @@
 """TextCNN: convolutions over word vectors, the maximum over time, one linear layer.
 
 Source:
-    Kim (2014), "Convolutional Neural Networks for Sentence Classification", section 2 and, for
-    the numbers, 3.1; its four variants are those of section 3.3.
+    Kim (2014), "Convolutional Neural Networks for Sentence Classification", section 2; the numbers are from section
+    3.1, the four variants from section 3.3.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ class TextCNNOptions:
         widths: Filter widths in tokens; the paper has 3, 4, 5.
         filters: Filters of each width; the paper has 100.
         dimensions: Length D of a word vector; the paper has 300.
-        dropout: Share of the pooled features dropped while training, in [0, 1); the paper has 0.5.
-        max_norm: Largest L2 norm of a class's weights, enforced after each step; the paper has 3.
-        variant: ``"rand"`` trains random word vectors; ``"static"`` keeps given ones; ``"non-static"``
-            trains them on; ``"multichannel"`` has both, each filter seeing the sum of the two channels.
-        table: Type in which the published file stores the word vectors, ``"float16"`` or ``"float32"``.
+        dropout: Share of the pooled features dropped in training, in [0, 1); the paper has 0.5.
+        max_norm: Maximum L2 norm of a class's weights, enforced after each step; the paper has 3.
+        variant: ``"rand"`` trains random word vectors; ``"static"`` keeps given ones fixed; ``"non-static"`` trains
+            given ones; ``"multichannel"`` has a fixed and a trained channel, and each filter sees their sum.
+        table: Type of the word vectors in the published file, ``"float16"`` or ``"float32"``.
     """
 
     widths: tuple[int, ...]
@@ -60,19 +60,19 @@ class TextCNNOptions:
 
 
 class TextCNN(Network):
-    """Kim's network, with an answer that does not depend on how far ids are padded.
+    """Kim's network, made independent of how far ids are padded.
 
-    The network pads ids itself: ``widest - 1`` zeros on the left, ``widest`` on the right. So each
-    filter has at least one window wholly in padding whatever the sentence, and more zeros on the
-    right only repeat that window, which changes no maximum.
+    The network pads ids itself: ``widest - 1`` zeros on the left, ``widest`` on the right. So for every sentence each
+    filter has at least one window completely in padding. More zeros on the right only repeat that window, which does
+    not change the maximum.
     """
 
     def __init__(self, options: TextCNNOptions, sizes: Sizes) -> None:
-        """Build the layers with random word vectors; that of padding is zero and gets no gradient."""
+        """Build the layers with random word vectors. The vector of padding is zero and gets no gradient."""
         super().__init__()
         self.options = options
-        # Sparse gradients: a batch holds some hundred of the thousands of words, and dense updates
-        # made an epoch of MR a third longer.
+        # Sparse gradients: a batch holds a few hundred of the thousands of words, and dense updates made an epoch of
+        # MR a third longer.
         self.words = nn.Embedding(sizes.vocabulary, options.dimensions, padding_idx=PADDING_ID, sparse=True)
         with torch.no_grad():
             self.words.weight.uniform_(-_INITIAL_RANGE, _INITIAL_RANGE)
@@ -89,7 +89,7 @@ class TextCNN(Network):
         self.register_buffer("table", None, persistent=False)
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From ids (N, L), L at least 1, to logits (N, K)."""
+        """Map ids (N, L), L at least 1, to logits (N, K)."""
         widest = max(self.options.widths)
         ids = F.pad(inputs, (widest - 1, widest), value=PADDING_ID)  # (N, L + 2 * widest - 1)
         x = self._vectors(ids).transpose(1, 2)  #                      (N, D, ...)
@@ -99,16 +99,16 @@ class TextCNN(Network):
         return logits
 
     def takes_vectors(self) -> bool:
-        """Tell whether the variant begins with given word vectors."""
+        """Tell whether the variant starts with given word vectors."""
         return self.options.variant != "rand"
 
     def set_vectors(self, rows: dict[int, torch.Tensor]) -> None:
-        """Begin with given vectors; words without one keep their random one, in both channels the same.
+        """Start with given vectors; other words get random ones, the same in both channels.
 
-        Random ones are drawn anew, with the variance of the given ones (the paper's section 4).
+        The random vectors are drawn again, with the variance of the given ones (the paper's section 4).
 
         Raises:
-            ValueError: A vector has another length, or padding has one.
+            ValueError: A vector has the wrong length, or padding has a vector.
         """
         wrong = next((row for row in rows.values() if row.shape != (self.options.dimensions,)), None)
         if wrong is not None:
@@ -128,7 +128,7 @@ class TextCNN(Network):
                 self.fixed.copy_(self.words.weight)
 
     def constrain(self) -> None:
-        """Shrink each class's weights to ``max_norm`` (section 2.1)."""
+        """Shrink each class's weights to at most ``max_norm`` (section 2.1)."""
         with torch.no_grad():
             self.output.weight.renorm_(p=2, dim=0, maxnorm=self.options.max_norm)
 
@@ -137,7 +137,7 @@ class TextCNN(Network):
         return [cast(nn.Parameter, self.words.weight)] if self.words.weight.requires_grad else []
 
     def compact(self) -> None:
-        """Replace the word vectors by the table that the file stores; two channels become their sum."""
+        """Replace the word vectors with the table of the published file; two channels become their sum."""
         dtype = torch.float16 if self.options.table == "float16" else torch.float32
         words = self.words.weight.detach()
         self.table = (words if self.fixed is None else words + self.fixed).to(dtype)
@@ -146,7 +146,7 @@ class TextCNN(Network):
         """Look ids up: float32 (N, ..., D)."""
         if self.table is None:
             vectors: torch.Tensor = self.words(ids)
-            # A filter over two channels adds what it finds in each, so it may as well see their sum.
+            # A filter over two channels adds its results for each, so it can see their sum instead.
             return vectors if self.fixed is None else vectors + F.embedding(ids, self.fixed)
         return F.embedding(ids, self.table).float()
 

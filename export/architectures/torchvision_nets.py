@@ -1,7 +1,7 @@
-"""Any classifier of torchvision by its name there: AlexNet, VGG, GoogLeNet, ResNet and the rest.
+"""Any torchvision classifier by its torchvision name: AlexNet, VGG, GoogLeNet, ResNet and the rest.
 
-Two of them, GoogLeNet and Inception, can scale their input a second time (``transform_input``). Here
-they never do: whoever loads published weights puts that scaling into the preprocessing, once.
+GoogLeNet and Inception can scale their input a second time (``transform_input``). Here they never do: loading published
+weights puts that scaling into the preprocessing, once.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ class TorchvisionOptions:
 
 
 class Wrapped(Network):
-    """Somebody else's module with the interface of ours.
+    """A third-party module with the interface of :class:`Network`.
 
     Attributes:
-        inner: The module, which takes pictures (N, C, H, W) and returns logits (N, K).
+        inner: The module; it takes pictures (N, C, H, W) and returns logits (N, K).
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -51,9 +51,9 @@ class Wrapped(Network):
         self.inner = inner
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """From pictures (N, C, H, W) to logits (N, K)."""
+        """Map pictures (N, C, H, W) to logits (N, K)."""
         answer = self.inner(inputs)
-        # In training mode GoogLeNet answers with its auxiliary classifiers beside it.
+        # In training mode GoogLeNet also returns its auxiliary classifiers.
         logits: torch.Tensor = getattr(answer, "logits", answer)
         return logits
 
@@ -67,7 +67,7 @@ def build(options: TorchvisionOptions, sizes: Sizes) -> Network:
     """Return the network with fresh weights.
 
     Raises:
-        ValueError: The pictures are not coloured.
+        ValueError: The pictures do not have 3 channels.
     """
     if sizes.channels != 3:
         raise ValueError(f"{options.model} takes pictures of 3 channels, not {sizes.channels}")

@@ -1,1 +1,1 @@
-"""From a picture or a sentence to a tensor and from probabilities to labels: one code for training and serving."""
+"""Preprocessing of pictures and sentences, and ranking of classes: the same code for training and serving."""

@@ -1,8 +1,8 @@
-"""Pictures that cost far more than their size in pixels tells: read from the bytes, before anything is decoded.
+"""Refuses pictures that cost far more than their size in pixels suggests, from the bytes and before any decoding.
 
-A progressive JPEG may go over all its pixels again every few bytes, the tiles of a compressed TIFF, each decoded whole,
-may be thousands of times larger than the picture, and some of what Pillow does when it opens a picture grows with the
-square of its bytes, or with sizes that only the picture's inside tells.
+A progressive JPEG may rewrite all its pixels every few bytes. The tiles of a compressed TIFF are decoded whole and may
+be thousands of times larger than the picture. The cost of some of Pillow's steps at opening grows with the square of
+the bytes, or with sizes stated only inside the picture.
 """
 
 from __future__ import annotations
@@ -12,18 +12,18 @@ from collections.abc import Iterator
 
 from service.errors import InvalidInput
 
-# libtiff's own bound on a JPEG within a TIFF (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); encoders make a dozen.
+# libtiff's limit for a JPEG in a TIFF (LIBTIFF_JPEG_MAX_ALLOWED_SCAN_NUMBER); encoders write about a dozen.
 _MAX_SCANS = 100
 _SCAN = b"\xff\xda"
-# ITU-T T.81, B.1.1.2: fill bytes and a marker; 00 and the restarts stand within a scan. No length follows TEM (01),
-# which libjpeg passes over, nor SOI (D8), at which it gives up.
+# ITU-T T.81, B.1.1.2: fill bytes and a marker. 00 and the restart markers occur within a scan. TEM (01), which libjpeg
+# skips, and SOI (D8), at which it gives up, have no length.
 _MARKER = re.compile(rb"\xff+([^\x00\x01\xff\xd0-\xd8])")
 _JPEG, _END = b"\xff\xd8", 0xD9
-# Pillow copies all Exif so far for each segment of it, and keeps a record of each segment of any kind. A profile of
-# colours has at most 255.
+# For each Exif segment Pillow copies all Exif read so far, and it keeps a record of every segment. A colour profile
+# has at most 255 segments.
 _MAX_EXIFS, _MAX_SEGMENTS = 100, 4096
-# What lies between segments Pillow looks through byte by byte, in 0.25 us each: fill bytes, of which there may be any
-# number, and in pictures of some phones a segment whose marker was overwritten.
+# Pillow searches the bytes between segments one by one, in 0.25 us each. They are fill bytes, of which there may be any
+# number, or, in pictures of some phones, a segment with an overwritten marker.
 _MAX_BETWEEN = 1 << 17
 _EXIF, _EXIF_MARKER = b"Exif\0\0", 0xE1
 _TIFFS = (b"II*\0", b"MM\0*")
@@ -32,17 +32,17 @@ _BIG_TIFF, _BIG_ENDIAN_BIG_TIFF = b"II+\0", b"MM\0+"
 _WIDTH, _LENGTH, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH = 256, 257, 278, 322, 323
 _STRIPS, _TILES = 273, 324
 _SIZES = {3: 2, 4: 4, 16: 8}  # SHORT, LONG and BigTIFF's LONG8, in bytes
-# Of one picture: Pillow takes up to 0.02 ms for each. Of tiles of 64 x 64 that is 268 million pixels.
+# Per picture: Pillow takes up to 0.02 ms for each part. With tiles of 64 x 64 this allows 268 million pixels.
 _MAX_PARTS = 65536
-# A palette of 16 bits has 196,608; each becomes an object. Texts and profiles of colours are bytes, and stay such.
+# A 16-bit palette has 196,608 values, and each becomes an object. Texts and colour profiles are bytes and stay bytes.
 _MAX_VALUES, _BYTES = 262_144, (1, 2, 6, 7)
-_PLANES = 8  # channels may lie apart, each in strips of its own, the last of which may not be full
-# PNG, third edition, 11.3: chunks that Pillow unpacks, to a megabyte each, from a thousandth of that.
+_PLANES = 8  # channels may be stored separately, each in its own strips, with a partial last strip
+# PNG, third edition, 11.3: chunks that Pillow unpacks, from a kilobyte to up to a megabyte each.
 _PNG = b"\x89PNG"
 _MAX_PACKED = 100
 _PACKED = (b"iCCP", b"zTXt", b"iTXt")
 _GIF = b"GIF8"
-# Run-length codes, which Pillow decodes in Python, a hundred times as slowly as anything else.
+# Pillow decodes run-length codes in Python, a hundred times slower than anything else.
 _BMP, _RUN_LENGTHS = b"BM", (1, 2)
 _RUN_LENGTH_SHARE = 8
 
@@ -51,11 +51,11 @@ def refuse_bombs(data: bytes | memoryview, max_pixels: int) -> None:
     """Refuse a picture whose opening or decoding would cost far more than its pixels do.
 
     Args:
-        data: Of any format, perhaps damaged.
-        max_pixels: Most pixels of a picture, and so of a tile.
+        data: A picture of any format, possibly damaged.
+        max_pixels: Maximum number of pixels of a picture, and so of a tile.
 
     Raises:
-        InvalidInput: Names what there is too much of (INVALID_ARGUMENT).
+        InvalidInput: The picture would cost too much; names the reason (INVALID_ARGUMENT).
     """
     kind = bytes(data[:4])
     if kind[:2] == _JPEG:
@@ -68,11 +68,11 @@ def refuse_bombs(data: bytes | memoryview, max_pixels: int) -> None:
         _refuse_pixels(*_first_frame(data), max_pixels)
     elif kind[:2] == _BMP and int.from_bytes(data[30:34], "little") in _RUN_LENGTHS:
         width, height = (int.from_bytes(data[at : at + 4], "little", signed=True) for at in (18, 22))
-        _refuse_pixels(abs(width), abs(height), max_pixels // _RUN_LENGTH_SHARE, " in run lengths")
+        _refuse_pixels(abs(width), abs(height), max_pixels // _RUN_LENGTH_SHARE, " in run-length codes")
 
 
 def may_have_many_scans(data: bytes | memoryview) -> bool:
-    """Tell whether a JPEG may have more scans than one may; quick, and never wrong where it has."""
+    """Tell whether a JPEG may have more scans than allowed. Quick; may err on the side of True, never of False."""
     return bytes(data).count(_SCAN) > _MAX_SCANS
 
 
@@ -99,7 +99,7 @@ def _refuse_jpeg(data: bytes) -> None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Go through a JPEG's segments: the marker of each, where its length stands, where it ends."""
+    """Yield a JPEG's segments as (marker, position of its length field, end)."""
     position = len(_JPEG)
     while (found := _MARKER.search(data, position)) is not None:
         start = found.end()
@@ -108,7 +108,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _has_more_scans(data: bytes, most: int) -> bool:
-    """Tell whether a JPEG has more scans than so many, as libjpeg reads it: what follows its end does not count."""
+    """Tell whether libjpeg would find more than ``most`` scans in a JPEG; bytes after its end do not count."""
     scans = 0
     for kind, _, _ in _segments(data):
         if kind == _END:
@@ -120,7 +120,7 @@ def _has_more_scans(data: bytes, most: int) -> bool:
 
 
 def _refuse_png(data: bytes) -> None:
-    # Counting is quick, and no picture has these words by chance so often.
+    # Counting is quick, and no picture contains these words so often by chance.
     if sum(map(data.count, _PACKED)) > _MAX_PACKED:
         raise InvalidInput(f"picture is a PNG of more than {_MAX_PACKED} compressed texts or profiles")
     position, chunks = 8, 0
@@ -132,17 +132,17 @@ def _refuse_png(data: bytes) -> None:
 
 
 def _first_frame(data: bytes | memoryview) -> tuple[int, int]:
-    """Return width and height that Pillow gives a GIF by its first frame, which may be larger than the screen.
+    """Return the width and height that Pillow derives from a GIF's first frame, which may exceed the screen.
 
-    It allocates what the frame will be replaced with as soon as it opens the file. Zeros where there is no frame.
+    Pillow allocates that size as soon as it opens the file. Zeros if there is no frame.
 
     Raises:
-        InvalidInput: Too much stands before it.
+        InvalidInput: Too many blocks precede the first frame.
     """
     parts = 0
 
     def blocks_end(position: int) -> int:
-        """Return where a run of blocks ends: after the first that is empty."""
+        """Return where a run of blocks ends: after the first empty one."""
         nonlocal parts
         while position < len(data) and data[position] and parts <= _MAX_PARTS:
             position += data[position] + 1
@@ -167,17 +167,17 @@ def _first_frame(data: bytes | memoryview) -> tuple[int, int]:
         position += 1
         if kind == ord("!"):
             is_comment = data[position : position + 1] == b"\xfe"
-            # As Pillow does it: of other extensions the first block may be empty, and more may follow.
+            # Like Pillow: in extensions other than comments, blocks may follow an empty first block.
             skips_one = not is_comment and data[position + 1 : position + 2] == b"\0"
             position = blocks_end(position + 1 + skips_one)
     return 0, 0
 
 
 def _refuse_tiff(data: bytes | memoryview, max_pixels: int) -> None:
-    """Refuse a TIFF by its first directory: of tiles too large, or of more strips or tiles than make it up.
+    """Refuse a TIFF whose first directory has too large tiles, or more strips or tiles than its size needs.
 
     Raises:
-        InvalidInput: So it is, or it is written in a way that Pillow and libtiff may read differently.
+        InvalidInput: It is refused, or Pillow and libtiff may read it differently.
     """
     fields, counts = _directory(data)
     tile_width, tile_length = fields[_TILE_WIDTH], fields[_TILE_LENGTH]
@@ -196,15 +196,15 @@ def _refuse_tiff(data: bytes | memoryview, max_pixels: int) -> None:
 
 
 def _directory(data: bytes | memoryview) -> tuple[dict[int, int], dict[int, int]]:
-    """Return the sizes that a TIFF's first directory states, and how many strips and tiles; zeros for what is none.
+    """Return the sizes in a TIFF's first directory and the numbers of strips and tiles; zero if not stated.
 
     Raises:
-        InvalidInput: They are written in a way that Pillow and libtiff may read differently.
+        InvalidInput: Pillow and libtiff may read them differently.
     """
     sizes = dict.fromkeys((_WIDTH, _LENGTH, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH), 0)
     counts = {_STRIPS: 0, _TILES: 0}
-    if data[:4] == _BIG_ENDIAN_BIG_TIFF:  # whose directory Pillow looks for where libtiff does not
-        raise InvalidInput("picture is a big-endian BigTIFF, which is not read")
+    if data[:4] == _BIG_ENDIAN_BIG_TIFF:  # Pillow and libtiff look for its directory in different places
+        raise InvalidInput("picture is a big-endian BigTIFF, which is not supported")
     big = data[:4] == _BIG_TIFF
     if not big and data[:4] not in _TIFFS:
         return sizes, counts
@@ -226,6 +226,6 @@ def _directory(data: bytes | memoryview) -> tuple[dict[int, int], dict[int, int]
             continue
         size = _SIZES.get(kind, inline + 1)
         if size > inline or values != 1 or sizes[tag]:
-            raise InvalidInput("picture is a TIFF whose size, or that of its strips or tiles, is no plain number")
+            raise InvalidInput("picture is a TIFF whose size, or that of its strips or tiles, is not a single number")
         sizes[tag] = number(at + 4 + inline, size)
     return sizes, counts

@@ -1,7 +1,7 @@
-"""What the first bytes of a picture say of it, read without opening it: its size, and what a plain JPEG holds.
+"""Reads a picture's size, and the mode of a plain JPEG, from its first bytes without opening it.
 
-Opening a picture costs Pillow as much as decoding a small one does. Whatever is unusual is left to
-Pillow: None says nothing against the picture.
+For Pillow, opening a picture costs as much as decoding a small one. Unusual pictures are left to Pillow: None does not
+mean that a picture is bad.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from typing import NamedTuple
 
 _PNG = b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR"
 _JPEG = b"\xff\xd8\xff"
-# ITU-T T.81, table B.1. Frames that libjpeg decodes with Huffman codes, sequential and progressive.
+# ITU-T T.81, table B.1: the Huffman-coded frames that libjpeg decodes, sequential and progressive.
 _FRAMES = (0xC0, 0xC1, 0xC2)
 _SCAN = 0xDA
-# Tables, JFIF's and Adobe's segments and comments, which turn no picture. Exif lies in 0xE1.
+# Tables, JFIF and Adobe segments and comments, which do not affect the orientation. Exif is in 0xE1.
 _SILENT = (0xC4, 0xDB, 0xDD, 0xE0, 0xEE, 0xFE)
 _MODES = {1: "L", 3: "RGB"}
 
@@ -22,9 +22,9 @@ class Header(NamedTuple):
     """Size of a picture.
 
     Attributes:
-        width: In pixels.
-        height: In pixels.
-        jpeg_mode: Pillow's mode of a JPEG of 8 bits that has no metadata which turn it; else empty.
+        width: Width in pixels.
+        height: Height in pixels.
+        jpeg_mode: Pillow's mode of an 8-bit JPEG without metadata that could rotate it; else empty.
     """
 
     width: int
@@ -38,7 +38,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes | memoryview) -> Header | None:
-    """Return what a PNG's or a plain JPEG's header says; None for anything else."""
+    """Return the header of a PNG or a plain JPEG; None for anything else."""
     if data[:3] == _JPEG:
         return _jpeg(data)
     if data[:16] == _PNG and len(data) >= 24:
@@ -47,7 +47,7 @@ def read_header(data: bytes | memoryview) -> Header | None:
 
 
 def _jpeg(data: bytes | memoryview) -> Header | None:
-    """Walk over the segments up to the first scan, strictly: libjpeg must find the same frame."""
+    """Walk the segments up to the first scan, strictly: libjpeg must find the same frame."""
     header = None
     position, last = 2, len(data) - 9
     while position < last:

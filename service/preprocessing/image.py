@@ -1,8 +1,8 @@
-"""Encoded pictures to uint8 arrays, as an :class:`~service.spec.ImageSpec` describes.
+"""Turns encoded pictures into uint8 arrays, as an :class:`~service.spec.ImageSpec` describes.
 
-Two steps so that training can vary one: *decode* (any format and mode to L or RGB, upright) and
-*geometry* (resize, crop). Normalisation is in the graph. Pillow releases the GIL while it decodes
-and resizes, so a small pool of threads scales.
+There are two steps, so that training can vary one: *decode* (any format and mode to L or RGB, upright) and *geometry*
+(resize, crop). Normalisation is in the graph. Pillow releases the GIL while it decodes and resizes, so a small pool of
+threads scales.
 """
 
 from __future__ import annotations
@@ -21,17 +21,17 @@ from service.preprocessing.header import Header, read_header
 from service.spec import ImageSpec
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF")
-# Our own limit is checked on the header, before any pixel is decoded, and names the numbers.
+# Our own limit is checked on the header, before any pixel is decoded, and its error names the numbers.
 Image.MAX_IMAGE_PIXELS = None
-# Pillow warns about metadata that we do not use. Said once for the process: warnings.catch_warnings
-# is not safe in threads, and each new text would stay in Python's registry of warnings.
+# Pillow warns about metadata that we do not use. The filter is set once for the process: warnings.catch_warnings is not
+# thread-safe, and each new text would stay in Python's warning registry.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def _hush_libtiff() -> None:
-    """Keep libtiff from writing to stderr: of 20 KB of damaged fax it wrote a line for each of a million rows.
+    """Keep libtiff from writing to stderr: for 20 KB of damaged fax data it wrote a million lines.
 
-    Pillow tells of the failure all the same. A Pillow that was built otherwise stays as it is.
+    Pillow reports the failure anyway. Does nothing if Pillow was built differently.
     """
     try:
         set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
@@ -55,10 +55,10 @@ _FILTERS = {
 }
 # TIFF 6.0, section 8.
 _BITS_PER_SAMPLE, _PHOTOMETRIC, _BLACK_IS_ZERO = 258, 262, 1
-# Where Pillow keeps it; a PNG may also hold it in hexadecimal. Cameras write 64 KiB at most, and each number becomes an
-# object once Pillow looks for the orientation.
+# Where Pillow keeps Exif; a PNG may also hold it in hexadecimal. Cameras write at most 64 KiB. Each number becomes an
+# object when Pillow looks for the orientation.
 _EXIFS, _MAX_EXIF_BYTES = ("exif", "Raw profile type exif"), 1 << 20
-# EXIF 2.32, tag 0x0112, to what puts row 0 and column 0 into the upper left corner.
+# From EXIF 2.32, tag 0x0112, to the transposition that puts row 0 and column 0 into the upper left corner.
 _TURNS: dict[object, Image.Transpose] = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -72,7 +72,7 @@ _TURNS: dict[object, Image.Transpose] = {
 
 @dataclass(frozen=True, slots=True)
 class ImageLimits:
-    """Bounds on one encoded picture.
+    """Limits for one encoded picture.
 
     Attributes:
         max_bytes: Largest encoded size in bytes.
@@ -94,14 +94,14 @@ def load(
     Args:
         data: JPEG, PNG, WebP, GIF (first frame), BMP or TIFF.
         spec: The model's preprocessing.
-        limits: Bounds checked before decoding.
-        header: What :func:`read_header` said, if it was asked.
+        limits: Limits, checked before decoding.
+        header: The result of :func:`read_header`, if known.
 
     Returns:
         uint8 (H, W, C), values 0 to 255.
 
     Raises:
-        InvalidInput: Too large, damaged, truncated or of no known format (INVALID_ARGUMENT).
+        InvalidInput: Too large, damaged, truncated or of an unknown format (INVALID_ARGUMENT).
     """
     return fit(decode(data, spec.mode, limits, header), spec)
 
@@ -132,21 +132,21 @@ def decode(
                 )
             if (size := max(len(image.info.get(name) or "") for name in _EXIFS)) > _MAX_EXIF_BYTES:
                 raise InvalidInput(f"picture has {size} bytes of Exif, expected at most {_MAX_EXIF_BYTES}")
-            image.load()  # a TIFF turns itself meanwhile
+            image.load()  # this also turns a TIFF upright
             return _to_mode(_upright(image), mode)
     except InvalidInput:
         raise
     except UnidentifiedImageError:
-        raise InvalidInput(f"picture is of no known format, expected one of {', '.join(FORMATS)}") from None
-    except Exception as error:  # Pillow's decoders raise whatever they meet in damaged data
+        raise InvalidInput(f"picture is of an unknown format, expected one of {', '.join(FORMATS)}") from None
+    except Exception as error:  # Pillow's decoders raise anything on damaged data
         raise InvalidInput(f"picture is damaged or truncated ({type(error).__name__})") from None
 
 
 def _decode_plain(data: bytes | memoryview, limits: ImageLimits, header: Header | None) -> Image.Image | None:
-    """Decode a small plain JPEG, to the same pixels in half the time; None leaves it to Pillow to open, or to refuse.
+    """Decode a small plain JPEG to the same pixels in half the time; None leaves opening or refusing to Pillow.
 
-    Of a large picture opening is no great part, and a damaged one would be decoded twice; one of many bytes or
-    scans for its pixels is looked at first.
+    For a large picture the gain is small, and a damaged one would be decoded twice. A picture with many bytes or scans
+    for its pixels must be checked first.
     """
     if header is None or not header.jpeg_mode or not 0 < header.pixels <= min(_SMALL_PIXELS, limits.max_pixels):
         return None
@@ -159,15 +159,13 @@ def _decode_plain(data: bytes | memoryview, limits: ImageLimits, header: Header 
 
 
 def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
-    """Resize and crop a decoded picture of the right mode to uint8 (H, W, C).
+    """Resize and crop a decoded picture, already in the right mode, to uint8 (H, W, C).
 
-    ``"shorter-edge"`` follows torchvision's ``Resize(int)`` and ``CenterCrop``: the longer edge is
-    rounded down, the offsets are rounded to nearest even, and a picture smaller than the cut is
-    padded with zeros.
+    ``"shorter-edge"`` follows torchvision's ``Resize(int)`` and ``CenterCrop``: the longer edge is rounded down, the
+    offsets are rounded half to even, and a picture smaller than the crop is padded with zeros.
 
     Raises:
-        InvalidInput: A picture of one pixel by a million would fill the memory while it is scaled
-            (INVALID_ARGUMENT).
+        InvalidInput: The picture is so narrow that scaling it would fill the memory (INVALID_ARGUMENT).
     """
     width, height = image.size
     if spec.resize == "exact":
@@ -190,45 +188,45 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
 
 
 def _offset(size: int, cut: int) -> int:
-    """Return where a cut begins; before 0 if it is larger, the odd pixel of padding then coming last."""
+    """Return where a crop begins: below 0 if it is larger than the picture, with any odd pixel of padding last."""
     return round((size - cut) / 2.0) if size >= cut else -((cut - size) // 2)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; damaged metadata turn nothing.
+    """Turn a picture by its EXIF orientation; with damaged metadata, leave it as it is.
 
-    ``ImageOps.exif_transpose`` also writes the other metadata anew, which may fail, and copies every picture.
+    ``ImageOps.exif_transpose`` also rewrites the other metadata, which may fail, and copies every picture.
     """
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
-    except Exception:  # Pillow raises whatever it meets in damaged metadata
+    except Exception:  # Pillow raises anything on damaged metadata
         return image
     return image if turn is None else image.transpose(turn)
 
 
 def _wide_grey(image: Image.Image) -> Image.Image:
-    """Convert 16-bit grey (I;16, or I for a TIFF of 32) to L: 65535 becomes 255, where Pillow would clip.
+    """Convert 16-bit grey (I;16, or I for a 32-bit TIFF) to L: 65535 becomes 255, where Pillow would clip.
 
     Raises:
-        InvalidInput: Its numbers mean something else: nobody could tell from the answer (INVALID_ARGUMENT).
+        InvalidInput: Its numbers have another meaning, which would give a wrong answer unnoticed (INVALID_ARGUMENT).
     """
-    tags = getattr(image, "tag_v2", {})  # a TIFF's, of which Pillow leaves two to us
+    tags = getattr(image, "tag_v2", {})  # Pillow does not apply these two TIFF tags
     levels = np.asarray(image)
     if tags.get(_BITS_PER_SAMPLE, (16,))[0] < 16 or tags.get(_PHOTOMETRIC, _BLACK_IS_ZERO) != _BLACK_IS_ZERO:
-        raise InvalidInput("picture has grey of 12 bits, or 0 for white, expected 8 or 16 bits a channel, 0 for black")
+        raise InvalidInput("picture has 12-bit grey, or 0 for white, expected 8 or 16 bits per channel and 0 for black")
     if levels.size and (levels.min() < 0 or levels.max() > 65535):
         raise InvalidInput(
-            f"picture has grey from {levels.min()} to {levels.max()}, expected 8 or 16 bits a channel, 0 to 65535"
+            f"picture has grey from {levels.min()} to {levels.max()}, expected 8 or 16 bits per channel, 0 to 65535"
         )
     return Image.fromarray((levels // 257).astype(np.uint8))
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert any Pillow mode to L or RGB as 8 bits a channel."""
+    """Convert any Pillow mode to L or RGB with 8 bits per channel."""
     if image.mode.startswith("I"):
         image = _wide_grey(image)
     elif image.mode == "F":
-        raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits a channel")
+        raise InvalidInput("picture has floating-point pixels, expected 8 or 16 bits per channel")
     elif image.mode in ("P", "PA"):
         image = image.convert("RGBA")
     return image if image.mode == mode else image.convert(mode)

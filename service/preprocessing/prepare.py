@@ -1,4 +1,4 @@
-"""One face for both kinds of preprocessing: an item becomes a row, rows become a batch."""
+"""One interface for both kinds of preprocessing: an item becomes a row, and rows become a batch."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from service.spec import ImageSpec, PreprocessingSpec
 
 Item = bytes | memoryview | str
 
-# What is decoded and scaled in at most 0.2 ms, where handing it to another thread costs as much.
+# Such items take at most 0.2 ms to prepare, and handing them to another thread would cost as much.
 _QUICK_BYTES = 16_384
 _QUICK_PIXELS = 64 * 64
-_QUICK_RATIO = 4  # of the edges: a narrow picture becomes long when its shorter edge is scaled
+_QUICK_RATIO = 4  # of the edges: a narrow picture becomes very long when its shorter edge is scaled
 
 
 class Preparer:
     """Turns encoded pictures or sentences into the model's input. Thread-safe."""
 
     def __init__(self, spec: PreprocessingSpec, version_dir: Path, image_limits: ImageLimits = DEFAULT_LIMITS) -> None:
-        """Read what the specification needs from the version's folder.
+        """Read the files that the spec needs from the version's folder.
 
         Raises:
             ManifestInvalid: The tokenizer file is missing or damaged.
@@ -36,7 +36,7 @@ class Preparer:
         """Turn one item into uint8 (H, W, C) or int64 (L,).
 
         Raises:
-            InvalidInput: The item cannot be decoded; see the modules for the reasons (INVALID_ARGUMENT).
+            InvalidInput: The item cannot be prepared; the modules state the reasons (INVALID_ARGUMENT).
         """
         if self._encoder is not None:
             return self._encoder.encode(item)
@@ -44,10 +44,10 @@ class Preparer:
         return image.load(item.encode() if isinstance(item, str) else item, self.spec, self._limits)
 
     def quick_row(self, item: Item) -> np.ndarray | None:
-        """As :meth:`row` for an item that by its header takes a small part of a millisecond; None for others.
+        """Return :meth:`row` of an item that takes only a fraction of a millisecond, by its header; None for others.
 
         Raises:
-            InvalidInput: The item cannot be decoded (INVALID_ARGUMENT).
+            InvalidInput: The item cannot be prepared (INVALID_ARGUMENT).
         """
         if len(item) > _QUICK_BYTES:
             return None
@@ -67,7 +67,7 @@ class Preparer:
         ) <= _QUICK_RATIO * min(header.width, header.height)
 
     def stack(self, rows: list[np.ndarray]) -> np.ndarray:
-        """Put rows together: (N, H, W, C), or (N, longest L) padded on the right."""
+        """Stack rows into (N, H, W, C), or into (N, longest L) padded on the right."""
         if len(rows) == 1:
             return rows[0][np.newaxis]
         if isinstance(self.spec, ImageSpec):
@@ -75,7 +75,7 @@ class Preparer:
         return text.pad(rows, self.spec.padding_id)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuse a tensor by a shape that fits the specification of the input, before its contents are read.
+        """Check a tensor's shape, which already fits the input's specification, before its contents are read.
 
         Raises:
             InvalidInput: Too many token ids, or none (INVALID_ARGUMENT).
@@ -84,7 +84,7 @@ class Preparer:
             self._encoder.check_length(shape[1])
 
     def check(self, batch: np.ndarray) -> None:
-        """Refuse a tensor of the right dtype and shape that the graph could still not take.
+        """Refuse a tensor of the right dtype and shape that the graph still could not run.
 
         Raises:
             InvalidInput: Token ids out of range or too many (INVALID_ARGUMENT).

@@ -1,4 +1,4 @@
-"""From a row of probabilities to its best classes."""
+"""Picks the best classes from a row of probabilities."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ import numpy as np
 
 
 def top_k(scores: np.ndarray, k: int) -> np.ndarray:
-    """Return the indices of the k greatest scores, greatest first.
+    """Return the indices of the k highest scores, highest first.
 
     Args:
         scores: (K,), any real dtype.
-        k: How many, at least 1; more than K gives all.
+        k: Number of indices, at least 1; more than K gives all.
 
     Returns:
-        int64 (min(k, K),). Among equal scores the lower index comes first.
+        int64 (min(k, K),). Ties go to the lower index.
     """
-    # Unsigned integers and the least signed one have no negative, and float64 has not all of 64 bits: their complement
-    # falls as they rise, exactly.
+    # Unsigned integers and the least signed integer have no negative, and float64 cannot hold all 64-bit integers. The
+    # complement reverses the order of integers exactly.
     return np.argsort(-scores if scores.dtype.kind == "f" else ~scores, kind="stable")[:k]

@@ -1,4 +1,4 @@
-"""Sentences to token ids, as a :class:`~service.spec.TextSpec` and its tokenizer file describe."""
+"""Turns sentences into token ids, as a :class:`~service.spec.TextSpec` and its tokenizer file describe."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from tokenizers import Tokenizer
 from service.errors import InvalidInput, ManifestInvalid
 from service.spec import TextSpec
 
-# No language's longest word comes near it: a longer sentence is refused before it is tokenised.
+# Far above the longest words of any language. A longer sentence is refused before it is tokenised.
 MAX_BYTES_PER_TOKEN = 64
 
 
 class SentenceEncoder:
-    """Cleans, splits and numbers sentences. Thread-safe; the tokenizer releases the GIL."""
+    """Cleans and tokenises sentences. Thread-safe; the tokenizer releases the GIL."""
 
     def __init__(self, spec: TextSpec, tokenizer: Tokenizer) -> None:
-        """Wrap a tokenizer that must know the specification's padding and unknown ids."""
+        """Wrap a tokenizer, which must have the spec's padding and unknown ids."""
         self.spec = spec
         self._tokenizer = tokenizer
         self._vocabulary_size: int = tokenizer.get_vocab_size()
@@ -31,13 +31,13 @@ class SentenceEncoder:
             ManifestInvalid: The file is missing or not a tokenizer.
         """
         path = version_dir / spec.tokenizer_file
-        if not path.is_file():  # a pipe would be read without end, and nothing else run meanwhile
+        if not path.is_file():  # reading a pipe would never end and block everything else
             raise ManifestInvalid(f"{path}: not readable as a tokenizer (no such file)")
         try:
             tokenizer = Tokenizer.from_file(str(path))
         except Exception as error:  # tokenizers raises plain Exception
             raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
-        # The file's own settings must not cut or pad: a sentence too long is refused, batches are padded here.
+        # The file's own settings must not truncate or pad: too long sentences are refused, and batches are padded here.
         tokenizer.no_truncation()
         tokenizer.no_padding()
         encoder = cls(spec, tokenizer)
@@ -55,7 +55,7 @@ class SentenceEncoder:
             int64 (L,), 1 <= L <= ``max_tokens``.
 
         Raises:
-            InvalidInput: Not UTF-8, without any token, or too long (INVALID_ARGUMENT).
+            InvalidInput: The sentence is not UTF-8, has no token or is too long (INVALID_ARGUMENT).
         """
         text = sentence if isinstance(sentence, str) else _utf8(sentence)
         limit = self.spec.max_tokens * MAX_BYTES_PER_TOKEN
@@ -63,24 +63,24 @@ class SentenceEncoder:
             raise InvalidInput(f"sentence has {len(text)} characters, expected at most {limit}")
         ids = self._tokenizer.encode(text, add_special_tokens=False).ids
         if not ids:
-            raise InvalidInput("sentence holds no token, expected at least one word")
+            raise InvalidInput("sentence has no tokens, expected at least one word")
         if len(ids) > self.spec.max_tokens:
             raise InvalidInput(f"sentence has {len(ids)} tokens, expected at most {self.spec.max_tokens}")
         return np.asarray(ids, dtype=np.int64)
 
     def check_length(self, tokens: int) -> None:
-        """Refuse a tensor of ids by its length, which a message states before its contents are read.
+        """Check the length of a tensor of ids, before its contents are read.
 
         Raises:
-            InvalidInput: None, or too many (INVALID_ARGUMENT).
+            InvalidInput: There are no tokens or too many (INVALID_ARGUMENT).
         """
         if not 1 <= tokens <= self.spec.max_tokens:
             raise InvalidInput(f"ids have length {tokens}, expected 1 to {self.spec.max_tokens}")
 
     def check_ids(self, ids: np.ndarray) -> None:
-        """Refuse ids that came as a tensor and that the graph could not look up.
+        """Refuse a tensor of ids that the graph could not look up.
 
-        An id outside the embedding table fails the whole batch in the runtime, neighbours included.
+        An id outside the embedding table would fail the whole batch, including other callers' requests.
 
         Args:
             ids: int64 (N, L).
@@ -95,7 +95,7 @@ class SentenceEncoder:
 
 
 def pad(rows: list[np.ndarray], padding_id: int) -> np.ndarray:
-    """Stack id rows of any lengths into one int64 (N, longest), padded on the right."""
+    """Stack rows of ids of any length into int64 (N, longest), padded on the right."""
     ids = np.full((len(rows), max(map(len, rows))), padding_id, dtype=np.int64)
     for row, values in zip(ids, rows, strict=True):
         row[: len(values)] = values

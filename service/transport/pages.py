@@ -1,4 +1,4 @@
-"""All that the HTTP endpoint answers: what machines ask (alive, ready, counts), and the status page for people."""
+"""The routes of the HTTP endpoint: liveness, readiness and metrics for machines, the status page for people."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ def pages(
     """Return every route.
 
     Args:
-        calls: Where the form's calls go; its data plane knows the models.
-        metrics: The families.
-        is_ready: Whether the server as a whole is ready to serve.
+        calls: Takes the form's calls; its data plane knows the models.
+        metrics: The metrics to serve.
+        is_ready: Tells whether the server is ready.
         try_form: Whether the status page has a form to try a model.
-        needs_token: Whether inferring needs a token.
+        needs_token: Whether inference needs a token.
         loopback_only: Whether the endpoint listens on loopback.
     """
     form = TryForm(calls.begin, loopback_only=loopback_only) if try_form else None

@@ -1,4 +1,4 @@
-"""The changing part of the status page: one card a model version. Pure: from facts to HTML, all of it escaped."""
+"""The dynamic part of the status page: one card per model version. Pure functions that return escaped HTML."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from service.repository.servable import Servable
 from service.transport.live import Counts, Histogram
 from service.transport.status_chart import chart
 
-_SECOND_TICKS = (1, 5, 9, 13, 17)  # buckets whose names fit side by side
+_SECOND_TICKS = (1, 5, 9, 13, 17)  # buckets whose labels fit next to each other
 _NONE = "\N{EN DASH}"
 _PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}
 
 
 def card(status: VersionStatus, servable: Servable | None, counts: Counts | None, seconds: float) -> str:
-    """Return one version's card.
+    """Return the card of one version.
 
     Args:
-        status: Its state.
-        servable: What serves it; None if it is not READY.
-        counts: What was counted of it within ``seconds``; None if nothing is.
-        seconds: How long that took, more than 0.
+        status: The version's state.
+        servable: The version's servable; None if it is not READY.
+        counts: Its counts within ``seconds``; None if there are none.
+        seconds: Length of the counted period, more than 0.
     """
     state = status.state.lower()
     parts = [
@@ -33,7 +33,7 @@ def card(status: VersionStatus, servable: Servable | None, counts: Counts | None
         f'</span><span class="state {state}">{state}</span></header>'
     ]
     if servable is None:
-        # The full reason names files and is for the log: who reads this page may be anybody on the network.
+        # The full reason names files and belongs in the log: anybody on the network may read this page.
         hint = f"{status.hint}. The log has the details." if status.state == "UNAVAILABLE" else "One moment."
         parts.append(f'<p class="why">{escape(hint[:1].upper() + hint[1:])}</p>')
     else:
@@ -46,7 +46,7 @@ def card(status: VersionStatus, servable: Servable | None, counts: Counts | None
 
 
 def duration(seconds: float) -> str:
-    """Write a duration in the unit that suits it; a dash for none."""
+    """Format a duration with a suitable unit; NaN becomes a dash."""
     if math.isnan(seconds):
         return _NONE
     for unit, size in (("s", 1.0), ("ms", 1e-3)):
@@ -56,13 +56,13 @@ def duration(seconds: float) -> str:
 
 
 def rate(count: int, seconds: float) -> str:
-    """Write so many in so long as a rate."""
+    """Format a count within a time as a rate."""
     value = count / seconds
     return f"{value:,.0f}/s" if value >= 10 or not value else f"{value:.1f}/s" if value >= 0.1 else f"{value:.2g}/s"
 
 
 def uptime(seconds: float) -> str:
-    """Write how long the server has been up."""
+    """Format how long the server has been up."""
     for unit, size in (("days", 86400), ("hours", 3600), ("minutes", 60)):
         if seconds >= 2 * size:
             return f"{seconds / size:.0f} {unit}"
@@ -70,7 +70,7 @@ def uptime(seconds: float) -> str:
 
 
 def accuracy(stated: Accuracy) -> str:
-    """Write how good a model is, on what, and how sure that is."""
+    """Format an accuracy with its data set and confidence interval."""
     low, high = percent(stated.interval_low, 2), percent(stated.interval_high, 2)
     metric = "top-1" if stated.metric == "top1" else stated.metric
     return (
@@ -80,7 +80,7 @@ def accuracy(stated: Accuracy) -> str:
 
 
 def percent(share: float, digits: int = 0) -> str:
-    """Write a share in percent."""
+    """Format a share in percent."""
     return f"{share * 100:.{digits}f} %"
 
 
@@ -88,11 +88,11 @@ def _facts(servable: Servable) -> str:
     provider = servable.provider
     name = _PROVIDERS.get(provider.actual, provider.actual)
     device = "" if provider.device == "cpu" else f", {provider.device}"
-    said = [("Runs on", f"{name}{device} ({provider.requested} was asked for)")]
+    said = [("Runs on", f"{name}{device} ({provider.requested} was requested)")]
     if servable.golden is not None:
-        said.append(("Verified here", f"golden answers reproduced within {servable.golden.max_abs_error:.1e}"))
+        said.append(("Verified here", f"golden vectors reproduced within {servable.golden.max_abs_error:.1e}"))
     else:
-        said.append(("Not verified", "it has no golden answers, so nobody knows whether it answers as it should"))
+        said.append(("Not verified", "it has no golden vectors, so its answers were not checked"))
     if servable.manifest is not None:
         said += [("Accuracy", accuracy(stated)) for stated in servable.manifest.accuracy]
         said += _quantization(servable.manifest)
@@ -147,7 +147,7 @@ def _seconds_chart(title: str, unit: str, histogram: Histogram) -> str:
 
 
 def _rows_chart(histogram: Histogram, most: int) -> str:
-    """Without buckets above what can be: no batch is larger than the largest."""
+    """Leave out the buckets above the largest possible batch."""
     bounds = [int(bound) for bound in histogram.bounds]
     shown = 1 + next((place for place, bound in enumerate(bounds) if bound >= most), len(bounds))
     starts = [1, *(bound + 1 for bound in bounds)]
@@ -158,7 +158,7 @@ def _rows_chart(histogram: Histogram, most: int) -> str:
 
 
 def options(servables: Sequence[Servable]) -> str:
-    """Return the choices of the form: classifiers that are READY."""
+    """Return the form's options: the READY classifiers."""
     return "".join(
         f'<option value="{escape(servable.name)}" data-kind="{kind}">{escape(servable.name)}</option>'
         for servable in servables

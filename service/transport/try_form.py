@@ -1,7 +1,7 @@
-"""The status page's form: one picture or sentence over HTTP, through the same calls as over gRPC.
+"""The status page's form: classifies one picture or sentence over HTTP, by the same path as a gRPC call.
 
-So it is counted, logged, batched and refused as any other call, and where inferring needs a token it
-needs one too. For people, not for traffic: one item a call, two calls at a time, from this page only.
+It is counted, logged, batched and refused like any other call, and needs a token if inference does. It is for
+people, not for traffic: one input per call, two calls at a time, only from this page.
 """
 
 from __future__ import annotations
@@ -47,16 +47,15 @@ class TryForm:
         """Wire up.
 
         Args:
-            begin: Takes a call in, as ``Calls.begin`` does.
-            loopback_only: Whether the endpoint listens on loopback, so that no other host's name can lead here
-                but by a trick (DNS rebinding).
+            begin: Accepts a call, as ``Calls.begin`` does.
+            loopback_only: Whether the endpoint listens on loopback only. Another host name then means DNS rebinding.
         """
         self._begin = begin
         self._loopback_only = loopback_only
         self._places = threading.BoundedSemaphore(_AT_A_TIME)
 
     def answer(self, request: Request) -> Response:
-        """Classify the body; what goes wrong is told as the gRPC call tells it."""
+        """Classify the body. Errors have the codes and messages of the gRPC call."""
         model, kind = request.query.get("model", ""), request.query.get("kind", "")
         most = {"picture": MAX_PICTURE_BYTES, "sentence": MAX_SENTENCE_BYTES}.get(kind)
         if (why := foreign(request.headers, loopback_only=self._loopback_only)) is not None:
@@ -69,7 +68,7 @@ class TryForm:
         if length > most:
             return _failure(413, "INVALID_ARGUMENT", f"{length} bytes, this form takes at most {most}")
         if not self._places.acquire(blocking=False):
-            return _failure(429, "RESOURCE_EXHAUSTED", "others are trying just now: once more in a moment")
+            return _failure(429, "RESOURCE_EXHAUSTED", "the form is busy, try again in a moment")
         try:
             return self._classify(model, kind, request.read(length), request.headers)
         finally:
@@ -102,7 +101,7 @@ class TryForm:
 
 
 class _Waiting:
-    """A way back to a thread that waits."""
+    """A responder for a waiting thread."""
 
     transport = "http"
 
@@ -121,10 +120,10 @@ class _Waiting:
 
 
 def foreign(headers: Mapping[str, str], *, loopback_only: bool) -> str | None:
-    """Return why a request may not come from this server's own page; None if it may, or comes from no browser.
+    """Return why a request is refused as not from this server's page; None if it may be, or is not from a browser.
 
-    Browsers tell where a request comes from in ``Origin`` and ``Sec-Fetch-Site``, which no script can change
-    (Fetch Standard, "Origin header"; Fetch Metadata Request Headers).
+    Browsers send the origin of a request in ``Origin`` and ``Sec-Fetch-Site``, which no script can change (Fetch
+    Standard, "Origin header"; Fetch Metadata Request Headers).
     """
     host = headers.get("host", "")
     if headers.get("sec-fetch-site", "same-origin") != "same-origin":
@@ -132,7 +131,7 @@ def foreign(headers: Mapping[str, str], *, loopback_only: bool) -> str | None:
     if headers.get("origin", f"http://{host}") not in (f"http://{host}", f"https://{host}"):
         return "this form is for its own page only"
     if loopback_only and not _LOOPBACK.fullmatch(host):
-        return "this server is called by its own name only: localhost"
+        return "this server accepts calls to localhost only"
     return None
 
 

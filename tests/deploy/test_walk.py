@@ -26,7 +26,7 @@ COMMANDS = [
     for command in block.replace("\\\n", "").splitlines()
 ]
 # Nothing is refused and nobody leaves.
-QUIET = {"Refusals by reason", "Callers who left"}
+QUIET = {"Refusals by reason", "Cancelled requests"}
 WITHOUT_DATA = """
 [...document.querySelectorAll("section:not([data-state='data'])")].map(
   (section) => section.dataset.state === "empty" ? section.querySelector("h3").textContent : section.textContent

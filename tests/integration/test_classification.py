@@ -210,7 +210,7 @@ def test_the_client_that_the_command_line_uses(server: ServerProcess, capsys: py
     assert cli.main([*at, "lenet5-mnist", "--top-k", "1", str(tmp_path / "one.png")]) == 0
     assert "lenet5-mnist version 1 on CPUExecutionProvider, verified" in capsys.readouterr().out
     assert cli.main([*at, "lenet5-mnist", str(tmp_path / "one.png"), str(tmp_path / "none.png")]) == 1
-    assert "no known format" in capsys.readouterr().out
+    assert "unknown format" in capsys.readouterr().out
     assert cli.main([*at, "textcnn-mr", "--explain", "--text", "a fine film"]) == 0
     assert "infer_seconds" in capsys.readouterr().out
     assert cli.main([*at, "nothing", "--text", "a fine film"]) == 1

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class GRPCInferenceServiceStub(object):
-    """Health, metadata, inference and administration of the models that this server holds.
+    """Health, metadata, inference and administration of the models on this server.
     """
 
     def __init__(self, channel):
@@ -138,32 +138,32 @@ class GRPCInferenceServiceStub(object):
 
 
 class GRPCInferenceServiceServicer(object):
-    """Health, metadata, inference and administration of the models that this server holds.
+    """Health, metadata, inference and administration of the models on this server.
     """
 
     def ServerLive(self, request, context):
-        """Tells whether the server runs at all.
+        """Tells whether the server is running.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerReady(self, request, context):
-        """Tells whether the server can be sent inference requests.
+        """Tells whether the server takes inference requests.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelReady(self, request, context):
-        """Tells whether one model can be sent inference requests. NOT_FOUND for an unknown model or version.
+        """Tells whether a model takes inference requests. NOT_FOUND for an unknown model or version.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ServerMetadata(self, request, context):
-        """Names the server, its version and the protocol extensions it implements.
+        """Returns the server's name, its version and the protocol extensions that it implements.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -177,14 +177,14 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ModelInfer(self, request, context):
-        """Runs one model on one request's tensors.
+        """Runs a model on the tensors of one request.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def ModelStreamInfer(self, request_iterator, context):
-        """Runs many requests over one stream; a failed request is answered in the stream and does not end it.
+        """Runs many requests over one stream. A failed request gets its error in the stream and does not end it.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -198,7 +198,7 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def ModelStatistics(self, request, context):
-        """Returns counts and times accumulated since each model version was loaded.
+        """Returns counts and times since each model version was loaded.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -212,14 +212,14 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelLoad(self, request, context):
-        """Loads a model, or reloads it if it is loaded. Returns when the model is ready or has failed.
+        """Loads or reloads a model. Returns when the model is ready or has failed.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def RepositoryModelUnload(self, request, context):
-        """Begins to unload a model; requests under way are still answered.
+        """Starts to unload a model. Accepted requests are still answered.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -233,14 +233,14 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def SystemSharedMemoryRegister(self, request, context):
-        """Registers a system shared memory region, which requests may then name in place of sending bytes.
+        """Registers a system shared memory region. Requests may then name it instead of sending bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def SystemSharedMemoryUnregister(self, request, context):
-        """Forgets one system shared memory region or all of them.
+        """Unregisters one system shared memory region or all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -254,28 +254,28 @@ class GRPCInferenceServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def CudaSharedMemoryRegister(self, request, context):
-        """Registers a CUDA shared memory region, which requests may then name in place of sending bytes.
+        """Registers a CUDA shared memory region. Requests may then name it instead of sending bytes.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def CudaSharedMemoryUnregister(self, request, context):
-        """Forgets one CUDA shared memory region or all of them.
+        """Unregisters one CUDA shared memory region or all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def TraceSetting(self, request, context):
-        """Reads the tracing settings, changing first those that the request gives.
+        """Changes the tracing settings in the request, if any, and returns all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def LogSettings(self, request, context):
-        """Reads the logging settings, changing first those that the request gives.
+        """Changes the logging settings in the request, if any, and returns all of them.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -393,7 +393,7 @@ def add_GRPCInferenceServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class GRPCInferenceService(object):
-    """Health, metadata, inference and administration of the models that this server holds.
+    """Health, metadata, inference and administration of the models on this server.
     """
 
     @staticmethod

@@ -1,4 +1,4 @@
-// Fetches the page again every two seconds, and sends what is tried. Everything works on /, nothing goes elsewhere.
+// Refreshes the page every two seconds and sends the form. It talks to this server only.
 "use strict";
 
 const byId = (id) => document.getElementById(id);
@@ -6,7 +6,7 @@ const PERIOD_MILLISECONDS = 2000;
 
 // ---- The figures ----------------------------------------------------------------------------------------------------
 
-// Not while nobody sees it, nor while somebody is about to copy something.
+// Does nothing while the page is hidden or text on it is selected.
 async function refresh() {
   if (document.hidden || byId("live").contains(getSelection().anchorNode) && !getSelection().isCollapsed) return;
   try {
@@ -21,7 +21,7 @@ async function refresh() {
   }
 }
 
-// Models come and go; what is chosen stays chosen.
+// Updates the list of models and keeps the selected one.
 function offer(select) {
   const own = byId("model");
   if (!select || !own || select.innerHTML === own.innerHTML) return;

@@ -261,7 +261,7 @@ def test_a_download_that_fails_is_said_in_one_line_and_leaves_nothing(
 
 def test_a_damaged_picture_sent_is_named_by_its_row() -> None:
     preprocessing = Preprocessing(RECIPE.spec, None)
-    with pytest.raises(DataInvalid, match=r"example 6: picture is of no known format"):
+    with pytest.raises(DataInvalid, match=r"example 6: picture is of an unknown format"):
         preprocessing.inputs_of_raw([encode_png(np.zeros((28, 28, 1), np.uint8)), b"what"], first_row=5)
 
 

@@ -81,4 +81,4 @@ def test_a_sentence_without_a_word_is_named() -> None:
     preprocessing = Preprocessing.fit(tiny_recipe("textcnn-mr"), split)
     with pytest.raises(DataInvalid) as caught:
         preprocessing.inputs(split)
-    assert str(caught.value) == "sentence 3 ('* * *'): sentence holds no token, expected at least one word"
+    assert str(caught.value) == "sentence 3 ('* * *'): sentence has no tokens, expected at least one word"

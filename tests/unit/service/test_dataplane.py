@@ -337,7 +337,7 @@ def test_a_bad_picture_fails_the_call_and_is_named(world: World, place: int) -> 
     world.pool.run_all()
     (error,) = world.reply.errors
     assert isinstance(error, InvalidInput)
-    assert error.message.startswith(f"item {place}: picture is of no known format")
+    assert error.message.startswith(f"item {place}: picture is of an unknown format")
     assert all(request in world.batcher.cancelled for request in world.batcher.requests)
 
 
@@ -359,7 +359,7 @@ def test_items_succeed_and_fail_alone(world: World) -> None:
         world.answer(number)
     assert world.firsts == [
         5.0,
-        "picture is of no known format, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
+        "picture is of an unknown format, expected one of JPEG, PNG, WEBP, GIF, BMP, TIFF",
         6.0,
         "picture is empty, expected an encoded picture",
     ]

@@ -75,14 +75,14 @@ def test_a_tile_is_no_larger_than_a_picture(order: str, big: bool, kind: int) ->
 
 
 def test_what_pillow_and_libtiff_read_differently_is_refused() -> None:
-    assert refusal(tiff(16, 16, order=">", big=True)) == "picture is a big-endian BigTIFF, which is not read"
+    assert refusal(tiff(16, 16, order=">", big=True)) == "picture is a big-endian BigTIFF, which is not supported"
 
 
 @pytest.mark.parametrize(("kind", "values"), [(1, 1), (9, 1), (17, 1), (4, 2)])
 def test_a_tile_whose_size_may_be_read_in_two_ways_is_refused(kind: int, values: int) -> None:
     assert (
         refusal(tiff(16, 16, kind=kind, values=values))
-        == "picture is a TIFF whose size, or that of its strips or tiles, is no plain number"
+        == "picture is a TIFF whose size, or that of its strips or tiles, is not a single number"
     )
 
 
@@ -297,7 +297,7 @@ def run_lengths(width: int, height: int) -> bytes:
 def test_a_bmp_of_run_lengths_is_small() -> None:
     """Pillow decodes it in Python: of a kilobyte of 50 million pixels for six seconds."""
     bomb = run_lengths(25_000_000, 2)
-    assert refusal(bomb) == "picture has 25000000 x 2 = 50000000 pixels in run lengths, expected at most 6250000"
+    assert refusal(bomb) == "picture has 25000000 x 2 = 50000000 pixels in run-length codes, expected at most 6250000"
     assert decode(run_lengths(100, 100), "L").size == (100, 100)
 
 

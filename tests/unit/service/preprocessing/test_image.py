@@ -145,7 +145,7 @@ def grey_tiff(bits: int, photometric: int, samples: np.ndarray) -> bytes:
     ("data", "message"),
     [
         pytest.param(grey_tiff(16, 0, np.array([0, 65535], np.uint16)), "0 for white", id="0 is white"),
-        pytest.param(grey_tiff(12, 1, np.array([0x12, 0x34, 0x56], np.uint8)), "grey of 12 bits", id="12 bits"),
+        pytest.param(grey_tiff(12, 1, np.array([0x12, 0x34, 0x56], np.uint8)), "12-bit grey", id="12 bits"),
         pytest.param(grey_tiff(32, 1, np.array([0, 65536], np.uint32)), "grey from 0 to 65536", id="32 bits"),
         pytest.param(encoded(Image.fromarray(np.array([[-1, 9]], np.int32)), "TIFF"), "grey from -1 to 9", id="signed"),
     ],
@@ -205,12 +205,12 @@ def refusal(data: bytes | memoryview, limits: ImageLimits | None = None) -> str:
 
 def test_nothing_and_garbage_are_refused() -> None:
     assert refusal(b"") == "picture is empty, expected an encoded picture"
-    assert refusal(b"no picture") == f"picture is of no known format, expected one of {', '.join(FORMATS)}"
+    assert refusal(b"no picture") == f"picture is of an unknown format, expected one of {', '.join(FORMATS)}"
 
 
 def test_a_format_that_is_not_offered_is_refused() -> None:
-    assert "no known format" in refusal(encoded(Image.fromarray(COLOUR), "PPM"))
-    assert "no known format" in refusal(encoded(Image.fromarray(COLOUR), "ICO", sizes=[(7, 5)]))
+    assert "unknown format" in refusal(encoded(Image.fromarray(COLOUR), "PPM"))
+    assert "unknown format" in refusal(encoded(Image.fromarray(COLOUR), "ICO", sizes=[(7, 5)]))
 
 
 NOISE = Image.fromarray(RNG.integers(0, 256, (64, 64, 3), dtype=np.uint8))

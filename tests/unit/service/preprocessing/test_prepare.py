@@ -29,7 +29,7 @@ def test_limits_reach_the_decoder() -> None:
 
 
 def test_text_in_place_of_a_picture_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="of no known format"):
+    with pytest.raises(InvalidInput, match="of an unknown format"):
         Preparer(IMAGE, Path("nowhere")).row("a sentence")
 
 

@@ -40,7 +40,7 @@ def test_a_word_outside_the_vocabulary_is_unknown() -> None:
 
 def test_a_sentence_without_a_word_is_refused() -> None:
     for sentence in ("", "   ", ",, ,"):
-        assert refusal(sentence) == "sentence holds no token, expected at least one word"
+        assert refusal(sentence) == "sentence has no tokens, expected at least one word"
 
 
 def test_a_sentence_too_long_is_refused_not_cut() -> None:

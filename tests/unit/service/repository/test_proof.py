@@ -164,7 +164,7 @@ def test_a_picture_of_another_shape_is_named(changes: dict[str, Any]) -> None:
 def test_a_raw_input_that_cannot_be_read_is_named() -> None:
     golden = picture_golden()
     broken = Golden((golden.raw[0], b"broken", golden.raw[2]), golden.inputs, golden.outputs)
-    assert mismatch(broken).startswith("golden sample 1: picture is of no known format")
+    assert mismatch(broken).startswith("golden sample 1: picture is of an unknown format")
 
 
 def test_a_classifier_without_raw_inputs_proves_nothing() -> None:

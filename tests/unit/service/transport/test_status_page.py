@@ -109,14 +109,14 @@ def test_why_a_version_failed_without_what_only_the_log_may_tell() -> None:
 def test_what_runs_and_how_good_it_is() -> None:
     text = html_of(page(FakeLifecycle([VersionStatus("sums", 1, "READY")], [make_servable(name="sums")])))
     assert "75.00 % top-1 on toy test, 8 examples (40.00 % to 90.00 % at 95 % confidence)" in text
-    assert "golden answers reproduced within" in text
+    assert "golden vectors reproduced within" in text
     assert "CPU (" in text
 
 
 def test_a_fallback_and_a_model_that_nobody_verified_are_told() -> None:
     servable = bare_servable(name="m", provider=Provider("auto", "CUDAExecutionProvider", "cuda:0"))
     text = html_of(page(FakeLifecycle([VersionStatus("m", 1, "READY")], [servable])))
-    assert "CUDA, cuda:0 (auto was asked for)" in text
+    assert "CUDA, cuda:0 (auto was requested)" in text
     assert "Not verified" in text
 
 

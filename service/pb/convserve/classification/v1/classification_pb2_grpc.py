@@ -26,13 +26,13 @@ if _version_not_supported:
 
 
 class ClassificationServiceStub(object):
-    """Classifies pictures and sentences, and says what a model is and how well it was verified.
+    """Classifies pictures and sentences, and describes models.
 
     A call fails as a whole with NOT_FOUND (unknown model or version), UNAVAILABLE (model not ready, server draining),
-    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, the
-    deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
-    where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
-    sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
+    INVALID_ARGUMENT (no input, too many inputs, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue
+    full, deadline cannot be met, message too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED if the
+    server requires a token (metadata `authorization: Bearer TOKEN`). A bad picture or sentence fails only its own
+    result: the call ends OK even if every result is an error.
     """
 
     def __init__(self, channel):
@@ -59,13 +59,13 @@ class ClassificationServiceStub(object):
 
 
 class ClassificationServiceServicer(object):
-    """Classifies pictures and sentences, and says what a model is and how well it was verified.
+    """Classifies pictures and sentences, and describes models.
 
     A call fails as a whole with NOT_FOUND (unknown model or version), UNAVAILABLE (model not ready, server draining),
-    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, the
-    deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
-    where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
-    sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
+    INVALID_ARGUMENT (no input, too many inputs, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue
+    full, deadline cannot be met, message too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED if the
+    server requires a token (metadata `authorization: Bearer TOKEN`). A bad picture or sentence fails only its own
+    result: the call ends OK even if every result is an error.
     """
 
     def ClassifyImages(self, request, context):
@@ -83,8 +83,8 @@ class ClassificationServiceServicer(object):
         raise NotImplementedError('Method not implemented!')
 
     def DescribeModel(self, request, context):
-        """Describes a model version: what it takes and gives, where it runs, how accurate it is and where it comes from. Of one
-        that is not ready, only its name, number and state are told, and why.
+        """Describes a model version: its inputs and outputs, where it runs, how accurate it is and where it comes from. For a
+        version that is not ready, only its name, number, state and the reason are set.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -117,13 +117,13 @@ def add_ClassificationServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ClassificationService(object):
-    """Classifies pictures and sentences, and says what a model is and how well it was verified.
+    """Classifies pictures and sentences, and describes models.
 
     A call fails as a whole with NOT_FOUND (unknown model or version), UNAVAILABLE (model not ready, server draining),
-    INVALID_ARGUMENT (no input, too many, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue full, the
-    deadline cannot be met, or the message is too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED
-    where the server asks for a token (metadata `authorization: Bearer TOKEN`). What is wrong with a single picture or
-    sentence is an error of that result alone, so a call in which all are wrong ends OK, too.
+    INVALID_ARGUMENT (no input, too many inputs, a negative top_k, a model of another task), RESOURCE_EXHAUSTED (queue
+    full, deadline cannot be met, message too large), DEADLINE_EXCEEDED, and UNAUTHENTICATED or PERMISSION_DENIED if the
+    server requires a token (metadata `authorization: Bearer TOKEN`). A bad picture or sentence fails only its own
+    result: the call ends OK even if every result is an error.
     """
 
     @staticmethod
