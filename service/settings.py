@@ -104,7 +104,7 @@ class Settings:
     max_picture_bytes: int = _setting(32 * 1024 * 1024, "largest encoded picture")
     max_picture_pixels: int = _setting(50_000_000, "most pixels in a picture, checked before decoding")
     max_sentences_or_pictures: int = _setting(1024, "most items in one Classify call")
-    decode_threads: int = _setting(0, "threads that decode pictures and tokenize sentences; 0: one per core, at most 4")
+    decode_threads: int = _setting(0, "threads that decode pictures and tokenise sentences; 0: one per core, at most 4")
     overload_status: Literal["RESOURCE_EXHAUSTED", "UNAVAILABLE"] = _setting(
         "RESOURCE_EXHAUSTED", "status of a refusal for overload; UNAVAILABLE is what Triton uses"
     )
