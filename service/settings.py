@@ -57,7 +57,7 @@ class Settings:
     tf32: bool = _setting(False, "CUDA: round products to 10 bits; golden answers may then not be reproduced")
     tensorrt: bool = _setting(False, "CUDA: try TensorRT first, if this ONNX Runtime has it")
     tensorrt_cache: str = _setting("", "folder in which TensorRT keeps its engines, which take minutes to build")
-    transport: Literal["auto", "native", "grpcio"] = _setting("auto", "HTTP/2 implementation: see docs/architecture.md")
+    transport: Literal["auto", "native", "grpcio"] = _setting("auto", "HTTP/2 implementation: see docs/operations.md")
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
     infer_tokens_file: str = _setting("", "bearer tokens that allow inference, one per line; empty: anyone may infer")
     admin_tokens_file: str = _setting(
