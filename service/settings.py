@@ -37,89 +37,86 @@ class Settings:
     models: str = _setting("", "model repository: a folder of MODEL/VERSION/model.onnx")
     host: str = _setting("127.0.0.1", "address to listen on; 0.0.0.0 for every interface, :: with IPv6")
     grpc_port: int = _setting(8001, "gRPC port; 0 takes a free one")
-    http_host: str = _setting("", "address of the HTTP endpoint; empty for that of --host")
+    http_host: str = _setting("", "address of the HTTP endpoint; empty: the same as --host")
     http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")
-    try_form: bool = _setting(
-        True, "a form on the status page, which classifies one picture or sentence; none where gRPC speaks TLS"
-    )
-    triton_metrics: bool = _setting(False, "on /metrics also Triton's names, such as nv_inference_request_success")
+    try_form: bool = _setting(True, "a form on the status page that classifies one picture or sentence; none with TLS")
+    triton_metrics: bool = _setting(False, "export Triton's metric names as well, such as nv_inference_request_success")
     versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
     model_control_mode: Literal["none", "poll", "explicit"] = _setting(
-        "none", "none: what is there at the start; poll: follow the repository; explicit: RepositoryModelLoad/Unload"
+        "none", "none: load once, at the start; poll: follow the repository; explicit: RepositoryModelLoad/Unload"
     )
-    repository_poll_seconds: float = _setting(5.0, "how often mode poll looks at the repository")
+    repository_poll_seconds: float = _setting(5.0, "mode poll: how often the server checks the repository")
     load_models: str = _setting("", "mode explicit: models to load at the start, such as a,b; * for all")
-    device: Device = _setting("auto", "cuda refuses to start on a fallback; auto takes CUDA where it works")
+    device: Device = _setting("auto", "cuda refuses to start rather than run on the CPU; auto uses CUDA where it works")
     cuda_execution: Literal["plain", "bound", "graph"] = _setting(
-        "plain", "CUDA: bound keeps buffers on the device for each batch size, graph replays each as a CUDA graph"
+        "plain", "CUDA: bound keeps buffers on the device for each batch size; graph replays each as a CUDA graph"
     )
     cudnn_search: Literal["heuristic", "exhaustive"] = _setting(
         "heuristic", "CUDA: how cuDNN chooses algorithms; exhaustive loads more slowly"
     )
-    tf32: bool = _setting(False, "CUDA: let products round to 10 bits; golden answers may then not be reproduced")
-    tensorrt: bool = _setting(False, "CUDA: ask TensorRT first, where ONNX Runtime has it")
+    tf32: bool = _setting(False, "CUDA: round products to 10 bits; golden answers may then not be reproduced")
+    tensorrt: bool = _setting(False, "CUDA: try TensorRT first, if this ONNX Runtime has it")
     tensorrt_cache: str = _setting("", "folder in which TensorRT keeps its engines, which take minutes to build")
-    transport: Literal["auto", "native", "grpcio"] = _setting("auto", "who speaks HTTP/2: see docs/architecture.md")
+    transport: Literal["auto", "native", "grpcio"] = _setting("auto", "HTTP/2 implementation: see docs/operations.md")
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
-    infer_tokens_file: str = _setting("", "bearer tokens, one a line, of those who may infer; none: anybody")
+    infer_tokens_file: str = _setting("", "bearer tokens that allow inference, one per line; empty: anyone may infer")
     admin_tokens_file: str = _setting(
-        "",
-        "bearer tokens of those who load models, set logging, register memory; none: on loopback anybody, else nobody",
+        "", "bearer tokens to load models, change logging, register memory; empty: anyone on loopback, otherwise no one"
     )
-    tls_certificate: str = _setting("", "PEM file of the server's certificate chain; turns TLS on")
-    tls_key: str = _setting("", "PEM file of its private key")
-    tls_client_ca: str = _setting("", "PEM file of the roots of the callers' certificates; requires one of them")
-    instances: int = _setting(0, "threads that run batches of one model; 0 chooses by measurement, or from the cores")
-    intra_op_threads: int = _setting(0, "threads within one run; 0 chooses by measurement, or from the cores")
-    lone_threads: int = _setting(0, "most threads of a batch that is alone; 0: all cores where quicker, 1: as others")
-    weight: float = _setting(
-        1.0, "time that a model's instances get where all want the cores, over that of a model of weight 1"
+    tls_certificate: str = _setting("", "PEM file with the server's certificate chain; turns TLS on")
+    tls_key: str = _setting("", "PEM file with the private key of that certificate")
+    tls_client_ca: str = _setting("", "PEM file with the roots of clients' certificates; clients must then present one")
+    instances: int = _setting(0, "threads that run batches of one model; 0: chosen from measurements or the cores")
+    intra_op_threads: int = _setting(0, "threads within one run; 0: chosen from measurements or the cores")
+    lone_threads: int = _setting(0, "most threads of a batch that runs alone; 0: all cores if faster; 1: as others")
+    weight: float = _setting(1.0, "CPU time that a model gets when all want the cores, relative to a model of weight 1")
+    measuring_seconds: float = _setting(
+        0.04, "longest time to measure batch costs at load; the rest is learned in service"
     )
-    measuring_seconds: float = _setting(0.04, "longest time to measure costs at load; the rest is learnt in service")
-    cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it can be written")
-    max_batch_size: int = _setting(0, "most rows in a batch, of a verified model no more than verified; 0: at most 32")
-    max_request_rows: int = _setting(
-        0, "most rows of one request; what a batch cannot hold is run in several and put together; 0: a batch"
-    )
+    cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it is writable")
+    max_batch_size: int = _setting(0, "most rows in a batch, at most what was verified for the model; 0: at most 32")
+    max_request_rows: int = _setting(0, "most rows in one request; what exceeds a batch runs as several; 0: one batch")
     advertised_input: Literal["tensor", "encoded"] = _setting(
-        "tensor", "what metadata calls the input of pictures or sentences; the server takes both either way"
+        "tensor", "input type that metadata shows for pictures and sentences; the server accepts both either way"
     )
     max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
-    max_queued_requests: int = _setting(1024, "most requests of one model that may wait")
+    max_queued_requests: int = _setting(1024, "most requests of one model that may wait in its queue")
     refusals: Literal["prompt", "late"] = _setting(
-        "prompt", "who will be late is told at arrival, by what is expected; or late, once it is certain"
+        "prompt", "prompt: refuse at arrival what is predicted to be late; late: refuse only once it is certain"
     )
     response_cache_bytes: int = _setting(
-        0, "most memory for answers that identical requests get at once, of all models; 0: none is kept"
+        0, "memory for cached answers to identical requests, of all models; 0: no cache"
     )
-    response_cache: bool = _setting(True, "whether answers are kept, where there is memory for them")
-    merge_identical_requests: bool = _setting(False, "identical requests in flight run once, and all get the answer")
-    priority_levels: int = _setting(0, "levels of the parameter priority, 1 going first; 0 ignores the parameter")
-    default_priority_level: int = _setting(0, "level of a request that asks for none, at most the last; 0: the middle")
+    response_cache: bool = _setting(True, "whether answers are cached, if response_cache_bytes allows any")
+    merge_identical_requests: bool = _setting(False, "run identical requests in flight once and answer all of them")
+    priority_levels: int = _setting(0, "levels of the request parameter priority, 1 is first; 0: ignore it")
+    default_priority_level: int = _setting(
+        0, "level of a request without that parameter, at most the last; 0: the middle"
+    )
     run_timeout_seconds: float = _setting(
-        60.0, "a batch that runs longer hangs: its callers are answered and the version is loaded anew; 0: never"
+        60.0, "a batch that runs longer has hung: its callers get an error, the version is reloaded; 0: never"
     )
-    load_timeout_seconds: float = _setting(600.0, "a version whose loading takes longer has failed; 0: never")
-    latency_objective_seconds: float = _setting(0.0, "deadline of a request that brings none or a later one; 0: none")
+    load_timeout_seconds: float = _setting(600.0, "a version that takes longer to load has failed; 0: no limit")
+    latency_objective_seconds: float = _setting(0.0, "deadline of a request that has none or a later one; 0: none")
     max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
     max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
-    max_connection_age_seconds: float = _setting(0.0, "grpcio: callers then connect anew, perhaps elsewhere; 0: never")
+    max_connection_age_seconds: float = _setting(0.0, "grpcio: age at which clients are told to reconnect; 0: never")
     max_picture_bytes: int = _setting(32 * 1024 * 1024, "largest encoded picture")
-    max_picture_pixels: int = _setting(50_000_000, "most pixels of a picture, checked before decoding")
+    max_picture_pixels: int = _setting(50_000_000, "most pixels in a picture, checked before decoding")
     max_sentences_or_pictures: int = _setting(1024, "most items in one Classify call")
-    decode_threads: int = _setting(0, "threads that decode pictures and split sentences; 0: one a core, at most 4")
+    decode_threads: int = _setting(0, "threads that decode pictures and tokenise sentences; 0: one per core, at most 4")
     overload_status: Literal["RESOURCE_EXHAUSTED", "UNAVAILABLE"] = _setting(
-        "RESOURCE_EXHAUSTED", "status of a refusal for overload; UNAVAILABLE as Triton has it"
+        "RESOURCE_EXHAUSTED", "status of a refusal for overload; UNAVAILABLE is what Triton uses"
     )
-    lame_duck_seconds: float = _setting(2.0, "after SIGTERM: not ready, yet still answering, for so long")
-    drain_seconds: float = _setting(30.0, "then: how long what is queued may take before it is given up")
-    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "least severe level that is logged")
-    log_format: Literal["json", "text"] = _setting("json", "one JSON object a line, or text for a terminal")
+    lame_duck_seconds: float = _setting(2.0, "after SIGTERM: how long to report not ready while still answering")
+    drain_seconds: float = _setting(30.0, "after the lame duck: how long work in flight may take before it is given up")
+    log_level: Literal["debug", "info", "warning", "error"] = _setting("info", "lowest severity that is logged")
+    log_format: Literal["json", "text"] = _setting("json", "json: one object per line; text: for a terminal")
     access_log_sample_rate: float = _setting(
-        0.0, "share of calls logged whatever becomes of them; failures are logged at 0 too, 10 a second at most"
+        0.0, "share of all calls that is logged; failures are always logged, at most 10 per second"
     )
-    otlp_endpoint: str = _setting("", "collector of traces over OTLP/gRPC, http(s)://HOST:PORT; empty: no traces")
-    trace_sample_rate: float = _setting(0.01, "share of calls traced whose callers bring no decision (traceparent)")
+    otlp_endpoint: str = _setting("", "OTLP/gRPC collector of traces, http(s)://HOST:PORT; empty: no traces")
+    trace_sample_rate: float = _setting(0.01, "share of calls traced when the caller sends no traceparent")
 
     def __post_init__(self) -> None:
         """Refuse values out of range.

@@ -12,8 +12,8 @@ ROOT = Path(__file__).parents[1]
 TABLE = [
     line.split("|")[1:-1]
     for line in (ROOT / "docs" / "threat-model.md").read_text(encoding="utf-8").splitlines()
-    if line.startswith("| ") and "---" not in line
-][1:]
+    if line.startswith("| ") and not line.startswith("| threat |")
+]
 
 
 def names(path: Path) -> set[str]:

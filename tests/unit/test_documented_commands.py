@@ -54,5 +54,5 @@ def test_a_flag_that_is_spoken_of_is_taken_by_some_command(document: Path) -> No
 
 def test_every_command_of_the_export_is_explained() -> None:
     page = text(ROOT / "docs" / "export.md")
-    explained = set(re.findall(r"^\*\*`convserve-export ([a-z]+)", page, re.MULTILINE))
+    explained = set(re.findall(r"^### `convserve-export ([a-z]+)", page, re.MULTILINE))
     assert explained == {name for program, name in taken() if program == "convserve-export"}
