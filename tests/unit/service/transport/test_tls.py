@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import trustme
 
-from service.transport.tls import TlsFiles, _Follower
+from service.errors import SettingsError
+from service.transport.tls import TlsFiles, _Follower, server_credentials
 
 
 def test_a_change_that_could_not_be_read_is_taken_at_the_next_handshake(
@@ -30,3 +33,40 @@ def test_a_change_that_could_not_be_read_is_taken_at_the_next_handshake(
     assert len(caplog.records) == 1, "not at every handshake"
     assert follower() is not None
     assert follower() is None
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    authority.issue_cert("other").private_key_pem.write_to_path(folder / "other.pem")
+    (folder / "secret.pem").write_text(
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIFHDBOBgkqhkiG9w0BBQ0w\n-----END ENCRYPTED PRIVATE KEY-----\n"
+    )
+    return TlsFiles(folder / "certificate.pem", folder / "key.pem", folder / "ca.pem")
+
+
+def test_files_that_belong_together_are_taken(pair: TlsFiles) -> None:
+    assert server_credentials(pair) is not None
+
+
+@pytest.mark.parametrize(
+    ("changed", "said"),
+    [
+        ({"key": "other.pem"}, "expected a certificate and its private key, which has no passphrase (KEY_VALUES_MIS"),
+        ({"key": "secret.pem"}, "expected a certificate and its private key, which has no passphrase ("),
+        ({"key": "certificate.pem"}, "expected a certificate and its private key, which has no passphrase ("),
+        ({"certificate": "key.pem"}, "expected a certificate and its private key, which has no passphrase ("),
+        ({"client_ca": "key.pem"}, "key.pem: expected certificates ("),
+    ],
+)
+def test_files_that_are_of_no_use_are_named_at_the_start(pair: TlsFiles, changed: dict[str, str], said: str) -> None:
+    files = replace(pair, **{flag: pair.key.parent / name for flag, name in changed.items()})
+    with pytest.raises(SettingsError) as caught:
+        server_credentials(files)
+    assert str(caught.value).startswith(f"TLS: --tls-{'client-ca' if 'client_ca' in changed else 'certificate'} ")
+    assert said in str(caught.value)
