@@ -13,12 +13,25 @@ from service.errors import SettingsError
 from service.transport.tls import TlsFiles, _Follower, server_credentials
 
 
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = trustme.CA()
+    authority.cert_pem.write_to_path(folder / "ca.pem")
+    issued = authority.issue_cert("localhost")
+    issued.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
+    issued.private_key_pem.write_to_path(folder / "key.pem")
+    authority.issue_cert("other").private_key_pem.write_to_path(folder / "other.pem")
+    (folder / "secret.pem").write_text(
+        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIFHDBOBgkqhkiG9w0BBQ0w\n-----END ENCRYPTED PRIVATE KEY-----\n"
+    )
+    return TlsFiles(folder / "certificate.pem", folder / "key.pem", folder / "ca.pem")
+
+
 def test_a_change_that_could_not_be_read_is_taken_at_the_next_handshake(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    pair: TlsFiles, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    files = TlsFiles(tmp_path / "certificate", tmp_path / "key", None)
-    for path in (files.certificate, files.key):
-        path.write_bytes(b"-----BEGIN")
+    files = pair
     follower = _Follower(files, files.stamp())
     assert follower() is None
     os.utime(files.key, ns=(1, 1))
@@ -33,21 +46,6 @@ def test_a_change_that_could_not_be_read_is_taken_at_the_next_handshake(
     assert len(caplog.records) == 1, "not at every handshake"
     assert follower() is not None
     assert follower() is None
-
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> TlsFiles:
-    folder = tmp_path_factory.mktemp("tls")
-    authority = trustme.CA()
-    authority.cert_pem.write_to_path(folder / "ca.pem")
-    issued = authority.issue_cert("localhost")
-    issued.cert_chain_pems[0].write_to_path(folder / "certificate.pem")
-    issued.private_key_pem.write_to_path(folder / "key.pem")
-    authority.issue_cert("other").private_key_pem.write_to_path(folder / "other.pem")
-    (folder / "secret.pem").write_text(
-        "-----BEGIN ENCRYPTED PRIVATE KEY-----\nMIIFHDBOBgkqhkiG9w0BBQ0w\n-----END ENCRYPTED PRIVATE KEY-----\n"
-    )
-    return TlsFiles(folder / "certificate.pem", folder / "key.pem", folder / "ca.pem")
 
 
 def test_files_that_belong_together_are_taken(pair: TlsFiles) -> None:
@@ -70,3 +68,23 @@ def test_files_that_are_of_no_use_are_named_at_the_start(pair: TlsFiles, changed
         server_credentials(files)
     assert str(caught.value).startswith(f"TLS: --tls-{'client-ca' if 'client_ca' in changed else 'certificate'} ")
     assert said in str(caught.value)
+
+
+def test_a_half_renewed_pair_is_not_taken_and_named_once(
+    pair: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    files = TlsFiles(tmp_path / "certificate.pem", tmp_path / "key.pem", None)
+    for path in (files.certificate, files.key):
+        path.write_bytes((pair.key.parent / path.name).read_bytes())
+    follower = _Follower(files, files.stamp())
+    files.key.write_bytes((pair.key.parent / "other.pem").read_bytes())
+    os.utime(files.key, ns=(1, 1))
+    assert follower() is None
+    assert follower() is None
+    (said,) = caplog.messages
+    assert said.startswith("TLS files cannot be used, the present certificates stay: --tls-certificate ")
+    files.key.write_bytes(pair.key.read_bytes())
+    os.utime(files.key, ns=(2, 2))
+    assert follower() is not None
+    assert caplog.messages[1:] == ["TLS certificates taken anew"]
