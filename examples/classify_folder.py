@@ -50,3 +50,5 @@ if __name__ == "__main__":
         sys.exit(f"{failed} (request id {failed.request_id})" if failed.request_id else str(failed))
     except (CredentialsInvalid, OSError) as error:
         sys.exit(str(error))
+    except KeyboardInterrupt:
+        sys.exit(130)  # 128 + SIGINT, as shells count
