@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import trustme
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
 
 from service.errors import SettingsError
 from service.transport.tls import TlsFiles, _Follower, server_credentials
@@ -50,6 +54,23 @@ def test_a_change_that_could_not_be_read_is_taken_at_the_next_handshake(
 
 def test_files_that_belong_together_are_taken(pair: TlsFiles) -> None:
     assert server_credentials(pair) is not None
+
+
+def test_a_short_key_that_grpc_takes_is_taken(tmp_path: Path) -> None:
+    files = TlsFiles(tmp_path / "certificate.pem", tmp_path / "key.pem", None)
+    key = rsa.generate_private_key(public_exponent=65537, key_size=1024)
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "localhost")])
+    now = datetime.datetime.now(datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1, now, now + datetime.timedelta(days=1))
+        .sign(key, hashes.SHA256())
+        .public_bytes(serialization.Encoding.PEM)
+    )
+    files.certificate.write_bytes(certificate)
+    files.key.write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
+    assert server_credentials(files) is not None
 
 
 @pytest.mark.parametrize(
