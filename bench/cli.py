@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import os
 import sys
 from collections.abc import Sequence
@@ -13,6 +14,8 @@ from bench.load import command as load
 from bench.profile import command as profile
 from bench.slo import command as slo
 
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
+
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``convserve-bench``; return the exit code.
@@ -22,11 +25,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = _parser().parse_args(arguments)
     try:
         code = int(flags.run(flags))
-        sys.stdout.flush()
-    except BrokenPipeError:  # whoever reads has left, as `head` does; nor may Python's last flush complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        if sys.stdout is not None:  # as where a shell has closed it
+            sys.stdout.flush()
+    except BrokenPipeError:  # whoever reads has left, as `head` does
+        _drop_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        _drop_output()
+        sys.stderr.write(f"convserve-bench: the output cannot be written: {error.strerror}\n")
         return 1
     return code
+
+
+def _drop_output() -> None:
+    """Let Python's last flush not complain of what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import importlib.metadata
 import io
 import os
@@ -12,6 +13,8 @@ from collections.abc import Sequence
 from service import __version__, logs, settings
 from service.client_flags import add_credential_flags
 from service.errors import LoadError, SettingsError
+
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -23,14 +26,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     flags = parser.parse_args(arguments)
     try:
         code = int(flags.run(flags))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # as where a shell has closed it
+            sys.stdout.flush()
     except (SettingsError, LoadError) as error:
         print(f"convserve: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads has left, as `head` does; nor may Python's last flush complain
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # whoever reads has left, as `head` does
+        _drop_output()
+        return 1
+    except OSError as error:
+        if error.errno not in _NO_ROOM or error.filename is not None:
+            raise
+        _drop_output()
+        print(f"convserve: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return code
+
+
+def _drop_output() -> None:
+    """Let Python's last flush not complain of what could not be written."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

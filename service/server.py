@@ -35,7 +35,7 @@ from service.repository.widening import Widening
 from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.transport.access_log import AccessLog
-from service.transport.address import is_loopback, listening, target
+from service.transport.address import is_loopback, listening, socket_folder, target
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
@@ -160,7 +160,7 @@ class Server:
             return
         from service.transport.fast_lane import FastLane  # noqa: PLC0415 - the extra `fast` may be absent
 
-        self._socket_folder = tempfile.TemporaryDirectory(prefix="convserve-")
+        self._socket_folder = socket_folder()
         socket = str(Path(self._socket_folder.name) / "grpcio.sock")
         self._grpcio.start(f"unix:{socket}")
         self._fast_lane = FastLane(

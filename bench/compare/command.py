@@ -21,7 +21,7 @@ from bench.compare.stand import Stand
 from bench.load.options import OptionsInvalid, count, counts, names, positive
 from bench.load.plot import needs_matplotlib
 from bench.load.progress import steps
-from bench.load.session import OutputInvalid, guarded
+from bench.load.session import OutputInvalid, guarded, make_folder
 from bench.peers import PEERS
 from bench.peers.base import ROOT
 from bench.peers.cases import NAMES
@@ -80,6 +80,8 @@ def _measured(flags: argparse.Namespace, out: Path) -> int:
     programs = found_programs(flags.client)
     needs_matplotlib("compare")
     needs_checkout("compare")
+    if flags.work:
+        make_folder(flags.work, "--work")
     results = _opened(flags, out)
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)
@@ -118,8 +120,5 @@ def _opened(flags: argparse.Namespace, out: Path) -> Results:
         if flags.replace:
             results.forget(flags.models, flags.peers)
         return results
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputInvalid(f"{out}: {error.strerror}; give another --out") from None
+    make_folder(out, "--out")
     return Results()

@@ -73,7 +73,11 @@ def run(flags: argparse.Namespace) -> int:
     print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
     if flags.json:
         facts = {"server": about.name, "version": about.version, "models": flags.model}
-        flags.json.write_text(report.as_json(results, facts))
+        try:
+            flags.json.write_text(report.as_json(results, facts))
+        except OSError as error:
+            print(f"convserve-bench: {flags.json}: {error.strerror}; give another file", file=sys.stderr)
+            return 2
     return 1 if any(result.outcome is Outcome.FAIL for result in results) else 0
 
 

@@ -30,7 +30,7 @@ def read_encoded(path: Path) -> list[bytes]:
     """
     try:
         if path.is_dir():
-            found = [file.read_bytes() for file in sorted(path.iterdir()) if _is_picture(file)]
+            found = [file.read_bytes() for file in _pictures(path)]
         elif path.suffix in _SENTENCES:
             found = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
         else:
@@ -42,8 +42,15 @@ def read_encoded(path: Path) -> list[bytes]:
     return found
 
 
-def _is_picture(file: Path) -> bool:
-    return file.is_file() and not file.name.startswith(".")
+def origin(path: Path, place: int) -> str:
+    """Say where one of what :func:`read_encoded` returned came from."""
+    if path.is_dir():
+        return str(_pictures(path)[place])
+    return f"{path}, sentence {place + 1}" if path.suffix in _SENTENCES else str(path)
+
+
+def _pictures(folder: Path) -> list[Path]:
+    return [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
 
 
 def generated_requests(model: Model, count: int, rows: int, version: str) -> list[bytes]:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
+import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
@@ -82,7 +84,8 @@ class Fleet:
             for _ in range(self._count):
                 ours, theirs = context.Pipe()
                 process = context.Process(target=_serve, args=(theirs, self._work), daemon=True)
-                process.start()
+                with _deaf_to_ctrl_c():
+                    process.start()
                 theirs.close()
                 self._members.append((process, ours))
             self._gather(_START_SECONDS)
@@ -141,14 +144,26 @@ class Fleet:
         return word
 
     def _stop(self) -> None:
-        for process, pipe in self._members:
+        for _, pipe in self._members:
             pipe.close()  # a process that waits for its next plan ends now
-            process.join(1.0)
+        give_up = time.monotonic() + 1.0
+        for process, _ in self._members:
+            process.join(max(0.0, give_up - time.monotonic()))
             if process.is_alive():
                 process.kill()
                 process.join()
             process.close()
         self._members = []
+
+
+@contextlib.contextmanager
+def _deaf_to_ctrl_c() -> Iterator[None]:
+    """Let processes that start now ignore Ctrl-C, which a terminal sends to all: each would print where it was."""
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
 
 
 def _serve(pipe: Pipe, work: Work) -> None:
@@ -162,7 +177,7 @@ def _serve(pipe: Pipe, work: Work) -> None:
             sender.prepare(pipe.recv())
             pipe.send("ready")
             pipe.send(sender.run(pipe.recv()))
-    except (EOFError, BrokenPipeError, KeyboardInterrupt):
+    except (EOFError, ConnectionError):  # whoever sends plans has gone
         return
     except (ConnectFailed, CredentialsInvalid, ProtocolFailed, HeadersInvalid) as error:
         pipe.send(FleetFailed(str(error)))

@@ -6,7 +6,7 @@ import argparse
 import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from bench.conformance.model import FREE_AXIS
 from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, read_trace
@@ -15,15 +15,23 @@ from service.client import add_credential_flags
 PROCESSES = ("constant", "poisson", "gamma", "bursts", "trace")
 _LEAST_LAG_SECONDS = 0.001
 _LAG_OF_OBJECTIVE = 0.05
+_N = TypeVar("_N", int, float)
 
 
 class OptionsInvalid(Exception):
     """Arguments do not go together; the message says which and what to do."""
 
 
+def _number(text: str, kind: type[_N], expected: str) -> _N:
+    try:
+        return kind(text)
+    except ValueError:  # of which argparse would tell the name of the function
+        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}") from None
+
+
 def positive(text: str) -> float:
     """Read a number above 0."""
-    number = float(text)
+    number = _number(text, float, "a number above 0")
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
     return number
@@ -31,7 +39,7 @@ def positive(text: str) -> float:
 
 def not_negative(text: str) -> float:
     """Read a number from 0 on."""
-    number = float(text)
+    number = _number(text, float, "a number from 0 on")
     if not 0 <= number < math.inf:
         raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text}")
     return number
@@ -39,7 +47,7 @@ def not_negative(text: str) -> float:
 
 def seed(text: str) -> int:
     """Read a whole number from 0 on, which numpy's generators begin with."""
-    number = int(text)
+    number = _number(text, int, "a whole number from 0 on")
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
     return number
@@ -47,7 +55,7 @@ def seed(text: str) -> int:
 
 def count(text: str) -> int:
     """Read a whole number from 1 on."""
-    number = int(text)
+    number = _number(text, int, "a whole number from 1 on")
     if number < 1:
         raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
     return number

@@ -7,6 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.load.arrivals import Arrivals, schedule, share
+from bench.load.options import OptionsInvalid
+
+_MOST_REQUESTS = 20_000_000  # of one run: their instants, inputs and records fill 1 GB or so
 
 
 @dataclass(frozen=True, eq=False)
@@ -41,7 +44,16 @@ def open_loop(
     deadline_seconds: float | None,
     drain_seconds: float,
 ) -> list[Plan]:
-    """Fix every instant and every input in advance; return each process's part."""
+    """Fix every instant and every input in advance; return each process's part.
+
+    Raises:
+        OptionsInvalid: They are more than one run can hold.
+    """
+    if rate * seconds > _MOST_REQUESTS:
+        raise OptionsInvalid(
+            f"{rate:g} requests a second for {seconds:g} s are more than {_MOST_REQUESTS:,}, which one run can hold: "
+            "a lower rate or fewer seconds"
+        )
     instants = schedule(arrivals, rate, seconds, seed)
     picks = np.random.default_rng([seed, 1]).integers(0, inputs, len(instants))
     return [

@@ -9,14 +9,14 @@ import json
 import os
 import platform
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.conformance.model import Model, learn
 from bench.conformance.outcome import CallFailed, CheckFailed
 from bench.conformance.target import Target
-from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, read_encoded
+from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, origin, read_encoded
 from bench.load.arrivals import TraceInvalid
 from bench.load.fleet import FleetFailed, Work
 from bench.load.http2 import framed
@@ -75,7 +75,7 @@ def open_session(flags: argparse.Namespace) -> Session:
         CallFailed: The server does not know the model, or refuses the first request.
         CredentialsInvalid: TLS files or tokens cannot be used.
         CheckFailed: What it says of the model makes no sense.
-        InputInvalid: There is nothing to send.
+        InputInvalid: There is nothing to send, or the model does not take what was given.
         OptionsInvalid: The address is none, or no call can be made to it; with the remedy.
     """
     host, port = _address(flags.server)
@@ -89,7 +89,7 @@ def open_session(flags: argparse.Namespace) -> Session:
         # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
         model = dataclasses.replace(learn(target, flags.model, {}), mirrors={}, free_axis=flags.length)
         requests = _requests(model, encoded, flags)
-        alone = [target.call("ModelInfer", request) for request in (requests if flags.check else requests[:1])]
+        alone = _alone(target, requests if flags.check else requests[:1], flags.input)
     reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None
     work = Work(host, port, tuple(framed(request) for request in requests), reference, credentials)
     return Session(work, f"{about.name} {about.version}", _facts(flags, about))
@@ -116,6 +116,38 @@ def check_outputs(*paths: Path | None) -> None:
     for path in paths:
         if path is not None and not os.access(path.parent, os.W_OK):
             raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
+        if path is not None and (path.is_dir() or (path.exists() and not os.access(path, os.W_OK))):
+            raise OutputInvalid(f"{path}: is a folder, or may not be written; give another file")
+
+
+def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> list[Any]:
+    """Return the answers to requests, one after the other; of what was given, name what is not taken.
+
+    Raises:
+        CallFailed: One failed that was made up here.
+        InputInvalid: One failed that was given.
+    """
+    answers = []
+    for place, request in enumerate(requests):
+        try:
+            answers.append(target.call("ModelInfer", request))
+        except CallFailed as failed:
+            if given is None:
+                raise
+            raise InputInvalid(f"--input {origin(given, place)}: {failed}") from None
+    return answers
+
+
+def make_folder(path: Path, flag: str) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        OutputInvalid: It cannot be made; with the flag that names another.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another {flag}") from None
 
 
 def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespace) -> list[bytes]:

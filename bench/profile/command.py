@@ -19,7 +19,7 @@ from bench.compare.sending import found_programs
 from bench.load.options import OptionsInvalid, counts, names, positive
 from bench.load.plot import needs_matplotlib
 from bench.load.progress import steps
-from bench.load.session import OutputInvalid, guarded
+from bench.load.session import guarded, make_folder
 from bench.peers.base import ROOT
 from bench.peers.cases import NAMES
 from bench.profile import table
@@ -81,6 +81,8 @@ def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
     programs = found_programs(flags.client, among=("h2load",))
     needs_matplotlib("profile")
     needs_checkout("profile")
+    if flags.work:
+        make_folder(flags.work, "--work")
     profiles = _opened(out)
     profiles.machine, profiles.date = machine(), date
     models = flags.models or [*_BUNDLED, *(_MADE if flags.work else [])]
@@ -122,8 +124,5 @@ def _opened(out: Path) -> Profiles:
     """
     if (out / "results.json").exists():
         return Profiles.read(out / "results.json")
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputInvalid(f"{out}: {error.strerror}; give another --out") from None
+    make_folder(out, "--out")
     return Profiles()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -108,5 +109,6 @@ class Trials:
 
 
 def _told(rate: float, summary: Summary, verdict: str) -> str:
-    p99 = summary.latency.percentile(99) * 1e3
-    return f"{rate:10.1f} /s  {summary.missed:6d} of {summary.offered:7d} missed  p99 of OK {p99:9.2f} ms  {verdict}"
+    seconds = summary.latency.percentile(99)
+    p99 = "-" if math.isnan(seconds) else f"{seconds * 1e3:.2f}"  # nothing was OK
+    return f"{rate:10.1f} /s  {summary.missed:6d} of {summary.offered:7d} missed  p99 of OK {p99:>9} ms  {verdict}"

@@ -45,7 +45,12 @@ class AsyncClient:
         attempts: int = 1,
         channel_options: ChannelOptions = (),
     ) -> None:
-        """Prepare a channel; arguments and errors as for :class:`service.client.Client`."""
+        """Prepare a channel; arguments and errors as for :class:`service.client.Client`.
+
+        Raises:
+            RuntimeError: No loop runs; gRPC would take another one than the calls are made in.
+        """
+        asyncio.get_running_loop()
         self._channel = (credentials or Credentials()).aio_channel(server, [*CHANNEL_OPTIONS, *channel_options])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)

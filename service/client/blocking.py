@@ -32,7 +32,7 @@ from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb
 class Client:
     """One channel to one server. Thread-safe; make one and share it. Use as a context manager, or :meth:`close` it.
 
-    It connects with the first call, and anew after the connection was lost.
+    It connects with the first call, and anew after the connection was lost. A forked process needs one of its own.
     """
 
     def __init__(
@@ -94,7 +94,7 @@ class Client:
 
         Args:
             model: Model name.
-            sentences: At least one.
+            sentences: At least one; no more than the server takes in a call, which is 1024 unless set otherwise.
             **options: See :class:`Options`.
 
         Returns:

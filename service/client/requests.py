@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypedDict
 
@@ -17,6 +17,8 @@ CHANNEL_OPTIONS = (
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
 )
 TIMEOUT_SECONDS = 30.0
+_LONGEST_SECONDS = 1e8  # three years, which stands for infinity: gRPC takes what it cannot count for the past
+_ENCODED = "give the bytes of JPEG, PNG, WebP, GIF, BMP or TIFF files, as Path.read_bytes() returns them"
 _SPREAD = 0.5  # of a delay, at random: who was refused together would come back together
 
 
@@ -70,7 +72,7 @@ class Terms:
 
     def left_seconds(self, now: float) -> float | None:
         """Return what is left until the deadline."""
-        return None if self.give_up is None else max(0.0, self.give_up - now)
+        return None if self.give_up is None else min(max(0.0, self.give_up - now), _LONGEST_SECONDS)
 
     def wait_seconds(self, failed: CallFailed, attempt: int, now: float, chance: float) -> float | None:
         """Return how long to wait before a call is made again, None where it is not.
@@ -88,7 +90,20 @@ class Terms:
 
 
 def images_request(model: str, images: Sequence[bytes], options: Options) -> pb.ClassifyImagesRequest:
-    """Build a request."""
+    """Build a request.
+
+    Raises:
+        TypeError: The pictures are no sequence of encoded ones; it says what to give instead.
+    """
+    if isinstance(images, bytes | bytearray | memoryview):
+        raise TypeError("expected a sequence of encoded pictures, got the bytes of one: [picture] is a sequence of one")
+    if isinstance(images, str) or hasattr(images, "read") or not isinstance(images, Iterable):
+        raise TypeError(f"expected a sequence of encoded pictures, got {type(images).__name__}: {_ENCODED}")
+    images = [*images]  # once: it may be a generator
+    for place, image in enumerate(images):
+        if not isinstance(image, bytes):
+            raise TypeError(f"picture {place}: expected bytes, got {type(image).__name__}: {_ENCODED}")
+    _expect_text("model", model)
     return pb.ClassifyImagesRequest(model_name=model, images=images, **_of_request(options))
 
 
@@ -96,22 +111,30 @@ def sentences_request(model: str, sentences: Sequence[str], options: Options) ->
     """Build a request.
 
     Raises:
-        TypeError: The sentences are one string, whose letters protobuf would take for them.
+        TypeError: The sentences are one string, whose letters protobuf would take for them, or not all are strings.
     """
-    if isinstance(sentences, str):
+    if isinstance(sentences, str | bytes):
         raise TypeError("expected a sequence of sentences, got one string: [sentence] is a sequence of one")
+    sentences = [*sentences]  # once: it may be a generator
+    for place, sentence in enumerate(sentences):
+        if not isinstance(sentence, str | bytes):  # protobuf takes UTF-8 for a string
+            _expect_text(f"sentence {place}", sentence)
+    _expect_text("model", model)
     return pb.ClassifySentencesRequest(model_name=model, sentences=sentences, **_of_request(options))
 
 
 def describe_request(model: str, version: str, options: CallOptions) -> pb.DescribeModelRequest:
     """Build a request."""
     _refuse_unknown(options, CallOptions)
+    _expect_text("model", model)
+    _expect_text("version", version or "")
     return pb.DescribeModelRequest(model_name=model, model_version=version)
 
 
 def health_request(model: str, options: CallOptions) -> health_pb2.HealthCheckRequest:
     """Build a request."""
     _refuse_unknown(options, CallOptions)
+    _expect_text("model", model)
     return health_pb2.HealthCheckRequest(service=model)
 
 
@@ -121,10 +144,24 @@ def _of_request(options: Options) -> dict[str, Any]:
 
 
 def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
-    """Go on unless there is no option of a name.
+    """Go on unless there is no option of a name, or one is of another type.
 
     Raises:
-        TypeError: There is none.
+        TypeError: It says which.
     """
     if unknown := options.keys() - kind.__annotations__.keys():
         raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(sorted(kind.__annotations__))}")
+    for name in ("model_version", "request_id"):
+        _expect_text(name, options.get(name) or "")
+    if isinstance(options.get("metadata"), Mapping):
+        raise TypeError("metadata: expected pairs of key and value, got a mapping: its items() are such pairs")
+
+
+def _expect_text(name: str, value: object) -> None:
+    """Go on unless a value is no text, of which protobuf's errors name neither.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(value, str):
+        raise TypeError(f"{name}: expected str, got {type(value).__name__}")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import socket
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
@@ -65,3 +66,18 @@ def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]
         # The doors word it differently.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
         raise SettingsError(f"cannot listen on {target(host, port)}: {reason}. Choose another with {remedy}") from None
+
+
+def socket_folder() -> tempfile.TemporaryDirectory[str]:
+    """Make the folder of the socket by which the native door reaches the grpcio server.
+
+    Raises:
+        SettingsError: No folder for temporary files can be written.
+    """
+    try:
+        return tempfile.TemporaryDirectory(prefix="convserve-")
+    except OSError as error:
+        raise SettingsError(
+            f"the native transport needs a folder for its socket: {error.strerror}. Let /tmp or TMPDIR be writable, "
+            "or give --transport grpcio"
+        ) from None

@@ -73,7 +73,7 @@ class Calls:
         self._metrics = metrics
         self._shared_memory = shared_memory
         self._overload_status = overload_status
-        self._classify_fields = dataplane.max_items + _FIELDS_BESIDE_ITEMS
+        self._classify_limits = dataplane.max_items + _FIELDS_BESIDE_ITEMS, dataplane.max_items
         self._templates = Templates()
         self.repeated: RepeatedRefusal | None = None
         """The last refusal that others may be told as well, for :meth:`shedder`."""
@@ -248,14 +248,14 @@ class Calls:
             self.repeated = None
 
     def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
-        request = wire.parse(classification.ClassifyImagesRequest, payload, self._classify_fields)
+        request = wire.parse(classification.ClassifyImagesRequest, payload, *self._classify_limits)
         call.caller_id = request.request_id
         servable = call.find(request.model_name, request.model_version, "image-classification")
         response = classification.ClassifyImagesResponse()
         return self._classify(call, servable, request, request.images, response, deadline)
 
     def _classify_sentences(self, call: Call, payload: bytes, deadline: float) -> Ticket:
-        request = wire.parse(classification.ClassifySentencesRequest, payload, self._classify_fields)
+        request = wire.parse(classification.ClassifySentencesRequest, payload, *self._classify_limits)
         call.caller_id = request.request_id
         servable = call.find(request.model_name, request.model_version, "sentence-classification")
         response = classification.ClassifySentencesResponse()

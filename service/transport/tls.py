@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 import threading
 import typing
 from collections.abc import Callable
@@ -49,7 +50,7 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     """Return credentials that follow the files; a change that cannot be read keeps the last good ones.
 
     Raises:
-        SettingsError: The files cannot be read now, or are not PEM.
+        SettingsError: The files cannot be read now, are not PEM, or do not belong together.
     """
     try:
         stamp = files.stamp()  # before, so that what changes meanwhile is read again
@@ -59,12 +60,39 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
     for name, data in zip(("certificate", "key", "client CA"), contents, strict=True):
         if data is not None and b"-----BEGIN" not in data:
             raise SettingsError(f"TLS: the {name} is not a PEM file")
+    if (fault := _fault(files)) is not None:
+        raise SettingsError(f"TLS: {fault}")
     first = _configuration(contents)
     # The stubs know no None, which grpc documents as "no change".
     follower = typing.cast(Callable[[], grpc.ServerCertificateConfiguration], _Follower(files, stamp))
     return grpc.dynamic_ssl_server_credentials(
         first, follower, require_client_authentication=files.client_ca is not None
     )
+
+
+def _fault(files: TlsFiles) -> str | None:
+    """Try the files as gRPC will, which says of them only that it cannot listen; return what is wrong with them."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.set_ciphers("DEFAULT:@SECLEVEL=0")  # short keys are not refused here that gRPC takes
+    try:
+        context.load_cert_chain(files.certificate, files.key, password=_no_passphrase)
+    except (OSError, ValueError) as error:  # ssl's own errors are OSErrors; ValueError: a passphrase is needed
+        why = getattr(error, "reason", None) or error
+        return (
+            f"--tls-certificate {files.certificate} and --tls-key {files.key}: expected a certificate and its "
+            f"private key, which has no passphrase ({why})"
+        )
+    try:
+        if files.client_ca is not None:
+            context.load_verify_locations(files.client_ca)
+    except OSError as error:
+        why = getattr(error, "reason", None) or error
+        return f"--tls-client-ca {files.client_ca}: expected certificates ({why})"
+    return None
+
+
+def _no_passphrase() -> bytes:
+    raise ValueError("it has one")  # rather than ask at the terminal
 
 
 def _configuration(contents: tuple[bytes, bytes, bytes | None]) -> grpc.ServerCertificateConfiguration:
@@ -89,6 +117,9 @@ class _Follower:
                     return None
                 configuration = _configuration(self._files.read())
                 self._stamp, self._said = stamp, ""  # only now: what could not be read is tried again
+                if (fault := _fault(self._files)) is not None:  # as while one file is new and the other not yet
+                    _LOG.error("TLS files cannot be used, the present certificates stay: %s", fault)
+                    return None
             except OSError as error:
                 if str(error) != self._said:  # not at each handshake, which anybody may begin
                     self._said = str(error)

@@ -25,15 +25,22 @@ class MessageType(Protocol[M_co]):
         ...
 
 
-def parse(message_type: MessageType[M_co], payload: bytes, most_fields: int) -> M_co:
+def parse(message_type: MessageType[M_co], payload: bytes, most_fields: int, most_items: int = 0) -> M_co:
     """Parse a message of so many fields at most; those of the messages within it do not count.
+
+    Args:
+        message_type: What it is.
+        payload: The message.
+        most_fields: So many.
+        most_items: How many pictures or sentences may be among them, which is what the caller is told; 0: none can be.
 
     Raises:
         DecodeError: It is damaged.
         InvalidInput: It has more of them (INVALID_ARGUMENT).
     """
     if len(payload) > _UNCOUNTED_BYTES and has_more_fields(payload, most_fields):
-        raise InvalidInput(f"the request message has more than {most_fields} fields")
+        limit = f": expected 1 to {most_items} items" if most_items else ""
+        raise InvalidInput(f"the request message has more than {most_fields} fields{limit}")
     return message_type.FromString(payload)
 
 

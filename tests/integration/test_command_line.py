@@ -108,6 +108,30 @@ def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+@pytest.mark.parametrize("command", [["service", "inspect", "{}", "--measure-seconds", "0"], ["bench", "compare",
+    "--show", "short", "--out", "bench/results/2026-11-29-compare"]], ids=["service", "bench"])  # fmt: skip
+def test_a_full_disk_or_no_output_is_one_line_at_most(small_repository: Path, command: list[str]):
+    """As in ``convserve inspect models > /mnt/full/report`` and ``… >&-``."""
+    python = [sys.executable, "-m", *(str(small_repository) if word == "{}" else word for word in command)]
+    ended = [
+        subprocess.run(
+            ["/bin/sh", "-c", f'exec "$@" >{to}', "sh", *python],
+            cwd=ROOT,
+            stderr=subprocess.PIPE,
+            text=True,
+            timeout=DEADLINE_SECONDS,
+            env=environment(),
+            check=False,
+        )
+        for to in ("/dev/full", "&-")
+    ]
+    name = {"service": "convserve", "bench": "convserve-bench"}[command[0]]
+    assert [(one.returncode, one.stderr) for one in ended] == [
+        (1, f"{name}: the output cannot be written: No space left on device\n"),
+        (0, ""),
+    ]
+
+
 @pytest.mark.parametrize(
     ("installed", "words"),
     [

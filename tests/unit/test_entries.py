@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import runpy
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
+from typing import Any
 
+import grpc
 import pytest
+
+from service.client import CallFailed
 
 COMMANDS = {"service": "convserve", "export": "convserve-export", "bench": "convserve-bench"}
 
@@ -28,6 +33,29 @@ def test_ctrl_c_is_one_line_and_130(
     monkeypatch.setattr(importlib.import_module(f"{package}.cli"), "main", press)
     assert entry(package)() == 130
     assert capsys.readouterr().err == f"{COMMANDS[package]}: interrupted\n"
+
+
+@pytest.mark.parametrize(
+    ("raised", "code"),
+    [
+        (KeyboardInterrupt(), 130),
+        (CallFailed(grpc.StatusCode.UNAVAILABLE, "no connection"), "UNAVAILABLE: no connection"),
+        (CallFailed(grpc.StatusCode.NOT_FOUND, "no", facts={"request_id": "r-1"}), "NOT_FOUND: no (request id r-1)"),
+    ],
+    ids=["ctrl-c", "nobody there", "refused"],
+)
+def test_the_program_among_the_examples_ends_with_one_line(
+    monkeypatch: pytest.MonkeyPatch, raised: BaseException, code: int | str
+) -> None:
+    def run(main: Coroutine[Any, Any, int]) -> int:
+        main.close()
+        raise raised
+
+    monkeypatch.setattr(asyncio, "run", run)
+    monkeypatch.setattr("sys.argv", ["classify_folder", "127.0.0.1:1", "m", "."])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_module("examples.classify_folder", run_name="__main__")
+    assert ended.value.code == code
 
 
 @pytest.mark.parametrize("missing", ["torch", "onnxruntime"])

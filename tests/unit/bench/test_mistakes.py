@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import importlib
+from pathlib import Path
+
 import pytest
 
 from bench.cli import main
@@ -21,6 +24,42 @@ def test_what_is_no_address(server: str, capsys: pytest.CaptureFixture[str]):
 def test_a_result_that_would_have_no_place(command: list[str], capsys: pytest.CaptureFixture[str]):
     assert main([*command, "127.0.0.1:1", "--model=m", "--json=/no/such/result.json"]) == 2
     assert capsys.readouterr().err.startswith("convserve-bench: /no/such/result.json: the folder is missing or cannot")
+
+
+def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    assert main(["load", "--rate=1", "127.0.0.1:1", "--model=m", f"--json={tmp_path}"]) == 2
+    assert (
+        capsys.readouterr().err
+        == f"convserve-bench: {tmp_path}: is a folder, or may not be written; give another file\n"
+    )
+
+
+@pytest.mark.parametrize("command", ["compare", "profile"])
+def test_a_folder_that_cannot_be_made(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    module = importlib.import_module(f"bench.{command}.command")
+    monkeypatch.setattr(module, "found_programs", lambda *_, **__: {})
+    monkeypatch.setattr(f"bench.{command}.command.found_samplers", dict, raising=False)
+    (tmp_path / "file").touch()
+    assert main([command, f"--work={tmp_path}/file/x", f"--out={tmp_path}/out"]) == 2
+    assert capsys.readouterr().err == f"convserve-bench: {tmp_path}/file/x: Not a directory; give another --work\n"
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("flag", "expected"),
+    [
+        ("--rate", "a number above 0"),
+        ("--processes", "a whole number from 1 on"),
+        ("--deadline-seconds", "a number from 0 on"),
+        ("--seed", "a whole number from 0 on"),
+    ],
+)
+def test_what_is_no_number_is_told_what_is_expected(flag: str, expected: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["load", "127.0.0.1:1", "--model=m", flag, "many"])
+    assert f"argument {flag}: expected {expected}, got many" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("seed", ["-1", "1.5", "x"])

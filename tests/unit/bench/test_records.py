@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bench.load import report
 from bench.load.histogram import Histogram
 from bench.load.records import Records, Summary, generator_limit
+from bench.slo.trials import _told
 
 ENTRIES = st.lists(
     st.tuples(
@@ -112,3 +113,8 @@ def test_the_generator_says_when_it_was_the_limit():
     assert "p99 of its lag is 10.01 ms, at most 1.00 ms is borne" in (generator_limit(late, 0.5, 0.001) or "")
     assert "a client process used 99% of a core" in (generator_limit(prompt, 0.99, 0.001) or "")
     assert generator_limit(Summary.of(records([]), 1.0, None), 0.0, 0.001) is None
+
+
+def test_a_rate_at_which_nothing_was_ok_has_no_percentile():
+    summary = Summary.of(records([(1.0, 0.0, 0.001, 8, False)]), 1.0, 0.05)
+    assert "1 of       1 missed  p99 of OK         - ms  failed" in _told(50.0, summary, "failed")

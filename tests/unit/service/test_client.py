@@ -3,16 +3,28 @@
 from __future__ import annotations
 
 import argparse
+import io
+import math
 import pickle
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from google.rpc import status_pb2
 
-from service.client import CallFailed, Credentials, CredentialsInvalid, add_credential_flags, credentials_of, explained
+from service.client import (
+    AsyncClient,
+    CallFailed,
+    Credentials,
+    CredentialsInvalid,
+    add_credential_flags,
+    credentials_of,
+    explained,
+)
 from service.client.requests import Terms, describe_request, health_request, images_request, sentences_request
 from service.errors import DeadlineUnmeetable, ModelNotFound
 from service.transport.status import status_of
@@ -151,6 +163,67 @@ def test_options_of_the_call_are_not_fields_of_the_request() -> None:
 def test_one_string_is_no_sequence_of_sentences() -> None:
     with pytest.raises(TypeError, match="got one string"):
         sentences_request("m", "Good.", {})
+
+
+class Picture:
+    """What pictures of other libraries are to us: no bytes."""
+
+
+@pytest.mark.parametrize(
+    ("images", "said"),
+    [
+        (b"\x89PNG", "expected a sequence of encoded pictures, got the bytes of one: "),
+        (bytearray(b"\x89PNG"), "expected a sequence of encoded pictures, got the bytes of one: "),
+        ("seven.png", "expected a sequence of encoded pictures, got str: give the bytes of JPEG, "),
+        (Path("seven.png"), "got PosixPath: give the bytes of JPEG, "),
+        (Picture(), "got Picture: give the bytes of JPEG, "),
+        (None, "got NoneType: give the bytes of JPEG, "),
+        (io.BytesIO(b"\x89PNG\n"), "got BytesIO: give the bytes of JPEG, "),
+        ([b"\x89PNG", Path("seven.png")], "picture 1: expected bytes, got PosixPath: give the bytes of JPEG, "),
+        (np.zeros((2, 28, 28), np.uint8), "picture 0: expected bytes, got ndarray: give the bytes of JPEG, "),
+    ],
+    ids=lambda given: type(given).__name__,
+)
+def test_what_is_no_sequence_of_encoded_pictures_is_told_what_would_be(images: Any, said: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        images_request("m", images, {})
+    assert said in str(caught.value)
+
+
+def test_inputs_may_come_from_a_generator() -> None:
+    assert images_request("m", (b for b in [b"a", b"b"]), {}).images == [b"a", b"b"]  # type: ignore[arg-type]
+    assert sentences_request("m", (s for s in "ab"), {}).sentences == ["a", "b"]  # type: ignore[arg-type]
+    assert sentences_request("m", np.array(["a"]), {}).sentences == ["a"]  # type: ignore[arg-type]
+    assert sentences_request("m", ["a"], {"model_version": None}).model_version == ""  # type: ignore[typeddict-item]
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: sentences_request("m", ["a"], {"model_version": 1}), "model_version: expected str, got int"),  # type: ignore[typeddict-item]
+        (lambda: sentences_request("m", [float("nan")], {}), "sentence 0: expected str, got float"),  # type: ignore[list-item]
+        (lambda: sentences_request(1, ["a"], {}), "model: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: images_request(1, [b"a"], {}), "model: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: describe_request("m", 1, {}), "version: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: health_request(1, {}), "model: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: health_request("m", {"metadata": {"k": "v"}}), "metadata: expected pairs"),  # type: ignore[typeddict-item]
+    ],
+)
+def test_what_is_of_another_type_is_named(build: Callable[[], Any], said: str) -> None:
+    with pytest.raises(TypeError, match=said):
+        build()
+
+
+@pytest.mark.parametrize("seconds", [math.inf, 1e30])
+def test_a_deadline_that_never_comes_is_not_taken_for_the_past(seconds: float) -> None:
+    left = Terms.of({"timeout_seconds": seconds}, None, 1, now=5.0).left_seconds(6.0)
+    assert left is not None
+    assert 1e7 < left < 1e9, "gRPC ends a call at once whose deadline it cannot count"
+
+
+def test_a_client_for_asyncio_is_made_where_a_loop_runs() -> None:
+    with pytest.raises(RuntimeError, match="no running event loop"):
+        AsyncClient("127.0.0.1:1")
 
 
 class Ended(grpc.RpcError):

@@ -47,6 +47,11 @@ def test_what_is_large_and_has_too_many_fields_is_not() -> None:
         wire.parse(pb.ModelInferRequest, EMPTY_INPUT * 100_000, 10)
 
 
+def test_who_sent_too_many_items_is_told_how_many_there_may_be() -> None:
+    with pytest.raises(InvalidInput, match=r"more than 10 fields: expected 1 to 4 items$"):
+        wire.parse(pb.ModelInferRequest, EMPTY_INPUT * 100_000, 10, 4)
+
+
 def test_a_damaged_message_is_what_the_parser_calls_it() -> None:
     with pytest.raises(DecodeError):
         wire.parse(pb.ModelInferRequest, b"\x0a" + b"\xff" * 100_000, 10)

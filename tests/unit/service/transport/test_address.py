@@ -1,0 +1,21 @@
+"""What is said where a door cannot be made."""
+
+from __future__ import annotations
+
+import tempfile
+
+import pytest
+
+from service.errors import SettingsError
+from service.transport.address import socket_folder
+
+
+def test_without_a_writable_folder_the_remedy_is_no_other_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found in ['/tmp']")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    with pytest.raises(
+        SettingsError, match=r"No usable .*'/tmp'\]. Let /tmp or TMPDIR be writable, or give --transport g"
+    ):
+        socket_folder()
