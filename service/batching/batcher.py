@@ -10,7 +10,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from typing import NoReturn
 
 from service.batching.admission import Admission, BatcherLimits
 from service.batching.answering import Answering
@@ -167,7 +166,11 @@ class Batcher:
             if error is None:
                 self._reserved += 1
         if error is not None:
-            self._raise(error)
+            self._observer.rejected(error.reason.lower())
+            try:
+                raise error
+            finally:
+                del error  # its traceback knows this frame: the request would wait for the garbage collector
 
     def release(self) -> None:
         """Give a reservation back without a request."""
@@ -195,7 +198,11 @@ class Batcher:
             error: ServingError | None = _unloading() if self._dead else None
             error, batch = self._take_in(request, error, inline, now)
         if error is not None:
-            self._raise(error)
+            self._observer.rejected(error.reason.lower())
+            try:
+                raise error
+            finally:
+                del error
         if batch is not None:
             self._run_inline(batch)
 
@@ -214,7 +221,11 @@ class Batcher:
             error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
             error, batch = self._take_in(request, error, inline, now)
         if error is not None:
-            self._raise(error)
+            self._observer.rejected(error.reason.lower())
+            try:
+                raise error
+            finally:
+                del error
         if batch is not None:
             self._run_inline(batch)
 
@@ -282,10 +293,6 @@ class Batcher:
                 if len(self._queue):
                     self._work.notify()
 
-    def _raise(self, error: ServingError) -> NoReturn:
-        self._observer.rejected(error.reason.lower())
-        raise error
-
     def cancel(self, request: PendingRequest) -> None:
         """Forget a request whose caller left.
 
@@ -350,6 +357,7 @@ class Batcher:
             instance = self._new_instance(number)
             while (batch := self._await_release(number)) is not None:
                 instance.run(batch)
+                del batch  # nothing of it is kept until the next one comes
         except BaseException:
             _LOG.exception("an instance's thread died")
             with self._lock:
@@ -377,6 +385,7 @@ class Batcher:
             self._refuse_late(batch.release)
             if batch.release.requests:
                 return batch
+            del batch
 
     def _next_release(self, number: int) -> Batch | None:
         self._end_batch(number)

@@ -112,6 +112,7 @@ class SharedAnswers:
             request.cancelled = True
             flight = self._members.pop(request, None)
             if flight is not None:
+                carrier = flight.carrier
                 flight.members.remove(request)
                 self._joined -= request is not flight.first
                 alone = not flight.members
@@ -124,8 +125,8 @@ class SharedAnswers:
         was_unsettled = request.refuse(left)
         if alone:
             if not was_unsettled:
-                flight.carrier.refuse(left)
-            self._batcher.cancel(flight.carrier)
+                carrier.refuse(left)
+            self._batcher.cancel(carrier)
         elif was_unsettled:
             self._observer.cancelled("merged")
 
@@ -183,12 +184,13 @@ class SharedAnswers:
         self, key: bytes, request: PendingRequest, queue: Callable[[PendingRequest], None], keep: Keep | None
     ) -> None:
         flight = _Flight(self, key, request, keep)
+        carrier = flight.carrier
         with self._lock:
             flight.members.append(request)
             self._members[request] = flight
         try:
-            flight.carrier.cancelled = request.cancelled
-            queue(flight.carrier)
+            carrier.cancelled = request.cancelled
+            queue(carrier)
         except BaseException:
             with self._lock:
                 self._end(flight)
@@ -228,17 +230,17 @@ class SharedAnswers:
             RequestCancelled: Its caller left (CANCELLED).
             DeadlineExceeded: Its deadline has passed (DEADLINE_EXCEEDED).
         """
-        error: ServingError | None = None
         if request.cancelled:
-            error = RequestCancelled("the caller left")
-        elif request.deadline <= now:
-            error = DeadlineExceeded("the deadline had passed before the request could be answered")
-        if error is not None:
-            self._observer.rejected(error.reason.lower())
-            raise error
+            self._observer.rejected(RequestCancelled.reason.lower())
+            raise RequestCancelled("the caller left")
+        if request.deadline <= now:
+            self._observer.rejected(DeadlineExceeded.reason.lower())
+            raise DeadlineExceeded("the deadline had passed before the request could be answered")
 
     def _end(self, flight: _Flight) -> None:
-        """Let nobody join any more; under the lock."""
+        """Let nobody join any more, and let the carrier go, which knows its flight; under the lock."""
+        if not flight.ended:
+            del flight.carrier  # else both would wait for the garbage collector, with the inputs
         flight.ended = True
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
@@ -279,10 +281,9 @@ class _Flight:
 
     def refuse(self, error: ServingError) -> None:
         """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""
-        members = self._shared.land(self)
         late = isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
-        for member in sorted(members, key=lambda member: member.deadline):
-            if late and member.deadline > self.carrier.deadline:
+        for member in sorted(self._shared.land(self), key=lambda member: member.deadline):
+            if late and member.deadline > self.first.deadline:
                 self._shared.again(self.key, member, self._keep)
             else:
                 member.refuse(error)
@@ -291,10 +292,9 @@ class _Flight:
 def _left_of(facts: BatchFacts, joined: float) -> BatchFacts:
     """Return what a run took of the time of a request that joined it when it had begun, without waiting."""
     assembled = facts.released + facts.assemble_seconds
-    ended = assembled + facts.infer_seconds
     return replace(
         facts,
         released=joined,
         assemble_seconds=max(0.0, assembled - joined),
-        infer_seconds=max(0.0, ended - max(assembled, joined)),
+        infer_seconds=max(0.0, assembled + facts.infer_seconds - max(assembled, joined)),
     )
