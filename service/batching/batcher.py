@@ -93,6 +93,7 @@ class Batcher:
         self._queue = RequestQueue()
         self._admission = Admission(self._queue, policy, limits)
         self._reserved = 0
+        self._leaving = 0  # who left the queue too late and is not told yet: their places are still theirs
         self._occupancy = Occupancy(limits.instances)
         self._inline: Instance | None = None
         self._answering: Answering | None = None
@@ -162,7 +163,8 @@ class Batcher:
             ModelNotReady: The batcher is closing or dead (UNAVAILABLE).
         """
         with self._lock:
-            error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
+            places = self._reserved + self._leaving
+            error = _unloading() if self._closing else self._admission.refusal_at_door(places)
             if error is None:
                 self._reserved += 1
         if error is not None:
@@ -206,19 +208,22 @@ class Batcher:
         if batch is not None:
             self._run_inline(batch)
 
-    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+    def offer(self, request: PendingRequest, inline: bool = False, anew: bool = False) -> None:
         """Reserve a place for a request that needs no preparation, and queue it.
 
         Args:
             request: It.
             inline: It came alone, and the calling thread may run it.
+            anew: It waited for another, which is just being refused as too late: it takes that one's place, and closing
+                does not keep it out.
 
         Raises:
             ServingError: As :meth:`reserve` and :meth:`submit` raise it.
         """
         now = self._clock()
         with self._lock:
-            error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
+            closed, places = self._dead if anew else self._closing, self._reserved + self._leaving - anew
+            error = _unloading() if closed else self._admission.refusal_at_door(places)
             error, batch = self._take_in(request, error, inline, now)
         if error is not None:
             self._observer.rejected(error.reason.lower())
@@ -348,7 +353,7 @@ class Batcher:
             self._answering.close(None if give_up is None else max(0.0, give_up - time.monotonic()))
 
     def _is_quiet(self) -> bool:
-        return self._dead or not (self._reserved or len(self._queue) or self.running)
+        return self._dead or not (self._reserved or self._leaving or len(self._queue) or self.running)
 
     def _serve(self, number: int) -> None:
         """The life of an instance's thread."""
@@ -435,6 +440,7 @@ class Batcher:
     def _begin(self, place: int, release: Release, lone: LoneRuns | None, now: float) -> Batch:
         self._queue.take(release.group, [*release.late, *release.requests])
         self._admission.gave_up(release.late)
+        self._leaving += len(release.late)
         if release.requests:
             if self._lone is not None:
                 busy = self._occupancy.running or len(self._queue) or self._reserved
@@ -452,9 +458,14 @@ class Batcher:
                 self._settled.notify_all()
 
     def _refuse_late(self, release: Release) -> None:
+        if not release.late:
+            return
         now = self._clock()
         for request in release.late:
             self._reject([request], self._admission.too_late(request, now))
+        with self._lock:
+            self._leaving -= len(release.late)
+            self._settled.notify_all()
 
     def _reject(self, requests: Iterable[PendingRequest], error: ServingError) -> None:
         for request in requests:

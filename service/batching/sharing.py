@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from service.batching.front import Front, SharingObserver
+from service.batching.front import Runner, SharingObserver
 from service.batching.keeping import Keep, Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest
@@ -34,13 +34,13 @@ class SharedAnswers:
         * A caller who leaves takes nobody along; the carrier is withdrawn with the last one.
         * At most ``most_joined`` requests wait for others' runs; further ones run, or are refused, for themselves.
         * If a carrier is refused for its deadline, those of its requests that have a later one are
-          offered again and keep their turn.
+          offered again and keep their turn and their place, though the version is being unloaded.
         * Requests that bring optional inputs are not shared.
     """
 
     def __init__(
         self,
-        batcher: Front,
+        batcher: Runner,
         *,
         identity: str,
         names: Sequence[str],
@@ -219,7 +219,7 @@ class SharedAnswers:
             if self._join(key, request, now):
                 self._check(request, now)
             else:
-                self._start(key, request, self._batcher.offer, keep)
+                self._start(key, request, partial(self._batcher.offer, anew=True), keep)
         except ServingError as error:
             request.refuse(error)
 
