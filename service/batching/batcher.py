@@ -458,14 +458,12 @@ class Batcher:
                 self._settled.notify_all()
 
     def _refuse_late(self, release: Release) -> None:
-        if not release.late:
-            return
         now = self._clock()
         for request in release.late:
             self._reject([request], self._admission.too_late(request, now))
-        with self._lock:
-            self._leaving -= len(release.late)
-            self._settled.notify_all()
+            with self._lock:
+                self._leaving -= 1
+                self._settled.notify_all()
 
     def _reject(self, requests: Iterable[PendingRequest], error: ServingError) -> None:
         for request in requests:

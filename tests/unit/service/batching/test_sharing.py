@@ -45,6 +45,7 @@ from tests.fakes import (
 
 FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 0.0, 0.0, 0.0)
 LATER = math.inf
+OTHERS = [(120.0, 100.2), (110.0, 100.5), (130.0, 100.1), (130.0, 100.3)]  # deadlines and arrivals
 
 
 class HeldBatcher:
@@ -570,6 +571,31 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
         assert told == ["QUEUE_FULL"]
         self.batcher.close(GUARD_SECONDS)
         assert (self.batcher.queued, self.batcher._reserved, self.batcher._leaving, self.shared.joined) == (0, 0, 0, 0)
+
+    def test_needs_no_other_place_for_a_later_deadline_or_an_earlier_turn(self, backend: FakeBackend) -> None:
+        self.ask(backend, RecordingObserver(), 1)
+        others = [make_request(2.0, deadline=deadline, arrival=arrival) for deadline, arrival in OTHERS]
+        for other in others:
+            self.shared.offer(other)
+        assert self.shared.joined == 1 + len(OTHERS)
+        self.clock.advance(2.0)
+        backend.open()
+        assert [reply_of(request).wait() for request in (self.patient, *others)] == ["OK"] * (1 + len(OTHERS))
+        assert len(backend.batches) == 2
+        self.batcher.close(GUARD_SECONDS)
+
+    def test_is_answered_though_others_are_as_late(self, backend: FakeBackend) -> None:
+        """Each of their runs had a place of its own, and the queue is full of them."""
+        self.ask(backend, RecordingObserver(), 3)
+        others = [make_request(value, deadline=deadline) for value in (3.0, 4.0) for deadline in (101.0, LATER)]
+        for other in others:
+            self.shared.offer(other)
+        assert (self.batcher.queued, self.shared.joined) == (3, 3)
+        self.clock.advance(2.0)
+        backend.open()
+        found = [reply_of(request).wait() for request in (self.hurried, self.patient, *others)]
+        assert found == ["DEADLINE_EXCEEDED", "OK"] * 3
+        self.batcher.close(GUARD_SECONDS)
 
     def test_is_answered_though_the_batcher_closes(self, backend: FakeBackend) -> None:
         self.ask(backend, RecordingObserver(), 2)
