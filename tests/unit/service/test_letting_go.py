@@ -10,7 +10,7 @@ import logging
 import math
 import threading
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -230,15 +230,16 @@ def test_whose_batch_fails(world: World) -> None:
 
 
 def test_of_whose_parts_one_was_answered_and_one_failed(world: World) -> None:
-    def fail_of_three(batch: list[np.ndarray]) -> list[np.ndarray]:
-        if len(batch[0]) == 3:
+    def fail_alone(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
+        if len(batch[0]) == 1:
             raise RuntimeError("no")
         return [np.zeros((len(batch[0]), 3), np.float32)]
 
-    world.backend.behaviour = fail_of_three  # type: ignore[assignment]
+    world.backend.behaviour = fail_alone
     world.backend.open()
-    world.tensor(rows=7)
+    world.tensor(rows=5)
     world.wait(1)
+    assert world.endings == ["BACKEND_FAILED"]
 
 
 def test_what_hangs_and_is_given_up(world: World) -> None:
