@@ -91,6 +91,7 @@ class Gather(ABC):
                     request.refuse(error)  # else it would count as a caller who left
                 self.servable.front.cancel(request)
             self._requests.clear()
+            self.last = None
             self.deliver_failure(error)
 
     def part_answered(
@@ -108,7 +109,8 @@ class Gather(ABC):
             done = self.parts_left == 0
         if done and self._settle():
             self._requests.clear()  # they know the call as well: nothing is to wait for the garbage collector
-            self.deliver()
+            last, self.last = self.last, None
+            self.deliver(last)
 
     def _settle(self) -> bool:
         with self._lock:
@@ -124,8 +126,8 @@ class Gather(ABC):
         """Keep the rows that answer the items at ``places``."""
 
     @abstractmethod
-    def deliver(self) -> None:
-        """Answer the caller."""
+    def deliver(self, last: tuple[PendingRequest, BatchFacts] | None) -> None:
+        """Answer the caller; ``last`` describes the part that finished last, None if none ran."""
 
     @abstractmethod
     def deliver_failure(self, error: ServingError) -> None:
@@ -142,16 +144,16 @@ class ItemsGather(Gather):
 
     def item_failed(self, place: int, error: InvalidInput) -> None:
         """Note why the item has no row."""
-        self._outcomes[place] = error
+        self._outcomes[place] = InvalidInput(error.message)  # anew: the frames that raised it know the call
 
     def fill(self, places: Sequence[int], outputs: Sequence[np.ndarray]) -> None:
         """Keep the rows of the first output, each as its item's outcome."""
         for place, row in zip(places, outputs[0], strict=True):
             self._outcomes[place] = row
 
-    def deliver(self) -> None:
+    def deliver(self, last: tuple[PendingRequest, BatchFacts] | None) -> None:
         """Answer with one outcome an item."""
-        self._reply.answer(self._outcomes, *(self.last or (None, None)))
+        self._reply.answer(self._outcomes, *(last or (None, None)))
 
     def deliver_failure(self, error: ServingError) -> None:
         """Refuse the caller."""
@@ -187,10 +189,10 @@ class TensorGather(Gather):
         """Keep the rows of all outputs."""
         self._rows[places[0]] = outputs
 
-    def deliver(self) -> None:
+    def deliver(self, last: tuple[PendingRequest, BatchFacts] | None) -> None:
         """Answer with every output, its rows in the order of the items; refuse what does not fit together."""
         parts = [self._rows[place] for place in sorted(self._rows)]
-        assert self.last is not None
+        assert last is not None
         try:
             outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
         except Exception:  # of some graphs the sizes depend on what is in a batch; or there is no memory
@@ -199,7 +201,7 @@ class TensorGather(Gather):
                 BackendFailed("the outputs of the call's parts cannot be put together: send less a call")
             )
         else:
-            self._reply.answer(outputs, *self.last)
+            self._reply.answer(outputs, *last)
 
     def deliver_failure(self, error: ServingError) -> None:
         """Refuse the caller."""

@@ -7,6 +7,7 @@ tried with the same calls on the CPU; ``tests/gpu`` holds it on a GPU.
 from __future__ import annotations
 
 import itertools
+import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -18,6 +19,7 @@ from service.settings import Settings
 
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
+_LOG = logging.getLogger(__name__)
 _MAX_SHAPES = 64  # whose buffers a thread keeps; a third party's graph may see more
 _GRAPH_ID = "gpu_graph_id"
 NO_GRAPH = (_GRAPH_ID, "-1")  # run options' entry: neither captures nor replays
@@ -107,16 +109,25 @@ class BoundRuns:
         self._input_names = [node.name for node in session.get_inputs()]
         self._output_names = [node.name for node in session.get_outputs()]
         self._plain_options = self._options(NO_GRAPH[1])
-        self._bound: dict[tuple[tuple[int, ...], ...], _Bound] = {}
+        self._bound: dict[tuple[tuple[int, ...], ...], _Bound | None] = {}  # None: not by buffers of fixed sizes
 
     def run(self, inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
-        """Compute one batch; as :meth:`service.backend.base.Backend.run`, but raises what ONNX Runtime raises."""
+        """Compute one batch; as :meth:`service.backend.base.Backend.run`, but raises what ONNX Runtime raises.
+
+        Of some graphs the sizes of the outputs depend on what is in a batch: those run without buffers once it shows.
+        """
         shapes = tuple(array.shape for array in inputs)
         bound = self._bound.get(shapes)
         if bound is not None:
-            return bound.run(inputs)
+            try:
+                return bound.run(inputs)
+            except Exception:
+                outputs = self._run_plain(inputs)  # which fails as well if it is the batch that does
+                self._bound[shapes] = None
+                _LOG.warning("batches of shapes %s run without buffers on the device from now on", shapes)
+                return outputs
         outputs = self._run_plain(inputs)
-        if len(self._bound) < _MAX_SHAPES:  # the next batch of this size finds its buffers
+        if shapes not in self._bound and len(self._bound) < _MAX_SHAPES:  # for the next batch of this size
             self._bound[shapes] = self._bind(inputs, outputs)
         return outputs
 

@@ -79,7 +79,7 @@ class Admission:
         """Return why no place can be reserved, or None.
 
         Args:
-            reserved: Places taken by requests that are still being prepared.
+            reserved: Places taken by requests that are still being prepared, or not told yet that they are too late.
         """
         waiting = len(self._queue) + reserved
         if waiting < self._limits.max_queued_requests:

@@ -10,7 +10,6 @@ import math
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterable
-from typing import NoReturn
 
 from service.batching.admission import Admission, BatcherLimits
 from service.batching.answering import Answering
@@ -94,6 +93,7 @@ class Batcher:
         self._queue = RequestQueue()
         self._admission = Admission(self._queue, policy, limits)
         self._reserved = 0
+        self._leaving = 0  # who left the queue too late and is not told yet: their places are still theirs
         self._occupancy = Occupancy(limits.instances)
         self._inline: Instance | None = None
         self._answering: Answering | None = None
@@ -163,11 +163,16 @@ class Batcher:
             ModelNotReady: The batcher is closing or dead (UNAVAILABLE).
         """
         with self._lock:
-            error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
+            places = self._reserved + self._leaving
+            error = _unloading() if self._closing else self._admission.refusal_at_door(places)
             if error is None:
                 self._reserved += 1
         if error is not None:
-            self._raise(error)
+            self._observer.rejected(error.reason.lower())
+            try:
+                raise error
+            finally:
+                del error  # its traceback knows this frame: the request would wait for the garbage collector
 
     def release(self) -> None:
         """Give a reservation back without a request."""
@@ -195,26 +200,37 @@ class Batcher:
             error: ServingError | None = _unloading() if self._dead else None
             error, batch = self._take_in(request, error, inline, now)
         if error is not None:
-            self._raise(error)
+            self._observer.rejected(error.reason.lower())
+            try:
+                raise error
+            finally:
+                del error
         if batch is not None:
             self._run_inline(batch)
 
-    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+    def offer(self, request: PendingRequest, inline: bool = False, anew: bool = False) -> None:
         """Reserve a place for a request that needs no preparation, and queue it.
 
         Args:
             request: It.
             inline: It came alone, and the calling thread may run it.
+            anew: It waited for another, which is just being refused as too late: it takes that one's place, and closing
+                does not keep it out.
 
         Raises:
             ServingError: As :meth:`reserve` and :meth:`submit` raise it.
         """
         now = self._clock()
         with self._lock:
-            error = _unloading() if self._closing else self._admission.refusal_at_door(self._reserved)
+            closed, places = self._dead if anew else self._closing, self._reserved + self._leaving - anew
+            error = _unloading() if closed else self._admission.refusal_at_door(places)
             error, batch = self._take_in(request, error, inline, now)
         if error is not None:
-            self._raise(error)
+            self._observer.rejected(error.reason.lower())
+            try:
+                raise error
+            finally:
+                del error
         if batch is not None:
             self._run_inline(batch)
 
@@ -282,10 +298,6 @@ class Batcher:
                 if len(self._queue):
                     self._work.notify()
 
-    def _raise(self, error: ServingError) -> NoReturn:
-        self._observer.rejected(error.reason.lower())
-        raise error
-
     def cancel(self, request: PendingRequest) -> None:
         """Forget a request whose caller left.
 
@@ -341,7 +353,7 @@ class Batcher:
             self._answering.close(None if give_up is None else max(0.0, give_up - time.monotonic()))
 
     def _is_quiet(self) -> bool:
-        return self._dead or not (self._reserved or len(self._queue) or self.running)
+        return self._dead or not (self._reserved or self._leaving or len(self._queue) or self.running)
 
     def _serve(self, number: int) -> None:
         """The life of an instance's thread."""
@@ -350,6 +362,7 @@ class Batcher:
             instance = self._new_instance(number)
             while (batch := self._await_release(number)) is not None:
                 instance.run(batch)
+                del batch  # nothing of it is kept until the next one comes
         except BaseException:
             _LOG.exception("an instance's thread died")
             with self._lock:
@@ -377,6 +390,7 @@ class Batcher:
             self._refuse_late(batch.release)
             if batch.release.requests:
                 return batch
+            del batch
 
     def _next_release(self, number: int) -> Batch | None:
         self._end_batch(number)
@@ -426,6 +440,7 @@ class Batcher:
     def _begin(self, place: int, release: Release, lone: LoneRuns | None, now: float) -> Batch:
         self._queue.take(release.group, [*release.late, *release.requests])
         self._admission.gave_up(release.late)
+        self._leaving += len(release.late)
         if release.requests:
             if self._lone is not None:
                 busy = self._occupancy.running or len(self._queue) or self._reserved
@@ -446,6 +461,9 @@ class Batcher:
         now = self._clock()
         for request in release.late:
             self._reject([request], self._admission.too_late(request, now))
+            with self._lock:
+                self._leaving -= 1
+                self._settled.notify_all()
 
     def _reject(self, requests: Iterable[PendingRequest], error: ServingError) -> None:
         for request in requests:

@@ -27,6 +27,14 @@ class Front(Protocol):
         ...
 
 
+class Runner(Front, Protocol):
+    """Who runs them: a batcher."""
+
+    def offer(self, request: PendingRequest, inline: bool = False, anew: bool = False) -> None:
+        """As :meth:`Front.offer`; ``anew``: in the place of another that is just being refused as too late."""
+        ...
+
+
 class SharingObserver(Protocol):
     """Who is told; must be quick and must not raise."""
 

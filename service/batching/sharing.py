@@ -13,12 +13,14 @@ from functools import partial
 
 import numpy as np
 
-from service.batching.front import Front, SharingObserver
+from service.batching.front import Runner, SharingObserver
 from service.batching.keeping import Keep, Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import Shelf, request_key
 from service.errors import DeadlineExceeded, DeadlineUnmeetable, RequestCancelled, ServingError
+
+Queue = Callable[[PendingRequest], None]
 
 
 class SharedAnswers:
@@ -28,19 +30,18 @@ class SharedAnswers:
         * Every request is settled exactly once, as behind a batcher.
         * A request found in the cache is answered at once and needs no place in the queue. Those that
           are offered are looked for here; items are, before they are decoded, by :attr:`items`.
-        * Identical requests in flight run once, for a *carrier* that none of their callers owns. One joins
-          only a carrier whose deadline and turn are no later than its own, so it never waits longer
-          than alone; another starts a carrier of its own.
+        * Identical requests in flight run once, for a *carrier* that no caller owns. One joins only a carrier whose
+          deadline and turn are no later than its own, so it never waits longer than alone; another starts its own.
         * A caller who leaves takes nobody along; the carrier is withdrawn with the last one.
         * At most ``most_joined`` requests wait for others' runs; further ones run, or are refused, for themselves.
         * If a carrier is refused for its deadline, those of its requests that have a later one are
-          offered again and keep their turn.
+          offered again in its place and no later in line, though the version is being unloaded.
         * Requests that bring optional inputs are not shared.
     """
 
     def __init__(
         self,
-        batcher: Front,
+        batcher: Runner,
         *,
         identity: str,
         names: Sequence[str],
@@ -112,6 +113,7 @@ class SharedAnswers:
             request.cancelled = True
             flight = self._members.pop(request, None)
             if flight is not None:
+                carrier = flight.carrier
                 flight.members.remove(request)
                 self._joined -= request is not flight.first
                 alone = not flight.members
@@ -124,18 +126,12 @@ class SharedAnswers:
         was_unsettled = request.refuse(left)
         if alone:
             if not was_unsettled:
-                flight.carrier.refuse(left)
-            self._batcher.cancel(flight.carrier)
+                carrier.refuse(left)
+            self._batcher.cancel(carrier)
         elif was_unsettled:
             self._observer.cancelled("merged")
 
-    def _take(
-        self,
-        request: PendingRequest,
-        queue: Callable[[PendingRequest], None],
-        give_back: Callable[[], None],
-        cache: Shelf | None,
-    ) -> None:
+    def _take(self, request: PendingRequest, queue: Queue, give_back: Callable[[], None], cache: Shelf | None) -> None:
         if request.overrides or (cache is None and not self.merges):
             queue(request)
             return
@@ -180,15 +176,17 @@ class SharedAnswers:
             return True
 
     def _start(
-        self, key: bytes, request: PendingRequest, queue: Callable[[PendingRequest], None], keep: Keep | None
+        self, key: bytes, request: PendingRequest, queue: Queue, keep: Keep | None, turn: float | None = None
     ) -> None:
         flight = _Flight(self, key, request, keep)
+        carrier = flight.carrier
+        carrier.turn = request.turn if turn is None else turn
         with self._lock:
             flight.members.append(request)
             self._members[request] = flight
         try:
-            flight.carrier.cancelled = request.cancelled
-            queue(flight.carrier)
+            carrier.cancelled = request.cancelled
+            queue(carrier)
         except BaseException:
             with self._lock:
                 self._end(flight)
@@ -206,20 +204,19 @@ class SharedAnswers:
     def land(self, flight: _Flight) -> list[PendingRequest]:
         """End a flight whose carrier was settled; return those who wait for it."""
         with self._lock:
-            members = list(flight.members)
-            self._end(flight)
-        return members
+            return self._end(flight)
 
-    def again(self, key: bytes, request: PendingRequest, keep: Keep | None) -> None:
-        """Offer a request once more, whose carrier was refused for a deadline that is not its own."""
-        try:
-            now = self._clock()
-            if self._join(key, request, now):
-                self._check(request, now)
-            else:
-                self._start(key, request, self._batcher.offer, keep)
-        except ServingError as error:
-            request.refuse(error)
+    def again(self, key: bytes, requests: Sequence[PendingRequest], keep: Keep | None) -> None:
+        """Offer requests once more, by deadline, whose carrier was refused for one that is not theirs: in its place."""
+        turn = min([request.turn for request in requests], default=None)  # of one for all: there is one place
+        for request in requests:
+            try:
+                if self._join(key, request, now := self._clock()):
+                    self._check(request, now)
+                else:
+                    self._start(key, request, partial(self._batcher.offer, anew=True), keep, turn)
+            except ServingError as error:
+                request.refuse(error)
 
     def _check(self, request: PendingRequest, now: float) -> None:
         """Refuse what need not be answered any more, as admission does.
@@ -228,24 +225,25 @@ class SharedAnswers:
             RequestCancelled: Its caller left (CANCELLED).
             DeadlineExceeded: Its deadline has passed (DEADLINE_EXCEEDED).
         """
-        error: ServingError | None = None
         if request.cancelled:
-            error = RequestCancelled("the caller left")
-        elif request.deadline <= now:
-            error = DeadlineExceeded("the deadline had passed before the request could be answered")
-        if error is not None:
-            self._observer.rejected(error.reason.lower())
-            raise error
+            self._observer.rejected(RequestCancelled.reason.lower())
+            raise RequestCancelled("the caller left")
+        if request.deadline <= now:
+            self._observer.rejected(DeadlineExceeded.reason.lower())
+            raise DeadlineExceeded("the deadline had passed before the request could be answered")
 
-    def _end(self, flight: _Flight) -> None:
-        """Let nobody join any more; under the lock."""
+    def _end(self, flight: _Flight) -> list[PendingRequest]:
+        """Let nobody join any more, and let the carrier go, which knows its flight; under the lock."""
+        if not flight.ended:
+            del flight.carrier  # else both would wait for the garbage collector, with the inputs
         flight.ended = True
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
-        for member in flight.members:
+        members, flight.members = flight.members, []
+        for member in members:
             self._members.pop(member, None)
             self._joined -= member is not flight.first
-        flight.members = []
+        return members
 
 
 class _Flight:
@@ -279,22 +277,20 @@ class _Flight:
 
     def refuse(self, error: ServingError) -> None:
         """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""
-        members = self._shared.land(self)
+        members = sorted(self._shared.land(self), key=lambda member: member.deadline)
         late = isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
-        for member in sorted(members, key=lambda member: member.deadline):
-            if late and member.deadline > self.carrier.deadline:
-                self._shared.again(self.key, member, self._keep)
-            else:
-                member.refuse(error)
+        told = [member for member in members if not late or member.deadline <= self.first.deadline]
+        for member in told:
+            member.refuse(error)
+        self._shared.again(self.key, members[len(told) :], self._keep)
 
 
 def _left_of(facts: BatchFacts, joined: float) -> BatchFacts:
     """Return what a run took of the time of a request that joined it when it had begun, without waiting."""
     assembled = facts.released + facts.assemble_seconds
-    ended = assembled + facts.infer_seconds
     return replace(
         facts,
         released=joined,
         assemble_seconds=max(0.0, assembled - joined),
-        infer_seconds=max(0.0, ended - max(assembled, joined)),
+        infer_seconds=max(0.0, assembled + facts.infer_seconds - max(assembled, joined)),
     )

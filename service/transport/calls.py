@@ -151,8 +151,12 @@ class Calls:
             PermissionDenied: Its token is of another group (PERMISSION_DENIED).
             NotAllowed: Nobody may call the method here (FAILED_PRECONDITION).
         """
-        if (error := self._access.refusal(method, metadata)) is not None:
-            raise error
+        error = self._access.refusal(method, metadata)
+        try:
+            if error is not None:
+                raise error
+        finally:
+            del error  # its traceback knows this frame: the message would wait for the garbage collector
 
     def _begin_anew(self, call: Call, method: str, payload: bytes, deadline: float) -> Ticket:
         """Begin a call whose version was being swapped out just when it came: nobody has answered yet."""

@@ -287,7 +287,7 @@ class FakeBatcher:
         self.requests.append(request)
         self.on_submit(request)
 
-    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+    def offer(self, request: PendingRequest, inline: bool = False, anew: bool = False) -> None:
         self.reserve()
         self.submit(request, inline)
 

@@ -7,11 +7,13 @@ import threading
 import numpy as np
 import onnxruntime as ort
 import pytest
+from onnx import TensorProto, helper
 
 from service.backend import cuda
 from service.backend.cuda import CUDA, TENSORRT, BoundRuns, CudaOptions
 from service.settings import Settings
 from tests.integration import graphs
+from tests.unit.service.samples import graph_model
 
 ALL = [TENSORRT, CUDA, "CPUExecutionProvider"]
 
@@ -89,6 +91,50 @@ def test_buffers_are_kept_for_a_bounded_number_of_shapes() -> None:
     for rows in range(1, 100):
         assert bound.run(rows, 1.0)[0].shape == (rows, 4)
     assert len(bound.runs._bound) == 64
+
+
+def test_where_the_sizes_of_the_outputs_depend_on_the_batch_there_are_no_buffers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Of the columns those that are not all 0, as a detector answers with what it found."""
+    model = graph_model(
+        [
+            helper.make_node("ReduceMax", ["x"], ["greatest"], axes=[0], keepdims=0),
+            helper.make_node("Cast", ["greatest"], ["any"], to=TensorProto.BOOL),
+            helper.make_node("Compress", ["x", "any"], ["y"], axis=1),
+        ],
+        [("x", TensorProto.FLOAT, ("N", 4))],
+        [("y", TensorProto.FLOAT, ("N", "M"))],
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    runs = BoundRuns(session, "cpu", capture=False, on_options=_hush)
+    for row, found in (([1, 0, 2, 0], 2), ([3, 0, 4, 0], 2), ([0, 0, 5, 0], 1), ([0, 0, 0, 0], 0), ([1, 2, 3, 4], 4)):
+        (answer,) = runs.run([np.array([row], np.float32)])
+        assert answer.tolist() == [[value for value in row if value]]
+        assert answer.shape == (1, found)
+    assert len(caplog.records) == 1
+
+
+def test_a_batch_that_fails_costs_no_other_its_buffers() -> None:
+    model = graph_model(
+        [helper.make_node("Gather", ["table", "x"], ["y"])],
+        [("x", TensorProto.INT64, ("N", 1))],
+        [("y", TensorProto.FLOAT, ("N", 1))],
+        {"table": np.array([5, 6], np.float32)},
+    )
+    session = ort.InferenceSession(model.SerializeToString(), providers=["CPUExecutionProvider"])
+    runs = BoundRuns(session, "cpu", capture=False, on_options=_hush)
+    for place in (0, 1, 7, 1):
+        if place < 2:
+            assert runs.run([np.array([[place]])])[0].tolist() == [[5.0 + place]]
+        else:
+            with pytest.raises(Exception, match="out of data bounds"):
+                runs.run([np.array([[place]])])
+    assert None not in runs._bound.values()
+
+
+def _hush(options: ort.RunOptions) -> None:
+    options.log_severity_level = 4
 
 
 def test_every_run_can_be_interrupted() -> None:

@@ -45,6 +45,7 @@ from tests.fakes import (
 
 FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 0.0, 0.0, 0.0)
 LATER = math.inf
+OTHERS = [(120.0, 100.2), (110.0, 100.5), (130.0, 100.1), (130.0, 100.3)]  # deadlines and arrivals
 
 
 class HeldBatcher:
@@ -57,7 +58,7 @@ class HeldBatcher:
         self.left = 0
         self._bound = bound
 
-    def offer(self, request: PendingRequest, inline: bool = False) -> None:
+    def offer(self, request: PendingRequest, inline: bool = False, anew: bool = False) -> None:
         assert not inline, "others may want its answer"
         if request.cancelled:
             raise RequestCancelled("left")
@@ -518,6 +519,95 @@ def test_nobody_waits_for_a_later_deadline_or_turn_than_its_own(members: list[tu
     for request in requests:
         assert any(c.deadline <= request.deadline and c.turn <= request.turn for c in carriers)
     assert len(carriers) + stage.told.counts["merged"] == len(requests)
+
+
+class TestWhoseRunIsRefusedForAnEarlierDeadline:
+    """In front of a real batcher, whose only instance is busy: whoever joined was admitted, and keeps its place."""
+
+    @pytest.fixture
+    def backend(self) -> FakeBackend:
+        return FakeBackend(open_gate=False)
+
+    def ask(self, backend: FakeBackend, observer: RecordingObserver, bound: int) -> None:
+        self.clock = FakeClock()
+        self.batcher = Batcher(
+            backend,
+            BatchingPolicy(linear_cost(), 8),
+            limits=BatcherLimits(bound, 1),
+            new_buffer=number_buffer,
+            observer=observer,
+            clock=self.clock,
+        )
+        self.shared = SharedAnswers(
+            self.batcher, identity="m", names=["numbers"], observer=Told(), merges=True, clock=self.clock
+        )
+        self.batcher.start("m")
+        self.running = make_request(1.0)
+        self.shared.offer(self.running)
+        backend.wait_for_batches(1)
+        self.hurried, self.patient = make_request(2.0, deadline=101.0), make_request(2.0)
+        self.shared.offer(self.hurried)
+        self.shared.offer(self.patient)
+        assert (self.batcher.queued, self.shared.joined) == (1, 1)
+
+    def test_is_answered_though_another_comes_for_the_last_place(self, backend: FakeBackend) -> None:
+        told: list[str] = []
+
+        class Greedy(RecordingObserver):
+            """Another caller, just when the run that is late has left the queue and nobody was told."""
+
+            def rejected(_, reason: str, count: int = 1) -> None:
+                if reason == "deadline_exceeded":
+                    try:
+                        self.shared.offer(make_request(3.0))
+                    except ServingError as error:
+                        told.append(error.reason)
+
+        self.ask(backend, Greedy(), 1)
+        self.clock.advance(2.0)
+        backend.open()
+        assert [reply_of(request).wait() for request in (self.hurried, self.patient)] == ["DEADLINE_EXCEEDED", "OK"]
+        assert got_own_rows(self.patient)
+        assert told == ["QUEUE_FULL"]
+        self.batcher.close(GUARD_SECONDS)
+        assert (self.batcher.queued, self.batcher._reserved, self.batcher._leaving, self.shared.joined) == (0, 0, 0, 0)
+
+    def test_needs_no_other_place_for_a_later_deadline_or_an_earlier_turn(self, backend: FakeBackend) -> None:
+        self.ask(backend, RecordingObserver(), 1)
+        others = [make_request(2.0, deadline=deadline, arrival=arrival) for deadline, arrival in OTHERS]
+        for other in others:
+            self.shared.offer(other)
+        assert self.shared.joined == 1 + len(OTHERS)
+        self.clock.advance(2.0)
+        backend.open()
+        assert [reply_of(request).wait() for request in (self.patient, *others)] == ["OK"] * (1 + len(OTHERS))
+        assert len(backend.batches) == 2
+        self.batcher.close(GUARD_SECONDS)
+
+    def test_is_answered_though_others_are_as_late(self, backend: FakeBackend) -> None:
+        """Each of their runs had a place of its own, and the queue is full of them."""
+        self.ask(backend, RecordingObserver(), 3)
+        others = [make_request(value, deadline=deadline) for value in (3.0, 4.0) for deadline in (101.0, LATER)]
+        for other in others:
+            self.shared.offer(other)
+        assert (self.batcher.queued, self.shared.joined) == (3, 3)
+        self.clock.advance(2.0)
+        backend.open()
+        found = [reply_of(request).wait() for request in (self.hurried, self.patient, *others)]
+        assert found == ["DEADLINE_EXCEEDED", "OK"] * 3
+        self.batcher.close(GUARD_SECONDS)
+
+    def test_is_answered_though_the_batcher_closes(self, backend: FakeBackend) -> None:
+        self.ask(backend, RecordingObserver(), 2)
+        closer = threading.Thread(target=self.batcher.close)
+        closer.start()
+        with self.batcher._lock:
+            assert self.batcher._work.wait_for(lambda: self.batcher._closing, GUARD_SECONDS)
+        self.clock.advance(2.0)
+        backend.open()
+        assert [reply_of(request).wait() for request in (self.hurried, self.patient)] == ["DEADLINE_EXCEEDED", "OK"]
+        closer.join(GUARD_SECONDS)
+        assert not closer.is_alive()
 
 
 def test_in_front_of_a_real_batcher_everybody_is_answered_once_whoever_leaves() -> None:

@@ -7,6 +7,7 @@ import math
 import sys
 import weakref
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
@@ -33,6 +34,7 @@ from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
 from service.transport import call, tensor_codec
+from service.transport.access import Access, TokenFile
 from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
 from service.transport.recorder import Recorder
@@ -599,6 +601,24 @@ def test_a_refusal_settles_the_call_at_once(world: World, where: str, error: Ser
     assert world.responder.statuses[0].message == error.message
     assert world.calls.in_flight.count == 0
     assert world.counts() == {("bare", "ModelInfer", code): 1}
+
+
+def test_a_call_without_a_credential_is_let_go_at_once(world: World, tmp_path: Path) -> None:
+    """Its message might take what memory there is before Python collects garbage."""
+    tokens = tmp_path / "tokens"
+    tokens.write_text("sesame\n", encoding="utf-8")
+    access = Access(TokenFile(tokens), None, local=True)
+    calls = Calls(world.plane, world.metrics, SharedMemory(), "RESOURCE_EXHAUSTED", access)  # type: ignore[arg-type]
+    responder = FakeResponder()
+    gone = weakref.ref(responder)
+    gc.disable()
+    try:
+        assert calls.begin(MODEL_INFER, b"", None, responder) is None
+        assert responder.code == "UNAUTHENTICATED"
+        del responder
+        assert gone() is None
+    finally:
+        gc.enable()
 
 
 def test_the_overload_switch_is_obeyed() -> None:
