@@ -27,7 +27,7 @@ from export.runner import Plan, load_classifier, open_divided, run_all
 from export.seal import seal_version
 from export.verify import verify_run, verify_version
 from service.backend.onnx import OnnxBackend
-from service.errors import LoadError
+from service.errors import BackendFailed, LoadError
 from service.manifest import MODEL_FILE, Manifest, read_labels, read_manifest
 
 FAILED = 2
@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return command(arguments, console)
     except (ExportError, LoadError, OSError) as error:
         complaints.print(f"convserve-export: {error}", markup=False, highlight=False)
+        return FAILED
+    except BackendFailed as error:
+        reason = " ".join(str(error.__cause__).split())
+        complaints.print(f"convserve-export: {error} ({reason})", markup=False, highlight=False)
         return FAILED
     except KeyboardInterrupt:
         complaints.print("convserve-export: interrupted before anything was complete", markup=False)

@@ -57,8 +57,8 @@ def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path
     _strip(graph)
     try:
         onnx.checker.check_model(graph, full_check=True)
-    except onnx.checker.ValidationError as error:
-        raise ConversionFailed(f"the graph is not valid ONNX ({error})") from None
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        raise ConversionFailed(f"the graph is not valid ONNX ({' '.join(str(error).split())})") from None
     path.write_bytes(graph.SerializeToString(deterministic=True))
     check_graph(path, input_spec(spec), output_spec(classes))
 
@@ -102,8 +102,9 @@ def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
                 verbose=False,
             )
         except Exception as error:  # the exporter raises a family of its own and what torch raises
-            first = str(error).strip().splitlines()[0]
-            raise ConversionFailed(f"torch cannot convert this model ({type(error).__name__}: {first})") from error
+            reason = error.__cause__ or error  # the exporter's own text is general advice, in colour
+            first = (str(reason).strip().splitlines() or [""])[0]
+            raise ConversionFailed(f"torch cannot convert this model ({type(reason).__name__}: {first})") from error
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
     return graph
@@ -134,10 +135,11 @@ def _strip(graph: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep chatter of torch's exporter, or of the quantiser, from the user; what matters is checked afterwards."""
-    logging.disable(logging.WARNING)
+    """Keep chatter of torch's exporter, or of the quantiser, from the user; what matters is raised or checked."""
+    logging.disable(logging.CRITICAL)
     try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+        aside = io.StringIO()
+        with warnings.catch_warnings(), contextlib.redirect_stdout(aside), contextlib.redirect_stderr(aside):
             warnings.simplefilter("ignore")
             yield
     finally:

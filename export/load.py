@@ -225,7 +225,7 @@ def _function(source: str) -> Callable[[Sizes], Network]:
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except Exception as error:  # it is anybody's code
+    except (Exception, SystemExit) as error:  # it is anybody's code
         raise RecipeInvalid(f"{source}: cannot be imported ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")
@@ -236,7 +236,7 @@ def _called(source: str, function: Callable[[], object]) -> nn.Module:
     sys.path.insert(0, "")
     try:
         made = function()
-    except Exception as error:  # likewise
+    except (Exception, SystemExit) as error:  # likewise
         raise RecipeInvalid(f"{source}: cannot be called ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")

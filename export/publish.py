@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import errno
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
@@ -45,6 +47,9 @@ from service.manifest import (
 from service.spec import ImageSpec, TextSpec
 
 LABELS_FILE = "labels.txt"
+# What a server reads: it passes over folders with other names.
+_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
+_LARGEST_VERSION = 10**18 - 1
 
 Say = Callable[[str], None]
 
@@ -117,12 +122,21 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         The folder aside, whose name is no version number so that no server reads it, and the target.
 
     Raises:
-        PublishFailed: The version exists already, or the repository cannot be written.
+        PublishFailed: The version exists already, a server would not read it by its name, or the repository cannot be
+            written.
     """
     target: Path | None = None
+    if not _NAME.fullmatch(model_dir.absolute().name):
+        raise PublishFailed(
+            f"{model_dir}: no server reads a model of this name; expected at most 128 letters, digits and _.-, "
+            "a letter, digit or _ first"
+        )
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
-        target = model_dir / str(version or _next_version(model_dir))
+        version = version or _next_version(model_dir)
+        target = model_dir / str(version)
+        if version > _LARGEST_VERSION:
+            raise PublishFailed(f"{target}: no server reads such a number; at most {_LARGEST_VERSION}")
         if target.exists():
             raise PublishFailed(f"{target}: exists already; leave --version out for the next free number")
         aside = Path(tempfile.mkdtemp(prefix=f".aside-{target.name}-", dir=model_dir))
@@ -136,7 +150,10 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         aside.rename(target)
         _sync(model_dir)
     except OSError as error:
-        raise PublishFailed(f"{target}: cannot be published ({error.strerror or error})") from None
+        reason = error.strerror or error
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            reason = "it appeared meanwhile; begin again, without --version for the next free number"
+        raise PublishFailed(f"{target}: cannot be published ({reason})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):  # it holds something, as a rule

@@ -36,7 +36,7 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
         The version folder.
 
     Raises:
-        ConversionFailed: The network answers with probabilities, or the graph is not as it should be.
+        ConversionFailed: The network answers with something else than logits, or the graph is not as it should be.
         VerificationFailed: The graph does not give torch's answers.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
@@ -61,16 +61,35 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
 
 
 def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs) -> None:
-    """Refuse a network that ends in softmax: with a second one every answer would be nearly uniform.
+    """Refuse a network that gives no logits: one that ends in softmax would answer nearly uniformly after a second one.
 
     Raises:
-        ConversionFailed: It does.
+        ConversionFailed: It answers with probabilities, with what is no number, or with another shape than (N, K).
     """
+    _answers(loaded, classifier, inputs, 1)  # some networks drop the axis of one
+    answers = _answers(loaded, classifier, inputs, 2)
+    if answers.softmax(dim=1).isnan().any():
+        raise ConversionFailed(
+            f"{loaded.name}: answers with what is no number; its weights are damaged, or mean and std are not its own"
+        )
+    if are_probabilities(answers.numpy()):
+        raise ConversionFailed(f"{loaded.name}: answers with probabilities, expected logits; softmax is added here")
+
+
+def _answers(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, count: int) -> torch.Tensor:
+    """Return what a network answers to one batch of ``count``: (N, K), or an error says what else."""
+    name, classes = loaded.name, len(loaded.labels)
     try:
         with torch.inference_mode():
-            answers = classifier(torch.from_numpy(inputs.batch(np.arange(2)))).numpy()
-        ends_in_softmax = answers.ndim == 2 and are_probabilities(answers)
-    except Exception:  # it is anybody's code, and the conversion says in one line what is wrong with it
-        return
-    if ends_in_softmax:
-        raise ConversionFailed(f"{loaded.name}: answers with probabilities, expected logits; softmax is added here")
+            answers: object = classifier(torch.from_numpy(inputs.batch(np.arange(count))))
+    except Exception as error:  # it is anybody's code
+        reason = " ".join(str(error).split())
+        raise ConversionFailed(f"{name}: fails on a batch of {count} ({type(error).__name__}: {reason})") from None
+    if not isinstance(answers, torch.Tensor):
+        raise ConversionFailed(f"{name}: answers with a {type(answers).__name__}, expected a tensor of logits")
+    if answers.shape != (count, classes):
+        raise ConversionFailed(
+            f"{name}: answers {tuple(answers.shape)} for a batch of {count}, expected ({count}, {classes}): "
+            f"a logit for each of the {classes} labels"
+        )
+    return answers

@@ -21,7 +21,7 @@ from export.recipe import find_recipe
 from export.runner import open_divided
 from export.verify import BATCH_SIZES, largest_difference, verify_version
 from service.backend.onnx import OnnxBackend
-from service.digests import sealed
+from service.digests import check_digests, sealed
 from service.golden import Golden, read_golden, write_golden
 from service.manifest import (
     COST_FILE,
@@ -102,7 +102,7 @@ def quantize_version(version_dir: Path, data: Path, target: Path | None, wish: W
     Raises:
         QuantizationRefused: It loses more accuracy than allowed, the method does not fit the graph, or the
             data are not the source's.
-        LoadError: The source cannot be read.
+        LoadError: The source cannot be read, or a file is not the one that its manifest means.
     """
     subject = _open(version_dir, data, wish)
     target = target or version_dir.parent.with_name(f"{version_dir.resolve().parent.name}-{wish.method}")
@@ -170,6 +170,7 @@ def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
     manifest = read_manifest(version_dir)
     if manifest.preprocessing is None or manifest.labels_file is None or not manifest.accuracy:
         raise QuantizationRefused(f"{version_dir}: tells no accuracy, so there is nothing to compare with")
+    check_digests(manifest, version_dir)  # else what is copied from a damaged source would have digests that hold
     recipe = find_recipe(wish.recipe or manifest.provenance.recipe)
     recipe = recipe.with_labels(read_labels(version_dir / manifest.labels_file))
     fold = fold_of(manifest.accuracy[0].split, recipe.data.folds)

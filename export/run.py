@@ -150,5 +150,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
     try:
         write(aside)
         os.replace(aside, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises the latter
-        raise RunInvalid(f"{path}: cannot be written ({getattr(error, 'strerror', None) or error})") from None
+    except (OSError, RuntimeError) as error:  # torch.save raises the latter where not all could be written
+        aside.unlink(missing_ok=True)  # it may be what the disk is full of
+        reason = error.strerror if isinstance(error, OSError) else f"{error}; is the disk full?"
+        raise RunInvalid(f"{path}: cannot be written ({reason})") from None

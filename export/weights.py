@@ -30,6 +30,7 @@ _PREFIXES = ("module.", "_orig_mod.")  # of DataParallel and torch.compile
 _AVERAGED = "n_averaged"  # AveragedModel's count of updates
 _COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, and answers do not need it
 _PARTS = ("weight", "bias", "running_mean", "running_var")  # of a layer, by torch's names; of batch norm all alike
+_FLOATS = ("float16", "bfloat16", "float32", "float64")  # what becomes float32 by a cast
 _SHOWN = 8
 
 
@@ -76,6 +77,8 @@ def _unpickled(path: Path) -> Any:
         return torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise WeightsInvalid(f"{path}: no such file") from None
+    except OSError as error:
+        raise WeightsInvalid(f"{path}: {error.strerror or error}") from None
     except pickle.UnpicklingError:
         raise WeightsInvalid(
             f"{path}: holds more than tensors and plain values, perhaps a whole model or a trainer's settings; "
@@ -127,7 +130,8 @@ def fit_state(
         ignored: Beginnings of names that the file may have and the module has not.
 
     Raises:
-        WeightsInvalid: Names are missing, unexpected or given twice, shapes differ, or values are NaN; lists them.
+        WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN; lists
+            them.
     """
     wanted = module.state_dict()
     notes: list[str] = []
@@ -182,17 +186,38 @@ def _check(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
     unexpected = [name for name in named if name not in wanted]
     if missing or unexpected:
         parts = [f"missing: {_some(missing)}"] * bool(missing) + [f"unexpected: {_some(unexpected)}"] * bool(unexpected)
-        raise WeightsInvalid(f"the weights do not fit; {'; '.join(parts)}")
-    wrong = [
-        f"'{name}' is {tuple(value.shape)}, expected {tuple(wanted[name].shape)}"
-        for name, value in named.items()
-        if value.shape != wanted[name].shape
-    ]
+        remedy = "; --renames FILE tells which is which" if missing and unexpected else ""
+        raise WeightsInvalid(f"the weights do not fit; {'; '.join(parts)}{remedy}")
+    wrong = {name: value for name, value in named.items() if value.shape != wanted[name].shape}
     if wrong:
-        raise WeightsInvalid(f"the weights do not fit; {_some(wrong)}")
+        shown = [f"'{name}' is {tuple(v.shape)}, expected {tuple(wanted[name].shape)}" for name, v in wrong.items()]
+        raise WeightsInvalid(f"the weights do not fit; {_some(shown)}{_other_classes(wrong, wanted)}")
+    odd = [
+        f"'{name}' is {_kind(value)}"
+        for name, value in named.items()
+        if wanted[name].is_floating_point() and _kind(value) not in _FLOATS
+    ]
+    if odd:
+        raise WeightsInvalid(f"the weights do not fit; {_some(odd)}; save plain float32")
     broken = [name for name, value in named.items() if value.is_floating_point() and bool(value.isnan().any())]
     if broken:
         raise WeightsInvalid(f"weights are not numbers (NaN), perhaps since training diverged: {_some(broken)}")
+
+
+def _other_classes(wrong: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
+    """Return the remedy where nothing but the number of classes is another, else nothing."""
+    counts = {value.shape[:1] for value in wrong.values()}
+    alike = all(value.ndim and value.shape[1:] == wanted[name].shape[1:] for name, value in wrong.items())
+    if len(counts) != 1 or not alike or len({wanted[name].shape[:1] for name in wrong}) != 1:
+        return ""
+    return f"; for a network of {counts.pop()[0]} classes give --labels FILE with as many lines"
+
+
+def _kind(value: torch.Tensor) -> str:
+    """Name what a tensor is, as somebody who is to save it otherwise needs to know."""
+    if value.is_meta:
+        return "without values"
+    return str(value.dtype).removeprefix("torch.") if value.layout == torch.strided else "sparse"
 
 
 def _some(names: list[str]) -> str:

@@ -100,6 +100,26 @@ def test_what_torch_cannot_convert_is_said_in_one_line(tmp_path: Path) -> None:
     assert "\n" not in str(caught.value)
 
 
+def test_why_torch_cannot_convert_is_told_and_no_advice_of_its_exporter(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    model = Probabilities(Classifier(ReadsItself(), PICTURES)).eval()
+    with pytest.raises(ConversionFailed, match="Could not guard on data-dependent expression"):
+        convert(model, PICTURES, 2, tmp_path / MODEL_FILE)
+    assert capfd.readouterr().err == ""
+
+
+def test_a_graph_that_contradicts_itself_is_said_in_one_line(tmp_path: Path) -> None:
+    class Flat(Network):
+        def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+            return inputs.mean(dim=(1, 2, 3))
+
+    model = Probabilities(Classifier(Flat(), PICTURES)).eval()
+    with pytest.raises(ConversionFailed, match="the graph is not valid ONNX") as caught:
+        convert(model, PICTURES, 2, tmp_path / MODEL_FILE)
+    assert "\n" not in str(caught.value)
+
+
 def test_batch_norm_is_exported_with_its_running_statistics(tmp_path: Path) -> None:
     class Normed(Network):
         def __init__(self) -> None:

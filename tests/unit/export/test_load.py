@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 import sys
 import types
 import urllib.error
@@ -170,6 +171,65 @@ def test_a_module_that_ends_in_softmax_is_refused(
     assert load(tmp_path, "--from", "mine:make", *more) == 2
     assert "mine:make: answers with probabilities, expected logits; softmax is added here" in capsys.readouterr().err
     assert not (tmp_path / "make").exists()
+
+
+class _Odd(nn.Module):
+    def __init__(self, answer: Callable[[torch.Tensor], object]) -> None:
+        super().__init__()
+        self.inner, self.answer = tiny(), answer
+
+    def forward(self, inputs: torch.Tensor) -> object:
+        return self.answer(self.inner(inputs))
+
+
+def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
+    return logits.reshape(2, 3)
+
+
+@pytest.mark.parametrize(
+    ("answer", "message"),
+    [
+        (lambda logits: (logits, logits), "answers with a tuple, expected a tensor of logits"),
+        (lambda logits: {"logits": logits}, "answers with a dict, expected a tensor of logits"),
+        (
+            lambda logits: logits[:, 0],
+            "answers (1,) for a batch of 1, expected (1, 3): a logit for each of the 3 labels",
+        ),
+        (lambda logits: logits.squeeze(0), "answers (3,) for a batch of 1, expected (1, 3)"),
+        (lambda logits: logits[:, :2], "answers (1, 2) for a batch of 1, expected (1, 3)"),
+        (lambda logits: logits * float("inf"), "answers with what is no number; its weights are damaged"),
+        (_only_pairs, "fails on a batch of 1 (RuntimeError: shape '[2, 3]' is invalid"),
+    ],
+)
+def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
+    tmp_path: Path,
+    labels: Path,
+    preprocessing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    answer: Callable[[torch.Tensor], object],
+    message: str,
+) -> None:
+    module = types.ModuleType("mine")
+    module.make = lambda: _Odd(answer)
+    monkeypatch.setitem(sys.modules, "mine", module)
+    monkeypatch.setattr("export.load._settle", lambda *_: None)  # it runs the network on 32 pictures
+    assert load(tmp_path, "--from", "mine:make", "--labels", str(labels), "--preprocessing", str(preprocessing)) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith(f"convserve-export: mine:make: {message}")
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "make").exists()
+
+
+def test_a_module_that_leaves_the_program_is_refused(labels: Path, preprocessing: Path) -> None:
+    module = types.ModuleType("mine")
+    module.make = sys.exit
+    sys.modules["mine"] = module
+    try:
+        with pytest.raises(RecipeInvalid, match=r"mine:make: cannot be called \(SystemExit: "):
+            load_network(Order("mine:make", labels=labels, preprocessing=str(preprocessing)))
+    finally:
+        del sys.modules["mine"]
 
 
 def test_pictures_of_another_size_than_the_weights_want_are_refused(
@@ -364,6 +424,42 @@ def test_a_torchscript_archive_is_refused_with_what_helps(tmp_path: Path) -> Non
         read_state(tmp_path / "w.pt")
 
 
+def test_a_folder_in_place_of_weights_is_called_one(tmp_path: Path) -> None:
+    with pytest.raises(WeightsInvalid, match=r": Is a directory$"):
+        read_state(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda value: value.to(torch.complex64), "'a.weight' is complex64; save plain float32"),
+        (lambda value: (value * 100).to(torch.int8), "'a.weight' is int8; "),
+        (lambda value: value > 0, "'a.weight' is bool; "),
+        (lambda value: value.to_sparse(), "'a.weight' is sparse; "),
+        (lambda value: value.to("meta"), "'a.weight' is without values; "),
+        (lambda value: value.to(torch.float8_e5m2), "'a.weight' is float8_e5m2; "),
+    ],
+)
+def test_weights_that_a_cast_would_make_others_of_are_refused(
+    change: Callable[[torch.Tensor], torch.Tensor], message: str
+) -> None:
+    state = _two().state_dict()
+    state["a.weight"] = change(state["a.weight"])
+    with pytest.raises(WeightsInvalid, match=re.escape(message)):
+        fit_state(_two(), state)
+
+
+def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> None:
+    state = {**nn.Linear(4, 7).state_dict()}
+    with pytest.raises(
+        WeightsInvalid,
+        match=r"'bias' is \(7,\), expected \(3,\); for a network of 7 classes give --labels FILE with as",
+    ):
+        fit_state(nn.Linear(4, 3), state)
+    with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\)$"):
+        fit_state(nn.Linear(4, 3), nn.Linear(5, 3).state_dict())
+
+
 def test_weights_that_are_no_numbers_are_named() -> None:
     state = _two().state_dict()
     state["b.bias"][0] = float("nan")
@@ -543,6 +639,23 @@ def test_a_file_whose_branches_read_its_input(tmp_path: Path, labels: Path, prep
     more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
     assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
     assert ready(tmp_path / "theirs" / "1").verified
+
+
+def test_a_file_that_fails_on_pictures_is_one_line(
+    tmp_path: Path, labels: Path, preprocessing: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 144]), "seven"))
+    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
+    flatten.op_type = "Reshape"
+    flatten.input.append("seven")
+    onnx.save(model, tmp_path / "theirs.onnx")
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 2
+    complaint = capsys.readouterr().err
+    assert complaint.startswith("convserve-export: the runtime failed on this batch (")
+    assert complaint.count("\n") == 1
+    assert not (tmp_path / "theirs").exists()
 
 
 @pytest.mark.parametrize(

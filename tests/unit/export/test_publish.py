@@ -16,6 +16,7 @@ from export.evaluate import score
 from export.publish import publish_run, write_aside
 from service.golden import read_golden
 from service.manifest import GOLDEN_FILE, MODEL_FILE, file_digest, read_labels, read_manifest
+from service.repository.store import passed_over, scan
 from tests.unit.export.samples import picture_arrays, write_pictures
 
 
@@ -95,10 +96,30 @@ def test_a_version_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
             target.mkdir()
             (target / "file").write_text("theirs")
 
-    with pytest.raises(PublishFailed, match="cannot be published"):
+    with pytest.raises(PublishFailed, match=r"cannot be published \(it appeared meanwhile; begin again"):
         publish_too_late()
     assert (tmp_path / "1" / "file").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
+
+
+@pytest.mark.parametrize("name", [".hidden", "my model", "-x", "réseau", "x" * 129, "a\n"])
+def test_a_name_that_no_server_reads_is_refused(tmp_path: Path, name: str) -> None:
+    with pytest.raises(PublishFailed, match="no server reads a model of this name"), write_aside(tmp_path / name, 1):
+        pass
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(tmp_path: Path) -> None:
+    for name, version in (("x" * 128, 1), ("_a.b-c", 10**18 - 1)):
+        with write_aside(tmp_path / name, version) as (aside, _):
+            (aside / MODEL_FILE).write_text("x")
+    assert [(folder.name, folder.version) for folder in scan(tmp_path)] == [("_a.b-c", 10**18 - 1), ("x" * 128, 1)]
+    with (
+        pytest.raises(PublishFailed, match="no server reads such a number; at most 999999999999999999"),
+        write_aside(tmp_path / "_a.b-c", None),
+    ):
+        pass
+    assert passed_over(tmp_path) == {}
 
 
 def test_a_disk_that_is_full_is_said_and_leaves_nothing(tmp_path: Path) -> None:

@@ -71,6 +71,23 @@ def test_other_data_than_the_sources_are_refused(
     assert not (tmp_path / "small").exists()
 
 
+@pytest.mark.parametrize("name", ["labels.txt", "golden.npz", MODEL_FILE])
+def test_a_source_that_is_not_what_its_manifest_means_is_refused(
+    models: Path, tmp_path: Path, picture_run: Path, pictures: Path, name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The made version would have digests of the wrong file, and they would hold."""
+    source = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "m" / "1")
+    if name == "labels.txt":
+        lines = (source / name).read_text(encoding="utf-8").splitlines(keepends=True)
+        (source / name).write_text("".join(reversed(lines)), encoding="utf-8")
+    else:
+        (source / name).write_bytes((source / name).read_bytes() + b"x")
+    arguments = ["--data", str(pictures), "--recipe", _recipe(picture_run), "--method", "float16", "--limit", "100"]
+    assert cli.main(["quantize", str(source), *arguments]) == 2
+    assert "has digest sha256:" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
 def test_another_number_of_folds_is_refused(
     models: Path, sentences: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -309,6 +309,19 @@ def test_a_run_folder_that_cannot_be_made_or_written_is_named(
         _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=1))
 
 
+def test_what_could_not_be_written_whole_does_not_keep_the_disk_full(tmp_path: Path) -> None:
+    (tmp_path / "weights.pt").write_text("before")
+
+    def fill(path: Path) -> None:
+        path.write_text("half")
+        raise RuntimeError("unexpected pos 12416 vs 12304")
+
+    with pytest.raises(RunInvalid, match=r"weights\.pt: cannot be written \(unexpected pos .*; is the disk full\?\)"):
+        run_files.replace_file(tmp_path / "weights.pt", fill)
+    assert [path.name for path in tmp_path.iterdir()] == ["weights.pt"]
+    assert (tmp_path / "weights.pt").read_text() == "before"
+
+
 def test_weights_are_never_unpickled(tmp_path: Path) -> None:
     torch.save({"a": Path("x")}, tmp_path / "weights.pt")
     with pytest.raises(RunInvalid, match="damaged"):
