@@ -155,17 +155,8 @@ def _tables(results: Results) -> list[tuple[str, Rows]]:
 
 def _load_rows(results: Results, here: dict[str, LoadSummary], model: str) -> Rows:
     least, ours = here.get(LEAST), here.get(OURS)
-    head = [
-        "",
-        "inferences/s",
-        "p50 ms",
-        "p99 ms",
-        "CPU us",
-        "bare CPU / CPU",
-        "RSS MB",
-        "client",
-        f"ahead of {OURS} in",
-    ]
+    numbers = ("inferences/s", "p50 ms", "p99 ms", "CPU us", "bare CPU / CPU", "RSS MB")
+    head = ["", *numbers, "client", f"ahead of {OURS} in"]
     rows = [head]
     for peer in _peers(results):
         group = here.get(peer)
@@ -179,8 +170,8 @@ def _load_rows(results: Results, here: dict[str, LoadSummary], model: str) -> Ro
         leads = ahead(group, ours) if ours and is_server and not peer.startswith(OURS) else ""
         client = ", ".join((*group.clients, *group.notes))
         rss = number(group["rss_bytes"].median / _MB)
-        numbers = [spread(group[name]) for name in ("per_second", "p50_ms", "p99_ms", "cpu_us")]
-        rows.append([peer, *numbers, share, rss, client, leads])
+        spreads = [spread(group[name]) for name in ("per_second", "p50_ms", "p99_ms", "cpu_us")]
+        rows.append([peer, *spreads, share, rss, client, leads])
     return rows
 
 

@@ -21,21 +21,13 @@ class Bare(OverHttp):
     name: str
     best: bool
     door: Door = "none"
-    home: str = "bare"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """ONNX Runtime, and NumPy with it."""
-        return ((pinned_onnxruntime(),),)
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What is measured."""
-        return ("onnxruntime", "numpy")
+    home = "bare"
+    requirements = ((pinned_onnxruntime(),),)
+    shows = ("onnxruntime", "numpy")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         if self.best:
             return "the batch, loops and threads that gave most answers a second, tried before each measurement"
         return "all rows in flight in one run, on one thread"

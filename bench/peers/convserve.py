@@ -20,21 +20,13 @@ class Convserve(OverGrpc):
     transport: str
     flags: tuple[str, ...] = ()
     takes_encoded = True
-    home: str = "convserve"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """Itself, where it stands."""
-        return (("--editable", f"{ROOT}[cpu,fast]", pinned_onnxruntime()),)
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What serves."""
-        return ("convserve", "onnxruntime", "grpcio", "pygrpc-native")
+    home = "convserve"
+    requirements = (("--editable", f"{ROOT}[cpu,fast]", pinned_onnxruntime()),)
+    shows = ("convserve", "onnxruntime", "grpcio", "pygrpc-native")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         return " ".join(("as it comes, --transport", self.transport, *self.flags))
 
     def command(self, case: Case, place: Place) -> Command:

@@ -21,22 +21,14 @@ class Mosec(OverHttp):
     name: str
     batch: int
     workers: int
-    path: str = "/inference"
-    home: str = "mosec"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """Its wheel."""
-        return (("mosec", pinned_onnxruntime()),)
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What serves."""
-        return ("mosec", "onnxruntime")
+    path = "/inference"
+    home = "mosec"
+    requirements = (("mosec", pinned_onnxruntime()),)
+    shows = ("mosec", "onnxruntime")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         batching = f"batches of up to {self.batch} within 1 ms" if self.batch > 1 else "no batching"
         return f"{self.workers} worker(s), {batching}, one thread a run"
 

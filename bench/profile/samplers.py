@@ -41,21 +41,8 @@ class CpuSample:
 
 def perf_command(program: str, pid: int, out: Path) -> list[str]:
     """Return the command line that samples a process until it is interrupted."""
-    return [
-        program,
-        "record",
-        "-q",
-        "-N",
-        "-e",
-        "cpu-clock",
-        "-F",
-        str(_PERF_RATE),
-        "-g",
-        "-p",
-        str(pid),
-        "-o",
-        str(out),
-    ]
+    how = ("-q", "-N", "-e", "cpu-clock", "-F", str(_PERF_RATE), "-g")
+    return [program, "record", *how, "-p", str(pid), "-o", str(out)]
 
 
 def perf_script_command(program: str, recorded: Path) -> list[str]:
