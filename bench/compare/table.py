@@ -32,19 +32,15 @@ def markdown(results: Results) -> str:
     return "\n\n".join([*tables, measured_on(results)])
 
 
-def short_markdown(results: Results, columns: Sequence[tuple[str, int]] = ()) -> str:
-    """Write the table of the README: a row a peer, a column a model and load: answers a second, CPU an answer.
+def short_markdown(results: Results) -> str:
+    """Write the README's table: a row per peer, and for each model a column with its greatest load.
 
-    Below it: who is ahead of us in what, and what it was measured on.
-
-    Args:
-        results: All of them.
-        columns: Model and calls in flight; none: the greatest load of each model.
+    A cell holds the answers per second and the CPU per answer. Below the table stand who is ahead of us in what, and
+    what it was measured on.
     """
     groups = summaries(results.loads)
-    if not columns:
-        models = dict.fromkeys(group.model for group in groups)
-        columns = [(model, max(group.in_flight for group in groups if group.model == model)) for model in models]
+    models = dict.fromkeys(group.model for group in groups)
+    columns = [(model, max(group.in_flight for group in groups if group.model == model)) for model in models]
     by_key = {(group.peer, group.model, group.in_flight): group for group in groups}
     rows = [["", *(f"{model}, {in_flight} in flight" for model, in_flight in columns), "start", "memory", "installed"]]
     for peer in _peers(results):

@@ -148,7 +148,9 @@ def test_the_short_table_has_a_column_a_model():
     assert "| **convserve** | 1,000/s, 41.0 us | 0.8 s | 70 MB | 200 MB |" in lines
     assert "| absent | not installed: no such \\| package | - | - | - |" in lines
     assert "| other | - | - | - | - |" not in lines
-    assert table.short_markdown(results(), [("n", 1)]).count("not measured") == 3
+    ours = results()
+    ours.loads = [row for row in ours.loads if row.peer == "convserve"]
+    assert table.short_markdown(ours).count("not measured") == 2
 
 
 def test_what_it_was_measured_on_is_told_with_every_commit_of_ours():
