@@ -72,7 +72,7 @@ class CallFailed(Exception):
 
 
 def shortened(what: object) -> str:
-    """Write something on one line of bearable length."""
+    """Write something on one line, cut to a readable length."""
     text = " ".join(str(what).split()) or repr(what)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -10,7 +10,7 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from bench.conformance.outcome import CallFailed, CheckFailed, shortened
+from bench.conformance.outcome import CallFailed, CheckFailed, expect, shortened
 from service.client import Credentials
 from service.pb.inference import grpc_service_pb2 as pb
 
@@ -85,7 +85,7 @@ class Target:
         except grpc.RpcError as error:
             raise CallFailed.of(name, error) from None
 
-    def refused(self, name: str, request: Any, codes: Collection[grpc.StatusCode]) -> None:
+    def refused(self, name: str, request: Any, *codes: grpc.StatusCode) -> None:
         """Make a call that must be refused with one of some codes.
 
         Raises:
@@ -164,6 +164,16 @@ class Target:
             return next(ask(iter([message]), timeout=self.timeout_seconds))
         except grpc.RpcError as error:
             raise CallFailed.of("ServerReflectionInfo", error) from None
+
+
+def answer_of(call: Any, expected: str) -> Any:
+    """Return the answer of a call that grpc made as a future.
+
+    Raises:
+        CheckFailed: It ended otherwise.
+    """
+    expect(call.exception() is None, expected, f"{call.code().name}: {call.details()}")
+    return call.result()
 
 
 def status_name(answer: Any) -> str:

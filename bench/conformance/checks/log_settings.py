@@ -73,4 +73,4 @@ def wrong_type(suite: Any) -> None:
         raise NotApplicable("there is no log_verbose_level")
     request = pb.LogSettingsRequest()
     request.settings["log_verbose_level"].string_param = "much"
-    suite.target.refused("LogSettings", request, (grpc.StatusCode.INVALID_ARGUMENT,))
+    suite.target.refused("LogSettings", request, grpc.StatusCode.INVALID_ARGUMENT)

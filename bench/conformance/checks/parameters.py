@@ -78,4 +78,4 @@ def timeout_of_text(suite: Any, model: Model) -> None:
         raise Unsupported("the server lists neither 'parameters' nor 'schedule_policy'")
     request = model.valid_request()
     request.parameters["timeout"].string_param = "soon"
-    suite.target.refused("ModelInfer", request, (grpc.StatusCode.INVALID_ARGUMENT,))
+    suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)

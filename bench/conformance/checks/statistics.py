@@ -113,4 +113,4 @@ def all_models(suite: Any) -> None:
 def unknown(suite: Any) -> None:
     request = pb.ModelStatisticsRequest(name="no-such-model")
     codes = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
-    suite.target.refused("ModelStatistics", request, codes)
+    suite.target.refused("ModelStatistics", request, *codes)
