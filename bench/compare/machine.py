@@ -37,7 +37,7 @@ def cpu_model(cpuinfo: str) -> str:
     return "unknown"
 
 
-def needs_checkout(command: str) -> None:
+def require_checkout(command: str) -> None:
     """See that the package lies in a checkout: what is measured, and with which models, is the tree around it.
 
     Raises:

@@ -104,7 +104,7 @@ def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[
         _answers(running, case, place)
         for in_flight in loads:
             terms.say(f"{in_flight} rows at once")
-            said = _told(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
+            said = _ask(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
             load = Load(said["answers"], said["seconds"], said["p50_ms"], said["p99_ms"])
             memory = running.rss_bytes(), running.pss_bytes()
             sent = Sent(load, said["cpu_seconds"] / load.answers * 1e6, *memory, "in process")
@@ -122,10 +122,10 @@ def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -
 def _answers(running: Running, case: Case, place: Place) -> list[int]:
     rows = place.folder / "rows.npz"
     np.savez(rows, *case.rows)
-    return [int(number) for number in _told(running, {"answer": str(rows)})["top_1"]]
+    return [int(number) for number in _ask(running, {"answer": str(rows)})["top_1"]]
 
 
-def _told(running: Running, command: dict[str, Any]) -> dict[str, Any]:
+def _ask(running: Running, command: dict[str, Any]) -> dict[str, Any]:
     """Give the bare loop a command; return what it answers.
 
     Raises:

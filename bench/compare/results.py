@@ -149,7 +149,7 @@ class Results:
         self.starts = [row for row in self.starts if row.peer not in peers or row.model not in models]
         self.failures = [row for row in self.failures if row.peer not in peers or row.model not in models]
 
-    def written(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the file, one row a line."""
         head = {name: getattr(self, name) for name in ("machine", "runs")}
         head["peers"] = {name: dataclasses.asdict(about) for name, about in self.peers.items()}

@@ -22,6 +22,7 @@ _GRACE_SECONDS = 60.0
 _SETTLE_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
 _IDLE = 0.3  # of a core: some servers poll where they have nothing to do
+_TERMS = plan.Terms(inputs=1, processes=1, deadline_seconds=None, drain_seconds=30.0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +40,7 @@ class Programs:
     wrk: str | None
 
 
-def found_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer")) -> Programs:
+def find_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer")) -> Programs:
     """Look for clients.
 
     Args:
@@ -178,9 +179,7 @@ class Sender:
         """Let our own client send, from one process."""
         with Fleet(Work("127.0.0.1", self._place.port, (framed(self._message),), None), 1) as fleet:
             for length, around in ((min(1.0, seconds), nullcontext()), (seconds, beside)):
-                plans = plan.closed_loop(
-                    in_flight, length, seed=0, inputs=1, processes=1, deadline_seconds=None, drain_seconds=30.0
-                )
+                plans = plan.closed_loop(in_flight, length, 0, _TERMS)
                 with around:
                     before = self._running.cpu_seconds()
                     records = fleet.run(plans).records

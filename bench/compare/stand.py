@@ -51,7 +51,7 @@ class Stand:
                     failed.add((turn.model, turn.peer))
                     reason = " ".join(str(error).split())
                     self._results.failures.append(FailureRow(turn.peer, turn.model, turn.round, reason))
-                self._results.written(self._file)
+                self._results.write(self._file)
 
     def _one(self, turn: Turn, concurrency: Sequence[int] | None, terms: measure.Terms, grounds: Grounds) -> None:
         peer = PEERS[turn.peer]

@@ -125,7 +125,7 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
     return Gamma(flags.variation if name == "gamma" else 1.0)
 
 
-def told(arrivals: Arrivals) -> str:
+def describe(arrivals: Arrivals) -> str:
     """Name an arrival process on one line."""
     match arrivals:
         case Constant():

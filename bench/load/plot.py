@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def needs_matplotlib(what: str = "--plot") -> None:
+def require_matplotlib(what: str = "--plot") -> None:
     """Go on if pictures can be drawn, which something of the command line asks for.
 
     Raises:

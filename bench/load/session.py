@@ -21,11 +21,11 @@ from bench.load.arrivals import TraceInvalid
 from bench.load.fleet import FleetFailed, Work
 from bench.load.http2 import framed
 from bench.load.options import OptionsInvalid
+from bench.load.plan import Terms
 from service.client import CredentialsInvalid, credentials_of, explained
 from service.client.address import NO_ADDRESS, host_and_port
 
 _TIMEOUT_SECONDS = 20.0
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class OutputInvalid(Exception):
@@ -43,11 +43,13 @@ class Session:
 
     Attributes:
         work: For the fleet.
+        terms: For its plans.
         server: Name and version, as the server says.
-        facts: What the results are to be read with, for JSON.
+        facts: What a reader of the results needs to know, for JSON.
     """
 
     work: Work
+    terms: Terms
     server: str
     facts: dict[str, Any]
 
@@ -61,9 +63,6 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         except _FAULTS as error:
             sys.stderr.write(f"convserve-bench: {error}\n")
             return 2
-        except KeyboardInterrupt:
-            sys.stderr.write("convserve-bench: interrupted\n")
-            return INTERRUPTED
 
     return run
 
@@ -92,7 +91,8 @@ def open_session(flags: argparse.Namespace) -> Session:
         alone = [target.call("ModelInfer", request) for request in (requests if flags.check else requests[:1])]
     reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None
     work = Work(host, port, tuple(framed(request) for request in requests), reference, credentials)
-    return Session(work, f"{about.name} {about.version}", _facts(flags, about))
+    terms = Terms(len(requests), flags.processes, flags.deadline_seconds, flags.drain_seconds)
+    return Session(work, terms, f"{about.name} {about.version}", _facts(flags, about))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -105,6 +105,18 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         path.write_text(json.dumps(content, indent=1) + "\n")
     except OSError as error:
         raise OutputInvalid(f"{path}: {error.strerror}; give another file") from None
+
+
+def make_folder(path: Path) -> None:
+    """Make the folder for results, unless it is there.
+
+    Raises:
+        OutputInvalid: It cannot be made.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another --out") from None
 
 
 def check_outputs(*paths: Path | None) -> None:

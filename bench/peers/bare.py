@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Door, Place, told
+from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Door, Place, program_variables
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -35,4 +35,4 @@ class Bare(OverHttp):
     def command(self, case: Case, place: Place) -> Command:
         """Start the loop."""
         argv = (str(place.environment.python), str(PROGRAMS / "bare.py"))
-        return Command(argv, told(case, place, MOST_ROWS, 1))
+        return Command(argv, program_variables(case, place, MOST_ROWS, 1))

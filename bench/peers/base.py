@@ -138,7 +138,7 @@ class Peer(Protocol):
         """
 
 
-def told(case: Case, place: Place, batch: int, instances: int) -> dict[str, str]:
+def program_variables(case: Case, place: Place, batch: int, instances: int) -> dict[str, str]:
     """Return the environment variables that ``programs/serving.py`` reads."""
     return {
         "BENCH_NAME": case.name,

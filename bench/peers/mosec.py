@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, told
+from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -35,4 +35,4 @@ class Mosec(OverHttp):
     def command(self, case: Case, place: Place) -> Command:
         """Start the program."""
         argv = (str(place.environment.python), str(PROGRAMS / "mosec_server.py"))
-        return Command(argv, told(case, place, self.batch, self.workers))
+        return Command(argv, program_variables(case, place, self.batch, self.workers))

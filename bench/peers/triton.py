@@ -12,7 +12,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, told
+from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverGrpc
 from bench.peers.environment import Environment, pinned_onnxruntime
 
@@ -50,7 +50,7 @@ output [{{ name: "{case.output}" data_type: TYPE_FP32 dims: [-1] }}]
 instance_group [{{ count: {self.instances} kind: KIND_CPU }}]
 """
         (model / "config.pbtxt").write_text(config.lstrip())
-        variables = told(case, place, MOST_ROWS, self.instances)
+        variables = program_variables(case, place, MOST_ROWS, self.instances)
         argv, own = server(place.environment)
         variables["PYTHONPATH"] += f":{own.pop('PYTHONPATH')}"
         flags = (f"--model-repository={place.folder / 'models'}", f"--grpc-port={place.port}", "--allow-http=false")

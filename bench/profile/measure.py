@@ -19,7 +19,7 @@ from bench.peers.process import Running
 from bench.profile import samplers
 from bench.profile.results import Profile
 from bench.profile.split import Cost, Thread, by_phase, by_thread, split
-from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_told, sampling, thread_names
+from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_script, sampling, thread_names
 
 BARE = "bare-1-thread"
 _ALONE_SECONDS = 2.0
@@ -94,7 +94,7 @@ def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
     for command, file in zip(commands, files, strict=True):
         terms.say(f"{in_flight} in flight, with {Path(command[0]).name}")
         costs_of_looking.append(sender.measure(in_flight, terms.seconds, sampling(command, file)).cpu_us)
-    on_core = [*samplers.parse_perf(perf_told(tools.perf, files[0]))]
+    on_core = [*samplers.parse_perf(perf_script(tools.perf, files[0]))]
     in_python = samplers.parse_spy(files[1].read_text())
     a_call = 1e6 / sent.load.answers
     threads = [

@@ -78,7 +78,7 @@ class Profiles:
         place = places.get(profile.key, len(self.profiles))
         self.profiles[place : place + 1] = [profile]
 
-    def written(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the file, one profile a line."""
         head = json.dumps({"machine": self.machine, "date": self.date}, indent=1)[:-2]
         rows = ",\n  ".join(json.dumps(_rounded(dataclasses.asdict(profile))) for profile in self.profiles)

@@ -35,7 +35,7 @@ class Samplers:
     spy: str
 
 
-def found_samplers() -> Samplers:
+def find_samplers() -> Samplers:
     """Look for perf and py-spy.
 
     Raises:
@@ -154,20 +154,20 @@ def thread_names(program: str, pid: int) -> dict[int, str]:
     Raises:
         SamplerFailed: py-spy cannot look.
     """
-    threads = json.loads(_told(samplers.spy_dump_command(program, pid)))
+    threads = json.loads(_output_of(samplers.spy_dump_command(program, pid)))
     return {int(thread["os_thread_id"]): str(thread["thread_name"] or "unnamed") for thread in threads}
 
 
-def perf_told(program: str, recorded: Path) -> str:
+def perf_script(program: str, recorded: Path) -> str:
     """Return what ``perf script`` says of a recording.
 
     Raises:
         SamplerFailed: It cannot read it.
     """
-    return _told(samplers.perf_script_command(program, recorded))
+    return _output_of(samplers.perf_script_command(program, recorded))
 
 
-def _told(command: Sequence[str]) -> str:
+def _output_of(command: Sequence[str]) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_END_SECONDS)
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]

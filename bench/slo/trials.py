@@ -9,7 +9,7 @@ from dataclasses import replace
 from bench.load import plan
 from bench.load.arrivals import Arrivals, Constant, Gamma
 from bench.load.fleet import Fleet
-from bench.load.options import max_lag_seconds, told
+from bench.load.options import describe, max_lag_seconds
 from bench.load.progress import bar
 from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session
@@ -34,7 +34,7 @@ class Trials:
     ) -> None:
         """Keep what every run shares; costs are of batches by the number of requests."""
         self._flags = flags
-        self._inputs = len(session.work.messages)
+        self._terms = session.terms
         self._fleet = fleet
         self._arrivals = arrivals
         self._costs = costs
@@ -51,17 +51,8 @@ class Trials:
         flags = self._flags
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
-        plans = plan.open_loop(
-            self._arrivals,
-            rate,
-            whole,
-            seed=self._seed,
-            inputs=self._inputs,
-            processes=flags.processes,
-            deadline_seconds=flags.deadline_seconds,
-            drain_seconds=flags.drain_seconds,
-        )
-        with bar(f"{rate:.1f}/s, {told(self._arrivals)}", whole) as progress:
+        plans = plan.open_loop(self._arrivals, rate, whole, self._seed, self._terms)
+        with bar(f"{rate:.1f}/s, {describe(self._arrivals)}", whole) as progress:
             ran = self._fleet.run(plans, progress)
         return ran.records.between(flags.warm_up_seconds, whole), ran.cpu_share
 
@@ -97,16 +88,16 @@ class Trials:
             if limit:
                 limits[probe.rate] = f"at {probe.rate:.1f} /s {limit}"
                 search.give_up_rate()
-                say(_told(probe.rate, summary, "generator was the limit"))
+                say(_line(probe.rate, summary, "generator was the limit"))
             else:
                 verdict = search.tell(summary.offered, summary.missed)
-                say(_told(probe.rate, summary, verdict.value))
+                say(_line(probe.rate, summary, verdict.value))
                 if why := outlook.hopeless(probe.rate, summary, verdict):
                     search.stop(why)
         limit = limits.get(probe.failed) if probe.failed else None
         return (replace(probe, why=f"{last}; {probe.why}") if probe.why else probe), limit
 
 
-def _told(rate: float, summary: Summary, verdict: str) -> str:
+def _line(rate: float, summary: Summary, verdict: str) -> str:
     p99 = summary.latency.percentile(99) * 1e3
     return f"{rate:10.1f} /s  {summary.missed:6d} of {summary.offered:7d} missed  p99 of OK {p99:9.2f} ms  {verdict}"

@@ -54,12 +54,12 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
         raise KeyboardInterrupt
 
     path = tmp_path / "results.json"
-    kept.written(path)
+    kept.write(path)
     before = path.read_text()
     kept.machine = {"cpu": "another"}
     monkeypatch.setattr(Path, "write_text", break_off)
     with pytest.raises(KeyboardInterrupt):
-        kept.written(path)
+        kept.write(path)
     assert path.read_text() == before
 
 
@@ -81,9 +81,9 @@ def test_a_median_has_its_spread():
 
 def test_what_is_written_is_read_again(tmp_path: Path):
     path = tmp_path / "results.json"
-    results().written(path)
+    results().write(path)
     assert Results.read(path) == results()
-    Results().written(path)
+    Results().write(path)
     assert Results.read(path) == Results()
 
 
