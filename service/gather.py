@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +45,7 @@ class Gather(ABC):
     The first failure of a part settles the call and withdraws the other parts.
     """
 
-    def __init__(self, items: Sequence[Item], servable: Servable) -> None:
+    def __init__(self, items: Sequence[Item], servable: Servable, refuse: Callable[[ServingError], None]) -> None:
         self.items = items
         self.servable = servable
         self.parts_left = 0
@@ -53,6 +53,7 @@ class Gather(ABC):
         self.last: tuple[PendingRequest, BatchFacts] | None = None
         self.known: KnownItems | None = None
         self.keys: Sequence[bytes] = ()
+        self._refuse_caller = refuse
         self._is_counted = False
         self._requests: list[PendingRequest] = []
         self._lock = threading.Lock()
@@ -91,7 +92,7 @@ class Gather(ABC):
                     request.refuse(error)  # else it would count as a caller who left
                 self.servable.front.cancel(request)
             self._requests.clear()
-            self.deliver_failure(error)
+            self._refuse_caller(error)
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
@@ -127,16 +128,12 @@ class Gather(ABC):
     def deliver(self) -> None:
         """Answer the caller."""
 
-    @abstractmethod
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-
 
 class ItemsGather(Gather):
     """Each item has its own outcome."""
 
     def __init__(self, items: Sequence[Item], servable: Servable, reply: ItemsReply) -> None:
-        super().__init__(items, servable)
+        super().__init__(items, servable, reply.refuse)
         self._reply = reply
         self._outcomes: list[np.ndarray | InvalidInput] = [InvalidInput("not run")] * len(items)
 
@@ -153,10 +150,6 @@ class ItemsGather(Gather):
         """Answer with one outcome an item."""
         self._reply.answer(self._outcomes, *(self.last or (None, None)))
 
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-        self._reply.refuse(error)
-
 
 class TensorGather(Gather):
     """One bad item fails the call and is named; the rows of all items make up the outputs.
@@ -165,7 +158,7 @@ class TensorGather(Gather):
     """
 
     def __init__(self, items: Sequence[Item], servable: Servable, reply: Reply) -> None:
-        super().__init__(items, servable)
+        super().__init__(items, servable, reply.refuse)
         self._reply = reply
         self._rows: dict[int, Sequence[np.ndarray]] = {}
 
@@ -200,10 +193,6 @@ class TensorGather(Gather):
             )
         else:
             self._reply.answer(outputs, *self.last)
-
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-        self._reply.refuse(error)
 
 
 class PartReply:
