@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import logging
 import math
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,13 @@ import numpy as np
 import onnxruntime as ort
 
 from service.backend.base import Provider
-from service.backend.cuda import CUDA, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
+from service.backend.cuda import CUDA, DRIVER, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
 from service.backend.remedies import not_opened, wrong_type
 from service.errors import BackendFailed, GraphNotRunnable, ProviderUnavailable
 from service.tensors import BF16, DTYPES, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
 _CPU = "CPUExecutionProvider"
-DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto
 _DEFAULT_CUDA = CudaOptions()
 _LOG = logging.getLogger(__name__)

@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.backend.base import Provider
-from service.backend.cuda import CudaOptions
-from service.backend.gpu import gpu_name
+from service.backend.cuda import CudaOptions, gpu_name
 from service.backend.onnx import RUNTIME, OnnxBackend
 from service.batching import choice
 from service.batching.choice import Layout
