@@ -1,4 +1,4 @@
-"""Parts of the server that settings choose: who may call, TLS, traces, the transport."""
+"""Parts of the server that depend on settings: access, TLS, traces, the transport."""
 
 from __future__ import annotations
 
