@@ -17,7 +17,7 @@ from bench.slo import command as slo
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``convserve-bench``; return the exit code.
 
-    0 for success, 1 for a shortfall, 2 for a wrong argument; 3 where the generator of load was the limit.
+    0 means success, 1 a shortfall, 2 a wrong argument, 3 that the load generator was the limit.
     """
     flags = _parser().parse_args(arguments)
     try:

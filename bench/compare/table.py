@@ -72,7 +72,7 @@ def csv_text(results: Results) -> str:
 
 
 def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
-    """Say in what a peer is ahead of us; "(within spread)" where the rounds overlap, "(one round)" where it was one.
+    """Say in what a peer is ahead of us: "(within spread)" if the rounds overlap, "(one round)" if there was one only.
 
     >>> few, many = Spread(10, 9, 11, 3), Spread(20, 19, 21, 3)
     >>> numbers = dict.fromkeys(("per_second", "p50_ms", "p99_ms", "cpu_us"), few)
@@ -91,7 +91,7 @@ def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
 
 
 def measured_on(results: Results) -> str:
-    """Say on one line what results are to be read with: days, machine, commits of this server."""
+    """Say on one line where the results come from: days, machine, commits of this server."""
     days = sorted({run["date"][:10] for run in results.runs})
     when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "on no day"
     ours = dict.fromkeys(row.commit for row in results.loads if row.peer.startswith(OURS))
@@ -102,7 +102,7 @@ def measured_on(results: Results) -> str:
 
 
 def _told_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
-    """Say who is ahead of us, for each column that we are in."""
+    """Say who is ahead of us, for each column that has us."""
     groups = summaries(results.loads)
     lines = []
     for model, in_flight in columns:
@@ -127,7 +127,7 @@ def number(value: float) -> str:
 
 
 def spread(of: Spread) -> str:
-    """Write a median, and what the rounds ranged over.
+    """Write a median, and the range of the rounds.
 
     >>> spread(Spread(41.2, 40.0, 43.0, 3))
     '41.2 (40.0-43.0)'
@@ -212,7 +212,7 @@ def _size(results: Results, peer: str) -> str:
 
 def aligned(rows: Rows) -> str:
     """Write a table for a terminal."""
-    # A reason stands across columns; it must not widen its own.
+    # A reason runs across the columns; it must not widen its own.
     plain = [row for row in rows if not row[1].startswith("failed: ")]
     widths = [max(len(row[place]) for row in plain) for place in range(len(rows[0]))]
     widths[0] = max(len(row[0]) for row in rows)

@@ -1,4 +1,4 @@
-"""What one client process is told to do."""
+"""The work of one client process."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Plan:
         picks: Which input each request carries.
         instants: When to send each, in seconds from the start; None for a closed loop.
         concurrency: Closed loop: calls in flight.
-        seconds: How long it is; a closed loop stops sending then.
+        seconds: Length of the run; a closed loop stops sending then.
         deadline_seconds: Of every call, from its intended instant; None or 0 for none.
         drain_seconds: How long to wait for answers after the last was sent.
     """

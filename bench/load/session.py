@@ -1,4 +1,4 @@
-"""From a command line to a fleet: ask the server what the model takes, build the requests, try them alone."""
+"""From a command line to a fleet: ask the server what the model takes, build the requests, try them first."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Session:
 
 
 def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Let a command say in one line what was wrong, with exit code 2."""
+    """Make a command report a mistake in one line, with exit code 2."""
 
     def run(flags: argparse.Namespace) -> int:
         try:
@@ -68,14 +68,14 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
 
 
 def open_session(flags: argparse.Namespace) -> Session:
-    """Prepare what is sent; every kind of mistake shows here rather than under load.
+    """Prepare what is sent, so that every kind of mistake shows here rather than under load.
 
     Raises:
         CallFailed: The server does not know the model, or refuses the first request.
         CredentialsInvalid: TLS files or tokens cannot be used.
-        CheckFailed: What it says of the model makes no sense.
+        CheckFailed: The server's description of the model makes no sense.
         InputInvalid: There is nothing to send.
-        OptionsInvalid: The address is none, or no call can be made to it; with the remedy.
+        OptionsInvalid: The address is invalid, or no call can be made to it; says the remedy.
     """
     host, port = _address(flags.server)
     encoded = read_encoded(flags.input) if flags.input else None
@@ -120,10 +120,10 @@ def make_folder(path: Path) -> None:
 
 
 def check_outputs(*paths: Path | None) -> None:
-    """Look before a long run whether its results will have a place.
+    """Check before a long run that its results can be written.
 
     Raises:
-        OutputInvalid: One has none.
+        OutputInvalid: One of the folders is missing, or cannot be written to.
     """
     for path in paths:
         if path is not None and not os.access(path.parent, os.W_OK):

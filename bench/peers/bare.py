@@ -1,8 +1,8 @@
 """ONNX Runtime without a server: the limit.
 
-Two rows. ``bare-1-thread`` runs all rows in flight as one batch on one thread, which is the least CPU that an answer
-can cost, and what a server's CPU per answer is held against. ``bare`` tries batches and threads (one run at a time on
-one thread or two, or two runs at once) before each measurement and keeps what gives most answers a second.
+Two rows. ``bare-1-thread`` runs all rows in flight as one batch on one thread: the least CPU that an answer can cost,
+with which a server's CPU per answer is compared. ``bare`` tries batches and threads (one run at a time on one thread or
+two, or two runs at once) before each measurement and keeps what gives most answers per second.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bench.peers.environment import pinned_onnxruntime
 
 @dataclass(frozen=True)
 class Bare(OverHttp):
-    """The loop. It is told what to do through its standard input, see ``programs/bare.py``."""
+    """The loop. It takes commands on its standard input, see ``programs/bare.py``."""
 
     name: str
     best: bool

@@ -1,4 +1,4 @@
-"""BentoML, over HTTP with JSON, which is what its typed interfaces read without a detour.
+"""BentoML, over HTTP with JSON, which its typed interfaces read directly.
 
 Tuned for two cores: two workers without batching, one thread a run, no access log. One worker with adaptive batching
 up to 64 rows needs less CPU for an answer from 16 in flight on, yet gives fewer answers a second.

@@ -1,7 +1,7 @@
-"""A flame graph as a still picture: widths are CPU, colours are phases, the full name of a box is its tooltip. Pure.
+"""A flame graph as a picture: widths are CPU, colours are phases, the full name of a box is its tooltip. Pure.
 
-py-spy draws one of its own, but of its samples alone: without the threads that run no Python, and without what is
-known of the others' CPU.
+py-spy draws flame graphs too, but from its samples alone: without the threads that run no Python, and without the CPU
+that /proc tells of the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.profile.split import Cost
 
 _WIDTH, _ROW, _LETTER = 1200, 17, 6.3
 _HEAD = 58
-_LEAST = 0.0015  # of the whole: what is narrower is left out
+_LEAST = 0.0015  # of the whole: narrower boxes are left out
 COLOURS = {
     Phase.HTTP2: "#7fb3d5",
     Phase.INTAKE: "#58d68d",

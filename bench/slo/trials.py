@@ -1,4 +1,4 @@
-"""Runs at chosen rates, by one fleet: what the search and the curve ask for."""
+"""Runs at the rates that the search and the curve ask for, with one fleet."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Trials:
         arrivals: Arrivals,
         costs: BatchCosts | None = None,
     ) -> None:
-        """Keep what every run shares; costs are of batches by the number of requests."""
+        """Keep what every run shares; ``costs`` are those of batches, by their number of requests."""
         self._flags = flags
         self._terms = session.terms
         self._fleet = fleet
@@ -41,13 +41,13 @@ class Trials:
         self._seed = flags.seed
 
     def run(self, rate: float, seconds: float) -> tuple[Summary, str | None]:
-        """Send; return what came of the window, and why the generator was the limit if it was."""
+        """Send; return the summary of the window, and why the generator was the limit, if it was."""
         window, cpu_share = self._window(rate, seconds)
         summary = Summary.of(window, seconds, self._flags.objective_seconds)
         return summary, generator_limit(summary, cpu_share, max_lag_seconds(self._flags))
 
     def _window(self, rate: float, seconds: float) -> tuple[Records, float]:
-        """Send; return the records of the window, and what the busiest process used of a core."""
+        """Send; return the records of the window, and the share of a core that the busiest process used."""
         flags = self._flags
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
@@ -57,7 +57,7 @@ class Trials:
         return ran.records.between(flags.warm_up_seconds, whole), ran.cpu_share
 
     def point(self, factor: float, capacity: float) -> Point:
-        """Send ``factor`` times the capacity, once a seed."""
+        """Send ``factor`` times the capacity, once per seed."""
         flags = self._flags
         runs, limits, optimum = [], [], 0
         for _ in range(flags.repeats):
@@ -70,13 +70,13 @@ class Trials:
         return Point(factor, tuple(runs), first_limit, None if self._costs is None else optimum)
 
     def search(self, search: RateSearch, say: Say) -> tuple[Found, str | None]:
-        """Run what a search asks for until it knows.
+        """Run what a search asks for until it has its result.
 
-        A rate at which the generator was the limit has not passed, since nothing can be said of the server there.
-        It ends early where no lower rate can pass.
+        A rate at which the generator was the limit counts as not passed, since it says nothing about the server. The
+        search ends early if no lower rate can pass.
 
         Returns:
-            The answer, and why it was the generator that bounded it, if it was.
+            The result, and, if the generator bounded it, why.
         """
         limits: dict[float, str] = {}
         steady = self._arrivals in (Constant(), Gamma())

@@ -70,7 +70,7 @@ def ids_in_flight(suite: Any, model: Model) -> None:
 
 
 def all_answered(target: Target, model: Model, count: int, kinds: int = 10) -> int:
-    """Make so many calls at once; each must get its own id and answer, or be refused for overload.
+    """Make ``count`` calls at once; each must get its own id and answer, or be refused for overload.
 
     Returns:
         How many were refused for overload.

@@ -17,7 +17,7 @@ _SOURCE = "OIP, Tensor Data (raw BYTES: four bytes of length, little-endian, the
 
 
 def _strings(model: Model, *, mirrored: bool) -> Tensor:
-    """Return an input of BYTES, one that comes back if that is needed."""
+    """Return an input of BYTES; if ``mirrored``, one that an output gives back."""
     for tensor in model.inputs:
         if tensor.datatype == "BYTES" and (not mirrored or tensor.name in model.mirrors.values()):
             return tensor

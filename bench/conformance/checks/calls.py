@@ -39,7 +39,7 @@ def many_leave(suite: Any, model: Model) -> None:
 
 
 def _half_leave(suite: Any, model: Model, count: int) -> None:
-    """Make so many calls at once and cancel every other one; the rest must be answered."""
+    """Make ``count`` calls at once and cancel every other one; the rest must be answered."""
     arrays = model.arrays(seed=14)
     expected = outputs_of(suite.target.infer(model.request(arrays)))
     infer = suite.target.method("ModelInfer")

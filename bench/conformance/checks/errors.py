@@ -24,7 +24,7 @@ _Mistake = Callable[[Model, pb.ModelInferRequest], None]
 
 
 def _mistake(demand: str, source: str = _REQUEST) -> Callable[[_Mistake], _Mistake]:
-    """Register a function that spoils a valid request, which must then be INVALID_ARGUMENT."""
+    """Register a function that spoils a valid request; the server must then answer INVALID_ARGUMENT."""
 
     def add(spoil: _Mistake) -> _Mistake:
         def run(suite: Any, model: Model) -> None:

@@ -44,7 +44,7 @@ def change(suite: Any) -> None:
 
 
 def _put_back(suite: Any, before: dict[str, Any]) -> None:
-    """Set what differs from before: a verbose level may have switched the milder levels on."""
+    """Restore the settings that differ from before: a verbose level may have switched the milder ones on."""
     now = _read(suite)
     request = pb.LogSettingsRequest()
     for name, value in before.items():

@@ -1,4 +1,4 @@
-"""parameters: typed values; those that a server does not know are none of its business."""
+"""parameters: typed values; a server ignores those that it does not know."""
 
 from __future__ import annotations
 

@@ -84,7 +84,7 @@ def unload_and_load(suite: Any, model: Model) -> None:
 
 
 def _may_change(suite: Any) -> None:
-    """Go on if the user allows it: even a load that fails makes Triton as a whole not ready."""
+    """Skip the check unless the user allows changes: even a load that fails makes Triton as a whole not ready."""
     if not suite.may_unload:
         raise NotApplicable("not asked to load and unload (--load-unload)")
 

@@ -68,7 +68,7 @@ def _registered(suite: Any) -> Iterator[_Region]:
 
 
 def _needs(suite: Any) -> None:
-    """Go on if the server has the extension and can see our memory."""
+    """Skip the check unless the server has the extension and can see our memory."""
     suite.target.call("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest())
     if not suite.target.is_local or not os.access(_FOLDER, os.W_OK):
         raise NotApplicable("the server is on another machine, or there is no /dev/shm")

@@ -48,7 +48,7 @@ def _counts(suite: Any, model: Model) -> _Counts:
 
 
 def _settled_counts(suite: Any, model: Model, requests: int) -> _Counts:
-    """Return the counts once they hold so many requests, or when patience is at its end."""
+    """Return the counts once they hold ``requests``, or when patience is at its end."""
     give_up = time.monotonic() + min(_PATIENCE_SECONDS, suite.target.timeout_seconds)
     while True:
         counts = _counts(suite, model)

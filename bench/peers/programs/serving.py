@@ -1,4 +1,4 @@
-"""What the peers' programs share: the ONNX Runtime session each of them runs, and what they are told.
+"""What the peers' programs share: their ONNX Runtime session, and the settings that they are given.
 
 ``bench.peers`` sets these environment variables: ``BENCH_NAME`` (of the model), ``BENCH_MODEL`` (its file),
 ``BENCH_INPUT``, ``BENCH_DATATYPE`` (NumPy's name), ``BENCH_SHAPE`` (of a row), ``BENCH_OUTPUT``, ``BENCH_PORT``,
@@ -31,7 +31,7 @@ def session(threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def row(body: bytes) -> np.ndarray:
-    """Read a row as it was sent; a picture is decoded."""
+    """Read a row as it was sent, decoding a picture."""
     if ENCODED:
         from PIL import Image  # noqa: PLC0415 - installed where pictures are asked for
 
