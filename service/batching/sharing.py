@@ -1,6 +1,6 @@
 """Answers shared by identical requests: later ones take them from the cache, those in flight are merged.
 
-Stands in front of a batcher and is asked as it is. Both parts are optional.
+Stands in front of a batcher, with the same methods. Cache and merging are both optional.
 """
 
 from __future__ import annotations
@@ -25,17 +25,17 @@ class SharedAnswers:
     """A batcher's front. Thread-safe; its lock is held for operations on lists only.
 
     Contract:
-        * Every request is settled exactly once, as behind a batcher.
-        * A request found in the cache is answered at once and needs no place in the queue. Those that
-          are offered are looked for here; items are, before they are decoded, by :attr:`items`.
-        * Identical requests in flight run once, for a *carrier* that none of their callers owns. One joins
+        * Every request is settled exactly once, as by a batcher.
+        * A request found in the cache is answered at once and needs no place in the queue. Offered requests
+          are looked up here; items are looked up by :attr:`items`, before they are decoded.
+        * Identical requests in flight run once, for a *carrier* that none of their callers owns. A request joins
           only a carrier whose deadline and turn are no later than its own, so it never waits longer
-          than alone; another starts a carrier of its own.
+          than alone; otherwise it starts a carrier of its own.
         * A caller who leaves takes nobody along; the carrier is withdrawn with the last one.
-        * At most ``most_joined`` requests wait for others' runs; further ones run, or are refused, for themselves.
-        * If a carrier is refused for its deadline, those of its requests that have a later one are
-          offered again and keep their turn.
-        * Requests that bring optional inputs are not shared.
+        * At most ``most_joined`` requests wait for others' runs; further requests run, or are refused, by themselves.
+        * If a carrier is refused for its deadline, its requests with a later one are offered again and
+          keep their turn.
+        * Requests with optional inputs are not shared.
     """
 
     def __init__(
@@ -55,11 +55,11 @@ class SharedAnswers:
         Args:
             batcher: Runs what has to be run.
             identity: Model, version and digest of its file.
-            names: Of the inputs.
+            names: The inputs' names.
             observer: Told of hits, misses and merging.
             cache: Where the version's answers are kept; None for no cache.
             merges: Whether identical requests in flight run once.
-            most_joined: Most requests that wait for others' runs, since they take no place in the queue.
+            most_joined: Most requests that may wait for others' runs, since they take no place in the queue.
             clock: The batcher's.
         """
         self.cache = cache
@@ -78,14 +78,14 @@ class SharedAnswers:
 
     @property
     def joined(self) -> int:
-        """Requests that wait for others' runs."""
+        """How many requests wait for others' runs."""
         return self._joined
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Answer, merge or queue a request; never run it inline, since others may want its answer.
 
         Raises:
-            ServingError: As :meth:`Batcher.offer` raises it.
+            ServingError: As :meth:`Batcher.offer` does.
         """
         self._take(request, self._batcher.offer, lambda: None, self.cache)
 
@@ -93,7 +93,7 @@ class SharedAnswers:
         """Merge or queue a request for which a place was reserved; the place is used up or given back.
 
         Raises:
-            ServingError: As :meth:`Batcher.submit` raises it.
+            ServingError: As :meth:`Batcher.submit` does.
         """
         self._take(request, self._batcher.submit, self._batcher.release, None)
 
@@ -102,12 +102,12 @@ class SharedAnswers:
         self._batcher.release()
 
     def close(self) -> None:
-        """The version goes, and its answers with it; who waits for a run still gets the answer."""
+        """Drop the version's answers and keep no more; requests that wait for a run still get its answer."""
         if self.cache is not None:
             self.cache.close()
 
     def cancel(self, request: PendingRequest) -> None:
-        """Forget a request as :meth:`Batcher.cancel`; those who want the same answer get it."""
+        """Forget a request like :meth:`Batcher.cancel`; others that want the same answer get it."""
         with self._lock:
             request.cancelled = True
             flight = self._members.pop(request, None)
@@ -162,9 +162,9 @@ class SharedAnswers:
             self._start(key, request, queue, keep)
 
     def _join(self, key: bytes, request: PendingRequest, now: float) -> bool:
-        """Let a request wait for an identical one, if that will not be later than it would be alone.
+        """Let a request wait for an identical one; return False if it might then be answered later than alone.
 
-        One that :meth:`_check` is about to refuse, at the same instant, waits for nothing.
+        A request that :meth:`_check` is about to refuse, at the same instant, waits for nothing.
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -204,14 +204,14 @@ class SharedAnswers:
         self._observer.cache_miss(looked_seconds + self._clock() - started, evicted)
 
     def land(self, flight: _Flight) -> list[PendingRequest]:
-        """End a flight whose carrier was settled; return those who wait for it."""
+        """End a flight whose carrier was settled; return the requests that wait for it."""
         with self._lock:
             members = list(flight.members)
             self._end(flight)
         return members
 
     def again(self, key: bytes, request: PendingRequest, keep: Keep | None) -> None:
-        """Offer a request once more, whose carrier was refused for a deadline that is not its own."""
+        """Offer a request again whose carrier was refused for a deadline that is not its own."""
         try:
             now = self._clock()
             if self._join(key, request, now):
@@ -222,7 +222,7 @@ class SharedAnswers:
             request.refuse(error)
 
     def _check(self, request: PendingRequest, now: float) -> None:
-        """Refuse what need not be answered any more, as admission does.
+        """Refuse a request that need not be answered any more, as admission does.
 
         Raises:
             RequestCancelled: Its caller left (CANCELLED).
@@ -238,7 +238,7 @@ class SharedAnswers:
             raise error
 
     def _end(self, flight: _Flight) -> None:
-        """Let nobody join any more; under the lock."""
+        """Let no request join any more; call it under the lock."""
         flight.ended = True
         if self._flights.get(flight.key) is flight:
             del self._flights[flight.key]
@@ -265,20 +265,20 @@ class _Flight:
         )
 
     def answer(self, outputs: Sequence[np.ndarray], _: PendingRequest, facts: BatchFacts) -> None:
-        """Keep the answer and give it to everybody."""
+        """Keep the answer and give it to every request."""
         members = self._shared.land(self)
         try:
-            if self._keep is not None:  # first: who asks again at once finds it
+            if self._keep is not None:  # first, so that a caller who asks again at once finds it
                 self._keep(outputs)
         finally:
             for member in members[1:]:
-                if isinstance(member.reply, Keeping):  # the first has the items kept, and counts as who ran
+                if isinstance(member.reply, Keeping):  # the first keeps the items, and counts as the one that ran
                     member.reply = member.reply.reply
             for member in members:
                 member.answer(outputs, _left_of(facts, member.queued) if member.queued > facts.released else facts)
 
     def refuse(self, error: ServingError) -> None:
-        """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""
+        """Refuse all requests, except those that only the carrier's deadline stood in the way of."""
         members = self._shared.land(self)
         late = isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
         for member in sorted(members, key=lambda member: member.deadline):
@@ -289,7 +289,7 @@ class _Flight:
 
 
 def _left_of(facts: BatchFacts, joined: float) -> BatchFacts:
-    """Return what a run took of the time of a request that joined it when it had begun, without waiting."""
+    """Return the facts for a request that joined a run after it had begun, and so did not wait."""
     assembled = facts.released + facts.assemble_seconds
     ended = assembled + facts.infer_seconds
     return replace(
