@@ -16,7 +16,7 @@ Plan = Mapping[str, tuple[Settings, Sequence[VersionFolder]]]
 
 
 class Catalogue:
-    """Reads the disk at each call. Driven under the reconciler's lock, but for :meth:`scan`."""
+    """Reads the disk at each call. All methods but :meth:`scan` need the reconciler's lock."""
 
     def __init__(self, settings: Settings) -> None:
         """Know of nothing yet.
@@ -58,7 +58,7 @@ class Catalogue:
         """Return the versions that a model's settings name.
 
         Raises:
-            SettingsError: They name them in no way that is known.
+            SettingsError: Its setting ``versions`` is not valid.
         """
         numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
         return [folder for folder in folders if folder.version in numbers]
@@ -69,7 +69,7 @@ class Catalogue:
         Raises:
             SettingsError: The repository lacks what was asked for, or a setting is wrong.
         """
-        version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
+        version_policy.wanted(self._settings.versions, ())  # check the setting even without models
         plan = {}
         for name in self._names_at_start(models):
             settings = self.settings_of(name)
@@ -80,7 +80,7 @@ class Catalogue:
         return plan
 
     def is_whole(self, folder: VersionFolder) -> bool:
-        """Tell whether a version may be loaded at this look: without a manifest at the second, since it may follow."""
+        """Return whether a version may be loaded now. One without a manifest waits for a second look: it may follow."""
         if (folder.path / MANIFEST_FILE).exists():
             return True
         seen = store.fingerprint(folder)

@@ -14,7 +14,7 @@ from service.errors import SettingsError
 def to_unload(ready: Iterable[int], wanted: Iterable[int]) -> list[int]:
     """Return the READY versions to unload, ascending.
 
-    An unwanted version goes only when a wanted one is READY: one that fails keeps the old one serving.
+    An unwanted version leaves only when a wanted one is READY: if the new one fails, the old one goes on serving.
 
     >>> to_unload(ready=[1, 2], wanted=[2])
     [1]
@@ -63,10 +63,10 @@ def absent(policy: str, versions: Iterable[int]) -> list[int]:
 
 
 def stand_ins(policy: str, versions: Iterable[int]) -> list[int]:
-    """Return the versions to try where none of the wanted can be served, the newest first.
+    """Return the versions to try if no wanted one can be served, the newest first.
 
-    Of ``latest:N`` the older ones: a server that runs keeps the old version when the new one fails, and one that is
-    started then does as well.
+    For ``latest:N`` these are the older ones. A running server keeps the old version when the new one fails, and a
+    server that is started then must do the same.
 
     >>> stand_ins("latest:1", [1, 2, 3])
     [2, 1]
