@@ -1,4 +1,4 @@
-"""The changing part of the status page: one card a model version. Pure: from facts to HTML, all of it escaped."""
+"""The changing part of the status page: one card per model version. Pure: turns facts into escaped HTML."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ def card(status: VersionStatus, servable: Servable | None, counts: Counts | None
     Args:
         status: Its state.
         servable: What serves it; None if it is not READY.
-        counts: What was counted of it within ``seconds``; None if nothing is.
-        seconds: How long that took, more than 0.
+        counts: What was counted of it within ``seconds``; None if nothing was.
+        seconds: The time span of the counts, more than 0.
     """
     state = status.state.lower()
     parts = [
@@ -56,7 +56,7 @@ def duration(seconds: float) -> str:
 
 
 def rate(count: int, seconds: float) -> str:
-    """Write so many in so long as a rate."""
+    """Write a count within a time as a rate."""
     value = count / seconds
     return f"{value:,.0f}/s" if value >= 10 or not value else f"{value:.1f}/s" if value >= 0.1 else f"{value:.2g}/s"
 
@@ -70,7 +70,7 @@ def uptime(seconds: float) -> str:
 
 
 def accuracy(stated: Accuracy) -> str:
-    """Write how good a model is, on what, and how sure that is."""
+    """Write a model's accuracy, the data it was measured on, and its uncertainty."""
     low, high = percent(stated.interval_low, 2), percent(stated.interval_high, 2)
     metric = "top-1" if stated.metric == "top1" else stated.metric
     return (

@@ -1,7 +1,7 @@
 """The status page's form: one picture or sentence over HTTP, through the same calls as over gRPC.
 
-So it is counted, logged, batched and refused as any other call, and where inferring needs a token it
-needs one too. For people, not for traffic: one item a call, two calls at a time, from this page only.
+So it is counted, logged, batched and refused like any other call, and needs a token if inference does.
+It is for people, not for traffic: one item per call, two calls at a time, from this page only.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class TryForm:
         self._places = threading.BoundedSemaphore(_AT_A_TIME)
 
     def answer(self, request: Request) -> Response:
-        """Classify the body; what goes wrong is told as the gRPC call tells it."""
+        """Classify the body; report errors in the words of the gRPC call."""
         model, kind = request.query.get("model", ""), request.query.get("kind", "")
         most = {"picture": MAX_PICTURE_BYTES, "sentence": MAX_SENTENCE_BYTES}.get(kind)
         if (why := foreign(request.headers, loopback_only=self._loopback_only)) is not None:
