@@ -1,8 +1,8 @@
-"""Pictures that cost far more than their size in pixels tells: read from the bytes, before anything is decoded.
+"""Finds pictures that cost far more than their size in pixels suggests, before anything is decoded.
 
-A progressive JPEG may go over all its pixels again every few bytes, the tiles of a compressed TIFF, each decoded whole,
-may be thousands of times larger than the picture, and some of what Pillow does when it opens a picture grows with the
-square of its bytes, or with sizes that only the picture's inside tells.
+A progressive JPEG may go over all its pixels again every few bytes. The tiles of a compressed TIFF, each decoded whole,
+may be thousands of times larger than the picture. Some of Pillow's work on opening a picture grows with the square of
+its bytes, or with sizes that only the inside of the picture states.
 """
 
 from __future__ import annotations
@@ -51,11 +51,11 @@ def refuse_bombs(data: bytes | memoryview, max_pixels: int) -> None:
     """Refuse a picture whose opening or decoding would cost far more than its pixels do.
 
     Args:
-        data: Of any format, perhaps damaged.
+        data: A picture of any format, perhaps damaged.
         max_pixels: Most pixels of a picture, and so of a tile.
 
     Raises:
-        InvalidInput: Names what there is too much of (INVALID_ARGUMENT).
+        InvalidInput: There is too much of something, which the message names (INVALID_ARGUMENT).
     """
     kind = bytes(data[:4])
     if kind[:2] == _JPEG:
@@ -72,7 +72,7 @@ def refuse_bombs(data: bytes | memoryview, max_pixels: int) -> None:
 
 
 def may_have_many_scans(data: bytes | memoryview) -> bool:
-    """Tell whether a JPEG may have more scans than one may; quick, and never wrong where it has."""
+    """Return whether a JPEG may have more scans than are allowed. Quick; False is certain."""
     return bytes(data).count(_SCAN) > _MAX_SCANS
 
 
@@ -99,7 +99,7 @@ def _refuse_jpeg(data: bytes) -> None:
 
 
 def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Go through a JPEG's segments: the marker of each, where its length stands, where it ends."""
+    """Yield a JPEG's segments: the marker, where its length stands, and where the segment ends."""
     position = len(_JPEG)
     while (found := _MARKER.search(data, position)) is not None:
         start = found.end()
@@ -108,7 +108,7 @@ def _segments(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _has_more_scans(data: bytes, most: int) -> bool:
-    """Tell whether a JPEG has more scans than so many, as libjpeg reads it: what follows its end does not count."""
+    """Return whether a JPEG has more than ``most`` scans as libjpeg reads it: what follows its end does not count."""
     scans = 0
     for kind, _, _ in _segments(data):
         if kind == _END:
@@ -132,17 +132,17 @@ def _refuse_png(data: bytes) -> None:
 
 
 def _first_frame(data: bytes | memoryview) -> tuple[int, int]:
-    """Return width and height that Pillow gives a GIF by its first frame, which may be larger than the screen.
+    """Return the width and height that Pillow gives a GIF by its first frame, which may be larger than the screen.
 
-    It allocates what the frame will be replaced with as soon as it opens the file. Zeros where there is no frame.
+    Pillow allocates what will replace the frame as soon as it opens the file. Zeros if there is no frame.
 
     Raises:
-        InvalidInput: Too much stands before it.
+        InvalidInput: Too much stands before the frame.
     """
     parts = 0
 
     def blocks_end(position: int) -> int:
-        """Return where a run of blocks ends: after the first that is empty."""
+        """Return where a run of blocks ends: after the first empty one."""
         nonlocal parts
         while position < len(data) and data[position] and parts <= _MAX_PARTS:
             position += data[position] + 1
@@ -167,17 +167,17 @@ def _first_frame(data: bytes | memoryview) -> tuple[int, int]:
         position += 1
         if kind == ord("!"):
             is_comment = data[position : position + 1] == b"\xfe"
-            # As Pillow does it: of other extensions the first block may be empty, and more may follow.
+            # As Pillow does: in other extensions the first block may be empty, and more may follow.
             skips_one = not is_comment and data[position + 1 : position + 2] == b"\0"
             position = blocks_end(position + 1 + skips_one)
     return 0, 0
 
 
 def _refuse_tiff(data: bytes | memoryview, max_pixels: int) -> None:
-    """Refuse a TIFF by its first directory: of tiles too large, or of more strips or tiles than make it up.
+    """Refuse a TIFF whose first directory states too large tiles, or more strips or tiles than make it up.
 
     Raises:
-        InvalidInput: So it is, or it is written in a way that Pillow and libtiff may read differently.
+        InvalidInput: It does, or Pillow and libtiff may read it differently.
     """
     fields, counts = _directory(data)
     tile_width, tile_length = fields[_TILE_WIDTH], fields[_TILE_LENGTH]
@@ -196,10 +196,10 @@ def _refuse_tiff(data: bytes | memoryview, max_pixels: int) -> None:
 
 
 def _directory(data: bytes | memoryview) -> tuple[dict[int, int], dict[int, int]]:
-    """Return the sizes that a TIFF's first directory states, and how many strips and tiles; zeros for what is none.
+    """Return the sizes in a TIFF's first directory and its numbers of strips and tiles; zeros for any other file.
 
     Raises:
-        InvalidInput: They are written in a way that Pillow and libtiff may read differently.
+        InvalidInput: Pillow and libtiff may read them differently.
     """
     sizes = dict.fromkeys((_WIDTH, _LENGTH, _ROWS_PER_STRIP, _TILE_WIDTH, _TILE_LENGTH), 0)
     counts = {_STRIPS: 0, _TILES: 0}

@@ -1,6 +1,6 @@
-"""What the first bytes of a picture say of it, read without opening it: its size, and what a plain JPEG holds.
+"""Reads a picture's size, and the mode of a plain JPEG, from its first bytes without opening it.
 
-Opening a picture costs Pillow as much as decoding a small one does. Whatever is unusual is left to
+Opening a picture costs Pillow as much as decoding a small one. Anything unusual is left to
 Pillow: None says nothing against the picture.
 """
 
@@ -24,7 +24,7 @@ class Header(NamedTuple):
     Attributes:
         width: In pixels.
         height: In pixels.
-        jpeg_mode: Pillow's mode of a JPEG of 8 bits that has no metadata which turn it; else empty.
+        jpeg_mode: Pillow's mode of an 8-bit JPEG without metadata that could rotate it; empty for others.
     """
 
     width: int
@@ -47,7 +47,7 @@ def read_header(data: bytes | memoryview) -> Header | None:
 
 
 def _jpeg(data: bytes | memoryview) -> Header | None:
-    """Walk over the segments up to the first scan, strictly: libjpeg must find the same frame."""
+    """Read the segments up to the first scan. Strict, since libjpeg must find the same frame."""
     header = None
     position, last = 2, len(data) - 9
     while position < last:

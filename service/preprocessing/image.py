@@ -29,9 +29,9 @@ warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
 
 
 def _hush_libtiff() -> None:
-    """Keep libtiff from writing to stderr: of 20 KB of damaged fax it wrote a line for each of a million rows.
+    """Keep libtiff from writing to stderr: for 20 KB of damaged fax it wrote a line for each of a million rows.
 
-    Pillow tells of the failure all the same. A Pillow that was built otherwise stays as it is.
+    Pillow reports the failure all the same. A Pillow that was built otherwise is left as it is.
     """
     try:
         set_handler = ctypes.CDLL(_imaging.__file__).TIFFSetErrorHandler
@@ -143,10 +143,10 @@ def decode(
 
 
 def _decode_plain(data: bytes | memoryview, limits: ImageLimits, header: Header | None) -> Image.Image | None:
-    """Decode a small plain JPEG, to the same pixels in half the time; None leaves it to Pillow to open, or to refuse.
+    """Decode a small plain JPEG to the same pixels in half the time; None leaves it to Pillow to open or refuse.
 
-    Of a large picture opening is no great part, and a damaged one would be decoded twice; one of many bytes or
-    scans for its pixels is looked at first.
+    For a large picture, opening is a small part of the cost, and a damaged one would be decoded twice. One with many
+    bytes or scans for its pixels must be checked first.
     """
     if header is None or not header.jpeg_mode or not 0 < header.pixels <= min(_SMALL_PIXELS, limits.max_pixels):
         return None
@@ -166,8 +166,8 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
     padded with zeros.
 
     Raises:
-        InvalidInput: A picture of one pixel by a million would fill the memory while it is scaled
-            (INVALID_ARGUMENT).
+        InvalidInput: The picture is so narrow, such as one pixel by a million, that it would fill the memory while
+            it is scaled (INVALID_ARGUMENT).
     """
     width, height = image.size
     if spec.resize == "exact":
@@ -190,14 +190,14 @@ def fit(image: Image.Image, spec: ImageSpec) -> np.ndarray:
 
 
 def _offset(size: int, cut: int) -> int:
-    """Return where a cut begins; before 0 if it is larger, the odd pixel of padding then coming last."""
+    """Return where a cut begins; below 0 if the cut is larger, with the odd pixel of padding at the end."""
     return round((size - cut) / 2.0) if size >= cut else -((cut - size) // 2)
 
 
 def _upright(image: Image.Image) -> Image.Image:
-    """Turn a picture as its EXIF orientation says; damaged metadata turn nothing.
+    """Turn a picture as its EXIF orientation says; damaged metadata has no effect.
 
-    ``ImageOps.exif_transpose`` also writes the other metadata anew, which may fail, and copies every picture.
+    ``ImageOps.exif_transpose`` also rewrites the other metadata, which may fail, and copies every picture.
     """
     try:
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
@@ -210,7 +210,7 @@ def _wide_grey(image: Image.Image) -> Image.Image:
     """Convert 16-bit grey (I;16, or I for a TIFF of 32) to L: 65535 becomes 255, where Pillow would clip.
 
     Raises:
-        InvalidInput: Its numbers mean something else: nobody could tell from the answer (INVALID_ARGUMENT).
+        InvalidInput: Its numbers mean something else, which the answer would not show (INVALID_ARGUMENT).
     """
     tags = getattr(image, "tag_v2", {})  # a TIFF's, of which Pillow leaves two to us
     levels = np.asarray(image)
@@ -224,7 +224,7 @@ def _wide_grey(image: Image.Image) -> Image.Image:
 
 
 def _to_mode(image: Image.Image, mode: str) -> Image.Image:
-    """Convert any Pillow mode to L or RGB as 8 bits a channel."""
+    """Convert any Pillow mode to L or RGB with 8 bits per channel."""
     if image.mode.startswith("I"):
         image = _wide_grey(image)
     elif image.mode == "F":

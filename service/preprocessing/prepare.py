@@ -1,4 +1,4 @@
-"""One face for both kinds of preprocessing: an item becomes a row, rows become a batch."""
+"""One interface to both kinds of preprocessing: an item becomes a row, rows become a batch."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Preparer:
         return image.load(item.encode() if isinstance(item, str) else item, self.spec, self._limits)
 
     def quick_row(self, item: Item) -> np.ndarray | None:
-        """As :meth:`row` for an item that by its header takes a small part of a millisecond; None for others.
+        """Like :meth:`row` for an item whose header promises a small part of a millisecond; None for others.
 
         Raises:
             InvalidInput: The item cannot be decoded (INVALID_ARGUMENT).
@@ -75,7 +75,7 @@ class Preparer:
         return text.pad(rows, self.spec.padding_id)
 
     def check_shape(self, shape: tuple[int, ...]) -> None:
-        """Refuse a tensor by a shape that fits the specification of the input, before its contents are read.
+        """Check a tensor's shape, which fits the input's specification, before its contents are read.
 
         Raises:
             InvalidInput: Too many token ids, or none (INVALID_ARGUMENT).
@@ -84,7 +84,7 @@ class Preparer:
             self._encoder.check_length(shape[1])
 
     def check(self, batch: np.ndarray) -> None:
-        """Refuse a tensor of the right dtype and shape that the graph could still not take.
+        """Check the contents of a tensor of the right dtype and shape, which the graph might still not take.
 
         Raises:
             InvalidInput: Token ids out of range or too many (INVALID_ARGUMENT).

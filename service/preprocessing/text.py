@@ -69,7 +69,7 @@ class SentenceEncoder:
         return np.asarray(ids, dtype=np.int64)
 
     def check_length(self, tokens: int) -> None:
-        """Refuse a tensor of ids by its length, which a message states before its contents are read.
+        """Check the length of a tensor of ids, which a message states before its contents are read.
 
         Raises:
             InvalidInput: None, or too many (INVALID_ARGUMENT).
@@ -78,7 +78,7 @@ class SentenceEncoder:
             raise InvalidInput(f"ids have length {tokens}, expected 1 to {self.spec.max_tokens}")
 
     def check_ids(self, ids: np.ndarray) -> None:
-        """Refuse ids that came as a tensor and that the graph could not look up.
+        """Check that the graph can look up ids that came as a tensor.
 
         An id outside the embedding table fails the whole batch in the runtime, neighbours included.
 
