@@ -11,7 +11,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.load.records import OK, Records
+from bench.load.codes import OK
+from bench.load.records import Records
 
 
 class ClientFailed(Exception):

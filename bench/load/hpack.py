@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-UNKNOWN = 2
-UNAVAILABLE = 14
+from bench.load.codes import INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN
+
 _STATIC = 61  # entries of the static table; an index beyond it would be of the dynamic one
 _MAX_INTEGER_BYTES = 5  # after the prefix: more than any block is long
 _STATUSES = {8: b"200", 9: b"204", 10: b"206", 11: b"304", 12: b"400", 13: b"404", 14: b"500"}  # its ``:status``
@@ -18,10 +18,10 @@ _STATUS_NAME = (b":status", bytes.fromhex("b8848d36a3"), *_STATUSES)  # plain, i
 _OF_HTTP = {
     value: code
     for status, huffman, code in (
-        (b"400", "6800", 13),
-        (b"401", "6801", 16),
-        (b"403", "680cff", 7),
-        (b"404", "680d7f", 12),
+        (b"400", "6800", INTERNAL),
+        (b"401", "6801", UNAUTHENTICATED),
+        (b"403", "680cff", PERMISSION_DENIED),
+        (b"404", "680d7f", UNIMPLEMENTED),
         (b"429", "684fff", UNAVAILABLE),
         (b"502", "6c02", UNAVAILABLE),
         (b"503", "6c0cff", UNAVAILABLE),

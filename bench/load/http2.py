@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.load import frames
+from bench.load.codes import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    PERMISSION_DENIED,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    UNKNOWN,
+)
 from bench.load.frames import Frame, FrameReader, ProtocolFailed
-from bench.load.hpack import STATUS_200, UNAVAILABLE, UNKNOWN, grpc_status, literal
+from bench.load.hpack import STATUS_200, grpc_status, literal
 
-DEADLINE_EXCEEDED = 4
 _RENEW = 1 << 28  # bytes received before they are given back to the server's window
 # What gRPC makes of a stream that is reset (gRPC over HTTP2, "Errors"); INTERNAL otherwise.
-_RESETS = {7: UNAVAILABLE, 8: 1, 11: 8, 12: 7}
-_INTERNAL = 13
+_RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: RESOURCE_EXHAUSTED, 12: PERMISSION_DENIED}
 _CACHED_BLOCKS = 4096
 
 
@@ -228,7 +235,7 @@ class Connection:
             if flags & frames.END_STREAM:
                 self._end(stream, known.code if known else UNKNOWN, answers)  # no trailers, so no status
         elif kind == frames.RST_STREAM:
-            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), _INTERNAL), answers)
+            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), INTERNAL), answers)
         elif kind == frames.WINDOW_UPDATE:
             self._widen(stream, int.from_bytes(payload, "big") & frames.LARGEST_WINDOW)
         elif kind == frames.SETTINGS and not flags & frames.ACK:

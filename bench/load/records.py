@@ -9,16 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.load.codes import DEADLINE_EXCEEDED, NAMES, OK, RESOURCE_EXHAUSTED, UNAVAILABLE
 from bench.load.histogram import Histogram
-
-OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
-UNANSWERED, NO_CONNECTION = -1, -2  # the client's own
-CODES = {
-    0: "OK", 1: "CANCELLED", 2: "UNKNOWN", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND",
-    6: "ALREADY_EXISTS", 7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 10: "ABORTED",
-    11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 15: "DATA_LOSS",
-    16: "UNAUTHENTICATED", UNANSWERED: "no answer", NO_CONNECTION: "no connection",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,7 +21,7 @@ class Records:
         intended: When it should have been sent.
         sent: When it was.
         ended: When its answer was complete or its deadline came; if neither happened, when the run ended.
-        code: Of gRPC, or UNANSWERED, or NO_CONNECTION: there was none, or it was lost.
+        code: A status code of :mod:`bench.load.codes`.
         wrong: Whether its answer differs from the reference.
     """
 
@@ -110,7 +102,7 @@ class Summary:
             expired=int(expired.sum()),
             failed=int((~ok & ~refused & ~expired).sum()),
             wrong=int(wrong.sum()),
-            codes={CODES.get(number, str(number)): count for number, count in sorted(counts.items())},
+            codes={NAMES.get(number, str(number)): count for number, count in sorted(counts.items())},
             latency=Histogram.of(took[ok]),
             refusal_latency=Histogram.of(took[refused]),
             lag=Histogram.of(records.sent - records.intended),

@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.load.codes import NO_CONNECTION, UNANSWERED
 from bench.load.http2 import Answer
 from bench.load.link import ConnectFailed, Link, Manner, begin_to_connect, connect
 from bench.load.plan import Plan
-from bench.load.records import NO_CONNECTION, UNANSWERED, Records
+from bench.load.records import Records
 from service.client import Credentials
 
 _BURST = 32  # calls made before their bytes are written

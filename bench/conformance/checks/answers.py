@@ -13,6 +13,7 @@ from bench.conformance.target import Target, answer_of
 
 _OUTPUTS = "OIP, ModelInferRequest.outputs"
 _ID = "OIP, ModelInferRequest.id"
+_KINDS = 10  # of answers among calls in flight
 
 
 def _names(response: Any) -> list[str]:
@@ -69,17 +70,13 @@ def ids_in_flight(suite: Any, model: Model) -> None:
     all_answered(suite.target, model, 50)
 
 
-def all_answered(target: Target, model: Model, count: int, kinds: int = 10) -> int:
-    """Make ``count`` calls at once; each must get its own id and answer, or be refused for overload.
-
-    Returns:
-        How many were refused for overload.
-    """
-    arrays = [model.arrays(seed=100 + kind) for kind in range(kinds)]
+def all_answered(target: Target, model: Model, count: int) -> None:
+    """Make ``count`` calls at once; each must get its own id and answer, or be refused for overload."""
+    arrays = [model.arrays(seed=100 + kind) for kind in range(_KINDS)]
     expected = [outputs_of(target.infer(model.request(array))) for array in arrays]
     infer = target.method("ModelInfer")
     calls = [
-        infer.future(model.request(arrays[number % kinds], request_id=f"id-{number}"), timeout=target.timeout_seconds)
+        infer.future(model.request(arrays[number % _KINDS], request_id=f"id-{number}"), timeout=target.timeout_seconds)
         for number in range(count)
     ]
     overload = (grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.UNAVAILABLE)
@@ -91,7 +88,6 @@ def all_answered(target: Target, model: Model, count: int, kinds: int = 10) -> i
         response = answer_of(call, f"an answer to call {number} of {count}, or a refusal for overload")
         expect_equal(response.id, f"id-{number}", f"id of call {number}")
         came = outputs_of(response)
-        model.check_same(expected[number % kinds], came, f"call {number} of {count} at once")
-        model.check_mirrors(arrays[number % kinds], came)
+        model.check_same(expected[number % _KINDS], came, f"call {number} of {count} at once")
+        model.check_mirrors(arrays[number % _KINDS], came)
     expect(refused < count, "some answers", "refusals for overload only")
-    return refused
