@@ -8,7 +8,7 @@ from types import FrameType
 
 
 def main() -> int:
-    """Run ``convserve-bench``; Ctrl-C ends it with one line and 130, at whatever instant, SIGTERM with 143."""
+    """Run ``convserve-bench``. At any point Ctrl-C ends it with one line and exit code 130, SIGTERM with 143."""
     signal.signal(signal.SIGTERM, _end)
     try:
         return _imported()()
@@ -18,7 +18,7 @@ def main() -> int:
 
 
 def _imported() -> Callable[[], int]:
-    """Import what is slow enough to be interrupted, and gRPC so that it logs nothing beside our lines."""
+    """Import the commands, which is slow enough to be interrupted, and keep gRPC from logging beside our lines."""
     variable, before = "GRPC_VERBOSITY", os.environ.get("GRPC_VERBOSITY")
     os.environ.setdefault(variable, "NONE")
     from bench.cli import main as run  # noqa: PLC0415
@@ -29,7 +29,7 @@ def _imported() -> Callable[[], int]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    """Leave by way of all context managers: client processes would go on sending without us."""
+    """Leave through all context managers: otherwise client processes would go on sending."""
     sys.exit(128 + number)
 
 

@@ -20,7 +20,7 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run ``convserve-bench``; return the exit code.
 
-    0 for success, 1 for a shortfall, 2 for a wrong argument; 3 where the generator of load was the limit.
+    0 means success, 1 a shortfall, 2 a wrong argument, 3 that the load generator was the limit.
     """
     flags = _parser().parse_args(arguments)
     try:

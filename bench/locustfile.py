@@ -1,9 +1,9 @@
 """Load by Locust, for those who like its page: ``locust -f bench/locustfile.py --host HOST:PORT``.
 
-Closed loop, and each call costs its Python client more than it costs the server: good for watching a server live, not
-for finding its limit (``convserve-bench load`` and ``compare`` do that). Needs ``pip install locust`` beside this
-project. Environment: ``MODEL`` (default lenet5-mnist), ``ROWS`` of a request (1), ``DEADLINE_SECONDS`` (5); for TLS and
-a token ``CONVSERVE_CLIENT_…`` as for the commands.
+A closed loop whose Python client spends more on a call than the server does: good for watching a server live, not for
+finding its limit, for which there are ``convserve-bench load`` and ``compare``. Needs ``pip install locust`` beside
+this project. Environment: ``MODEL`` (default lenet5-mnist), ``ROWS`` of a request (1), ``DEADLINE_SECONDS`` (5); for
+TLS and a token ``CONVSERVE_CLIENT_…`` as for the commands.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ class Caller(User):
     wait_time = constant(0)
 
     def on_start(self) -> None:
-        """Connect, learn from the server what the model takes, make requests up."""
+        """Connect, learn from the server what the model takes, make up requests."""
         address = (self.host or "127.0.0.1:8001").removeprefix("grpc://")
         self._target = Target(address, DEADLINE_SECONDS, credentials_of())
         requests = generated_requests(learn(self._target, MODEL, {}), _DISTINCT, ROWS, "")

@@ -4,7 +4,7 @@ import sys
 
 
 def main() -> int:
-    """Run ``convserve``; Ctrl-C ends what is no server yet with one line and 130, at whatever instant."""
+    """Run ``convserve``. Ctrl-C before a server runs ends it with one line and exit code 130, at any point."""
     try:
         from service.cli import main as run  # noqa: PLC0415 - slow enough to be interrupted
 

@@ -1,4 +1,4 @@
-"""What a call brings against what its model takes: names, datatypes, shapes, text that is text."""
+"""Checks a call's inputs against its model: names, datatypes, shapes, and whether text is UTF-8."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.tensors import Form, TensorSpec
 
 
 def check_forms(servable: Servable, forms: Mapping[str, Form]) -> None:
-    """Refuse inputs by what their message states of them, so that nothing too large is decoded.
+    """Refuse inputs by the datatypes and shapes that their message states, so that nothing too large is decoded.
 
     Raises:
         InvalidInput: A wrong name, datatype, shape or number of rows (INVALID_ARGUMENT).
@@ -36,10 +36,10 @@ def check_forms(servable: Servable, forms: Mapping[str, Form]) -> None:
 
 
 def check_names(servable: Servable, inputs: Collection[str]) -> None:
-    """Refuse inputs of which one is missing or unknown.
+    """Refuse a call that lacks a required input or has an unknown one.
 
     Raises:
-        InvalidInput: Names those expected and those that came (INVALID_ARGUMENT).
+        InvalidInput: Names the expected and the given inputs (INVALID_ARGUMENT).
     """
     expected = [spec.name for spec in servable.inputs]
     if len(inputs) == len(expected) and all(name in inputs for name in expected):
@@ -54,7 +54,7 @@ def check_names(servable: Servable, inputs: Collection[str]) -> None:
 
 
 def check_overrides(servable: Servable, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Return the optional inputs that came; they have no batch axis of ours.
+    """Return the optional inputs that the call gives; the server adds no batch axis to them.
 
     Raises:
         InvalidInput: One has another dtype or shape (INVALID_ARGUMENT).
@@ -72,7 +72,7 @@ def encoded_items(servable: Servable, array: np.ndarray) -> Sequence[Item]:
     """Return the pictures or sentences of an array (N,) or (N, 1) of bytes objects.
 
     Raises:
-        InvalidInput: Another shape, or more than a request may have (INVALID_ARGUMENT).
+        InvalidInput: The shape is another, or there are more items than a request may have (INVALID_ARGUMENT).
     """
     _check_items(servable, array.shape)
     items: list[Item] = array.ravel().tolist()
@@ -80,7 +80,7 @@ def encoded_items(servable: Servable, array: np.ndarray) -> Sequence[Item]:
 
 
 def _check_items(servable: Servable, shape: tuple[int, ...]) -> None:
-    """Refuse what is not (N,) or (N, 1): Triton's clients of string models often send the latter."""
+    """Refuse all shapes but (N,) and (N, 1); Triton's clients often send the latter to string models."""
     if not shape or shape[1:] not in ((), (1,)) or not 1 <= shape[0] <= servable.max_rows:
         raise InvalidInput(
             f"input '{servable.inputs[0].name}': expected BYTES of shape [N], N from 1 to "
@@ -91,7 +91,7 @@ def _check_items(servable: Servable, shape: tuple[int, ...]) -> None:
 def _texts(name: str, array: np.ndarray) -> np.ndarray:
     """Decode BYTES for a graph's string tensor, which is UTF-8 (ONNX, "Tensor Element Types").
 
-    Bytes that are not would fail the whole batch in the runtime, neighbours included.
+    Other bytes would make the runtime fail the whole batch, neighbours included.
     """
     texts = np.empty(array.size, dtype=object)
     try:
@@ -120,7 +120,7 @@ def check_arrays(servable: Servable, inputs: Mapping[str, np.ndarray]) -> list[n
 
 
 def _as_sent(servable: Servable, spec: TensorSpec) -> TensorSpec:
-    """Return an input as callers send it: without batching they neither send nor hear of its first axis."""
+    """Return an input's specification as callers know it: without batching, without the first axis."""
     return spec if servable.batched else dataclasses.replace(spec, shape=spec.shape[1:])
 
 

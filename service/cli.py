@@ -18,9 +18,9 @@ _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing 
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run ``convserve``; return the exit code: 0 for success, 2 for a wrong setting.
+    """Run ``convserve``; return the exit code.
 
-    1 is for a call that failed, and for a version that inspect finds unfit to be served.
+    0 means success, 1 that a call failed or that inspect found a version unfit to be served, 2 a wrong setting.
     """
     parser = _parser()
     flags = parser.parse_args(arguments)
@@ -118,10 +118,10 @@ def _inspect(flags: argparse.Namespace) -> int:
 
 
 def _check_runtime() -> None:
-    """Tell the extras `cpu` and `gpu` apart: both install the same import package.
+    """See that exactly one of the extras `cpu` and `gpu` is installed: both install the same import package.
 
     Raises:
-        SettingsError: Neither or both are installed; with the command that mends it.
+        SettingsError: Neither or both are; gives the command that mends it.
     """
     installed = [name for name in ("onnxruntime", "onnxruntime-gpu") if _is_installed(name)]
     if not installed:

@@ -1,4 +1,4 @@
-"""The arguments by which a command is told how to speak to a server. Apart from the client, since they need no gRPC."""
+"""Command-line arguments for a client's TLS and token. Kept apart from the client, since they need no gRPC."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ TOKEN_VARIABLE = CLIENT_PREFIX + "TOKEN"
 
 
 def add_credential_flags(parser: argparse.ArgumentParser) -> None:
-    """Add them; :func:`service.client.flags.credentials_of` reads them."""
+    """Add the arguments; :func:`service.client.flags.credentials_of` reads them."""
     group = parser.add_argument_group(
         "TLS and token",
         f"Each is also a variable, such as {CLIENT_PREFIX}TLS_CA; the token itself may stand in {TOKEN_VARIABLE}.",

@@ -1,4 +1,4 @@
-"""Where the doors' threads run while batches keep the cores busy (ADR 10); sched_setaffinity(2)."""
+"""Chooses the cores for the doors' threads while batches keep the cores busy (ADR 10); sched_setaffinity(2)."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ Move = Callable[[int, Iterable[int]], None]
 
 
 class Cores:
-    """Sends the threads that speak with callers to the core that a batch is about to leave.
+    """Moves the threads that talk to callers to the core that a batch is about to leave.
 
-    A batch's answers wake those threads while its own thread still runs. If all other cores run batches, the kernel
-    has no idle core to wake them on and may choose one that is taken for milliseconds more; when the batch's core falls
-    idle a moment later it does not fetch them, since they ran a moment ago. So from the end of a batch that leaves the
-    only free core they may run on that core only, until the next batch begins or another ends and there are two; at all
-    other times wherever the process may. Thread-safe; counts only where the system has no such thing, forbids it, or
-    has one core.
+    A batch's answers wake those threads while the batch's own thread still runs. If batches run on all other cores, the
+    kernel has no idle core for them and may choose one that stays busy for milliseconds. When the batch's core becomes
+    idle a moment later, the kernel does not move them there, because they ran a moment ago. So when a batch ends and
+    leaves the only free core, these threads may run on that core only, until another batch begins or ends. At all
+    other times they may run on every core of the process. Thread-safe. Only counts batches if the system cannot move
+    threads, forbids it, or has one core.
     """
 
     def __init__(
@@ -32,11 +32,11 @@ class Cores:
         move: Move | None = None,
         here: Callable[[], int] | None = None,
     ) -> None:
-        """Look at what the process may use.
+        """Read which cores the process may use.
 
         Args:
-            allowed: Numbers of the cores; None for those of the calling thread.
-            move: Lets a thread, by its native id, run on these cores only. May raise OSError.
+            allowed: Numbers of these cores; None for those of the calling thread.
+            move: Restricts a thread, given by its native id, to some cores. May raise OSError.
             here: Returns the core of the calling thread.
         """
         if sys.platform == "linux":
@@ -53,7 +53,7 @@ class Cores:
         self._lock = threading.Lock()
 
     def lead(self, thread_ids: Iterable[int]) -> None:
-        """Send these threads, by their native ids, from now on."""
+        """Move these threads, given by their native ids, from now on."""
         with self._lock:
             self._followers = (*self._followers, *thread_ids)
 
@@ -68,22 +68,22 @@ class Cores:
         return self._begun
 
     def roam(self) -> None:
-        """Let the calling thread run anywhere, whoever started it: threads inherit where they may run."""
+        """Let the calling thread run on every core: a thread inherits the cores of the one that started it."""
         self._send([threading.get_native_id()], self._allowed)
 
     def taken_by(self, run: Callable[_Given, _Result], threads: int) -> Taking[_Given, _Result]:
-        """Return what runs batches, so that it takes so many cores while it does."""
+        """Wrap what runs batches, so that each run counts as taking ``threads`` cores."""
         return Taking(self, run, threads)
 
     def begin(self, threads: int) -> None:
-        """Count a batch in that takes so many cores."""
+        """Count a batch that begins and takes ``threads`` cores."""
         with self._lock:
             self._busy += threads
             self._begun += 1
             self._free()
 
     def end(self, threads: int) -> None:
-        """Count it out, on its own thread."""
+        """Count a batch that ends; call it on the batch's own thread."""
         with self._lock:
             self._busy -= threads
             if self._here is not None and self._busy == len(self._allowed) - 1:
@@ -93,7 +93,7 @@ class Cores:
                 self._free()
 
     def forget(self, threads: int) -> None:
-        """Count one out that may never end."""
+        """Stop counting a batch that may never end."""
         with self._lock:
             self._busy -= threads
             self._free()
@@ -105,20 +105,20 @@ class Cores:
 
     def _send(self, followers: Iterable[int], cores: Iterable[int]) -> None:
         if self._move is not None:
-            # A sandbox may forbid it or know no core's number (-1), a thread may have ended.
+            # A sandbox may forbid it or not know a core's number (-1); a thread may have ended.
             with contextlib.suppress(OSError, ValueError):
                 for follower in followers:
                     self._move(follower, cores)
 
 
 class Taking(Generic[_Given, _Result]):
-    """Runs batches on so many cores each. Thread-safe."""
+    """Runs batches, and counts the cores that each takes. Thread-safe."""
 
     def __init__(self, cores: Cores, run: Callable[_Given, _Result], threads: int) -> None:
         self._cores = cores
         self._run = run
         self._threads = threads
-        self._under_way: list[None] = []  # one a run; whoever takes it out counts the run out
+        self._under_way: list[None] = []  # an entry per run; whoever removes it counts the run out
 
     def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
         """Run a batch."""
@@ -131,7 +131,7 @@ class Taking(Generic[_Given, _Result]):
                 self._cores.end(self._threads)
 
     def give_up(self) -> None:
-        """Take no core any more for what is under way: it may never end."""
+        """Stop counting the runs under way: they may never end."""
         while self._was_under_way():
             self._cores.forget(self._threads)
 

@@ -26,10 +26,10 @@ Clock = Callable[[], float]
 
 
 class Ticket(Protocol):
-    """What a door keeps of a submitted call."""
+    """A door's handle on a submitted call."""
 
     def cancel(self) -> None:
-        """Tell that the caller left; safe at any time, from any thread, more than once."""
+        """Report that the caller left. Safe at any time, from any thread, and more than once."""
         ...
 
 
@@ -86,13 +86,13 @@ class DataPlane:
 
         Args:
             servable: From :meth:`find`.
-            inputs: One array an input. For a model of pictures or sentences an array (N,) of bytes
+            inputs: One array per input. For a model of pictures or sentences, an array (N,) of bytes
                 objects is taken as encoded items instead.
             deadline: Instant after which the answer is worthless; infinite for none.
             arrival: When the call came in.
             reply: Gets all outputs, in the graph's order.
-            priority: The level that the caller asks for, 1 going first; 0 for none.
-            burst: The calls that it came with.
+            priority: The level that the caller asks for, 1 being the highest; 0 for none.
+            burst: The calls that it came with; None if it came alone.
 
         Raises:
             InvalidInput: A wrong name, dtype, shape or batch size (INVALID_ARGUMENT).
@@ -111,7 +111,7 @@ class DataPlane:
         )
 
     def burst(self) -> Burst:
-        """Return where one thread gathers calls that come together: their pictures and sentences wait for its end."""
+        """Return a burst, in which one thread collects calls that come together; their items wait for its end."""
         return Burst(self._preparation)
 
     def infer_items(
@@ -124,7 +124,7 @@ class DataPlane:
         priority: int,
         burst: Burst | None = None,
     ) -> Ticket:
-        """Submit pictures or sentences of which one that is bad fails the call; their number is checked.
+        """Submit pictures or sentences, whose number has been checked; one bad item fails the call.
 
         Args:
             servable: From :meth:`find`; must have a preparer.
@@ -159,8 +159,8 @@ class DataPlane:
 
         Args:
             servable: From :meth:`find`.
-            arrays: One (N, ...) an input of the graph, in its order.
-            group: Which requests they may share a batch with.
+            arrays: One (N, ...) per input of the graph, in its order.
+            group: Requests of equal groups may share a batch.
             deadline: As for :meth:`infer`, like the rest.
             arrival: When the call came in.
             reply: Gets all outputs.
@@ -193,14 +193,14 @@ class DataPlane:
         reply: ItemsReply,
         burst: Burst | None = None,
     ) -> Ticket:
-        """Submit pictures or sentences of which each succeeds or fails alone.
+        """Submit pictures or sentences; each succeeds or fails on its own.
 
         Args:
             servable: From :meth:`find`; must be a classifier.
-            items: At least one; more than a batch holds are run in several.
+            items: At least one; more than a batch holds run in several batches.
             deadline: As for :meth:`infer`.
             arrival: As for :meth:`infer`.
-            reply: Gets one outcome an item.
+            reply: Gets one outcome per item.
             burst: As for :meth:`infer`.
 
         Raises:

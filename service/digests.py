@@ -1,6 +1,6 @@
-"""Digests of all that a version is made of: what is served is what was proven.
+"""Digests of every file of a version, so that what is served is what was proven.
 
-A manifest of schema version 1 has one of model.onnx alone; labels in another order would be served.
+A manifest of schema version 1 has the digest of model.onnx only: labels in another order would go unnoticed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from service.manifest import MODEL_FILE, SCHEMA_VERSION, Manifest, companions, f
 
 
 def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
-    """Return a manifest with digests of all the files that it needs, as they are now.
+    """Return the manifest with the digests of all files that it needs, as they are now.
 
     Raises:
         LoadError: One is missing or not in the version's folder itself, or model.onnx is no model.
@@ -34,11 +34,11 @@ def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
 
 
 def check_digests(manifest: Manifest, version_dir: Path) -> None:
-    """See that every file is the one that the manifest means, as far as it says so.
+    """Check every file against the digest that the manifest has of it, if it has one.
 
     Raises:
-        GraphInvalid: model.onnx is another one, is missing, or has weights in a file without a digest.
-        ManifestInvalid: Another file is another one, or is missing.
+        GraphInvalid: model.onnx is missing or has another digest, or has weights in a file without a digest.
+        ManifestInvalid: Another file is missing or has another digest.
     """
     model = version_dir / MODEL_FILE
     digest = _digest(model)
@@ -51,7 +51,7 @@ def check_digests(manifest: Manifest, version_dir: Path) -> None:
 
 
 def uncovered(manifest: Manifest) -> list[str]:
-    """Return the names of the files whose digests a manifest of schema version 1 does not have."""
+    """Return the names of the files without a digest: in schema version 1, all but model.onnx."""
     return [] if manifest.digests is not None else companions(manifest)
 
 

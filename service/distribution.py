@@ -41,11 +41,11 @@ class Distribution:
             self._sum += float(array.sum())
 
     def exemplify(self, value: float, trace_id: str, when: float) -> None:
-        """Show a value, which is counted apart, as its bucket's example; the latest one stays.
+        """Show a value as its bucket's exemplar, in place of an earlier one; :meth:`observe` counts it.
 
         Args:
             value: As for :meth:`observe`.
-            trace_id: Where to read more of it.
+            trace_id: The trace that tells more about it.
             when: Seconds since the epoch.
         """
         bucket = int(self._bounds.searchsorted(value))
@@ -88,7 +88,7 @@ class DistributionFamily(Collector):
         registry.register(self)
 
     def labels(self, *values: str) -> Distribution:
-        """Return the series of these labels, made when first asked for."""
+        """Return the series of these labels; the first request makes it."""
         with self._lock:
             if values not in self._series:
                 self._series[values] = Distribution(self._bounds)
@@ -100,7 +100,7 @@ class DistributionFamily(Collector):
         return tuple(self._bounds.tolist())
 
     def read(self, *values: str) -> tuple[list[int], float] | None:
-        """Return what :meth:`Distribution.read` does of the series of these labels; None if there is none."""
+        """Read the series of these labels as :meth:`Distribution.read` does; None if there is none."""
         with self._lock:
             found = self._series.get(values)
         return found.read() if found is not None else None

@@ -18,7 +18,7 @@ class ServingError(Exception):
         status: Canonical status name, e.g. ``"NOT_FOUND"``.
         reason: Machine-readable reason in UPPER_SNAKE_CASE, sent as ``ErrorInfo.reason``.
         message: Text for the caller.
-        retry_after_seconds: When a retry is worth while, or None; sent as ``RetryInfo``.
+        retry_after_seconds: When a retry is worthwhile, or None; sent as ``RetryInfo``.
         facts: Short facts for ``ErrorInfo.metadata``, e.g. the queue's length.
     """
 
@@ -50,7 +50,7 @@ class ModelNotFound(ServingError):
 
 
 class NotFound(ServingError):
-    """Something else than a model that does not exist: a shared memory region, a repository (NOT_FOUND)."""
+    """Something other than a model does not exist: a shared memory region, a repository (NOT_FOUND)."""
 
     status = "NOT_FOUND"
     reason = "NOT_FOUND"
@@ -64,7 +64,7 @@ class AlreadyExists(ServingError):
 
 
 class NotAllowed(ServingError):
-    """The server is not set up for this call; says what would be (FAILED_PRECONDITION)."""
+    """The server is not set up for this call; the message says which setting allows it (FAILED_PRECONDITION)."""
 
     status = "FAILED_PRECONDITION"
     reason = "NOT_ALLOWED"
@@ -89,7 +89,7 @@ class Draining(ServingError):
 
 
 class NoThread(ServingError):
-    """The system grants the server no thread to decode with; another server may have one (UNAVAILABLE)."""
+    """The server could start no thread to decode with; another server may have one (UNAVAILABLE)."""
 
     status = "UNAVAILABLE"
     reason = "NO_THREAD"
@@ -133,7 +133,7 @@ class RequestCancelled(ServingError):
 
 
 class LoadFailed(ServingError):
-    """A model was to be loaded by a call and cannot be served (FAILED_PRECONDITION)."""
+    """A call asked for a model to be loaded that cannot be served (FAILED_PRECONDITION)."""
 
     status = "FAILED_PRECONDITION"
     reason = "LOAD_FAILED"
@@ -187,7 +187,7 @@ class GraphInvalid(LoadError):
 
 
 class GraphNotRunnable(GraphInvalid):
-    """model.onnx is whole, and has what the runtime or the protocol has not; names the remedy."""
+    """model.onnx is intact, but uses what the runtime or the protocol lacks; the message names the remedy."""
 
 
 class ProviderUnavailable(LoadError):

@@ -1,6 +1,6 @@
-"""Which files beside model.onnx hold weights of it: ONNX's external data, of which its digest says nothing.
+"""Finds the files beside model.onnx that hold its weights: ONNX's external data, which its digest does not cover.
 
-Read from the message itself (onnx.proto), as the runtime tells nobody and the server has no package for it.
+Reads the message itself (onnx.proto): the runtime does not report these files, and the server has no package for ONNX.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from service.errors import GraphInvalid
 from service.fields import DELIMITED, VARINT, fields, read_varint
 
-# Of each message the fields that lead to tensors: their numbers, and the message that they hold.
+# For each message, the fields that lead to tensors: the field's number and the message that it holds.
 _WAYS: Mapping[str, Mapping[int, str]] = {
     "Model": {7: "Graph", 25: "Function"},
     "Graph": {1: "Node", 5: "Tensor", 15: "SparseTensor"},
@@ -22,14 +22,14 @@ _WAYS: Mapping[str, Mapping[int, str]] = {
 }
 _ENTRY, _DATA_LOCATION, _EXTERNAL = 13, 14, 1
 _KEY, _VALUE = 1, 2
-_MOST_DEEP = 200  # graphs within graphs; the runtime's own parser bears fewer
+_MOST_DEEP = 200  # graphs within graphs; the runtime's own parser takes fewer
 
 
 def external_files(model: Path) -> list[str]:
-    """Return the names of the files that hold weights of a model, as it names them, sorted.
+    """Return the files that hold weights of a model, as the model names them, sorted.
 
     Raises:
-        GraphInvalid: It is no ONNX model.
+        GraphInvalid: The file is no ONNX model.
     """
     try:
         return sorted(set(_locations(memoryview(model.read_bytes()), "Model", 0)))

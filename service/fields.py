@@ -1,4 +1,4 @@
-"""Numbers and fields as protobuf writes them (its encoding, "Base 128 Varints"), for messages made or read by hand."""
+"""Reads and writes protobuf by hand: numbers and fields (protobuf encoding, "Base 128 Varints")."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ _MAX_BYTES = 10
 
 
 def write_varint(number: int) -> bytes:
-    """Return a number of at least 0 as it is written."""
+    """Encode a number of at least 0."""
     out = bytearray()
     while number > 0x7F:
         out.append(number & 0x7F | 0x80)
@@ -20,10 +20,10 @@ def write_varint(number: int) -> bytes:
 
 
 def read_varint(payload: bytes | memoryview, position: int) -> tuple[int, int]:
-    """Read a number, and return it and where it ends; the message need not have been parsed.
+    """Return the number at a position, and the position after it; the message may be damaged.
 
     Raises:
-        IndexError: The message ends within it, or it goes on after the ten bytes that one may have.
+        IndexError: The message ends within the number, or the number has more than ten bytes.
     """
     number = shift = 0
     while shift < 7 * _MAX_BYTES:
@@ -37,9 +37,9 @@ def read_varint(payload: bytes | memoryview, position: int) -> tuple[int, int]:
 
 
 def fields(payload: bytes | memoryview) -> Iterator[tuple[int, int, slice]]:
-    """Go through the fields of a message: the number of each, its wire type, and where its contents stand.
+    """Yield each field of a message: its number, its wire type, and the place of its contents.
 
-    Marks of groups count as fields without contents.
+    The marks of groups count as fields without contents.
 
     Raises:
         IndexError: The message is damaged.

@@ -1,6 +1,6 @@
-"""The parts of one call put together again: pictures, sentences or many rows are run in several.
+"""Joins the parts of one call: pictures, sentences and many rows run in several batches.
 
-Whatever becomes of the parts, in whichever order and on whichever threads, the call is settled once.
+The call is settled exactly once, in whatever order and on whatever threads its parts end.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
@@ -45,7 +45,7 @@ class Gather(ABC):
     The first failure of a part settles the call and withdraws the other parts.
     """
 
-    def __init__(self, items: Sequence[Item], servable: Servable) -> None:
+    def __init__(self, items: Sequence[Item], servable: Servable, refuse: Callable[[ServingError], None]) -> None:
         self.items = items
         self.servable = servable
         self.parts_left = 0
@@ -53,6 +53,7 @@ class Gather(ABC):
         self.last: tuple[PendingRequest, BatchFacts] | None = None
         self.known: KnownItems | None = None
         self.keys: Sequence[bytes] = ()
+        self._refuse_caller = refuse
         self._is_counted = False
         self._requests: list[PendingRequest] = []
         self._lock = threading.Lock()
@@ -66,13 +67,13 @@ class Gather(ABC):
             return request
 
     def misses(self) -> int:
-        """Return how many misses of the cache a part that is to run counts: the call is one, whichever comes first."""
+        """Return how many cache misses a part counts: 1 for the call's first part, 0 for the others."""
         with self._lock:
             first, self._is_counted = not self._is_counted, True
         return int(first)
 
     def answer_known(self, rows: Sequence[Sequence[np.ndarray]], request: PendingRequest, facts: BatchFacts) -> None:
-        """Settle the call, of which no part was begun, with the outputs (1, ...) of each item."""
+        """Settle a call of which no part was begun, with kept outputs (1, ...) for each item."""
         for place, outputs in enumerate(rows):
             self.fill([place], outputs)
         self.last = (request, facts)
@@ -80,7 +81,7 @@ class Gather(ABC):
         self.part_done()
 
     def cancel(self) -> None:
-        """The caller left."""
+        """Withdraw the call, since its caller left."""
         self.refuse(RequestCancelled("the caller left"))
 
     def refuse(self, error: ServingError) -> None:
@@ -92,12 +93,12 @@ class Gather(ABC):
                 self.servable.front.cancel(request)
             self._requests.clear()
             self.last = None
-            self.deliver_failure(error)
+            self._refuse_caller(error)
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
     ) -> None:
-        """Keep the rows of the items at ``places``; the last part's answer the caller."""
+        """Keep the rows of the items at ``places``; the last part answers the caller."""
         self.fill(places, outputs)
         self.last = (request, facts)
         self.part_done()
@@ -108,7 +109,7 @@ class Gather(ABC):
             self.parts_left -= 1
             done = self.parts_left == 0
         if done and self._settle():
-            self._requests.clear()  # they know the call as well: nothing is to wait for the garbage collector
+            self._requests.clear()  # they refer to the call as well: nothing shall wait for the garbage collector
             last, self.last = self.last, None
             self.deliver(last)
 
@@ -129,16 +130,12 @@ class Gather(ABC):
     def deliver(self, last: tuple[PendingRequest, BatchFacts] | None) -> None:
         """Answer the caller; ``last`` describes the part that finished last, None if none ran."""
 
-    @abstractmethod
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-
 
 class ItemsGather(Gather):
     """Each item has its own outcome."""
 
     def __init__(self, items: Sequence[Item], servable: Servable, reply: ItemsReply) -> None:
-        super().__init__(items, servable)
+        super().__init__(items, servable, reply.refuse)
         self._reply = reply
         self._outcomes: list[np.ndarray | InvalidInput] = [InvalidInput("not run")] * len(items)
 
@@ -152,29 +149,25 @@ class ItemsGather(Gather):
             self._outcomes[place] = row
 
     def deliver(self, last: tuple[PendingRequest, BatchFacts] | None) -> None:
-        """Answer with one outcome an item."""
+        """Answer with one outcome per item."""
         self._reply.answer(self._outcomes, *(last or (None, None)))
-
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-        self._reply.refuse(error)
 
 
 class TensorGather(Gather):
-    """One bad item fails the call and is named; the rows of all items make up the outputs.
+    """The rows of all items make up the outputs; one bad item fails the call and is named.
 
-    Without items it gathers the parts of one tensor, by the places of its rows.
+    Without items it joins the parts of one tensor, by the places of their rows.
     """
 
     def __init__(self, items: Sequence[Item], servable: Servable, reply: Reply) -> None:
-        super().__init__(items, servable)
+        super().__init__(items, servable, reply.refuse)
         self._reply = reply
         self._rows: dict[int, Sequence[np.ndarray]] = {}
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
     ) -> None:
-        """Keep the rows; pass them on as they are if they are all."""
+        """Keep the rows; pass them on as they are if they are those of all items."""
         if len(places) != len(self.items):
             super().part_answered(places, outputs, request, facts)
         elif self._settle():
@@ -195,17 +188,13 @@ class TensorGather(Gather):
         assert last is not None
         try:
             outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
-        except Exception:  # of some graphs the sizes depend on what is in a batch; or there is no memory
+        except Exception:  # with some graphs the sizes depend on the batch; or there is no memory
             _LOG.exception("the outputs of a call's parts cannot be put together")
             self._reply.refuse(
                 BackendFailed("the outputs of the call's parts cannot be put together: send less a call")
             )
         else:
             self._reply.answer(outputs, *last)
-
-    def deliver_failure(self, error: ServingError) -> None:
-        """Refuse the caller."""
-        self._reply.refuse(error)
 
 
 class PartReply:
@@ -218,7 +207,7 @@ class PartReply:
         self._places = places
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
-        """Keep the rows; the last part's answer the caller."""
+        """Keep the rows; the last part answers the caller."""
         self._gather.part_answered(self._places, outputs, request, facts)
 
     def refuse(self, error: ServingError) -> None:

@@ -120,7 +120,7 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
 
 
 def _print_lone(servable: Servable) -> None:
-    """Print what batches cost that have the cores to themselves, of the sizes that are quicker so."""
+    """Print what batches cost when they have the cores to themselves, for the sizes that are then quicker."""
     if servable.lone is not None:
         servable.lone.open(servable.batcher)
     servable.batcher.close()

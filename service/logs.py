@@ -12,9 +12,9 @@ from typing import Literal
 LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
-# gRPC's own, the runtime's, Pillow's of a damaged picture, OpenTelemetry's of a trace context, and what is unexpected
-# in a call: a traceback for each call that a caller makes so.
-_BROUGHT_ABOUT_BY_CALLERS = (
+# Loggers that a caller can make write a line, or a traceback, for each call: gRPC, the runtime, our own of unexpected
+# errors in calls, Pillow (damaged pictures), OpenTelemetry (trace contexts).
+_DRIVEN_BY_CALLERS = (
     "grpc._cython.cygrpc",
     "service.backend.onnx",
     "service.transport.call",
@@ -22,7 +22,8 @@ _BROUGHT_ABOUT_BY_CALLERS = (
     "opentelemetry.trace.span",
     "opentelemetry.trace.propagation.tracecontext",
 )
-# gRPC's words for metadata that are not UTF-8, and OpenTelemetry's for a tracestate, which may have 8 KiB.
+# How lines begin that repeat what a caller sent: gRPC's on metadata that is not UTF-8, OpenTelemetry's on a tracestate,
+# which may have 8 KiB.
 _REPEATING = ("Invalid encoding on ", "Member doesn't match ", "Duplicate key: ", "Invalid key/value pair ")
 
 
@@ -47,7 +48,7 @@ class TextFormatter(logging.Formatter):
     """The same for a person: message first, fields as ``name=value``."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """Return one line, and a traceback below it, set in, if there is one. What callers sent begins no line."""
+        """Return one line, and below it the traceback, indented, if any. What callers sent never begins a line."""
         fields = "".join(f" {name}={value}" for name, value in _fields(record).items())
         line = f"{self.formatTime(record, '%H:%M:%S')} {record.levelname.lower():7} {record.getMessage()}{fields}"
         trace = self.formatException(record.exc_info).splitlines() if record.exc_info else []
@@ -55,10 +56,10 @@ class TextFormatter(logging.Formatter):
 
 
 class Bounded(logging.Filter):
-    """Lets so many lines a second through, and none that repeats what a caller sent."""
+    """Passes ten lines a second, and none that repeats what a caller sent."""
 
     def __init__(self) -> None:
-        """Have let none through."""
+        """Begin with none passed."""
         super().__init__()
         self._second = 0
         self._lines = 0
@@ -73,12 +74,12 @@ class Bounded(logging.Filter):
         return self._lines <= _LINES_PER_SECOND
 
 
-_BOUNDS = {name: Bounded() for name in _BROUGHT_ABOUT_BY_CALLERS}
+_BOUNDS = {name: Bounded() for name in _DRIVEN_BY_CALLERS}
 
 
 def set_up(level: str, log_format: LogFormat) -> None:
     """Configure the logging of this process; call once, before anything is logged and gRPC is imported."""
-    # Of less severe things gRPC's core writes lines of its own, with what peers sent in them, line ends included.
+    # Below this level gRPC's core writes lines of its own, which contain what peers sent, line ends included.
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
     for name, bound in _BOUNDS.items():
         logging.getLogger(name).addFilter(bound)

@@ -1,8 +1,8 @@
 """manifest.json of a model version: typed, versioned, read and written strictly.
 
 An unknown key, a missing key or a value of another type is an error that names it with its
-place, e.g. ``accuracy[0].value``. Nothing has a default on reading, but ``quantization`` and, of schema
-version 1, ``digests``: versions published before they were known lack them.
+place, e.g. ``accuracy[0].value``. Only two keys may be missing, since older versions lack them:
+``quantization`` and, in schema version 1, ``digests``.
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class Accuracy:
 class Parity:
     """How closely this file gives torch's answers, measured at export.
 
-    Of a quantised version ``max_abs_difference`` is that from its own answers to single inputs, and
-    ``top1_agreement`` is that with the version it was made from.
+    For a quantised version, ``max_abs_difference`` is the difference from its own answers to single inputs, and
+    ``top1_agreement`` the agreement with the version it was made from.
 
     Attributes:
         tolerance: Largest absolute difference of a probability that is accepted, here and at load.
@@ -148,7 +148,7 @@ class Manifest:
         parity: Agreement with torch.
         model_digest: ``sha256:`` and the hexadecimal digest of model.onnx.
         quantization: What making it smaller or faster cost; null for a version as it was converted.
-        digests: The same of every other file that the version needs, by name: labels, tokenizer, golden vectors,
+        digests: The digest of every other file that the version needs, by name: labels, tokenizer, golden vectors,
             weights beside model.onnx; null in schema version 1.
     """
 

@@ -30,7 +30,7 @@ _ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 _RATIO = (0.0, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.75, 1.0)
 _MODEL = ("model", "version")
 _Item = TypeVar("_Item")
-_TAKING = threading.Lock()  # two takers would else take the same
+_TAKING = threading.Lock()  # without it two takers would take the same
 STATES = ("LOADING", "READY", "UNLOADING", "UNAVAILABLE")
 
 
@@ -38,12 +38,12 @@ class Settles(Protocol):
     """Counts in bulk: keeps what happened, and adds it up when asked."""
 
     def settle(self) -> None:
-        """Add everything up that happened before the call."""
+        """Add up everything that happened before the call."""
         ...
 
 
 class _Pending(Collector):
-    """Has every owner of pending counts settle them before a scrape."""
+    """Makes every owner of pending counts settle them before a scrape."""
 
     def __init__(self) -> None:
         self._owners: weakref.WeakSet[Settles] = weakref.WeakSet()
@@ -74,7 +74,7 @@ class Metrics:
             version: Of convserve, for ``build_info``.
             runtime: Name and version of the inference runtime, for ``build_info``.
         """
-        # One series more for each child, and nobody reads it.
+        # They are one more series for each child, which nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()
         self._pending = _Pending()
@@ -126,24 +126,24 @@ class Metrics:
         self._gauge("build_info", "Versions", "version", "runtime").labels(version, runtime).set(1)
 
     def settle(self) -> None:
-        """Add everything up that is pending, for who reads a family without a scrape."""
+        """Add up everything that is pending, for a reader that is no scrape."""
         self._pending.settle()
 
     def negotiate(self, accept: str) -> tuple[bytes, str]:
         """Return what a scraper gets, and its content type.
 
         Args:
-            accept: Its header Accept. ``application/openmetrics-text`` gives OpenMetrics, with exemplars;
-                anything else, and what makes no sense, the Prometheus text format.
+            accept: Its Accept header. ``application/openmetrics-text`` gives OpenMetrics, with exemplars;
+                anything else, a malformed header included, gives the Prometheus text format.
         """
         try:
             encode, content_type = choose_encoder(accept)
-        except (TypeError, ValueError):  # a version that is no number
+        except (TypeError, ValueError):  # a version in it is no number
             encode, content_type = choose_encoder("")
         return encode(self.registry), content_type
 
     def before_scrapes(self, owner: Settles) -> None:
-        """Have an object settle its pending counts before every scrape, as long as it lives."""
+        """Make an object settle its pending counts before every scrape, as long as it lives."""
         self._pending.add(owner)
 
     def set_state(self, model: str, version: str, state: str) -> None:
@@ -176,7 +176,7 @@ def nowhere() -> Metrics:
 
 
 def taken(pending: list[_Item]) -> list[_Item]:
-    """Take out what is there now; whoever appends meanwhile is served next time. Thread-safe."""
+    """Remove and return what a list holds now; what is appended meanwhile stays for the next time. Thread-safe."""
     with _TAKING:
         items = pending[:]
         del pending[: len(items)]  # what was appended since then stays

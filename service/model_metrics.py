@@ -1,4 +1,4 @@
-"""One version's numbers: its series with their labels bound, and what ModelStatistics reports."""
+"""One version's numbers: its metric series, and what ModelStatistics reports."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ from service.metrics import Metrics, nowhere, taken
 
 _LOG = logging.getLogger(__name__)
 
-_SETTLE_BATCHES = 64  # pending counts are added up in bulk: once so many batches
-_SETTLE_CALLS = 512  # or calls have been noted, or somebody looks
+# Pending counts are added up in bulk: when somebody reads them, or once so many batches or calls have been noted.
+_SETTLE_BATCHES = 64
+_SETTLE_CALLS = 512
 
 
 @dataclass(slots=True)
@@ -76,7 +77,7 @@ class _Batch(NamedTuple):
 
 
 class Queued(Protocol):
-    """Whose queue is watched."""
+    """Something with a queue."""
 
     @property
     def queued(self) -> int:
@@ -87,9 +88,9 @@ class Queued(Protocol):
 class ModelMetrics:
     """One version's series with their labels bound, and its statistics. Thread-safe.
 
-    What happens is noted, and added up in bulk once much has happened or somebody looks, so that a
-    request costs a fraction of a microsecond. Scrapes see it as long as it lives: whoever drops it calls
-    ``settle`` before.
+    Events are noted, and added up in bulk once there are many or somebody reads them, so that a request
+    costs a fraction of a microsecond. Scrapes include it as long as it lives: call ``settle`` before
+    dropping it.
     """
 
     def __init__(self, metrics: Metrics, model: str, version: str, wall_clock_ms: Callable[[], int]) -> None:
@@ -127,24 +128,24 @@ class ModelMetrics:
         metrics.before_scrapes(self)
 
     def watch_queue(self, queue: Queued) -> None:
-        """Read the queue's depth whenever somebody scrapes, as long as it lives: nobody lives longer for that."""
+        """Report a queue's depth at every scrape, without keeping the queue alive for that."""
         seen = weakref.ref(queue)
         depth = self._families.queue_depth.labels(*self._labels)
         depth.set_function(lambda: 0 if (still := seen()) is None else still.queued)
 
     def watch_cache(self, size: Callable[[], int]) -> None:
-        """Read the response cache's size in bytes whenever somebody scrapes."""
+        """Report the response cache's size in bytes at every scrape."""
         self._families.cache_bytes.labels(*self._labels).set_function(size)
 
     def observe_cache_hit(self, seconds: float) -> None:
-        """Count an answer from the cache and the time to find it; as in Triton it is no inference, yet was queued."""
+        """Count an answer from the cache and the time to find it; as in Triton it was queued, but is no inference."""
         self._families.cache_hits.labels(*self._labels).inc()
         with self._lock:
             self._statistics.cache_hit.add(1, seconds)
             self._statistics.queue.add(1, 0.0)
 
     def observe_cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        """Count an answer that was not in the cache, the time to look for it and to keep it, and who left for it."""
+        """Count an answer that the cache lacked, the time to seek and to keep it, and the entries evicted for it."""
         self._families.cache_misses.labels(*self._labels).inc(calls)
         if evicted:
             self._families.cache_evictions.labels(*self._labels).inc(evicted)
@@ -171,7 +172,7 @@ class ModelMetrics:
         self._replies.append((requests, rows, seconds))
 
     def observe_decode(self, seconds: float) -> None:
-        """Count the decoding or tokenising of items of a call that are run together."""
+        """Count the decoding or tokenising of those items of a call that run together."""
         self._decoded.append(seconds)
         if len(self._decoded) >= _SETTLE_CALLS:
             self.settle()
@@ -185,7 +186,7 @@ class ModelMetrics:
             self.settle()
 
     def observe_failure(self, seconds: float, reason: str, count: int = 1) -> None:
-        """Count calls that ended in an error, after so long each; ``reason`` as their callers got it."""
+        """Count calls that ended in an error after ``seconds`` each; ``reason`` is the one that their callers got."""
         self._failed.extend([(seconds, reason)] * count)
         if len(self._failed) >= _SETTLE_CALLS:
             self.settle()
@@ -200,6 +201,16 @@ class ModelMetrics:
         """
         self._best.append((classes, probabilities, labels))
 
+    def rejected(self, reason: str, count: int = 1) -> None:
+        """Count refused requests."""
+        self._rejected.extend([reason] * count)
+        if len(self._rejected) >= _SETTLE_CALLS:
+            self.settle()
+
+    def cancelled(self, stage: str) -> None:
+        """Count a caller who left."""
+        self._families.cancelled.labels(*self._labels, stage).inc()
+
     def snapshot(self) -> Statistics:
         """Return a consistent copy of the statistics."""
         self.settle()
@@ -207,14 +218,14 @@ class ModelMetrics:
             return copy.deepcopy(self._statistics)
 
     def close(self) -> None:
-        """Count nothing that comes from now on, such as the end of a batch that was given up: its series are gone."""
+        """Count nothing from now on, such as the end of a batch that was given up: its series are gone."""
         self.settle()
         self._families = nowhere()
 
     def settle(self) -> None:
-        """Add up what was noted. Never raises: what cannot be added up is logged and lost, and harms nobody else."""
+        """Add up what was noted. Never raises: what cannot be added up is logged and lost."""
         with self._lock:
-            # Replies before batches: of a batch that is noted meanwhile, both wait for the next time.
+            # Replies before batches: if a batch is noted meanwhile, both wait for the next time.
             replies, batches, best = taken(self._replies), taken(self._batches), taken(self._best)
             decoded, succeeded, failed = taken(self._decoded), taken(self._succeeded), taken(self._failed)
             rejected = taken(self._rejected)
@@ -286,13 +297,3 @@ class ModelMetrics:
         for place in counts.nonzero()[0].tolist():
             self._families.predictions.labels(*self._labels, labels[place]).inc(int(counts[place]))
         self._confidence.observe(np.concatenate([probabilities for _, probabilities, _ in best]))
-
-    def rejected(self, reason: str, count: int = 1) -> None:
-        """Count refused requests."""
-        self._rejected.extend([reason] * count)
-        if len(self._rejected) >= _SETTLE_CALLS:
-            self.settle()
-
-    def cancelled(self, stage: str) -> None:
-        """Count a caller who left."""
-        self._families.cancelled.labels(*self._labels, stage).inc()

@@ -1,4 +1,4 @@
-"""Parts of the server that settings choose: who may call, TLS, traces, the transport."""
+"""Parts of the server that depend on settings: access, TLS, traces, the transport."""
 
 from __future__ import annotations
 
@@ -83,17 +83,23 @@ def choose_transport(settings: Settings) -> str:
     except ImportError:
         if settings.transport == "native":
             raise SettingsError("--transport native needs the extra: pip install '.[fast]' in the checkout") from None
-        why = "the extra 'fast' is not installed"
-        native = False
+        chosen, why = "grpcio", "the extra 'fast' is not installed"
     else:
-        loopback = is_loopback(settings.host)
-        native = (loopback or settings.trust_clients) and not settings.tls_key
-        why = "loopback" if loopback else "trusted clients" if native else f"{settings.host} faces a network"
-        why = "TLS is on" if settings.tls_key else why
+        chosen, why = _suitable_transport(settings)
     if settings.transport != "auto":
-        native, why = settings.transport == "native", "asked for"
-    chosen = "native" if native else "grpcio"
+        chosen, why = settings.transport, "asked for"
     _LOG.info("transport %s: %s", chosen, why)
-    if native and settings.max_connection_age_seconds:
+    if chosen == "native" and settings.max_connection_age_seconds:
         _LOG.warning("--max-connection-age-seconds has no effect: the native transport cannot send callers elsewhere")
     return chosen
+
+
+def _suitable_transport(settings: Settings) -> tuple[str, str]:
+    """Return the transport that suits where the server listens, and why."""
+    if settings.tls_key:
+        return "grpcio", "TLS is on"
+    if is_loopback(settings.host):
+        return "native", "loopback"
+    if settings.trust_clients:
+        return "native", "trusted clients"
+    return "grpcio", f"{settings.host} faces a network"

@@ -1,7 +1,7 @@
-"""Pictures and sentences on their way to the batcher: places reserved, items decoded, parts submitted.
+"""Prepares pictures and sentences for the batcher: reserves places, decodes items, submits them in parts.
 
-What is decoded one by one runs one by one, and a run of one row costs several times what a row of sixteen does. So what
-came together is decoded and submitted together, by the thread that took it in; what takes long is left to a pool.
+Items that are decoded one by one also run one by one, and a row alone costs several times as much as one of sixteen. So
+items that come together are prepared together, by the thread that took them in; what takes long is left to a pool.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from service.gather import Gather, PartReply
 from service.metrics import taken
 
 _LOG = logging.getLogger(__name__)
-# What may keep the thread of a burst from other calls: so long a time, so many items of one call.
+# The most that may keep the thread of a burst from other calls: this time, and so many items of one call.
 _BURST_SECONDS = 0.02
 _BURST_ITEMS = 16
 
@@ -48,7 +48,7 @@ class Part(NamedTuple):
 class Preparation:
     """Turns the items of calls into requests. Thread-safe.
 
-    Contract: every part uses up its reservation and either is submitted or settles its call, whatever happens.
+    Contract: every part uses up its reservation, and is either submitted or settles its call, whatever happens.
     """
 
     def __init__(self, pool: ThreadPoolExecutor, clock: Callable[[], float]) -> None:
@@ -67,11 +67,11 @@ class Preparation:
     ) -> None:
         """Reserve places for all parts of a call, then have each part decoded.
 
-        Parts are small enough to keep every thread of the pool busy, and no larger than a batch. Those of a burst
-        that are quickly decoded wait for its end.
+        Parts are small enough to keep every thread of the pool busy, and no larger than a batch. A small call of a
+        burst waits for the end of the burst.
 
         Raises:
-            DeadlineExceeded: All items were answered before, but the deadline has passed (DEADLINE_EXCEEDED).
+            DeadlineExceeded: The answers to all items are kept, but the deadline has passed (DEADLINE_EXCEEDED).
             InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
             ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
         """
@@ -98,7 +98,7 @@ class Preparation:
                 break
 
     def split(self, gather: Gather, whole: PendingRequest) -> None:
-        """Submit a request of more rows than a batch holds in several, whose answers the gather puts together.
+        """Submit a request of more rows than a batch holds in several parts, whose answers the gather joins.
 
         Raises:
             InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
@@ -144,10 +144,10 @@ class Preparation:
         gather.parts_left = parts
 
     def _answer_known(self, gather: Gather, known: KnownItems, deadline: float, arrival: float) -> bool:
-        """Answer a call whose items were all answered before, as they came; tell whether they were.
+        """Answer a call if the answers to all its items are kept; tell whether they are.
 
         Raises:
-            DeadlineExceeded: They were, but the deadline has passed (DEADLINE_EXCEEDED).
+            DeadlineExceeded: They are, but the deadline has passed (DEADLINE_EXCEEDED).
         """
         started = self._clock()
         gather.keys = known.keys_of(gather.items)
@@ -160,8 +160,8 @@ class Preparation:
         return True
 
     def _hand_over(self, parts: Sequence[Part]) -> bool:
-        """Give parts to a thread of the pool; refuse them if it is shut down or can start none, and tell."""
-        handed = list(parts)  # a pool that can start no thread keeps what it was given
+        """Give parts to a thread of the pool. Refuse them if it is shut down or cannot start one; tell if none was."""
+        handed = list(parts)  # a pool that cannot start a thread keeps what it was given
         try:
             self._pool.submit(lambda: self.prepare(taken(handed)))
         except RuntimeError:
@@ -176,10 +176,10 @@ class Preparation:
             part.gather.refuse(kind(why))
 
     def finish(self, parts: Sequence[Part], alone: bool) -> None:
-        """Prepare what a burst brought: on this thread for a while what is quick, the rest on the pool.
+        """Prepare the parts of a burst: the quick ones on this thread, for a limited time, the rest on the pool.
 
         Args:
-            parts: As they came.
+            parts: In the order of their arrival.
             alone: Whether this thread may run them as well.
         """
         until = self._clock() + _BURST_SECONDS
@@ -192,12 +192,12 @@ class Preparation:
         """Decode parts, then submit them all.
 
         Args:
-            parts: As they came.
-            quick_until: If given, what is slow goes to the pool, and none is begun after this instant.
+            parts: In the order of their arrival.
+            quick_until: If given, slow parts go to the pool, and no part is begun after this instant.
             alone: Whether this thread may run them as well.
 
         Returns:
-            How many were begun; the others still hold their reservations.
+            How many parts were begun; the others still hold their reservations.
         """
         ready: list[tuple[Gather, PendingRequest]] = []
         done = 0
@@ -219,7 +219,7 @@ class Preparation:
                 gather.refuse(_shown(error))
 
     def _request(self, part: Part, quick: bool) -> PendingRequest | None:
-        """Decode a part; None if there is nothing to submit, its reservation given back or gone to the pool."""
+        """Decode a part; None if there is nothing to submit: its reservation is given back, or passed to the pool."""
         front = part.gather.servable.front
         try:
             request = self._decode(part, quick)
@@ -282,18 +282,18 @@ class Burst:
         """Begin without any."""
         self.parts: list[Part] = []
         self.alone = False
-        """Whether one call came, with none in flight, and the thread has time to run it itself."""
+        """Whether its only call came with none in flight, so that the thread has time to run it itself."""
         self._preparation = preparation
 
     def finish(self) -> None:
-        """Prepare what came; the next burst begins."""
+        """Prepare its parts, and begin the next burst."""
         if self.parts:
             parts, self.parts = self.parts, []
             self._preparation.finish(parts, self.alone)
 
 
 def _shown(error: BaseException) -> ServingError:
-    """Return what the caller may see of an error of the preparation."""
+    """Return what the caller may see of an error in the preparation."""
     if isinstance(error, ServingError):
         return error
     _LOG.error("preparing items failed", exc_info=error)

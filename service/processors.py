@@ -23,9 +23,9 @@ def processor_name() -> str:
 def usable_cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
     """Return how many threads may compute at once without being held back; at least 1.
 
-    ``docker run --cpus 2`` and Kubernetes' ``limits.cpu: 2`` leave every core of the machine in sight and stop all
-    threads of the container once they have used twice the period, until it is over. So more than that are worse than
-    useless. A limit is rounded down: the rest is for those who feed the ones that compute.
+    ``docker run --cpus 2`` and Kubernetes' ``limits.cpu: 2`` leave every core of the machine visible, but stop all
+    threads of the container for the rest of each period in which they have used twice its length. So more threads than
+    that are worse than useless. A limit is rounded down: what is left is for the threads that feed the computing ones.
 
     Args:
         proc: procfs; where it is missing no limit is known.
@@ -36,7 +36,7 @@ def usable_cores(proc: Path = _PROC, cgroups: Path = _CGROUPS) -> int:
 
 
 def _limits(proc: Path, cgroups: Path) -> Iterator[float]:
-    """Yield the cores' worth of time that each group above this process, and its own, may use in a period."""
+    """Yield how many cores' worth of time the process's control group, and each above it, may use in a period."""
     try:
         lines = (proc / "self" / "cgroup").read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -49,7 +49,7 @@ def _limits(proc: Path, cgroups: Path) -> Iterator[float]:
             mount, read = cgroups / "cpu", _quota  # where it is mounted with cpuacct, a link to that
         else:
             continue
-        # In a container without a namespace of its own the path is the host's, and only the mount is there.
+        # In a container without a namespace of its own the path is the host's, and only the mount exists.
         place = Path(path.lstrip("/"))
         for group in (place, *place.parents):
             try:

@@ -23,10 +23,10 @@ _SPELT_OTHERWISE = {"OK": "OK", "CANCELLED": "Canceled"}
 
 
 class Rpc:
-    """One that runs.
+    """An RPC under way.
 
     Attributes:
-        code: With which it ends, where it says so; if not, its caller left, or an error escaped it.
+        code: The code that it ends with; if it is still empty then, the caller left or an error escaped the handler.
     """
 
     code = ""
@@ -36,7 +36,7 @@ class RpcCounts(Collector):
     """Counts RPCs by method. Thread-safe. At no time have more been handled than started."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
-        """Begin with none, and let scrapes of a registry show them."""
+        """Begin with none, and show them in scrapes of a registry."""
         self._started: Counts[str] = Counts()
         self._handled: Counts[tuple[str, str]] = Counts()
         self._lock = threading.Lock()
@@ -48,7 +48,7 @@ class RpcCounts(Collector):
             self._started[method] += number
 
     def handled(self, method: str, code: str, number: int = 1) -> None:
-        """Count RPCs that have ended with a code, such as ``RESOURCE_EXHAUSTED``; each was counted in."""
+        """Count RPCs out that ended with a code, such as ``RESOURCE_EXHAUSTED``; each has been counted in."""
         with self._lock:
             self._handled[method, code] += number
 
@@ -58,7 +58,7 @@ class RpcCounts(Collector):
 
         Args:
             method: ``/package.Service/Method``.
-            leaving: Tells with which error it ends if its caller leaves now.
+            leaving: Returns the error that it ends with if its caller leaves now.
         """
         rpc = Rpc()
         self.started(method)

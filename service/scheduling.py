@@ -25,27 +25,27 @@ _Result = TypeVar("_Result")
 
 
 def wait_for_turns() -> None:
-    """Let this thread, and those that it starts, wait for the end of a slice: SCHED_BATCH.
+    """Let this thread, and those that it starts, wait until a running thread's slice ends: SCHED_BATCH.
 
-    A core that runs a batch would else stop for every call and every refusal, and warm its caches anew each time. Does
-    nothing where the system has no such policy, forbids it, or was asked for another one.
+    Otherwise a core that runs a batch would stop for every call and every refusal, and lose its warm caches each time.
+    Does nothing if the system has no such policy or forbids it, or if the thread already has another one.
     """
     if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_OTHER:
         _set("SCHED_BATCH")
 
 
 def take_turns_at_once() -> None:
-    """Undo :func:`wait_for_turns` for this thread: for one on which all others wait, such as an event loop's."""
+    """Undo :func:`wait_for_turns` for this thread, because all others wait for it, as for an event loop's."""
     if hasattr(os, "SCHED_BATCH") and os.sched_getscheduler(0) == os.SCHED_BATCH:
         _set("SCHED_OTHER")
 
 
 def take_short_slices() -> None:
-    """Let this thread be pushed off its core soon after it was given it, by those that may do so (sched_setattr(2)).
+    """Take the shortest time slices, so that threads that may preempt this one can do so soon (sched_setattr(2)).
 
-    Else whoever is woken while it is new on the core, such as right after a tick, waits for the next tick: up to 4 ms.
-    Threads that were started before keep theirs. Does nothing where the system has no such thing (Linux before 6.12) or
-    forbids it.
+    Otherwise a thread that is woken just after this one got the core, such as right after a tick, waits for the next
+    tick: up to 4 ms. Threads that this one started before keep their slices. Does nothing if the system cannot do it
+    (Linux before 6.12) or forbids it.
     """
     number = _SCHED_SETATTR.get(platform.machine())
     if sys.platform != "linux" or number is None:
@@ -57,10 +57,10 @@ def take_short_slices() -> None:
 
 
 class Hurry:
-    """Turns at once for the calling thread from a refusal on until there was none for a second.
+    """Lets the calling thread preempt others from a refusal on, until there has been none for a second.
 
-    Past capacity callers wait for a refusal, not for a turn: the thread that refuses, and rests in between, takes the
-    core when its rest is over. Below, whoever is woken waits. To be asked by one thread, of its own.
+    Past capacity callers wait for refusals: the thread that refuses rests between its trips, and takes the core when a
+    rest is over. Below capacity it waits its turn as others do. For one thread, about itself.
     """
 
     def __init__(self) -> None:
@@ -68,7 +68,7 @@ class Hurry:
         self.is_on = False
 
     def note(self, refused: bool, now: float) -> None:
-        """Take note of a trip at an instant in seconds, and change the thread's policy if that changes anything."""
+        """Note whether a trip that ended at ``now``, in seconds, refused anybody; change the policy if that matters."""
         if refused:
             self._until = now + _HURRY_SECONDS
         is_on = refused or (self.is_on and now < self._until)
@@ -78,13 +78,14 @@ class Hurry:
 
 
 def at_weight(weight: float, action: Callable[[], _Result]) -> _Result:
-    """Run an action on a thread of that weight; threads that it starts inherit it.
+    """Run an action on a thread of that weight, which the threads that it starts inherit.
 
-    Where cores are busy a thread gets time in proportion to its weight. Threads may become lighter, but without a
-    privilege not heavier again, so it is done on a thread that ends. Does nothing where the system has no such thing.
+    On busy cores a thread gets time in proportion to its weight. Without a privilege a thread can become lighter, but
+    not heavier again, so the action runs on a thread that ends with it. Where the system has no such weights, it runs
+    as it would anyway.
 
     Args:
-        weight: From :data:`LEAST_WEIGHT` to 1, which is that of the others; 1 runs the action right here.
+        weight: From :data:`LEAST_WEIGHT` to 1, the weight of other threads; 1 runs the action on this thread.
         action: What it returns or raises is returned or raised.
     """
     levels = round(-math.log(weight, _A_LEVEL))

@@ -54,8 +54,8 @@ if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
 
 _LOG = logging.getLogger(__name__)
-_LOOK_SECONDS = 0.02  # how soon it is noticed that every answer has gone out
-_LAST_BYTES_SECONDS = 0.05  # on their way to callers, who lose them if they speak to a connection that is closed
+_LOOK_SECONDS = 0.02  # how soon the drain notices that every answer has gone out
+_LAST_BYTES_SECONDS = 0.05  # for bytes on their way: callers lose them if they send to a connection that is closed
 _TRACES_SECONDS = 5.0  # for the last traces, when the server stops
 
 
@@ -128,8 +128,8 @@ class Server:
             SettingsError: A port cannot be bound, or it shows at once that nothing can be served.
         """
         settings = self._settings
-        self._overlooked.tell()  # first: it may be why there is nothing to load
-        self.reconciler.announce()  # before anybody calls, who else would hear of no model
+        self._overlooked.tell()  # first: it may say why there is nothing to load
+        self.reconciler.announce()  # before anybody can call: they would hear that there is no such model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
             self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
@@ -148,7 +148,7 @@ class Server:
             self._calls,
             self.metrics,
             self.is_ready,
-            # TLS is there so that nobody overhears, or that callers are certified; this endpoint can do neither.
+            # TLS keeps calls secret, or requires certified callers; this endpoint can do neither.
             try_form=settings.try_form and not settings.tls_key,
             needs_token=bool(settings.infer_tokens_file),
             loopback_only=is_loopback(host),
@@ -176,7 +176,7 @@ class Server:
 
     def _load(self) -> None:
         try:
-            self._watchdog.start()  # first: what is loaded already is called
+            self._watchdog.start()  # first: versions are called as soon as they are loaded
             self.reconciler.load_all()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
@@ -229,7 +229,7 @@ class Server:
         return finished and not self.reconciler.runs_on and self.loaded.is_set() and self._widening.stop()
 
     def _unsent(self) -> int:
-        """Return how many calls have answers that have not wholly gone out: large ones take a while to be read."""
+        """Return how many calls have answers that have not gone out completely: callers take a while to read some."""
         return self._grpcio.unsent + (0 if self._fast_lane is None else self._fast_lane.unsent)
 
     def _close(self, hurry: threading.Event) -> None:

@@ -15,7 +15,7 @@ _ADDRESS = re.compile(r"(tcp|udp|sctp)://")
 def without_service_links(environment: Mapping[str, str], prefix: str) -> dict[str, str]:
     """Leave out the links to Services whose names begin like our variables.
 
-    ``NAME_PORT`` may also be a setting, or a misspelt one: only of a link is the value an address.
+    ``NAME_PORT`` may also be a setting, or a misspelt one: it is a link only if its value is an address.
 
     Args:
         environment: Names and values.

@@ -1,4 +1,4 @@
-"""Programs that send load and cost little: how each is called, and what it says. Pure."""
+"""Load clients that cost little: their command lines and their output. Pure."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.load.records import OK, Records
+from bench.load.codes import OK
+from bench.load.records import Records
 
 
 class ClientFailed(Exception):
-    """A load was no measurement; the message says why, on one line."""
+    """A load gave no measurement; the message says why, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Load:
     """What a client saw.
 
     Attributes:
-        answers: Right by all that it can tell.
+        answers: Right answers, as far as it can tell.
         seconds: Length of its window.
         p50_ms: Median latency in a closed loop.
         p99_ms: 99th percentile likewise.
@@ -46,16 +47,16 @@ _MOST_OFF = 0.02  # of the bytes: ids of different lengths
 def h2load_command(
     program: str, url: str, body: Path, log: Path, in_flight: int, *, seconds: float = 0.0, answers: int = 0
 ) -> list[str]:
-    """Return the command line: one connection with so many streams, one body again and again.
+    """Return the command line: one connection with ``in_flight`` streams that send the same body again and again.
 
     Args:
         program: Path of h2load.
         url: What is called.
-        body: File that holds it, with gRPC's five bytes.
-        log: File for a line an answer.
+        body: File that holds the body, with gRPC's five bytes.
+        log: File for a line per answer.
         in_flight: Streams.
-        seconds: How long to send; what is in flight then stays without an answer.
-        answers: In place of seconds, how many to wait for: then everything that the server did was for an answer.
+        seconds: How long to send; what is in flight at the end gets no answer.
+        answers: How many answers to wait for, instead of a time: then all of the server's work was for an answer.
     """
     headers = ("-H", "content-type: application/grpc", "-H", "te: trailers")
     length = f"--requests={answers}" if answers else f"--duration={max(1, round(seconds * 1e3))}ms"
@@ -64,15 +65,15 @@ def h2load_command(
 
 
 def parse_h2load(said: str, log: str, answer_bytes: int) -> Load:
-    """Read its summary and its log, of a run that waited for a number of answers: none is unfinished.
+    """Read the summary and the log of a run that waited for a number of answers, so that none is unfinished.
 
     Args:
         said: Its standard output.
         log: Its log: start in microseconds, status, and duration in microseconds of each answer.
-        answer_bytes: Size of a right message. It does not see gRPC's status, and a failure comes without a message.
+        answer_bytes: Size of a right message. h2load does not see gRPC's status, but a failure comes without a message.
 
     Raises:
-        ClientFailed: It answered with errors, or with fewer bytes than right answers have.
+        ClientFailed: Some calls failed, or the answers have another size than right ones.
     """
     done = _number(r"(\d+) succeeded", said)
     failed, errored, timed_out = (_number(rf"(\d+) {word}", said) for word in ("failed", "errored", "timeout"))
@@ -105,7 +106,7 @@ end
 
 
 def wrk_command(program: str, url: str, script: Path, in_flight: int, seconds: float) -> list[str]:
-    """Return the command line: a connection for each request in flight, as HTTP/1.1 wants it."""
+    """Return the command line: a connection for each request in flight, as HTTP/1.1 needs it."""
     # It takes whole seconds only.
     load = ("-t1", f"-c{in_flight}", f"-d{max(1, round(seconds))}s", "--timeout=30s")
     return [program, *load, f"--script={script}", url]
@@ -129,7 +130,7 @@ def parse_wrk(said: str) -> Load:
 
 
 def perf_analyzer_input(name: str, row: np.ndarray) -> str:
-    """Write what it sends: one row, with its shape, since a graph may leave that open.
+    """Write the file of what it sends: one row, with its shape, which a graph may leave open.
 
     Args:
         name: Of the input.
@@ -142,7 +143,7 @@ def perf_analyzer_input(name: str, row: np.ndarray) -> str:
 def perf_analyzer_command(
     program: str, address: str, model: str, data: Path, in_flight: int, seconds: float
 ) -> list[str]:
-    """Return the command line: three windows whatever they say, synchronous calls."""
+    """Return the command line: always three windows, synchronous calls."""
     load = ("-i", "grpc", f"--concurrency-range={in_flight}", f"--measurement-interval={round(seconds * 1e3 / 3)}")
     return [program, "-m", model, "-u", address, *load, "-s", "999", "-r", "3", f"--input-data={data}"]
 

@@ -5,21 +5,20 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
-import signal
 from pathlib import Path
 from typing import Any
 
 from bench.compare import measure, table
 from bench.compare.clients import ClientFailed
 from bench.compare.grounds import HERE
-from bench.compare.machine import commit, machine, needs_checkout
+from bench.compare.machine import commit, machine, require_checkout
 from bench.compare.order import interleaved
 from bench.compare.plot import draw
 from bench.compare.results import Results, ResultsInvalid
-from bench.compare.sending import found_programs
+from bench.compare.sending import find_programs
 from bench.compare.stand import Stand
 from bench.load.options import OptionsInvalid, count, counts, names, positive
-from bench.load.plot import needs_matplotlib
+from bench.load.plot import require_matplotlib
 from bench.load.progress import steps
 from bench.load.session import OutputInvalid, guarded, make_folder
 from bench.peers import PEERS
@@ -77,9 +76,9 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _measured(flags: argparse.Namespace, out: Path) -> int:
-    programs = found_programs(flags.client)
-    needs_matplotlib("compare")
-    needs_checkout("compare")
+    programs = find_programs(flags.client)
+    require_matplotlib("compare")
+    require_checkout("compare")
     if flags.work:
         make_folder(flags.work, "--work")
     results = _opened(flags, out)
@@ -93,17 +92,12 @@ def _measured(flags: argparse.Namespace, out: Path) -> int:
     with steps("compare", len(turns)) as progress:
         terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
         work = flags.work.resolve() if flags.work else None
-        signal.signal(signal.SIGTERM, _interrupted)  # else the peers would stay
         Stand(work, results, out / "results.json", progress).take(turns, flags.concurrency, terms)
     (out / "loads.csv").write_text(table.csv_text(results))
     (out / "tables.md").write_text(table.markdown(results) + "\n")
     draw(results, out / "compare.png")
     print(table.text(results))
     return 1 if len(results.failures) > before else 0
-
-
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _opened(flags: argparse.Namespace, out: Path) -> Results:

@@ -1,4 +1,4 @@
-"""What all turns share: the peers' environments, the models, their right answers."""
+"""What all turns share: the peers' environments, and the models with their right answers."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from bench.peers.base import Case, Peer, PeerFailed, Place, free_port
 from bench.peers.cases import open_case
 from bench.peers.environment import Environment, InstallFailed
 
-HERE = ("bare", "convserve")  # environments that the present one can stand for
+HERE = ("bare", "convserve")  # environments that the present one can replace
 
 
 class Grounds:
-    """Makes each of them once."""
+    """Makes each environment and each model once."""
 
     def __init__(self, work: Path | None, scratch: Path, say: Callable[[str], None], *, install: bool = True) -> None:
         """Prepare.
 
         Args:
-            work: Folder for environments and models, kept from one run to the next; None: only what needs neither.
+            work: Folder for environments and models, kept from one run to the next; None: only peers that need neither.
             scratch: Folder for what is not kept.
-            say: Told what is going on.
-            install: Whether peers get environments of their own in that folder; else the present one stands for all.
+            say: Shows what is going on.
+            install: Whether peers get environments of their own in ``work``; otherwise the present one serves all.
         """
         self._work, self._scratch, self._say = work, scratch, say
         self._install = install and work is not None
@@ -62,7 +62,7 @@ class Grounds:
         return home
 
     def case(self, model: str) -> tuple[Case, tuple[int, ...]]:
-        """Return a model and its right answers, which ONNX Runtime gives alone.
+        """Return a model and its right answers, which ONNX Runtime gives without a server.
 
         Raises:
             PeerFailed: The model cannot be had.

@@ -1,4 +1,4 @@
-"""What results are to be read with: the machine, without its name, and the tree."""
+"""Where results come from: the machine, without its name, and the tree."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from bench.peers.base import ROOT
 
 
 def machine() -> dict[str, Any]:
-    """Describe it: model of the CPU, cores, memory, kernel."""
+    """Describe the machine: model of the CPU, cores, memory, kernel."""
     return {
         "cpu": cpu_model(Path("/proc/cpuinfo").read_text(errors="replace")),
         "cores": len(os.sched_getaffinity(0)),
@@ -37,11 +37,11 @@ def cpu_model(cpuinfo: str) -> str:
     return "unknown"
 
 
-def needs_checkout(command: str) -> None:
-    """See that the package lies in a checkout: what is measured, and with which models, is the tree around it.
+def require_checkout(command: str) -> None:
+    """Require that the package lies in a checkout, since the tree around it is what is measured, models included.
 
     Raises:
-        OptionsInvalid: It was installed away from one.
+        OptionsInvalid: It was installed elsewhere.
     """
     if not (ROOT / "models").is_dir():
         raise OptionsInvalid(f"{command} measures a checkout: pip install --editable '.[cpu,fast,bench]' in it")

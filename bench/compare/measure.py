@@ -31,7 +31,7 @@ class Terms:
         seconds: Length of a measurement.
         programs: Clients.
         commit: Of this tree.
-        say: Told what is going on.
+        say: Shows what is going on.
     """
 
     seconds: float
@@ -41,10 +41,10 @@ class Terms:
 
 
 def reference(bare: Bare, case: Case, place: Place) -> tuple[int, ...]:
-    """Return the classes that ONNX Runtime gives the case's rows, one run a row.
+    """Return the classes that ONNX Runtime gives the case's rows, with one run per row.
 
     Raises:
-        PeerFailed: It could not.
+        PeerFailed: It failed.
     """
     with Running(bare.command(case, place), place.folder / "log", pipes=True) as running:
         return tuple(_answers(running, case, place))
@@ -56,17 +56,17 @@ def take_turn(
     """Measure a peer.
 
     Args:
-        turn: Which one it is.
-        peer: To measure.
+        turn: Which turn it is.
+        peer: The peer.
         case: The model.
-        place: Where it runs.
+        place: Where the peer runs.
         expected: Right classes of the case's rows.
         loads: Calls in flight, one measurement each.
-        terms: The rest.
+        terms: What all turns have in common.
 
     Raises:
         PeerFailed: It did not come up, or answered wrongly.
-        ClientFailed: A load was no measurement.
+        ClientFailed: A load gave no measurement.
     """
     if isinstance(peer, Bare):
         return [], bare_loop(turn, peer, case, place, loads, terms)
@@ -86,25 +86,25 @@ def take_turn(
 
 
 def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[int], terms: Terms) -> list[LoadRow]:
-    """Measure ONNX Runtime alone.
+    """Measure ONNX Runtime without a server.
 
     Args:
-        turn: Which one it is.
-        peer: What runs it.
+        turn: Which turn it is.
+        peer: The loop that runs it.
         case: The model.
-        place: Where it runs.
+        place: Where the loop runs.
         loads: Rows at once, one measurement each.
-        terms: The rest.
+        terms: What all turns have in common.
 
     Raises:
-        PeerFailed: It ended.
+        PeerFailed: The loop ended.
     """
     measured = []
     with Running(peer.command(case, place), place.folder / "log", pipes=True) as running:
         _answers(running, case, place)
         for in_flight in loads:
             terms.say(f"{in_flight} rows at once")
-            said = _told(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
+            said = _ask(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
             load = Load(said["answers"], said["seconds"], said["p50_ms"], said["p99_ms"])
             memory = running.rss_bytes(), running.pss_bytes()
             sent = Sent(load, said["cpu_seconds"] / load.answers * 1e6, *memory, "in process")
@@ -122,14 +122,14 @@ def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -
 def _answers(running: Running, case: Case, place: Place) -> list[int]:
     rows = place.folder / "rows.npz"
     np.savez(rows, *case.rows)
-    return [int(number) for number in _told(running, {"answer": str(rows)})["top_1"]]
+    return [int(number) for number in _ask(running, {"answer": str(rows)})["top_1"]]
 
 
-def _told(running: Running, command: dict[str, Any]) -> dict[str, Any]:
-    """Give the bare loop a command; return what it answers.
+def _ask(running: Running, command: dict[str, Any]) -> dict[str, Any]:
+    """Give the bare loop a command; return its answer.
 
     Raises:
-        PeerFailed: It ended.
+        PeerFailed: The loop ended.
     """
     to, back = running.pipes
     try:

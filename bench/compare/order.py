@@ -1,4 +1,4 @@
-"""In which order things are measured. Pure."""
+"""The order in which peers are measured. Pure."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ class Turn(NamedTuple):
 
 
 def interleaved(peers: Sequence[str], models: Sequence[str], rounds: int, first_round: int = 0) -> Iterator[Turn]:
-    """Yield the turns so that what changes on the machine meanwhile falls on all peers alike: A B C A B C …, by model.
+    """Yield the turns, for each model A B C A B C …, so that changes on the machine affect all peers alike.
 
     Args:
         peers: In the order of a round.
-        models: Each is done with before the next begins.
-        rounds: So often.
+        models: Each is finished before the next begins.
+        rounds: How many for each model.
         first_round: Number of the first, where earlier ones are kept.
     """
     for model in models:

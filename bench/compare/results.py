@@ -1,4 +1,4 @@
-"""What was measured, as it is kept: plain rows that rounds can be added to, and their medians and spread."""
+"""Measurements as they are kept: plain rows, to which rounds can be added, with their medians and spread."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class ResultsInvalid(Exception):
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it over ``path``: whoever is interrupted keeps the rounds of before."""
+    """Write a file aside and rename it over ``path``, so that an interrupted run keeps the earlier rounds."""
     aside = path.with_name(f".{path.name}.aside")
     aside.write_text(text)
     os.replace(aside, path)
@@ -40,7 +40,7 @@ class LoadRow:
         p99_ms: 99th percentile.
         cpu_us: CPU of all the server's processes for an answer, user and system.
         rss_bytes: Memory of all its processes halfway through.
-        pss_bytes: The same, shared pages divided among those that share them.
+        pss_bytes: The same, with shared pages divided among the processes that share them.
         note: What was chosen, such as the batch of the bare loop.
     """
 
@@ -102,10 +102,10 @@ class FailureRow:
 
 @dataclass(frozen=True, slots=True)
 class About:
-    """What is known of a peer whatever the model.
+    """What is known of a peer for every model.
 
     Attributes:
-        tuning: How it was brought to its best.
+        tuning: How it was tuned to its best.
         versions: By distribution.
         installed_bytes: Of its packages; None where it has no environment of its own.
     """
@@ -149,7 +149,7 @@ class Results:
         self.starts = [row for row in self.starts if row.peer not in peers or row.model not in models]
         self.failures = [row for row in self.failures if row.peer not in peers or row.model not in models]
 
-    def written(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the file, one row a line."""
         head = {name: getattr(self, name) for name in ("machine", "runs")}
         head["peers"] = {name: dataclasses.asdict(about) for name, about in self.peers.items()}

@@ -1,4 +1,4 @@
-"""Clients run: what they send, what the server used meanwhile."""
+"""Runs load clients, and reads what the server used meanwhile."""
 
 from __future__ import annotations
 
@@ -22,16 +22,17 @@ _GRACE_SECONDS = 60.0
 _SETTLE_SECONDS = 10.0
 _LOOK_SECONDS = 0.1
 _IDLE = 0.3  # of a core: some servers poll where they have nothing to do
+_TERMS = plan.Terms(inputs=1, processes=1, deadline_seconds=None, drain_seconds=30.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Programs:
-    """Clients that are used.
+    """The clients to use.
 
     Attributes:
         grpc: ``h2load``, ``perf_analyzer``, or ``load`` for our own.
         path: Of that program; empty for our own.
-        wrk: Path of wrk; None where it is missing.
+        wrk: Path of wrk; None if it is missing.
     """
 
     grpc: str
@@ -39,12 +40,12 @@ class Programs:
     wrk: str | None
 
 
-def found_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer")) -> Programs:
+def find_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer")) -> Programs:
     """Look for clients.
 
     Args:
-        wanted: Its name; ``auto`` for the first that is there, else our own.
-        among: Those that will do, the cheapest first.
+        wanted: A name; ``auto`` takes the first that is installed, or our own if none is.
+        among: The programs to choose from, the cheapest first.
 
     Raises:
         ClientFailed: The wanted one is not installed.
@@ -60,7 +61,7 @@ def found_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer
 
 @dataclass(frozen=True, slots=True)
 class Sent:
-    """What came of a load.
+    """The result of a load.
 
     Attributes:
         load: What the client saw.
@@ -79,7 +80,7 @@ class Sent:
 
 @dataclass(frozen=True, slots=True)
 class _Watched:
-    """What a client said, and what was seen of the server while it sent."""
+    """What a client printed, and what the server used while it sent."""
 
     said: str
     memory: tuple[int, int]
@@ -87,7 +88,7 @@ class _Watched:
 
 
 class Sender:
-    """Sends one request again and again to one peer, with the client that suits its door."""
+    """Sends one request again and again to one peer, with the client that speaks its protocol."""
 
     def __init__(
         self, peer: Peer, case: Case, place: Place, answer_bytes: int, running: Running, programs: Programs
@@ -95,15 +96,15 @@ class Sender:
         """Prepare the files that clients read.
 
         Args:
-            peer: Whom to send to.
-            case: Its first row is sent.
+            peer: The peer to send to.
+            case: The model, whose first row is sent.
             place: Where the peer listens, and where the files go.
             answer_bytes: Size of a right answer.
             running: The peer.
             programs: Clients.
 
         Raises:
-            ClientFailed: There is none for this door.
+            ClientFailed: No client for the peer's protocol is installed.
         """
         self._peer, self._case, self._place, self._running = peer, case, place, running
         self._answer_bytes, self._programs = answer_bytes, programs
@@ -123,10 +124,10 @@ class Sender:
         Args:
             in_flight: Calls.
             seconds: Length of the measurement.
-            beside: Entered when what counts begins, left when it is over.
+            beside: Entered when the measurement begins, left when it is over.
 
         Raises:
-            ClientFailed: It was no measurement.
+            ClientFailed: There was no measurement.
             PeerFailed: The server ended.
         """
         if self._peer.door == "http":
@@ -158,7 +159,7 @@ class Sender:
         return self._seen(clients.parse_perf_analyzer(watched.said, seconds), watched, "perf_analyzer")
 
     def _h2load(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
-        """Find the rate out, then wait for as many answers as come in the time: none is begun in vain."""
+        """Find out the rate, then wait for as many answers as come in that time, so that no call is begun in vain."""
         url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
         shared = (self._programs.path, url, self._body, self._log, in_flight)
         trial = min(1.0, seconds)
@@ -178,9 +179,7 @@ class Sender:
         """Let our own client send, from one process."""
         with Fleet(Work("127.0.0.1", self._place.port, (framed(self._message),), None), 1) as fleet:
             for length, around in ((min(1.0, seconds), nullcontext()), (seconds, beside)):
-                plans = plan.closed_loop(
-                    in_flight, length, seed=0, inputs=1, processes=1, deadline_seconds=None, drain_seconds=30.0
-                )
+                plans = plan.closed_loop(in_flight, length, 0, _TERMS)
                 with around:
                     before = self._running.cpu_seconds()
                     records = fleet.run(plans).records
@@ -190,11 +189,11 @@ class Sender:
         return Sent(load, cpu_seconds / load.answers * 1e6, *memory, "convserve-bench load")
 
     def _seen(self, load: Load, watched: _Watched, client: str) -> Sent:
-        """Work the CPU out of a window within the client's, since at its end some requests stay unanswered."""
+        """Compute the CPU per answer from a window within the client's, at whose end some requests stay unanswered."""
         return Sent(load, watched.cpu_share / load.per_second * 1e6, *watched.memory, client)
 
     def _settle(self) -> None:
-        """Wait until the server does no more than an idle one: what a client left behind is not to be counted."""
+        """Wait until the server is as good as idle, so that what a client left behind is not counted."""
         give_up = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < give_up:
             before = self._running.cpu_seconds()

@@ -1,4 +1,4 @@
-"""Turn after turn, and what is kept of them."""
+"""Takes turn after turn, and keeps their results."""
 
 from __future__ import annotations
 
@@ -22,21 +22,21 @@ class Stand:
         """Prepare.
 
         Args:
-            work: Folder for environments and models, kept from one run to the next; None: only what needs neither.
+            work: Folder for environments and models, kept from one run to the next; None: only peers that need neither.
             results: Rounds are added to them.
-            file: They are written there after each turn, so that nothing is lost.
-            progress: Told which turn it is.
+            file: Where they are written after each turn, so that nothing is lost.
+            progress: Shows which turn it is.
         """
         self._work, self._results, self._file, self._progress = work, results, file, progress
         self._sizes: dict[str, int] = {}
 
     def take(self, turns: Sequence[Turn], concurrency: Sequence[int] | None, terms: measure.Terms) -> None:
-        """Take all turns; what fails is noted with its reason, and left out in later rounds.
+        """Take all turns; one that fails is noted with its reason, and left out in later rounds.
 
         Args:
             turns: In this order.
-            concurrency: Calls in flight; None: what says something of the model.
-            terms: The rest.
+            concurrency: Calls in flight; None: those that suit the model.
+            terms: What all turns have in common.
         """
         failed: set[tuple[str, str]] = set()
         with tempfile.TemporaryDirectory() as scratch:
@@ -51,7 +51,7 @@ class Stand:
                     failed.add((turn.model, turn.peer))
                     reason = " ".join(str(error).split())
                     self._results.failures.append(FailureRow(turn.peer, turn.model, turn.round, reason))
-                self._results.written(self._file)
+                self._results.write(self._file)
 
     def _one(self, turn: Turn, concurrency: Sequence[int] | None, terms: measure.Terms, grounds: Grounds) -> None:
         peer = PEERS[turn.peer]

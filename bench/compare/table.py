@@ -32,19 +32,15 @@ def markdown(results: Results) -> str:
     return "\n\n".join([*tables, measured_on(results)])
 
 
-def short_markdown(results: Results, columns: Sequence[tuple[str, int]] = ()) -> str:
-    """Write the table of the README: a row a peer, a column a model and load: answers a second, CPU an answer.
+def short_markdown(results: Results) -> str:
+    """Write the README's table: a row per peer, and for each model a column with its greatest load.
 
-    Below it: who is ahead of us in what, and what it was measured on.
-
-    Args:
-        results: All of them.
-        columns: Model and calls in flight; none: the greatest load of each model.
+    A cell holds the answers per second and the CPU per answer. Below the table stand who is ahead of us in what, and
+    what it was measured on.
     """
     groups = summaries(results.loads)
-    if not columns:
-        models = dict.fromkeys(group.model for group in groups)
-        columns = [(model, max(group.in_flight for group in groups if group.model == model)) for model in models]
+    models = dict.fromkeys(group.model for group in groups)
+    columns = [(model, max(group.in_flight for group in groups if group.model == model)) for model in models]
     by_key = {(group.peer, group.model, group.in_flight): group for group in groups}
     rows = [["", *(f"{model}, {in_flight} in flight" for model, in_flight in columns), "start", "memory", "installed"]]
     for peer in _peers(results):
@@ -76,7 +72,7 @@ def csv_text(results: Results) -> str:
 
 
 def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
-    """Say in what a peer is ahead of us; "(within spread)" where the rounds overlap, "(one round)" where it was one.
+    """Say in what a peer is ahead of us: "(within spread)" if the rounds overlap, "(one round)" if there was one only.
 
     >>> few, many = Spread(10, 9, 11, 3), Spread(20, 19, 21, 3)
     >>> numbers = dict.fromkeys(("per_second", "p50_ms", "p99_ms", "cpu_us"), few)
@@ -95,7 +91,7 @@ def ahead(peer: LoadSummary, ours: LoadSummary) -> str:
 
 
 def measured_on(results: Results) -> str:
-    """Say on one line what results are to be read with: days, machine, commits of this server."""
+    """Say on one line where the results come from: days, machine, commits of this server."""
     days = sorted({run["date"][:10] for run in results.runs})
     when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "on no day"
     ours = dict.fromkeys(row.commit for row in results.loads if row.peer.startswith(OURS))
@@ -106,7 +102,7 @@ def measured_on(results: Results) -> str:
 
 
 def _told_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
-    """Say who is ahead of us, for each column that we are in."""
+    """Say who is ahead of us, for each column that has us."""
     groups = summaries(results.loads)
     lines = []
     for model, in_flight in columns:
@@ -131,7 +127,7 @@ def number(value: float) -> str:
 
 
 def spread(of: Spread) -> str:
-    """Write a median, and what the rounds ranged over.
+    """Write a median, and the range of the rounds.
 
     >>> spread(Spread(41.2, 40.0, 43.0, 3))
     '41.2 (40.0-43.0)'
@@ -155,17 +151,8 @@ def _tables(results: Results) -> list[tuple[str, Rows]]:
 
 def _load_rows(results: Results, here: dict[str, LoadSummary], model: str) -> Rows:
     least, ours = here.get(LEAST), here.get(OURS)
-    head = [
-        "",
-        "inferences/s",
-        "p50 ms",
-        "p99 ms",
-        "CPU us",
-        "bare CPU / CPU",
-        "RSS MB",
-        "client",
-        f"ahead of {OURS} in",
-    ]
+    numbers = ("inferences/s", "p50 ms", "p99 ms", "CPU us", "bare CPU / CPU", "RSS MB")
+    head = ["", *numbers, "client", f"ahead of {OURS} in"]
     rows = [head]
     for peer in _peers(results):
         group = here.get(peer)
@@ -179,8 +166,8 @@ def _load_rows(results: Results, here: dict[str, LoadSummary], model: str) -> Ro
         leads = ahead(group, ours) if ours and is_server and not peer.startswith(OURS) else ""
         client = ", ".join((*group.clients, *group.notes))
         rss = number(group["rss_bytes"].median / _MB)
-        numbers = [spread(group[name]) for name in ("per_second", "p50_ms", "p99_ms", "cpu_us")]
-        rows.append([peer, *numbers, share, rss, client, leads])
+        spreads = [spread(group[name]) for name in ("per_second", "p50_ms", "p99_ms", "cpu_us")]
+        rows.append([peer, *spreads, share, rss, client, leads])
     return rows
 
 
@@ -225,7 +212,7 @@ def _size(results: Results, peer: str) -> str:
 
 def aligned(rows: Rows) -> str:
     """Write a table for a terminal."""
-    # A reason stands across columns; it must not widen its own.
+    # A reason runs across the columns; it must not widen its own.
     plain = [row for row in rows if not row[1].startswith("failed: ")]
     widths = [max(len(row[place]) for row in plain) for place in range(len(rows[0]))]
     widths[0] = max(len(row[0]) for row in rows)

@@ -82,10 +82,10 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _check_known(target: Target, names: Sequence[str]) -> None:
-    """Go on unless the server says of a model that there is none; whatever else it says is for the checks.
+    """See that the server does not call a model unknown; any other failure is left to the checks.
 
     Raises:
-        CallFailed: There is none.
+        CallFailed: It does.
     """
     for name in names:
         try:
@@ -96,12 +96,12 @@ def _check_known(target: Target, names: Sequence[str]) -> None:
 
 
 def _print_verbosely(result: Any) -> None:
-    print(report.told(result), flush=True)
+    print(report.lines(result), flush=True)
 
 
 def _print_failure(result: Any) -> None:
     if result.outcome is Outcome.FAIL:
-        print(report.told(result), flush=True)
+        _print_verbosely(result)
 
 
 def _mirrors(hints: Sequence[str]) -> dict[str, dict[str, str]]:

@@ -1,4 +1,4 @@
-"""What the suite knows of a model, all of it learned over the wire, and requests made up for it."""
+"""What the suite knows of a model, learned over the wire, and requests made up for it."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ from bench.conformance.tensors import (
 from service.pb.inference import grpc_service_pb2 as pb
 
 Arrays = dict[str, np.ndarray]
-FREE_AXIS = 8  # so long is made an axis of any length that is not the batch
-_ROWS_UNKNOWN = 4  # so many rows are dared where ModelConfig does not say how many may be sent
+FREE_AXIS = 8  # the length given to a free axis that is not the batch
+_ROWS_UNKNOWN = 4  # the most rows sent if ModelConfig does not say how many may be sent
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class Model:
         limit_known: Whether ``max_rows`` is the server's word.
         optional: Names of inputs that may be left out.
         mirrors: The input that an output gives back, by output.
-        free_axis: Length of every free axis but the batch in what is made up.
+        free_axis: Length of every free axis but the batch in made-up arrays.
     """
 
     name: str
@@ -58,7 +58,7 @@ class Model:
     free_axis: int = FREE_AXIS
 
     def arrays(self, rows: int = 1, seed: int = 0) -> Arrays:
-        """Make up a value for each input; inputs that come back as they are get any value of their datatype."""
+        """Make up an array for each input; inputs that an output gives back get any value of their datatype."""
         mirrored = set(self.mirrors.values())
         return {
             tensor.name: make_array(tensor, self.shape(tensor, rows), seed, any_value=tensor.name in mirrored)
@@ -66,7 +66,7 @@ class Model:
         }
 
     def extreme_arrays(self, rows: int, first: int) -> Arrays:
-        """Like :meth:`arrays`, with the values that are easily got wrong, from the given one on, in what comes back."""
+        """Like :meth:`arrays`, but inputs that come back hold values that are easily got wrong, from ``first`` on."""
         arrays = self.arrays(rows)
         for tensor in self.inputs:
             if tensor.name in self.mirrors.values():
@@ -75,7 +75,7 @@ class Model:
         return arrays
 
     def shape(self, tensor: Tensor, rows: int) -> tuple[int, ...]:
-        """Return a tensor's shape for so many rows, with a length for every free axis."""
+        """Return a tensor's shape for ``rows`` rows, with a length for every free axis."""
         free = [self.free_axis if size == -1 else size for size in tensor.shape]
         return (rows, *free[1:]) if self.batched else tuple(free)
 

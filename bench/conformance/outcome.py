@@ -1,4 +1,4 @@
-"""What can come of a check."""
+"""The possible results of a check, and how a check reports them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LONGEST = 160
 
 
 class Outcome(enum.Enum):
-    """PASS, FAIL, UNSUPPORTED (the server says so itself) or SKIPPED (does not apply to this model or run)."""
+    """PASS, FAIL, UNSUPPORTED (by the server's own word) or SKIPPED (not applicable to this model or run)."""
 
     PASS = "pass"  # noqa: S105 - no password
     FAIL = "fail"
@@ -27,9 +27,9 @@ class Result:
     Attributes:
         section: The check's section.
         check: What the check demands.
-        source: Where that is written.
+        source: Where the demand is written.
         model: Empty for the server as a whole.
-        outcome: What came of it.
+        outcome: The result.
         message: What was expected and what came; empty for PASS.
         seconds: How long it took.
     """
@@ -44,11 +44,11 @@ class Result:
 
 
 class CheckFailed(Exception):
-    """The server did something else than expected; the message says both."""
+    """The server did something other than expected; the message says both."""
 
 
 class Unsupported(Exception):
-    """The server says itself that it does not have this."""
+    """The server itself says that it does not have this."""
 
 
 class NotApplicable(Exception):
@@ -56,10 +56,10 @@ class NotApplicable(Exception):
 
 
 class CallFailed(Exception):
-    """A call ended with another status than OK."""
+    """A call ended with a status other than OK."""
 
     def __init__(self, method: str, code: grpc.StatusCode, details: str) -> None:
-        """Keep what the server said."""
+        """Keep the server's status."""
         super().__init__(f"{method} ended with {code.name}: {shortened(details)}")
         self.method = method
         self.code = code
@@ -67,28 +67,28 @@ class CallFailed(Exception):
 
     @classmethod
     def of(cls, method: str, error: Any) -> CallFailed:
-        """Read an error of grpc's, which is a call too."""
+        """Read an error of grpc's, which is also the call."""
         return cls(method, error.code(), error.details() or "")
 
 
 def shortened(what: object) -> str:
-    """Write something on one line of bearable length."""
+    """Write something on one line, cut to a readable length."""
     text = " ".join(str(what).split()) or repr(what)
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}…"
 
 
 def expect(condition: bool, expected: str, came: object) -> None:
-    """Go on if the condition holds.
+    """Require a condition.
 
     Raises:
-        CheckFailed: It does not.
+        CheckFailed: It does not hold.
     """
     if not condition:
         raise CheckFailed(f"expected {expected}, got {shortened(came)}")
 
 
 def expect_equal(came: object, expected: object, what: str) -> None:
-    """Go on if both are equal.
+    """Require that two values are equal.
 
     Raises:
         CheckFailed: They are not.

@@ -1,4 +1,4 @@
-"""The list of checks, which the modules of ``checks`` fill by decorating functions."""
+"""The list of checks, to which the modules of ``checks`` add by decorating functions."""
 
 from __future__ import annotations
 
@@ -39,14 +39,14 @@ _Function = TypeVar("_Function", bound=Callable[..., None])
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One demand.
+    """One demand on the server.
 
     Attributes:
         section: One of :data:`SECTIONS`.
         demand: What the server must do, as a short sentence.
-        source: Where it is written; "no text says so" where only practice does.
-        of_model: Whether it is asked for each model.
-        run: Takes the suite, and the model if ``of_model``; returns if the server does it.
+        source: Where it is written; "no text says so" if it is only usual.
+        of_model: Whether it is checked for each model.
+        run: Takes the suite, and the model if ``of_model``; returns if the server meets the demand.
     """
 
     section: str

@@ -1,4 +1,4 @@
-"""What came of a run, for people and for programs."""
+"""The results of a run, for people and for programs."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _COLUMNS = (Outcome.PASS, Outcome.FAIL, Outcome.UNSUPPORTED, Outcome.SKIPPED)
 
 
 def verdict(results: Sequence[Result]) -> Outcome:
-    """Sum a section up: one FAIL fails it; UNSUPPORTED if something is and nothing passed; SKIPPED if all was."""
+    """Sum up a section: FAIL if any check failed, else PASS if any passed, UNSUPPORTED if any was, else SKIPPED."""
     found = {result.outcome for result in results}
     for outcome in (Outcome.FAIL, Outcome.PASS, Outcome.UNSUPPORTED):
         if outcome in found:
@@ -51,8 +51,8 @@ def table(results: Sequence[Result]) -> str:
     return "\n".join([line(head), line(rule), *(line(row) for row in rows)])
 
 
-def told(result: Result) -> str:
-    """Write one result as a line or three."""
+def lines(result: Result) -> str:
+    """Write one result as one line, or a failure as three."""
     of = f" [{result.model}]" if result.model else ""
     text = f"{result.outcome.name:11} {result.section}{of}: {result.check}"
     if result.outcome is Outcome.FAIL:

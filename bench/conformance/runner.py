@@ -1,4 +1,4 @@
-"""Asks every check, and lets no failure of one stop the others."""
+"""Runs the checks; a failure of one does not stop the others."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ Progress = Callable[[Result], None]
 
 
 class Suite:
-    """One run against one server: what every check may ask for.
+    """One run against one server, and what a check may use.
 
     Attributes:
         target: The server.
@@ -38,8 +38,8 @@ class Suite:
 
         Args:
             target: The server.
-            names: Of the models to ask for.
-            mirrors: What is known of them, see :func:`bench.conformance.model.learn`.
+            names: Of the models to check.
+            mirrors: For each model, the argument of :func:`bench.conformance.model.learn`.
             may_unload: Whether the models may be unloaded and loaded again.
         """
         self.target = target
@@ -50,20 +50,20 @@ class Suite:
 
     @cached_property
     def extensions(self) -> frozenset[str]:
-        """What ServerMetadata says that the server can do."""
+        """The extensions that ServerMetadata lists."""
         return frozenset(self.target.call("ServerMetadata").extensions)
 
     def needs_extension(self, name: str) -> None:
-        """Go on if the server says that it has an extension.
+        """Require that the server lists an extension.
 
         Raises:
-            Unsupported: It does not say so.
+            Unsupported: It does not.
         """
         if name not in self.extensions:
             raise Unsupported(f"the server does not list the extension '{name}'")
 
     def run(self, sections: Sequence[str] = (), progress: Progress = lambda _: None) -> list[Result]:
-        """Ask the checks of some sections, or all; return what came of them."""
+        """Run the checks of some sections, or all checks; return the results."""
         results = [result for name in self._names if (result := self._learn(name)) is not None]
         for result in results:
             progress(result)

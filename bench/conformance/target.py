@@ -1,8 +1,8 @@
-"""One server under test: its channel and every way to call it."""
+"""One server under test: its channel, and the ways to call it."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -10,12 +10,12 @@ import grpc
 from grpc_health.v1 import health_pb2
 from grpc_reflection.v1alpha import reflection_pb2
 
-from bench.conformance.outcome import CallFailed, CheckFailed, shortened
+from bench.conformance.outcome import CallFailed, CheckFailed, expect, shortened
 from service.client import Credentials
 from service.pb.inference import grpc_service_pb2 as pb
 
 SERVICE = "inference.GRPCInferenceService"
-# Without these a server is none of the Open Inference Protocol; any other may be left out.
+# A server of the Open Inference Protocol must have these; it may leave out any other.
 REQUIRED_METHODS = frozenset(
     ("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer")
 )
@@ -27,7 +27,7 @@ _OPTIONS = (
 
 
 class Target:
-    """A channel to one server. Every call has a deadline, so that a server that hangs fails. Thread-safe."""
+    """A channel to one server. Every call has a deadline, so that a hanging server fails. Thread-safe."""
 
     def __init__(self, address: str, timeout_seconds: float, credentials: Credentials | None = None) -> None:
         """Prepare the channel; it connects with the first call.
@@ -85,8 +85,8 @@ class Target:
         except grpc.RpcError as error:
             raise CallFailed.of(name, error) from None
 
-    def refused(self, name: str, request: Any, codes: Collection[grpc.StatusCode]) -> None:
-        """Make a call that must be refused with one of some codes.
+    def refused(self, name: str, request: Any, *codes: grpc.StatusCode) -> None:
+        """Make a call that must be refused with one of these codes.
 
         Raises:
             CheckFailed: It was answered, or refused with another code.
@@ -116,7 +116,7 @@ class Target:
         )(iter(requests), timeout=self.timeout_seconds)
 
     def answers(self, stream: Any) -> Iterator[pb.ModelStreamInferResponse]:
-        """Yield what comes of a stream.
+        """Yield the answers of a stream.
 
         Raises:
             CallFailed: The stream ended with another status than OK.
@@ -164,6 +164,16 @@ class Target:
             return next(ask(iter([message]), timeout=self.timeout_seconds))
         except grpc.RpcError as error:
             raise CallFailed.of("ServerReflectionInfo", error) from None
+
+
+def answer_of(call: Any, expected: str) -> Any:
+    """Return the answer of a call that grpc made as a future.
+
+    Raises:
+        CheckFailed: It ended otherwise.
+    """
+    expect(call.exception() is None, expected, f"{call.code().name}: {call.details()}")
+    return call.result()
 
 
 def status_name(answer: Any) -> str:

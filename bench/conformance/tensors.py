@@ -63,8 +63,8 @@ def make_array(tensor: Tensor, shape: Sequence[int], seed: int, *, any_value: bo
         tensor: What it is for.
         shape: No -1 left.
         seed: The same seed makes the same array.
-        any_value: Whether every value of the datatype will do, the extremes included; otherwise small
-            numbers and words, since an unknown model may take numbers for indices.
+        any_value: Whether to use all values of the datatype, extremes included; otherwise small numbers
+            and words, since an unknown model may take numbers as indices.
     """
     random = np.random.default_rng([seed, *tensor.name.encode()])
     dtype, count = DTYPES[tensor.datatype], math.prod(shape)
@@ -87,7 +87,7 @@ def make_array(tensor: Tensor, shape: Sequence[int], seed: int, *, any_value: bo
 
 
 def extremes(datatype: str, count: int, first: int) -> np.ndarray:
-    """Return ``count`` of the at most nine values of a datatype that are easily got wrong, from the given one on."""
+    """Return ``count`` values that are easily got wrong; a datatype has at most nine, taken in turn from ``first``."""
     dtype = DTYPES[datatype]
     if datatype == "BYTES":
         values: Any = np.empty(len(_WORDS), dtype=object)
@@ -144,7 +144,7 @@ def from_typed(contents: Any, datatype: str, shape: Sequence[int]) -> np.ndarray
 
 
 def same(one: np.ndarray, other: np.ndarray, *, exact: bool) -> bool:
-    """Tell whether two arrays are equal; not exact: up to what a batch of another size may round differently."""
+    """Tell whether two arrays are equal; unless ``exact``, up to the rounding of batches of different sizes."""
     if one.shape != other.shape or one.dtype != other.dtype:
         return False
     if one.dtype.kind != "f":

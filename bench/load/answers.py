@@ -1,4 +1,4 @@
-"""What the requests are made of, and what their answers are compared with."""
+"""Builds the requests to send, and compares their answers with a reference."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class InputInvalid(Exception):
 
 
 def read_encoded(path: Path) -> list[bytes]:
-    """Return the pictures of a folder, in the order of their names, the sentences of a text file, or one picture.
+    """Return the pictures of a folder in the order of their names, the sentences of a text file, or one picture.
 
     Raises:
-        InputInvalid: There is none, or it cannot be read.
+        InputInvalid: There is none, or the path cannot be read.
     """
     try:
         if path.is_dir():
@@ -54,7 +54,7 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def generated_requests(model: Model, count: int, rows: int, version: str) -> list[bytes]:
-    """Make requests up from the model's metadata, each with other numbers."""
+    """Make up ``count`` requests from the model's metadata, each with other numbers."""
     return [model.valid_request(rows, seed, version=version).SerializeToString() for seed in range(count)]
 
 
@@ -62,9 +62,9 @@ def encoded_requests(model: Model, encoded: Sequence[bytes], rows: int, version:
     """Build requests of encoded pictures or sentences, as BYTES for the model's only input.
 
     Args:
-        model: It.
+        model: The model.
         encoded: What to send.
-        rows: So many in each request; the list goes round.
+        rows: Number in each request; after the end of the list its beginning follows.
         version: Of the model.
 
     Raises:
@@ -99,7 +99,7 @@ class Reference:
     _known: dict[int, Arrays] = field(default_factory=dict, compare=False)
 
     def differs(self, pick: int, message: bytes) -> bool:
-        """Tell whether an answer is another than the reference, up to what batches of other sizes round."""
+        """Tell whether an answer differs from the reference, beyond the rounding of batches of other sizes."""
         if message == self.messages[pick]:
             return False
         try:

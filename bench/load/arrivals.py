@@ -1,4 +1,4 @@
-"""When requests are sent. Pure: a schedule is fixed by its process, rate, length and seed before anything is sent."""
+"""When requests are sent. Pure: process, rate, length and seed fix a schedule before anything is sent."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Arrivals(Protocol):
         Args:
             rate: Mean arrivals a second.
             seconds: Length.
-            random: Whatever is random comes from here.
+            random: Source of all randomness.
         """
         ...
 
@@ -93,7 +93,7 @@ class Trace:
 
     @property
     def rate(self) -> float:
-        """The mean rate as recorded: the last arrival is followed by a mean gap before the trace repeats."""
+        """The mean rate as recorded; before the trace repeats, a mean gap follows the last arrival."""
         return (len(self.recorded) - 1) / self.recorded[-1]
 
     def instants(self, rate: float, seconds: float, random: np.random.Generator) -> np.ndarray:
@@ -111,12 +111,12 @@ def schedule(arrivals: Arrivals, rate: float, seconds: float, seed: int) -> np.n
 
 
 def share(instants: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """Return what one of several processes sends: together they send every instant once."""
+    """Return the part that one of several processes sends; together they send every instant once."""
     return instants[part::parts]
 
 
 def parse_trace(lines: Sequence[str]) -> Trace:
-    """Read a trace: one instant in seconds a line, or first in a line of CSV; a heading and empty lines are skipped.
+    """Read a trace: one instant in seconds per line, or first on a line of CSV; a heading and empty lines are skipped.
 
     Raises:
         TraceInvalid: There are fewer than two instants, or they do not ascend.

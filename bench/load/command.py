@@ -8,8 +8,8 @@ from typing import Any
 from bench.load import plan, report
 from bench.load.arrivals import Arrivals, Trace
 from bench.load.fleet import Fleet, Run
-from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, max_lag_seconds, positive, told
-from bench.load.plot import draw_latencies, needs_matplotlib
+from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, describe, max_lag_seconds, positive
+from bench.load.plot import draw_latencies, require_matplotlib
 from bench.load.progress import bar
 from bench.load.records import Summary, generator_limit
 from bench.load.session import Session, check_outputs, guarded, open_session, write_json
@@ -42,13 +42,13 @@ def run(flags: argparse.Namespace) -> int:
     rate = _rate(flags, arrivals)
     check_outputs(flags.json, flags.plot)
     if flags.plot:
-        needs_matplotlib()
+        require_matplotlib()
     session = open_session(flags)
     ran = _sent(flags, session, arrivals, rate)
     window = ran.records.between(flags.warm_up_seconds, flags.warm_up_seconds + flags.seconds)
     summary = Summary.of(window, flags.seconds, flags.objective_seconds)
     limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
-    load = f"{flags.concurrency} in flight" if rate is None else told(arrivals)
+    load = f"{flags.concurrency} in flight" if rate is None else describe(arrivals)
     print(f"{session.server}, model {flags.model}: {load}\n")
     print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
     if limit:
@@ -82,16 +82,9 @@ def _rate(flags: argparse.Namespace, arrivals: Arrivals) -> float | None:
 
 def _sent(flags: argparse.Namespace, session: Session, arrivals: Arrivals, rate: float | None) -> Run:
     seconds = flags.warm_up_seconds + flags.seconds
-    shared: dict[str, Any] = {
-        "seed": flags.seed,
-        "inputs": len(session.work.messages),
-        "processes": flags.processes,
-        "deadline_seconds": flags.deadline_seconds,
-        "drain_seconds": flags.drain_seconds,
-    }
     if rate is None:
-        plans = plan.closed_loop(flags.concurrency, seconds, **shared)
+        plans = plan.closed_loop(flags.concurrency, seconds, flags.seed, session.terms)
     else:
-        plans = plan.open_loop(arrivals, rate, seconds, **shared)
+        plans = plan.open_loop(arrivals, rate, seconds, flags.seed, session.terms)
     with Fleet(session.work, flags.processes) as fleet, bar(f"load on {flags.model}", seconds) as progress:
         return fleet.run(plans, progress)

@@ -1,4 +1,4 @@
-"""Client processes: started once, told one plan after the other."""
+"""Client processes: started once, then given one plan after another."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from bench.load.sender import Part, Sender
 from service.client import Credentials, CredentialsInvalid
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
-_LEAD_SECONDS = 0.05  # from the word to the first instant
+_LEAD_SECONDS = 0.05  # from giving the start to the start
 _TICK_SECONDS = 0.2
 _GRACE_SECONDS = 30.0
 
@@ -40,7 +40,7 @@ class Work:
         host: Of the server.
         port: Of the server.
         messages: Framed requests.
-        reference: What each must be answered; None compares nothing.
+        reference: The right answer to each; None compares nothing.
         credentials: TLS and token.
     """
 
@@ -101,14 +101,14 @@ class Fleet:
         self._stop()
 
     def run(self, plans: Sequence[Plan], progress: Callable[[float], None] = lambda _: None) -> Run:
-        """Let each process do its plan, all counting from one instant.
+        """Let each process carry out its plan, all from one start.
 
         Args:
-            plans: One a process.
-            progress: Told the seconds gone by, now and then.
+            plans: One per process.
+            progress: Called now and then with the seconds since the start.
 
         Raises:
-            FleetFailed: A process could not.
+            FleetFailed: A process could not carry out its plan.
         """
         for (_, pipe), plan in zip(self._members, plans, strict=True):
             pipe.send(plan)
@@ -121,7 +121,7 @@ class Fleet:
         return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
 
     def _gather(self, seconds: float, tick: Callable[[], None] = lambda: None) -> list[Any]:
-        """Return what each process says next."""
+        """Return the next message of each process."""
         said: dict[Pipe, Any] = {}
         give_up = time.monotonic() + seconds
         while len(said) < len(self._members):
@@ -167,7 +167,7 @@ def _deaf_to_ctrl_c() -> Iterator[None]:
 
 
 def _serve(pipe: Pipe, work: Work) -> None:
-    """Be a client process: connect, then do plans until nobody sends any."""
+    """Run a client process: connect, then carry out plans until no more come."""
     try:
         reference = work.reference
         is_wrong = reference.differs if reference else None

@@ -1,4 +1,4 @@
-"""HTTP/2 frames (RFC 9113, §4 and §6): bytes to frames and back."""
+"""HTTP/2 frames (RFC 9113, §4 and §6): from bytes to frames and back."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class ProtocolFailed(Exception):
 
 
 class Frame(NamedTuple):
-    """One frame; a header block that came in several is one HEADERS frame, padding and priority are gone."""
+    """One frame, without padding and priority; a header block that came in several frames is one HEADERS frame."""
 
     kind: int
     flags: int
@@ -32,7 +32,7 @@ class Frame(NamedTuple):
 
 
 class FrameReader:
-    """Cuts what comes into frames."""
+    """Cuts received bytes into frames."""
 
     def __init__(self) -> None:
         """Begin with nothing."""
@@ -41,10 +41,10 @@ class FrameReader:
         self.padding = 0  # bytes taken away from DATA, which count for flow control
 
     def feed(self, data: bytes) -> Iterator[Frame]:
-        """Yield the frames that are complete now.
+        """Take in bytes; yield the frames that they complete.
 
         Raises:
-            ProtocolFailed: It is no HTTP/2.
+            ProtocolFailed: They are no HTTP/2.
         """
         buffer = self._buffer
         buffer += data
@@ -64,7 +64,7 @@ class FrameReader:
         del buffer[:at]
 
     def _whole(self, frame: Frame) -> Frame | None:
-        """Return the frame, or what it completes, without padding; None while a header block is incomplete."""
+        """Return the frame, or the header block that it completes; None while a header block is incomplete."""
         kind, flags, stream, payload = frame
         begun = self._begun
         if (kind == _CONTINUATION) != (begun is not None):
@@ -86,20 +86,20 @@ class FrameReader:
 
 
 def head(size: int, kind: int, flags: int, stream: int) -> bytes:
-    """Write the nine bytes before a payload."""
+    """Return the nine bytes before a payload."""
     return struct.pack(">HBBBI", size >> 8, size & 0xFF, kind, flags, stream)
 
 
 def frame_bytes(kind: int, flags: int, stream: int, payload: bytes) -> bytes:
-    """Write a frame."""
+    """Return a frame as bytes."""
     return head(len(payload), kind, flags, stream) + payload
 
 
 def window_update(stream: int, size: int) -> bytes:
-    """Allow the server so many bytes more."""
+    """Return the frame that allows the server ``size`` more bytes."""
     return frame_bytes(WINDOW_UPDATE, 0, stream, struct.pack(">I", size))
 
 
 def reset(stream: int) -> bytes:
-    """Tell the server that nobody waits for a stream any more."""
+    """Return the frame that tells the server that nobody waits for a stream any more."""
     return frame_bytes(RST_STREAM, 0, stream, struct.pack(">I", CANCEL))

@@ -41,7 +41,7 @@ class Histogram:
 
     @classmethod
     def of(cls, seconds: np.ndarray) -> Histogram:
-        """Count latencies; below nought counts as nought, beyond an hour as an hour."""
+        """Count latencies; one below 0 counts as 0, one above an hour as an hour."""
         micros = np.clip(np.rint(np.asarray(seconds, dtype=np.float64) * 1e6), 0, _HIGHEST).astype(np.int64)
         return cls(np.bincount(_index(micros), minlength=_SIZE).astype(np.int64))
 
@@ -63,7 +63,7 @@ class Histogram:
         return int(self.counts.sum())
 
     def percentile(self, percent: float) -> float:
-        """Return the least step that this percentage does not exceed, in seconds; NaN where nothing was counted."""
+        """Return the latency, in seconds, that this percentage does not exceed; NaN if nothing was counted."""
         total = self.total
         if not total:
             return math.nan
@@ -71,7 +71,7 @@ class Histogram:
         return _greatest(int(np.searchsorted(np.cumsum(self.counts), rank))) / 1e6
 
     def percentiles(self) -> dict[str, float | None]:
-        """Return the usual ones by name, in seconds; None where nothing was counted."""
+        """Return the usual percentiles by name, in seconds; None if nothing was counted."""
         names = {"p50": 50.0, "p90": 90.0, "p95": 95.0, "p99": 99.0, "p99.9": 99.9, "max": 100.0}
         return {name: self.percentile(percent) if self.total else None for name, percent in names.items()}
 

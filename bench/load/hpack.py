@@ -1,14 +1,14 @@
-"""The two pieces of HPACK (RFC 7541) that a load generator needs: to write one block, and to find the gRPC status.
+"""The two parts of HPACK (RFC 7541) that a load generator needs: writing one block, and finding the gRPC status.
 
-The connection allows the server no dynamic table, so every block stands for itself and equal blocks mean the same.
+The connection allows the server no dynamic table, so a block means the same whenever it comes.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
-UNKNOWN = 2
-UNAVAILABLE = 14
+from bench.load.codes import INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN
+
 _STATIC = 61  # entries of the static table; an index beyond it would be of the dynamic one
 _MAX_INTEGER_BYTES = 5  # after the prefix: more than any block is long
 _STATUSES = {8: b"200", 9: b"204", 10: b"206", 11: b"304", 12: b"400", 13: b"404", 14: b"500"}  # its ``:status``
@@ -18,10 +18,10 @@ _STATUS_NAME = (b":status", bytes.fromhex("b8848d36a3"), *_STATUSES)  # plain, i
 _OF_HTTP = {
     value: code
     for status, huffman, code in (
-        (b"400", "6800", 13),
-        (b"401", "6801", 16),
-        (b"403", "680cff", 7),
-        (b"404", "680d7f", 12),
+        (b"400", "6800", INTERNAL),
+        (b"401", "6801", UNAUTHENTICATED),
+        (b"403", "680cff", PERMISSION_DENIED),
+        (b"404", "680d7f", UNIMPLEMENTED),
         (b"429", "684fff", UNAVAILABLE),
         (b"502", "6c02", UNAVAILABLE),
         (b"503", "6c0cff", UNAVAILABLE),
@@ -42,12 +42,12 @@ class HeadersInvalid(Exception):
 
 
 def literal(name: bytes, value: bytes) -> bytes:
-    """Write a field that is not to be indexed, without the Huffman code."""
+    """Write a field that shall not be indexed, without the Huffman code."""
     return b"\x00" + _string(name) + _string(value)
 
 
 def secret(name: bytes, value: bytes) -> bytes:
-    """Write a field that nobody on the way may index either (RFC 7541, section 7.1.3)."""
+    """Write a field that no intermediary may index either (RFC 7541, section 7.1.3)."""
     return b"\x10" + _string(name) + _string(value)
 
 
@@ -68,7 +68,7 @@ def request_block(authority: str, path: str, *, secure: bool = False, token: str
 
 
 def grpc_status(block: bytes) -> int:
-    """Return the code that a block of trailers tells; where it tells none, what gRPC makes of the HTTP status.
+    """Return the gRPC code of a block of trailers; if it has none, the code that gRPC gives the HTTP status.
 
     Raises:
         HeadersInvalid: The block cannot be read.
@@ -86,7 +86,7 @@ def grpc_status(block: bytes) -> int:
 
 
 def _fields(block: bytes) -> Iterator[tuple[bytes | int, bytes]]:
-    """Yield names and values as they are written; a static entry as its index, its value only if it is a status."""
+    """Yield names and values as they are written; a static entry is its index, and its value if it is a status."""
     at = 0
     while at < len(block):
         first = block[at]

@@ -1,7 +1,7 @@
 """Unary gRPC calls of one method over HTTP/2 (RFC 9113), without socket or clock: bytes in, bytes out.
 
-A client for load, not for use: a call costs a fraction of the CPU that it costs grpc's own client, which would be what
-is measured. It keeps to flow control, the server's limit of streams and the deadlines of its calls.
+A client for load only: a call costs it a fraction of the CPU that grpc's own client needs, so that the server is what
+is measured. It observes flow control, the server's limit on streams and the deadlines of its calls.
 """
 
 from __future__ import annotations
@@ -12,14 +12,21 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 from bench.load import frames
+from bench.load.codes import (
+    CANCELLED,
+    DEADLINE_EXCEEDED,
+    INTERNAL,
+    PERMISSION_DENIED,
+    RESOURCE_EXHAUSTED,
+    UNAVAILABLE,
+    UNKNOWN,
+)
 from bench.load.frames import Frame, FrameReader, ProtocolFailed
-from bench.load.hpack import STATUS_200, UNAVAILABLE, UNKNOWN, grpc_status, literal
+from bench.load.hpack import STATUS_200, grpc_status, literal
 
-DEADLINE_EXCEEDED = 4
-_RENEW = 1 << 28  # so many bytes received are given back to the server's window at once
+_RENEW = 1 << 28  # bytes received before they are given back to the server's window
 # What gRPC makes of a stream that is reset (gRPC over HTTP2, "Errors"); INTERNAL otherwise.
-_RESETS = {7: UNAVAILABLE, 8: 1, 11: 8, 12: 7}
-_INTERNAL = 13
+_RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: RESOURCE_EXHAUSTED, 12: PERMISSION_DENIED}
 _CACHED_BLOCKS = 4096
 
 
@@ -46,7 +53,7 @@ class _Stream:
 
 @dataclass(slots=True)
 class _Upload:
-    """What flow control holds back of a message."""
+    """The part of a message that flow control holds back."""
 
     stream: int
     rest: memoryview
@@ -60,7 +67,7 @@ class Connection:
         """Begin a connection; :meth:`take` has its first bytes.
 
         Args:
-            block: Of the fields that all its calls share, see :func:`bench.load.hpack.request_block`.
+            block: The fields that all its calls share, see :func:`bench.load.hpack.request_block`.
             keep_bodies: Whether answers carry their message.
         """
         self._block = block
@@ -80,7 +87,7 @@ class Connection:
         self._numbers: dict[int, int] = {}  # stream by tag
         self._held: dict[int, tuple[bytes, float | None]] = {}  # by tag, in order: beyond the server's limit
         self._uploads: dict[int, _Upload] = {}  # by stream
-        self._starved: dict[int, _Upload] = {}  # those that only the window of the connection holds back, in order
+        self._starved: dict[int, _Upload] = {}  # those that only the connection's window holds back, in order
         self._deadlines: deque[tuple[float, int]] = deque()
         self._next_stream = 1
         self._window = self._first_window = frames.FIRST_WINDOW
@@ -113,10 +120,10 @@ class Connection:
         """Make a call.
 
         Args:
-            tag: Its answer carries it.
+            tag: Carried by its answer.
             message: With the five bytes that gRPC puts before it, see :func:`framed`.
             now: The present instant.
-            deadline: The instant when it ends DEADLINE_EXCEEDED; not before that of an earlier call.
+            deadline: When it ends DEADLINE_EXCEEDED; not before the deadline of an earlier call.
         """
         if deadline is not None:
             self._deadlines.append((deadline, tag))
@@ -126,10 +133,10 @@ class Connection:
             self._open(tag, message, now, deadline)
 
     def receive(self, data: bytes, now: float) -> list[Answer]:
-        """Take in what came; return the answers in it.
+        """Take in received bytes; return the answers in them.
 
         Raises:
-            ProtocolFailed: It is no HTTP/2, or not what was agreed on.
+            ProtocolFailed: They are no HTTP/2, or not what was agreed on.
             HeadersInvalid: A header block cannot be read.
         """
         answers: list[Answer] = []
@@ -147,7 +154,7 @@ class Connection:
         return answers
 
     def expire(self, now: float) -> list[Answer]:
-        """End the calls whose deadline has come, as gRPC's clients do: the server is told, nobody waits for it."""
+        """End the calls whose deadline has come, as gRPC's clients do: tell the server, and do not wait for it."""
         answers = []
         while self._deadlines and self._deadlines[0][0] <= now:
             _, tag = self._deadlines.popleft()
@@ -170,7 +177,7 @@ class Connection:
         return answers
 
     def give_back(self) -> list[tuple[int, bytes, float | None]]:
-        """Return tag, message and deadline of the calls that were not begun, in order, for another connection."""
+        """Remove the calls that were not begun; return tag, message and deadline of each, in order."""
         held, self._held = self._held, {}
         return [(tag, message, deadline) for tag, (message, deadline) in held.items()]
 
@@ -193,7 +200,7 @@ class Connection:
             self._upload(self._uploads[stream])
 
     def _upload(self, upload: _Upload) -> None:
-        """Send what the windows allow."""
+        """Send as much of a message as the windows allow."""
         while upload.rest and (size := min(len(upload.rest), self._window, upload.window, self._frame_size)) > 0:
             flags = frames.END_STREAM if size == len(upload.rest) else 0
             self._out += (frames.head(size, frames.DATA, flags, upload.stream), bytes(upload.rest[:size]))
@@ -208,7 +215,7 @@ class Connection:
             self._starved.pop(upload.stream, None)
 
     def _feed_starved(self) -> None:
-        """Share the window of the connection out."""
+        """Send what the connection's window now allows, in order."""
         while self._starved and self._window > 0:
             self._upload(next(iter(self._starved.values())))
 
@@ -218,7 +225,7 @@ class Connection:
             if flags & frames.END_STREAM:
                 self._end(stream, self._code(payload), answers)
             elif not payload.startswith(STATUS_200) and stream in self._streams:
-                # No answer of gRPC, such as a proxy's; the head of one tells nothing, the status is in its trailers.
+                # Not from a gRPC server but, for example, a proxy. With gRPC only the trailers tell the status.
                 self._streams[stream].code = self._code(payload)
         elif kind == frames.DATA:
             self._received += len(payload)
@@ -228,7 +235,7 @@ class Connection:
             if flags & frames.END_STREAM:
                 self._end(stream, known.code if known else UNKNOWN, answers)  # no trailers, so no status
         elif kind == frames.RST_STREAM:
-            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), _INTERNAL), answers)
+            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), INTERNAL), answers)
         elif kind == frames.WINDOW_UPDATE:
             self._widen(stream, int.from_bytes(payload, "big") & frames.LARGEST_WINDOW)
         elif kind == frames.SETTINGS and not flags & frames.ACK:
@@ -291,5 +298,5 @@ class Connection:
 
 
 def framed(message: bytes) -> bytes:
-    """Put before a message what gRPC puts: not compressed, and its length."""
+    """Prefix a message as gRPC does: a byte for "not compressed", and its length."""
     return b"\x00" + len(message).to_bytes(4, "big") + message

@@ -1,4 +1,4 @@
-"""A socket that never blocks, and what is spoken over it."""
+"""A socket that never blocks, with its HTTP/2 connection."""
 
 from __future__ import annotations
 
@@ -23,19 +23,19 @@ class ConnectFailed(Exception):
 
 
 class Address(NamedTuple):
-    """Where a server was found, so that no name is looked up while requests are due."""
+    """A server's resolved address, so that no name is looked up while requests are due."""
 
     family: int
-    place: Any  # as the family has it
+    place: Any  # its type depends on the family
 
 
 class Manner(NamedTuple):
-    """How every connection to a server is begun.
+    """How to begin a connection to a server.
 
     Attributes:
-        block: Fields of all calls.
-        context: Of TLS; None for none.
-        name: That the server's certificate must have.
+        block: Header fields of all calls.
+        context: Of TLS; None without.
+        name: The name that the server's certificate must have.
     """
 
     block: bytes
@@ -44,7 +44,7 @@ class Manner(NamedTuple):
 
     @classmethod
     def of(cls, host: str, port: int, credentials: Credentials) -> Self:
-        """Derive it.
+        """Derive it from an address and credentials.
 
         Raises:
             CredentialsInvalid: A file cannot be used.
@@ -55,22 +55,22 @@ class Manner(NamedTuple):
         return cls(block, context, credentials.server_name or host)
 
     def secured(self, made: socket.socket) -> socket.socket:
-        """Return a socket, connected and nothing sent over it yet, with TLS over it where that is spoken."""
+        """Wrap a socket, connected and not yet used, in TLS if there is a context."""
         if self.context is None:
             return made
         return self.context.wrap_socket(made, server_hostname=self.name, do_handshake_on_connect=False)
 
 
 class Link:
-    """A connection, from the instant at which it is begun: calls may be made before it stands."""
+    """A connection, from its beginning: calls may be made before it is established."""
 
     def __init__(self, made: socket.socket, manner: Manner, *, connecting: bool, keep_bodies: bool) -> None:
         """Take a socket over.
 
         Args:
-            made: A socket that is connected, or about to be.
-            manner: How it is spoken over.
-            connecting: Whether it is not connected yet.
+            made: A socket that is connected, or connecting.
+            manner: How the connection is begun.
+            connecting: Whether it is still connecting.
             keep_bodies: Whether answers carry their message.
         """
         made.setblocking(False)
@@ -79,7 +79,7 @@ class Link:
         self.connecting = connecting
         self.connection = Connection(manner.block, keep_bodies=keep_bodies)
         self._manner = manner
-        self._shaking = False  # hands: TCP stands and TLS does not yet
+        self._shaking = False  # hands: TCP is established and TLS is not yet
         self._waits_to_read = False
         self._give_up = time.monotonic() + _CONNECT_SECONDS
         self._unsent = memoryview(b"")
@@ -91,11 +91,11 @@ class Link:
 
     @property
     def wants_to_write(self) -> bool:
-        """Whether something happens once the socket can be written."""
+        """Whether there is something to do once the socket can be written."""
         return not self._waits_to_read if self.connecting else bool(self._unsent)
 
     def go_on(self) -> None:
-        """Go on connecting, since the socket is ready for it.
+        """Continue connecting, now that the socket is ready for it.
 
         Raises:
             OSError: The attempt failed.
@@ -115,10 +115,10 @@ class Link:
         self.connecting = False
 
     def flush(self) -> None:
-        """Write what the socket takes.
+        """Write as much as the socket takes.
 
         Raises:
-            OSError: The connection is lost, or does not come about.
+            OSError: The connection is lost, or could not be established in time.
         """
         if self.connecting:
             if time.monotonic() >= self._give_up:
@@ -134,7 +134,7 @@ class Link:
                 return
 
     def read(self) -> bytes:
-        """Return what has come; nothing where nothing has.
+        """Return what has arrived, perhaps nothing.
 
         Raises:
             OSError: The connection is lost.
@@ -149,10 +149,10 @@ class Link:
 
 
 def connect(host: str, port: int, manner: Manner) -> socket.socket:
-    """Return a socket that is connected, having waited for it.
+    """Connect, and wait for it.
 
     Raises:
-        ConnectFailed: The server cannot be reached, or TLS does not come about.
+        ConnectFailed: The server cannot be reached, or TLS fails.
     """
     try:
         made = manner.secured(socket.create_connection((host, port), _CONNECT_SECONDS))
@@ -164,7 +164,7 @@ def connect(host: str, port: int, manner: Manner) -> socket.socket:
 
 
 def _shake_hands(made: ssl.SSLSocket) -> None:
-    """Begin TLS, or go on with it.
+    """Begin or continue the handshake of TLS.
 
     Raises:
         OSError: It fails, or is not for HTTP/2.
@@ -175,10 +175,10 @@ def _shake_hands(made: ssl.SSLSocket) -> None:
 
 
 def begin_to_connect(address: Address) -> socket.socket:
-    """Return a socket at once; when it can be written, the attempt is over.
+    """Begin to connect and return the socket at once; when it can be written, the attempt is over.
 
     Raises:
-        ConnectFailed: It cannot even be begun.
+        ConnectFailed: The attempt cannot even be begun.
     """
     made = socket.socket(address.family, socket.SOCK_STREAM)
     made.setblocking(False)

@@ -1,4 +1,4 @@
-"""The arguments that all commands which send load share, and what they are turned into."""
+"""The arguments that all commands which send load share, and how they are read."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ _N = TypeVar("_N", int, float)
 
 
 class OptionsInvalid(Exception):
-    """Arguments do not go together; the message says which and what to do."""
+    """Arguments do not fit together; the message says which, and what to do."""
 
 
 def _number(text: str, kind: type[_N], expected: str) -> _N:
@@ -46,7 +46,7 @@ def not_negative(text: str) -> float:
 
 
 def seed(text: str) -> int:
-    """Read a whole number from 0 on, which numpy's generators begin with."""
+    """Read a whole number from 0 on, as NumPy's generators take it."""
     number = _number(text, int, "a whole number from 0 on")
     if number < 0:
         raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
@@ -67,7 +67,7 @@ def counts(text: str) -> tuple[int, ...]:
 
 
 def names(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """Return what reads names separated by commas, or ``all``, of those that there are."""
+    """Return a reader of known names, separated by commas, or ``all``."""
     there = [*known]
 
     def read(text: str) -> list[str]:
@@ -81,7 +81,7 @@ def names(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 
 def add_shared(parser: argparse.ArgumentParser) -> None:
-    """Add them."""
+    """Add the shared arguments to a command's."""
     parser.add_argument("server", metavar="HOST:PORT")
     parser.add_argument("--model", required=True, metavar="NAME")
     parser.add_argument("--model-version", default="", metavar="V", help="default: the server's choice")
@@ -118,8 +118,8 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
     """Return the arrival process that was asked for.
 
     Raises:
-        OptionsInvalid: The trace is missing, or superfluous.
-        TraceInvalid: It is no trace.
+        OptionsInvalid: The trace is missing, or not wanted.
+        TraceInvalid: The file is no trace.
     """
     name = flags.arrivals or ("trace" if flags.trace else "poisson")
     if (name == "trace") != (flags.trace is not None):
@@ -133,7 +133,7 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
     return Gamma(flags.variation if name == "gamma" else 1.0)
 
 
-def told(arrivals: Arrivals) -> str:
+def describe(arrivals: Arrivals) -> str:
     """Name an arrival process on one line."""
     match arrivals:
         case Constant():
@@ -150,7 +150,7 @@ def told(arrivals: Arrivals) -> str:
 
 
 def max_lag_seconds(flags: argparse.Namespace) -> float:
-    """Return the greatest p99 of the lag that is borne."""
+    """Return the greatest acceptable p99 of the generator's lag."""
     if flags.max_lag_seconds is not None:
         return float(flags.max_lag_seconds)
     return max(_LEAST_LAG_SECONDS, _LAG_OF_OBJECTIVE * (flags.objective_seconds or 0.0))

@@ -1,4 +1,4 @@
-"""What one client process is told to do."""
+"""The work of one client process."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Plan:
         picks: Which input each request carries.
         instants: When to send each, in seconds from the start; None for a closed loop.
         concurrency: Closed loop: calls in flight.
-        seconds: How long it is; a closed loop stops sending then.
+        seconds: Length of the run; a closed loop stops sending then.
         deadline_seconds: Of every call, from its intended instant; None or 0 for none.
         drain_seconds: How long to wait for answers after the last was sent.
     """
@@ -33,21 +33,28 @@ class Plan:
     drain_seconds: float
 
 
-def open_loop(
-    arrivals: Arrivals,
-    rate: float,
-    seconds: float,
-    *,
-    seed: int,
-    inputs: int,
-    processes: int,
-    deadline_seconds: float | None,
-    drain_seconds: float,
-) -> list[Plan]:
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What all runs of a command have in common.
+
+    Attributes:
+        inputs: Number of inputs to pick from.
+        processes: Client processes.
+        deadline_seconds: See :class:`Plan`.
+        drain_seconds: See :class:`Plan`.
+    """
+
+    inputs: int
+    processes: int
+    deadline_seconds: float | None
+    drain_seconds: float
+
+
+def open_loop(arrivals: Arrivals, rate: float, seconds: float, seed: int, terms: Terms) -> list[Plan]:
     """Fix every instant and every input in advance; return each process's part.
 
     Raises:
-        OptionsInvalid: They are more than one run can hold.
+        OptionsInvalid: One run cannot hold so many requests.
     """
     if rate * seconds > _MOST_REQUESTS:
         raise OptionsInvalid(
@@ -55,39 +62,30 @@ def open_loop(
             "a lower rate or fewer seconds"
         )
     instants = schedule(arrivals, rate, seconds, seed)
-    picks = np.random.default_rng([seed, 1]).integers(0, inputs, len(instants))
+    picks = np.random.default_rng([seed, 1]).integers(0, terms.inputs, len(instants))
     return [
         Plan(
-            picks=share(picks, part, processes),
-            instants=share(instants, part, processes),
+            picks=share(picks, part, terms.processes),
+            instants=share(instants, part, terms.processes),
             concurrency=0,
             seconds=seconds,
-            deadline_seconds=deadline_seconds,
-            drain_seconds=drain_seconds,
+            deadline_seconds=terms.deadline_seconds,
+            drain_seconds=terms.drain_seconds,
         )
-        for part in range(processes)
+        for part in range(terms.processes)
     ]
 
 
-def closed_loop(
-    concurrency: int,
-    seconds: float,
-    *,
-    seed: int,
-    inputs: int,
-    processes: int,
-    deadline_seconds: float | None,
-    drain_seconds: float,
-) -> list[Plan]:
-    """Share the calls in flight out; each process repeats its list of inputs."""
+def closed_loop(concurrency: int, seconds: float, seed: int, terms: Terms) -> list[Plan]:
+    """Divide the calls in flight among the processes; each repeats its own list of inputs."""
     return [
         Plan(
-            picks=np.random.default_rng([seed, part]).integers(0, inputs, 4096),
+            picks=np.random.default_rng([seed, part]).integers(0, terms.inputs, 4096),
             instants=None,
-            concurrency=concurrency // processes + (part < concurrency % processes),
+            concurrency=concurrency // terms.processes + (part < concurrency % terms.processes),
             seconds=seconds,
-            deadline_seconds=deadline_seconds,
-            drain_seconds=drain_seconds,
+            deadline_seconds=terms.deadline_seconds,
+            drain_seconds=terms.drain_seconds,
         )
-        for part in range(processes)
+        for part in range(terms.processes)
     ]

@@ -1,4 +1,4 @@
-"""Pictures of results, by matplotlib, which the extra ``bench`` has."""
+"""Pictures of results, by matplotlib of the extra ``bench``."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-def needs_matplotlib(what: str = "--plot") -> None:
-    """Go on if pictures can be drawn, which something of the command line asks for.
+def require_matplotlib(what: str = "--plot") -> None:
+    """Require that pictures can be drawn, as ``what`` on the command line needs it.
 
     Raises:
         OptionsInvalid: They cannot.
@@ -34,7 +34,7 @@ def new_figure(width: float, height: float) -> Figure:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Write it as PNG, whatever the name.
+    """Write a picture as PNG, whatever the file's name.
 
     Raises:
         OptionsInvalid: It cannot be written.
@@ -46,7 +46,7 @@ def save(figure: Figure, path: Path) -> None:
 
 
 def percent_axis(axes: Any, percents: Sequence[float]) -> None:
-    """Let the x axis show percentiles so that each nine takes as much room as the last."""
+    """Scale the x axis for percentiles: each further nine takes as much room as the one before."""
     axes.set_xscale("log")
     axes.set_xticks([1 / (1 - percent / 100) for percent in percents], [f"{percent:g} %" for percent in percents])
     axes.minorticks_off()

@@ -1,74 +1,60 @@
-"""A bar over the seconds of a run, on a terminal that has rich."""
+"""Bars over a run, on a terminal where rich is installed."""
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
 
 Progress = Callable[[float], None]
+Update = Callable[..., None]
 
 
-class Steps(Protocol):
-    """Told how far a run of known steps is."""
+class Steps:
+    """Shows how far a run of known steps is."""
+
+    def __init__(self, update: Update) -> None:
+        self._update = update
+        self._begun = -1
+        self._title = ""
 
     def begin(self, title: str) -> None:
-        """Count the step before as done; begin one."""
+        """Begin a step; the one before is done."""
+        self._begun, self._title = self._begun + 1, title
+        self._update(completed=self._begun, description=title)
 
     def say(self, doing: str) -> None:
-        """Tell what is going on within it."""
+        """Show what the present step is doing."""
+        self._update(description=f"{self._title}: {doing}")
 
 
 @contextmanager
 def bar(title: str, seconds: float) -> Iterator[Progress]:
-    """Show a bar while the context lasts; yield what is to be told the seconds gone by."""
-    try:
-        from rich.console import Console  # noqa: PLC0415 - of the extra `bench`; numbers are had without it
-        from rich.progress import BarColumn, TextColumn, TimeRemainingColumn  # noqa: PLC0415
-        from rich.progress import Progress as Bar  # noqa: PLC0415
-    except ModuleNotFoundError:
-        yield lambda _: None
-        return
-    console = Console(file=sys.stderr)
-    columns = (TextColumn("{task.description}"), BarColumn(), TimeRemainingColumn())
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
-        task = shown.add_task(title, total=seconds)
-        yield lambda gone: shown.update(task, completed=min(max(gone, 0.0), seconds))
-
-
-class _Silent:
-    def begin(self, title: str) -> None:
-        pass
-
-    def say(self, doing: str) -> None:
-        pass
+    """Show a bar over a time while the context lasts; call what it yields with the seconds that have passed."""
+    with _shown(title, seconds, ("TextColumn", "BarColumn", "TimeRemainingColumn")) as update:
+        yield lambda passed: update(completed=min(max(passed, 0.0), seconds))
 
 
 @contextmanager
 def steps(title: str, total: int) -> Iterator[Steps]:
-    """Show a bar over steps while the context lasts; without a terminal, or without rich, nothing."""
+    """Show a bar over a number of steps while the context lasts."""
+    with _shown(title, total, ("BarColumn", "MofNCompleteColumn", "TimeElapsedColumn", "TextColumn")) as update:
+        yield Steps(update)
+
+
+@contextmanager
+def _shown(title: str, total: float, columns: Sequence[str]) -> Iterator[Update]:
+    """Yield what updates a bar of these columns of rich's; it does nothing without rich."""
     try:
-        from rich.console import Console  # noqa: PLC0415 - see above
-        from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn  # noqa: PLC0415
-        from rich.progress import Progress as Bar  # noqa: PLC0415
+        from rich import progress as rich  # noqa: PLC0415 - of the extra `bench`, which numbers do not need
+        from rich.console import Console  # noqa: PLC0415
     except ModuleNotFoundError:
-        yield _Silent()
+        yield lambda **_: None
         return
     console = Console(file=sys.stderr)
-    columns = (BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TextColumn("{task.description}"))
-    with Bar(*columns, console=console, transient=True, disable=not console.is_terminal) as shown:
+    made = [
+        rich.TextColumn("{task.description}") if name == "TextColumn" else getattr(rich, name)() for name in columns
+    ]
+    with rich.Progress(*made, console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task(title, total=total)
-
-        class Shown:
-            begun = -1
-            title = ""
-
-            def begin(self, title: str) -> None:
-                self.begun, self.title = self.begun + 1, title
-                shown.update(task, completed=self.begun, description=title)
-
-            def say(self, doing: str) -> None:
-                shown.update(task, description=f"{self.title}: {doing}")
-
-        yield Shown()
+        yield lambda **change: shown.update(task, **change)

@@ -1,4 +1,4 @@
-"""What came of every request, and what that amounts to. Pure."""
+"""The outcome of every request, and their summary. Pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,8 @@ from typing import Any
 
 import numpy as np
 
+from bench.load.codes import DEADLINE_EXCEEDED, NAMES, OK, RESOURCE_EXHAUSTED, UNAVAILABLE
 from bench.load.histogram import Histogram
-
-OK, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED, UNAVAILABLE = 0, 4, 8, 14
-UNANSWERED, NO_CONNECTION = -1, -2  # the client's own
-CODES = {
-    0: "OK", 1: "CANCELLED", 2: "UNKNOWN", 3: "INVALID_ARGUMENT", 4: "DEADLINE_EXCEEDED", 5: "NOT_FOUND",
-    6: "ALREADY_EXISTS", 7: "PERMISSION_DENIED", 8: "RESOURCE_EXHAUSTED", 9: "FAILED_PRECONDITION", 10: "ABORTED",
-    11: "OUT_OF_RANGE", 12: "UNIMPLEMENTED", 13: "INTERNAL", 14: "UNAVAILABLE", 15: "DATA_LOSS",
-    16: "UNAUTHENTICATED", UNANSWERED: "no answer", NO_CONNECTION: "no connection",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, eq=False)
@@ -28,8 +20,8 @@ class Records:
     Attributes:
         intended: When it should have been sent.
         sent: When it was.
-        ended: When its answer was complete, or its deadline came; that of the run where neither did.
-        code: Of gRPC, or UNANSWERED, or NO_CONNECTION: there was none, or it was lost.
+        ended: When its answer was complete or its deadline came; if neither happened, when the run ended.
+        code: A status code of :mod:`bench.load.codes`.
         wrong: Whether its answer differs from the reference.
     """
 
@@ -41,7 +33,7 @@ class Records:
 
     @classmethod
     def merged(cls, parts: Sequence[Records]) -> Records:
-        """Put together what several processes saw, in the order of intended instants."""
+        """Join the records of several processes in the order of intended instants."""
         joined = {
             field.name: np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(Records)
         }
@@ -56,10 +48,10 @@ class Records:
 
 @dataclass(frozen=True, eq=False)
 class Summary:
-    """What a run amounts to. Every request of the window is in exactly one of the counts.
+    """The summary of a run. Each request of the window is in exactly one of the counts from ``on_time`` to ``wrong``.
 
     Attributes:
-        seconds: Length of the window; warm-up is before it.
+        seconds: Length of the window, which follows the warm-up.
         offered: Requests in it.
         on_time: Answered OK, rightly, within the objective.
         late: Answered OK, rightly, after it.
@@ -92,8 +84,8 @@ class Summary:
 
         Args:
             records: Those of the window.
-            seconds: Its length.
-            objective_seconds: What "late" means; None: nothing is late.
+            seconds: Length of the window.
+            objective_seconds: Longest time of an answer that is not late; None: nothing is late.
         """
         code, took = records.code, records.ended - records.intended
         ok, refused = code == OK, np.isin(code, (RESOURCE_EXHAUSTED, UNAVAILABLE))
@@ -110,7 +102,7 @@ class Summary:
             expired=int(expired.sum()),
             failed=int((~ok & ~refused & ~expired).sum()),
             wrong=int(wrong.sum()),
-            codes={CODES.get(number, str(number)): count for number, count in sorted(counts.items())},
+            codes={NAMES.get(number, str(number)): count for number, count in sorted(counts.items())},
             latency=Histogram.of(took[ok]),
             refusal_latency=Histogram.of(took[refused]),
             lag=Histogram.of(records.sent - records.intended),
@@ -134,12 +126,12 @@ class Summary:
 
     @property
     def goodput(self) -> float:
-        """Right answers within the objective, per second of the window; refusals and late answers count nought."""
+        """Right answers within the objective, per second of the window; refusals and late answers do not count."""
         return self.on_time / self.seconds
 
     @property
     def missed(self) -> int:
-        """Requests that count nought for the goodput."""
+        """Requests that do not count for the goodput."""
         return self.offered - self.on_time
 
     def as_json(self) -> dict[str, Any]:
@@ -160,12 +152,12 @@ class Summary:
 
 
 def generator_limit(summary: Summary, cpu_share: float, max_lag_seconds: float) -> str | None:
-    """Say why the generator, not the server, was the limit; None where it was not.
+    """Say why the generator, not the server, was the limit; None if it was not.
 
     Args:
         summary: Of the run.
-        cpu_share: Of the busiest client process, of one core.
-        max_lag_seconds: Greatest p99 of the lag that is borne.
+        cpu_share: What the busiest client process used of one core.
+        max_lag_seconds: Greatest acceptable p99 of the lag.
     """
     lag = summary.lag.percentile(99)
     if lag > max_lag_seconds:

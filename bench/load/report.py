@@ -1,4 +1,4 @@
-"""What is printed of a run. Pure."""
+"""A run as text. Pure."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """The thin shell around the schedule and the connection: one thread, a socket, a clock.
 
-``select`` is used rather than an event loop since it sleeps to the microsecond, where epoll rounds up to the next
-millisecond and every request would be sent late.
+It uses ``select``, which sleeps to the microsecond. An event loop uses epoll, which rounds up to the next millisecond,
+so that every request would be sent late.
 """
 
 from __future__ import annotations
@@ -15,10 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.load.codes import NO_CONNECTION, UNANSWERED
 from bench.load.http2 import Answer
 from bench.load.link import ConnectFailed, Link, Manner, begin_to_connect, connect
 from bench.load.plan import Plan
-from bench.load.records import NO_CONNECTION, UNANSWERED, Records
+from bench.load.records import Records
 from service.client import Credentials
 
 _BURST = 32  # calls made before their bytes are written
@@ -30,11 +31,11 @@ IsWrong = Callable[[int, bytes], bool]
 
 @dataclass(frozen=True, eq=False)
 class Part:
-    """What one process saw of a run.
+    """One process's part of a run.
 
     Attributes:
         records: Of its requests.
-        cpu_share: Of one core, over the time of the plan.
+        cpu_share: What it used of one core, over the time of the plan.
     """
 
     records: Records
@@ -42,7 +43,7 @@ class Part:
 
 
 class _Log:
-    """What is noted of each request; the place in the lists is its tag."""
+    """Notes about each request; its place in the lists is its tag."""
 
     def __init__(self) -> None:
         self.intended: list[float] = []
@@ -87,7 +88,7 @@ class Sender:
             host: Name or address.
             port: Of the server.
             messages: Framed requests; a plan picks among them.
-            is_wrong: Told a pick and the answer's message; None looks at no answer.
+            is_wrong: Tells of a pick whether a message is a wrong answer to it; None does not look at answers.
             credentials: TLS and token; None for neither.
 
         Raises:
@@ -105,7 +106,7 @@ class Sender:
         self.prepare(Plan(np.zeros(0, dtype=np.int64), None, 0, 0.0, None, 0.0))
 
     def prepare(self, plan: Plan) -> None:
-        """Get ready for a plan, before its start is fixed."""
+        """Prepare for a plan, before its start is fixed."""
         self._plan = plan
         self._log = _Log()
         self._next = 0
@@ -116,7 +117,7 @@ class Sender:
         gc.collect()
 
     def run(self, start: float) -> Part:
-        """Do what the plan says.
+        """Carry out the plan.
 
         Args:
             start: The instant of ``time.monotonic`` from which it counts.
@@ -161,7 +162,7 @@ class Sender:
             self._link, self._leaving = None, []
 
     def _wait(self, seconds: float) -> None:
-        """Sleep until something comes or the time is over; take in what came."""
+        """Sleep until something arrives or the time is over; take in what arrived."""
         links = self._links()
         if not links:
             time.sleep(min(max(seconds, 0.0), _RETRY_SECONDS))
@@ -182,7 +183,7 @@ class Sender:
             self._leaving.remove(link)
 
     def _leave(self, link: Link) -> None:
-        """Make no more calls on a connection; those that wait there for their turn go to the next one."""
+        """Make no more calls on a connection; those that wait there for their turn move to the next one."""
         self._leaving.append(link)
         self._link = None
         for tag, message, deadline in link.connection.give_back():
@@ -193,14 +194,14 @@ class Sender:
         self._settle(link.connection.receive(data, self._now()))
 
     def _guarded(self, link: Link, step: Callable[[], None]) -> None:
-        """Take a step; a lost connection ends its calls, but with no status of gRPC: the server said none."""
+        """Take a step; if the connection is lost, its calls end without a gRPC status, since the server gave none."""
         try:
             step()
         except OSError:
             self._settle(link.connection.abandon(NO_CONNECTION))
 
     def _send_due(self, now: float) -> float | None:
-        """Make the calls whose instant has come; return the next instant, None when there is none."""
+        """Make the calls whose instant has come; return the next instant, None after the last."""
         if self._instants is None:
             return self._send_closed(now)
         instants, total = self._instants, len(self._instants)
@@ -236,9 +237,9 @@ class Sender:
             self._settle([Answer(tag, NO_CONNECTION, b"")])
 
     def _ready(self, now: float) -> bool:
-        """Tell whether there is a connection to make calls on; begin one, not too often.
+        """Tell whether there is a connection to make calls on; begin one if not, but not too often.
 
-        Nothing waits for it: the instants of the calls to come stay what they are.
+        Nothing waits for it, so that the instants of the coming calls do not change.
         """
         if self._link is None and now >= self._retry_at:
             self._retry_at = now + _RETRY_SECONDS
@@ -249,7 +250,7 @@ class Sender:
         return self._link is not None
 
     def _connected(self, now: float) -> bool:
-        """Tell whether there is a connection that stands; begin one, not too often."""
+        """Tell whether there is an established connection; begin one if there is none, but not too often."""
         return self._ready(now) and self._link is not None and not self._link.connecting
 
     def _settle(self, answers: Sequence[Answer]) -> None:

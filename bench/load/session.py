@@ -1,4 +1,4 @@
-"""From a command line to a fleet: ask the server what the model takes, build the requests, try them alone."""
+"""From a command line to a fleet: ask the server what the model takes, build the requests, try them first."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ from bench.load.arrivals import TraceInvalid
 from bench.load.fleet import FleetFailed, Work
 from bench.load.http2 import framed
 from bench.load.options import OptionsInvalid
+from bench.load.plan import Terms
 from service.client import CredentialsInvalid, credentials_of, explained
 from service.client.address import NO_ADDRESS, host_and_port
 
 _TIMEOUT_SECONDS = 20.0
-INTERRUPTED = 130  # 128 + SIGINT, as shells count
 
 
 class OutputInvalid(Exception):
@@ -43,17 +43,19 @@ class Session:
 
     Attributes:
         work: For the fleet.
+        terms: For its plans.
         server: Name and version, as the server says.
-        facts: What the results are to be read with, for JSON.
+        facts: What a reader of the results needs to know, for JSON.
     """
 
     work: Work
+    terms: Terms
     server: str
     facts: dict[str, Any]
 
 
 def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Let a command say in one line what was wrong, with exit code 2."""
+    """Make a command report a mistake in one line, with exit code 2."""
 
     def run(flags: argparse.Namespace) -> int:
         try:
@@ -61,22 +63,19 @@ def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.
         except _FAULTS as error:
             sys.stderr.write(f"convserve-bench: {error}\n")
             return 2
-        except KeyboardInterrupt:
-            sys.stderr.write("convserve-bench: interrupted\n")
-            return INTERRUPTED
 
     return run
 
 
 def open_session(flags: argparse.Namespace) -> Session:
-    """Prepare what is sent; every kind of mistake shows here rather than under load.
+    """Prepare what is sent, so that every kind of mistake shows here rather than under load.
 
     Raises:
         CallFailed: The server does not know the model, or refuses the first request.
         CredentialsInvalid: TLS files or tokens cannot be used.
-        CheckFailed: What it says of the model makes no sense.
+        CheckFailed: The server's description of the model makes no sense.
         InputInvalid: There is nothing to send, or the model does not take what was given.
-        OptionsInvalid: The address is none, or no call can be made to it; with the remedy.
+        OptionsInvalid: The address is invalid, or no call can be made to it; says the remedy.
     """
     host, port = _address(flags.server)
     encoded = read_encoded(flags.input) if flags.input else None
@@ -92,7 +91,8 @@ def open_session(flags: argparse.Namespace) -> Session:
         alone = _alone(target, requests if flags.check else requests[:1], flags.input)
     reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None
     work = Work(host, port, tuple(framed(request) for request in requests), reference, credentials)
-    return Session(work, f"{about.name} {about.version}", _facts(flags, about))
+    terms = Terms(len(requests), flags.processes, flags.deadline_seconds, flags.drain_seconds)
+    return Session(work, terms, f"{about.name} {about.version}", _facts(flags, about))
 
 
 def write_json(path: Path, content: dict[str, Any]) -> None:
@@ -107,11 +107,23 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
         raise OutputInvalid(f"{path}: {error.strerror}; give another file") from None
 
 
-def check_outputs(*paths: Path | None) -> None:
-    """Look before a long run whether its results will have a place.
+def make_folder(path: Path, flag: str) -> None:
+    """Make a folder, unless it is there.
 
     Raises:
-        OutputInvalid: One has none.
+        OutputInvalid: It cannot be made; names the flag that chooses another.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another {flag}") from None
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Check before a long run that its results can be written.
+
+    Raises:
+        OutputInvalid: One of the folders is missing, or cannot be written to.
     """
     for path in paths:
         if path is not None and not os.access(path.parent, os.W_OK):
@@ -121,11 +133,11 @@ def check_outputs(*paths: Path | None) -> None:
 
 
 def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> list[Any]:
-    """Return the answers to requests, one after the other; of what was given, name what is not taken.
+    """Return the answers to requests, one after the other.
 
     Raises:
-        CallFailed: One failed that was made up here.
-        InputInvalid: One failed that was given.
+        CallFailed: A request failed that was made up here.
+        InputInvalid: A request failed that was given; names it.
     """
     answers = []
     for place, request in enumerate(requests):
@@ -136,18 +148,6 @@ def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> lis
                 raise
             raise InputInvalid(f"--input {origin(given, place)}: {failed}") from None
     return answers
-
-
-def make_folder(path: Path, flag: str) -> None:
-    """Make a folder, unless it is there.
-
-    Raises:
-        OutputInvalid: It cannot be made; with the flag that names another.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputInvalid(f"{path}: {error.strerror}; give another {flag}") from None
 
 
 def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespace) -> list[bytes]:

@@ -1,4 +1,4 @@
-"""Servers to compare with, each in a file of its own: how it is installed, tuned, started, asked."""
+"""Servers to compare with, each in a file of its own: how it is installed, tuned, started and called."""
 
 from __future__ import annotations
 

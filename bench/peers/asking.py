@@ -1,4 +1,4 @@
-"""A client that is careful rather than cheap: asks, reads the answer, compares it."""
+"""A client that checks answers, however long that takes."""
 
 from __future__ import annotations
 

@@ -1,41 +1,33 @@
 """ONNX Runtime without a server: the limit.
 
-Two rows. ``bare-1-thread`` runs all rows in flight as one batch on one thread, which is the least CPU that an answer
-can cost, and what a server's CPU per answer is held against. ``bare`` tries batches and threads (one run at a time on
-one thread or two, or two runs at once) before each measurement and keeps what gives most answers a second.
+Two rows. ``bare-1-thread`` runs all rows in flight as one batch on one thread: the least CPU that an answer can cost,
+with which a server's CPU per answer is compared. ``bare`` tries batches and threads (one run at a time on one thread or
+two, or two runs at once) before each measurement and keeps what gives most answers per second.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Door, Place, told
+from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Door, Place, program_variables
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
 
 @dataclass(frozen=True)
 class Bare(OverHttp):
-    """The loop. It is told what to do through its standard input, see ``programs/bare.py``."""
+    """The loop. It takes commands on its standard input, see ``programs/bare.py``."""
 
     name: str
     best: bool
     door: Door = "none"
-    home: str = "bare"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """ONNX Runtime, and NumPy with it."""
-        return ((pinned_onnxruntime(),),)
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What is measured."""
-        return ("onnxruntime", "numpy")
+    home = "bare"
+    requirements = ((pinned_onnxruntime(),),)
+    shows = ("onnxruntime", "numpy")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         if self.best:
             return "the batch, loops and threads that gave most answers a second, tried before each measurement"
         return "all rows in flight in one run, on one thread"
@@ -43,4 +35,4 @@ class Bare(OverHttp):
     def command(self, case: Case, place: Place) -> Command:
         """Start the loop."""
         argv = (str(place.environment.python), str(PROGRAMS / "bare.py"))
-        return Command(argv, told(case, place, MOST_ROWS, 1))
+        return Command(argv, program_variables(case, place, MOST_ROWS, 1))

@@ -1,4 +1,4 @@
-"""What every peer is, and what it is given."""
+"""What a peer is, and what it is given."""
 
 from __future__ import annotations
 
@@ -32,11 +32,11 @@ class Case:
         input: Name of the only input.
         datatype: Of the input, as the protocol spells it.
         output: Name of the output, float32 (N, K).
-        rows: One each: the answers to all are checked, the first is what load is made of. Encoded pictures are flat
-            arrays of their bytes.
+        rows: What is sent, one row a call: the answers to all are checked, the first is used for load. Encoded
+            pictures are flat arrays of their bytes.
         row_shape: Of a row as the graph takes it.
-        encoded: Whether rows are JPEG files, which whoever answers has to decode.
-        in_flight: Calls in flight that say something of this model; None: those that are asked for.
+        encoded: Whether rows are JPEG files, which the server has to decode.
+        in_flight: Numbers of calls in flight that suit this model; None: the usual ones.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Place:
     """Where a peer runs.
 
     Attributes:
-        folder: For its environment, files and log; kept from one run to the next.
+        folder: For its files and log.
         environment: Its own, or the one that this program runs in.
         port: Of the door that is measured.
         spare_port: Another that is free.
@@ -74,7 +74,7 @@ class Place:
 
 @dataclass(frozen=True, slots=True)
 class Command:
-    """How it is started.
+    """How a peer is started.
 
     Attributes:
         argv: Program and arguments.
@@ -88,21 +88,21 @@ class Command:
 class Peer(Protocol):
     """A server that can be compared.
 
-    Its processes are those that come from the one that :meth:`command` starts: see ``bench.peers.process``. It is
-    ready once it answers rightly.
+    All processes that come from the one that :meth:`command` starts belong to it: see ``bench.peers.process``. It is
+    ready once its answers are right.
     """
 
     @property
     def name(self) -> str:
-        """Of the row."""
+        """Its name in the results."""
 
     @property
     def home(self) -> str:
-        """Name of its environment, which several rows may share."""
+        """Name of its environment, which several peers may share."""
 
     @property
     def door(self) -> Door:
-        """What its client speaks; ``none``: it is no server."""
+        """The protocol that it speaks; ``none``: it is no server."""
 
     @property
     def path(self) -> str:
@@ -114,18 +114,18 @@ class Peer(Protocol):
 
     @property
     def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """Arguments of ``pip install``, one call after the other; what its environment needs."""
+        """What its environment needs: the arguments of one ``pip install`` after another."""
 
     @property
     def shows(self) -> tuple[str, ...]:
-        """Distributions whose version is told."""
+        """Distributions whose versions the results show."""
 
     @property
     def tuning(self) -> str:
-        """How it was brought to its best, on one line."""
+        """How it was tuned to its best, on one line."""
 
     def command(self, case: Case, place: Place) -> Command:
-        """Write its files and say how it is started."""
+        """Write its files, and return how it is started."""
 
     def request(self, case: Case, row: np.ndarray) -> bytes:
         """Return the body that asks for one row; without gRPC's five bytes."""
@@ -138,7 +138,7 @@ class Peer(Protocol):
         """
 
 
-def told(case: Case, place: Place, batch: int, instances: int) -> dict[str, str]:
+def program_variables(case: Case, place: Place, batch: int, instances: int) -> dict[str, str]:
     """Return the environment variables that ``programs/serving.py`` reads."""
     return {
         "BENCH_NAME": case.name,

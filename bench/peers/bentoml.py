@@ -1,4 +1,4 @@
-"""BentoML, over HTTP with JSON, which is what its typed interfaces read without a detour.
+"""BentoML, over HTTP with JSON, which its typed interfaces read directly.
 
 Tuned for two cores: two workers without batching, one thread a run, no access log. One worker with adaptive batching
 up to 64 rows needs less CPU for an answer from 16 in flight on, yet gives fewer answers a second.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, told
+from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverJson
 from bench.peers.environment import pinned_onnxruntime
 
@@ -29,7 +29,9 @@ class BentoML(OverJson):
         program = str(place.environment.folder / "bin" / "bentoml")
         where = ("--working-dir", str(PROGRAMS), "--host", "127.0.0.1", "--port", str(place.port))
         own = {"BENTOML_HOME": str(place.folder / "home"), "BENTOML_DO_NOT_TRACK": "true"}
-        return Command((program, "serve", "bentoml_service:Model", *where), told(case, place, 1, _WORKERS) | own)
+        return Command(
+            (program, "serve", "bentoml_service:Model", *where), program_variables(case, place, 1, _WORKERS) | own
+        )
 
     def wrapped(self, encoded: str) -> Any:
         """Put it into the list that a batch is made of."""

@@ -50,7 +50,7 @@ NAMES = tuple(_KNOWN)
 
 
 def open_case(name: str, work: Path | None) -> Case:
-    """Return a model, which is made if it is not there.
+    """Return a model, after making it if it does not exist.
 
     Args:
         name: One of :data:`NAMES`.
@@ -91,7 +91,7 @@ def _as_jpeg(picture: np.ndarray) -> np.ndarray:
 
 
 def _make(repository: Path, name: str) -> None:
-    """Make it in a process of its own, since bench does not know torch."""
+    """Make a model in a process of its own, since bench does not use torch."""
     command = [sys.executable, str(ROOT / "scripts" / "speed_models.py"), str(repository), name]
     ran = subprocess.run(command, cwd=ROOT, env=None, capture_output=True, text=True, check=False)
     if ran.returncode:

@@ -1,6 +1,6 @@
-"""This project's server: admission, deadlines, metrics and golden answers on; as it comes, or with one instance.
+"""This project's server, with its default settings or a few flags: admission, deadlines, metrics and golden answers on.
 
-It takes the tree that it is run from; its environment holds what that depends on.
+What runs is the tree around this file; its environment holds what that depends on.
 """
 
 from __future__ import annotations
@@ -14,27 +14,19 @@ from bench.peers.environment import pinned_onnxruntime
 
 @dataclass(frozen=True)
 class Convserve(OverGrpc):
-    """One of its two doors, as it comes or with a few flags."""
+    """The server with one of its two transports, and perhaps a few flags."""
 
     name: str
     transport: str
     flags: tuple[str, ...] = ()
     takes_encoded = True
-    home: str = "convserve"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """Itself, where it stands."""
-        return (("--editable", f"{ROOT}[cpu,fast]", pinned_onnxruntime()),)
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What serves."""
-        return ("convserve", "onnxruntime", "grpcio", "pygrpc-native")
+    home = "convserve"
+    requirements = (("--editable", f"{ROOT}[cpu,fast]", pinned_onnxruntime()),)
+    shows = ("convserve", "onnxruntime", "grpcio", "pygrpc-native")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         return " ".join(("as it comes, --transport", self.transport, *self.flags))
 
     def command(self, case: Case, place: Place) -> Command:
@@ -46,5 +38,5 @@ class Convserve(OverGrpc):
         (repository / case.name).symlink_to(case.repository / case.name)
         argv = (str(place.environment.python), "-m", "service", "serve", "--models", str(repository))
         ports = ("--grpc-port", str(place.port), "--http-port", str(place.spare_port))
-        # In front of whatever else is installed: what is measured is this tree.
+        # Before anything else that is installed: this tree is what is measured.
         return Command((*argv, "--transport", self.transport, *self.flags, *ports), {"PYTHONPATH": str(ROOT)})

@@ -1,4 +1,4 @@
-"""What peers of one door have in common: the body that asks for a row, and the class in an answer."""
+"""What peers of one protocol have in common: the body that asks for a row, and the class in an answer."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ class OverGrpc:
     path = "/inference.GRPCInferenceService/ModelInfer"
     content_type = "application/grpc"
     takes_encoded = False  # pictures as BYTES
-    encoded_axes = 1  # their batch, and where the server wants more
+    encoded_axes = 1  # of their shape: the batch, and whatever else the server wants
 
     def request(self, case: Case, row: np.ndarray) -> bytes:
         """Write a ModelInferRequest with raw contents.
 
         Raises:
-            PeerFailed: It is not set up to decode pictures.
+            PeerFailed: The peer is not set up to decode pictures.
         """
         request = pb.ModelInferRequest(model_name=case.name)
         if case.encoded:
@@ -56,7 +56,7 @@ class OverGrpc:
 
 
 class OverHttp:
-    """A POST of raw bytes, answered with raw float32: the least that a server can be asked to read and write."""
+    """A POST of raw bytes, answered with raw float32: a server cannot read and write less."""
 
     door: Door = "http"
     path = "/"

@@ -1,4 +1,4 @@
-"""A peer's virtual environment: made once, by pip from the package index."""
+"""A peer's virtual environment: made once, with pip, from the package index."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pathlib import Path
 
 
 class InstallFailed(Exception):
-    """Pip could not; the message says why, on one line."""
+    """Pip failed; the message says why, on one line."""
 
 
 class Environment:
-    """A virtual environment without pip, so that its size is that of what was asked for."""
+    """A virtual environment without pip, so that its size is that of its requirements."""
 
     def __init__(self, folder: Path) -> None:
-        """Name it; :meth:`make` makes it."""
+        """Name its folder; :meth:`make` makes it."""
         self.folder = folder
 
     @classmethod
@@ -38,7 +38,7 @@ class Environment:
         return next((self.folder / "lib").glob("python3.*")) / "site-packages"
 
     def make(self, requirements: Iterable[tuple[str, ...]]) -> None:
-        """Make it, unless that has been done for the same requirements.
+        """Make the environment, unless it was made for the same requirements.
 
         Raises:
             InstallFailed: Says why.
@@ -54,7 +54,7 @@ class Environment:
         stamp.write_text(wanted)
 
     def need(self, name: str) -> None:
-        """Install a distribution as well, unless it is there.
+        """Install another distribution, unless it is there.
 
         Raises:
             InstallFailed: Says why.
@@ -63,7 +63,7 @@ class Environment:
             self._run("-m", "pip", "--python", str(self.python), "install", "--quiet", name)
 
     def installed_bytes(self) -> int:
-        """Return what its packages take on the disk, compiled files left out."""
+        """Return the size of its packages on the disk, without compiled files."""
         found = 0
         for folder, _, names in os.walk(self.site):
             if not folder.endswith("__pycache__"):
@@ -71,7 +71,7 @@ class Environment:
         return found
 
     def versions(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the versions of distributions that are there."""
+        """Return the versions of those distributions that are installed."""
         found = {d.metadata["Name"].lower(): d.version for d in metadata.distributions(path=[str(self.site)])}
         return {name: found[name] for name in names if name in found}
 
@@ -84,7 +84,7 @@ class Environment:
 
 
 def pinned_onnxruntime() -> str:
-    """Return the requirement that gives every peer the ONNX Runtime of this environment; any, where it has none."""
+    """Return a requirement for the ONNX Runtime of this environment, or for any if this one has none."""
     try:
         return f"onnxruntime=={metadata.version('onnxruntime')}"
     except metadata.PackageNotFoundError:

@@ -6,7 +6,7 @@ run in its event loop, no access log.
 
 from __future__ import annotations
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, told
+from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverGrpc
 from bench.peers.environment import pinned_onnxruntime
 
@@ -22,4 +22,4 @@ class KServe(OverGrpc):
     def command(self, case: Case, place: Place) -> Command:
         """Start the program."""
         argv = (str(place.environment.python), str(PROGRAMS / "kserve_server.py"))
-        return Command(argv, told(case, place, 1, 1))
+        return Command(argv, program_variables(case, place, 1, 1))

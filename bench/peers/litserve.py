@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, told
+from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverJson
 from bench.peers.environment import pinned_onnxruntime
 
@@ -25,7 +25,7 @@ class LitServe(OverJson):
     def command(self, case: Case, place: Place) -> Command:
         """Start the program."""
         argv = (str(place.environment.python), str(PROGRAMS / "litserve_server.py"))
-        return Command(argv, told(case, place, 1, 1))
+        return Command(argv, program_variables(case, place, 1, 1))
 
     def wrapped(self, encoded: str) -> Any:
         """Put it under ``input``."""

@@ -12,7 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from bench.peers.base import Case, Command, Place, free_port, told
+from bench.peers.base import Case, Command, Place, free_port, program_variables
 from bench.peers.doors import OverGrpc
 from bench.peers.environment import pinned_onnxruntime
 
@@ -37,7 +37,7 @@ class MLServer(OverGrpc):
             "outputs": [{"name": case.output, "datatype": "FP32", "shape": [-1, -1]}],
         }
         (folder / "model-settings.json").write_text(json.dumps(model))
-        return start(place, folder, told(case, place, 1, 1))
+        return start(place, folder, program_variables(case, place, 1, 1))
 
 
 def start(place: Place, folder: Path, variables: dict[str, str]) -> Command:

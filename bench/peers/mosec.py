@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, told
+from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -21,26 +21,18 @@ class Mosec(OverHttp):
     name: str
     batch: int
     workers: int
-    path: str = "/inference"
-    home: str = "mosec"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """Its wheel."""
-        return (("mosec", pinned_onnxruntime()),)
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What serves."""
-        return ("mosec", "onnxruntime")
+    path = "/inference"
+    home = "mosec"
+    requirements = (("mosec", pinned_onnxruntime()),)
+    shows = ("mosec", "onnxruntime")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         batching = f"batches of up to {self.batch} within 1 ms" if self.batch > 1 else "no batching"
         return f"{self.workers} worker(s), {batching}, one thread a run"
 
     def command(self, case: Case, place: Place) -> Command:
         """Start the program."""
         argv = (str(place.environment.python), str(PROGRAMS / "mosec_server.py"))
-        return Command(argv, told(case, place, self.batch, self.workers))
+        return Command(argv, program_variables(case, place, self.batch, self.workers))

@@ -1,4 +1,4 @@
-"""What Linux says of processes in /proc: text to numbers, and which processes belong together. Pure."""
+"""Reads Linux's texts about processes in /proc, and tells which processes belong together. Pure."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ class Stat(NamedTuple):
     Attributes:
         pid: Of the process.
         parent: Of its parent.
-        session: Its session's number.
+        session: Number of its session.
         ticks: CPU time used, user and system, its threads included.
-        started: Instant of its start in ticks since boot; with the pid it names a process for good.
+        started: Instant of its start in ticks since boot; together with the pid it is unique.
     """
 
     pid: int
@@ -51,8 +51,8 @@ def family(root: int, stats: Iterable[Stat], tagged: Iterable[int] = ()) -> set[
 
     Args:
         root: The process that was started, the leader of a session of its own.
-        stats: Of all processes there are.
-        tagged: Those known by another sign, such as a variable in their environment: what was left by its parent.
+        stats: Of all processes on the machine.
+        tagged: Those recognised by another sign, such as a variable in their environment, after their parent ended.
     """
     found = {root, *tagged}
     rest = [stat for stat in stats if stat.pid not in found]

@@ -1,4 +1,4 @@
-"""A peer that runs: its processes, what they cost, its end."""
+"""A running peer: its processes, what they use, and its end."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from bench.peers.proc import Stat, family, parse_kilobytes, parse_stat
 _TAG = "BENCH_RUN"  # in the environment of a peer's processes, wherever they end up in the tree
 _STOP_SECONDS = 15.0
 _TICK = os.sysconf("SC_CLK_TCK")
-# What a user's shell may hold and would change what a peer does.
+# All that a peer gets of this environment: other variables might change what it does.
 _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "USER")
 
 
@@ -31,8 +31,8 @@ class Running:
 
         Args:
             command: What to start.
-            log: File for what it says.
-            pipes: Whether its standard input and output are talked to.
+            log: File for its output.
+            pipes: Whether its standard input and output are pipes to this process.
 
         Raises:
             PeerFailed: There is no such program.
@@ -75,7 +75,7 @@ class Running:
         return self.process.stdin, self.process.stdout
 
     def stats(self) -> list[Stat]:
-        """Return what is known of each of its processes now."""
+        """Return the present statistics of each of its processes."""
         everything = [*_stats()]
         mine = family(self.process.pid, everything, [stat.pid for stat in everything if self._is_tagged(stat.pid)])
         return [stat for stat in everything if stat.pid in mine]
@@ -85,20 +85,20 @@ class Running:
         return sum(stat.ticks for stat in self.stats()) / _TICK
 
     def rss_bytes(self) -> int:
-        """Return the memory its processes have in RAM; a page that several share counts for each of them."""
+        """Return the RAM of its processes; a page that several share counts for each of them."""
         return sum(parse_kilobytes(_read(stat.pid, "status"), "VmRSS") for stat in self.stats())
 
     def pss_bytes(self) -> int:
-        """Return the memory its processes have in RAM; a page that several share is divided among them."""
+        """Return the RAM of its processes; a page that several share is divided among them."""
         return sum(parse_kilobytes(_read(stat.pid, "smaps_rollup"), "Pss") for stat in self.stats())
 
     def last_words(self) -> str:
-        """Return the last line that it said, for a message."""
+        """Return the last line of its output, for a message."""
         lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
         return lines[-1][:160] if lines else "it said nothing"
 
     def check_alive(self) -> None:
-        """Go on if it runs.
+        """Require that it runs.
 
         Raises:
             PeerFailed: It has ended.
@@ -108,7 +108,7 @@ class Running:
             raise PeerFailed(f"it ended with {code}: {self.last_words()}")
 
     def stop(self) -> None:
-        """End it: first asked, then made to."""
+        """End all its processes: ask first, then kill."""
         for pipe in (self.process.stdin, self.process.stdout):
             if pipe is not None:
                 pipe.close()
@@ -141,7 +141,7 @@ def _read(pid: int, name: str) -> str:
 
 
 def _read_bytes(pid: int, name: str) -> bytes:
-    """Return a file of /proc; nothing where the process has gone, or is another user's."""
+    """Return a file of /proc; nothing if the process has ended, or is another user's."""
     try:
         return Path(f"/proc/{pid}/{name}").read_bytes()
     except OSError:

@@ -5,7 +5,7 @@ Tuned for two cores: one replica, batches of up to 64 without a wait, no dashboa
 
 from __future__ import annotations
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, told
+from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -22,4 +22,4 @@ class RayServe(OverHttp):
         """Start the program."""
         argv = (str(place.environment.python), str(PROGRAMS / "ray_server.py"))
         own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0", "RAY_DEDUP_LOGS": "0"}
-        return Command(argv, told(case, place, MOST_ROWS, 1) | own)
+        return Command(argv, program_variables(case, place, MOST_ROWS, 1) | own)

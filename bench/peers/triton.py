@@ -12,7 +12,7 @@ import shutil
 import sys
 from dataclasses import dataclass
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, told
+from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverGrpc
 from bench.peers.environment import Environment, pinned_onnxruntime
 
@@ -25,21 +25,14 @@ class Triton(OverGrpc):
     instances: int
     takes_encoded = True
     encoded_axes = 2
-    home: str = "triton"
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """Its own dependencies are for its Python interface, which is not used; its backend is made for NumPy 1."""
-        return (("--no-deps", "nvidia-pytriton"), ("numpy<2", pinned_onnxruntime()))
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """What serves."""
-        return ("nvidia-pytriton", "onnxruntime", "numpy")
+    home = "triton"
+    # The wheel's own dependencies are for its Python interface, which is not used; its backend needs NumPy 1.
+    requirements = (("--no-deps", "nvidia-pytriton"), ("numpy<2", pinned_onnxruntime()))
+    shows = ("nvidia-pytriton", "onnxruntime", "numpy")
 
     @property
     def tuning(self) -> str:
-        """On one line."""
+        """See :class:`bench.peers.base.Peer`."""
         return f"Python backend, {self.instances} instance(s), dynamic batching up to {MOST_ROWS}, one thread a run"
 
     def command(self, case: Case, place: Place) -> Command:
@@ -57,7 +50,7 @@ output [{{ name: "{case.output}" data_type: TYPE_FP32 dims: [-1] }}]
 instance_group [{{ count: {self.instances} kind: KIND_CPU }}]
 """
         (model / "config.pbtxt").write_text(config.lstrip())
-        variables = told(case, place, MOST_ROWS, self.instances)
+        variables = program_variables(case, place, MOST_ROWS, self.instances)
         argv, own = server(place.environment)
         variables["PYTHONPATH"] += f":{own.pop('PYTHONPATH')}"
         flags = (f"--model-repository={place.folder / 'models'}", f"--grpc-port={place.port}", "--allow-http=false")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import datetime
-import signal
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,11 +12,11 @@ from typing import Any
 from bench.compare import measure
 from bench.compare.clients import ClientFailed
 from bench.compare.grounds import Grounds
-from bench.compare.machine import commit, machine, needs_checkout
+from bench.compare.machine import commit, machine, require_checkout
 from bench.compare.results import ResultsInvalid
-from bench.compare.sending import found_programs
+from bench.compare.sending import find_programs
 from bench.load.options import OptionsInvalid, counts, names, positive
-from bench.load.plot import needs_matplotlib
+from bench.load.plot import require_matplotlib
 from bench.load.progress import steps
 from bench.load.session import guarded, make_folder
 from bench.peers.base import ROOT
@@ -29,7 +28,7 @@ from bench.profile.plot import draw
 from bench.profile.results import Profile, Profiles
 from bench.profile.samplers import SamplerFailed
 from bench.profile.split import Cost
-from bench.profile.watching import found_samplers
+from bench.profile.watching import find_samplers
 
 _ABOUT = """Tell where this server's CPU goes: how much each of its threads uses, by /proc; how much of that is the
 model, the kernel and Python, by perf; and which functions Python executes, by py-spy. The same load runs once without
@@ -77,10 +76,10 @@ def run(flags: argparse.Namespace) -> int:
 
 
 def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
-    tools = found_samplers()
-    programs = found_programs(flags.client, among=("h2load",))
-    needs_matplotlib("profile")
-    needs_checkout("profile")
+    tools = find_samplers()
+    programs = find_programs(flags.client, among=("h2load",))
+    require_matplotlib("profile")
+    require_checkout("profile")
     if flags.work:
         make_folder(flags.work, "--work")
     profiles = _opened(out)
@@ -90,12 +89,11 @@ def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
 
     def keep(profile: Profile, costs: Sequence[Cost]) -> None:
         profiles.put(profile)
-        profiles.written(out / "results.json")
+        profiles.write(out / "results.json")
         title = f"{profile.model}, {profile.in_flight} in flight, {profile.transport} door: CPU us for an inference"
         door = "" if profile.transport == "native" else f"-{profile.transport}"
         (out / f"{profile.model}-{profile.in_flight}{door}.svg").write_text(svg(costs, title))
 
-    signal.signal(signal.SIGTERM, _interrupted)  # else the server would stay
     with steps("profile", len(models)) as progress, tempfile.TemporaryDirectory() as scratch:
         work = flags.work.resolve() if flags.work else None
         grounds = Grounds(work, Path(scratch), progress.say, install=False)
@@ -110,10 +108,6 @@ def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
     draw(profiles, out / "profile.png")
     print("\n\n".join([table.text(profiles), *failures]))
     return 1 if failures else 0
-
-
-def _interrupted(number: int, frame: object) -> None:
-    raise KeyboardInterrupt
 
 
 def _opened(out: Path) -> Profiles:

@@ -1,7 +1,7 @@
-"""A flame graph as a still picture: widths are CPU, colours are phases, the full name of a box is its tooltip. Pure.
+"""A flame graph as a picture: widths are CPU, colours are phases, the full name of a box is its tooltip. Pure.
 
-py-spy draws one of its own, but of its samples alone: without the threads that run no Python, and without what is
-known of the others' CPU.
+py-spy draws flame graphs too, but from its samples alone: without the threads that run no Python, and without the CPU
+that /proc tells of the others.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bench.profile.split import Cost
 
 _WIDTH, _ROW, _LETTER = 1200, 17, 6.3
 _HEAD = 58
-_LEAST = 0.0015  # of the whole: what is narrower is left out
+_LEAST = 0.0015  # of the whole: narrower boxes are left out
 COLOURS = {
     Phase.HTTP2: "#7fb3d5",
     Phase.INTAKE: "#58d68d",
@@ -37,13 +37,12 @@ class _Box:
     inner: dict[str, _Box] = field(default_factory=dict)
 
 
-def svg(costs: Sequence[Cost], title: str, unit: str = "us") -> str:
-    """Draw stacks, the outermost function above.
+def svg(costs: Sequence[Cost], title: str) -> str:
+    """Draw stacks, the outermost function on top.
 
     Args:
-        costs: Parts of the CPU.
-        title: What they are parts of.
-        unit: Of the numbers.
+        costs: Parts of the CPU, in microseconds.
+        title: Of the picture.
     """
     whole = _Box()
     for cost in costs:
@@ -54,7 +53,7 @@ def svg(costs: Sequence[Cost], title: str, unit: str = "us") -> str:
             box.cpu += cost.cpu
             box.phases.add(cost.phase)
     boxes: list[str] = []
-    depth = _draw(whole, "the server", 0.0, 0, whole.cpu, unit, boxes)
+    depth = _draw(whole, "the server", 0.0, 0, whole.cpu, boxes)
     height = _HEAD + (depth + 1) * _ROW + 4
     legend, left = "", 4.0
     for phase in Phase:
@@ -70,22 +69,22 @@ def svg(costs: Sequence[Cost], title: str, unit: str = "us") -> str:
     )
 
 
-def _draw(box: _Box, name: str, left: float, depth: int, whole: float, unit: str, into: list[str]) -> int:
-    """Draw a box and what is in it; return the depth that was reached."""
+def _draw(box: _Box, name: str, left: float, depth: int, whole: float, into: list[str]) -> int:
+    """Draw a box and the boxes within it; return the greatest depth."""
     width, top = box.cpu / whole * _WIDTH, _HEAD + depth * _ROW
     colour = COLOURS[min(box.phases)] if len(box.phases) == 1 else _MIXED
     letters = int((width - 6) / _LETTER)
     plain = name.partition(" (")[0]
     label = plain if len(plain) <= letters else plain[: letters - 1] + "…" if letters > 3 else ""
-    told = f"{name}: {box.cpu:.4g} {unit}, {100 * box.cpu / whole:.1f} %"
+    tooltip = f"{name}: {box.cpu:.4g} us, {100 * box.cpu / whole:.1f} %"
     written = f'<text x="{left + 3:.1f}" y="{top + 12}">{escape(label)}</text>' if label else ""
     into.append(
-        f'<g><title>{escape(told)}</title><rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{_ROW - 1}" '
+        f'<g><title>{escape(tooltip)}</title><rect x="{left:.1f}" y="{top}" width="{width:.1f}" height="{_ROW - 1}" '
         f'fill="{colour}" stroke="#909497" stroke-width=".4"/>{written}</g>'
     )
     reached, start = depth, left
     for inner_name, inner in sorted(box.inner.items(), key=lambda pair: -pair[1].cpu):
         if inner.cpu >= _LEAST * whole:
-            reached = max(reached, _draw(inner, inner_name, start, depth + 1, whole, unit, into))
+            reached = max(reached, _draw(inner, inner_name, start, depth + 1, whole, into))
             start += inner.cpu / whole * _WIDTH
     return reached

@@ -19,7 +19,7 @@ from bench.peers.process import Running
 from bench.profile import samplers
 from bench.profile.results import Profile
 from bench.profile.split import Cost, Thread, by_phase, by_thread, split
-from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_told, sampling, thread_names
+from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_script, sampling, thread_names
 
 BARE = "bare-1-thread"
 _ALONE_SECONDS = 2.0
@@ -29,7 +29,7 @@ Keep = Callable[[Profile, Sequence[Cost]], None]
 
 @dataclass(frozen=True, slots=True)
 class Watched:
-    """A server that is being profiled, and what to look with."""
+    """A server that is being profiled, and the tools for it."""
 
     model: str
     transport: str
@@ -49,17 +49,17 @@ def profile_model(
 
     Args:
         model: Its name.
-        transport: The door.
-        loads: Calls in flight; None: what says something of the model.
+        transport: The server's transport.
+        loads: Calls in flight; None: those that suit the model.
         grounds: What turns share.
         tools: Samplers.
-        terms: The rest.
-        keep: Given each profile, in microseconds for an answer, and the stacks that it is made of.
+        terms: What all turns have in common.
+        keep: Called with each profile, in microseconds per answer, and the stacks that make it up.
 
     Raises:
         PeerFailed: The server did not come up, or answered wrongly.
-        ClientFailed: A load was no measurement.
-        SamplerFailed: perf or py-spy could not look.
+        ClientFailed: A load gave no measurement.
+        SamplerFailed: perf or py-spy failed.
     """
     peer = PEERS[DOORS[transport]]
     case, expected = grounds.case(model)
@@ -79,11 +79,11 @@ def profile_model(
 
 
 def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
-    """Measure without samplers, then see with each of them what the CPU was for."""
+    """Measure without samplers, then find out with each of them what the CPU was used for."""
     sender, terms, tools = watched.sender, watched.terms, watched.samplers
     clock, batches = ThreadClock(watched.pid), BatchCounter(watched.place.spare_port)
     terms.say(f"{in_flight} in flight")
-    # The clock within the counter, whose scrapes cost the server something as well.
+    # The clock within the counter, whose scrapes cost the server something too.
     sent = sender.measure(in_flight, terms.seconds, _beside(batches, clock))
     files = [watched.place.folder / name for name in ("perf.data", "spy.txt")]
     commands = [
@@ -94,7 +94,7 @@ def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
     for command, file in zip(commands, files, strict=True):
         terms.say(f"{in_flight} in flight, with {Path(command[0]).name}")
         costs_of_looking.append(sender.measure(in_flight, terms.seconds, sampling(command, file)).cpu_us)
-    on_core = [*samplers.parse_perf(perf_told(tools.perf, files[0]))]
+    on_core = [*samplers.parse_perf(perf_script(tools.perf, files[0]))]
     in_python = samplers.parse_spy(files[1].read_text())
     a_call = 1e6 / sent.load.answers
     threads = [
@@ -132,7 +132,7 @@ def _beside(*contexts: AbstractContextManager[object]) -> Iterator[None]:
 
 
 def _alone(case: Case, grounds: Grounds, batches: Iterable[int], terms: measure.Terms) -> dict[int, float]:
-    """Return the CPU of ONNX Runtime alone in microseconds for a row, by the rows of a batch."""
+    """Return the CPU of ONNX Runtime alone, in microseconds per row, by the rows of a batch."""
     bare = PEERS[BARE]
     assert isinstance(bare, Bare)
     terms = replace(terms, seconds=min(terms.seconds, _ALONE_SECONDS))
@@ -141,12 +141,12 @@ def _alone(case: Case, grounds: Grounds, batches: Iterable[int], terms: measure.
 
 
 def around(rows_a_batch: float) -> tuple[int, int]:
-    """Return the whole numbers that a mean lies between."""
+    """Return the whole numbers below and above a mean."""
     return max(1, math.floor(rows_a_batch)), max(1, math.ceil(rows_a_batch))
 
 
 def between(alone: Mapping[int, float], rows_a_batch: float) -> float:
-    """Return the cost of a row in batches of so many rows on average, taken between those of two whole numbers.
+    """Return the cost of a row in batches of ``rows_a_batch`` rows on average, interpolated.
 
     >>> between({5: 100.0, 6: 90.0}, 5.5)  # 500 and 540 for a batch
     94.54545454545455

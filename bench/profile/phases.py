@@ -1,7 +1,7 @@
-"""What a stack is doing: from the functions on it to a phase of a call. Pure.
+"""From the functions on a stack to a phase of a call. Pure.
 
-It knows the server's files and functions by name. What it does not know falls to the thread's own phase, so that a
-function renamed there shows as one row grown and another gone; a test holds these names against the sources.
+It knows the server's files and functions by name. Unknown ones count for the thread's own phase: a function that was
+renamed moves its CPU from one row to another. A test checks the names against the sources.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ def phase_of_stack(stack: Sequence[str]) -> Phase | None:
 
 
 def is_in_the_runtime(stack: Sequence[str]) -> bool:
-    """Tell whether a Python stack ends where ONNX Runtime begins, whose machine code perf has counted already.
+    """Tell whether a Python stack ends in ONNX Runtime, whose machine code perf has counted already.
 
     >>> is_in_the_runtime(["OnnxBackend.run (service/backend/onnx.py:126)", "Session.run (onnxruntime/capi/a.py:1)"])
     True
@@ -130,10 +130,10 @@ def is_in_the_runtime(stack: Sequence[str]) -> bool:
 
 
 def phase_of_machine_code(frames: Sequence[tuple[str, str]], kind: str, *, runs_python: bool) -> Phase | None:
-    """Return the phase of what a thread was executing on its core; None where Python's stack has to tell.
+    """Return the phase of what a thread was executing on its core; None if only Python's stack can tell.
 
     Args:
-        frames: Symbol and library from the innermost outwards; the kernel's first, if it was in there.
+        frames: Symbol and library from the innermost outwards; the kernel's first, if it was in the kernel.
         kind: Of the thread.
         runs_python: Whether Python knows the thread.
     """
@@ -153,7 +153,7 @@ def phase_of_machine_code(frames: Sequence[tuple[str, str]], kind: str, *, runs_
 
 
 def thread_kind(name: str) -> str:
-    """Return what threads of one kind have in common.
+    """Return the kind of a thread, by its name.
 
     >>> thread_kind("lenet5-mnist/1"), thread_kind("prepare_0"), thread_kind("intake")
     ('instances', 'prepare_*', 'intake')
@@ -164,7 +164,7 @@ def thread_kind(name: str) -> str:
 
 
 def phase_of_thread(kind: str) -> Phase:
-    """Return the phase of what is not known of a thread of this kind."""
+    """Return the phase for the unknown part of a thread of this kind."""
     if kind == "intake":
         return Phase.INTAKE
     if kind == "instances":

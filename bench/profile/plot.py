@@ -1,4 +1,4 @@
-"""A picture of profiles: a panel a model, a bar a load, its parts the phases."""
+"""A picture of profiles: a panel per model, a bar per load, divided into phases."""
 
 from __future__ import annotations
 

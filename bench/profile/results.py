@@ -1,4 +1,4 @@
-"""What was profiled, as it is kept: one profile for each model, load and door."""
+"""Profiles as they are kept: one for each model, load and transport."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ class Profile:
     Attributes:
         model: Name.
         in_flight: Calls.
-        transport: The door.
+        transport: The server's transport.
         client: What sent them.
         commit: Of the tree.
-        answers: In the window without samplers, which all times are from.
+        answers: In the window without samplers, from which all times are.
         per_second: Answers a second.
         p50_ms: Median latency.
         rows_a_batch: Mean.
@@ -30,9 +30,9 @@ class Profile:
         cpu_us: CPU of the server for an answer, user and system; the phases add up to it, and so do the threads.
         phases: CPU in microseconds for an answer, by phase.
         threads: Likewise, by kind of thread.
-        bare_us: CPU of ONNX Runtime alone for a row, on one thread, in batches of as many rows.
-        sampled_us: CPU for an answer while perf looked, and while py-spy did: what looking costs.
-        samples: How often perf found the server on a core, and py-spy somebody with the interpreter lock.
+        bare_us: CPU of ONNX Runtime alone for a row, on one thread, in batches of the same size.
+        sampled_us: CPU for an answer while perf sampled, and while py-spy did: what sampling costs.
+        samples: How often perf found the server on a core, and py-spy a thread with the interpreter lock.
     """
 
     model: str
@@ -54,7 +54,7 @@ class Profile:
 
     @property
     def key(self) -> tuple[str, int, str]:
-        """What a later one takes the place of."""
+        """A later profile replaces one of the same key."""
         return self.model, self.in_flight, self.transport
 
 
@@ -78,7 +78,7 @@ class Profiles:
         place = places.get(profile.key, len(self.profiles))
         self.profiles[place : place + 1] = [profile]
 
-    def written(self, path: Path) -> None:
+    def write(self, path: Path) -> None:
         """Write the file, one profile a line."""
         head = json.dumps({"machine": self.machine, "date": self.date}, indent=1)[:-2]
         rows = ",\n  ".join(json.dumps(_rounded(dataclasses.asdict(profile))) for profile in self.profiles)

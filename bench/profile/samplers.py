@@ -1,10 +1,10 @@
-"""perf and py-spy: how each is called, and what it says. Pure.
+"""perf and py-spy: their command lines and their output. Pure.
 
-perf interrupts whoever is on a core, so its samples are CPU, the kernel's included; but of Python it sees the
-interpreter only. py-spy sees Python's functions; but it looks at a thread's state, and where there are more threads
-than cores a thread that only waits for its turn looks as if it ran (one that yields in a loop most of all), so its
-shares of CPU are wrong by far. What it says of who holds the interpreter lock can be believed: that thread executes
-Python, and no other does. So perf says how much of a thread's CPU is Python, and py-spy which functions that is.
+perf interrupts the thread on a core, so its samples are CPU, the kernel's included; but it sees only the interpreter,
+not Python's functions. py-spy sees those; but it judges by a thread's state. With more threads than cores, a thread
+that waits for its turn looks as if it ran, one that yields in a loop most of all, so py-spy's shares of CPU are far
+off. What it says of the thread that holds the interpreter lock is right: that thread executes Python, and no other
+does. So perf tells how much of a thread's CPU is Python, and py-spy which functions that is.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Stack = tuple[str, ...]
 
 
 class SamplerFailed(Exception):
-    """A sampler is missing, or may not look; the message says why, on one line."""
+    """A sampler is missing, may not sample, or failed; the message says why, on one line."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class CpuSample:
 
     Attributes:
         thread: Its number.
-        frames: Symbol and library from the innermost outwards, as far as they could be told.
+        frames: Symbol and library from the innermost outwards, as far as they are known.
     """
 
     thread: int
@@ -41,30 +41,17 @@ class CpuSample:
 
 def perf_command(program: str, pid: int, out: Path) -> list[str]:
     """Return the command line that samples a process until it is interrupted."""
-    return [
-        program,
-        "record",
-        "-q",
-        "-N",
-        "-e",
-        "cpu-clock",
-        "-F",
-        str(_PERF_RATE),
-        "-g",
-        "-p",
-        str(pid),
-        "-o",
-        str(out),
-    ]
+    how = ("-q", "-N", "-e", "cpu-clock", "-F", str(_PERF_RATE), "-g")
+    return [program, "record", *how, "-p", str(pid), "-o", str(out)]
 
 
 def perf_script_command(program: str, recorded: Path) -> list[str]:
-    """Return the command line that tells what was recorded."""
+    """Return the command line that prints a recording."""
     return [program, "script", "-i", str(recorded), "-F", "tid,ip,sym,dso"]
 
 
 def parse_perf(said: str) -> Iterator[CpuSample]:
-    """Yield the samples that ``perf script`` told."""
+    """Yield the samples that ``perf script`` printed."""
     for block in said.split("\n\n"):
         lines = [line for line in block.splitlines() if line.strip()]
         if not lines:
@@ -80,12 +67,12 @@ def spy_command(program: str, pid: int, out: Path) -> list[str]:
 
 
 def spy_dump_command(program: str, pid: int) -> list[str]:
-    """Return the command line that tells the threads' names, as JSON."""
+    """Return the command line that prints the threads' names, as JSON."""
     return [program, "dump", "--json", "--pid", str(pid)]
 
 
 def parse_spy(said: str) -> dict[int, Counter[Stack]]:
-    """Read how often each stack was seen, by thread number; the frames of ``threading`` at the root are left out."""
+    """Read how often each stack was seen, by thread number, without the frames of ``threading`` at its root."""
     found: dict[int, Counter[Stack]] = {}
     for line in said.splitlines():
         stack, _, count = line.rpartition(" ")

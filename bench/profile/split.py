@@ -1,4 +1,4 @@
-"""A thread's CPU, as /proc says it, divided by what the samplers saw it do. Pure."""
+"""Divides each thread's CPU, as /proc tells it, by what the samplers saw. Pure."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ class Thread:
     """A thread of the server.
 
     Attributes:
-        number: As the kernel counts.
-        name: Python's, else the kernel's.
+        number: The kernel's number of it.
+        name: Python's name of it, else the kernel's.
         runs_python: Whether Python knows it.
         cpu: What it used, in any unit.
     """
@@ -64,9 +64,9 @@ def split(
 
     Args:
         threads: All of them.
-        total: Of the process: more than theirs by what ended threads used, or by rounding.
-        on_core: What perf saw.
-        in_python: What py-spy saw of who held the interpreter lock, by thread number.
+        total: Of the process; it exceeds theirs by what ended threads used, or by rounding.
+        on_core: Samples of perf.
+        in_python: Samples of py-spy, of the thread that held the interpreter lock, by thread number.
     """
     known = sum(thread.cpu for thread in threads)
     scale = min(1.0, total / known) if known else 1.0
@@ -81,7 +81,7 @@ def split(
         seen = code.get(thread.number, Counter())
         name = thread_kind(thread.name)
         if not thread.runs_python and seen[Phase.MODEL]:
-            # One of the pool that runs an operator in parts; asleep in the kernel it cannot be told from others.
+            # One of the pool that runs an operator in parts; while it sleeps in the kernel it looks like any other.
             name, seen = _POOL, Counter({Phase.MODEL: seen.total()})
         kind = kinds.setdefault(name, _Kind(name, None if thread.runs_python else Phase.HTTP2))
         kind.cpu += thread.cpu * scale
@@ -96,7 +96,7 @@ def split(
 
 @dataclass(slots=True)
 class _Kind:
-    """Threads of one kind, added up; ``unseen`` is the phase of what no sample tells of."""
+    """Threads of one kind, added up; ``unseen`` is their phase if there are no samples."""
 
     name: str
     unseen: Phase | None
@@ -124,7 +124,7 @@ class _Kind:
 
 
 def by_phase(costs: Sequence[Cost]) -> dict[Phase, float]:
-    """Add up."""
+    """Add up by phase."""
     sums = dict.fromkeys(Phase, 0.0)
     for cost in costs:
         sums[cost.phase] += cost.cpu

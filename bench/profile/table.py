@@ -23,7 +23,7 @@ def markdown(profiles: Profiles) -> str:
 
 
 def tables(profiles: Profiles) -> list[tuple[str, Rows]]:
-    """Return title and rows of a table for each model and door: a column a load, a row a phase."""
+    """Return title and rows of a table for each model and transport: a column per load, a row per phase."""
     found = []
     for model, transport in dict.fromkeys((one.model, one.transport) for one in profiles.profiles):
         here = [one for one in profiles.profiles if (one.model, one.transport) == (model, transport)]
@@ -56,7 +56,7 @@ def _share(part: float, whole: float) -> str:
 
 
 def measured_on(profiles: Profiles) -> str:
-    """Say on one line what they are to be read with."""
+    """Say on one line where the profiles come from."""
     about = profiles.machine
     machine = f"{about.get('cpu', 'unknown CPU')}, {about.get('cores')} cores, {about.get('memory_gb')} GB"
     commits = ", ".join(dict.fromkeys(one.commit for one in profiles.profiles))

@@ -1,4 +1,4 @@
-"""What is read of a server while a load runs: its threads' CPU, its batches, what the samplers record."""
+"""Reads a server while a load runs: its threads' CPU, its batches, and what the samplers record."""
 
 from __future__ import annotations
 
@@ -35,11 +35,11 @@ class Samplers:
     spy: str
 
 
-def found_samplers() -> Samplers:
+def find_samplers() -> Samplers:
     """Look for perf and py-spy.
 
     Raises:
-        SamplerFailed: One is not installed, or this user may not look.
+        SamplerFailed: One is not installed, or this user may not use it.
     """
     perf = shutil.which("perf")
     if perf is None:
@@ -53,7 +53,7 @@ def found_samplers() -> Samplers:
 
 
 class ThreadClock:
-    """Reads what a process and its threads use while it is entered."""
+    """Measures, while entered, what a process and its threads use."""
 
     def __init__(self, pid: int) -> None:
         self._pid = pid
@@ -76,7 +76,7 @@ class ThreadClock:
         self.threads = used
 
     def _read(self) -> dict[int, tuple[str, int]]:
-        """Return name and ticks by thread; number 0 is the process, with the threads that ended."""
+        """Return name and ticks by thread; number 0 is the process, ended threads included."""
         folder = Path(f"/proc/{self._pid}")
         found = {0: ("", parse_stat((folder / "stat").read_text()).ticks)}
         for thread in (folder / "task").iterdir():
@@ -91,7 +91,7 @@ class ThreadClock:
 
 
 class BatchCounter:
-    """Reads from /metrics how many batches of which size a server runs while it is entered."""
+    """Counts, while entered, the batches that a server runs, and their rows, by its /metrics."""
 
     def __init__(self, port: int) -> None:
         self._url = f"http://127.0.0.1:{port}/metrics"
@@ -126,10 +126,10 @@ class BatchCounter:
 
 @contextmanager
 def sampling(command: Sequence[str], out: Path) -> Iterator[None]:
-    """Let a sampler run while the context lasts; it has written its file by the end.
+    """Run a sampler while the context lasts; at the end its file is written.
 
     Raises:
-        SamplerFailed: It ended early, or wrote nothing.
+        SamplerFailed: It did not end, or wrote nothing.
     """
     out.unlink(missing_ok=True)
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as sampler:
@@ -149,25 +149,25 @@ def sampling(command: Sequence[str], out: Path) -> Iterator[None]:
 
 
 def thread_names(program: str, pid: int) -> dict[int, str]:
-    """Return the names that Python's threads have, by the kernel's number.
+    """Return the names of Python's threads, by the kernel's numbers.
 
     Raises:
-        SamplerFailed: py-spy cannot look.
+        SamplerFailed: py-spy failed.
     """
-    threads = json.loads(_told(samplers.spy_dump_command(program, pid)))
+    threads = json.loads(_output_of(samplers.spy_dump_command(program, pid)))
     return {int(thread["os_thread_id"]): str(thread["thread_name"] or "unnamed") for thread in threads}
 
 
-def perf_told(program: str, recorded: Path) -> str:
-    """Return what ``perf script`` says of a recording.
+def perf_script(program: str, recorded: Path) -> str:
+    """Return what ``perf script`` prints of a recording.
 
     Raises:
-        SamplerFailed: It cannot read it.
+        SamplerFailed: It cannot read the recording.
     """
-    return _told(samplers.perf_script_command(program, recorded))
+    return _output_of(samplers.perf_script_command(program, recorded))
 
 
-def _told(command: Sequence[str]) -> str:
+def _output_of(command: Sequence[str]) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_END_SECONDS)
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]

@@ -1,1 +1,1 @@
-"""The greatest rate within the objective, and goodput past it: what a server is worth, by runs of ``bench.load``."""
+"""Finds the greatest rate within an objective, and the goodput past it, by runs of ``bench.load``."""

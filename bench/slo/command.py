@@ -8,8 +8,8 @@ from typing import Any
 
 from bench.load.command import GENERATOR_LIMITED
 from bench.load.fleet import Fleet
-from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, positive, told
-from bench.load.plot import needs_matplotlib
+from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, describe, positive
+from bench.load.plot import require_matplotlib
 from bench.load.session import Session, check_outputs, guarded, open_session, write_json
 from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, row
 from bench.slo.optimum import BatchCosts
@@ -66,8 +66,8 @@ def run(flags: argparse.Namespace) -> int:
     costs = flags.costs.of_requests(flags.rows) if flags.costs else None
     session = open_session(flags)
     print(
-        f"{session.server}, model {flags.model}: {told(arrivals)}, objective {flags.objective_seconds * 1e3:g} ms at "
-        f"p{flags.percentile:g}\n",
+        f"{session.server}, model {flags.model}: {describe(arrivals)}, "
+        f"objective {flags.objective_seconds * 1e3:g} ms at p{flags.percentile:g}\n",
         flush=True,
     )
     with Fleet(session.work, flags.processes) as fleet:
@@ -78,7 +78,7 @@ def run(flags: argparse.Namespace) -> int:
             found, limit = _searched(flags, trials)
             code, capacity = 0 if found.narrow else 1, found.passed
             result["search"] = {**dataclasses.asdict(found), "limit": limit}
-            print(f"\n{_told(found, flags)}")
+            print(f"\n{_sentence(found, flags)}")
             if limit:
                 print(limit)
                 code = GENERATOR_LIMITED
@@ -100,7 +100,7 @@ def _check(flags: argparse.Namespace) -> None:
         raise OptionsInvalid("--capacity, --costs and --plot are for the curve: add --curve")
     check_outputs(flags.json, flags.plot)
     if flags.plot:
-        needs_matplotlib()
+        require_matplotlib()
     if flags.deadline_seconds is None:
         flags.deadline_seconds = flags.objective_seconds
 
@@ -134,7 +134,7 @@ def _curve(
     return points
 
 
-def _told(found: Found, flags: argparse.Namespace) -> str:
+def _sentence(found: Found, flags: argparse.Namespace) -> str:
     if found.passed is None:
         line = f"no rate passed; the least that was tried, {found.failed:.2f} /s, did not"
         return f"{line}: {found.why}" if found.why else line

@@ -7,11 +7,11 @@ as t misses among n requests would come with a probability below
 
     P(X <= t),  X binomial (n, 0.01),
 
-since that falls as q grows. Where it is at most 1 - confidence, the rate has *passed*: either the claim holds or
-something that seldom happens has happened. With no miss at all 459 requests are needed for 99 %. MLPerf writes the same
-sum as a regularised incomplete beta function. The other way round a rate has *failed* when P(X >= t) is as small; what
-is in between is *undecided* and needs more requests. Requests of one run are taken for independent, as in MLPerf; they
-are not quite (neighbours share a queue), so runs shall be long against the objective.
+since that falls as q grows. If it is at most 1 - confidence, the rate has *passed*: either the claim holds, or
+something rare has happened. Without any miss, 459 requests are needed for 99 %. MLPerf writes the same sum as a
+regularised incomplete beta function. Likewise a rate has *failed* if P(X >= t) is as small. In between it is
+*undecided* and needs more requests. Requests of one run are taken to be independent, as in MLPerf. They are not quite,
+since neighbours share a queue; so runs should be long compared with the objective.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class Verdict(enum.Enum):
 
 
 def at_most(misses: int, requests: int, probability: float) -> float:
-    """Return the probability of at most so many misses among so many requests.
+    """Return the probability of at most ``misses`` misses among ``requests``.
 
     >>> round(at_most(1, 2, 0.5), 6)
     0.75
@@ -46,7 +46,7 @@ def at_most(misses: int, requests: int, probability: float) -> float:
 
 
 def at_least(misses: int, requests: int, probability: float) -> float:
-    """Return the probability of at least so many misses among so many requests."""
+    """Return the probability of at least ``misses`` misses among ``requests``."""
     if misses <= 0:
         return 1.0
     if misses > requests:
@@ -57,7 +57,7 @@ def at_least(misses: int, requests: int, probability: float) -> float:
 
 
 def judge(misses: int, requests: int, *, allowed: float, doubt: float) -> Verdict:
-    """Say whether the probability of a miss is at most ``allowed``, being wrong with probability ``doubt`` at most.
+    """Judge whether the probability of a miss is at most ``allowed``; wrong with probability ``doubt`` at most.
 
     Args:
         misses: Requests that were not answered OK within the objective.
@@ -73,7 +73,7 @@ def judge(misses: int, requests: int, *, allowed: float, doubt: float) -> Verdic
 
 
 def least_requests(allowed: float, doubt: float, misses: int = 0) -> int:
-    """Return the fewest requests with which so many misses pass.
+    """Return the fewest requests with which ``misses`` misses pass.
 
     >>> least_requests(allowed=0.01, doubt=0.01)
     459

@@ -21,13 +21,13 @@ _T = (12.706, 4.303, 3.182, 2.776, 2.571, 2.447, 2.365, 2.306, 2.262, 2.228)
 
 @dataclass(frozen=True, eq=False)
 class Point:
-    """One offered load, in as many runs as seeds.
+    """One offered load, with a run for each seed.
 
     Attributes:
         factor: Offered load over capacity, as intended.
-        runs: One a seed, at least one.
-        limit: Why the generator was the limit in one of them; None where it never was.
-        optimum: The most of all runs that could have been answered in time; None where it is not known.
+        runs: One per seed, at least one.
+        limit: Why the generator was the limit in one of them; None if it never was.
+        optimum: How many requests of all runs could have been answered in time; None if that is not known.
     """
 
     factor: float
@@ -96,9 +96,9 @@ def draw_curve(
         points: In the order of their loads.
         capacity: Requests a second, the unit of the loads.
         objective_seconds: The unit of the latencies.
-        title: Above all.
-        path: Where to.
-        fluid_bound: The most a second that batches of known cost can make; None where it is not known.
+        title: Above the picture.
+        path: The file.
+        fluid_bound: The most requests per second that batches of known cost allow; None if that is not known.
 
     Raises:
         OptionsInvalid: The file cannot be written.

@@ -1,4 +1,4 @@
-"""What nobody can exceed who runs batches of known cost: the fluid bound, and the clairvoyant optimum. Pure."""
+"""Bounds for a server that runs batches of known cost: the fluid bound, and the clairvoyant optimum. Pure."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.load.options import OptionsInvalid
 
 @dataclass(frozen=True)
 class BatchCosts:
-    """How long a batch runs, by its size: the smallest measured one that holds it is run.
+    """How long a batch runs, by its size: as long as the smallest measured size that holds it.
 
     Attributes:
         sizes: In rows, or in requests; ascending, at least one.
@@ -47,7 +47,7 @@ class BatchCosts:
         return ",".join(f"{size}:{seconds:g}" for size, seconds in zip(self.sizes, self.seconds, strict=True))
 
     def __call__(self, size: int) -> float:
-        """Return the seconds of a batch of that many, at most the largest."""
+        """Return the seconds of a batch of ``size``, which is at most the largest size."""
         return self.seconds[bisect_left(self.sizes, size)]
 
     def of_requests(self, rows: int) -> BatchCosts:
@@ -65,7 +65,7 @@ class BatchCosts:
         return BatchCosts(tuple(seconds), tuple(seconds.values()))
 
     def fluid_bound(self, limit_seconds: float) -> float:
-        """Return the most a second, were there always a full batch at hand; 0 if no batch is within the limit."""
+        """Return the most per second if there is always a full batch at hand; 0 if no batch is within the limit."""
         pairs = zip(self.sizes, self.seconds, strict=True)
         return max((size / seconds for size, seconds in pairs if seconds <= limit_seconds), default=0.0)
 
@@ -73,10 +73,10 @@ class BatchCosts:
 def most_in_time(arrivals: Sequence[float] | np.ndarray, limit_seconds: float, costs: BatchCosts) -> int:
     """Return the most arrivals that one server can answer in time if it knows the future.
 
-    With equal limits the served batches are windows of the arrivals, so it suffices to know, for each number of
-    arrivals considered and of those served, the earliest instant at which the server is free (dynamic programming).
-    Of the numbers that leave it free by the next arrival only the greatest matters, and it is never busy for longer
-    than the limit, so few numbers are looked at for each arrival.
+    With equal limits the served batches are windows of the arrivals. So it suffices to know, for each number of
+    arrivals considered and each number of them served, the earliest instant at which the server is free (dynamic
+    programming). Of the numbers that leave it free by the next arrival only the greatest matters, and the server is
+    never busy for longer than the limit. So only few numbers are considered for each arrival.
 
     Args:
         arrivals: Ascending, in seconds.

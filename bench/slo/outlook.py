@@ -1,7 +1,7 @@
-"""Whether a lower rate can do better than those that failed, so that a search for a rate that passes has an end. Pure.
+"""Tells when no lower rate can pass either, so that a search has an end. Pure.
 
-An overloaded server misses everything as well, so a rate far too great is no reason to stop. It is where calls hardly
-meet and still take too long, and where rate after rate is missed to the last request.
+An overloaded server also misses everything, so a rate that is far too great is no reason to stop. There are two: calls
+take too long although they hardly meet, or every request is missed at one rate after another.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ FEW_RATES = 4
 
 
 class Outlook:
-    """Told what came of one rate after the other, as long as none has passed."""
+    """Judges by the results of one rate after another, as long as none has passed."""
 
     def __init__(self, objective_seconds: float, *, bunched: bool = False) -> None:
         """Begin with none.
 
         Args:
-            objective_seconds: What a call may take.
-            bunched: Whether calls come together at any rate, and so meet at any.
+            objective_seconds: The longest that a call may take.
+            bunched: Whether calls come together, and so meet, at any rate.
         """
         self._objective_seconds = objective_seconds
         self._bunched = bunched
@@ -31,8 +31,8 @@ class Outlook:
         """Say why no lower rate can pass; None where one may.
 
         Args:
-            rate: Requests a second.
-            summary: What came of them.
+            rate: Requests per second.
+            summary: Their outcome.
             verdict: What is known of the rate now.
         """
         self._passed |= verdict is Verdict.PASSED
@@ -54,7 +54,7 @@ class Outlook:
 
 
 def seen(rate: float, summary: Summary) -> str:
-    """Tell what came of a rate, on one line."""
+    """Describe the outcome of a rate on one line."""
     statuses = ", ".join(f"{name} {number}" for name, number in summary.codes.items())
     p50 = f"; p50 of OK {summary.latency.percentile(50) * 1e3:.2f} ms" if summary.latency.total else ""
     return f"at {rate:.2f} /s {summary.missed} of {summary.offered} were missed ({statuses or 'nothing was sent'}{p50})"

@@ -1,4 +1,4 @@
-"""The greatest rate that a server sustains within the objective, by bisection. Pure: it is told results."""
+"""Finds the greatest rate that a server sustains within the objective, by bisection. Pure: it is told results."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from bench.slo.confidence import Verdict, judge, least_requests
 
 @dataclass(frozen=True, slots=True)
 class Probe:
-    """Send at this rate and tell what came.
+    """Send at this rate, and tell the result.
 
     Attributes:
-        rate: Requests a second.
-        requests: At least so many, or no answer can come of it.
-        look: Which look at this rate it is, from 1.
+        rate: Requests per second.
+        requests: Send at least so many; fewer cannot decide anything.
+        look: Number of this look at the rate, from 1.
     """
 
     rate: float
@@ -25,12 +25,12 @@ class Probe:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The end.
+    """The result of a search.
 
     Attributes:
-        passed: The greatest rate that passed; None where none did.
-        failed: The least rate that did not pass; None where all did.
-        narrow: Whether the two are as near to each other as was asked for.
+        passed: The greatest rate that passed; None if none did.
+        failed: The least rate that did not pass; None if all did.
+        narrow: Whether the two are as close as was asked for.
         why: Why no lower rate was tried, if none passed and the search was stopped.
     """
 
@@ -43,9 +43,9 @@ class Found:
 class RateSearch:
     """Doubles or halves until the answer is bracketed, then bisects by ratio.
 
-    A rate is looked at until it has passed or failed, at most ``max_looks`` times, misses added up; what is undecided
-    then has not passed, as in MLPerf. Every look at every rate is a chance to be wrong, so each is granted only its
-    part of the doubt: with the stated confidence *no* rate that passed has a greater share of misses than allowed.
+    A rate is looked at until it has passed or failed, at most ``max_looks`` times, with misses added up. A rate that
+    is still undecided then has not passed, as in MLPerf. Every look at every rate is a chance to be wrong, so each gets
+    only its part of the doubt: with the stated confidence, *no* rate that passed has more misses than allowed.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class RateSearch:
         Args:
             start_rate: The first rate to try.
             allowed: Greatest share of misses; 0.01 for the 99th percentile.
-            confidence: With which the result may be stated.
-            precision: How far apart, as a ratio minus 1, the rates that passed and failed may lie.
-            max_rates: Give up after so many rates.
-            max_looks: At each.
-            max_seconds: While no rate has passed, go no lower than to where a look takes so long.
+            confidence: The confidence of the result.
+            precision: How far apart the rates that passed and failed may be, as a ratio minus 1.
+            max_rates: Most rates to try.
+            max_looks: Most looks at each.
+            max_seconds: While no rate has passed, do not try one so low that a look takes longer than this.
         """
         self._allowed = allowed
         self._precision = precision
@@ -86,13 +86,13 @@ class RateSearch:
         self._why: str | None = None
 
     def next(self) -> Probe | Found:
-        """Say what to do."""
+        """Return what to do next, or the result."""
         if self._over:
             return Found(self._passed, self._failed, self._is_narrow(), self._why)
         return Probe(self._rate, self._wanted(), self._look)
 
     def tell(self, requests: int, misses: int) -> Verdict:
-        """Take in what came of the last probe; return what is known of its rate now.
+        """Take in the result of the last probe; return what is known of its rate now.
 
         Args:
             requests: How many were sent.
@@ -111,16 +111,16 @@ class RateSearch:
         return verdict
 
     def give_up_rate(self) -> None:
-        """Take the rate of the last probe for one that did not pass, whatever the counts say."""
+        """Treat the rate of the last probe as one that did not pass, whatever the counts say."""
         self._failed = self._rate
         self._move_on()
 
     def stop(self, why: str) -> None:
-        """End, since no lower rate can pass."""
+        """End the search, since no lower rate can pass."""
         self._over, self._why = True, why
 
     def _wanted(self) -> int:
-        """Return how many more requests this look needs to be able to pass, if there is no further miss."""
+        """Return how many more requests this look needs in order to pass, if there is no further miss."""
         return max(least_requests(self._allowed, self._doubt, self._misses) - self._requests, 1)
 
     def _move_on(self) -> None:

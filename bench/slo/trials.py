@@ -1,4 +1,4 @@
-"""Runs at chosen rates, by one fleet: what the search and the curve ask for."""
+"""Runs at the rates that the search and the curve ask for, with one fleet."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import replace
 from bench.load import plan
 from bench.load.arrivals import Arrivals, Constant, Gamma
 from bench.load.fleet import Fleet
-from bench.load.options import max_lag_seconds, told
+from bench.load.options import describe, max_lag_seconds
 from bench.load.progress import bar
 from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session
@@ -33,41 +33,32 @@ class Trials:
         arrivals: Arrivals,
         costs: BatchCosts | None = None,
     ) -> None:
-        """Keep what every run shares; costs are of batches by the number of requests."""
+        """Keep what every run shares; ``costs`` are those of batches, by their number of requests."""
         self._flags = flags
-        self._inputs = len(session.work.messages)
+        self._terms = session.terms
         self._fleet = fleet
         self._arrivals = arrivals
         self._costs = costs
         self._seed = flags.seed
 
     def run(self, rate: float, seconds: float) -> tuple[Summary, str | None]:
-        """Send; return what came of the window, and why the generator was the limit if it was."""
+        """Send; return the summary of the window, and why the generator was the limit, if it was."""
         window, cpu_share = self._window(rate, seconds)
         summary = Summary.of(window, seconds, self._flags.objective_seconds)
         return summary, generator_limit(summary, cpu_share, max_lag_seconds(self._flags))
 
     def _window(self, rate: float, seconds: float) -> tuple[Records, float]:
-        """Send; return the records of the window, and what the busiest process used of a core."""
+        """Send; return the records of the window, and the share of a core that the busiest process used."""
         flags = self._flags
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
-        plans = plan.open_loop(
-            self._arrivals,
-            rate,
-            whole,
-            seed=self._seed,
-            inputs=self._inputs,
-            processes=flags.processes,
-            deadline_seconds=flags.deadline_seconds,
-            drain_seconds=flags.drain_seconds,
-        )
-        with bar(f"{rate:.1f}/s, {told(self._arrivals)}", whole) as progress:
+        plans = plan.open_loop(self._arrivals, rate, whole, self._seed, self._terms)
+        with bar(f"{rate:.1f}/s, {describe(self._arrivals)}", whole) as progress:
             ran = self._fleet.run(plans, progress)
         return ran.records.between(flags.warm_up_seconds, whole), ran.cpu_share
 
     def point(self, factor: float, capacity: float) -> Point:
-        """Send ``factor`` times the capacity, once a seed."""
+        """Send ``factor`` times the capacity, once per seed."""
         flags = self._flags
         runs, limits, optimum = [], [], 0
         for _ in range(flags.repeats):
@@ -80,13 +71,13 @@ class Trials:
         return Point(factor, tuple(runs), first_limit, None if self._costs is None else optimum)
 
     def search(self, search: RateSearch, say: Say) -> tuple[Found, str | None]:
-        """Run what a search asks for until it knows.
+        """Run what a search asks for until it has its result.
 
-        A rate at which the generator was the limit has not passed, since nothing can be said of the server there.
-        It ends early where no lower rate can pass.
+        A rate at which the generator was the limit counts as not passed, since it says nothing about the server. The
+        search ends early if no lower rate can pass.
 
         Returns:
-            The answer, and why it was the generator that bounded it, if it was.
+            The result, and, if the generator bounded it, why.
         """
         limits: dict[float, str] = {}
         steady = self._arrivals in (Constant(), Gamma())
@@ -98,17 +89,17 @@ class Trials:
             if limit:
                 limits[probe.rate] = f"at {probe.rate:.1f} /s {limit}"
                 search.give_up_rate()
-                say(_told(probe.rate, summary, "generator was the limit"))
+                say(_line(probe.rate, summary, "generator was the limit"))
             else:
                 verdict = search.tell(summary.offered, summary.missed)
-                say(_told(probe.rate, summary, verdict.value))
+                say(_line(probe.rate, summary, verdict.value))
                 if why := outlook.hopeless(probe.rate, summary, verdict):
                     search.stop(why)
         limit = limits.get(probe.failed) if probe.failed else None
         return (replace(probe, why=f"{last}; {probe.why}") if probe.why else probe), limit
 
 
-def _told(rate: float, summary: Summary, verdict: str) -> str:
+def _line(rate: float, summary: Summary, verdict: str) -> str:
     seconds = summary.latency.percentile(99)
     p99 = "-" if math.isnan(seconds) else f"{seconds * 1e3:.2f}"  # nothing was OK
     return f"{rate:10.1f} /s  {summary.missed:6d} of {summary.offered:7d} missed  p99 of OK {p99:>9} ms  {verdict}"

@@ -1,4 +1,4 @@
-"""The contract between a servable and whatever computes its answers."""
+"""The contract between a servable and what computes its answers."""
 
 from __future__ import annotations
 

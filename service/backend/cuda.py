@@ -1,4 +1,4 @@
-"""CUDA: what its provider is told, and runs with buffers that stay on the device.
+"""CUDA: the options of its provider, runs with buffers that stay on the device, and the GPU's name.
 
 Written to ONNX Runtime's documentation ("CUDA Execution Provider", "TensorRT Execution Provider") and
 tried with the same calls on the CPU; ``tests/gpu`` holds it on a GPU.
@@ -6,8 +6,10 @@ tried with the same calls on the CPU; ``tests/gpu`` holds it on a GPU.
 
 from __future__ import annotations
 
+import ctypes
 import itertools
 import logging
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -17,10 +19,12 @@ import onnxruntime as ort
 
 from service.settings import Settings
 
+DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 CUDA = "CUDAExecutionProvider"
 TENSORRT = "TensorrtExecutionProvider"
 _LOG = logging.getLogger(__name__)
 _MAX_SHAPES = 64  # whose buffers a thread keeps; a third party's graph may see more
+_NAME_BYTES = 256
 _GRAPH_ID = "gpu_graph_id"
 NO_GRAPH = (_GRAPH_ID, "-1")  # run options' entry: neither captures nor replays
 _graph_ids = itertools.count(1)
@@ -172,3 +176,22 @@ class _Bound:
             value.update_inplace(np.ascontiguousarray(array))
         self.session.run_with_iobinding(self.binding, self.options)
         return [np.array(value.numpy()) for value in self.outputs]
+
+
+def gpu_name() -> str:
+    """Return the name that the driver gives the first visible GPU; empty without a driver or a GPU.
+
+    Asks CUDA's driver, which heeds ``CUDA_VISIBLE_DEVICES``, and makes no context.
+    """
+    try:
+        driver = ctypes.CDLL(DRIVER)
+        device = ctypes.c_int()
+        name = ctypes.create_string_buffer(_NAME_BYTES)
+        failed = (
+            driver.cuInit(0)
+            or driver.cuDeviceGet(ctypes.byref(device), 0)
+            or driver.cuDeviceGetName(name, _NAME_BYTES, device)
+        )
+    except (OSError, AttributeError):  # no driver, or none of CUDA's
+        return ""
+    return "" if failed else name.value.decode(errors="replace")

@@ -6,7 +6,6 @@ import contextlib
 import ctypes
 import logging
 import math
-import sys
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -15,14 +14,13 @@ import numpy as np
 import onnxruntime as ort
 
 from service.backend.base import Provider
-from service.backend.cuda import CUDA, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
+from service.backend.cuda import CUDA, DRIVER, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
 from service.backend.remedies import not_opened, wrong_type
 from service.errors import BackendFailed, GraphNotRunnable, ProviderUnavailable
 from service.tensors import BF16, DTYPES, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
 _CPU = "CPUExecutionProvider"
-DRIVER = "nvcuda.dll" if sys.platform == "win32" else "libcuda.so.1"
 _ONNX_BFLOAT16 = 16  # TensorProto.DataType in onnx.proto
 _DEFAULT_CUDA = CudaOptions()
 _LOG = logging.getLogger(__name__)
@@ -45,10 +43,10 @@ _DATATYPES = {
 
 
 def _share_an_arena() -> None:
-    """Let the sessions of this process that are for the CPU alone take their memory from one arena, which is locked.
+    """Let this process's CPU-only sessions take their memory from one arena, which has a lock.
 
-    One of its own keeps what its largest batch took for as long as a session lives; this one for as long as the process
-    does, for all of them.
+    A session's own arena keeps the memory of its largest batch for as long as the session lives. The shared one keeps
+    it once for all sessions, for as long as the process lives.
     """
     memory = ort.OrtMemoryInfo("Cpu", ort.OrtAllocatorType.ORT_ARENA_ALLOCATOR, 0, ort.OrtMemType.DEFAULT)
     with contextlib.suppress(RuntimeError):  # somebody in this process was first; ONNX Runtime 1.20 takes that ill
@@ -237,7 +235,7 @@ def _candidates(device: str, cuda: CudaOptions) -> list[str | tuple[str, dict[st
             raise ProviderUnavailable(_no_cuda("this ONNX Runtime was built without it"))
         return [_CPU]
     if missing := _missing_driver():
-        # Asked all the same, ONNX Runtime writes lines of its own about it for each model.
+        # If asked for CUDA all the same, ONNX Runtime writes its own lines about it for each model.
         if device == "cuda":
             raise ProviderUnavailable(_no_cuda(missing))
         return [_CPU]

@@ -1,4 +1,4 @@
-"""Why ONNX Runtime does not take a graph, in one line that says what helps."""
+"""Explains in one line why ONNX Runtime rejects a graph, and what helps."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from service.errors import GraphInvalid, GraphNotRunnable
 _DAMAGED = (InvalidArgument, InvalidProtobuf, NoSuchFile)
 _TENSORS_ONLY = "export it with tensors alone (skl2onnx: options={'zipmap': False})"
 _CAST = "cast it to another inside the graph"
-# What ONNX Runtime 1.32 says, by words of it.
+# What helps, by words of ONNX Runtime 1.32's message.
 _REMEDIES = {
     "External data": "put the files that it names beside model.onnx, in the version's folder",
     "Unsupported model IR version": "save it with an older IR version, or serve with a newer ONNX Runtime",
@@ -22,7 +22,7 @@ _REMEDIES = {
 
 
 def not_opened(error: Exception) -> GraphInvalid:
-    """Return the refusal for what opening a session raised, without the file's path."""
+    """Return the error for what opening a session raised; the caller adds the path of the file."""
     said = " ".join(str(error).split())
     if isinstance(error, _DAMAGED):
         return GraphInvalid(f"ONNX Runtime cannot open it ({said}): copy or export it again")
@@ -31,6 +31,6 @@ def not_opened(error: Exception) -> GraphInvalid:
 
 
 def wrong_type(name: str, type_name: str) -> str:
-    """Say of an input or output that no message can hold it."""
+    """Return the message for an input or output whose type the protocol does not have."""
     remedy = _CAST if type_name.startswith("tensor") else _TENSORS_ONLY
     return f"tensor '{name}' has type {type_name}, which the protocol does not have: {remedy}"

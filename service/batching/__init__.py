@@ -1,1 +1,1 @@
-"""Dynamic batching: pure policy, queue and assembly, and a thin shell of threads around them."""
+"""Dynamic batching: a pure policy, queue and assembly, with a thin shell of threads around them."""

@@ -1,4 +1,4 @@
-"""Who is refused at the door, and with what advice. Pure: it takes ``now`` and decides."""
+"""Whom a batcher refuses at arrival, and what advice they get. Pure: it takes ``now`` and decides."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from service.errors import (
 )
 
 _PERIOD_BATCHES = 4
-# How often a batch is tried that nobody believes in, at most: what was measured at load may be of a busy machine.
+# How often, at most, a batch that seems hopeless is tried: its cost may have been measured on a busy machine.
 _TRIAL_SECONDS = 1.0
 _TRIAL_SHARE = 1 / 20  # of the time
 
@@ -37,9 +37,10 @@ class BatcherLimits:
     Attributes:
         max_queued_requests: Most requests that may be reserved or waiting at once.
         instances: Threads that run batches, each with its own buffers; at least 1.
-        prompt: Whether a request is refused at arrival by what is expected, or only once it is certain to be late.
-        runs_inline: Whether the thread that brings a request may run it, in an idle instance's stead.
-        answers_apart: Whether batches may be answered on a thread of its own while the next one runs.
+        prompt: Whether a request that is expected to be late is refused at arrival. If not, only one that is certain
+            to be late is refused.
+        runs_inline: Whether the thread that brings a request may run it in place of an idle instance.
+        answers_apart: Whether a separate thread may answer a batch while the next one runs.
     """
 
     max_queued_requests: int
@@ -50,7 +51,7 @@ class BatcherLimits:
 
 
 class _Level:
-    """What is learnt of the requests of one priority."""
+    """What is learnt about the requests of one priority."""
 
     __slots__ = ("arrivals", "foresight")
 
@@ -60,20 +61,20 @@ class _Level:
 
 
 class Admission:
-    """The door of one batcher; reads its queue, under its lock."""
+    """Admits requests to one batcher. Reads its queue; call it under the batcher's lock."""
 
     def __init__(self, queue: RequestQueue, policy: BatchingPolicy, limits: BatcherLimits) -> None:
-        """Keep what is asked for at every arrival."""
+        """Keep what every arrival is judged by."""
         self._queue = queue
         self._policy = policy
         self._limits = limits
         self._forecast = policy.forecast(queue)
-        # Long against a batch, so that it is steady, and short against a person's patience.
+        # Long compared with a batch, so that the rate is steady; short compared with a person's patience.
         self._period_seconds = _PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None)
-        self._levels: dict[float, _Level] = {}  # by handicap: who is overtaken does not make the others' door strict
+        self._levels: dict[float, _Level] = {}  # by handicap: overtaken requests do not make others' admission strict
         self._in_vain_since: dict[tuple[Hashable, int], float] = {}  # by group and bucket: given up, and none ran
         self.last_refusal: Refusal | None = None
-        """The last prompt one, while the instances stay busy; None for certain that none holds."""
+        """The last refusal by expectation, while the instances stay busy; None if certainly none holds."""
 
     def refusal_at_door(self, reserved: int) -> ServingError | None:
         """Return why no place can be reserved, or None.
@@ -86,7 +87,7 @@ class Admission:
             return None
         policy = self._policy
         rows = self._queue.rows
-        # Of the batches that will run, since what those take is known; who is being prepared may fill one.
+        # The size of the batches that will run, since their cost is known. Requests being prepared may fill one.
         size = policy.max_batch_size if reserved or not rows else min(rows, policy.max_batch_size)
         batches = rows / size / self._limits.instances
         group = next((request.group for request in self._queue), None)
@@ -102,10 +103,10 @@ class Admission:
         """Return why a request cannot be queued although it has a place, or None.
 
         Args:
-            request: It, prepared.
+            request: The request, prepared.
             busy_until: For each instance the predicted end of its batch, which may have passed, or ``IDLE``.
             now: The present instant.
-            forecast: That of whoever would run it at once; None for the instances'.
+            forecast: The forecast of whoever would run the request at once; None for the instances'.
         """
         if not 1 <= request.rows <= self._policy.max_batch_size:
             return InvalidInput(f"expected 1 to {self._policy.max_batch_size} rows in a request, got {request.rows}")
@@ -127,7 +128,7 @@ class Admission:
             return last.error()
         if not len(self._queue) and min(busy_until) <= IDLE:
             return self._refusal_of_idle(request, busy_until, now, forecast or self._forecast)
-        # At an idle instance only the certain is refused.
+        # While an instance is idle, only a request that is certain to be late is refused.
         by_bound = self._limits.prompt and min(busy_until) > IDLE
         if by_bound:
             finish = self._expected_finish(request, busy_until, now, level.foresight.factor(now))
@@ -145,10 +146,10 @@ class Admission:
     def _refusal_of_idle(
         self, request: PendingRequest, busy_until: Sequence[float], now: float, forecast: Forecast
     ) -> ServingError | None:
-        """As :meth:`refusal`, at an idle instance with nothing waiting: only the certain is refused, and not for good.
+        """Like :meth:`refusal`, for an idle instance with an empty queue: refuse only a request certain to be late.
 
-        Only what runs corrects what is thought to be certain of batches of its size and group. So where those are given
-        up and none runs, now and then one is let in as if it had no deadline.
+        What seems certain of a size and group is corrected only by batches that run. So where all such requests are
+        refused and none runs, one is admitted now and then as if it had no deadline.
         """
         finish = forecast.finish_at_best(request, busy_until, now)
         pause = max(_TRIAL_SECONDS, (finish - now) / _TRIAL_SHARE)
@@ -169,14 +170,14 @@ class Admission:
         return group, self._policy.cost.bucket_of(rows)
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
-        """Tell whether the last refusal is still this one and holds for an arrival that it is for.
+        """Return whether this is still the last refusal and holds for a further arrival of its kind.
 
-        Changes nothing and may be asked without the lock: a batch that ends meanwhile comes a moment too late.
+        Changes nothing. May be called without the lock: a batch that ends meanwhile is then noticed a moment late.
         """
         return refusal is self.last_refusal and refusal.holds(deadline, self._queue.departures, now)
 
     def repeated(self, count: int, rows: int, handicap: float, now: float) -> None:
-        """Take note of arrivals, of so many rows and that handicap each, that were told what the last one was told."""
+        """Count arrivals that got the last refusal again; ``rows`` and ``handicap`` are those of each."""
         level = self._level(handicap)
         level.arrivals.observe(count * rows, now)
         level.foresight.refused(count)
@@ -187,7 +188,7 @@ class Admission:
     def _expected_finish(
         self, request: PendingRequest, busy_until: Sequence[float], now: float, factor: float
     ) -> float:
-        # Who comes later with a lower priority does not make its batch larger.
+        # Later requests of a lower priority do not make its batch larger.
         rates = [self._levels[key].arrivals.per_second(now) for key in self._levels if key <= request.handicap]
         rate = sum(rates) / self._limits.instances
         deadline = now + (request.deadline - now) / factor
@@ -195,25 +196,25 @@ class Admission:
         return now + (expected - now) * factor
 
     def ended(self, release: Release, now: float) -> None:
-        """Learn from a batch that has been answered for whom that was too late."""
+        """Learn from an answered batch which of its requests were answered too late."""
         self.last_refusal = None
         rows = sum([request.rows for request in release.requests])
         self._in_vain_since.pop(self._kind(rows, release.group), None)
         self.gave_up([request for request in release.requests if request.deadline < now])
 
     def gave_up(self, late: Sequence[PendingRequest]) -> None:
-        """Learn from requests that were let in and are not answered in time."""
+        """Learn from requests that were admitted and are not answered in time."""
         if broken := [request.handicap for request in late if request.promised]:
             for handicap, count in Counter(broken).items():
                 self._level(handicap).foresight.was_wrong(count)
 
     def left(self, request: PendingRequest, now: float) -> None:
-        """Learn from a request whose caller left: perhaps since its deadline had passed and nobody had told it."""
+        """Learn from a request whose caller left, perhaps because its deadline had passed unanswered."""
         if request.deadline <= now:
             self.gave_up([request])
 
     def too_late(self, request: PendingRequest, now: float) -> ServingError:
-        """Return what a request is told that waited and cannot be answered in time any more."""
+        """Return the error for a request that waited and can no longer be answered in time."""
         if request.deadline <= now:
             return DeadlineExceeded("the deadline passed while the request was queued")
         self._in_vain_since.setdefault(self._kind(request.rows, request.group), now)

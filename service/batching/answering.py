@@ -20,20 +20,20 @@ Answer = Callable[[Unsettled], object]
 
 
 class Answering:
-    """Takes the answers of a large batch over if as much waits as was in it, one batch at a time. Thread-safe.
+    """Takes over the answers of a large batch if at least as many rows wait. One batch at a time. Thread-safe.
 
-    Contract: whoever was taken over is settled when :meth:`close` has returned, whatever happens. Memory: one batch
-    beside those that run.
+    Contract: every request taken over is settled when :meth:`close` has returned, whatever happens. Memory: one batch
+    besides those that run.
     """
 
     def __init__(self, name: str, waiting_rows: Callable[[], int], on_death: Callable[[], None]) -> None:
         """Start the thread.
 
         Args:
-            name: Of the thread.
-            waiting_rows: Tells how many rows wait.
-            on_death: Called on the thread when answering a batch failed by an error of ours; those of it who were
-                left have been refused by then.
+            name: The thread's name.
+            waiting_rows: Returns how many rows wait.
+            on_death: Called on the thread if answering a batch failed through an error of ours. Its unanswered
+                requests have been refused by then.
         """
         self._waiting_rows = waiting_rows
         self._batches: SimpleQueue[tuple[Answer, Unsettled] | None] = SimpleQueue()
@@ -43,12 +43,12 @@ class Answering:
         self._thread.start()
 
     def take(self, rows: int, answer: Answer, requests: Sequence[PendingRequest]) -> bool:
-        """Take a batch over, if that is worth waking a thread and it is free; tell.
+        """Take a batch over if that is worth waking the thread and it is free; return whether it was taken.
 
         Args:
-            rows: That were in the batch.
-            answer: Answers it, and takes whom it is about to settle out of what it is given: the requests.
-            requests: Everybody in the batch.
+            rows: Rows in the batch.
+            answer: Answers the batch. It is given the requests and removes each one before settling it.
+            requests: The batch's requests.
         """
         if rows < _WORTH_ROWS or self._waiting_rows() < rows:
             return False
@@ -60,10 +60,10 @@ class Answering:
         return True
 
     def close(self, timeout_seconds: float | None = None) -> None:
-        """Take no batch any more, finish, and end the thread; safe more than once, and on the thread itself.
+        """Take no more batches, finish, and end the thread. Safe to call again, and on the thread itself.
 
         Args:
-            timeout_seconds: How long to wait; what is not over then goes on without anybody waiting.
+            timeout_seconds: How long to wait for that; after it, unfinished work goes on by itself.
         """
         with self._lock:
             self._closed = True

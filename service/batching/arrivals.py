@@ -1,4 +1,4 @@
-"""How many rows arrive a second, of late. Pure: it takes ``now``."""
+"""How many rows have arrived per second of late. Pure: it takes ``now``."""
 
 from __future__ import annotations
 

@@ -13,7 +13,7 @@ from service.tensors import TensorSpec
 class BatchBuffer:
     """One instance's batch buffers, reused from batch to batch. For that instance's thread only.
 
-    Inputs of fixed shape live in one array of the largest batch; inputs with free dimensions
+    Inputs of fixed shape share one array, sized for the largest batch. Inputs with free dimensions
     (token ids) are built anew for each batch, since their length varies.
     """
 
@@ -32,19 +32,19 @@ class BatchBuffer:
         ]
 
     def assemble(self, requests: Sequence[PendingRequest], bucket: int) -> list[np.ndarray]:
-        """Copy the requests' rows together, in order, and pad to ``bucket`` rows by repeating the last.
+        """Copy the requests' rows together, in order, and pad to ``bucket`` rows by repeating the last one.
 
-        A made-up row, such as zeros, might be one that the graph fails on, and bring down those who came.
+        The graph might fail on a made-up row, such as zeros, and the real requests would fail with it.
 
         A lone request that fills its bucket is passed through without a copy. The result is valid
         until the next call.
 
         Args:
-            requests: Of one group, at least one; their rows are at most ``bucket``.
+            requests: At least one request, all of one group, with at most ``bucket`` rows together.
             bucket: Rows of the batch.
 
         Returns:
-            One array (bucket, ...) an input.
+            One array (bucket, ...) per input.
         """
         if len(requests) == 1 and requests[0].rows == bucket:
             return [np.ascontiguousarray(array) for array in requests[0].inputs]
@@ -77,7 +77,7 @@ class BatchBuffer:
 
 
 def _put_together(arrays: Sequence[np.ndarray], batch: np.ndarray) -> None:
-    """Fill a batch with the rows of arrays of one shape, in order, and the rest with the last of them."""
+    """Fill a batch with the rows of equally shaped arrays, in order, and repeat the last row to the end."""
     rows = sum([len(array) for array in arrays])
     np.concatenate(arrays, out=batch[:rows])
     if rows < len(batch):
@@ -85,7 +85,7 @@ def _put_together(arrays: Sequence[np.ndarray], batch: np.ndarray) -> None:
 
 
 def split(outputs: Sequence[np.ndarray], requests: Sequence[PendingRequest]) -> Iterator[list[np.ndarray]]:
-    """Yield each request's rows of every output, in the order of assembly; padding is left behind."""
+    """Yield each request's rows of every output, in the order of assembly, without the padding."""
     row = 0
     for request in requests:
         yield [output[row : row + request.rows] for output in outputs]
@@ -93,7 +93,7 @@ def split(outputs: Sequence[np.ndarray], requests: Sequence[PendingRequest]) -> 
 
 
 def padding_ratio(requests: Sequence[PendingRequest], batch: Sequence[np.ndarray]) -> float:
-    """Return the share of a batch's elements that no request brought, in [0, 1)."""
+    """Return the share of a batch's elements that are padding, in [0, 1)."""
     if len(requests) == 1 and requests[0].rows == len(batch[0]):
         return 0.0
     brought = sum([array.size for request in requests for array in request.inputs])

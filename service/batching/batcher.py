@@ -1,6 +1,6 @@
-"""The shell around policy, queue and assembly: a lock, a condition and the instances' threads.
+"""The shell around policy, queue and assembly: a lock, its conditions and the instances' threads.
 
-More than 300 lines, as all that one lock guards stands together.
+It has more than 300 lines because everything that one lock guards stands together.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from service.errors import (
 from service.scheduling import take_short_slices
 
 _LOG = logging.getLogger(__name__)
-_INLINE_SECONDS = 5e-3  # so long may a thread that takes calls in be kept from the next ones
+_INLINE_SECONDS = 5e-3  # how long a batch may keep the thread that takes calls in from the next call
 
 
 class Batcher:
@@ -45,14 +45,14 @@ class Batcher:
         * A queued request is settled exactly once, by ``answer`` or by ``refuse``, whatever happens:
           the backend fails, its deadline passes, its caller or its neighbours leave, the batcher
           closes.
-        * With an instance idle and no delay set, a request never waits. Otherwise it waits at most
-          for the batches before it; a group of other shapes is served in order of its oldest
-          request.
-        * One request is never split over two batches.
-        * Where limits allow it, a request that comes alone may run inline, on the thread that brings it, in an idle
-          instance's stead: a thread less is woken. Only if its group has run before and seldom takes 5 ms; others wait
-          as for the instance.
-        * Memory: at most ``max_queued_requests`` requests, one batch an instance, and one that is being answered.
+        * If an instance is idle and no delay is set, a request never waits. Otherwise it waits at most
+          for the batches before it; groups of different shapes are served in order of their oldest
+          requests.
+        * A request is never split over two batches.
+        * If the limits allow it, a request that comes alone may run inline: on the thread that brings it, in place of
+          an idle instance, which saves waking a thread. Its group must have run before and must seldom take 5 ms.
+          Other requests wait for it as for the instance.
+        * Memory: at most ``max_queued_requests`` requests, one batch per instance, and one that is being answered.
 
     Thread-safe. Locks are held for list operations only: replies, the backend and the observer
     run outside.
@@ -72,14 +72,14 @@ class Batcher:
         """Set up without starting a thread; see :meth:`start`.
 
         Args:
-            run: The backend; called from the instances' threads at once.
+            run: The backend, called from several instances' threads at once.
             policy: The batching rule.
             limits: Bounds.
             new_buffer: Makes one instance's buffers.
             observer: Told of batches, refusals and cancellations.
-            clock: Seconds, monotonic.
-            on_death: Called once if an instance's thread, or the one that answers, dies of an error of ours, on that
-                thread; everything queued has been refused by then and nothing is admitted any more.
+            clock: Monotonic, in seconds.
+            on_death: Called once if an instance's thread, or the one that answers, dies of an error of ours. Called on
+                that thread, after everything queued has been refused; nothing is admitted any more.
         """
         self.policy = policy
         self._run = run
@@ -105,10 +105,10 @@ class Batcher:
         self._threads: list[threading.Thread] = []
 
     def start(self, name: str) -> None:
-        """Start the instances' threads, named after the model; from then on requests may run inline.
+        """Start the instances' threads, named after the model. From then on requests may run inline.
 
         Raises:
-            RuntimeError: The system gives no more threads; those that were started end.
+            RuntimeError: The system refuses another thread; those already started end.
         """
         if self._limits.runs_inline:
             self._inline = self._new_instance(self._limits.instances)
@@ -125,17 +125,17 @@ class Batcher:
             raise
 
     def run_alone_by(self, lone: LoneRuns) -> None:
-        """Let batches that have the cores to themselves run there from now on."""
+        """Use these runs from now on for batches that have the cores to themselves."""
         self._lone = lone
 
     @property
     def queued(self) -> int:
-        """Requests that wait."""
+        """How many requests wait."""
         return len(self._queue)
 
     @property
     def running(self) -> int:
-        """Instances that run a batch."""
+        """How many instances run a batch."""
         return self._occupancy.running
 
     @property
@@ -145,12 +145,12 @@ class Batcher:
 
     @property
     def instances(self) -> int:
-        """Threads that run batches."""
+        """How many threads run batches."""
         return self._limits.instances
 
     @property
     def last_refusal(self) -> Refusal | None:
-        """The last that may hold for later arrivals, for :meth:`repeats`."""
+        """The last refusal that may hold for later arrivals; see :meth:`repeats`."""
         return self._admission.last_refusal
 
     def reserve(self) -> None:
@@ -181,11 +181,11 @@ class Batcher:
             self._settled.notify_all()
 
     def submit(self, request: PendingRequest, inline: bool = False) -> None:
-        """Queue a request for which a place was reserved; the reservation is used up either way.
+        """Queue a request for which a place was reserved. The reservation is used up either way.
 
         Args:
-            request: It.
-            inline: It came alone, and the calling thread may run it.
+            request: The request.
+            inline: Whether it came alone and the calling thread may run it.
 
         Raises:
             InvalidInput: It has no rows, or more than a batch holds (INVALID_ARGUMENT).
@@ -212,13 +212,13 @@ class Batcher:
         """Reserve a place for a request that needs no preparation, and queue it.
 
         Args:
-            request: It.
-            inline: It came alone, and the calling thread may run it.
-            anew: It waited for another, which is just being refused as too late: it takes that one's place, and closing
-                does not keep it out.
+            request: The request.
+            inline: Whether it came alone and the calling thread may run it.
+            anew: Whether it waited for another request that is just being refused as too late: it takes that one's
+                place, and closing does not keep it out.
 
         Raises:
-            ServingError: As :meth:`reserve` and :meth:`submit` raise it.
+            ServingError: As :meth:`reserve` and :meth:`submit` do.
         """
         now = self._clock()
         with self._lock:
@@ -235,21 +235,21 @@ class Batcher:
             self._run_inline(batch)
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
-        """Tell whether :attr:`last_refusal` is still this one and holds for an arrival that it is for; takes no lock.
+        """Return whether :attr:`last_refusal` still holds for a further arrival of its kind; takes no lock.
 
         Args:
             refusal: What :attr:`last_refusal` was.
-            deadline: Of the arrival, an instant.
+            deadline: The arrival's deadline, an instant.
             now: The present instant.
 
         Returns:
-            Whether its caller may be told the same, and counted by :meth:`repeated`. If not, it is to be made a
-            request and offered.
+            Whether the arrival may be refused the same way and counted by :meth:`repeated`. If not, it must become a
+            request and be offered.
         """
         return not self._closing and self._admission.repeats(refusal, deadline, now)
 
     def repeated(self, count: int, rows: int, handicap: float) -> None:
-        """Count arrivals, of so many rows and that handicap each, that were told what the last one was told."""
+        """Count arrivals that got the last refusal again; ``rows`` and ``handicap`` are those of each."""
         now = self._clock()
         with self._lock:
             self._admission.repeated(count, rows, handicap, now)
@@ -258,7 +258,7 @@ class Batcher:
     def _take_in(
         self, request: PendingRequest, error: ServingError | None, inline: bool, now: float
     ) -> tuple[ServingError | None, Batch | None]:
-        """Queue a request unless it is refused; return why it is, or what the calling thread is to run."""
+        """Queue a request or refuse it; return the refusal, and the batch that the calling thread must run."""
         lone = None if len(self._queue) else self._lone_for(request.rows, request.group)
         forecast = lone.policy.forecast(self._queue) if lone else None
         error = error or self._admission.refusal(request, self._occupancy.busy_until(), now, forecast)
@@ -285,7 +285,7 @@ class Batcher:
         )
 
     def _run_inline(self, batch: Batch) -> None:
-        """Run a batch on the calling thread; whoever brought it is not the one to die of an error of ours."""
+        """Run a batch on the calling thread, which must survive an error of ours."""
         assert self._inline is not None
         try:
             self._inline.run(batch)
@@ -301,9 +301,9 @@ class Batcher:
     def cancel(self, request: PendingRequest) -> None:
         """Forget a request whose caller left.
 
-        A queued one leaves the queue and is refused with CANCELLED at once. A running one is
-        computed with its neighbours, which never notice, and its rows are dropped. Whoever withdraws one
-        though nobody left settles it before: then it is not counted.
+        A queued request leaves the queue and is refused with CANCELLED at once. A running one is
+        computed with its neighbours, which never notice, and its rows are dropped. To withdraw a request
+        without counting a cancellation, settle it first.
         """
         now = self._clock()
         with self._lock:
@@ -317,24 +317,24 @@ class Batcher:
             self._observer.cancelled("queued")
 
     def is_wedged(self, limit_seconds: float) -> bool:
-        """Tell whether a batch has been running for longer than that."""
+        """Return whether a batch has been running for longer than ``limit_seconds``."""
         now = self._clock()
         with self._lock:
             return self._occupancy.began_before(now - limit_seconds)
 
     def abandon(self) -> None:
-        """Give up at once: refuse what is queued and what runs; a batch that ends later is dropped."""
+        """Give up at once: refuse what is queued or running. The result of a batch that ends later is dropped."""
         self._end()
         for release in self._occupancy.releases():
             for request in release.requests:
                 request.refuse(BackendFailed("the batch did not end in time"))
 
     def close(self, grace_seconds: float | None = None) -> None:
-        """Admit nothing more, finish what is reserved, queued or running, end the threads.
+        """Admit nothing more, finish what is reserved, queued or running, and end the threads.
 
         Args:
-            grace_seconds: How long to wait for that; what is then still queued is refused with
-                UNAVAILABLE, and a batch that still runs is left to its thread. None waits as long
+            grace_seconds: How long to wait for that. After it, queued requests are refused with
+                UNAVAILABLE and a batch that still runs is left to its thread. None waits as long
                 as it takes.
         """
         give_up = None if grace_seconds is None else time.monotonic() + grace_seconds
@@ -381,7 +381,7 @@ class Batcher:
         )
 
     def _await_release(self, number: int) -> Batch | None:
-        """Wait for the policy to release something; None ends the thread. Late requests are refused here."""
+        """Wait for the policy to release a batch, and refuse late requests. None ends the thread."""
         while True:
             with self._lock:
                 batch = self._next_release(number)
@@ -396,7 +396,7 @@ class Batcher:
         self._end_batch(number)
         while not self._dead:
             now = self._clock()
-            # None is idle where a batch runs inline in this instance's stead.
+            # No instance is idle while a batch runs inline in this one's place.
             decision, lone = self._decide(now) if self._occupancy.idle else (WaitUntil(math.inf), None)
             if isinstance(decision, Release):
                 batch = self._begin(number, decision, lone, now)
@@ -409,7 +409,7 @@ class Batcher:
         return None
 
     def _decide(self, now: float) -> tuple[Release | WaitUntil, LoneRuns | None]:
-        """Ask the policy; return what it says, and who runs that if not an instance by itself."""
+        """Return the policy's decision, and the lone runs that carry it out; None if an instance does."""
         state = (self._queue, self._occupancy.idle, now, self._closing, self._limits.instances)
         waiting, usual = len(self._queue), None
         lone = self._lone_for(self._queue.rows, next(iter(self._queue)).group) if self._lone and waiting else None
@@ -423,7 +423,7 @@ class Batcher:
         return usual or self.policy.next(*state), None
 
     def _lone_for(self, rows: int, group: Hashable) -> LoneRuns | None:
-        """Return who could run a batch of so many rows on all cores now, if that is quicker."""
+        """Return the lone runs if a batch of ``rows`` can have the cores now and is quicker that way."""
         lone = self._lone
         if lone is None or self._occupancy.running or not lone.takes(rows, group):
             return None
@@ -431,9 +431,9 @@ class Batcher:
 
     @property
     def _expects_company(self) -> bool:
-        """Whether a batch that begins now will not be alone for long: then only who would else be late runs alone.
+        """Whether a batch that begins now will soon have company; then only one that would else be late runs alone.
 
-        Of two callers who wait for answers the second is soon there when the first one is.
+        When one of two callers who wait for answers is back, the other one comes soon.
         """
         return self._had_company or self._reserved > 0
 
@@ -475,7 +475,7 @@ class Batcher:
             self._on_death()
 
     def _end(self) -> bool:
-        """Admit and run nothing more, refuse what is queued; tell whether this was the end."""
+        """Admit and run nothing more and refuse what is queued; return whether the batcher was alive before."""
         with self._lock:
             was_dead = self._dead
             self._dead = self._closing = True

@@ -1,7 +1,7 @@
-"""How a model is best run, chosen from what it was measured to cost. Pure.
+"""How a model is best run, chosen by its measured cost. Pure.
 
-A *layout* is how many instances run at once and how many threads each run has. Its table holds l(b)
-as measured with all of its instances running, since that is how they meet under load.
+A *layout* is the number of instances that run at once and the number of threads of each run. Its table holds l(b)
+as measured with all of its instances running, as they do under load.
 """
 
 from __future__ import annotations
@@ -37,17 +37,17 @@ class Layout:
     def session_threads(self) -> int:
         """Threads of the session that all instances share, one caller of ``run`` included.
 
-        Its workers are one pool, whoever calls: so many that each instance has its own when all run, and all of them
-        when it runs alone.
+        All callers share one pool of workers. It is large enough for each instance to have its own workers when all
+        of them run; an instance that runs alone has all.
         """
         return self.instances * (self.threads - 1) + 1
 
 
 def default_layout(cores: int, instances: int = 0, threads: int = 0) -> Layout:
-    """Return what is taken unmeasured, unless the operator says otherwise (0).
+    """Return the layout to use without measurements, keeping what the operator has fixed (0: nothing).
 
-    An instance a core up to seven; of more cores four to seven instances of several threads, those that leave the
-    fewest idle.
+    Up to seven cores get one instance each. More cores get four to seven instances of several threads, in the number
+    that leaves the fewest cores idle.
     """
     if not instances:
         instances = cores if cores < _SPLIT.stop else min(_SPLIT, key=lambda count: cores % count)
@@ -58,9 +58,9 @@ def layouts(cores: int, instances: int = 0, threads: int = 0) -> tuple[Layout, .
     """Return the layouts worth measuring, the default first.
 
     Args:
-        cores: That the process may use.
-        instances: What the operator has fixed; 0 for nothing.
-        threads: As well.
+        cores: Cores that the process may use.
+        instances: The instances that the operator has fixed; 0 for none.
+        threads: The threads that the operator has fixed; 0 for none.
     """
     counts = [instances] if instances else [count for count in (1, 2, 3, 4, 6, 8, 12, 16) if count <= cores]
     found = [default_layout(cores, instances, threads), *(default_layout(cores, count, threads) for count in counts)]
@@ -68,13 +68,13 @@ def layouts(cores: int, instances: int = 0, threads: int = 0) -> tuple[Layout, .
 
 
 def choose_layout(measured: Mapping[Layout, Costs], default: Layout) -> Layout:
-    """Choose the layout that answers most rows a second; of those as good, the one quickest with a single row.
+    """Choose the layout that answers most rows per second; among equals, the one quickest with a single row.
 
-    The default stays unless another is better by more than a measurement errs.
+    The default stays unless another is better by more than the error of a measurement.
 
     Args:
-        measured: What each layout costs; nothing of a layout means that it is no candidate.
-        default: Chosen where nothing is measured.
+        measured: What each layout costs; a layout that is missing is no candidate.
+        default: The choice if nothing is measured.
     """
     if not measured:
         return default
@@ -88,24 +88,24 @@ def choose_layout(measured: Mapping[Layout, Costs], default: Layout) -> Layout:
 
 
 def instances_with_room(layout: Layout, row_seconds: float, cores: int) -> int:
-    """Return how many of a layout's instances to run, so that those who feed them have the rest of the cores.
+    """Return how many of a layout's instances to run so that the threads that feed them have cores left.
 
-    A row of a small model costs less than its way through the server. With an instance on every core
-    the doors would wait for the instances that wait for them.
+    A row of a small model costs less than its way through the server. With an instance on every core,
+    intake would wait for the instances, which wait for intake.
 
     Args:
-        layout: As chosen.
+        layout: The chosen layout.
         row_seconds: What a row costs at the best batch size.
-        cores: That the process may use.
+        cores: Cores that the process may use.
     """
     share = row_seconds / (row_seconds + ROW_OVERHEAD_SECONDS)
     return max(1, min(layout.instances, round(cores * share / layout.threads)))
 
 
 def useful_batch_size(costs: Costs) -> int:
-    """Return the smallest batch with nearly the greatest throughput: a larger one makes everybody wait for nothing.
+    """Return the smallest batch with nearly the greatest throughput: a larger one makes requests wait for nothing.
 
-    Batches short enough are all useful: leaving one out would save nobody much.
+    All batches that are short enough are useful: leaving one out would save little.
     """
     enough = _USEFUL * _greatest_rate(costs)
     useful = next(bucket for bucket, seconds in costs if _rate(bucket, seconds) >= enough)
@@ -115,12 +115,12 @@ def useful_batch_size(costs: Costs) -> int:
 def useful_buckets(buckets: Sequence[int], tables: Sequence[Sequence[Sequence[float]]]) -> tuple[int, ...]:
     """Return the buckets worth having: those where padding to the next one would cost time, and the largest.
 
-    Of a bucket left out even the quickest run was no quicker than the slowest of the next, and all took
-    long enough to tell. So noise keeps a bucket, which costs little, rather than drops it.
+    A bucket is left out only if even its quickest run was no quicker than the slowest run of the next bucket, and
+    all runs took long enough to tell. So noise keeps a bucket, which costs little, rather than drops it.
 
     Args:
         buckets: Ascending.
-        tables: One a group of requests: the samples of each bucket, in seconds; at least one.
+        tables: At least one, for each group of requests: the samples of each bucket, in seconds.
     """
     kept = [len(buckets) - 1]
     for index in range(len(buckets) - 2, -1, -1):
@@ -133,9 +133,9 @@ def lone_threads(cores: int, threads: int, most: int = 0) -> tuple[int, ...]:
     """Return the numbers of threads worth trying for a batch that has the cores to itself, the greatest first.
 
     Args:
-        cores: That the process may use.
-        threads: Of an instance's runs.
-        most: That the operator allows; 0 for all cores.
+        cores: Cores that the process may use.
+        threads: Threads of an instance's run.
+        most: The most threads that the operator allows; 0 for all cores.
     """
     found = []
     count = min(cores, most or cores)
@@ -152,16 +152,16 @@ def quicker_alone(
     lone_threads: int,
     lone: Sequence[Sequence[float]],
 ) -> frozenset[int]:
-    """Return the buckets for which more threads are worth it: quicker by a tenth, and no bad use of the cores.
+    """Return the buckets for which more threads pay: quicker by a tenth, and no bad use of the cores.
 
-    By the quickest runs, which others on the machine disturb least.
+    Compares the quickest runs, which other work on the machine disturbs least.
 
     Args:
         buckets: Ascending.
-        threads: Of an instance's runs.
-        usual: Samples of each bucket as an instance runs it, in seconds; at least one.
-        lone_threads: Of a run that has the cores to itself.
-        lone: Samples of each bucket with so many.
+        threads: Threads of an instance's run.
+        usual: For each bucket at least one sample of an instance's run, in seconds.
+        lone_threads: Threads of a run that has the cores to itself.
+        lone: For each bucket at least one sample of such a run, in seconds.
     """
     most = min(_QUICKER, threads / lone_threads / _LEAST_GAINED)
     return frozenset(

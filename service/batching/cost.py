@@ -2,12 +2,12 @@
 
 Buckets are the batch sizes that really run; a batch is padded up to the next one. For each bucket
 (and each group of lengths of a sentence model) the table keeps a smoothed mean and a smoothed
-deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 6298 §2), which
-needs no lock: one writer's lost update is another sample, no more.
+deviation, updated as TCP updates its round-trip estimate (Jacobson 1988; RFC 6298 §2). That
+needs no lock: a lost update costs one sample, no more.
 
-Estimates steer what runs, and only what runs is measured. So that a pause of the machine cannot
-shut a batch size out for good, means that nobody tests go the way of those that are tested, as far
-from the first measurement as those are, and their deviations fall to what they were at first.
+Estimates steer what runs, and only what runs is measured. A pause of the machine must not shut a
+batch size out for good. So the mean of a size that does not run follows those that do, as far from
+its first measurement as they are from theirs, and its deviation falls back to the first one.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _FOLLOW_GAIN = 1 / 64  # per batch of another size
 _IDLE_BATCHES = 16  # of other sizes in a row: what runs as often as that is measured
 _MOST_LEVEL = 2.0
 _MAX_GROUPS = 256  # callers choose the shapes of a third-party graph; they do not choose our memory
-_FORGET = 1 + 1 / 256  # per batch: what one took at best before the machine became slower tells nothing any more
+_FORGET = 1 + 1 / 256  # per batch: the best time from before the machine became slower says nothing any more
 _LEAST_SECONDS = 1e-9  # nothing is free: rates divide by a cost
 _TRIED_BATCHES = 64  # more than one pause of the machine inflates
 
@@ -43,9 +43,9 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
 
 
 class _Estimate:
-    """Mean and deviation of one cell as first measured and at present, and the least it took of late, in seconds.
+    """Mean and deviation of one cell, first and present, and its least time of late, in seconds.
 
-    What it took at least is unknown before it has run ``untried`` times.
+    The least time is unknown until the cell has run ``untried`` more times.
     """
 
     __slots__ = ("deviation", "first", "first_deviation", "idle", "least", "mean", "untried")
@@ -66,11 +66,11 @@ class _Estimate:
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 
     def follow(self, ran: _Estimate) -> None:
-        """Go the way of a size that runs, if this one does not: as far from the first measurement as that one's is.
+        """Follow a size that runs, if this one does not: as far from the first measurement as that size is.
 
-        Upwards the less the smaller that one is: a small batch is mostly what a batch costs whatever its size. One
-        that takes more than twice what it took, for a pause of the machine or that reason, says nothing of others;
-        then only what is inflated falls, to the first.
+        A smaller size pulls upwards less: the cost of a small batch is mostly what any batch costs. A size that takes
+        more than twice its first time, through a pause of the machine or for that reason, says nothing about others;
+        then an inflated mean only falls back to the first.
 
         Args:
             ran: The estimate of the size that ran.
@@ -96,18 +96,18 @@ class CostModel:
 
         Args:
             buckets: Batch sizes that run, ascending, at least one.
-            measured: For each group, at least one, one list of measured seconds (at least one) a
-                bucket.
+            measured: For each group (at least one) and each bucket, a list of at least one measured
+                time in seconds.
         """
         self.buckets = tuple(buckets)
         self._cells = {group: [_estimate(samples) for samples in by_bucket] for group, by_bucket in measured.items()}
         self._ran: set[Hashable] = set()
-        # A shape that was never measured (third-party graphs with free dimensions) is taken to cost
-        # what this one does until it has run.
+        # A shape that was never measured (third-party graphs with free dimensions) is assumed to cost
+        # the same as this one until it has run.
         self._stand_in = next(iter(self._cells.values()))
 
     def has_run(self, group: Hashable) -> bool:
-        """Tell whether a batch of a group has run in service; what was measured at load may be an estimate."""
+        """Return whether a batch of the group has run in service; what was measured at load may be an estimate."""
         return group in self._ran
 
     def bucket_of(self, rows: int) -> int:
@@ -132,10 +132,10 @@ class CostModel:
     def least_seconds(self, rows: int, group: Hashable) -> float:
         """Return what a batch of ``rows`` costs at best: the quickest of late, or the present mean.
 
-        Whoever gives up on a request must use this one. A pause of the machine inflates the mean, and one at
-        load the first measurement; if that refused everything, nothing would run and nothing would correct it. For
-        the same reason a shape that was not measured before serving costs nothing at best, until batches
-        of that size have run so often that the quickest of them tells.
+        Use this one to give up on a request. A pause of the machine inflates the mean, and a pause at load
+        inflates the first measurement. If that refused everything, nothing would run and nothing would correct it.
+        For the same reason a shape that was not measured before serving costs nothing at best, until batches
+        of that size have run often enough for their quickest to count.
         """
         if group not in self._cells:
             return 0.0
@@ -163,7 +163,7 @@ class CostModel:
                 cell.follow(ran)
 
     def table(self) -> dict[Hashable, list[tuple[int, float, float]]]:
-        """Return for each group the rows (bucket, mean seconds, bound seconds)."""
+        """Return each group's rows (bucket, mean seconds, bound seconds)."""
         return {
             group: [
                 (bucket, cell.mean, cell.mean + _DEVIATIONS * cell.deviation)

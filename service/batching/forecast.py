@@ -1,4 +1,4 @@
-"""When a request that arrives now would be answered. Pure: it takes ``now`` and predicts."""
+"""Predicts when a request that arrives now would be answered. Pure: it takes ``now``."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from service.batching.cost import CostModel
 from service.batching.queue import RequestQueue
 from service.batching.request import PendingRequest
 
-_WORTH_A_REFUSAL = 1.02  # the factor that a fuller batch must gain, for which the early ones are refused
+_WORTH_A_REFUSAL = 1.02  # the factor that a fuller batch must gain to be worth refusing early requests
 
 
 class Forecast:
-    """What the policy will make of those who wait, as far as it can be known at the door.
+    """What the policy will do with the queue, as far as it can be known when a request arrives.
 
-    Worst case: O(batch sizes), and what the queue needs to tell how many rows are ahead.
+    Worst case: O(batch sizes), plus what the queue needs to count the rows ahead.
     """
 
     def __init__(self, queue: RequestQueue, cost: CostModel, enough: int) -> None:
         """Predict by measured costs.
 
         Args:
-            queue: What waits.
+            queue: The waiting requests.
             cost: Measured latency by batch size.
-            enough: The largest useful batch: most rows that requests are put together to.
+            enough: Rows of the largest useful batch; requests are not combined beyond that.
         """
         self._queue = queue
         self._cost = cost
@@ -34,10 +34,10 @@ class Forecast:
     def finish_at_best(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> float:
         """Predict the earliest instant at which a request that arrives now can be answered.
 
-        Those before it that have a deadline may be dropped for it.
+        Assumes that requests with a deadline before it may be dropped.
 
         Args:
-            request: It.
+            request: The request.
             busy_until: For each instance the predicted end of its batch; past instants when idle.
             now: The present instant.
         """
@@ -56,17 +56,17 @@ class Forecast:
     ) -> float:
         """Predict the instant at which a request that arrives now will be answered, by the bound.
 
-        Those ahead fill batches, shared by the instances, the next one no larger than the first in line can bear. Its
-        own grows until it starts, by what arrives meanwhile, to the size that gives most answers a second. Past
-        capacity that makes the early ones among those who arrive during a batch too late: they would keep the next one
-        small.
+        The requests ahead fill batches, which the instances share. The next batch is no larger than the deadline of
+        the first in line allows. The request's own batch grows by what arrives until it starts, to the size that gives
+        most answers per second. Past capacity this makes the earliest arrivals during a batch too late: they would
+        keep the next batch small.
 
         Args:
-            request: It.
+            request: The request.
             busy_until: For each instance the predicted end of its batch; past instants when idle.
             now: The present instant.
-            rate: Rows that arrive a second.
-            deadline: The instant that matters: what ends before it may really end sooner.
+            rate: Rows that arrive per second.
+            deadline: The instant that matters: a finish predicted before it may in truth be earlier.
         """
         group = request.group
         start, before, room = self._batch(request, busy_until, now)
@@ -78,7 +78,7 @@ class Forecast:
         return start + self._cost.bound_seconds(self._planned(rows, expected, group), group)
 
     def _batch(self, request: PendingRequest, busy_until: Sequence[float], now: float) -> tuple[float, int, int]:
-        """Return when its batch starts, how many rows are in it before its own, and to how many it may grow."""
+        """Return when the request's batch starts, how many rows stand before its own there, and the batch's limit."""
         rows, group = request.rows, request.group
         start, ahead = max(now, min(busy_until)), self._queue.rows_before(request.turn)
         if not ahead:
@@ -91,9 +91,9 @@ class Forecast:
         return start + (self._cost.seconds(first, group) + wait) / len(busy_until), before, self._enough
 
     def _room(self, start: float, group: Hashable, deadline: float) -> int:
-        """Return how many rows a batch may have that is to end by a deadline.
+        """Return how many rows a batch may have that must end by a deadline.
 
-        Where none does, who has that deadline will be left out: then it is of no account.
+        If no size does, the request with that deadline will be left out, so the deadline does not count.
         """
         size = self._enough
         while size and start + self._cost.bound_seconds(size, group) > deadline:
@@ -101,7 +101,7 @@ class Forecast:
         return size or self._enough
 
     def _behind(self, ahead: int, rows: int, group: Hashable) -> tuple[float, int]:
-        """Return for how long whole batches of those ahead run, and the rows that are left for a request's own."""
+        """Return how long whole batches of the rows ahead run, and the rows that remain for the request's batch."""
         batches, rest = divmod(ahead, self._enough)
         wait = batches * self._cost.seconds(self._enough, group)
         if rest and rest + rows > self._enough:  # never split, so it waits for one more batch
@@ -109,7 +109,7 @@ class Forecast:
         return wait, rest
 
     def _planned(self, rows: int, expected: float, group: Hashable) -> int:
-        """Return the size that a batch of so many rows is to have, when so many are expected."""
+        """Return the size that a batch of ``rows`` should have, when ``expected`` rows are expected."""
         sizes, rates = [self._cost.bucket_of(rows)], []
         while True:
             rates.append(min(sizes[-1], expected) / (self._cost.seconds(sizes[-1], group) + BATCH_OVERHEAD_SECONDS))

@@ -1,4 +1,4 @@
-"""What stands before a batcher, as callers see it, and who is told what it does."""
+"""What callers see in front of a batcher, and the observer of shared answers."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from service.batching.request import PendingRequest
 
 
 class Front(Protocol):
-    """Who takes requests: a batcher, or what stands in front of it."""
+    """Takes requests: a batcher, or what stands in front of it."""
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
-        """Take a request in, or raise a ServingError; ``inline``: the caller's thread has time to run it."""
+        """Take a request in, or raise a ServingError. ``inline``: the calling thread has time to run it."""
         ...
 
     def submit(self, request: PendingRequest, inline: bool = False) -> None:
-        """Take in a request for which the batcher reserved a place, or raise; the place is used up either way."""
+        """Take in a request for which a place was reserved, or raise. The place is used up either way."""
         ...
 
     def cancel(self, request: PendingRequest) -> None:
-        """Forget a request whose caller left, or that is settled already and wanted no more."""
+        """Forget a request whose caller left, or that is settled already and no longer wanted."""
         ...
 
     def release(self) -> None:
@@ -36,15 +36,15 @@ class Runner(Front, Protocol):
 
 
 class SharingObserver(Protocol):
-    """Who is told; must be quick and must not raise."""
+    """Told what is shared. Its methods must be quick and must not raise."""
 
     def cache_hit(self, seconds: float) -> None:
-        """An answer was found, so long after it was looked for."""
+        """An answer was found; looking for it took ``seconds``."""
 
     def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        """None was; looking for it and keeping the answer took so long, and so many had to leave.
+        """No answer was found. Looking for it and keeping the new one took ``seconds`` and evicted entries.
 
-        Of a call that runs in several parts, each tells its own, and one of them counts the call.
+        Each part of a call that runs in several parts reports its own; ``calls`` is 1 for one of them, 0 for the rest.
         """
 
     def merged(self) -> None:

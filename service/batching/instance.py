@@ -1,4 +1,4 @@
-"""One instance: a batch is assembled, run and given back row by row."""
+"""One instance: assembles a batch, runs it and gives it back row by row."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Batch:
     Attributes:
         release: The requests.
         asked: Instant at which the policy was asked for them.
-        lone: Where it may run on more of the cores, as it has them to itself; None where it may not.
+        lone: Runs it on more cores, which it has to itself; None if the instance runs it.
     """
 
     release: Release
@@ -44,8 +44,8 @@ class Instance:
     Contract: when ``run`` returns or raises, every request of the release has been settled exactly
     once, or will be by ``answering``. It raises only for an error of ours; the backend's become refusals.
 
-    A batch that fails is run again member by member, so that one request's bad input, or too little
-    memory for a large batch, harms nobody else. A wedged backend is not helped by it.
+    A batch that fails is run again request by request, so that one bad input, or too little
+    memory for a large batch, harms nobody else. That does not help against a backend that hangs.
     """
 
     def __init__(
@@ -64,11 +64,11 @@ class Instance:
         Args:
             number: From 0, for the facts.
             run: The backend.
-            cost: Taught the time of every batch that succeeds.
+            cost: Learns the time of every batch that succeeds.
             buffer: This instance's own.
             observer: Told of batches and of callers who left; must not raise.
-            clock: Seconds, monotonic.
-            answering: May take a batch over once it has run; None for an instance that answers all by itself.
+            clock: Monotonic, in seconds.
+            answering: May take a batch over once it has run; None if the instance answers every batch itself.
         """
         self._number = number
         self._run_backend = run
@@ -88,7 +88,7 @@ class Instance:
             elif error is not None:
                 self._run_alone(batch.release, unsettled)
         finally:
-            # Anybody left here was let down by an error of ours, which goes on to end the thread.
+            # Requests are left here only by an error of ours, which goes on to end the thread.
             for request in unsettled:
                 request.refuse(InternalError("the batch failed"))
 
@@ -137,8 +137,8 @@ class Instance:
         else:
             reply(unsettled)
         if not overrides:
-            # The choice and the assembly included, and the replies, unless others make them: that is when the next
-            # batch can begin.
+            # From the policy's choice until the next batch can begin: the replies count unless another thread makes
+            # them.
             cost.observe(rows, given.release.group, self._clock() - given.asked)
         return None
 
@@ -164,10 +164,10 @@ class Instance:
 
 
 def _check_rows(outputs: Sequence[np.ndarray], bucket: int) -> None:
-    """Refuse a result that cannot be split: somebody would get another's rows.
+    """Refuse a result that cannot be split: a caller would get another's rows.
 
     Raises:
-        BackendFailed: An output has another number of rows than went in (INTERNAL).
+        BackendFailed: An output does not have as many rows as went in (INTERNAL).
     """
     for output in outputs:
         if output.ndim == 0 or len(output) != bucket:

@@ -1,4 +1,4 @@
-"""A reply that keeps the answer on its way to the caller, and what is said of an answer that was kept."""
+"""A reply that keeps the answer on its way to the caller, and the facts of an answer that was kept."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ Keep = Callable[[Sequence[np.ndarray]], None]
 
 
 def cached_facts(rows: int, now: float) -> BatchFacts:
-    """Return what there is to say of a run that did not take place."""
+    """Return the facts of an answer that took no run."""
     return BatchFacts(rows, rows, 0.0, -1, CACHED, now, 0.0, 0.0)
 
 
@@ -26,10 +26,10 @@ class Keeping:
     def __init__(self, keep: Keep, reply: Reply) -> None:
         self._keep = keep
         self.reply = reply
-        """That of the caller."""
+        """The caller's reply."""
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
-        """Keep it first, so that who asks again at once finds it."""
+        """Keep the answer first, so that a caller who asks again at once finds it."""
         try:
             self._keep(outputs)
         finally:

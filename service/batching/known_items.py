@@ -1,4 +1,4 @@
-"""Pictures and sentences that were answered before: known as they came, before anything is decoded for them."""
+"""Pictures and sentences that were answered before, recognised by their bytes before anything is decoded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from service.errors import DeadlineExceeded
 class KnownItems:
     """The kept outputs of single items of one version. Thread-safe.
 
-    Rows do not depend on their neighbours, so an item is known whichever call brought it.
+    A row does not depend on its neighbours, so an item is known whichever call brought it.
     """
 
     def __init__(self, identity: str, shelf: Shelf, observer: SharingObserver, clock: Callable[[], float]) -> None:
@@ -32,16 +32,16 @@ class KnownItems:
         self._clock = clock
 
     def keys_of(self, items: Sequence[bytes | memoryview | str]) -> list[bytes]:
-        """Return what items are kept under."""
+        """Return the keys that items are kept under."""
         return [item_key(self._identity, item) for item in items]
 
     def find(self, keys: Sequence[bytes], started: float, deadline: float) -> list[Rows] | None:
-        """Return all outputs (1, ...) of each of a call's items; None unless all of them are known.
+        """Return all outputs (1, ...) of each of a call's items; None unless all items are known.
 
         Args:
-            keys: Of the items, at least one.
-            started: When it was begun to digest them.
-            deadline: Of the call.
+            keys: The items' keys, at least one.
+            started: When digesting the items began.
+            deadline: The call's deadline.
 
         Raises:
             DeadlineExceeded: The deadline has passed (DEADLINE_EXCEEDED).
@@ -63,9 +63,9 @@ class KnownItems:
         """Keep the outputs of items that ran together, each under its own key.
 
         Args:
-            keys: Of the items.
-            calls: 1 for one part of a call, 0 for its others.
-            outputs: One row an item.
+            keys: The items' keys.
+            calls: 1 for one part of a call, 0 for its other parts.
+            outputs: One row per item.
         """
         started = self._clock()
         evicted = 0

@@ -1,4 +1,4 @@
-"""A batch that has the cores to itself runs on more of them (ADR 12)."""
+"""Runs on more cores, for a batch that has them to itself (ADR 12)."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from service.batching.run import Run
 class LoneRuns:
     """Runs a model's batches one at a time, on more threads than an instance has. Thread-safe.
 
-    For batches that begin while no other runs and that leave nothing waiting, if the one before did so too. What
-    arrives meanwhile is run by the instances, beside it and on the same cores.
+    For batches that begin while no other runs and that leave nothing waiting, if the one before did so too. The
+    instances run what arrives meanwhile, beside it and on the same cores.
 
     Attributes:
-        threads: Of each run.
-        run: The backend with so many.
-        policy: As the instances', but with what batches cost here.
-        quicker: For each group, at least one, the buckets that are quicker here than in an instance.
-        cores_idle: Tells whether no other model's batches run either.
+        threads: Threads of each run.
+        run: The backend with that many threads.
+        policy: The instances' policy, but with the cost of batches here.
+        quicker: For each group (at least one) the buckets that are quicker here than in an instance.
+        cores_idle: Returns whether no other model's batches run.
     """
 
     threads: int
@@ -31,10 +31,10 @@ class LoneRuns:
     cores_idle: Callable[[], bool] = lambda: True
 
     def takes(self, rows: int, group: Hashable) -> bool:
-        """Tell whether a batch of so many rows that begins now is quicker here."""
+        """Return whether a batch of ``rows`` that begins now is quicker here."""
         return self.policy.cost.bucket_of(rows) in self._quicker(group) and self.cores_idle()
 
     def _quicker(self, group: Hashable) -> frozenset[int]:
         quicker = self.quicker.get(group)
-        # As the stand-in of the costs: a shape that was never measured is taken for the first that was.
+        # A shape that was never measured counts as the first that was, as in the cost model.
         return quicker if quicker is not None else next(iter(self.quicker.values()))

@@ -1,4 +1,4 @@
-"""Who is told what the batcher does, and the shield between the two."""
+"""The observer of a batcher, and the shield between the two."""
 
 from __future__ import annotations
 
@@ -14,26 +14,26 @@ _LOG = logging.getLogger(__name__)
 
 
 class Observer(Protocol):
-    """Who is told what happens; must be quick and must not raise. Called without the lock held."""
+    """Told what happens. Its methods must be quick and must not raise; the lock is not held."""
 
     def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        """A batch ran; ``outputs`` hold its rows in the order of the requests, then padding. Nobody is answered yet."""
+        """A batch ran. ``outputs`` hold its rows in the order of the requests, then padding; none is answered yet."""
 
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
-        """Everybody in a batch was answered, so long after the backend had returned."""
+        """All requests of a batch were answered, ``seconds`` after the backend had returned."""
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """A batch failed in the backend; if it had several members, each is tried alone next."""
+        """A batch failed in the backend; if it had several requests, each is tried alone next."""
 
     def rejected(self, reason: str, count: int = 1) -> None:
-        """So many requests were refused; ``reason`` is the error's reason in lower case."""
+        """``count`` requests were refused; ``reason`` is the error's reason in lower case."""
 
     def cancelled(self, stage: str) -> None:
         """A caller left while its request was ``"queued"`` or ``"running"``."""
 
 
 class ShieldedObserver:
-    """Passes everything on and logs what comes back: counting must never harm who is served."""
+    """Passes everything on and logs what the observer raises: counting must never harm a caller."""
 
     def __init__(self, observer: Observer) -> None:
         self._observer = observer

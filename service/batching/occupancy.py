@@ -1,4 +1,4 @@
-"""Which instances of a batcher run what, and until when: a plain object, driven under the batcher's lock."""
+"""Which instances of a batcher run what, and until when. A plain object; call it under the batcher's lock."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from collections.abc import Iterable, Sequence
 
 from service.batching.policy import Release
 
-IDLE = -math.inf  # in place of a batch's predicted end, where none runs
-INLINE = -1  # the place of a batch that runs on its caller's thread, instead of one instance's
+IDLE = -math.inf  # the predicted end where no batch runs
+INLINE = -1  # the place of a batch that runs on its caller's thread instead of an instance's
 
 
 class Occupancy:
-    """At most as many batches at once as there are instances, whoever runs them.
+    """The running batches: at most as many as there are instances, whoever runs them.
 
     Attributes:
-        idle: Instances without a batch, of their own or in their stead.
+        idle: Instances without a batch; a batch that runs inline takes an instance's place.
     """
 
     def __init__(self, instances: int) -> None:
-        """Begin with all idle."""
+        """Begin with all instances idle."""
         self.instances = self.idle = instances
         self._until = [IDLE] * (instances + 1)
         self._batches: list[tuple[float, Release] | None] = [None] * (instances + 1)
 
     @property
     def running(self) -> int:
-        """Batches that run."""
+        """How many batches run."""
         return self.instances - self.idle
 
     def begin(self, place: int, release: Release, now: float, until: float) -> None:
@@ -34,7 +34,7 @@ class Occupancy:
 
         Args:
             place: The instance's number, or :data:`INLINE`.
-            release: It.
+            release: The batch.
             now: The present instant.
             until: Its predicted end.
         """
@@ -43,7 +43,7 @@ class Occupancy:
         self.idle -= 1
 
     def end(self, place: int) -> Release | None:
-        """Return the batch that ran there and has ended; None if none did."""
+        """Note that the batch at a place has ended, and return it; None if none ran there."""
         batch, self._batches[place] = self._batches[place], None
         if batch is None:
             return None
@@ -59,9 +59,9 @@ class Occupancy:
         return until
 
     def began_before(self, instant: float) -> bool:
-        """Tell whether a batch runs that began before that."""
+        """Return whether a running batch began before ``instant``."""
         return any(batch is not None and batch[0] < instant for batch in self._batches)
 
     def releases(self) -> Iterable[Release]:
-        """Return the batches that run."""
+        """Return the running batches."""
         return [batch[1] for batch in self._batches if batch is not None]

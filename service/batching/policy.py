@@ -1,13 +1,13 @@
 """The batching rule: what to run next. Pure: it takes ``now`` and decides.
 
-Work-conserving: an idle instance never waits while a request does, unless the operator set
+The rule is work-conserving: an idle instance never waits while a request does, unless the operator set
 ``max_queue_delay_seconds``. Overload is met twice. At arrival, a request that is expected to be late is
-refused (:mod:`service.batching.forecast`). At dispatch every batch size is tried with the oldest requests that it
-answers in time, and the one with the greatest b / l(b) is taken; who can no longer make it is
-dropped. First come first served, by contrast, serves the request that is nearly late first, so that
-past capacity every answer is late (Nexus, SOSP 2019, §4.3 calls the remedy early drop). Where all
-have the same time limit the batch is a window of the queue; where limits differ, the hurried are
-left out one by one and the patient keep their turn. "Oldest" is by the requests' turns: one of low
+refused (:mod:`service.batching.forecast`). At dispatch, every batch size is tried with the oldest requests that it
+answers in time, and the size with the greatest b / l(b) is taken; requests that can no longer be answered in time are
+dropped. First come first served, by contrast, begins with the request that is nearly late, so that
+past capacity every answer is late (Nexus, SOSP 2019, §4.3 calls the remedy early drop). If all requests
+have the same time limit, the batch is a window of the queue. If limits differ, the hurried requests are
+left out one by one and the patient ones keep their turn. "Oldest" is by the requests' turns: a request of low
 priority counts as younger than it is (:mod:`service.batching.priority`).
 """
 
@@ -31,12 +31,12 @@ Predict = Callable[[int, Hashable], float]
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Run these now.
+    """Run these requests now.
 
     Attributes:
         group: Their group.
         requests: In order of their turns; their rows fit into one batch.
-        late: Requests to refuse, since they cannot be answered in time any more.
+        late: Requests to refuse, since they can no longer be answered in time.
         reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"`` or ``"drain"``.
     """
 
@@ -64,8 +64,8 @@ class BatchingPolicy:
         cost: Measured latency by batch size.
         max_batch_size: Most rows in a batch.
         max_queue_delay_seconds: How long an idle instance may wait for a fuller batch; 0 for never.
-        useful_batch_size: Most rows that requests are put together to, since more gain nothing; 0 for
-            ``max_batch_size``. One request may have more.
+        useful_batch_size: Requests are not combined beyond this many rows, since that gains nothing; 0 for
+            ``max_batch_size``. A single request may have more.
     """
 
     cost: CostModel
@@ -75,11 +75,11 @@ class BatchingPolicy:
 
     @property
     def enough(self) -> int:
-        """The largest useful batch: most rows that requests are put together to."""
+        """Rows of the largest useful batch; requests are not combined beyond that."""
         return self.useful_batch_size or self.max_batch_size
 
     def forecast(self, queue: RequestQueue) -> Forecast:
-        """Return what is foreseen at the door of what this rule will do with a queue."""
+        """Return a forecast of what this rule will do with a queue."""
         return Forecast(queue, self.cost, self.enough)
 
     def next(
@@ -88,11 +88,11 @@ class BatchingPolicy:
         """Decide what an idle instance does.
 
         Args:
-            queue: What waits; not changed.
+            queue: The waiting requests; not changed.
             idle_instances: Instances that could run a batch now, the asking one included.
             now: The present instant.
-            draining: No more requests will come, so waiting for company is pointless.
-            instances: All of them: another than this one may take what it leaves.
+            draining: Whether no more requests will come, so that waiting for company is pointless.
+            instances: The number of all instances: another one may take what this one leaves.
         """
         wake = math.inf
         for group in queue.groups_by_age():
@@ -104,7 +104,7 @@ class BatchingPolicy:
         return WaitUntil(wake)
 
     def _due(self, waiting: Sequence[PendingRequest]) -> float:
-        """Return until when a group may wait for company: its delay is over, or a deadline comes near."""
+        """Return until when a group may wait for company: until its delay is over or a deadline is near."""
         rows = _rows(waiting)
         if rows >= self.enough:
             return -math.inf
@@ -127,17 +127,17 @@ class BatchingPolicy:
             return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
         taken, deadline_bound = self._choose(waiting, limit, now, self.cost.bound_seconds)
         if not taken:
-            # Nobody is likely to make it; take those that would with luck.
+            # None is likely to be answered in time; take those that would be with luck.
             taken, deadline_bound = self._choose(waiting, limit, now, self.cost.least_seconds)
         late = self._late(waiting, taken, now, alone=instances == 1)
         return Release(waiting[0].group, taken, late, self._reason(taken, deadline_bound, draining))
 
     def _share(self, waiting: Sequence[PendingRequest], idle_instances: int, left_seconds: float) -> int:
-        """Return the most rows this instance takes: idle instances share what waits, with one more where that is cheap.
+        """Return the most rows this instance takes: idle instances share the queue, with one more share if it is cheap.
 
-        Callers who wait for answers and then ask again come back together with their batch. If all that waits is in
-        it, the instance has nothing to do until they do; so a part is left for then, if batches of that size cost
-        little more a row and nobody's deadline comes near.
+        Callers who wait for answers and then ask again come back together, when their batch ends. If that batch took
+        the whole queue, the instance has nothing to do until they are back. So a part is left for then, if smaller
+        batches cost little more per row and no deadline is near.
         """
         rows, group = _rows(waiting), waiting[0].group
         share = min(self.cost.bucket_of(math.ceil(rows / max(idle_instances, 1))), self.enough)
@@ -161,7 +161,7 @@ class BatchingPolicy:
         if not passed_over:
             return self._trim(best), False
         best, best_rate = [], 0.0
-        # The smaller the batch, the older those whom it still answers in time.
+        # The smaller the batch, the older the requests that it still answers in time.
         for bucket in (*(bucket for bucket in self.cost.buckets if bucket < limit), limit):
             taken, _ = self._fill(waiting, bucket, now, predict)
             if not taken:
@@ -195,9 +195,9 @@ class BatchingPolicy:
         return taken, passed_over
 
     def _trim(self, taken: list[PendingRequest]) -> list[PendingRequest]:
-        """Leave the last ones for a second batch where two without padding end before one with it.
+        """Leave the last requests for a second batch if two batches without padding end before one with it.
 
-        Nobody loses: the first are answered earlier, and so are the last.
+        No request loses: the first are answered earlier, and so are the last.
         """
         if len(taken) == 1:
             return taken
@@ -218,7 +218,7 @@ class BatchingPolicy:
     def _late(
         self, waiting: Sequence[PendingRequest], taken: Sequence[PendingRequest], now: float, alone: bool
     ) -> list[PendingRequest]:
-        """Return those that could not be answered in time even if they ran right after this batch."""
+        """Return the requests that could not be answered in time even if they ran right after this batch."""
         free = now + (self.cost.least_seconds(_rows(taken), waiting[0].group) if taken and alone else 0.0)
         leaving = set(map(id, taken))
         return [

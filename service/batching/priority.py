@@ -1,8 +1,8 @@
 """Levels of priority, as in Triton: 1 goes first. Pure.
 
-A level is worth a second of waiting: in line, a request stands as if it had arrived a second later
-for each level below the first. So urgent ones overtake, the order within a level is that of arrival,
-and none waits for more than those who arrived before it or within ``levels - 1`` seconds after it.
+A level is worth a second of waiting: a request queues as if it had arrived a second later
+for each level below the first. So urgent requests overtake, the order within a level is that of arrival,
+and a request waits only for those that arrived before it or within ``levels - 1`` seconds after it.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ class Priorities:
 
     Attributes:
         levels: How many there are; 0 ignores what callers ask for.
-        default: That of a request which asks for none, or for one that does not exist; 0: the middle one.
+        default: The level of a request that asks for none, or for one that does not exist; 0 for the middle one.
     """
 
     levels: int = 0
@@ -30,7 +30,7 @@ class Priorities:
         return min(self.default, self.levels) or (self.levels + 1) // 2
 
     def handicap(self, asked: int) -> float:
-        """Return how many seconds later than it arrived a request stands in line.
+        """Return how many seconds after its arrival a request takes its place in line.
 
         Args:
             asked: The level that the caller asks for; 0 for none.

@@ -1,4 +1,4 @@
-"""The bounded queue of one model version: a plain object, driven under the batcher's lock."""
+"""The bounded queue of one model version. A plain object; call it under the batcher's lock."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from service.batching.request import PendingRequest
 class RequestQueue:
     """Requests in order of their turns, kept apart by group.
 
-    Worst case: it holds what was appended, so whoever appends enforces the bound (the batcher
-    counts its reservations against ``max_queued_requests``). ``append`` is O(1) behind all others and
-    O(length of the group) where it overtakes; ``remove`` and ``take`` are O(length of the group).
+    It does not limit itself: the batcher enforces the bound, counting its reservations against
+    ``max_queued_requests``. Worst case: ``append`` is O(1) at the end and O(length of the group) where
+    it overtakes; ``remove`` and ``take`` are O(length of the group).
     """
 
     def __init__(self) -> None:
@@ -25,36 +25,36 @@ class RequestQueue:
         self._patient_rows = 0
         self._latest_turn = -math.inf
         self.departures = 0
-        """How many requests have been taken out or removed."""
+        """How many requests have been taken or removed."""
 
     def __len__(self) -> int:
-        """Number of requests that wait."""
+        """Number of waiting requests."""
         return self._count
 
     @property
     def rows(self) -> int:
-        """Number of rows that wait."""
+        """Number of waiting rows."""
         return self._rows
 
     def rows_before(self, turn: float) -> int:
-        """Return how many rows have their turn at that instant or before."""
+        """Return how many rows have their turn at ``turn`` or before."""
         if turn >= self._latest_turn:
             return self._rows
         return sum(request.rows for request in self if request.turn <= turn)
 
     def patient_rows_before(self, turn: float) -> int:
-        """Return how many rows without a deadline have their turn at that instant or before."""
+        """Return how many rows without a deadline have their turn at ``turn`` or before."""
         if turn >= self._latest_turn:
             return self._patient_rows
         return sum(request.rows for request in self if request.deadline == math.inf and request.turn <= turn)
 
     def first_deadline(self, group: Hashable) -> float:
-        """Return by when the first in line is to be answered; infinite if not all who wait are of this group."""
+        """Return the deadline of the first in line; infinite unless all waiting requests are of this group."""
         waiting = self._groups.get(group)
         return waiting[0].deadline if waiting and len(self._groups) == 1 else math.inf
 
     def append(self, request: PendingRequest) -> None:
-        """Put a request into its group: behind all whose turn comes before its own, or with it."""
+        """Put a request into its group, behind all whose turn is no later than its own."""
         group = self._groups.setdefault(request.group, deque())
         if not group or group[-1].turn <= request.turn:
             group.append(request)
@@ -64,7 +64,7 @@ class RequestQueue:
         self._account(request, 1)
 
     def remove(self, request: PendingRequest) -> bool:
-        """Take one request out; tell whether it was still waiting."""
+        """Take one request out; return whether it was still waiting."""
         group = self._groups.get(request.group, ())
         if request not in group:
             return False
@@ -83,9 +83,9 @@ class RequestQueue:
         return everything
 
     def groups_by_age(self) -> list[Hashable]:
-        """Return the groups, the one whose head's turn comes first first.
+        """Return the groups in order of the turns of their first requests.
 
-        Serving groups in this order bounds how long any one can be passed over.
+        Serving groups in this order bounds how long any of them can be passed over.
         """
         return sorted(self._groups, key=lambda group: self._groups[group][0].turn)
 

@@ -1,4 +1,4 @@
-"""A refusal at arrival, and for whom else it holds. Pure: it takes ``now``."""
+"""A refusal at arrival, and which later arrivals it holds for. Pure: it takes ``now``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ _HOLDS = 1 / 100  # of the predicted wait
 
 
 class Refusal:
-    """Holds for a moment: who comes next and asks for no less is told the same.
+    """Holds for a moment: the next arrivals that ask for no less are refused the same way.
 
-    Past capacity most arrivals find what the last one found; predicting anew is a good part of what a refusal costs.
+    Past capacity most arrivals find what the last one found, and a new prediction is a good part of a refusal's cost.
     """
 
     __slots__ = (
@@ -40,12 +40,12 @@ class Refusal:
         """Refuse a request.
 
         Args:
-            request: It; has a deadline.
+            request: The request; it has a deadline.
             finish: The instant at which it would be answered.
             queued: How many requests wait.
-            departures: How many have left the queue so far.
+            departures: How many requests have left the queue so far.
             now: The present instant.
-            least_retry_seconds: How long a retry is in vain at least.
+            least_retry_seconds: For how long, at least, a retry is in vain.
         """
         wait_seconds, left_seconds = finish - now, request.deadline - now
         self._message = f"the answer would take {wait_seconds:.3f} s, the deadline leaves {left_seconds:.3f} s"
@@ -57,19 +57,19 @@ class Refusal:
         self._until = now + _HOLDS * wait_seconds
 
     def is_for(self, rows: int, group: Hashable, handicap: float) -> bool:
-        """Tell whether a later request asks for no less, but for its deadline; see :class:`PendingRequest`."""
+        """Return whether a later request asks for no less, its deadline aside; see :class:`PendingRequest`."""
         return rows >= self._rows and handicap >= self._handicap and group == self._group
 
     def holds(self, deadline: float, departures: int, now: float) -> bool:
-        """Tell whether such a request is refused for the same reason; nobody has left the queue since.
+        """Return whether such a request is refused for the same reason.
 
         Args:
-            deadline: Of that request.
-            departures: How many have left the queue by now.
+            deadline: The later request's deadline.
+            departures: How many requests have left the queue by now; the refusal ends with the next one that does.
             now: The present instant.
         """
         return now < self._until and departures == self._departures and now < deadline <= self._finish
 
     def error(self) -> DeadlineUnmeetable:
-        """Return what its caller is told (RESOURCE_EXHAUSTED)."""
+        """Return the error for the caller (RESOURCE_EXHAUSTED)."""
         return DeadlineUnmeetable(self._message, retry_after_seconds=self._retry_seconds, facts=self._facts)

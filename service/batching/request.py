@@ -21,15 +21,15 @@ class BatchFacts:
     Attributes:
         rows: Rows of live requests in the batch.
         bucket: Rows that ran, padding included.
-        padding_ratio: Share of the elements that ran which were padding, in [0, 1).
-        instance: Number of the instance that ran it, from 0; one more than there are for the thread that brought it;
-            -1 if nobody did.
-        release_reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"``, ``"drain"``, or ``"cached"`` of
+        padding_ratio: Share of padding among the elements that ran, in [0, 1).
+        instance: Number of the instance that ran it, from 0. The number after the last instance's means the thread
+            that brought the request; -1 means that nothing ran.
+        release_reason: ``"full"``, ``"idle"``, ``"deadline"``, ``"delay"``, ``"drain"``, or ``"cached"`` for
             an answer that was kept.
         released: Instant at which the batch left the queue, in seconds on the batcher's clock.
         assemble_seconds: Time to copy the rows together.
         infer_seconds: Time in the backend.
-        lone: Whether it had the cores to itself and ran on more of them than others.
+        lone: Whether it had the cores to itself and ran on more of them than usual.
     """
 
     rows: int
@@ -56,7 +56,7 @@ class Reply(Protocol):
     """
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
-        """Deliver one array (n, ...) an output: this request's rows only, padding removed.
+        """Deliver one array (n, ...) per output: this request's rows only, padding removed.
 
         The arrays are views of the batch's outputs, which nobody writes to any more.
         """
@@ -71,24 +71,25 @@ class PendingRequest:
     """Arrays, deadline, arrival and reply of one request.
 
     Attributes:
-        inputs: One array (n, ...) an input of the graph, same n, checked against the manifest.
+        inputs: One array (n, ...) per input of the graph, all with the same n, checked against the manifest.
             The batcher reads them until the batch is assembled.
         rows: n, at least 1.
-        group: Requests of equal groups can share a batch: same trailing shapes, or one bucket of
-            sentence lengths.
+        group: Requests of equal groups can share a batch: they have the same trailing shapes, or one bucket
+            of sentence lengths.
         deadline: Instant after which the answer is worthless, in seconds on the batcher's clock;
             infinite for none.
         arrival: Instant at which the server took the request in, on the same clock.
-        handicap: How many seconds later than it arrived it stands in line, for its priority.
+        handicap: By how many seconds its priority puts it behind its arrival in line.
         overrides: Optional inputs that it brings, by name; it then runs alone and unpadded, in a group of its own.
-        turn: Its place in line: ``arrival`` and the handicap.
+        turn: Its place in line: ``arrival`` plus the handicap.
         reply: Where the answer goes.
-        promised: It was let in since its answer was predicted to come in time.
+        promised: Whether it was admitted because its answer was predicted to come in time.
         queued: Instant at which its preparation was over, on the same clock.
-        cancelled: The caller left while the batch was running, or the call failed without it; its rows are dropped.
+        cancelled: Whether the caller left while the batch was running, or the call failed without it; its rows are
+            dropped.
         left_at: Instant of that; None before.
 
-    It is settled once, whoever comes first: the instance that ran it, or whoever gave that instance up.
+    It is settled once, by whichever comes first: the instance that ran it, or whoever gave that instance up.
     """
 
     __slots__ = (
@@ -135,7 +136,7 @@ class PendingRequest:
         self._unsettled = [True]
 
     def answer(self, outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        """Settle it with its own rows, unless it is settled."""
+        """Settle the request with its own rows, unless it is settled."""
         if not self._settle():
             return
         try:
@@ -144,7 +145,7 @@ class PendingRequest:
             _LOG.exception("a reply failed")
 
     def refuse(self, error: ServingError) -> bool:
-        """Settle it with a failure, unless it is settled; tell whether it was not."""
+        """Settle the request with a failure; return False if it was settled already."""
         if not self._settle():
             return False
         try:
@@ -154,7 +155,7 @@ class PendingRequest:
         return True
 
     def _settle(self) -> bool:
-        """Tell whether this is the first time; popping from a list is one step for every thread."""
+        """Return whether this is the first call; popping from a list is atomic."""
         try:
             return self._unsettled.pop()
         except IndexError:

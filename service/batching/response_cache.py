@@ -1,4 +1,4 @@
-"""Answers kept for identical requests: bounded in bytes, the least recently used leave first."""
+"""Answers kept for identical requests. Bounded in bytes; the least recently used leave first."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ Rows = tuple[np.ndarray, ...]
 def request_key(identity: str, names: Sequence[str], inputs: Sequence[np.ndarray]) -> bytes:
     """Return the SHA-256 digest of all that an answer depends on.
 
-    Every part is preceded by its length, so that no two different requests are the same bytes.
+    Every part is preceded by its length, so that no two different requests give the same bytes.
 
     Args:
         identity: Model, version and digest of its file.
-        names: Of the inputs, in the graph's order.
-        inputs: One array an input. Elements of dtype object must be ``str``.
+        names: The inputs' names, in the graph's order.
+        inputs: One array per input. Elements of dtype object must be ``str``.
     """
     digest = hashlib.sha256()
     _add(digest, identity.encode())
@@ -41,7 +41,7 @@ def request_key(identity: str, names: Sequence[str], inputs: Sequence[np.ndarray
 
 
 def item_key(identity: str, item: bytes | memoryview | str) -> bytes:
-    """Return the digest of an encoded picture or a sentence as it came; never that of a request with tensors."""
+    """Return the digest of an encoded picture or a sentence as it came; it never equals that of a tensor request."""
     digest = hashlib.sha256()
     _add(digest, identity.encode())
     _add(digest, b"")
@@ -56,10 +56,10 @@ class _Entry(NamedTuple):
 
 
 class ResponseCache:
-    """The server's memory of answers, which all versions share. Thread-safe; locked for dictionaries only.
+    """The server's memory of answers, which all versions share. Thread-safe; the lock covers dictionary work only.
 
-    Worst case: ``max_bytes`` of entries, what Python needs for them included. Every operation is O(1) but
-    for what has to leave.
+    Worst case: ``max_bytes`` of entries, Python's own share included. Every operation is O(1), apart from
+    evictions.
     """
 
     def __init__(self, max_bytes: int) -> None:
@@ -129,12 +129,12 @@ class ResponseCache:
 
 
 class Shelf:
-    """One version's part of the cache: its answers go with it, however long somebody may hold on to it.
+    """One version's part of the cache. Its answers go with the version, even if somebody still holds the shelf.
 
     Attributes:
         size_bytes: Bytes that its entries take.
-        closed: Whether its version has gone; changed by the cache only, under its lock, like the keys.
-        keys: Of its entries.
+        closed: Whether its version is gone. Only the cache changes this and the keys, under its lock.
+        keys: The keys of its entries.
     """
 
     __slots__ = ("_cache", "closed", "keys", "size_bytes")
@@ -150,18 +150,18 @@ class Shelf:
         return len(self.keys)
 
     def get(self, key: bytes) -> Rows | None:
-        """Return the outputs kept under a key, which nobody may write to, and use them now."""
+        """Return the outputs kept under a key, which nobody may write to, and mark them as used."""
         return self._cache.get(self, key)
 
     def put(self, key: bytes, outputs: Sequence[np.ndarray]) -> int:
-        """Keep a copy of outputs under a key; return how many entries, of any version, had to leave for it.
+        """Keep a copy of outputs under a key; return how many entries, of any version, were evicted for it.
 
         Outputs that are text, larger than the whole cache, or of a closed shelf are not kept.
         """
         return self._cache.put(self, key, outputs)
 
     def close(self) -> None:
-        """Drop everything and keep nothing any more, not even what is being computed."""
+        """Drop everything and keep nothing more, not even what is being computed."""
         self._cache.close(self)
 
 

@@ -9,7 +9,7 @@ import numpy as np
 
 
 class Run(Protocol):
-    """The backend: computes one batch; ``overrides`` are optional inputs by name."""
+    """The backend. ``overrides`` are optional inputs by name."""
 
     def __call__(
         self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /

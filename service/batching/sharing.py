@@ -1,6 +1,6 @@
 """Answers shared by identical requests: later ones take them from the cache, those in flight are merged.
 
-Stands in front of a batcher and is asked as it is. Both parts are optional.
+Stands in front of a batcher, with the same methods. Cache and merging are both optional.
 """
 
 from __future__ import annotations
@@ -27,16 +27,17 @@ class SharedAnswers:
     """A batcher's front. Thread-safe; its lock is held for operations on lists only.
 
     Contract:
-        * Every request is settled exactly once, as behind a batcher.
-        * A request found in the cache is answered at once and needs no place in the queue. Those that
-          are offered are looked for here; items are, before they are decoded, by :attr:`items`.
-        * Identical requests in flight run once, for a *carrier* that no caller owns. One joins only a carrier whose
-          deadline and turn are no later than its own, so it never waits longer than alone; another starts its own.
+        * Every request is settled exactly once, as by a batcher.
+        * A request found in the cache is answered at once and needs no place in the queue. Offered requests
+          are looked up here; items are looked up by :attr:`items`, before they are decoded.
+        * Identical requests in flight run once, for a *carrier* that none of their callers owns. A request joins
+          only a carrier whose deadline and turn are no later than its own, so it never waits longer
+          than alone; otherwise it starts a carrier of its own.
         * A caller who leaves takes nobody along; the carrier is withdrawn with the last one.
-        * At most ``most_joined`` requests wait for others' runs; further ones run, or are refused, for themselves.
-        * If a carrier is refused for its deadline, those of its requests that have a later one are
-          offered again in its place and no later in line, though the version is being unloaded.
-        * Requests that bring optional inputs are not shared.
+        * At most ``most_joined`` requests wait for others' runs; further requests run, or are refused, by themselves.
+        * If a carrier is refused for its deadline, its requests with a later one are offered again in its
+          place and no later in line, even while the version is being unloaded.
+        * Requests with optional inputs are not shared.
     """
 
     def __init__(
@@ -56,11 +57,11 @@ class SharedAnswers:
         Args:
             batcher: Runs what has to be run.
             identity: Model, version and digest of its file.
-            names: Of the inputs.
+            names: The inputs' names.
             observer: Told of hits, misses and merging.
             cache: Where the version's answers are kept; None for no cache.
             merges: Whether identical requests in flight run once.
-            most_joined: Most requests that wait for others' runs, since they take no place in the queue.
+            most_joined: Most requests that may wait for others' runs, since they take no place in the queue.
             clock: The batcher's.
         """
         self.cache = cache
@@ -79,14 +80,14 @@ class SharedAnswers:
 
     @property
     def joined(self) -> int:
-        """Requests that wait for others' runs."""
+        """How many requests wait for others' runs."""
         return self._joined
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Answer, merge or queue a request; never run it inline, since others may want its answer.
 
         Raises:
-            ServingError: As :meth:`Batcher.offer` raises it.
+            ServingError: As :meth:`Batcher.offer` does.
         """
         self._take(request, self._batcher.offer, lambda: None, self.cache)
 
@@ -94,7 +95,7 @@ class SharedAnswers:
         """Merge or queue a request for which a place was reserved; the place is used up or given back.
 
         Raises:
-            ServingError: As :meth:`Batcher.submit` raises it.
+            ServingError: As :meth:`Batcher.submit` does.
         """
         self._take(request, self._batcher.submit, self._batcher.release, None)
 
@@ -103,12 +104,12 @@ class SharedAnswers:
         self._batcher.release()
 
     def close(self) -> None:
-        """The version goes, and its answers with it; who waits for a run still gets the answer."""
+        """Drop the version's answers and keep no more; requests that wait for a run still get its answer."""
         if self.cache is not None:
             self.cache.close()
 
     def cancel(self, request: PendingRequest) -> None:
-        """Forget a request as :meth:`Batcher.cancel`; those who want the same answer get it."""
+        """Forget a request like :meth:`Batcher.cancel`; others that want the same answer get it."""
         with self._lock:
             request.cancelled = True
             flight = self._members.pop(request, None)
@@ -158,9 +159,9 @@ class SharedAnswers:
             self._start(key, request, queue, keep)
 
     def _join(self, key: bytes, request: PendingRequest, now: float) -> bool:
-        """Let a request wait for an identical one, if that will not be later than it would be alone.
+        """Let a request wait for an identical one; return False if it might then be answered later than alone.
 
-        One that :meth:`_check` is about to refuse, at the same instant, waits for nothing.
+        A request that :meth:`_check` is about to refuse, at the same instant, waits for nothing.
         """
         with self._lock:
             flight = self._flights.get(key)
@@ -202,7 +203,7 @@ class SharedAnswers:
         self._observer.cache_miss(looked_seconds + self._clock() - started, evicted)
 
     def land(self, flight: _Flight) -> list[PendingRequest]:
-        """End a flight whose carrier was settled; return those who wait for it."""
+        """End a flight whose carrier was settled; return the requests that wait for it."""
         with self._lock:
             return self._end(flight)
 
@@ -219,7 +220,7 @@ class SharedAnswers:
                 request.refuse(error)
 
     def _check(self, request: PendingRequest, now: float) -> None:
-        """Refuse what need not be answered any more, as admission does.
+        """Refuse a request that need not be answered any more, as admission does.
 
         Raises:
             RequestCancelled: Its caller left (CANCELLED).
@@ -233,7 +234,7 @@ class SharedAnswers:
             raise DeadlineExceeded("the deadline had passed before the request could be answered")
 
     def _end(self, flight: _Flight) -> list[PendingRequest]:
-        """Let nobody join any more, and let the carrier go, which knows its flight; under the lock."""
+        """Let no request join any more, and let go of the carrier; call it under the lock."""
         if not flight.ended:
             del flight.carrier  # else both would wait for the garbage collector, with the inputs
         flight.ended = True
@@ -263,20 +264,20 @@ class _Flight:
         )
 
     def answer(self, outputs: Sequence[np.ndarray], _: PendingRequest, facts: BatchFacts) -> None:
-        """Keep the answer and give it to everybody."""
+        """Keep the answer and give it to every request."""
         members = self._shared.land(self)
         try:
-            if self._keep is not None:  # first: who asks again at once finds it
+            if self._keep is not None:  # first, so that a caller who asks again at once finds it
                 self._keep(outputs)
         finally:
             for member in members[1:]:
-                if isinstance(member.reply, Keeping):  # the first has the items kept, and counts as who ran
+                if isinstance(member.reply, Keeping):  # the first keeps the items, and counts as the one that ran
                     member.reply = member.reply.reply
             for member in members:
                 member.answer(outputs, _left_of(facts, member.queued) if member.queued > facts.released else facts)
 
     def refuse(self, error: ServingError) -> None:
-        """Refuse everybody, but for those whom only the carrier's deadline stood in the way of."""
+        """Refuse all requests, except those that only the carrier's deadline stood in the way of."""
         members = sorted(self._shared.land(self), key=lambda member: member.deadline)
         late = isinstance(error, DeadlineExceeded | DeadlineUnmeetable)
         told = [member for member in members if not late or member.deadline <= self.first.deadline]
@@ -286,7 +287,7 @@ class _Flight:
 
 
 def _left_of(facts: BatchFacts, joined: float) -> BatchFacts:
-    """Return what a run took of the time of a request that joined it when it had begun, without waiting."""
+    """Return the facts for a request that joined a run after it had begun, and so did not wait."""
     assembled = facts.released + facts.assemble_seconds
     return replace(
         facts,

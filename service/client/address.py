@@ -9,6 +9,6 @@ OTHER_TARGETS = ("unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:", 
 
 
 def host_and_port(text: str) -> tuple[str, int] | None:
-    """Return the two, IPv6 without its brackets; None where it is no such address: gRPC would look for port 443."""
+    """Return host and port, IPv6 without brackets; None if there is no port, for which gRPC would take 443."""
     parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", text)
     return (parts[1], int(parts[2])) if parts and 0 < int(parts[2]) < 65536 else None

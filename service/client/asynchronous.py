@@ -32,8 +32,8 @@ from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb
 class AsyncClient:
     """:class:`service.client.Client` with ``await``: same arguments, same answers, same errors.
 
-    Make it and use it in one running loop, as ``async with``, or :meth:`close` it. A call whose task is cancelled is
-    cancelled at the server, too.
+    Make and use it in one running loop. Use ``async with``, or :meth:`close` it. Cancelling a call's task also cancels
+    the call at the server.
     """
 
     def __init__(
@@ -90,7 +90,7 @@ class AsyncClient:
         return response
 
     async def describe(self, model: str, version: str = "", **options: Unpack[CallOptions]) -> pb.DescribeModelResponse:
-        """Ask what a model version says of itself."""
+        """Describe a model version."""
         request = describe_request(model, version, options)
         response: pb.DescribeModelResponse = await self._call(self._stub.DescribeModel, request, options)
         return response

@@ -1,6 +1,6 @@
-"""A bearer token with every call of a channel.
+"""Adds a bearer token to every call of a channel.
 
-Not as gRPC's call credentials: those are refused where no TLS is spoken, as behind a proxy that does.
+gRPC refuses its own call credentials without TLS, for example behind a proxy that terminates it.
 """
 
 from __future__ import annotations
@@ -11,17 +11,17 @@ import grpc
 
 
 def interceptor(token: str) -> _Blocking:
-    """Return what puts a token into the metadata of a channel's calls."""
+    """Return the interceptor that puts a token into the metadata of a channel's calls."""
     return _Blocking(token)
 
 
 def aio_interceptors(token: str) -> list[grpc.aio.ClientInterceptor]:
-    """Return the same for a channel of grpc.aio, which wants one a kind of call."""
+    """Return the same for a channel of grpc.aio, which wants one interceptor per kind of call."""
     return [_UnaryUnary(token), _UnaryStream(token), _StreamStream(token)]
 
 
 class _Call(NamedTuple):
-    """A ClientCallDetails of gRPC's, which is an interface only; grpc.aio asks for no compression."""
+    """gRPC's ClientCallDetails, of which gRPC has the interface only; that of grpc.aio has no compression."""
 
     method: Any
     timeout: float | None

@@ -32,7 +32,7 @@ from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb
 class Client:
     """One channel to one server. Thread-safe; make one and share it. Use as a context manager, or :meth:`close` it.
 
-    It connects with the first call, and anew after the connection was lost. A forked process needs one of its own.
+    It connects with the first call, and again when the connection is lost. A forked process needs one of its own.
     """
 
     def __init__(
@@ -50,9 +50,9 @@ class Client:
             server: ``HOST:PORT``, or another target of gRPC's such as ``unix:PATH``.
             credentials: TLS and token; None for neither.
             timeout_seconds: Deadline of a call that has none of its own; None for none.
-            attempts: How often a call is made in all while the server refuses it and says when a retry is worth while
-                (``google.rpc.RetryInfo``); none is made that the deadline leaves no time for.
-            channel_options: Of gRPC besides, such as ``("grpc.lb_policy_name", "round_robin")``.
+            attempts: How many times a call is made at most. It is made again if the server refuses it and says when a
+                retry is worthwhile (``google.rpc.RetryInfo``), unless the deadline comes first.
+            channel_options: Further options of gRPC's, such as ``("grpc.lb_policy_name", "round_robin")``.
 
         Raises:
             CredentialsInvalid: A file of the credentials cannot be used.
@@ -98,8 +98,8 @@ class Client:
             **options: See :class:`Options`.
 
         Returns:
-            A result for each, in order: ``classification.scored_labels``, or where that one could not be classified
-            ``error``; ``HasField`` tells which.
+            A result per sentence, in order: ``classification.scored_labels``, or ``error`` if the sentence could not
+            be classified; ``HasField`` tells which.
 
         Raises:
             CallFailed: The call as a whole ended with another status than OK.
@@ -109,7 +109,7 @@ class Client:
         return response
 
     def describe(self, model: str, version: str = "", **options: Unpack[CallOptions]) -> pb.DescribeModelResponse:
-        """Ask what a model version says of itself; the newest that is ready if none is named.
+        """Describe a model version; the newest that is READY if none is named.
 
         Args:
             model: Model name.

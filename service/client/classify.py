@@ -31,7 +31,7 @@ def classify_and_print(flags: argparse.Namespace) -> int:
     """Do what ``convserve classify`` says; return the exit code.
 
     Args:
-        flags: ``server``, ``model``, ``model_version``, ``top_k``, ``timeout_seconds``, ``explain``, ``text`` or
+        flags: ``server``, ``model``, ``model_version``, ``top_k``, ``timeout_seconds``, ``explain``, either ``text`` or
             ``pictures``, and those of :mod:`service.client.flags`.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What a caller shows and whom he trusts; the one place where channels are made."""
+"""A caller's TLS files and token; the only place that makes channels."""
 
 from __future__ import annotations
 
@@ -42,10 +42,10 @@ class Credentials:
     token: str = field(default="", repr=False)
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together, or cannot be sent.
+        """Refuse values that do not go together or cannot be sent.
 
         Raises:
-            CredentialsInvalid: It says what.
+            CredentialsInvalid: Says which.
         """
         if (self.certificate is None) != (self.key is None):
             raise CredentialsInvalid("a caller's certificate and its key belong together: give both, or neither")
@@ -86,7 +86,7 @@ class Credentials:
         return grpc.aio.secure_channel(address, credentials, options=options, interceptors=interceptors)
 
     def ssl_context(self) -> ssl.SSLContext | None:
-        """Return the same for Python's own TLS, with HTTP/2 by ALPN; None where none is spoken.
+        """Return the context for Python's own TLS, with HTTP/2 by ALPN; None without TLS.
 
         Raises:
             CredentialsInvalid: A file cannot be read or used.

@@ -1,4 +1,4 @@
-"""How a call ended that was not answered."""
+"""How a call ended that got no answer."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ class CallFailed(Exception):
     """A call ended with another status than OK; the text begins with its name.
 
     Attributes:
-        code: Of gRPC. UNAVAILABLE is also what gRPC itself says where no connection comes about.
+        code: Of gRPC. UNAVAILABLE can also mean that no connection could be made.
         details: What went wrong, for a person.
-        reason: Machine-readable, such as ``QUEUE_FULL`` (``google.rpc.ErrorInfo``); empty where no server said one.
-        facts: Short facts of the server's about it, such as the queue's length.
-        request_id: Under which the server's log has the call; empty where no server said one.
-        retry_after_seconds: When the server holds a retry to be worth while (``google.rpc.RetryInfo``), or None.
+        reason: Machine-readable, such as ``QUEUE_FULL`` (``google.rpc.ErrorInfo``); empty if no server gave one.
+        facts: Short facts that the server gave, such as the queue's length.
+        request_id: The id of the call in the server's log; empty if no server gave one.
+        retry_after_seconds: When the server considers a retry worthwhile (``google.rpc.RetryInfo``), or None.
     """
 
     def __init__(
@@ -38,7 +38,7 @@ class CallFailed(Exception):
         self.retry_after_seconds = retry_after_seconds
 
     def __reduce__(self) -> tuple[Any, ...]:
-        """Let it come back from a process of a pool: exceptions are built anew from their text alone otherwise."""
+        """Support pickling, as process pools do it: by default only the text of an exception survives."""
         return _restored, (self.code, self.details, dict(self.__dict__))
 
     @classmethod
@@ -58,7 +58,7 @@ class CallFailed(Exception):
 
     @classmethod
     def closed(cls) -> CallFailed:
-        """Say of a call in flight that its client was closed."""
+        """Return the failure of a call in flight whose client was closed."""
         return cls(grpc.StatusCode.CANCELLED, "the client was closed")
 
 

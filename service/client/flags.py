@@ -16,7 +16,7 @@ _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
 def credentials_of(flags: argparse.Namespace | None = None, environment: Mapping[str, str] = os.environ) -> Credentials:
-    """Combine flags (:func:`service.client_flags.add_credential_flags`) and environment; a flag goes first.
+    """Combine flags (:func:`service.client_flags.add_credential_flags`) and environment; a flag wins.
 
     Args:
         flags: Parsed; None where there are none.

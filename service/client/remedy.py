@@ -1,4 +1,4 @@
-"""What to do about a call that failed: gRPC says little of why no connection came about, so it is tried anew here."""
+"""Explains a failed call. gRPC says little about why a connection failed, so this module tries to connect again."""
 
 from __future__ import annotations
 
@@ -31,10 +31,10 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
     """Return one line that says how a call ended, with the remedy where one is known.
 
     Args:
-        code: How it ended.
-        details: What was said about it.
-        server: Whom it was made to.
-        credentials: With which.
+        code: Status of the call.
+        details: Text of the status.
+        server: Address that was called.
+        credentials: Those of the call.
     """
     said = f"{code.name}: {' '.join(details.split())}"
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
@@ -52,7 +52,7 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
 
 
 def _fault(server: str, credentials: Credentials) -> str | None:
-    """Connect once more and return what hinders it; None where nothing does, or it cannot be tried."""
+    """Connect again and return what prevents it; None if nothing does, or if it cannot be tried."""
     if server.startswith(OTHER_TARGETS):
         return None
     address = host_and_port(server)
@@ -126,7 +126,7 @@ def _fault_of_certificate(
 
 
 def _fault_of_proxy(server: str, environment: Mapping[str, str]) -> str | None:
-    """Return what to do where gRPC goes by a proxy although the server can be reached without; None if it does not."""
+    """Return the remedy if gRPC uses a proxy for a server that can be reached directly; None without a proxy."""
     proxy = next((name for name in _PROXIES if environment.get(name)), None)
     host = server.rpartition(":")[0].strip("[]")
     if proxy is None:
@@ -135,7 +135,7 @@ def _fault_of_proxy(server: str, environment: Mapping[str, str]) -> str | None:
 
 
 def _names(address: tuple[str, int], context: ssl.SSLContext, name: str) -> str:
-    """Return the names in the certificate of a server whose authority is trusted."""
+    """Return the names in the server's certificate, whose authority is trusted."""
     context.check_hostname = False
     try:
         with _connected(address) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
@@ -158,7 +158,7 @@ def _speaks_in_the_clear(address: tuple[str, int]) -> bool:
 
 
 def _answers(made: socket.socket) -> bool:
-    """Tell whether HTTP/2 is spoken: the first frame is of SETTINGS."""
+    """Tell whether the peer speaks HTTP/2: its first frame is SETTINGS."""
     made.sendall(_PREFACE)
     data = b""
     while len(data) < 4:

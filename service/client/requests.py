@@ -1,4 +1,4 @@
-"""What both clients share: the options of a call, the requests, and when a refused call is made again."""
+"""What both clients share: options, requests, and when to repeat a refused call."""
 
 from __future__ import annotations
 
@@ -19,15 +19,15 @@ CHANNEL_OPTIONS = (
 TIMEOUT_SECONDS = 30.0
 _LONGEST_SECONDS = 1e8  # three years, which stands for infinity: gRPC takes what it cannot count for the past
 _ENCODED = "give the bytes of JPEG, PNG, WebP, GIF, BMP or TIFF files, as Path.read_bytes() returns them"
-_SPREAD = 0.5  # of a delay, at random: who was refused together would come back together
+_SPREAD = 0.5  # of a delay, at random: callers who were refused together shall not return together
 
 
 class CallOptions(TypedDict, total=False):
-    """What any call may be given.
+    """Options of any call.
 
     Attributes:
         timeout_seconds: The deadline of the call, retries included, in place of the client's; None for none.
-        metadata: Keys (lower case) and values to send besides, such as ``traceparent``.
+        metadata: Further keys (lower case) and values to send, such as ``traceparent``.
     """
 
     timeout_seconds: float | None
@@ -35,13 +35,13 @@ class CallOptions(TypedDict, total=False):
 
 
 class Options(CallOptions, total=False):
-    """What a call that classifies may be given besides its inputs, and what any call may be.
+    """Options of a call that classifies.
 
     Attributes:
         model_version: Decimal digits; the newest that is ready if left out.
         top_k: How many labels to return, best first; 5 if left out.
         request_id: Sent back, and written to the server's log.
-        explain: Whether the answer shall tell how it came about.
+        explain: Whether the answer says how it came about.
     """
 
     model_version: str
@@ -52,12 +52,12 @@ class Options(CallOptions, total=False):
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How long a call may take, and how often it may be made.
+    """How long a call may take, and how many times it may be made.
 
     Attributes:
         give_up: The instant of its deadline; None for none.
         metadata: Sent with it.
-        attempts: At most.
+        attempts: Most times that it is made.
     """
 
     give_up: float | None
@@ -66,22 +66,22 @@ class Terms:
 
     @classmethod
     def of(cls, options: CallOptions, timeout_seconds: float | None, attempts: int, now: float) -> Terms:
-        """Take a call's own options before the client's."""
+        """Combine a call's own options with the client's, which yield to them."""
         seconds = options.get("timeout_seconds", timeout_seconds)
         return cls(None if seconds is None else now + seconds, options.get("metadata", ()), attempts)
 
     def left_seconds(self, now: float) -> float | None:
-        """Return what is left until the deadline."""
+        """Return the seconds until the deadline, at least 0; None without one."""
         return None if self.give_up is None else min(max(0.0, self.give_up - now), _LONGEST_SECONDS)
 
     def wait_seconds(self, failed: CallFailed, attempt: int, now: float, chance: float) -> float | None:
-        """Return how long to wait before a call is made again, None where it is not.
+        """Return how long to wait before repeating a call; None if it is not to be repeated.
 
         Args:
-            failed: How it ended.
-            attempt: Which it was, from 1 on.
+            failed: How the last attempt ended.
+            attempt: Its number, from 1.
             now: The present instant.
-            chance: From 0 to 1, at random.
+            chance: Random, from 0 to 1.
         """
         if failed.retry_after_seconds is None or attempt >= self.attempts:
             return None
@@ -111,7 +111,8 @@ def sentences_request(model: str, sentences: Sequence[str], options: Options) ->
     """Build a request.
 
     Raises:
-        TypeError: The sentences are one string, whose letters protobuf would take for them, or not all are strings.
+        TypeError: The sentences are one string, of which protobuf would take each letter for a sentence, or not all
+            are strings.
     """
     if isinstance(sentences, str | bytes):
         raise TypeError("expected a sequence of sentences, got one string: [sentence] is a sequence of one")
@@ -144,10 +145,10 @@ def _of_request(options: Options) -> dict[str, Any]:
 
 
 def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
-    """Go on unless there is no option of a name, or one is of another type.
+    """Refuse an option that does not exist, or a value of another type.
 
     Raises:
-        TypeError: It says which.
+        TypeError: Names the option, and what is expected.
     """
     if unknown := options.keys() - kind.__annotations__.keys():
         raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(sorted(kind.__annotations__))}")

@@ -1,4 +1,4 @@
-"""What a manifest states, held against the files beside it."""
+"""Checks a manifest against the files beside it."""
 
 from __future__ import annotations
 
@@ -25,10 +25,10 @@ def check_graph(manifest: Manifest, backend: Backend) -> None:
 
 
 def labels_of(manifest: Manifest | None, folder: VersionFolder) -> tuple[str, ...]:
-    """Return the labels by class; none without a manifest that names a file of them.
+    """Return the labels by class; none unless a manifest names a file of labels.
 
     Raises:
-        ManifestInvalid: The file is damaged, or has not one a class.
+        ManifestInvalid: The file is damaged, or does not have one label per class.
     """
     if manifest is None or manifest.labels_file is None:
         return ()

@@ -1,6 +1,6 @@
-"""Work that may never end, such as opening a session: done on a thread of its own, waited for so long and no longer.
+"""Work that may never end, such as opening a session: done on its own thread and awaited for a limited time.
 
-A thread cannot be ended from outside. One that is given up goes on, if it does, without showing anything.
+A thread cannot be ended from outside. Work that was given up may go on, but shows no effect.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Generic, TypeVar
 
 from service.errors import LoadTimedOut
 
-_SLICE_SECONDS = 1.0  # waited at a time: where the process stood still (a container that was paused), no more counts
+_SLICE_SECONDS = 1.0  # per wait, and the most that counts if the process stood still (a paused container)
 
 _Result = TypeVar("_Result")
 Start = Callable[[str, Callable[[], None]], None]
@@ -19,41 +19,41 @@ Wait = Callable[[threading.Event, float], bool]
 
 
 class Attempt:
-    """Tells who works whether somebody waits still. Thread-safe.
+    """Tells the worker whether its work is still awaited. Thread-safe.
 
     Attributes:
-        interrupted: Whether something was interrupted when it was given up, so that its end says nothing of the work.
+        interrupted: Whether giving up interrupted something, so that the way the work ended says nothing about it.
     """
 
     def __init__(self) -> None:
-        """Be waited for."""
+        """Begin as awaited."""
         self.interrupted = False
         self._lock = threading.Lock()
         self._interrupt: Callable[[], None] | None = None
         self._given_up = self._committed = False
 
     def interruptible_by(self, interrupt: Callable[[], None]) -> None:
-        """Have this called when it is given up, in place of what was said before, so that the work may end.
+        """Set what giving up calls so that the work may end; replaces an earlier one.
 
         Raises:
-            LoadTimedOut: It has been given up.
+            LoadTimedOut: The attempt has been given up.
         """
         with self._lock:
             self._check()
             self._interrupt = interrupt
 
     def commit(self) -> None:
-        """Tell that what is left is quick and will be waited for; to be called before anything shows.
+        """Declare that the rest is quick and will be awaited. Call this before any effect shows.
 
         Raises:
-            LoadTimedOut: It has been given up.
+            LoadTimedOut: The attempt has been given up.
         """
         with self._lock:
             self._check()
             self._committed = True
 
     def give_up(self) -> bool:
-        """Wait no more, unless it has committed; tell whether it was given up."""
+        """Give the attempt up unless it has committed; return whether it was given up."""
         with self._lock:
             self._given_up = not self._committed
             self.interrupted = self._given_up and self._interrupt is not None
@@ -80,14 +80,14 @@ class _Run(Generic[_Result]):
         ended = self.ended
         try:
             self._results.append(self._work(self.attempt))
-        except BaseException as error:  # it is raised where it is waited for
+        except BaseException as error:  # raised again where the work is awaited
             self._error = error
         finally:
-            del self  # which the error's traceback would keep, and it the error, with the session that was opened
+            del self  # or the error's traceback would keep it, and it the error, along with the opened session
             ended.set()
 
     def outcome(self) -> _Result:
-        """Return or raise what came of it, once."""
+        """Return or raise the outcome, once."""
         error, self._error = self._error, None
         try:
             if error is not None:
@@ -98,20 +98,20 @@ class _Run(Generic[_Result]):
 
 
 def on_a_thread(name: str, work: Callable[[], None]) -> None:
-    """Begin work on a thread of that name, which does not keep the server from ending."""
+    """Start work on a daemon thread of that name."""
     threading.Thread(target=work, name=name, daemon=True).start()
 
 
 class Attempts:
-    """Makes them, and knows those that were given up. Thread-safe."""
+    """Makes attempts, and knows those that were given up. Thread-safe."""
 
     def __init__(self, limit_seconds: float, start: Start = on_a_thread, wait: Wait = threading.Event.wait) -> None:
-        """Make none yet.
+        """Set the limit.
 
         Args:
-            limit_seconds: How long each is waited for; 0 for ever, and then it is made by who asks for it.
-            start: Begins work on a thread of that name.
-            wait: Waits for an event so many seconds, and tells whether it came.
+            limit_seconds: How long to wait for each attempt; 0 for no limit, on the calling thread.
+            start: Starts work on a thread with the given name.
+            wait: Waits for an event for the given seconds and returns whether it came.
         """
         self._limit_seconds = limit_seconds
         self._start = start
@@ -123,11 +123,11 @@ class Attempts:
         """Do work and wait for it.
 
         Args:
-            name: Of its thread.
-            work: Given its attempt; what it returns or raises is returned or raised.
+            name: The thread's name.
+            work: Is given its attempt; its result or error is returned or raised.
 
         Raises:
-            LoadTimedOut: It did not end in time and was given up.
+            LoadTimedOut: The work did not end in time and was given up.
         """
         if not self._limit_seconds:
             return work(Attempt())
@@ -137,7 +137,7 @@ class Attempts:
         while left > 0 and not self._wait(run.ended, min(left, _SLICE_SECONDS)):
             left -= _SLICE_SECONDS
         if not run.ended.is_set() and run.attempt.give_up():
-            with self._lock:  # none that has ended is kept
+            with self._lock:  # keep only those that have not ended
                 self._given_up = [run.ended, *(ended for ended in self._given_up if not ended.is_set())]
             raise LoadTimedOut(f"it did not end within {self._limit_seconds:g} seconds and was given up")
         run.ended.wait()
@@ -145,5 +145,5 @@ class Attempts:
 
     @property
     def runs_on(self) -> bool:
-        """Whether one that was given up has not ended."""
+        """Whether an attempt that was given up has not ended."""
         return any(not ended.is_set() for ended in self._given_up)

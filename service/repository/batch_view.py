@@ -24,18 +24,18 @@ class BatchView:
 
 
 def batch_view(backend: Backend, batched: bool = True) -> BatchView:
-    """Give a graph without a free first axis one: a call is then a single row, run as it stands.
+    """Return a view of a graph with a batch axis; without one of its own, a call is a single row, run as it stands.
 
     Args:
         backend: Runs the graph.
-        batched: False if its first axis, free or not, is known to be no batch.
+        batched: False if the graph's first axis, free or not, is known to be no batch axis.
     """
     tensors = (*backend.inputs, *backend.outputs)
     if batched and all(spec.shape and spec.shape[0] == -1 for spec in tensors):
         return BatchView(tuple(backend.inputs), tuple(backend.outputs), True, backend.run)
 
     def run(inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /) -> list[np.ndarray]:
-        # Not array[0]: of (1,) that is no array.
+        # Not array[0]: for shape (1,) that is no array.
         arrays = [array.reshape(array.shape[1:]) for array in inputs]
         return [output[np.newaxis] for output in backend.run(arrays, overrides)]
 

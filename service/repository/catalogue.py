@@ -17,7 +17,7 @@ Plan = dict[str, tuple[Settings, Sequence[VersionFolder]]]
 
 
 class Catalogue:
-    """Reads the disk at each call. Driven under the reconciler's lock, but for :meth:`scan`.
+    """Reads the disk at each call. All methods but :meth:`scan` need the reconciler's lock.
 
     Attributes:
         unreadable: Models whose folder could not be read when :meth:`models` looked last, with place and reason.
@@ -74,7 +74,7 @@ class Catalogue:
         """Return the versions that a model's settings name.
 
         Raises:
-            SettingsError: They name them in no way that is known.
+            SettingsError: Its setting ``versions`` is not valid.
         """
         numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
         return [folder for folder in folders if folder.version in numbers]
@@ -85,7 +85,7 @@ class Catalogue:
         Raises:
             SettingsError: The repository lacks what was asked for, or a setting is wrong.
         """
-        version_policy.wanted(self._settings.versions, ())  # of a repository without models, too
+        version_policy.wanted(self._settings.versions, ())  # check the setting even without models
         plan: Plan = {}
         for name in self._names_at_start(models):
             settings = self._settings if name in self.unreadable else self.settings_of(name)
@@ -97,7 +97,7 @@ class Catalogue:
         return plan
 
     def is_whole(self, folder: VersionFolder) -> bool:
-        """Tell whether a version may be loaded at this look: without a manifest at the second, since it may follow."""
+        """Return whether a version may be loaded now. One without a manifest waits for a second look: it may follow."""
         if os.path.lexists(folder.path / MANIFEST_FILE):
             return True
         seen = store.fingerprint(folder)

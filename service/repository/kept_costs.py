@@ -1,8 +1,8 @@
 """What batches cost, kept from one start of the server to the next.
 
-A version's table lies beside its model file, or in a folder that the operator names, and holds for
-the machines that measured there. It is a convenience: where it is missing, damaged, about something
-else or not to be written, the server measures.
+A version's table lies beside its model file, or in a folder that the operator names. It holds for
+the machines that measured it. It is a convenience: if it is missing, damaged, not writable or about
+something else, the server measures.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from service.processors import processor_name, usable_cores
 
 _LOG = logging.getLogger(__name__)
 _SCHEMA_VERSION = 2  # 1: free dimensions were measured at 1
-_MAX_ENTRIES = 8  # machines that share a repository; the longest unwritten goes first
+_MAX_ENTRIES = 8  # machines that share a repository; the entry written longest ago goes first
 _HIGH_QUANTILE = 0.95
 
 Samples = Mapping[Hashable, Sequence[Sequence[float]]]
@@ -35,10 +35,10 @@ class Key:
     """What a measurement holds for.
 
     Attributes:
-        device: ``"cpu"``, or ``"cuda"`` with the GPU and how it is told to run.
+        device: ``"cpu"``, or ``"cuda"`` with the GPU and its options.
         runtime: The runtime and its version.
-        machine: Processor and the number of cores that the process may use.
-        model_digest: Of model.onnx.
+        machine: The processor and the number of cores that the process may use.
+        model_digest: The digest of model.onnx.
     """
 
     device: str
@@ -71,7 +71,7 @@ class LayoutCosts:
 
     @property
     def layout(self) -> Layout:
-        """Which."""
+        """The layout."""
         return Layout(self.instances, self.threads)
 
     def samples(self, groups: Sequence[Hashable], buckets: Sequence[int]) -> dict[Hashable, list[list[float]]] | None:
@@ -90,9 +90,9 @@ class Entry:
     Attributes:
         key: What it holds for.
         provider: The execution provider that ran.
-        layouts: One table each.
-        lone: One table for each number of threads that a batch with the cores to itself was tried with, an instance's
-            among them; of one run at a time.
+        layouts: One table per layout.
+        lone: One table per number of threads that was tried for a batch with the cores to itself, an instance's
+            number included; one run at a time.
     """
 
     key: Key
@@ -105,15 +105,15 @@ class Entry:
         return next((table for table in self.layouts if table.layout == layout), None)
 
     def lone_of(self, threads: int) -> LayoutCosts | None:
-        """Return the table of lone runs with so many threads, if there is one."""
+        """Return the table of lone runs with that many threads, if there is one."""
         return next((table for table in self.lone if table.threads == threads), None)
 
     def updated(self, table: LayoutCosts) -> Entry:
-        """Return a copy with one table put in or replaced."""
+        """Return a copy with one table added or replaced."""
         return dataclasses.replace(self, layouts=_replaced(self.layouts, table))
 
     def updated_lone(self, table: LayoutCosts) -> Entry:
-        """Return a copy with one table of lone runs put in or replaced."""
+        """Return a copy with one table of lone runs added or replaced."""
         return dataclasses.replace(self, lone=_replaced(self.lone, table))
 
 
@@ -128,7 +128,7 @@ class _File:
 
 
 def summarise(layout: Layout, measured: Samples, buckets: Sequence[int]) -> LayoutCosts:
-    """Return samples as they are kept."""
+    """Return samples in the form in which they are kept."""
     costs = [
         Cost(group if isinstance(group, int) else None, bucket, _quantiles(samples))
         for group, row in measured.items()
@@ -156,10 +156,10 @@ class KeptCosts:
         return found
 
     def write(self, entry: Entry) -> bool:
-        """Keep an entry in place of an older one under its key; tell whether that was possible.
+        """Keep an entry in place of an older one under its key; return whether that was possible.
 
-        Whoever reads meanwhile sees the old file or the new one. Of two who write at once one is lost,
-        and measures again.
+        Concurrent readers see the old file or the new one. If two servers write at once, one entry is lost
+        and is measured again.
         """
         others = [other for other in self._entries() if other.key != entry.key]
         file = _File(_SCHEMA_VERSION, (entry, *others[: _MAX_ENTRIES - 1]))

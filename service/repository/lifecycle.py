@@ -45,17 +45,17 @@ class VersionStatus:
 
     @property
     def is_left_out(self) -> bool:
-        """Whether it is on disk and not served because nobody wants it to be."""
+        """Whether it is on disk but not served, because it is not wanted."""
         return self.reason == UNLOADED
 
     @property
     def has_failed(self) -> bool:
-        """Whether it was to be served and cannot be."""
+        """Whether it should be served but cannot be."""
         return self.state == "UNAVAILABLE" and not self.is_left_out
 
 
 class Lifecycle:
-    """Owns every servable. Look-ups are lock-free and may come from any thread."""
+    """Owns every servable. Look-ups may come from any thread."""
 
     def __init__(self, metrics: Metrics, listener: Callable[[], None] = lambda: None) -> None:
         """Know nothing yet.
@@ -96,13 +96,13 @@ class Lifecycle:
         return found
 
     def lends(self, servable: Servable, version: str) -> bool:
-        """Tell whether :meth:`find` would lend this very servable for its name and that version."""
+        """Return whether :meth:`find` would lend this very servable for its name and that version."""
         if not version:
             return self._newest.get(servable.name) is servable
         return self._ready.get(servable.name, {}).get(_number(version)) is servable
 
     def knows(self, name: str) -> bool:
-        """Tell whether the repository has a model of that name; guards metric labels."""
+        """Return whether the repository has a model of that name; guards metric labels."""
         return name in self._names
 
     @property
@@ -116,11 +116,11 @@ class Lifecycle:
             return [self._statuses[key] for key in sorted(self._statuses)]
 
     def status(self, name: str, version: int) -> VersionStatus | None:
-        """Return one version's status, None if it is not known."""
+        """Return one version's status; None if it is not known."""
         return self._statuses.get((name, version))
 
     def newest_status(self, name: str, version: str = "") -> VersionStatus:
-        """Return the status of a version, READY or not, or of a model's newest: of those wanted, if any is.
+        """Return the status of a version, READY or not, or of a model's newest, a wanted one if there is any.
 
         Raises:
             ModelNotFound: No such model or version.
@@ -150,16 +150,16 @@ class Lifecycle:
             self._required |= frozenset(names)
 
     def start(self) -> None:
-        """The first round of loading is over: what is READY now decides."""
+        """End the first round of loading: from now on, readiness depends on what is READY."""
         self._started = True
         self._listener()
 
     def set_status(self, status: VersionStatus) -> None:
-        """Show a state of a version that is not READY, and lend it no more."""
+        """Show a version in a state other than READY, and stop lending it."""
         self._replace(status, None)
 
     def drop(self, servable: Servable, status: VersionStatus) -> bool:
-        """Show a state in place of READY if it is this very servable that is READY; tell whether it was."""
+        """Show a state in place of READY if this very servable is READY; return whether it was."""
         with self._lock:
             if self._ready.get(servable.name, {}).get(servable.version) is not servable:
                 return False
@@ -176,18 +176,18 @@ class Lifecycle:
         return self._replace(VersionStatus(servable.name, servable.version, "READY"), servable)
 
     def withdraw(self, servable: Servable) -> None:
-        """Lend a version no more; the caller closes it and then says what has become of it."""
+        """Stop lending a version. The caller closes it and then sets its new state."""
         self._replace(VersionStatus(servable.name, servable.version, "UNLOADING"), None)
 
     def when_withdrawn(self, let_go: Callable[[Servable], None]) -> None:
-        """Have each servable let go that is lent no more; called on the thread that withdrew it.
+        """Call ``let_go`` with each servable that is no longer lent, on the thread that withdrew it.
 
-        Whoever keeps servables beyond a request keeps their weights. Call before anything is loaded.
+        Who keeps a servable beyond a request keeps its weights. Call this before anything is loaded.
         """
         self._on_withdrawal.append(let_go)
 
     def forget(self, name: str, version: int) -> None:
-        """Drop a version that exists no more; a model without versions is required no more."""
+        """Drop a version that no longer exists; a model without versions is no longer required."""
         with self._lock:
             self._statuses.pop((name, version), None)
             gone = not any(known == name for known, _ in self._statuses)
@@ -209,10 +209,10 @@ class Lifecycle:
         self._listener()
 
     def close(self, grace_seconds: float) -> bool:
-        """Unload everything, finishing what is queued within the time given, which all share.
+        """Unload everything. All versions share the given time to finish what is queued.
 
         Returns:
-            Whether it sufficed. If not, a batch may still run in its thread.
+            Whether it was enough. If not, a batch may still run in its thread.
         """
         give_up = time.monotonic() + grace_seconds
         leaving = self.ready()
@@ -237,11 +237,11 @@ class Lifecycle:
             versions[status.version] = servable
             self._required |= {status.name}
         newest_first = dict(sorted(versions.items(), reverse=True))
-        # First, as readiness is told by the other.
+        # Before _ready, by which readiness is judged.
         self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
         self._ready = {**self._ready, status.name: newest_first}
         self._names = self._names | {status.name}
-        if status.is_left_out:  # no series says UNAVAILABLE of what nobody misses
+        if status.is_left_out:  # no series reports an unwanted version as UNAVAILABLE
             self._metrics.forget(status.name, str(status.version))
         else:
             self._metrics.set_state(status.name, str(status.version), status.state)

@@ -1,4 +1,4 @@
-"""Makes a version on disk a servable: opened, proven, priced, its batcher started."""
+"""Turns a version on disk into a servable: opens it, proves it, prices it and starts its batcher."""
 
 from __future__ import annotations
 
@@ -66,13 +66,13 @@ def load(
     registered: the lifecycle decides what becomes READY.
 
     Args:
-        folder: Where it is.
-        settings: With the model's ``serving.toml`` laid over them.
+        folder: The version's folder.
+        settings: The settings, the model's ``serving.toml`` included.
         metrics: The families.
         on_death: Called if an instance's thread dies; see :class:`Batcher`.
-        attempt: Who may give it up; None for nobody.
-        cache: The server's memory of answers; None keeps none.
-        cores: Told when batches take them; None tells nobody.
+        attempt: May be given up; None if loading cannot be.
+        cache: The server's memory of answers; None to keep none.
+        cores: Told when batches take cores; None to tell nobody.
 
     Returns:
         A servable whose batcher runs. The caller must close the batcher.
@@ -82,11 +82,11 @@ def load(
         GraphInvalid: The model file is damaged, is not the one that the manifest describes, or cannot be run here.
         ProviderUnavailable: CUDA was demanded and does not run.
         GoldenMismatch: A golden vector was not reproduced within the manifest's tolerance.
-        LoadTimedOut: It was given up meanwhile.
+        LoadTimedOut: Loading was given up meanwhile.
     """
     started = time.monotonic()
     attempt = attempt or Attempt()
-    fingerprint = store.fingerprint(folder)  # before it is read: what changes meanwhile differs
+    fingerprint = store.fingerprint(folder)  # before reading, so that a change meanwhile makes it differ
     opened = _open(folder, settings, attempt)
     layout, graph, subject = opened.pricing.layout, opened.graph, opened.subject()
     shown = opened.prove(graph, layout.instances)
@@ -157,7 +157,7 @@ class _Opened:
 
     @property
     def text(self) -> TextSpec | None:
-        """How sentences become tokens; None of a model of something else."""
+        """How sentences become tokens; None unless the model takes sentences."""
         spec = self.preparer.spec if self.preparer is not None else None
         return spec if isinstance(spec, TextSpec) else None
 
@@ -171,14 +171,14 @@ class _Opened:
         return Subject(self.graph, self.backend.provider, self.buckets, max_tokens)
 
     def prove(self, graph: BatchView, at_once: int = 1) -> proof.Proof | None:
-        """Replay the golden vectors on a graph, the version's or one with other threads; None of a bare one."""
+        """Replay the golden vectors on a graph, the version's or one with other threads; None for a bare graph."""
         if self.manifest is None or self.golden is None:
             return None
         return proof.replay(graph.run, self.golden, self.buckets, self.manifest.parity.tolerance, at_once)
 
 
 def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opened:
-    # One that cannot be read, such as a link to nowhere, is not taken for none: it says that much is to be proven.
+    # A manifest that cannot be read, such as a broken link, does not count as none: it demands a proof.
     manifest = read_manifest(folder.path) if _is_there(folder.path / MANIFEST_FILE) else None
     if manifest is not None:
         check_digests(manifest, folder.path)
@@ -250,7 +250,7 @@ def _batcher(
             settings.max_queued_requests,
             pricing.instances,
             prompt=settings.refusals == "prompt",
-            # A device has its own threads, a light model its own turns.
+            # A device has its own threads; a light model must not run at a caller's weight.
             runs_inline=opened.on_cpu and settings.weight == 1,
             answers_apart=pricing.spares_a_core,
         ),

@@ -1,4 +1,4 @@
-"""With how many threads a batch that has the cores to itself is quicker, and what it costs then (ADR 12)."""
+"""How many threads make a batch that has the cores to itself quicker, and what it costs then (ADR 12)."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from service.repository.pricing import Pricing, Subject, measuring_of, samples_o
 from service.settings import Settings
 
 _WORTH_SECONDS = 3e-4  # a row that takes less gains little from more threads, and a session costs memory
-_MEASURING_SECONDS = 0.25  # for each number of threads, beside once through all batch sizes
+_MEASURING_SECONDS = 0.25  # for each number of threads, besides one run of every batch size
 _SAMPLES = 5
 
 Quicker = Mapping[Hashable, frozenset[int]]
 
 
 class Disturbed(Exception):
-    """Batches ran beside a measurement, so that it says nothing."""
+    """Batches ran beside a measurement, which is therefore void."""
 
 
 class LonePricing:
-    """Compares a run on more threads with that of an instance, both with the cores to themselves."""
+    """Compares a run on more threads with an instance's run, both with the cores to themselves."""
 
     def __init__(self, pricing: Pricing, settings: Settings) -> None:
-        """Keep what the version was priced with, and its settings."""
+        """Keep the version's pricing and settings."""
         self._pricing = pricing
         self._settings = settings
         self._threads = pricing.layout.threads
         self._measured: dict[int, Samples] = {}
 
     def candidates(self, usual: Subject) -> Sequence[int]:
-        """Return the numbers of threads that may be quicker, best first: what is known to be no quicker left out.
+        """Return the numbers of threads that may be quicker, best first, without those known not to be.
 
-        None where the operator has fixed the threads of a run or has given the model less weight than others, nor where
-        a row is over in a moment.
+        There are none if the operator has fixed the threads of a run or has given the model less weight than others,
+        or if a row takes hardly any time.
         """
         settings = self._settings
         if settings.intra_op_threads or settings.weight < 1 or self._pricing.row_seconds < _WORTH_SECONDS:
@@ -51,22 +51,22 @@ class LonePricing:
         return found
 
     def knows(self, usual: Subject, candidates: Iterable[int]) -> bool:
-        """Tell whether all that is to be compared has been measured."""
+        """Return whether everything to be compared has been measured."""
         return all(self._known(usual, threads) is not None for threads in (self._threads, *candidates))
 
     def price(
         self, usual: Subject, lone: Subject, threads: int, undisturbed: Callable[[], bool]
     ) -> tuple[CostModel, Quicker] | None:
-        """Return the costs, as kept or measured now, and the buckets that are quicker, by group; None if none is.
+        """Return the costs, kept or measured now, and the buckets that are quicker, by group; None if none is.
 
         Args:
             usual: The version as instances run it.
-            lone: The version with that many threads.
-            threads: Of its runs.
-            undisturbed: Tells after a measurement whether no batch ran beside it.
+            lone: The version with ``threads`` threads.
+            threads: Threads of a lone run.
+            undisturbed: Returns, after a measurement, whether no batch ran beside it.
 
         Raises:
-            Disturbed: One did.
+            Disturbed: A batch did.
         """
         alone = self._table(usual, self._threads, undisturbed)
         table = self._table(lone, threads, undisturbed)
@@ -81,7 +81,7 @@ class LonePricing:
         return samples_of(entry.lone_of(threads), subject)
 
     def _entry(self, subject: Subject) -> Entry:
-        """Return what is kept at present: `convserve inspect` may write it too."""
+        """Return what is kept, read anew: `convserve inspect` may write it too."""
         entry = self._pricing.kept.read(self._pricing.key)
         if entry is None or entry.provider != subject.provider.actual:
             return Entry(self._pricing.key, subject.provider.actual, ())

@@ -22,15 +22,15 @@ from service.repository.pricing import Subject, useful_batch_size
 from service.repository.store import Fingerprint, VersionFolder
 
 _LOG = logging.getLogger(__name__)
-_MOST_LEFT_OUT = 256  # looks, after one that was in vain
+_MOST_LEFT_OUT = 256  # looks that are skipped after one in vain
 
 
 class LoneSession:
-    """Opened once its version is READY, which does not wait for it. For one thread at a time.
+    """Opened after its version is READY, which does not wait for it. For one thread at a time.
 
     Attributes:
-        settled: Whether it is open, or known not to be worth it.
-        runs: What the batcher was given; None if it is not open.
+        settled: Whether the session is open, or known not to be worth it.
+        runs: What the batcher was given; None if the session is not open.
     """
 
     def __init__(
@@ -45,12 +45,12 @@ class LoneSession:
         """Open nothing yet.
 
         Args:
-            folder: Of the version.
-            fingerprint: Of what is served, weights beside the model file included.
-            pricing: Of the version.
+            folder: The version's folder.
+            fingerprint: The fingerprint of what is served, weights beside the model file included.
+            pricing: The version's lone pricing.
             subject: The version as instances run it, on the CPU.
             prove: Replays the golden vectors; raises LoadError.
-            cores: Told when its runs take them.
+            cores: Told when the session's runs take cores.
         """
         self._folder = folder
         self._fingerprint = fingerprint
@@ -65,12 +65,12 @@ class LoneSession:
         self.runs: LoneRuns | None = None
 
     def open(self, batcher: Batcher, attempt: Attempt | None = None) -> None:
-        """Open, prove and price it, and give it to the batcher; to be called at intervals until it is settled.
+        """Open, prove and price the session, and give it to the batcher. Call this at intervals until it is settled.
 
-        Takes as long as loading the version did, the first time on a machine some three times as long. What is not
-        known yet is measured while no batch runs, or again, ever more seldom; and it holds the weights once more, so
-        one that is not worth that is dropped. One that does not answer as the golden vectors say, or is of a file that
-        has changed, is not used, which harms nobody: the instances run everything. Nor is one that was given up.
+        It takes as long as loading the version, and some three times as long the first time on a machine. Unknown costs
+        are measured while no batch runs; a disturbed measurement is repeated, ever more seldom. The session holds the
+        weights a second time, so one that is not worth that is dropped. One that fails the golden vectors, whose file
+        has changed, or that was given up is not used, which harms nobody: the instances run everything.
         """
         attempt = attempt or Attempt()
         if self._left_out:
@@ -98,25 +98,25 @@ class LoneSession:
             _LOG.info("batches that are alone run on more threads", extra={"fields": fields})
 
     def interrupt(self) -> None:
-        """As :meth:`service.backend.base.Backend.interrupt`; the cores of what is under way count as free."""
+        """Like :meth:`service.backend.base.Backend.interrupt`; the cores of running batches count as free."""
         if self._backend is not None:
             self._backend.interrupt()
         if self._taking is not None:
             self._taking.give_up()
 
     def give_up(self) -> None:
-        """Be known not to be worth it: opening it takes too long."""
+        """Settle for no session: opening it takes too long."""
         self.settled = True
 
     def _opened(
         self, candidates: Iterable[int], batcher: Batcher, undisturbed: Callable[[], bool], attempt: Attempt
     ) -> LoneRuns | None:
-        """Return the runs with the most threads with which any batch is quicker enough."""
+        """Return the runs with the most threads that make any batch quick enough; None if none do."""
         path, cores = self._folder.path / MODEL_FILE, self._cores
         for threads in candidates:
             backend = OnnxBackend(path, "cpu", threads, lone=True)
             if store.fingerprint(self._folder) != self._fingerprint:
-                return None  # what is served is no longer there; if it is to be followed, that is about to happen
+                return None  # the served files are gone; if the change is to be followed, it will be soon
             attempt.interruptible_by(backend.interrupt)
             graph = batch_view(backend, self._subject.graph.batched)
             self._prove(graph)

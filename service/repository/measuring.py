@@ -1,4 +1,4 @@
-"""Times a graph at every bucket within a budget; what does not fit is estimated, and learnt in service."""
+"""Times a graph at every bucket within a budget. What does not fit is estimated, and learnt in service."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from service.repository.proof import LENGTH_GROUPS, length_group
 from service.tensors import TensorSpec
 
 _LONGEST_MEASURED = 64  # tokens; longer groups are extrapolated and then learnt
-_FREE_SIZE = 64  # of a free dimension: a short sentence or a small picture. At 1 a row would cost next to nothing
+_FREE_SIZE = 64  # of a free dimension: a short sentence or a small picture; at 1 a row would cost next to nothing
 _MOST_FREE = 2  # dimensions of one input; with more the batch would be large
 _UNMEASURED_SECONDS = 1e-3
-_QUICK_SECONDS = 1e-3  # runs as short as this are taken several in a row, so that those at once do meet
+_QUICK_SECONDS = 1e-3  # runs this short are repeated several times in a row, so that parallel runs do overlap
 _IN_A_ROW = 3
-_TELLING = 10  # samples; fewer are of one moment
+_TELLING = 10  # samples; fewer may stem from one moment
 _Row = list[list[float]]  # samples of every bucket
 
 
 def groups_of(max_tokens: int | None) -> Sequence[int | None]:
-    """Return the groups that have costs of their own: lengths of sentences, or None alone for a model without."""
+    """Return the groups that have costs of their own: lengths of sentences, or only None for other models."""
     if max_tokens is None:
         return [None]
     return [group for group in LENGTH_GROUPS if group < max_tokens] + [length_group(max_tokens)]
@@ -56,10 +56,10 @@ class Measuring:
             run: The backend.
             inputs: The graph's inputs.
             buckets: Batch sizes, ascending.
-            max_tokens: Longest sentence, whose length is then the free trailing dimension; None for no sentences.
-            threads: Runs at once, as many as instances will do.
-            samples: As many of each batch are enough.
-            clock: Seconds.
+            max_tokens: Length of the longest sentence, which is the free trailing dimension; None for no sentences.
+            threads: How many runs to make at once: as many as there will be instances.
+            samples: How many samples of each batch are enough.
+            clock: Returns seconds.
         """
         self._run = run
         self._inputs = inputs
@@ -76,21 +76,21 @@ class Measuring:
         self._free_size = 1
 
     def know(self, seconds: Mapping[int, Sequence[float]], tokens: int | None = None) -> None:
-        """Take in what earlier runs took, by bucket; ``tokens`` is the length of their sentences."""
+        """Use the seconds of earlier runs, by bucket; ``tokens`` is the length of their sentences."""
         group = None if tokens is None else length_group(tokens)
         for bucket, samples in seconds.items():
             if group in self._groups:
                 self._samples[group, bucket] = list(samples)
 
     def measure(self, budget_seconds: float) -> dict[Hashable, _Row]:
-        """Spend the time given, smallest batches first, on enough samples of each.
+        """Spend the given time on enough samples of each batch, smallest batches first.
 
-        Unless anything is known, each bucket runs once, largest first, even if that takes longer: the
+        Unless something is known already, each bucket runs once, largest first, even if that takes longer: the
         first run of a shape may be slow, and no caller should wait for it.
 
         Returns:
-            For each group the seconds of each bucket, at least one, as ``CostModel`` takes them. A
-            graph that does not run on zeros (a third party's) is given a guess.
+            For each group and bucket at least one sample in seconds, as ``CostModel`` takes them. A
+            third party's graph that does not run on zeros gets a guess.
         """
         stop = self._clock() + budget_seconds
         with ThreadPoolExecutor(self._threads, thread_name_prefix="measuring") as pool:
@@ -105,7 +105,7 @@ class Measuring:
         return self._table()
 
     def _size_up(self, pool: ThreadPoolExecutor) -> None:
-        """Run the largest batch, at the first size of free dimensions that the graph runs at."""
+        """Run the largest batch with the first size of free dimensions that the graph accepts."""
         largest = (self._groups[0], self._buckets[-1])
         for size in free_sizes(self._inputs):
             self._free_size = size
@@ -143,7 +143,7 @@ class Measuring:
         return seconds
 
     def _expected(self, group: int | None, bucket: int) -> float:
-        """Guess what a run will take: as the last one, or as the dearest of all in proportion."""
+        """Guess the seconds of a run: those of the last one, or else in proportion to the dearest of all."""
         if samples := self._samples[group, bucket]:
             return samples[-1]
         length = group or 1
@@ -157,18 +157,18 @@ class Measuring:
         for group in self._groups:
             if group is None or not measured or group in measured:
                 table[group] = rows[group]
-            else:  # by the longest of the shorter ones, or the shortest of the longer ones
+            else:  # from the longest shorter group, or else the shortest longer one
                 near = max((other for other in measured if other and other < group), default=measured[0])
                 assert near is not None
                 table[group] = [[seconds * group / near for seconds in samples] for samples in rows[near]]
         return table
 
     def _row(self, group: int | None) -> _Row:
-        """Fill a group's gaps: in proportion to the next smaller batch, and few samples no dearer than that one.
+        """Fill a group's gaps in proportion to the next smaller batch, and cap few samples at the same cost per row.
 
-        They may be of a moment when something else had the cores, as at the start of a whole machine. That a larger
-        batch costs more a row is seldom true, and to believe it keeps the larger one from ever being tried; what is
-        taken to cost too little is learnt by running it.
+        Few samples may stem from a moment when something else had the cores, as while a whole machine starts. A larger
+        batch seldom costs more per row, and believing that it does keeps it from ever being tried. A cost that is set
+        too low is corrected by running the batch.
         """
         row: _Row = []
         for index, bucket in enumerate(self._buckets):

@@ -1,4 +1,4 @@
-"""From what a batcher tells to what the metrics count."""
+"""Passes what a batcher reports on to the metrics."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ import numpy as np
 from service.batching.request import BatchFacts, PendingRequest
 from service.model_metrics import ModelMetrics
 
-_MAX_COUNTED_CLASSES = 1000  # each class is a series; of a model with more, predictions are not counted
+_MAX_COUNTED_CLASSES = 1000  # each class is a series; a model with more has its predictions uncounted
 
 
 class MeteredBatches:
-    """Passes what the batcher tells on to the metrics."""
+    """Counts what a batcher and its shared answers report."""
 
     def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
         self._metrics = metrics
@@ -39,7 +39,7 @@ class MeteredBatches:
         self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
 
     def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """Every member's call counts its own failure."""
+        """Count nothing: every request's call counts its own failure."""
 
     def rejected(self, reason: str, count: int = 1) -> None:
         """Count refusals."""
@@ -50,7 +50,7 @@ class MeteredBatches:
         self._metrics.observe_cache_hit(seconds)
 
     def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        """Count an answer that was not there."""
+        """Count an answer that was not in the cache."""
         self._metrics.observe_cache_miss(seconds, evicted, calls)
 
     def merged(self) -> None:
@@ -63,5 +63,5 @@ class MeteredBatches:
 
 
 def _are_of_classes(output: np.ndarray, classes: int) -> bool:
-    """Tell whether it holds a number for each class; of a tensor model, labels may name something else."""
+    """Return whether an output holds a number per class; the labels of a tensor model may name something else."""
     return output.ndim == 2 and output.shape[1] == classes and output.dtype.kind in "fiu"

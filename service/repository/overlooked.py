@@ -1,4 +1,4 @@
-"""Tells the operator once what in the repository is passed over, which else would be a silence to wonder at."""
+"""Tells the operator, once, what in the repository is passed over and would otherwise be missed in silence."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Overlooked:
-    """Remembers what it told. For one thread at a time."""
+    """Remembers what it has logged. For one thread at a time."""
 
     def __init__(self, root: Path) -> None:
         """Wire up; ``root`` is the repository."""
@@ -20,7 +20,7 @@ class Overlooked:
         self._told: dict[str, str] = {}
 
     def tell(self) -> None:
-        """Log what was not there at the last look; an unreadable repository is told elsewhere."""
+        """Log what was not there at the last look; an unreadable repository is reported elsewhere."""
         try:
             found = store.passed_over(self._root)
         except SettingsError:

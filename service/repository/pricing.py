@@ -1,4 +1,4 @@
-"""How a version will be run, and what its batches cost: kept from an earlier start, or measured now."""
+"""Decides how a version is run and what its batches cost, from an earlier start's measurements or new ones."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from service.backend.base import Provider
-from service.backend.cuda import CudaOptions
-from service.backend.gpu import gpu_name
+from service.backend.cuda import CudaOptions, gpu_name
 from service.backend.onnx import RUNTIME, OnnxBackend
 from service.batching import choice
 from service.batching.choice import Layout
@@ -28,7 +27,7 @@ _COMPARED_SAMPLES = 25
 
 @dataclass(frozen=True, slots=True)
 class Subject:
-    """What is run: a graph, at which batch sizes, with sentences of how many tokens at most (None: no sentences)."""
+    """What is measured: a graph, its batch sizes and the most tokens of a sentence (None: no sentences)."""
 
     graph: BatchView
     provider: Provider
@@ -40,11 +39,11 @@ class Pricing:
     """Chooses a version's layout, then prices it.
 
     Attributes:
-        layout: Chosen, and measured as such.
-        instances: How many of its instances to run; known once it is priced.
-        row_seconds: What a row costs at least; known once it is priced.
-        kept: The tables of the version.
-        key: What they hold for here.
+        layout: The layout that was chosen and is measured.
+        instances: How many of its instances to run; known after pricing.
+        row_seconds: The least cost of a row; known after pricing.
+        kept: The version's tables.
+        key: What they hold for on this machine.
     """
 
     def __init__(self, folder: VersionFolder, model_digest: str, settings: Settings) -> None:
@@ -65,7 +64,7 @@ class Pricing:
         return self.instances * self.layout.threads < usable_cores()
 
     def price(self, subject: Subject, golden: Proof | None) -> CostModel:
-        """Return the costs of the buckets worth having: as kept, or measured and then kept."""
+        """Return the costs of the buckets worth having, as kept, or measured now and then kept."""
         if self._entry and self._entry.provider != subject.provider.actual:
             _LOG.info("the kept costs are of %s, so they are measured anew", self._entry.provider)
             self._entry = None
@@ -87,7 +86,7 @@ class Pricing:
             seconds: How long measuring one layout may take.
 
         Returns:
-            Their tables; :attr:`layout` is the choice, :attr:`instances` what a server would run of it.
+            Their tables. :attr:`layout` is then the choice, and :attr:`instances` how many a server would run.
 
         Raises:
             LoadError: A session could not be opened.
@@ -120,7 +119,7 @@ class Pricing:
 
     def _choose(self, entry: Entry | None) -> Layout:
         default = choice.default_layout(usable_cores(), *self._fixed)
-        candidates = choice.layouts(usable_cores(), *self._fixed)  # not what was once fixed, and kept
+        candidates = choice.layouts(usable_cores(), *self._fixed)  # excludes a kept layout that was once fixed
         measured = {
             table.layout: first_costs(table) for table in (entry.layouts if entry else ()) if table.layout in candidates
         }
@@ -135,22 +134,22 @@ class Pricing:
 
 
 def first_costs(table: LayoutCosts) -> choice.Costs:
-    """Return the medians of the first group, that of the shortest sentences."""
+    """Return the medians of the first group (that of the shortest sentences)."""
     first = table.costs[0].group
     return [(cost.bucket, cost.seconds[1]) for cost in table.costs if cost.group == first]
 
 
 def costs_of(table: LayoutCosts, subject: Subject) -> CostModel:
-    """Return a complete table as the batcher takes it: the costs of the buckets worth having."""
+    """Return a complete table in the batcher's form: the costs of the buckets worth having."""
     samples = samples_of(table, subject)
     assert samples is not None
     return _cost_model(samples, subject.buckets)
 
 
 def useful_batch_size(cost: CostModel) -> int:
-    """Return the largest useful batch of a version: of its groups, the largest.
+    """Return the largest useful batch of a version: the largest among its groups.
 
-    By what batches take at best, which others on the machine disturb least.
+    Judges by the least times, which other work on the machine disturbs least.
     """
     return max(
         choice.useful_batch_size([(bucket, cost.least_seconds(bucket, group)) for bucket in cost.buckets])
@@ -159,7 +158,7 @@ def useful_batch_size(cost: CostModel) -> int:
 
 
 def samples_of(table: LayoutCosts | None, subject: Subject) -> Samples | None:
-    """Return a kept table if it is complete."""
+    """Return a kept table's samples if it is complete."""
     return table.samples(groups_of(subject.max_tokens), subject.buckets) if table is not None else None
 
 
@@ -170,7 +169,7 @@ def _cost_model(table: Samples, buckets: Sequence[int]) -> CostModel:
 
 
 def measuring_of(subject: Subject, layout: Layout, samples: int) -> Measuring:
-    """Return what times a version with all instances of a layout running, enough samples of each batch."""
+    """Return a measuring of a version with all instances of a layout running, and that many samples of each batch."""
     return Measuring(
         subject.graph.run,
         subject.graph.inputs,
@@ -182,9 +181,10 @@ def measuring_of(subject: Subject, layout: Layout, samples: int) -> Measuring:
 
 
 def _device(settings: Settings) -> str:
-    """Name the device as far as it bears on costs: on CUDA the GPU, and how it is told to run.
+    """Name the device as far as it matters for costs: for CUDA, the GPU and the options of its runs.
 
-    Not as asked for: without a GPU "auto" runs what "cpu" does. Where CUDA fails all the same, the provider tells.
+    The name is not the setting's: without a GPU, "auto" runs what "cpu" does. If a GPU is there and CUDA fails, the
+    entry's provider shows it.
     """
     gpu = gpu_name() if settings.device != "cpu" else ""
     if not gpu:

@@ -1,6 +1,6 @@
-"""Proof of a loaded graph: replay the golden vectors at every bucket.
+"""Proves a loaded graph: replays the golden vectors at every bucket.
 
-One pass serves three ends: warm-up (largest bucket first, so that the arena grows once), the check
+One pass serves three purposes: warm-up (largest bucket first, so that the arena grows once), the check
 that the answers are torch's, and first samples of what a batch costs.
 """
 
@@ -21,7 +21,8 @@ from service.manifest import GOLDEN_FILE
 from service.preprocessing.prepare import Preparer
 from service.spec import TextSpec
 
-# Sentences of up to so many tokens may share a batch, which is padded to the longest; each group has costs of its own.
+# Upper bounds, in tokens, of the groups of sentences that may share a batch. A batch is padded to its longest sentence;
+# each group has its own costs.
 LENGTH_GROUPS = (16, 32, 64, 128, 256, 512, 1024, 2048, 4096)
 
 
@@ -31,8 +32,8 @@ class Proof:
 
     Attributes:
         max_abs_error: Largest absolute difference of an output from torch's answer.
-        count: Golden examples replayed.
-        seconds: What each run took, by bucket, in order; the first of a bucket includes its warming up.
+        count: How many golden examples were replayed.
+        seconds: The time of each run, by bucket, in order; a bucket's first run includes its warm-up.
         row_shape: Shape of a row of the first input.
     """
 
@@ -43,16 +44,16 @@ class Proof:
 
 
 def length_group(tokens: int) -> int:
-    """Return the length group of a sentence; one longer than all of them is a group of its own length."""
+    """Return the length group of a sentence; past the last group, each length is a group of its own."""
     return next((group for group in LENGTH_GROUPS if tokens <= group), tokens)
 
 
 def golden_vectors(folder: Path, preparer: Preparer | None) -> Golden:
-    """Read a version's golden vectors, and see that its preprocessing makes of their raw inputs what it must.
+    """Read a version's golden vectors and check that its preprocessing turns the raw inputs into the tensors.
 
     Raises:
-        ManifestInvalid: They are missing or damaged.
-        GoldenMismatch: It does not.
+        ManifestInvalid: The vectors are missing or damaged.
+        GoldenMismatch: The preprocessing gives other tensors.
     """
     golden = read_golden(folder / GOLDEN_FILE)
     if preparer is not None:
@@ -61,7 +62,7 @@ def golden_vectors(folder: Path, preparer: Preparer | None) -> Golden:
 
 
 def check_preprocessing(golden: Golden, preparer: Preparer) -> None:
-    """Prepare the raw golden inputs and compare them with the tensors they must become, exactly.
+    """Prepare the raw golden inputs and compare them exactly with the tensors that they must become.
 
     Raises:
         GoldenMismatch: Names the sample and how many elements differ.
@@ -84,7 +85,7 @@ def check_preprocessing(golden: Golden, preparer: Preparer) -> None:
 
 
 def _fits(row: np.ndarray, expected: np.ndarray, *, may_be_padded: bool) -> bool:
-    """Tell whether a prepared row has the golden one's shape, which for ids may be longer."""
+    """Return whether a prepared row has the golden row's shape; golden ids may be longer."""
     return row.shape == expected.shape or (may_be_padded and expected.ndim == 1 and len(row) <= len(expected))
 
 
@@ -98,11 +99,11 @@ def replay(run: Run, golden: Golden, buckets: Sequence[int], tolerance: float, t
         golden: Inputs and answers.
         buckets: Batch sizes that will be used.
         tolerance: Largest absolute difference that is accepted.
-        threads: Runs at once, as many as instances will do.
+        threads: How many runs to make at once: as many as there will be instances.
 
     Raises:
-        GoldenMismatch: Names the bucket, the sample, the largest difference and the tolerance; or the
-            runtime failed, or gives another number of outputs.
+        GoldenMismatch: An answer differs (names the bucket, the sample, the largest difference and the
+            tolerance), the runtime failed, or the number of outputs is wrong.
     """
 
     def one(bucket: int, start: int) -> tuple[float, float]:
@@ -139,7 +140,7 @@ def _difference(got: np.ndarray, expected: np.ndarray, bucket: int, rows: np.nda
     if got.shape != expected.shape:
         raise GoldenMismatch(f"batch of {bucket}: answer has shape {got.shape}, expected {expected.shape}")
     error = np.abs(got.astype(np.float64) - expected.astype(np.float64)).reshape(len(rows), -1).max(axis=1)
-    # A NaN compares false with everything, so ask for what is right, not for what is wrong.
+    # A NaN compares false with everything, so test for what is right, not for what is wrong.
     wrong = ~(error <= tolerance)
     if wrong.any():
         first = int(np.argmax(wrong))

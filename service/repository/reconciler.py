@@ -1,7 +1,7 @@
 """Brings what is served in line with what the repository holds and the operator wants.
 
-Decides what is loaded and what leaves; the swapper does it. One change at a time, always on a thread that nobody's
-request waits for: a slow or vanished disk delays changes, never answers.
+It decides what is loaded and unloaded; the swapper carries that out. It makes one change at a time, always on a thread
+that no request waits for: a slow or vanished disk delays changes, never answers.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Reconciler:
             metrics: The families.
             lifecycle: What is changed.
             load: Loads and proves one version.
-            attempts: How long that is waited for; None for as long as the settings say.
+            attempts: Makes the attempts to load; None for those with the settings' time limit.
         """
         self._catalogue = Catalogue(settings)
         self._lifecycle = lifecycle
@@ -55,9 +55,9 @@ class Reconciler:
         self._announced: tuple[Models, Plan] | None = None
 
     def announce(self) -> None:
-        """Show what :meth:`load_all` will load as LOADING; nothing is loaded.
+        """Show what :meth:`load_all` will load as LOADING, without loading it.
 
-        Before anybody may call: who asks for it meanwhile is to try again, not told that there is no such model.
+        Call this before the server takes calls: a caller who comes early must try again, not hear of an unknown model.
 
         Raises:
             SettingsError: The repository cannot be read or lacks what was asked for, or a setting is wrong.
@@ -68,14 +68,14 @@ class Reconciler:
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
-        A version that fails becomes UNAVAILABLE with its reason; the others go on. Where one fails that a policy
-        ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode ``explicit`` only
-        the models named in ``load_models`` are loaded. What was announced is what is loaded, but for models that a call
-        has loaded or unloaded since.
+        A version that fails becomes UNAVAILABLE with its reason; the others are still loaded. If one fails that a
+        policy ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode
+        ``explicit`` only the models named in ``load_models`` are loaded. What was announced is what is loaded, except
+        models that a call has loaded or unloaded since.
 
         Raises:
             SettingsError: As for :meth:`announce`.
-            ProviderUnavailable: CUDA was demanded and does not run: no version could do better.
+            ProviderUnavailable: CUDA was demanded and does not run, so no version could be served.
         """
         with self.changing:
             models, plan = self._announced or self._survey()
@@ -104,9 +104,9 @@ class Reconciler:
         return models, plan
 
     def poll(self) -> None:
-        """Look at the repository again and follow it; a version without a manifest once it looks the same twice.
+        """Look at the repository again and follow it. A version without a manifest must look the same twice first.
 
-        An empty or unreadable repository is taken for a lost disk, and everything goes on being served; so does a model
+        An empty or unreadable repository counts as a lost disk, and serving goes on unchanged; so it does for a model
         whose folder cannot be read.
         """
         with self.changing:
@@ -134,8 +134,8 @@ class Reconciler:
 
         Raises:
             ModelNotFound: The repository has no such model (NOT_FOUND).
-            LoadFailed: A wanted version cannot be served or is not there; what can be is, and what was READY stays so.
-                Or the repository cannot be read (FAILED_PRECONDITION).
+            LoadFailed: A wanted version cannot be served or is not there, or the repository cannot be read
+                (FAILED_PRECONDITION). The other versions are served, and what was READY stays READY.
         """
         with self.changing:
             try:
@@ -182,7 +182,7 @@ class Reconciler:
             self._announced[1].pop(name, None)
 
     def index(self) -> list[VersionStatus]:
-        """Return every version that is known or on disk; unreadable disks show what is known."""
+        """Return every version that is known or on disk; only those known if the disk cannot be read."""
         try:
             contents = self._catalogue.scan()
         except SettingsError:
@@ -190,7 +190,7 @@ class Reconciler:
         return listing.index(self._lifecycle.statuses(), contents, self._shortfalls.absent)
 
     def _follow(self, name: str, folders: Sequence[VersionFolder] | None, *, retry: bool) -> Shortfall:
-        """Bring one model in line: load first, then unload, so that it is never without a version.
+        """Bring one model in line. Loads before it unloads, so that the model is never without a version.
 
         Args:
             name: Of the model.
@@ -198,13 +198,13 @@ class Reconciler:
             retry: Whether what failed is tried again.
 
         Returns:
-            What of it cannot be served, in words for callers.
+            What cannot be served of the model, in words for callers.
 
         Raises:
             SettingsError: Its folder cannot be read, or its ``serving.toml`` is not valid; nothing has changed.
         """
         if folders is None:
-            self._lifecycle.release(name)  # first: the server stays ready while it is drained
+            self._lifecycle.release(name)  # first, so that the server stays ready while the model is drained
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=False)
             self._swapper.forget_all_but(name, ())
@@ -237,10 +237,10 @@ class Reconciler:
         settings: Settings,
         may_load: Callable[[VersionFolder], bool],
     ) -> Sequence[VersionFolder]:
-        """Load older versions where fewer are READY than are wanted and the policy allows it.
+        """Load older versions if fewer are READY than are wanted and the policy allows it.
 
         Returns:
-            Those that were tried, now or before: all that are newer than the last one that has to serve.
+            The older versions that were tried, now or before: all that are newer than the last one that has to serve.
         """
         versions = {folder.version: folder for folder in folders}
         enough = len(self._catalogue.wanted(folders, settings))
@@ -261,19 +261,19 @@ class Reconciler:
         return shortfall_of(folders, settings.versions, wanted, self._swapper.failure)
 
     def give_up(self, servable: Servable) -> None:
-        """Answer the callers of a version that hangs, and lend it no more."""
+        """Answer the callers of a version that hangs, and stop lending it."""
         self._swapper.give_up(servable)
 
     def fallen(self) -> list[Fallen]:
-        """Return the versions to be loaded anew: they died, hung, or could have been served too late."""
+        """Return the versions to load anew: they died, hung, or were loaded only after they had been given up."""
         return self._swapper.fallen()
 
     def revive(self, name: str, version: int) -> None:
-        """Load a version anew that fell, or that was given up too early; unless it was unloaded or is wanted no more.
+        """Load a fallen version anew, unless it was unloaded or is no longer wanted.
 
         Raises:
             LoadFailed: The repository does not hold it now.
-            SettingsError: The repository cannot be read, or its ``serving.toml`` is not valid.
+            SettingsError: The repository cannot be read, or the model's ``serving.toml`` is not valid.
         """
         with self.changing:
             status = self._lifecycle.status(name, version)
@@ -295,5 +295,5 @@ class Reconciler:
 
     @property
     def runs_on(self) -> bool:
-        """Whether something is just changed, or a batch or a loading that was given up still runs in its thread."""
+        """Whether a change is being made, or a batch or a loading that was given up still runs in its thread."""
         return self.changing.locked() or self._swapper.runs_on

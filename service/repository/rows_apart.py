@@ -1,7 +1,7 @@
-"""Asks a graph that nobody proved whether its rows are answered apart from each other.
+"""Finds out whether an unproven graph answers its rows independently of each other.
 
-A free first axis need not be a batch: it may be time, or words, or what a softmax runs over. Requests put together
-on it would get answers made of each other's rows.
+A free first axis need not be a batch axis: it may be time, or words, or what a softmax runs over. Requests that share
+such an axis would get answers mixed with each other's rows.
 """
 
 from __future__ import annotations
@@ -18,22 +18,22 @@ from service.tensors import TensorSpec, as_numbers
 
 _LOG = logging.getLogger(__name__)
 _ROWS = 2
-# Of the greatest answer. Kernels and ranges that are chosen by batch change less, rows of others much more.
+# Share of the greatest answer. Kernels and ranges that are chosen by batch change less, other rows much more.
 _TOLERANCE = 0.05
-_SMALL_SIZES = (3, 1)  # of free dimensions, where the usual ones do not run: as filters may be, and where much fits
+_SMALL_SIZES = (3, 1)  # of free dimensions, if the usual ones do not run: a filter's size, and one that often fits
 
 
 def answers_rows_apart(backend: Backend, model: str, axes: Sequence[str] = ()) -> bool:
-    """Tell whether two made-up rows are answered together as they are alone, so far as can be seen; log if not.
+    """Return whether two made-up rows get the same answers together as alone, as far as can be seen; log if not.
 
-    Answers of other sizes than alone are not apart: how many there are, or how wide they are, is then up to the
-    company. A graph that does not run on them is believed, unless its inputs' first axes are named differently; so is
-    one without a free first axis, where there is nothing to tell.
+    Answers of other sizes than alone also count as different: their number or width then depends on the other rows. A
+    graph that does not run on the made-up rows counts as independent, unless its inputs' first axes have different
+    names. So does a graph without a free first axis, where there is nothing to try.
 
     Args:
         backend: Runs the graph.
-        model: Its name, for the log.
-        axes: What the graph calls its inputs' first axes; empty where it does not.
+        model: The model's name, for the log.
+        axes: The graph's names of its inputs' first axes; empty where it has none.
     """
     if any(not spec.shape or spec.shape[0] != -1 for spec in (*backend.inputs, *backend.outputs)):
         return True
@@ -57,9 +57,9 @@ def answers_rows_apart(backend: Backend, model: str, axes: Sequence[str] = ()) -
 
 
 def _attempts(specs: Sequence[TensorSpec]) -> list[tuple[int, int]]:
-    """Return the sizes of free dimensions and least whole numbers to try: some graphs divide by them.
+    """Return the pairs to try: a size of free dimensions, and the least whole number, since some graphs divide by them.
 
-    Large sizes go with noughts and ones alone: whole numbers may be sizes themselves.
+    Large sizes go only with zeros and ones, since whole numbers may themselves be sizes.
     """
     small = _SMALL_SIZES if any(-1 in spec.shape[1:] for spec in specs) else (1,)
     sizes = dict.fromkeys((*free_sizes(specs)[:-1], *small))
@@ -69,20 +69,20 @@ def _attempts(specs: Sequence[TensorSpec]) -> list[tuple[int, int]]:
 def _answered_alone(backend: Backend, inputs: Sequence[np.ndarray], together: Sequence[np.ndarray]) -> bool:
     try:
         alone = [backend.run([array[row : row + 1] for array in inputs]) for row in range(_ROWS)]
-    except BackendFailed:  # it needs its company
+    except BackendFailed:  # a row does not run alone
         return False
     return all(_same(output, rows) for output, *rows in zip(together, *alone, strict=True))
 
 
 def _made_up(spec: TensorSpec, size: int, least: int) -> np.ndarray:
-    """Return two rows that differ. Whole numbers are small: they may be places in a table."""
+    """Return two rows that differ. Whole numbers are small, since they may be indices into a table."""
     random = np.random.default_rng(len(spec.name))
     shape = (_ROWS, *(size if free == -1 else free for free in spec.shape[1:]))
     if spec.datatype == "BYTES":
         return np.where(random.integers(0, 2, shape), "a", "b c").astype(object)
     if spec.dtype.kind == "f":
         numbers = random.standard_normal(shape)
-        numbers[1] *= 2  # what is scaled by all rows would else hardly change
+        numbers[1] *= 2  # or a scale taken over all rows would hardly change
         return numbers.astype(spec.dtype)
     return random.integers(least, 256 if spec.datatype == "UINT8" else least + 2, shape).astype(spec.dtype)
 

@@ -1,4 +1,4 @@
-"""One loaded and proven model version: manifest, backend and batcher, fit for traffic."""
+"""One loaded and proven model version: manifest, backend and batcher, ready for traffic."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from service.tensors import TensorSpec
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
 class Servable:
-    """A version that answered its golden vectors here, or says that it has none.
+    """A version that reproduced its golden vectors here, or states that it has none.
 
     Attributes:
         name: Model name.
@@ -31,12 +31,12 @@ class Servable:
         task: What goes in and what comes out.
         manifest: As published; None for a bare third-party graph.
         inputs: Inputs as callers send them. With batching the first dimension is -1.
-        optional_inputs: Inputs with a default, as they stand in the graph; none where a manifest states
-            what was proven, since another weight would be another model.
+        optional_inputs: Inputs with a default, as they stand in the graph. There are none with a manifest, which
+            states what was proven: other weights would be another model.
         outputs: Outputs in the same convention.
         batched: Whether calls may share a batch; False for a graph with a fixed first axis.
         max_batch_size: Most rows in a batch.
-        max_rows: Most rows in a request; those that a batch cannot hold are run in several.
+        max_rows: Most rows in a request; a request that exceeds a batch is run in several.
         labels: By class; empty without labels.
         preparer: Turns pictures or sentences into the input; None for task ``"tensor"``.
         provider: What was asked for and what runs.
@@ -44,14 +44,14 @@ class Servable:
         golden: What replaying showed; None if the version has no golden vectors (``verified: false``).
         priorities: Its levels of priority.
         advertises_items: Whether metadata shows BYTES, encoded pictures or sentences, in place of the tensor.
-        objective_seconds: Longest time an answer may take, infinite for none.
+        objective_seconds: Longest time an answer may take; infinite for none.
         load_seconds: Time that loading took.
         batcher: Takes the requests.
         metrics: Counts them.
-        shared: Stands before the batcher where answers are shared; None otherwise.
-        interrupt: Makes the backend's runs under way end, if it still listens, and counts their cores as free; for a
-            version given up.
-        lone: Its session for batches that have the cores to themselves; None where it can have none.
+        shared: Stands in front of the batcher if answers are shared; None otherwise.
+        interrupt: For a version given up: ends the backend's current runs, if it still listens, and counts their
+            cores as free.
+        lone: Its session for batches that have the cores to themselves; None if it can have none.
     """
 
     name: str
@@ -81,7 +81,7 @@ class Servable:
 
     @property
     def front(self) -> Front:
-        """Who takes requests."""
+        """Takes the requests: the shared answers or, without them, the batcher."""
         return self.shared or self.batcher
 
     @property
@@ -90,7 +90,7 @@ class Servable:
         return self.golden is not None
 
     def group_of(self, inputs: Sequence[np.ndarray]) -> Hashable:
-        """Return which requests these inputs may share a batch with."""
+        """Return the group of requests that these inputs may share a batch with."""
         if self.preparer is not None and isinstance(self.preparer.spec, TextSpec):
             return proof.length_group(inputs[0].shape[1])
         if all(-1 not in spec.shape[1:] for spec in self.inputs):
@@ -99,7 +99,7 @@ class Servable:
 
 
 def summary(servable: Servable) -> dict[str, object]:
-    """Return what the log says of a version that became READY."""
+    """Return what the log says about a version that became READY."""
     return {
         "model": servable.name,
         "version": servable.version,

@@ -1,4 +1,4 @@
-"""Which models are not served as the repository has them: in the log once, in the metrics while it lasts."""
+"""Models that are not served as the repository has them: logged once, and in the metrics while it lasts."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Shortfall:
-    """What of a model cannot be served as the repository has it.
+    """What cannot be served of a model as the repository has it.
 
     Attributes:
         problem: What is in the way, for the operator; empty if nothing is.
@@ -33,13 +33,13 @@ def shortfall_of(
     wanted: Sequence[VersionFolder],
     failure: Callable[[str, int], str],
 ) -> Shortfall:
-    """Return what of a model on disk cannot be served, in words for callers.
+    """Return what cannot be served of a model on disk, in words for callers.
 
     Args:
         folders: Its versions on disk.
         policy: The setting ``versions``.
-        wanted: Of those on disk what the policy names.
-        failure: Tells of a model's version why it does not serve; empty if it does.
+        wanted: The versions on disk that the policy names.
+        failure: Returns why a model's version does not serve; empty if it does.
     """
     absent = version_policy.absent(policy, [folder.version for folder in folders])
     if not wanted:
@@ -54,14 +54,14 @@ def shortfall_of(
 
 
 class Shortfalls:
-    """What was said of each model last. Driven under the reconciler's lock."""
+    """The last shortfall of each model. Call it under the reconciler's lock."""
 
     def __init__(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
         """Know of none.
 
         Args:
             metrics: Shows them.
-            lifecycle: Tells which models exist.
+            lifecycle: Knows which models exist.
         """
         self._metrics = metrics
         self._lifecycle = lifecycle
@@ -74,7 +74,7 @@ class Shortfalls:
 
     @property
     def absent(self) -> list[VersionStatus]:
-        """Versions that a setting names and that are not on disk; may be asked for from any thread."""
+        """Versions that a setting names and that are not on disk. Needs no lock."""
         return [
             VersionStatus(
                 name, version, "UNAVAILABLE", UNLOADED, "its setting 'versions' names it, and it is not on disk"
@@ -87,7 +87,7 @@ class Shortfalls:
         """Show whether a model is served as the repository has it; say so in the log when that changes.
 
         Args:
-            name: Of the model.
+            name: The model's name.
             shortfall: What cannot be served, if anything.
         """
         before = self._said.pop(name, Shortfall())

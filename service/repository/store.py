@@ -1,4 +1,4 @@
-"""The model repository on disk: folders to (name, version, path). Nothing is loaded here."""
+"""The model repository on disk, read as (name, version, path). Nothing is loaded here."""
 
 from __future__ import annotations
 
@@ -47,11 +47,11 @@ Fingerprint = tuple[tuple[str, int, int], ...]
 
 
 def fingerprint(folder: VersionFolder) -> Fingerprint:
-    """Return names, sizes and times of change of everything that a version is made of.
+    """Return names, sizes and modification times of all the files of a version.
 
-    Cheap enough for polling, where a digest of every model file would not be. A file that vanishes meanwhile or may
-    not be read is left out, which is a change like any other. Inodes and the times of inodes do not count: a backup
-    by hard links changes the latter, and some network file systems make the former up.
+    That is cheap enough for polling; a digest of every model file would not be. A file that vanishes meanwhile or may
+    not be read is left out, which is a change like any other. Inode numbers and inode change times do not count: some
+    network file systems invent the former, and a backup by hard links changes the latter.
     """
     files = [folder.path.parent / SERVING_FILE]
     try:
@@ -60,7 +60,7 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
         return ()
     found = []
     for file in sorted(files):
-        if file.name.lstrip(".").startswith(COST_FILE):  # the server's own, also while it is written
+        if file.name.lstrip(".").startswith(COST_FILE):  # the server's own file, and its temporary ones
             continue
         try:
             about = file.stat()
@@ -81,9 +81,9 @@ def by_name(folders: Iterable[VersionFolder]) -> dict[str, list[VersionFolder]]:
 
 
 def scan(root: Path) -> Contents:
-    """List every version folder that holds a model file; what vanishes meanwhile is left out.
+    """List every version folder that holds a model file; skip what vanishes meanwhile.
 
-    A link to nowhere has not vanished: it is unreadable. A version that is so is listed, as one that fails to load.
+    A broken link has not vanished: it is unreadable. An unreadable version is listed, as one that fails to load.
 
     Raises:
         SettingsError: The repository is not a readable folder.
@@ -142,10 +142,10 @@ def _leads_nowhere(path: Path) -> bool:
 
 
 def passed_over(root: Path) -> dict[str, str]:
-    """Return what in the repository somebody may have meant to be served or read, and is not, with why.
+    """Return what in the repository was perhaps meant to be served or read but is not, and why.
 
-    Keys are places below the root. What begins with a dot is hidden on purpose, and a folder without
-    folders, however it is named, is no model.
+    Keys are paths below the root. Names with a leading dot are hidden on purpose, and a folder without
+    folders is no model, whatever its name.
 
     Raises:
         SettingsError: The repository is not a readable folder.
@@ -188,7 +188,7 @@ def _folders(path: Path) -> list[Path]:
 
 
 def hint_above(path: Path) -> str:
-    """Return a hint at the repository, if the folder is that of a model or a version in one, else nothing."""
+    """Return a hint at the repository if the path is a model's or a version's folder in one, else nothing."""
     path = path.absolute()
     for repository in (path.parent, path.parent.parent):
         try:

@@ -1,6 +1,6 @@
 """Loads, proves and swaps versions in, withdraws and drains them, and knows which have fallen.
 
-The deeds of the reconciler, which decides what is to be served and holds its lock meanwhile.
+It carries out what the reconciler decides under its lock.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Fallen:
     Attributes:
         name: Model name.
         version: Version number.
-        fingerprint: Of what was loaded.
+        fingerprint: The fingerprint of what was loaded.
     """
 
     name: str
@@ -60,7 +60,7 @@ class Fallen:
 
 
 class Swapper:
-    """Changes the lifecycle, one version at a time; only :meth:`give_up` and :meth:`fallen` need no lock."""
+    """Changes the lifecycle, one version at a time. Only :meth:`give_up` and :meth:`fallen` need no lock."""
 
     def __init__(
         self, metrics: Metrics, lifecycle: Lifecycle, load: Loader, attempts: Attempts, drain_seconds: float
@@ -72,7 +72,7 @@ class Swapper:
             lifecycle: What is changed.
             load: Loads and proves one version.
             attempts: Waits for that, and gives it up.
-            drain_seconds: How long what leaves may finish what it has.
+            drain_seconds: How long a version that leaves may take to finish its requests.
         """
         self._metrics = metrics
         self._lifecycle = lifecycle
@@ -86,11 +86,11 @@ class Swapper:
         self._giving_up = threading.Lock()
 
     def needs_loading(self, folder: VersionFolder, *, retry: bool) -> bool:
-        """Tell whether a version is to be loaded that somebody wants.
+        """Return whether a wanted version must be loaded.
 
         Args:
-            folder: Where it is.
-            retry: Whether also what failed is, although nothing has changed.
+            folder: The version's folder.
+            retry: Whether to load a version that failed although nothing has changed.
         """
         place = (folder.name, folder.version)
         status = self._lifecycle.status(*place)
@@ -107,17 +107,17 @@ class Swapper:
         return f"{hint}; the one that was loaded before goes on" if hint else ""
 
     def load(self, folder: VersionFolder, settings: Settings, *, provider_must_be_there: bool = False) -> None:
-        """Load, prove and swap in one version; a READY one of the same number serves meanwhile, and after a failure.
+        """Load, prove and swap in one version. A READY one of the same number serves meanwhile, and after a failure.
 
         Raises:
-            ProviderUnavailable: The one demanded does not run, and it must be there.
+            ProviderUnavailable: The demanded provider does not run, and ``provider_must_be_there`` is set.
         """
         place = (folder.name, folder.version)
         tried = self._tried[place] = store.fingerprint(folder)
         self._in_vain.pop(place, None)
         if not self._is_serving(folder):
             self._lifecycle.set_status(VersionStatus(*place, "LOADING"))
-        born: list[weakref.ref[Servable]] = []  # its batcher knows of them: else it would keep itself, and its weights
+        born: list[weakref.ref[Servable]] = []  # weak, since its batcher holds on_death: or it would keep itself alive
         died = threading.Event()
 
         def on_death() -> None:
@@ -130,7 +130,7 @@ class Swapper:
             try:
                 return self._load(folder, settings, self._metrics, on_death, attempt)
             except LoadTimedOut:
-                if not attempt.interrupted:  # what kept it is over
+                if not attempt.interrupted:  # whatever delayed it is over
                     self._fallen.append(Fallen(*place, tried))
                 raise
 
@@ -160,7 +160,7 @@ class Swapper:
         """Withdraw and drain one READY version.
 
         Args:
-            servable: It.
+            servable: The version.
             exists: Whether it is still on disk.
         """
         place = (servable.name, servable.version)
@@ -177,7 +177,7 @@ class Swapper:
             self._lifecycle.forget(*place)
 
     def leave_out(self, name: str, version: int, hint: str) -> None:
-        """Show a version that is on disk and that nobody wants; it is READY no more."""
+        """Show a version that is on disk but not wanted as UNAVAILABLE, and stop lending it."""
         self._in_vain.pop((name, version), None)
         self._lifecycle.set_status(VersionStatus(name, version, "UNAVAILABLE", UNLOADED, hint))
 
@@ -195,12 +195,12 @@ class Swapper:
                 self._lifecycle.forget(name, status.version)
 
     def give_up(self, servable: Servable) -> None:
-        """Answer the callers of a version that hangs, and lend it no more."""
+        """Answer the callers of a version that hangs, and stop lending it."""
         self._fell(servable, "an instance hangs")
         self._abandon(servable)
 
     def fallen(self) -> list[Fallen]:
-        """Return the versions to be loaded anew: they died, hung, or could have been served too late."""
+        """Return the versions to load anew: they died, hung, or were loaded only after they had been given up."""
         fallen = []
         while self._fallen:
             fallen.append(self._fallen.popleft())
@@ -212,7 +212,7 @@ class Swapper:
         return self._attempts.runs_on or any(servable.batcher.running for servable in self._given_up)
 
     def _drain(self, servable: Servable) -> None:
-        """Finish what a withdrawn version has; what takes too long is given up."""
+        """Finish a withdrawn version's requests; give up what takes too long."""
         servable.batcher.close(self._drain_seconds)
         servable.metrics.settle()
         if servable.batcher.running:
@@ -222,9 +222,9 @@ class Swapper:
 
     def _abandon(self, servable: Servable) -> None:
         servable.batcher.abandon()
-        servable.metrics.close()  # whenever its batch ends, its series may be gone
+        servable.metrics.close()  # its series may be gone when its batch ends
         servable.interrupt()
-        with self._giving_up:  # none that has ended is kept, with its weights
+        with self._giving_up:  # keep only those that still run: each holds its weights
             self._given_up = [servable, *(other for other in self._given_up if other.batcher.running)]
 
     def _is_serving(self, folder: VersionFolder) -> bool:
@@ -246,7 +246,7 @@ class Swapper:
         servable.metrics.close()
 
     def _fell(self, servable: Servable, reason: str) -> None:
-        """Say that a version answers nothing any more, unless another serves under its number by now."""
+        """Show that a version answers no more, unless another one serves under its number by now."""
         place = (servable.name, servable.version)
         if self._lifecycle.drop(servable, VersionStatus(*place, "UNAVAILABLE", reason, "it stopped working")):
             self._fallen.append(Fallen(*place, self._tried.get(place, ())))

@@ -14,13 +14,13 @@ from service.errors import SettingsError
 def to_unload(ready: Iterable[int], wanted: Iterable[int], stand_ins: Iterable[int] = ()) -> list[int]:
     """Return the READY versions to unload, ascending.
 
-    An unwanted version goes only when a wanted one is READY: one that fails keeps the old one serving. Of those that
-    may stand in, as many stay as wanted ones are not READY.
+    An unwanted version leaves only when a wanted one is READY: if the new one fails, the old one goes on serving. Of
+    those that may stand in, as many stay as wanted ones are not READY.
 
     Args:
         ready: What serves.
         wanted: What is to serve.
-        stand_ins: What of the others may serve in place of a wanted one, the first to stay first.
+        stand_ins: Which of the others may serve in place of a wanted one, the first to stay first.
 
     >>> to_unload(ready=[1, 2], wanted=[2])
     [1]
@@ -74,10 +74,10 @@ def absent(policy: str, versions: Iterable[int]) -> list[int]:
 
 
 def stand_ins(policy: str, versions: Iterable[int]) -> list[int]:
-    """Return the versions to try where not all of the wanted can be served, the newest first.
+    """Return the versions to try if not all wanted ones can be served, the newest first.
 
-    Of ``latest:N`` the older ones: a server that runs keeps the old version when the new one fails, and one that is
-    started then does as well.
+    For ``latest:N`` these are the older ones. A running server keeps the old version when the new one fails, and a
+    server that is started then must do the same.
 
     >>> stand_ins("latest:1", [1, 2, 3])
     [2, 1]

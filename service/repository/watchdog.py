@@ -1,4 +1,4 @@
-"""Brings back versions whose instance died or hangs: their callers are answered, a new session is loaded and proven."""
+"""Brings back versions whose instance died or hangs: answers their callers, then loads and proves a new session."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from service.repository.swapper import Fallen
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
-_MOST_REVIVALS = 3  # of one version within an hour; what falls again and again needs a person
+_MOST_REVIVALS = 3  # of one version within an hour; one that falls again and again needs a person
 _HOUR_SECONDS = 3600.0
-_STOOD_STILL = 0.5  # share of the time that a batch may take: a look so late tells of the machine, not of a batch
+_STOOD_STILL = 0.5  # share of a batch's time limit: a look this late shows that the machine stood still, not a batch
 
 
 class Watchdog:
-    """Looks from a thread of its own. Owned by the server, which stops it."""
+    """Looks from its own thread. Owned by the server, which stops it."""
 
     def __init__(
         self,
@@ -35,11 +35,11 @@ class Watchdog:
         """Wire up; see :meth:`start`.
 
         Args:
-            lifecycle: Whose servables are watched.
+            lifecycle: Holds the servables to watch.
             reconciler: Loads versions anew.
-            run_timeout_seconds: A batch that runs longer hangs; 0 for never.
-            clock: Seconds, monotonic.
-            start: Begins work on a thread of that name.
+            run_timeout_seconds: A batch that runs longer counts as hanging; 0 for no limit.
+            clock: Monotonic, in seconds.
+            start: Starts work on a thread with the given name.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler
@@ -59,15 +59,15 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; does not wait for a look that is under way."""
+        """Stop looking, without waiting for a look that is under way."""
         self._stop.set()
 
     def look(self, late_seconds: float = 0.0) -> None:
-        """Give up what hangs, and have loaded anew what fell: on a thread of its own, as that may take its time.
+        """Give up what hangs, and load what fell anew: on another thread, since that may take long.
 
         Args:
-            late_seconds: How much later than it should be this look is. Where the process stood still so long (a
-                container that was paused, SIGSTOP), so did its batches: they are given their time anew.
+            late_seconds: How late this look is. If the process stood still that long (a paused container, SIGSTOP),
+                so did its batches, and they get their full time again.
         """
         limit = self._run_timeout_seconds
         if late_seconds > _STOOD_STILL * limit:
@@ -89,7 +89,7 @@ class Watchdog:
                 raise
 
     def _may_revive(self, fallen: Fallen) -> bool:
-        """Count a fall with those of the last hour; what has changed since it fell last starts anew."""
+        """Count a fall with those of the last hour; a version that has changed since its last fall starts anew."""
         place, now = (fallen.name, fallen.version), self._clock()
         loaded, falls = self._falls.get(place, (fallen.fingerprint, []))
         recent = [fell for fell in falls if now - fell < _HOUR_SECONDS] if loaded == fallen.fingerprint else []
@@ -102,7 +102,7 @@ class Watchdog:
         return True
 
     def _revive(self, due: Sequence[Fallen]) -> None:
-        """Try each once; those that cannot be loaded are due again."""
+        """Try each version once; those that cannot be loaded are due again."""
         try:
             for fallen in due:
                 try:

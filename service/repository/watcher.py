@@ -12,7 +12,7 @@ _LOG = logging.getLogger(__name__)
 
 
 class Watcher:
-    """Polls the repository from a thread of its own. Owned by the server, which stops it."""
+    """Polls the repository from its own thread. Owned by the server, which stops it."""
 
     def __init__(self, reconciler: Reconciler, overlooked: Overlooked, every_seconds: float) -> None:
         """Wire up; see :meth:`start`."""
@@ -27,7 +27,7 @@ class Watcher:
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more; does not wait for a look that is under way."""
+        """Stop looking, without waiting for a look that is under way."""
         self._stop.set()
 
     def _watch(self) -> None:

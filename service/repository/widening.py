@@ -15,13 +15,13 @@ _LOOK_EVERY_SECONDS = 1.0
 
 
 class Widening:
-    """Looks from a thread of its own. Owned by the server, which stops it; its death costs nobody an answer."""
+    """Looks from its own thread. Owned by the server, which stops it; its death costs nobody an answer."""
 
     def __init__(self, lifecycle: Lifecycle, reconciler: Reconciler) -> None:
         """Wire up; see :meth:`start`.
 
         Args:
-            lifecycle: Whose servables are looked at.
+            lifecycle: Holds the servables to look at.
             reconciler: Changes nothing while a session is opened.
         """
         self._lifecycle = lifecycle
@@ -32,20 +32,20 @@ class Widening:
         self._thread = threading.Thread(target=self._watch, name="widening", daemon=True)
 
     def start(self) -> None:
-        """Look now, and at intervals from then on."""
+        """Look now, and at intervals from now on."""
         self._thread.start()
 
     def stop(self) -> bool:
-        """Look no more, without waiting for a look that is under way; tell whether none is."""
+        """Stop looking, without waiting for a look that is under way; return whether none is."""
         self._stop.set()
         return self._resting.is_set()
 
     def look(self) -> None:
-        """Open what is not open yet and worth it."""
+        """Open the sessions that are not open yet and are worth it."""
         for servable in self._lifecycle.ready():
             if servable.lone is not None and not servable.lone.settled and not self._stop.is_set():
                 with self._reconciler.changing:
-                    if self._lifecycle.lends(servable, str(servable.version)):  # it may have left while others changed
+                    if self._lifecycle.lends(servable, str(servable.version)):  # it may have left meanwhile
                         self._open(servable)
 
     def _open(self, servable: Servable) -> None:

@@ -1,7 +1,7 @@
-"""Who may call what: bearer tokens from files, one for those who infer, one for those who administer.
+"""Who may call what: bearer tokens from two files, one for inference and one for administration.
 
-A token file holds one token a line; it is read again when it changes, so tokens are rotated without
-a restart. Health, liveness and readiness need none, since probes carry none.
+A token file holds one token per line. It is read again when it changes, so tokens are rotated without
+a restart. Health, liveness and readiness need no token, since probes carry none.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Metadata = Iterable[tuple[str, str | bytes]]
 
 _OPEN = frozenset({"ServerLive", "ServerReady", "Check", "Watch", "ServerReflectionInfo"})
 _ADMIN = frozenset({"RepositoryModelLoad", "RepositoryModelUnload", "LogSettings"})
-# A region is whatever this server's user may open; who is on the same machine may have a right to that.
+# A region is whatever this server's user may open, to which callers on the same machine may have a right.
 _REGIONS = frozenset({"SystemSharedMemoryRegister", "SystemSharedMemoryUnregister"})
 
 
@@ -48,7 +48,7 @@ class TokenFile:
             raise SettingsError(f"token file {path}: holds no token, expected one a line")
 
     def holds(self, token: str) -> bool:
-        """Tell whether a token is one of them; digests are compared, so time tells nothing of a token."""
+        """Return whether a token is in the file. Compares digests, so that the time taken reveals no token."""
         with self._lock:
             try:
                 self._read()
@@ -56,7 +56,7 @@ class TokenFile:
                 if str(error) != self._said:  # not at each call
                     self._said = str(error)
                     _LOG.error("a token file cannot be read, the present tokens stay: %s", error)
-            except UnicodeDecodeError:  # told once: it was read, and holds no token until it changes
+            except UnicodeDecodeError:  # logged once: the file is not read again until it changes
                 _LOG.error("a token file is not UTF-8, the present tokens stay")
         return hashlib.sha256(token.encode()).digest() in self._digests
 
@@ -82,23 +82,23 @@ class Access:
         """Keep the groups.
 
         Args:
-            infer: Tokens of those who may infer and describe; None asks for none.
-            admin: Tokens of those who may change the server, and infer too; None for none.
-            local: Whether only this machine reaches the server. Then whoever may infer may register shared memory, and
-                without ``admin`` anybody may change the server; else both need a token of ``admin``.
+            infer: Tokens that allow inference and description; None if those need no token.
+            admin: Tokens that allow changing the server, and inference too; None if there are none.
+            local: Whether only this machine reaches the server. If so, callers who may infer may register shared
+                memory, and without ``admin`` anybody may change the server. If not, both need a token of ``admin``.
         """
         self._infer = infer
         self._admin = admin
         self._local = local
         self.open_to_infer = infer is None
-        """Whether a call that infers needs no look at its metadata."""
+        """Whether inference needs no token, so that a call's metadata need not be looked at."""
 
     def refusal(self, method: str, metadata: Metadata) -> ServingError | None:
         """Return why a call is refused, or None.
 
         Args:
             method: ``/package.Service/Method``.
-            metadata: Of the call; ``authorization: Bearer TOKEN`` counts.
+            metadata: The call's metadata; ``authorization: Bearer TOKEN`` counts.
         """
         name = method.rpartition("/")[2]
         if name in _OPEN:

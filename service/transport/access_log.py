@@ -1,7 +1,7 @@
-"""The access log: one line for each call that was drawn, and for calls that failed, so many a second.
+"""The access log: one line per sampled call, and one per failed call up to a rate.
 
-A line holds names, numbers and ids, never a payload or the text of an error, and no field of it is
-longer than a name in the repository or a hundred and some characters.
+A line holds names, numbers and ids, never a payload or the text of an error. No field is
+longer than a name in the repository or some hundred characters.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _FAILURES_PER_SECOND = 10  # in an overload there is a refusal every few microse
 
 
 class Allowance:
-    """So many a second, and as many at once. Not thread-safe."""
+    """Grants up to ``per_second`` per second, and as many at once. Not thread-safe."""
 
     def __init__(self, per_second: float) -> None:
         self._per_second = per_second
@@ -27,17 +27,17 @@ class Allowance:
         self._denied = 0
 
     def deny(self, count: int) -> None:
-        """Deny so many without asking."""
+        """Deny ``count`` without asking."""
         self._denied += count
 
     def take(self, now: float) -> int | None:
         """Ask for one.
 
         Args:
-            now: In seconds; one that is less than before, as threads overtake each other, counts as no time passed.
+            now: In seconds. If it is less than before, since threads overtake each other, no time has passed.
 
         Returns:
-            How many were denied since the last that was granted; None if this one is denied too.
+            How many were denied since the last grant; None if this one is denied too.
         """
         if self._since is None:
             self._since = now
@@ -59,7 +59,7 @@ class AccessLog:
         """Keep the rate.
 
         Args:
-            sample_rate: Share of the calls that are logged whatever becomes of them, from 0 to 1.
+            sample_rate: Share of the calls that are logged however they end, from 0 to 1.
             random: Uniform in [0, 1).
         """
         self.sample_rate = sample_rate
@@ -78,7 +78,7 @@ class AccessLog:
                 self._failures.deny(count)
 
     def ended(self, call: EndedCall) -> None:
-        """Write a line if the call was drawn, or failed while failures are not too many."""
+        """Write a line if the call was sampled, or if it failed and there are not too many failures."""
         if call.record is not None and call.record.logged:
             _write(call, {})
         elif call.code != "OK" and _LOG.isEnabledFor(logging.INFO):
@@ -93,7 +93,7 @@ def _write(call: EndedCall, more: dict[str, object]) -> None:
 
 
 def fields(call: EndedCall) -> dict[str, object]:
-    """Return what a line says of a call: the same fields in the same order, those that do not apply left out."""
+    """Return a line's fields: always in the same order, without those that do not apply."""
     said: dict[str, object] = {
         "request_id": call.request_id,
         "rpc": call.method.lstrip("/"),

@@ -30,7 +30,7 @@ def family(host: str) -> socket.AddressFamily:
 
 
 def is_loopback(host: str) -> bool:
-    """Tell whether only this machine can reach an address; of names only ``localhost`` is known."""
+    """Return whether only this machine can reach an address; ``localhost`` is the only name known to be one."""
     try:
         return ip_address(bare(host)).is_loopback
     except ValueError:
@@ -38,7 +38,7 @@ def is_loopback(host: str) -> bool:
 
 
 def check_free(address: str) -> None:
-    """Bind and let go: gRPC itself reports a port in use on standard error, in its own form.
+    """Bind an address and release it: gRPC itself reports a port in use on standard error, in its own form.
 
     Raises:
         OSError: ``HOST:PORT`` cannot be bound.
@@ -52,10 +52,10 @@ def check_free(address: str) -> None:
 
 @contextmanager
 def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]:
-    """Say of a door that cannot be bound which address it is, and which setting would mend it.
+    """Turn a failure to bind a door into an error that names the address and the setting to change.
 
     Raises:
-        SettingsError: It cannot be bound.
+        SettingsError: The door cannot be bound.
     """
     try:
         yield

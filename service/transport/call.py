@@ -1,4 +1,4 @@
-"""One hot call: the door's way back to its caller, its place in the metrics, settled exactly once."""
+"""One hot call: the door's way back to its caller and its place in the metrics. It is settled exactly once."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from service.transport.status import Status, internal
 
 _LOG = logging.getLogger(__name__)
 
-_NO_RPC = ("stream", "http")  # transports whose requests are no RPCs: a stream of many is one, a web page none
+_NO_RPC = ("stream", "http")  # transports whose requests are not RPCs: a whole stream is one, a web page none
 MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
 
 _ids = itertools.count(1)
@@ -46,7 +46,7 @@ class Responder(Protocol):
 
     @property
     def transport(self) -> str:
-        """Of the door, as :class:`EndedCall` names it."""
+        """The door's transport, as :class:`EndedCall` names it."""
         ...
 
     @property
@@ -64,7 +64,7 @@ class Responder(Protocol):
 
 
 def is_rpc(responder: Responder) -> bool:
-    """Tell whether a call is an RPC of its own."""
+    """Return whether a call is an RPC of its own."""
     return responder.transport not in _NO_RPC
 
 
@@ -78,7 +78,7 @@ class InFlight:
 
     @property
     def count(self) -> int:
-        """Calls in flight now."""
+        """How many calls are in flight."""
         return self._count
 
     def enter(self) -> None:
@@ -94,13 +94,13 @@ class InFlight:
                 self._changed.notify_all()
 
     def wait_idle(self, timeout_seconds: float) -> bool:
-        """Wait until nothing is in flight; tell whether that came about."""
+        """Wait until nothing is in flight; return False if the time ran out first."""
         with self._changed:
             return self._changed.wait_for(lambda: not self._count, timeout_seconds)
 
 
 class Ledger(Protocol):
-    """What a call needs of those who count calls."""
+    """What a call needs in order to be counted."""
 
     in_flight: InFlight
     recorder: Recorder
@@ -125,9 +125,9 @@ class Call:
     Attributes:
         arrival: Instant of the intake on the data plane's clock.
         caller_id: The id in the request message; empty for none.
-        record: What is kept of a call that is watched; None for most.
+        record: What is kept if the call is watched; None for most calls.
         burst: The calls that it came with; None if it came alone.
-        deadline: Of gRPC, on the same clock; infinite for none.
+        deadline: gRPC's deadline, on the same clock; infinite for none.
     """
 
     __slots__ = (
@@ -167,13 +167,13 @@ class Call:
         return servable
 
     def lent(self, servable: Servable) -> None:
-        """Label the call with a servable that would be found."""
+        """Label the call with a servable that :meth:`find` would return."""
         self._servable = servable
         self._model = servable.name
 
     @property
     def request_id(self) -> str:
-        """The id in the request message, else in its metadata, else one of ours."""
+        """The id in the request message, or else in the metadata, or else one of ours."""
         return (self.caller_id or self._responder.request_id)[:MAX_REQUEST_ID]
 
     def respond(self, payload: bytes) -> None:
@@ -206,7 +206,7 @@ class Call:
         self._ended(status.name, seconds, reason)
 
     def _settle(self) -> bool:
-        """Tell whether this is the first time; popping from a list is one step for every thread."""
+        """Return whether this is the first call; popping from a list is atomic."""
         try:
             return self._unsettled.pop()
         except IndexError:
@@ -215,7 +215,7 @@ class Call:
     def _count(self, code: str, reason: str = "") -> float:
         """Count the call and return the seconds that it took; never raises.
 
-        Before it is answered, so that whoever has the answer finds it counted.
+        Called before the answer goes out, so that a caller who has the answer finds it counted.
         """
         seconds = self._calls.dataplane.clock() - self.arrival
         try:

@@ -1,4 +1,4 @@
-"""What is kept of a call that is watched closely, and what is known of any call once it is over."""
+"""What is kept of a watched call while it runs, and what is known of any call once it is over."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Trace(Protocol):
         ...
 
     def end(self, ended: EndedCall) -> None:
-        """Close it with what is known now. Called once, after the caller was answered."""
+        """Close the trace with what is known now. Called once, after the caller was answered."""
         ...
 
 
@@ -26,10 +26,10 @@ class CallRecord:
     """What is kept of a watched call while it runs.
 
     Attributes:
-        logged: Whether it was drawn for the access log.
+        logged: Whether it was sampled for the access log.
         trace: Its trace; None if it is not traced.
-        request: What ran; of a call that ran in several parts the one that finished last. None before that.
-        facts: Of the batch that it was part of.
+        request: What ran; for a call that ran in several parts, the part that finished last. None before that.
+        facts: The facts of the batch that it was part of.
     """
 
     logged: bool
@@ -39,7 +39,7 @@ class CallRecord:
 
     @property
     def trace_id(self) -> str:
-        """Of its trace; empty if it is not traced."""
+        """The trace's id; empty if the call is not traced."""
         return self.trace.trace_id if self.trace is not None else ""
 
     def ran(self, request: PendingRequest | None, facts: BatchFacts | None) -> None:
@@ -60,8 +60,8 @@ class EndedCall:
         arrival: Instant of the intake on the data plane's clock.
         reason: Why it failed, machine-readable; empty for a success.
         model: Name in the repository; empty for none, or one that is not there.
-        version: Of the model; empty if none was found.
-        record: What was kept of it, if it was watched.
+        version: The model's version; empty if none was found.
+        record: What was kept of the call, if it was watched.
     """
 
     method: str

@@ -33,10 +33,10 @@ from service.transport.status import Status, status_of
 from service.transport.template import Template, Templates, template_of
 
 _DEFAULT_TOP_K = 5
-_FIELDS_BESIDE_ITEMS = 64  # of a Classify… request, some of which may come again, or be of a later version of it
+_FIELDS_BESIDE_ITEMS = 64  # of a Classify… request; fields may be repeated, or stem from a later protocol version
 _SETTLE_CALLS = 512
-MAX_INFER_FIELDS = 4096  # three an input or output would be many, and as many parameters
-_SWAPS = 3  # swaps of a version that one call may meet; it meets the second only if loading takes microseconds
+MAX_INFER_FIELDS = 4096  # far more than three per input and output, and as many parameters
+_SWAPS = 3  # swaps of a version that one call may meet; it meets a second one only if loading takes microseconds
 
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
 CLASSIFY_IMAGES = "/convserve.classification.v1.ClassificationService/ClassifyImages"
@@ -63,8 +63,8 @@ class Calls:
             metrics: The families.
             shared_memory: The registered regions.
             overload_status: As in :class:`service.settings.Settings`.
-            access: Who may call what.
-            recorder: Watches calls; None for one that logs failures only.
+            access: Decides who may call what.
+            recorder: Watches calls; None for one that logs only failures.
         """
         self._access = access
         self.recorder = recorder or failures_only()
@@ -76,8 +76,8 @@ class Calls:
         self._classify_limits = dataplane.max_items + _FIELDS_BESIDE_ITEMS, dataplane.max_items
         self._templates = Templates()
         self.repeated: RepeatedRefusal | None = None
-        """The last refusal that others may be told as well, for :meth:`shedder`."""
-        # Who is watched or must show a credential is looked at one by one.
+        """The last refusal that other calls may get as well; see :meth:`shedder`."""
+        # Calls that are watched or need a credential are looked at one by one.
         self._may_repeat = access.open_to_infer and not self.recorder.draws
         self._begin = {
             MODEL_INFER: self._model_infer,
@@ -106,7 +106,7 @@ class Calls:
             payload: The serialised request.
             time_remaining: Seconds to the caller's deadline; None for none.
             responder: The way back.
-            metadata: Of the call, for its credential.
+            metadata: The call's metadata, with its credential.
             burst: The calls that it came with; None if it came alone.
 
         Returns:
@@ -134,7 +134,7 @@ class Calls:
         return None
 
     def shedder(self) -> Shedder:
-        """Return what one thread asks about each call before it begins it."""
+        """Return a shedder for one thread, which asks it about each call before beginning the call."""
         return Shedder(self, MODEL_INFER)
 
     def refuse(self, method: str, responder: Responder, error: ServingError) -> None:
@@ -144,10 +144,10 @@ class Calls:
         call.refuse(error)
 
     def check_access(self, method: str, metadata: Metadata) -> None:
-        """Let a call pass that may be made.
+        """Check that a call is allowed.
 
         Raises:
-            Unauthenticated: It needs a token and has none that is known (UNAUTHENTICATED).
+            Unauthenticated: It needs a token and has no valid one (UNAUTHENTICATED).
             PermissionDenied: Its token is of another group (PERMISSION_DENIED).
             NotAllowed: Nobody may call the method here (FAILED_PRECONDITION).
         """
@@ -159,7 +159,7 @@ class Calls:
             del error  # its traceback knows this frame: the message would wait for the garbage collector
 
     def _begin_anew(self, call: Call, method: str, payload: bytes, deadline: float) -> Ticket:
-        """Begin a call whose version was being swapped out just when it came: nobody has answered yet."""
+        """Begin a call again whose version was just being swapped out; it has not been answered."""
         for _ in range(_SWAPS - 1):
             try:
                 return self._begin[method](call, payload, deadline)
@@ -175,13 +175,13 @@ class Calls:
     def count(
         self, method: str, code: str, model: str = "", version: str = "", number: int = 1, *, rpc: bool = True
     ) -> None:
-        """Count calls that ended alike, also those of a door's own methods; RPCs have been counted in."""
+        """Count calls that ended alike, a door's own methods included; ``rpc``: they were counted as started RPCs."""
         self._ended.extend([(model, version, method, code, rpc)] * number)
         if len(self._ended) >= _SETTLE_CALLS:
             self.settle()
 
     def settle(self) -> None:
-        """Add the calls up that have ended; before every scrape and once there are many."""
+        """Add up the calls that have ended. Called before every scrape, and once there are many."""
         for (model, version, method, code, rpc), count in Counts(taken(self._ended)).items():
             self._metrics.requests.labels(model, version, method.rpartition("/")[2], code).inc(count)
             if rpc:
@@ -220,7 +220,7 @@ class Calls:
         return ticket
 
     def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
-        """Take a call in that says what an earlier one said, but for its tensors and id."""
+        """Take in a call that equals an earlier one apart from its tensors and id."""
         call.lent(template.form.servable)
         call.caller_id = template.request_id(payload)
         deadline = min(deadline, call.arrival + template.timeout_seconds)
@@ -241,12 +241,12 @@ class Calls:
             raise
 
     def _let_go_if_withdrawn(self, servable: Servable, version: str) -> None:
-        """Keep nothing of a servable that was withdrawn after this call found it: nobody will say so again."""
+        """Let go of a servable that was withdrawn after this call found it: no later notice will come."""
         if not self.dataplane.lends(servable, version):
             self._let_go(servable)
 
     def _let_go(self, servable: Servable) -> None:
-        """Keep nothing of a servable: what was learned for later calls would keep its weights."""
+        """Drop what was learnt for later calls of a servable: it would keep the servable's weights."""
         self._templates.forget(servable)
         if (repeated := self.repeated) is not None and repeated.template.form.servable is servable:
             self.repeated = None
@@ -282,6 +282,6 @@ class Calls:
 
 
 def _timeout_seconds(parameters: Mapping[str, inference.InferParameter]) -> float:
-    """Read ``timeout``, in microseconds; none, or fewer than one, mean no deadline."""
+    """Read ``timeout``, in microseconds; without one, or below 1, there is no deadline."""
     microseconds = tensor_codec.integer(parameters, "timeout")
     return microseconds * 1e-6 if microseconds > 0 else math.inf

@@ -1,4 +1,4 @@
-"""Why a caller left."""
+"""Finds out why a caller left."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from typing import Protocol
 
 from service.errors import DeadlineExceeded, RequestCancelled
 
-_ROUNDED = 1 / 100  # gRPC's clients send three digits of the time that is left, rounded up
-_ON_THE_WAY_SECONDS = 2e-3  # what the deadline is late by here, since it is counted from the intake
+_ROUNDED = 1 / 100  # gRPC's clients send three digits of the remaining time, rounded up
+_ON_THE_WAY_SECONDS = 2e-3  # how late the deadline is here, since it is counted from the intake
 
 
 def departure(arrival: float, deadline: float, now: float) -> DeadlineExceeded | RequestCancelled:
-    """Return with what a call ends whose caller left.
+    """Return the error with which a call ends whose caller left.
 
-    A client hangs up when its deadline passes, which by its own clock is a moment before it does here, and tells its
-    caller DEADLINE_EXCEEDED: nobody changed their mind.
+    A client hangs up when its deadline passes, a moment before it passes here, and reports DEADLINE_EXCEEDED to its
+    own caller. Such a call was not cancelled.
 
     Args:
         arrival: Instant of the intake.
@@ -32,12 +32,12 @@ class Timed(Protocol):
     """An RPC of grpcio."""
 
     def time_remaining(self) -> float | None:
-        """Seconds to its deadline, 0 at least; None without one."""
+        """Seconds to its deadline, at least 0; None without one."""
         ...
 
 
 def leaving(rpc: Timed) -> Callable[[], DeadlineExceeded | RequestCancelled]:
-    """Note how long an RPC may take that begins; return what tells how it ends if its caller leaves now."""
+    """Note how long a beginning RPC may take; return a function that gives its error if its caller leaves now."""
     granted = rpc.time_remaining()
 
     def error() -> DeadlineExceeded | RequestCancelled:

@@ -48,9 +48,9 @@ def shape_on_wire(spec: TensorSpec, batched: bool) -> tuple[int, ...]:
 
 
 def model_metadata(servable: Servable, versions: Sequence[Servable]) -> inference.ModelMetadataResponse:
-    """Tensors, versions and properties of a model; inputs that may be left out stand last, without a batch axis.
+    """Return a model's tensors, versions and properties; optional inputs come last, without a batch axis.
 
-    A model of pictures is shown with its tensor, UINT8 (N, H, W, C), or where the operator wants it so
+    A model of pictures is shown with its tensor, UINT8 (N, H, W, C), or, if the operator wants it so,
     with encoded items, BYTES (N, 1). It takes both.
     """
     response = inference.ModelMetadataResponse(
@@ -73,7 +73,7 @@ def _advertised_inputs(servable: Servable) -> Sequence[TensorSpec]:
 
 
 def properties(servable: Servable) -> dict[str, str]:
-    """Facts that the protocol has no field for: provider truth, digest, proof and accuracy."""
+    """Return the facts that the protocol has no field for: the real provider, digest, proof and accuracy."""
     facts = {
         "task": servable.task,
         "verified": "true" if servable.verified else "false",
@@ -95,7 +95,7 @@ def properties(servable: Servable) -> dict[str, str]:
 
 
 def model_config(servable: Servable) -> config.ModelConfig:
-    """The model's configuration as Triton's clients read it.
+    """Return the model's configuration as Triton's clients read it.
 
     ``max_batch_size`` is 0 for a graph without a batch axis; ``dims`` leave the batch axis out.
     """
@@ -151,7 +151,7 @@ def _is_picture(servable: Servable) -> bool:
 
 
 def model_statistics(servable: Servable) -> inference.ModelStatistics:
-    """Counts and durations since the version was loaded."""
+    """Return the counts and durations since the version was loaded."""
     stats: Statistics = servable.metrics.snapshot()
     message = inference.ModelStatistics(
         name=servable.name,
@@ -176,7 +176,7 @@ def _fill(message: inference.StatisticDuration, duration: Duration) -> None:
 
 
 def describe_status(status: VersionStatus) -> classification.DescribeModelResponse:
-    """What there is to say of a version that is not READY: its state and, in the words for callers, why."""
+    """Describe a version that is not READY: its state and, in words for callers, the reason."""
     return classification.DescribeModelResponse(
         model_name=status.name,
         model_version=str(status.version),
@@ -186,7 +186,7 @@ def describe_status(status: VersionStatus) -> classification.DescribeModelRespon
 
 
 def describe_model(servable: Servable) -> classification.DescribeModelResponse:
-    """Everything that a version says of itself, for DescribeModel."""
+    """Return everything that a version says of itself, for DescribeModel."""
     response = classification.DescribeModelResponse(
         model_name=servable.name,
         model_version=str(servable.version),

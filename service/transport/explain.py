@@ -1,4 +1,4 @@
-"""A request that explains itself: where its time went and what ran it, in the response when asked."""
+"""A request that explains itself: on request, the response says where its time went and what ran it."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
 """The native door: HTTP/2 in Rust outside the GIL, the hot unary methods answered from any thread.
 
 One intake thread takes as many calls as wait in one trip across the GIL. Past capacity it rests between
-trips: no call that it takes then can start at once, and each trip costs the batch that runs its caches. When
-the rest is over it interrupts the batch, so that who is refused hears of it soon (ADR 6).
-Every other method goes on to the grpcio server behind it, over a Unix socket.
+trips: no call that it takes then can start at once, and each trip costs the running batch its caches. After
+the rest it interrupts the batch, so that refusals reach their callers soon (ADR 6).
+All other methods go on to the grpcio server behind it, over a Unix socket.
 """
 
 from __future__ import annotations
@@ -29,15 +29,15 @@ from service.transport.status import Status
 
 _LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
-_REST_MILLISECONDS = 3  # after a trip with refusals; network cards are relieved in the same way
+_REST_MILLISECONDS = 3  # after a trip with refusals; network cards coalesce interrupts in the same way
 _IO_THREAD = "grpc-native-io"
-_POLL_MILLISECONDS = 500  # how soon the intake thread notices that it is to stop
+_POLL_MILLISECONDS = 500  # how soon the intake thread notices that it must stop
 
 Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
 
 
 class MessageTooLarge(ServingError):
-    """A request message over the limit; gRPC itself answers so, and a retry will not help (RESOURCE_EXHAUSTED)."""
+    """A request message over the limit. RESOURCE_EXHAUSTED is gRPC's own answer, although a retry will not help."""
 
     status = "RESOURCE_EXHAUSTED"
     reason = "MESSAGE_TOO_LARGE"
@@ -62,8 +62,8 @@ class FastLane:
             target: ``HOST:PORT``; port 0 takes a free one.
             fallback_socket: Path of the Unix socket on which the grpcio server listens.
             calls: Where hot calls go.
-            limits: Bounds. The listener has buffered a message by the time it is refused for its size,
-                which is why this door is for trusted callers; of connections it knows no limit.
+            limits: Bounds. The listener has buffered a message by the time it is refused for its size, and
+                does not limit connections; so this door is for trusted callers.
             cores: Told which threads follow the batches.
             on_death: Called if the intake thread dies.
 
@@ -99,7 +99,7 @@ class FastLane:
 
     @property
     def unsent(self) -> int:
-        """Hot calls that have begun, on the wire, and whose answer has not wholly gone out."""
+        """How many hot calls have begun on the wire and are not completely answered yet."""
         told = [(self._front.metrics() or {}).get("methods", {}).get(method, {}) for method in HOT_METHODS]
         begun = sum(method.get("started", 0) for method in told)
         return int(begun - sum(ended["count"] for method in told for ended in method.get("status", {}).values()))
@@ -110,7 +110,7 @@ class FastLane:
         self._thread.start()
 
     def close(self) -> None:
-        """Close the listener and every connection; end the thread."""
+        """Close the listener and every connection, and end the thread."""
         self._closing = True
         self._front.close()
         self._thread.join(timeout=5)
@@ -121,13 +121,13 @@ class FastLane:
             led = False
             while not self._closing:
                 asked = time.monotonic()
-                # In a hurry no longer than a rest: a batch may keep the listener from the core, and the end of a wait
-                # interrupts it.
+                # In a hurry, wait no longer than a rest: a batch may keep the listener from the core, and the end of
+                # the wait interrupts the batch.
                 patience = _REST_MILLISECONDS if hurry.is_on else _POLL_MILLISECONDS
                 events = self._front.recv_batch_details(_CALLS_A_TRIP, patience)
                 if events is None:
                     break
-                if events and not led:  # so the listener's thread is there, and has its name
+                if events and not led:  # with an event, the listener's thread exists and has its name
                     self._cores.lead([threading.get_native_id(), *_io_threads()])
                     led = True
                 waited = time.monotonic() - asked
@@ -148,7 +148,7 @@ class FastLane:
             self._on_death()
 
     def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> bool:
-        """Take one call in; tell whether it was not refused at once."""
+        """Take one call in; return False if it was refused at once."""
         if (
             self._calls.repeated is not None
             and (status := self._shedder.status(method, payload, details[2], details[0])) is not None
@@ -170,9 +170,9 @@ class FastLane:
 
 
 def _io_threads() -> list[int]:
-    """Return the native ids of the listener's threads, which only their names tell; none where they cannot be read.
+    """Return the native ids of the listener's threads, found by name; none if the names cannot be read.
 
-    That is without procfs, or without a descriptor left for it, which must not cost the calls.
+    They cannot be read without procfs or without a free descriptor, neither of which must cost the calls.
     """
     found = []
     with contextlib.suppress(OSError):
@@ -205,7 +205,7 @@ class _NativeResponder:
 
     @property
     def request_id(self) -> str:
-        """The caller's ``x-request-id``, or one of ours; looked up only when somebody asks."""
+        """The caller's ``x-request-id``, or one of ours; looked up only on demand."""
         if not self._request_id:
             self._request_id = request_id_of(self._metadata)
         return self._request_id

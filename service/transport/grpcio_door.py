@@ -1,4 +1,4 @@
-"""The complete door: one grpc.aio server with every servicer, in a thread of its own with its own loop.
+"""The complete door: one grpc.aio server with every servicer, on its own thread and loop.
 
 Hot calls are begun on the loop and answered from the instances' threads; the replies of a batch reach the loop by one
 ``call_soon_threadsafe``. Behind the native fast lane the same server listens on a Unix socket and takes all others.
@@ -58,7 +58,7 @@ class GrpcioDoor:
 
         Args:
             calls: Where hot calls go.
-            methods: All the others.
+            methods: All other methods.
             health: The health service.
             limits: Bounds.
             credentials: For TLS; None for none.
@@ -81,7 +81,7 @@ class GrpcioDoor:
 
     @property
     def unsent(self) -> int:
-        """Hot calls whose answer has not wholly gone out."""
+        """How many hot calls are not completely answered yet."""
         return self._replies.unsent
 
     def start(self, address: str) -> int:
@@ -98,14 +98,14 @@ class GrpcioDoor:
         self._wait_for(self._leave(), _MOST_SETTLE_SECONDS)
 
     def stop(self, grace_seconds: float) -> None:
-        """Leave, if that was not done, give calls in flight so long, then end the loop."""
+        """Leave, if that was not done, give calls in flight ``grace_seconds``, then end the loop."""
         self._wait_for(self._stop(grace_seconds), grace_seconds)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=5)
         self._off_loop.close()
 
     def _wait_for(self, step: Coroutine[Any, Any, None], seconds: float) -> None:
-        """Have the loop take a step that should need so long; a loop that has died or hangs stops nobody."""
+        """Run a step on the loop that should take ``seconds``; do not wait for a loop that has died or hangs."""
         try:
             asyncio.run_coroutine_threadsafe(step, self._loop).result(seconds + _PATIENCE_SECONDS)
         except TimeoutError:
@@ -140,10 +140,10 @@ class GrpcioDoor:
         return port
 
     async def _keep(self, address: str) -> None:
-        """Begin a server anew where the present one ended by itself, which no caller may bring about.
+        """Start a new server when the present one ended by itself, which no caller must be able to bring about.
 
-        It does upon whatever is raised while it takes a call in: grpcio 1.84 and 1.85 decode the path there, which need
-        not be UTF-8. It listens no more then; what is in flight on it is finished, as when the server stops.
+        A server ends on any exception while it takes a call in: grpcio 1.84 and 1.85 decode the path there, which need
+        not be UTF-8. It no longer listens then; calls in flight on it are finished, as when the server stops.
         """
         while self._leaving is None and self._server is not None:
             try:

@@ -4,7 +4,7 @@ A name is ``MODEL`` for its newest version or ``MODEL/VERSION``. While the serve
 NOT_SERVING. Unknown names are NOT_FOUND in Check and SERVICE_UNKNOWN in Watch, as the protocol has it.
 
 The servicer of grpcio-health-checking is not used: when one of two callers who watch the same name
-leaves, it never tells the other of a change again.
+leaves, it no longer tells the other of changes.
 """
 
 from __future__ import annotations
@@ -75,7 +75,7 @@ class _States:
         self._changed = asyncio.Event()
 
     def update(self, states: dict[str, int]) -> None:
-        """Replace every state and wake whoever watches."""
+        """Replace every state and wake every Watch."""
         self._states = states
         self._changed.set()
         self._changed = asyncio.Event()

@@ -1,6 +1,6 @@
-"""The HTTP endpoint: a small HTTP/1.1 server in threads of its own, for operators and scrapers.
+"""The HTTP endpoint: a small HTTP/1.1 server on its own threads, for operators and scrapers.
 
-It knows connections and their bounds; what is answered stands in a table of routes.
+It handles connections and their bounds; a table of routes gives the answers.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ class HttpEndpoint:
 
 
 class _Places:
-    """So many connections at once. Thread-safe."""
+    """The places for connections. Thread-safe."""
 
     def __init__(self, most: int) -> None:
         self.taken = 0
@@ -61,7 +61,7 @@ class _Places:
         self._lock = threading.Lock()
 
     def take(self) -> bool:
-        """Take a place; tell whether there was one."""
+        """Take a place; return False if there is none."""
         with self._lock:
             free = self.taken < self._most
             self.taken += free
@@ -187,7 +187,7 @@ class _Handler(BaseHTTPRequestHandler):
             return text(500, "internal error")
 
     def _read(self, length: int) -> bytes:
-        """Read so many bytes, within the patience for all of them together."""
+        """Read ``length`` bytes, within one patience for all of them."""
         self._arriving.expect()
         parts: list[bytes] = []
         while length > 0:
@@ -216,7 +216,7 @@ class _Handler(BaseHTTPRequestHandler):
 
 
 class _Arriving(io.RawIOBase):
-    """What arrives on a connection, within one patience for all of it: a byte now and then buys no more time."""
+    """What arrives on a connection, under one time limit for all of it: a byte now and then buys no more time."""
 
     def __init__(self, connection: socket.socket, patience_seconds: float) -> None:
         self._connection = connection

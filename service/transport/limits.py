@@ -1,4 +1,4 @@
-"""What a door bounds before a call reaches our code; each door passes on what its library knows."""
+"""What a door bounds before a call reaches our code. Each door passes on what its library supports."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What happened of late to each model version, from the metrics' own counts; pure but for the reading of them.
+"""What happened of late to each model version, from the metrics' own counts. Pure, apart from reading them.
 
-Metrics only ever count up. The difference of two readings tells what happened between them, so rates and
+Metrics only count up. The difference between two readings is what happened in between, so rates and
 percentiles of the last seconds cost nothing while nobody looks.
 """
 

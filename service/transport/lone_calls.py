@@ -1,4 +1,4 @@
-"""Whether calls come one at a time, so that who takes one in may as well run it. Pure."""
+"""Whether calls come one at a time, so that the thread that takes one in may as well run it. Pure."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ _HAD_WAITED_SECONDS = 2e-5  # a trip that begins with a call there takes less
 class LoneCalls:
     """Looks at each trip of an intake thread.
 
-    A call that is run where it was taken in saves the waking of an instance's thread, a fifth of what a small model's
-    call costs. But nobody takes calls in meanwhile. So it is done only while none comes meanwhile: after as many trips
-    in a row as say so, each of one call, waited for, with no other in flight, as from a caller who waits for answers.
+    Running a call on the thread that took it in saves waking an instance's thread, a fifth of the cost of a small
+    model's call. But meanwhile that thread takes no calls in. So it is done only when none are expected: after several
+    trips in a row that each waited for one call, with no other in flight, as from a caller who waits for answers.
     """
 
     def __init__(self) -> None:
@@ -19,10 +19,10 @@ class LoneCalls:
         self._in_a_row = 0
 
     def note(self, events: int, in_flight: int, waited_seconds: float) -> bool:
-        """Tell whether a trip's only call may be run by the thread that took it in.
+        """Return whether a trip's only call may be run by the thread that took it in.
 
         Args:
-            events: That the trip brought.
+            events: How many events the trip brought.
             in_flight: Calls taken in before and not settled.
             waited_seconds: How long the trip took: next to nothing if its events were there before it began.
         """

@@ -1,4 +1,4 @@
-"""Answers off the event loop what may block: one who waits for the loading of a model keeps nobody else waiting."""
+"""Answers blocking methods off the event loop: a caller who waits for a model to load keeps nobody else waiting."""
 
 from __future__ import annotations
 

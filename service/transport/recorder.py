@@ -1,6 +1,6 @@
-"""Draws the calls that are watched closely, and passes on how each call ended.
+"""Samples the calls to watch closely, and passes on how each call ended.
 
-Of a call that is not drawn nothing is kept: it costs one test of an attribute at its beginning and
+Nothing is kept of a call that is not sampled: it costs one test of an attribute at its beginning and
 two at its end.
 """
 
@@ -21,12 +21,12 @@ class Tracer(Protocol):
     """Begins traces."""
 
     def begin(self, method: str, metadata: Metadata, arrival: float) -> Trace | None:
-        """Begin the trace of a call; None if it is not to be traced."""
+        """Begin the trace of a call; None if it is not traced."""
         ...
 
 
 class Recorder:
-    """Thread-safe; never raises, since watching must not harm who is served."""
+    """Watches calls. Thread-safe; never raises, since watching must not harm a call."""
 
     def __init__(self, access_log: AccessLog, tracer: Tracer | None = None) -> None:
         """Wire up; without ``tracer`` nothing is traced."""
@@ -64,7 +64,7 @@ class Recorder:
             _LOG.exception("the end of a call cannot be recorded")
 
     def left_out(self, count: int) -> None:
-        """Pass on that calls failed of which no more is told than that."""
+        """Pass on how many calls failed of which nothing else is recorded."""
         self._access_log.left_out(count)
 
 

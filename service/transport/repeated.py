@@ -1,7 +1,7 @@
-"""A refusal for overload, and the calls that are told the same before anything is made of them.
+"""Repeats a refusal for overload to later calls of the same kind, before anything is done for them.
 
-Past capacity most calls are like the last one and find what it found. Saying so again costs a fraction of finding
-it out, and what it costs is taken from those who are answered.
+Past capacity most calls equal the last one and get its refusal. Repeating that refusal costs a fraction of a new
+decision, and what it costs is taken from the calls that are answered.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ _LOG = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class RepeatedRefusal:
-    """Of one ModelInfer call; asked about later ones.
+    """The refusal of one ModelInfer call, for later calls like it.
 
     Attributes:
-        template: Of its message.
-        size: Of its message, in bytes.
-        refusal: The batcher's.
-        status_for: What a caller with this request id is told.
-        status: What its own caller was told. Those who bring no id are told the same to the byte: of all of them the
-            log has this one.
-        patience_seconds: The most that a call like it waits, by its own timeout and the model's objective.
+        template: The template of its message.
+        size: The size of its message, in bytes.
+        refusal: The batcher's refusal.
+        status_for: Gives the status for a caller with a request id.
+        status: The status that its own caller got. Callers without an id get the same, byte for byte; of all of them
+            the log has this one.
+        patience_seconds: The longest that a call like it waits, by its timeout and the model's objective.
     """
 
     template: Template
@@ -47,7 +47,7 @@ class RepeatedRefusal:
     patience_seconds: float
 
     def status_of(self, payload: bytes) -> Status | None:
-        """Return what the sender of a message is told; None if it says something else, but for its tensors and id."""
+        """Return the status for a message like the refused one, its tensors and id aside; None for any other."""
         template = self.template
         if len(payload) != self.size or not template.fits(payload):
             return None
@@ -57,7 +57,7 @@ class RepeatedRefusal:
         return self.status_for(own_id.decode()[:MAX_REQUEST_ID]) if own_id.isascii() else None
 
     def holds(self, deadline: float, now: float) -> bool:
-        """Tell whether the batcher would refuse a call with such a message for the same reason."""
+        """Return whether the batcher would refuse a call with such a message for the same reason."""
         deadline = min(deadline, now + self.patience_seconds)
         return self.template.form.servable.batcher.repeats(self.refusal, deadline, now)
 
@@ -65,18 +65,18 @@ class RepeatedRefusal:
 def repeated_refusal(
     template: Template, payload: bytes, error: DeadlineUnmeetable, request_id: str, status_of: StatusOf
 ) -> RepeatedRefusal | None:
-    """Return what may be told others after a call of tensors was refused; None if it holds for nobody else.
+    """Return the refusal of a call with tensors in a form that can be repeated; None if it holds for no other call.
 
     Args:
-        template: Of its message.
-        payload: Its message.
-        error: Why it was refused.
-        request_id: Of the call.
-        status_of: From errors to what callers see.
+        template: The template of the call's message.
+        payload: The call's message.
+        error: Why the call was refused.
+        request_id: The call's id.
+        status_of: Translates an error into what callers see.
     """
     servable = template.form.servable
     refusal = servable.batcher.last_refusal
-    if refusal is None or servable.shared is not None:  # shared: others may have their answer there
+    if refusal is None or servable.shared is not None:  # shared: other calls may find their answer there
         return None
     if not refusal.is_for(template.rows, template.group, servable.priorities.handicap(template.priority)):
         return None
@@ -92,7 +92,7 @@ StatusOf = Callable[[DeadlineUnmeetable, str], Status]
 
 
 class Refusals(Protocol):
-    """Where calls are begun and counted."""
+    """Holds the last refusal, and counts calls."""
 
     dataplane: DataPlane
     recorder: Recorder
@@ -105,18 +105,18 @@ class Refusals(Protocol):
 
 
 class Shedder:
-    """Sheds calls that are like the one refused last: tells them the same. For one thread, which settles after a trip.
+    """Refuses calls that equal the one refused last. For one thread, which settles after each trip.
 
-    Contract: it answers for overload only, never raises, and counts all that it answered once it is settled. Who is
-    watched, brings an ``x-request-id`` or a damaged id, or may be answered is left to be looked at.
+    Contract: it refuses only for overload, never raises, and counts its refusals when it is settled. It leaves alone
+    the calls that are watched, bring an ``x-request-id`` or a damaged id, or may be answered.
     """
 
     def __init__(self, calls: Refusals, method: str) -> None:
         """Set up.
 
         Args:
-            calls: Where the last refusal stands, and where calls are counted.
-            method: The only one that is answered.
+            calls: Holds the last refusal, and counts calls.
+            method: The only method that is refused here.
         """
         self._calls = calls
         self._method = method
@@ -125,13 +125,13 @@ class Shedder:
         self._since = 0.0
 
     def status(self, method: str, payload: bytes, time_remaining: float | None, metadata: Metadata) -> Status | None:
-        """Return what a call is told; None if it is to be begun as any other.
+        """Return the status with which to refuse a call; None if the call must be begun like any other.
 
         Args:
-            method: That was called.
+            method: The method that was called.
             payload: The message.
             time_remaining: Seconds to the caller's deadline; None for none.
-            metadata: Of the call.
+            metadata: The call's metadata.
         """
         repeated = self._calls.repeated
         if repeated is None or method != self._method:
@@ -163,11 +163,11 @@ class Shedder:
         return status
 
     def settle(self) -> None:
-        """Count those who were told the same since the last time."""
+        """Count the calls that were refused since the last time."""
         if self._last is None:
             return
         count, self._count = self._count, 0
-        repeated, self._last = self._last, None  # which would keep the model's weights
+        repeated, self._last = self._last, None  # or it would keep the model's weights
         template = repeated.template
         servable = template.form.servable
         now = self._calls.dataplane.clock()

@@ -1,4 +1,4 @@
-"""From a batch's rows to response messages, built on the thread that ran the batch."""
+"""Turns a batch's rows into response messages, on the thread that ran the batch."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ class InferForm:
     """What the answers to requests of one kind have in common. Thread-safe.
 
     Attributes:
-        servable: Who answers.
-        outputs: What was asked for, in that order.
+        servable: The servable that answers.
+        outputs: The requested outputs, in that order.
         wants_facts: Whether each answer explains itself.
     """
 
@@ -41,7 +41,7 @@ class InferForm:
         self._heads: dict[tuple[tuple[int, ...], ...], bytes] = {}
 
     def plain(self, outputs: Sequence[np.ndarray]) -> bytes | None:
-        """Return the message of an answer without an id; None where there is more to it than one array of numbers."""
+        """Return an answer's message without an id; None if it has more than one array of numbers."""
         if self._plain_dtype is None:
             return None
         array = outputs[self.outputs[0].index]
@@ -50,11 +50,11 @@ class InferForm:
         return self.head((array.shape,), (array.nbytes,)) + array.tobytes()
 
     def head(self, shapes: tuple[tuple[int, ...], ...], plain_bytes: tuple[int, ...] = ()) -> bytes:
-        """Return the part that precedes id and contents: model, version, outputs' names and shapes.
+        """Return the part that precedes id and contents: model, version, and the outputs' names and shapes.
 
         Args:
-            shapes: Of the outputs.
-            plain_bytes: If given, the tag and the length of contents of that size follow.
+            shapes: The outputs' shapes.
+            plain_bytes: Sizes of contents; the tag and the length of each are appended.
         """
         key = (*shapes, plain_bytes)
         head = self._heads.get(key)
@@ -67,7 +67,7 @@ class InferForm:
 
 
 def _plain_dtype(servable: Servable, output: tensor_codec.RequestedOutput) -> np.dtype | None:
-    """Return the dtype of an output whose rows travel as they are; None for text, classes, regions, no batch axis."""
+    """Return the dtype of an output whose rows are sent as they are; None for text, classes, regions, no batch axis."""
     spec = servable.outputs[output.index]
     if spec.datatype == "BYTES" or output.classes or output.region is not None or not servable.batched:
         return None
@@ -86,7 +86,7 @@ class InferReply:
         self._shared_memory = shared_memory
 
     def answer(self, outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts) -> None:
-        """Choose, encode and send what was asked for."""
+        """Encode and send the requested outputs."""
         if self._call.record is not None:
             self._call.record.ran(request, facts)
         try:
@@ -117,7 +117,7 @@ class InferReply:
         return tensor_codec.encode_response(head, self._id, raw)
 
     def _placed(self, data: bytes, wanted: tensor_codec.RequestedOutput) -> bytes:
-        """Return what travels: nothing of an output that goes into shared memory, yet its entry, as in Triton."""
+        """Return an output's contents for the message; as in Triton, an empty entry if they go into shared memory."""
         if wanted.region is None:
             return data
         self._shared_memory.write(wanted.region.name, wanted.region.offset, wanted.region.byte_size, data)

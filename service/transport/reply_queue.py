@@ -1,4 +1,4 @@
-"""From the threads that have answers to the event loop that sends them: one wake-up a batch."""
+"""Carries answers from the threads that have them to the event loop that sends them: one wake-up per batch."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class ReplyQueue:
     """Carries settled calls to the loop: one wake-up, however many are settled meanwhile.
 
     Attributes:
-        unsent: Calls whose answer has not wholly gone out; counted on the loop's thread.
+        unsent: How many calls are not completely answered yet; counted on the loop's thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
@@ -76,7 +76,7 @@ class LoopResponder:
 
     @property
     def request_id(self) -> str:
-        """The caller's ``x-request-id``, or one of ours; looked up only when somebody asks."""
+        """The caller's ``x-request-id``, or one of ours; looked up only on demand."""
         if not self._request_id:
             self._request_id = request_id_of(self._metadata)
         return self._request_id

@@ -19,16 +19,16 @@ _CLASSIFICATION = "/convserve.classification.v1.ClassificationService/"
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """A unary method: where it is, its types, and what answers it.
+    """A unary method: its path, its types, and what answers it.
 
     Attributes:
         path: ``/package.Service/Method``.
         request_type: Message class.
         response_type: Message class.
-        handle: From request to response; may raise ServingError.
+        handle: Turns a request into a response; may raise ServingError.
         blocking: Whether it may wait for a disk, so that it must not run on an event loop.
-        changes: Whether it changes what is served, for as long as loading takes. Such calls wait for each other anyway,
-            so one thread is theirs, and they keep no other call from one.
+        changes: Whether it changes what is served, which may take as long as loading. Such calls wait for each other
+            anyway, so they share one thread and take none from other calls.
     """
 
     path: str
@@ -56,7 +56,7 @@ class Servicers:
         Args:
             lifecycle: Lends servables.
             is_ready: Whether the server as a whole is ready to serve.
-            extensions: Of the protocol, as set up; clients act on them.
+            extensions: The protocol's extensions that this server offers; clients act on them.
         """
         self._lifecycle = lifecycle
         self._is_ready = is_ready
@@ -82,7 +82,7 @@ class Servicers:
         )
 
     def _model_ready(self, request: inference.ModelReadyRequest) -> inference.ModelReadyResponse:
-        """Known but not ready is an answer, not an error; unknown is NOT_FOUND."""
+        """Tell whether a model is ready. Not ready is an answer, not an error; unknown is NOT_FOUND."""
         try:
             self._lifecycle.find(request.name, request.version)
         except ModelNotReady:
@@ -98,7 +98,7 @@ class Servicers:
         return inference.ModelConfigResponse(config=describe.model_config(servable))
 
     def _model_statistics(self, request: inference.ModelStatisticsRequest) -> inference.ModelStatisticsResponse:
-        """No name asks for every model, a name without a version for every version of it."""
+        """Return the statistics of every model without a name, and of every version with a name alone."""
         lifecycle = self._lifecycle
         if request.version:
             chosen: Sequence[Servable] = [lifecycle.find(request.name, request.version)]
@@ -111,7 +111,7 @@ class Servicers:
         return inference.ModelStatisticsResponse(model_stats=map(describe.model_statistics, chosen))
 
     def _describe_model(self, request: classification.DescribeModelRequest) -> classification.DescribeModelResponse:
-        """A version that is not READY says what state it is in, and why."""
+        """Describe a version; one that is not READY by its state and the reason."""
         try:
             return describe.describe_model(self._lifecycle.find(request.model_name, request.model_version))
         except ModelNotReady:

@@ -1,7 +1,7 @@
 """System shared memory: regions that callers on this machine register, tensors that lie in them.
 
-A region is read and written through its descriptor, never mapped: where a caller shrinks or removes
-a mapped region, touching it would kill the process; reading a descriptor only comes back short.
+A region is read and written through its descriptor, never mapped. If a caller shrinks or removes
+a mapped region, touching it kills the process; a read through a descriptor only comes back short.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ class Region:
 
     Attributes:
         name: As callers refer to it.
-        key: Of the object, as in shm_open(3).
+        key: The object's name, as in shm_open(3).
         offset: Bytes before the region.
         byte_size: Its length in bytes.
         descriptor: Open file descriptor.
@@ -173,7 +173,7 @@ def _open(name: str, bare_key: str) -> int:
 
 @contextmanager
 def _refusing(name: str) -> Iterator[None]:
-    """Turn an error of the system, such as a full disk, into one of the call. No mapping, so no signal kills us."""
+    """Turn a system error, such as a full disk, into an error of the call. Without a mapping, no signal kills us."""
     try:
         yield
     except OSError as error:

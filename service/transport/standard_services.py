@@ -1,7 +1,7 @@
-"""Health and reflection, which gRPC's libraries define, answered as our own: a damaged message is told in our words.
+"""Health and reflection, which gRPC's libraries define, with our own answer to a damaged message.
 
-As the libraries register them, the caller hears the text of the parser's exception, and the log gets a traceback for
-each such call; neither asks for a token.
+As the libraries register them, a damaged message gives the caller the text of the parser's exception and the log a
+traceback. Neither service asks for a token.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _REFLECTIONS: tuple[str, ...] = (_REFLECTION_V1, reflection.SERVICE_NAME)
 
 
 class States(Protocol):
-    """What the health service tells; driven on the loop's thread."""
+    """The states that the health service reports; used on the loop's thread."""
 
     def of(self, name: str) -> int | None:
         """Return the status of a service; None for one that is not known."""
@@ -67,7 +67,7 @@ def add_health(server: grpc.aio.Server, states: States, rpcs: RpcCounts) -> str:
 def add_reflection(server: grpc.aio.Server, names: Sequence[str], rpcs: RpcCounts) -> None:
     """Register server reflection, which lists the services of these names and itself.
 
-    Under both its names: some clients ask for v1 only, others know nothing but v1alpha. What they say is the same.
+    It is registered as v1 and as v1alpha, since some clients know only one of the two. Both say the same.
     """
     _add_final_contract()
     servicer: Any = reflection.aio.ReflectionServicer((*names, *_REFLECTIONS))

@@ -28,8 +28,8 @@ class Status:
     """What the caller sees.
 
     Attributes:
-        name: Of the canonical code.
-        message: For a person.
+        name: The canonical code's name.
+        message: Text for a person.
         trailing_metadata: ``google.rpc.Status`` with ErrorInfo and, where a retry may help, RetryInfo.
     """
 
@@ -52,9 +52,9 @@ def status_of(error: ServingError, request_id: str, overload_status: str = "RESO
     """Translate an error.
 
     Args:
-        error: Any; an INTERNAL one is shown with the request id, under which the log has the rest.
-        request_id: Of the call.
-        overload_status: What a refusal for overload becomes: RESOURCE_EXHAUSTED, or UNAVAILABLE as
+        error: Any error. An INTERNAL one is shown with the request id, under which the log has the rest.
+        request_id: The call's id.
+        overload_status: The status of a refusal for overload: RESOURCE_EXHAUSTED, or UNAVAILABLE as
             Triton answers.
     """
     name = overload_status if isinstance(error, QueueFull | DeadlineUnmeetable) else error.status
@@ -89,7 +89,7 @@ def _around_id(
     retry_after_seconds: float | None,
     id_bytes: int,
 ) -> tuple[bytes, bytes]:
-    """Return the details before and behind a request id of that length.
+    """Return the details before and after a request id of that length.
 
     An overloaded server refuses many at once for the same reason; only the id differs.
     """

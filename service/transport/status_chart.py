@@ -1,4 +1,4 @@
-"""Histograms as SVG: bars by bucket, told in words to who cannot see them. Pure."""
+"""Histograms as SVG, with bars by bucket and a description in words. Pure."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ def chart(title: str, counts: Sequence[int], unit: str, buckets: Sequence[str], 
 
     Args:
         title: What the values are, e.g. ``"Time in the queue"``.
-        counts: One a bucket.
+        counts: One per bucket.
         unit: What is counted, e.g. ``"requests"``.
         buckets: Which values each bucket holds, in words.
-        ticks: What is written below a bucket, by its place.
+        ticks: The text below a bucket, by its index.
 
     Returns:
         A figure element.
@@ -44,7 +44,7 @@ def chart(title: str, counts: Sequence[int], unit: str, buckets: Sequence[str], 
 
 
 def summary(counts: Sequence[int], unit: str, buckets: Sequence[str]) -> str:
-    """Tell a histogram in a few words."""
+    """Describe a histogram in a few words."""
     total = sum(counts)
     if not total:
         return f"no {unit}"

@@ -1,6 +1,6 @@
 """The status page at /: what is served, how well, how fast, and a form to try it.
 
-Plain HTML made on the server; a little script fetches it again every two seconds and sends the form.
+The server makes plain HTML; a small script fetches it again every two seconds and sends the form.
 Nothing is counted while nobody looks.
 """
 
@@ -43,10 +43,10 @@ class StatusPage:
         Args:
             metrics: The families.
             lifecycle: Knows every version.
-            is_ready: Whether the server as a whole is ready to serve.
-            clock: Seconds, monotonic.
-            form: Answers what is tried; None for no form.
-            form_needs_token: Whether it asks for one.
+            is_ready: Returns whether the server as a whole is ready to serve.
+            clock: Monotonic, in seconds.
+            form: Answers the form's requests; None for no form.
+            form_needs_token: Whether the form asks for a token.
         """
         self._metrics = metrics
         self._lifecycle = lifecycle

@@ -1,7 +1,7 @@
 """ModelStreamInfer, Triton's wire type: many requests in flight on one stream, answers as they come.
 
-An answer carries its request's id; an error is an answer too and does not end the stream. It reads
-no faster than the caller does: with ``MAX_IN_FLIGHT`` requests unanswered or answers unread the next
+An answer carries its request's id. An error is an answer too and does not end the stream. The server
+reads no faster than the caller: with ``MAX_IN_FLIGHT`` requests unanswered or answers unread, the next
 request waits on the wire.
 """
 
@@ -47,8 +47,8 @@ class Stream:
             calls: Where each request goes.
             call_on_loop: Runs a function on the loop's thread soon.
             time_remaining: Seconds to the deadline of the whole stream; None for none.
-            request_id: Of the stream; each request is known by it and its own number.
-            metadata: Of the stream; its credential counts for each request.
+            request_id: The stream's id; each request is known by it and its own number.
+            metadata: The stream's metadata; its credential counts for each request.
         """
         self._metadata = metadata
         self._calls = calls

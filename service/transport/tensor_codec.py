@@ -1,9 +1,9 @@
-"""Protocol messages to arrays and back. Byte counts are checked before anything is allocated.
+"""Turns protocol messages into arrays and back. Byte counts are checked before anything is allocated.
 
 Raw contents become arrays without a copy: little-endian, row-major, as the protocol has it (Open
 Inference Protocol v2, "Tensor Data"). Answers are raw, since that is what tritonclient reads.
 
-More than 300 lines, since what is written one way is read the other way beside it.
+It has more than 300 lines because each encoding stands beside its decoding.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def decode_inputs(
 
 
 def _is_possible(shape: tuple[int, ...]) -> bool:
-    """Tell whether NumPy can make an array of this shape, a zero in it notwithstanding."""
+    """Return whether NumPy can make an array of this shape, even if a dimension is zero."""
     return min(shape, default=0) >= 0 and math.prod(max(size, 1) for size in shape) <= _MAX_ELEMENTS
 
 

@@ -1,4 +1,4 @@
-"""TLS for the grpcio door: certificates from files, taken anew at each handshake after they changed."""
+"""TLS for the grpcio door: certificates from files, read again at the first handshake after they changed."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""OpenTelemetry traces: a server span a call, and a child span for each of its phases.
+"""OpenTelemetry traces: a server span per call, and a child span for each of its phases.
 
-Needs the extra ``otel``, so whoever wants no traces never imports this. A caller's ``traceparent``
-(W3C Trace Context) decides whether its call is traced; without one, chance does. Calls are traced
-over gRPC's metadata on every door, since all of them pass it to :class:`Recorder`.
+Needs the extra ``otel``, so it is imported only when traces are wanted. A caller's ``traceparent``
+(W3C Trace Context) decides whether its call is traced; without one, chance does. Every door passes
+the metadata that carries it to :class:`Recorder`.
 
 Spans are handed to a bounded queue and exported by a thread of OpenTelemetry's own: with a collector
 that is slow or gone, spans are dropped and calls go on.

@@ -1,4 +1,4 @@
-"""Triton's names on /metrics, for dashboards that were made for it: nothing is counted for them.
+"""Triton's names on /metrics, for dashboards that were made for Triton. Nothing is counted for them.
 
 At each scrape they are read from the statistics that ModelStatistics reports, so both agree. They mean what
 Triton's user guide says of them, and its counters have no ``_total``. OpenMetrics, which Prometheus asks for,

@@ -1,7 +1,7 @@
 """The fields of a message, counted before it is parsed.
 
 An empty field takes two bytes in a message and up to a hundred once parsed, so a message within the limit on bytes
-could still fill the memory. Who has more fields than any request needs is refused before that.
+could still fill the memory. A message with more fields than any request needs is refused before that.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Protocol, TypeVar
 from service.errors import InvalidInput
 from service.fields import fields
 
-_UNCOUNTED_BYTES = 65536  # what so small a message becomes fills no memory, and counting would cost its caller time
+_UNCOUNTED_BYTES = 65536  # a message this small cannot fill the memory, and counting would cost its caller time
 
 M_co = TypeVar("M_co", covariant=True)
 

@@ -6,7 +6,7 @@ import pytest
 
 from bench.conformance.outcome import Outcome, Result
 from bench.conformance.registry import CHECKS, SECTIONS
-from bench.conformance.report import told
+from bench.conformance.report import lines
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
 from tests.conformance.conftest import MIRRORS, SMALL
@@ -29,7 +29,7 @@ def test_every_section_has_its_faults():
 
 def test_without_a_fault_nothing_fails(small_server: ServerProcess):
     results = asked(small_server, [])
-    assert not [told(result) for result in results if result.outcome is Outcome.FAIL]
+    assert not [lines(result) for result in results if result.outcome is Outcome.FAIL]
 
 
 @pytest.mark.parametrize("section", SECTIONS)
@@ -39,7 +39,7 @@ def test_each_is_found_and_each_check_finds_one(small_server: ServerProcess, sec
         seconds = _HANGS_SECONDS if name in _HANG else 30.0
         results = asked(small_server, [section], fault, seconds=seconds)
         failed = {result.check for result in results if result.outcome is Outcome.FAIL}
-        assert failed, (name, [told(result) for result in results])
+        assert failed, (name, [lines(result) for result in results])
         found |= failed
     assert not {check.demand for check in CHECKS if check.section == section} - found
 

@@ -12,7 +12,7 @@ import trustme
 
 from bench.conformance.outcome import Outcome, Result
 from bench.conformance.registry import CHECKS, SECTIONS
-from bench.conformance.report import by_section, told, verdict
+from bench.conformance.report import by_section, lines, verdict
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
 from service.client import Credentials
@@ -27,7 +27,7 @@ def test_every_section_has_checks():
 def passes_in_full(target: Target, transport: str) -> None:
     results = Suite(target, (*GRAPHS, *BUNDLED), MIRRORS, may_unload=True).run()
     short = [result for result in results if result.outcome in (Outcome.FAIL, Outcome.UNSUPPORTED)]
-    fallen_short = [told(result) for result in short if not _is_known(result, transport)]
+    fallen_short = [lines(result) for result in short if not _is_known(result, transport)]
     assert not fallen_short, "\n".join(fallen_short)
     verdicts = {section: verdict(found) for section, found in by_section(results).items()}
     assert verdicts == dict.fromkeys(SECTIONS, Outcome.PASS)
@@ -55,7 +55,7 @@ def test_passes_in_full_over_tls(repository: Path, tmp_path: Path):
 def test_nothing_fails_where_callers_may_not_load(default_server: ServerProcess):
     with Target(f"127.0.0.1:{default_server.grpc_port}", DEADLINE_SECONDS) as target:
         results = Suite(target, ["grid"], may_unload=True).run(["extensions", "repository"])
-    assert not [told(result) for result in results if result.outcome is Outcome.FAIL]
+    assert not [lines(result) for result in results if result.outcome is Outcome.FAIL]
     unsupported = {result.check for result in results if result.outcome is Outcome.UNSUPPORTED}
     assert "a model can be unloaded, is then not to be had, and can be loaded again" in unsupported
 

@@ -25,9 +25,9 @@ import pytest
 import trustme
 
 from bench.cli import main as bench
+from bench.load.codes import NO_CONNECTION
 from bench.load.http2 import framed
 from bench.load.plan import Plan
-from bench.load.records import NO_CONNECTION
 from bench.load.sender import Sender
 from service.cli import main as convserve
 from service.client import Credentials, remedy

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
 import sys
 from pathlib import Path
 from typing import Any
@@ -14,10 +16,11 @@ from bench.compare import grounds
 from bench.compare.clients import ClientFailed
 from bench.compare.sending import Programs, Sender
 from bench.peers import PEERS
-from bench.peers.base import Command, Place
+from bench.peers.base import ROOT, Command, Place
 from bench.peers.cases import open_case
 from bench.peers.environment import Environment
 from bench.peers.process import Running
+from tests.integration.harness import DEADLINE_SECONDS, eventually
 
 COMPARED = ("bare-1-thread", "convserve")
 
@@ -150,6 +153,22 @@ def test_perf_analyzer_is_given_the_row_and_first_warms_the_server_up(tmp_path: 
             Sender(peer, open_case("lenet5-mnist-jpeg", None), place, 10, running, programs).measure(4, 3.0)
     assert (load.answers, load.per_second, load.p50_ms, load.p99_ms) == (300, 100.0, 7.0, 9.0)
     assert log.read_text() == "333 images [28, 28, 1]\n1000 images [28, 28, 1]\n"
+
+
+def test_sigterm_ends_the_peers_as_well(tmp_path: Path):
+    command = [sys.executable, "-m", "bench", "compare", f"--out={tmp_path}", "--client=load", "--peers=convserve"]
+    with subprocess.Popen([*command, "--seconds=60"], cwd=ROOT, stdout=subprocess.DEVNULL) as comparing:
+        children = Path(f"/proc/{comparing.pid}/task/{comparing.pid}/children")
+
+        def servers() -> list[Path]:
+            found = [Path("/proc", child) for child in children.read_text().split()]
+            return [process for process in found if b"service\0serve" in (process / "cmdline").read_bytes()]
+
+        eventually(lambda: bool(servers()), "the peer runs")
+        (server,) = servers()
+        comparing.terminate()
+        assert comparing.wait(DEADLINE_SECONDS) == 128 + signal.SIGTERM
+    assert not server.exists()
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

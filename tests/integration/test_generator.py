@@ -16,10 +16,10 @@ import pytest
 import trustme
 
 from bench.load import frames
+from bench.load.codes import NO_CONNECTION, UNANSWERED
 from bench.load.frames import frame_bytes
 from bench.load.http2 import framed
 from bench.load.plan import Plan
-from bench.load.records import NO_CONNECTION, UNANSWERED
 from bench.load.sender import Part, Sender
 from service.client import Credentials
 

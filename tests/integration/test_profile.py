@@ -24,7 +24,7 @@ def samplers() -> watching.Samplers:
     program("perf")
     program("py-spy")
     try:
-        return watching.found_samplers()
+        return watching.find_samplers()
     except SamplerFailed as failed:
         pytest.skip(str(failed))
 
@@ -72,7 +72,7 @@ def test_mistakes_are_one_line(
     capsys: pytest.CaptureFixture[str],
 ):
     (tmp_path / "file").touch()
-    monkeypatch.setattr("bench.profile.command.found_samplers", lambda: watching.Samplers("perf", "py-spy"))
+    monkeypatch.setattr("bench.profile.command.find_samplers", lambda: watching.Samplers("perf", "py-spy"))
     assert main(["profile", *(argument.format(tmp_path) for argument in arguments)]) == 2
     said = capsys.readouterr().err
     assert message in said
@@ -82,11 +82,11 @@ def test_mistakes_are_one_line(
 def test_a_missing_sampler_is_named_with_its_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(SamplerFailed, match="apt install linux-perf"):
-        watching.found_samplers()
+        watching.find_samplers()
     (tmp_path / "perf").touch(0o755)
     monkeypatch.setattr("sys.executable", str(tmp_path / "python"))
     with pytest.raises(SamplerFailed, match=r"pip install '\.\[bench\]'"):
-        watching.found_samplers()
+        watching.find_samplers()
 
 
 def test_a_sampler_that_may_not_look_is_told(tmp_path: Path):

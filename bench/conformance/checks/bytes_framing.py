@@ -12,27 +12,25 @@ from bench.conformance.model import Model, outputs_of
 from bench.conformance.outcome import CallFailed, NotApplicable, expect
 from bench.conformance.registry import model_check
 from bench.conformance.tensors import Tensor, same
-from service.pb.inference import grpc_service_pb2 as pb
 
 _SOURCE = "OIP, Tensor Data (raw BYTES: four bytes of length, little-endian, then the element)"
-_INVALID = (grpc.StatusCode.INVALID_ARGUMENT,)
 
 
 def _strings(model: Model, *, mirrored: bool) -> Tensor:
-    """Return an input of BYTES, one that comes back if that is needed."""
+    """Return an input of BYTES; if ``mirrored``, one that an output gives back."""
     for tensor in model.inputs:
         if tensor.datatype == "BYTES" and (not mirrored or tensor.name in model.mirrors.values()):
             return tensor
     raise NotApplicable("the model has no BYTES input" + (" that an output gives back" if mirrored else ""))
 
 
-def _framed(model: Model, data: bytes) -> pb.ModelInferRequest:
-    """Return a valid request with other raw contents for its BYTES input."""
+def _refused(suite: Any, model: Model, data: bytes) -> None:
+    """Send a valid request with other raw contents for its BYTES input, which must be INVALID_ARGUMENT."""
     tensor = _strings(model, mirrored=False)
     request = model.valid_request()
     place = [given.name for given in request.inputs].index(tensor.name)
     request.raw_input_contents[place] = data
-    return request
+    suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 def _count(model: Model) -> int:
@@ -72,22 +70,22 @@ def not_utf8(suite: Any, model: Model) -> None:
 def element_too_long(suite: Any, model: Model) -> None:
     good = struct.pack("<I", 1) + b"a"
     damaged = good * (_count(model) - 1) + struct.pack("<I", 1000) + b"abc"
-    suite.target.refused("ModelInfer", _framed(model, damaged), _INVALID)
+    _refused(suite, model, damaged)
 
 
 @model_check("bytes", "a length of four gigabytes is INVALID_ARGUMENT", _SOURCE)
 def length_enormous(suite: Any, model: Model) -> None:
-    suite.target.refused("ModelInfer", _framed(model, b"\xff\xff\xff\xff" * _count(model)), _INVALID)
+    _refused(suite, model, b"\xff\xff\xff\xff" * _count(model))
 
 
 @model_check("bytes", "a length cut off is INVALID_ARGUMENT", _SOURCE)
 def length_cut_off(suite: Any, model: Model) -> None:
     good = struct.pack("<I", 1) + b"a"
-    suite.target.refused("ModelInfer", _framed(model, good * (_count(model) - 1) + b"\x01\x00"), _INVALID)
+    _refused(suite, model, good * (_count(model) - 1) + b"\x01\x00")
 
 
 @model_check("bytes", "an element too few or too many is INVALID_ARGUMENT", _SOURCE)
 def wrong_count(suite: Any, model: Model) -> None:
     good = struct.pack("<I", 1) + b"a"
     for count in (_count(model) - 1, _count(model) + 1):
-        suite.target.refused("ModelInfer", _framed(model, good * count), _INVALID)
+        _refused(suite, model, good * count)

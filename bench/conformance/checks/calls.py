@@ -10,6 +10,7 @@ from bench.conformance.checks.answers import all_answered
 from bench.conformance.model import Model, outputs_of
 from bench.conformance.outcome import CallFailed, CheckFailed, NotApplicable, Unsupported, expect, expect_equal
 from bench.conformance.registry import model_check
+from bench.conformance.target import answer_of
 
 _CANCELLATION = "gRPC, Cancellation"
 _DEADLINES = "gRPC, Deadlines"
@@ -38,7 +39,7 @@ def many_leave(suite: Any, model: Model) -> None:
 
 
 def _half_leave(suite: Any, model: Model, count: int) -> None:
-    """Make so many calls at once and cancel every other one; the rest must be answered."""
+    """Make ``count`` calls at once and cancel every other one; the rest must be answered."""
     arrays = model.arrays(seed=14)
     expected = outputs_of(suite.target.infer(model.request(arrays)))
     infer = suite.target.method("ModelInfer")
@@ -50,10 +51,9 @@ def _half_leave(suite: Any, model: Model, count: int) -> None:
         call.cancel()
     for number, call in enumerate(calls):
         if number % 2:
-            ended = "" if call.exception() is None else f"{call.code().name}: {call.details()}"
-            expect(not ended, f"an answer to call {number}, which stayed", ended)
-            expect_equal(call.result().id, str(number), "id")
-            model.check_same(expected, outputs_of(call.result()), f"call {number}, which stayed")
+            response = answer_of(call, f"an answer to call {number}, which stayed")
+            expect_equal(response.id, str(number), "id")
+            model.check_same(expected, outputs_of(response), f"call {number}, which stayed")
     model.check_same(expected, outputs_of(suite.target.infer(model.request(arrays))), "afterwards")
 
 
@@ -114,9 +114,7 @@ def hundred_of_several_rows(suite: Any, model: Model) -> None:
     infer = suite.target.method("ModelInfer")
     calls = [infer.future(model.request(array), timeout=suite.target.timeout_seconds) for array in arrays]
     for count, array, call in zip(rows, arrays, calls, strict=True):
-        ended = "" if call.exception() is None else f"{call.code().name}: {call.details()}"
-        expect(not ended, "an answer", ended)
-        came = outputs_of(call.result())
+        came = outputs_of(answer_of(call, "an answer"))
         model.check_mirrors(array, came)
         if model.batched:
             expect(

@@ -15,7 +15,6 @@ from bench.conformance.tensors import Tensor
 from service.pb.inference import grpc_service_pb2 as pb
 
 _SOURCE = "Triton, extension_classification.md"
-_INVALID = (grpc.StatusCode.INVALID_ARGUMENT,)
 
 
 def _ranked(model: Model) -> list[Tensor]:
@@ -83,7 +82,7 @@ def no_classes(suite: Any, model: Model) -> None:
     suite.needs_extension("classification")
     for classes in (0, -1):
         request = _request(model, 1, [_ranked(model)[0].name], classes)
-        suite.target.refused("ModelInfer", request, _INVALID)
+        suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @model_check("classification", "a number of classes that is text is INVALID_ARGUMENT", f"{_SOURCE}; the code: Triton")
@@ -91,4 +90,4 @@ def classes_of_text(suite: Any, model: Model) -> None:
     suite.needs_extension("classification")
     request = _request(model, 1, [_ranked(model)[0].name], 1)
     request.outputs[0].parameters["classification"].string_param = "3"
-    suite.target.refused("ModelInfer", request, _INVALID)
+    suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)

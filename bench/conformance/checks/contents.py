@@ -13,7 +13,6 @@ from bench.conformance.tensors import DTYPES, FIELDS, to_raw
 
 _TENSORS = "OIP, Tensor Data"
 _CONTENTS = "OIP, InferTensorContents"
-_INVALID = (grpc.StatusCode.INVALID_ARGUMENT,)
 
 
 def _needs_mirror(model: Model) -> None:
@@ -81,7 +80,7 @@ def typed_half_floats(suite: Any, model: Model) -> None:
         values = arrays[tensor.name].ravel()
         field = FIELDS.get(described.datatype, "fp32_contents")
         getattr(tensor.contents, field).extend(values.astype(float).tolist() if field[:2] == "fp" else values.tolist())
-    suite.target.refused("ModelInfer", request, _INVALID)
+    suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @model_check("input-order", "inputs may come in any order, raw contents in the same one", _TENSORS)

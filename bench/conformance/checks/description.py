@@ -15,7 +15,6 @@ from service.pb.inference import model_config_pb2
 
 _OIP = "OIP, Model Metadata"
 _CONFIG = "Triton, extension_model_configuration.md"
-_NOT_FOUND = (grpc.StatusCode.NOT_FOUND,)
 
 
 @server_check("metadata", "the server has a name and a version", "OIP, Server Metadata")
@@ -61,7 +60,7 @@ def described_as_it_is(suite: Any, model: Model) -> None:
 
 @server_check("metadata", "ModelMetadata of an unknown model is NOT_FOUND", f"{_OIP}; the code: Triton")
 def unknown_metadata(suite: Any) -> None:
-    suite.target.refused("ModelMetadata", pb.ModelMetadataRequest(name="no-such-model"), _NOT_FOUND)
+    suite.target.refused("ModelMetadata", pb.ModelMetadataRequest(name="no-such-model"), grpc.StatusCode.NOT_FOUND)
 
 
 @model_check("config", "ModelConfig names the same inputs and outputs as ModelMetadata", _CONFIG)
@@ -84,9 +83,9 @@ def batch_limit(suite: Any, model: Model) -> None:
     if not model.batched:
         raise NotApplicable("the model has no batch axis")
     suite.target.infer(model.valid_request(model.max_rows))
-    suite.target.refused("ModelInfer", model.valid_request(model.max_rows + 1), (grpc.StatusCode.INVALID_ARGUMENT,))
+    suite.target.refused("ModelInfer", model.valid_request(model.max_rows + 1), grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @server_check("config", "ModelConfig of an unknown model is NOT_FOUND", f"{_CONFIG}; the code: Triton")
 def unknown_config(suite: Any) -> None:
-    suite.target.refused("ModelConfig", pb.ModelConfigRequest(name="no-such-model"), _NOT_FOUND)
+    suite.target.refused("ModelConfig", pb.ModelConfigRequest(name="no-such-model"), grpc.StatusCode.NOT_FOUND)

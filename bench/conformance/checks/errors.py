@@ -13,8 +13,6 @@ from bench.conformance.registry import model_check, server_check
 from bench.conformance.tensors import DTYPES, FIELDS, Tensor, make_array, to_raw
 from service.pb.inference import grpc_service_pb2 as pb
 
-_INVALID = (grpc.StatusCode.INVALID_ARGUMENT,)
-_NOT_FOUND = (grpc.StatusCode.NOT_FOUND,)
 _REQUEST = "OIP, ModelInferRequest; the code: Triton"
 # A datatype of the same size, so that only the datatype is wrong.
 _OTHER = {
@@ -26,13 +24,13 @@ _Mistake = Callable[[Model, pb.ModelInferRequest], None]
 
 
 def _mistake(demand: str, source: str = _REQUEST) -> Callable[[_Mistake], _Mistake]:
-    """Register a function that spoils a valid request, which must then be INVALID_ARGUMENT."""
+    """Register a function that spoils a valid request; the server must then answer INVALID_ARGUMENT."""
 
     def add(spoil: _Mistake) -> _Mistake:
         def run(suite: Any, model: Model) -> None:
             request = model.valid_request(seed=11)
             spoil(model, request)
-            suite.target.refused("ModelInfer", request, _INVALID)
+            suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)
 
         model_check("errors", f"{demand} is INVALID_ARGUMENT", source)(run)
         return spoil
@@ -42,12 +40,15 @@ def _mistake(demand: str, source: str = _REQUEST) -> Callable[[_Mistake], _Mista
 
 @server_check("errors", "an unknown model is NOT_FOUND", _REQUEST)
 def unknown_model(suite: Any) -> None:
-    suite.target.refused("ModelInfer", pb.ModelInferRequest(model_name="no-such-model"), _NOT_FOUND)
+    request = pb.ModelInferRequest(model_name="no-such-model")
+    suite.target.refused("ModelInfer", request, grpc.StatusCode.NOT_FOUND)
 
 
 @server_check("errors", "no model name is INVALID_ARGUMENT or NOT_FOUND", _REQUEST)
 def no_model_name(suite: Any) -> None:
-    suite.target.refused("ModelInfer", pb.ModelInferRequest(), (*_INVALID, *_NOT_FOUND))
+    suite.target.refused(
+        "ModelInfer", pb.ModelInferRequest(), grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND
+    )
 
 
 @_mistake("a wrong name of an input")

@@ -33,8 +33,13 @@ def model_ready(suite: Any, model: Model) -> None:
 
 @server_check("health", "ModelReady of an unknown model is NOT_FOUND, or not ready", "OIP, Health; the code: Triton")
 def unknown_model_ready(suite: Any) -> None:
+    not_ready(suite, pb.ModelReadyRequest(name="no-such-model"))
+
+
+def not_ready(suite: Any, request: pb.ModelReadyRequest) -> None:
+    """Check that what does not exist is not ready."""
     try:
-        answer = suite.target.call("ModelReady", pb.ModelReadyRequest(name="no-such-model"))
+        answer = suite.target.call("ModelReady", request)
     except CallFailed as failed:
         expect(failed.code is grpc.StatusCode.NOT_FOUND, "NOT_FOUND", failed)
     else:

@@ -44,7 +44,7 @@ def change(suite: Any) -> None:
 
 
 def _put_back(suite: Any, before: dict[str, Any]) -> None:
-    """Set what differs from before: a verbose level may have switched the milder levels on."""
+    """Restore the settings that differ from before: a verbose level may have switched the milder ones on."""
     now = _read(suite)
     request = pb.LogSettingsRequest()
     for name, value in before.items():
@@ -73,4 +73,4 @@ def wrong_type(suite: Any) -> None:
         raise NotApplicable("there is no log_verbose_level")
     request = pb.LogSettingsRequest()
     request.settings["log_verbose_level"].string_param = "much"
-    suite.target.refused("LogSettings", request, (grpc.StatusCode.INVALID_ARGUMENT,))
+    suite.target.refused("LogSettings", request, grpc.StatusCode.INVALID_ARGUMENT)

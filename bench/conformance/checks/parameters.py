@@ -1,4 +1,4 @@
-"""parameters: typed values; those that a server does not know are none of its business."""
+"""parameters: typed values; a server ignores those that it does not know."""
 
 from __future__ import annotations
 
@@ -78,4 +78,4 @@ def timeout_of_text(suite: Any, model: Model) -> None:
         raise Unsupported("the server lists neither 'parameters' nor 'schedule_policy'")
     request = model.valid_request()
     request.parameters["timeout"].string_param = "soon"
-    suite.target.refused("ModelInfer", request, (grpc.StatusCode.INVALID_ARGUMENT,))
+    suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)

@@ -74,7 +74,7 @@ def unload_and_load(suite: Any, model: Model) -> None:
     try:
         suite.target.call("RepositoryModelUnload", pb.RepositoryModelUnloadRequest(model_name=model.name))
         _eventually(suite, lambda: not _is_ready(suite, model), "the model not ready after unloading")
-        suite.target.refused("ModelInfer", model.valid_request(), _GONE)
+        suite.target.refused("ModelInfer", model.valid_request(), *_GONE)
         ready = [entry.name for entry in _index(suite, ready=True)]
         expect(model.name not in ready, f"'{model.name}' not among what is ready", ready)
     finally:
@@ -84,7 +84,7 @@ def unload_and_load(suite: Any, model: Model) -> None:
 
 
 def _may_change(suite: Any) -> None:
-    """Go on if the user allows it: even a load that fails makes Triton as a whole not ready."""
+    """Skip the check unless the user allows changes: even a load that fails makes Triton as a whole not ready."""
     if not suite.may_unload:
         raise NotApplicable("not asked to load and unload (--load-unload)")
 

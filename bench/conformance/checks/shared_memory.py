@@ -68,7 +68,7 @@ def _registered(suite: Any) -> Iterator[_Region]:
 
 
 def _needs(suite: Any) -> None:
-    """Go on if the server has the extension and can see our memory."""
+    """Skip the check unless the server has the extension and can see our memory."""
     suite.target.call("SystemSharedMemoryStatus", pb.SystemSharedMemoryStatusRequest())
     if not suite.target.is_local or not os.access(_FOLDER, os.W_OK):
         raise NotApplicable("the server is on another machine, or there is no /dev/shm")
@@ -152,7 +152,7 @@ def unknown_region(suite: Any, model: Model) -> None:
         request = _through(model, model.arrays(), region)
         for tensor in request.inputs:
             tensor.parameters["shared_memory_region"].string_param = "no-such-region"
-        suite.target.refused("ModelInfer", request, _INVALID)
+        suite.target.refused("ModelInfer", request, *_INVALID)
 
 
 @model_check("shared-memory", "an input beyond the end of its region is INVALID_ARGUMENT", _CODES)
@@ -161,7 +161,7 @@ def beyond_the_end(suite: Any, model: Model) -> None:
         for offset in (_SIZE - 1, _SIZE * 2, 2**62):
             request = _through(model, model.arrays(), region)
             request.inputs[0].parameters["shared_memory_offset"].int64_param = offset
-            suite.target.refused("ModelInfer", request, (grpc.StatusCode.INVALID_ARGUMENT,))
+            suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @model_check("shared-memory", "an input of another size than its shape is INVALID_ARGUMENT", _CODES)
@@ -169,7 +169,7 @@ def wrong_size(suite: Any, model: Model) -> None:
     with _registered(suite) as region:
         request = _through(model, model.arrays(), region)
         request.inputs[0].parameters["shared_memory_byte_size"].int64_param += 1
-        suite.target.refused("ModelInfer", request, (grpc.StatusCode.INVALID_ARGUMENT,))
+        suite.target.refused("ModelInfer", request, grpc.StatusCode.INVALID_ARGUMENT)
 
 
 @server_check("shared-memory", "a key that does not exist, or leads elsewhere, is refused", _SOURCE)

@@ -48,7 +48,7 @@ def _counts(suite: Any, model: Model) -> _Counts:
 
 
 def _settled_counts(suite: Any, model: Model, requests: int) -> _Counts:
-    """Return the counts once they hold so many requests, or when patience is at its end."""
+    """Return the counts once they hold ``requests``, or when patience is at its end."""
     give_up = time.monotonic() + min(_PATIENCE_SECONDS, suite.target.timeout_seconds)
     while True:
         counts = _counts(suite, model)
@@ -113,4 +113,4 @@ def all_models(suite: Any) -> None:
 def unknown(suite: Any) -> None:
     request = pb.ModelStatisticsRequest(name="no-such-model")
     codes = (grpc.StatusCode.NOT_FOUND, grpc.StatusCode.INVALID_ARGUMENT)
-    suite.target.refused("ModelStatistics", request, codes)
+    suite.target.refused("ModelStatistics", request, *codes)

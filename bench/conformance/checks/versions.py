@@ -6,13 +6,13 @@ from typing import Any
 
 import grpc
 
+from bench.conformance.checks.health import not_ready
 from bench.conformance.model import Model
-from bench.conformance.outcome import CallFailed, Unsupported, expect, expect_equal
+from bench.conformance.outcome import Unsupported, expect, expect_equal
 from bench.conformance.registry import model_check
 from service.pb.inference import grpc_service_pb2 as pb
 
 _SOURCE = "OIP, model_version"
-_NOT_FOUND = (grpc.StatusCode.NOT_FOUND,)
 _NO_VERSION = (grpc.StatusCode.INVALID_ARGUMENT, grpc.StatusCode.NOT_FOUND)
 
 
@@ -41,30 +41,25 @@ def version_asked_for(suite: Any, model: Model) -> None:
 
 @model_check("versions", "an unknown version is NOT_FOUND in ModelInfer", f"{_SOURCE}; the code: Triton")
 def unknown_version(suite: Any, model: Model) -> None:
-    suite.target.refused("ModelInfer", model.valid_request(version="987654"), _NOT_FOUND)
+    suite.target.refused("ModelInfer", model.valid_request(version="987654"), grpc.StatusCode.NOT_FOUND)
 
 
 @model_check("versions", "an unknown version is NOT_FOUND in ModelMetadata", f"{_SOURCE}; the code: Triton")
 def unknown_version_metadata(suite: Any, model: Model) -> None:
     request = pb.ModelMetadataRequest(name=model.name, version="987654")
-    suite.target.refused("ModelMetadata", request, _NOT_FOUND)
+    suite.target.refused("ModelMetadata", request, grpc.StatusCode.NOT_FOUND)
 
 
 @model_check("versions", "an unknown version is not ready: NOT_FOUND or false", f"{_SOURCE}; the code: Triton")
 def unknown_version_ready(suite: Any, model: Model) -> None:
-    try:
-        answer = suite.target.call("ModelReady", pb.ModelReadyRequest(name=model.name, version="987654"))
-    except CallFailed as failed:
-        expect(failed.code is grpc.StatusCode.NOT_FOUND, "NOT_FOUND, or ready: false", failed)
-    else:
-        expect(not answer.ready, "NOT_FOUND, or ready: false", answer)
+    not_ready(suite, pb.ModelReadyRequest(name=model.name, version="987654"))
 
 
 @model_check("versions", "a negative version is INVALID_ARGUMENT, or NOT_FOUND", "Triton; no text says so")
 def negative_version(suite: Any, model: Model) -> None:
-    suite.target.refused("ModelInfer", model.valid_request(version="-1"), _NO_VERSION)
+    suite.target.refused("ModelInfer", model.valid_request(version="-1"), *_NO_VERSION)
 
 
 @model_check("versions", "a version that is no number is INVALID_ARGUMENT, or NOT_FOUND", "Triton; no text says so")
 def version_of_text(suite: Any, model: Model) -> None:
-    suite.target.refused("ModelInfer", model.valid_request(version="newest"), _NO_VERSION)
+    suite.target.refused("ModelInfer", model.valid_request(version="newest"), *_NO_VERSION)

@@ -1,4 +1,4 @@
-"""unknown-fields and large-messages: what the wire carries beside what this version of the protocol knows."""
+"""unknown-fields and large-messages: what goes beyond this version of the protocol, or beyond usual sizes."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_metadata(suite: Any, model: Model) -> None:
 
 
 def _padded(model: Model, megabytes: int) -> pb.ModelInferRequest:
-    """Return a valid request made large by a parameter that nobody knows, so that any model will do."""
+    """Return a valid request, made large by an unknown parameter, so that it suits any model."""
     request = model.valid_request(seed=13)
     request.parameters["conformance_padding"].string_param = "x" * (megabytes * _MEGABYTE)
     return request

@@ -1,7 +1,5 @@
 """The model in KServe's model server, which batches nothing itself: one run a call."""
 
-import os
-
 import serving
 from kserve import InferOutput, InferResponse, Model, ModelServer
 
@@ -26,4 +24,4 @@ if __name__ == "__main__":
     server = ModelServer(
         grpc_port=serving.PORT, http_port=serving.SPARE_PORT, workers=1, enable_grpc=True, access_log_format=None
     )
-    server.start([Onnx(os.environ["BENCH_NAME"])])
+    server.start([Onnx(serving.NAME)])

@@ -1,8 +1,9 @@
-"""What the peers' programs share: the ONNX Runtime session each of them runs, and what they are told.
+"""What the peers' programs share: their ONNX Runtime session, and the settings that they are given.
 
-They are told by environment variables that ``bench.peers`` sets: ``BENCH_MODEL`` (the file), ``BENCH_INPUT``,
-``BENCH_DATATYPE`` (NumPy's name), ``BENCH_SHAPE`` (of a row), ``BENCH_OUTPUT``, ``BENCH_PORT``, ``BENCH_SPARE_PORT``,
-``BENCH_BATCH`` (most rows a run), ``BENCH_INSTANCES``, and ``BENCH_ENCODED`` where rows come as JPEG.
+``bench.peers`` sets these environment variables: ``BENCH_NAME`` (of the model), ``BENCH_MODEL`` (its file),
+``BENCH_INPUT``, ``BENCH_DATATYPE`` (NumPy's name), ``BENCH_SHAPE`` (of a row), ``BENCH_OUTPUT``, ``BENCH_PORT``,
+``BENCH_SPARE_PORT``, ``BENCH_BATCH`` (most rows a run), ``BENCH_INSTANCES``, and ``BENCH_ENCODED`` where rows come as
+JPEG.
 """
 
 import io
@@ -11,7 +12,7 @@ import os
 import numpy as np
 import onnxruntime
 
-NAME = os.environ.get("BENCH_NAME", "")
+NAME = os.environ["BENCH_NAME"]
 INPUT, OUTPUT = os.environ["BENCH_INPUT"], os.environ["BENCH_OUTPUT"]
 DTYPE = np.dtype(os.environ["BENCH_DATATYPE"])
 SHAPE = tuple(int(size) for size in os.environ["BENCH_SHAPE"].split(","))
@@ -30,7 +31,7 @@ def session(threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def row(body: bytes) -> np.ndarray:
-    """Read a row as it was sent; a picture is decoded."""
+    """Read a row as it was sent, decoding a picture."""
     if ENCODED:
         from PIL import Image  # noqa: PLC0415 - installed where pictures are asked for
 

@@ -21,7 +21,7 @@ from bench.load.arrivals import (
     share,
 )
 from bench.load.options import OptionsInvalid
-from bench.load.plan import closed_loop, open_loop
+from bench.load.plan import Terms, closed_loop, open_loop
 
 PROCESSES = st.one_of(
     st.just(Constant()),
@@ -101,9 +101,8 @@ def test_processes_send_every_instant_once(arrivals: Arrivals, parts: int, seed:
 
 
 def test_a_plan_does_not_change_with_the_number_of_processes():
-    options = {"seed": 7, "inputs": 5, "deadline_seconds": None, "drain_seconds": 1.0}
-    (alone,) = open_loop(Gamma(), 100.0, 2.0, processes=1, **options)
-    parts = open_loop(Gamma(), 100.0, 2.0, processes=3, **options)
+    (alone,) = open_loop(Gamma(), 100.0, 2.0, 7, Terms(5, 1, None, 1.0))
+    parts = open_loop(Gamma(), 100.0, 2.0, 7, Terms(5, 3, None, 1.0))
     assert alone.instants is not None
     sent = {(instant, pick) for part in parts for instant, pick in zip(part.instants, part.picks, strict=True)}
     assert sent == set(zip(alone.instants, alone.picks, strict=True))
@@ -116,8 +115,7 @@ def test_more_requests_than_fit_into_memory_are_refused_before_they_are_planned(
 
 @given(st.integers(1, 100), st.integers(1, 8))
 def test_a_closed_loop_shares_its_calls(concurrency: int, processes: int):
-    options = {"seed": 0, "inputs": 3, "deadline_seconds": None, "drain_seconds": 1.0}
-    plans = closed_loop(concurrency, 1.0, processes=processes, **options)
+    plans = closed_loop(concurrency, 1.0, 0, Terms(3, processes, None, 1.0))
     assert sum(plan.concurrency for plan in plans) == concurrency
 
 

@@ -30,7 +30,7 @@ def test_away_from_a_checkout_there_is_nothing_to_measure(
     command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setattr(machine, "ROOT", tmp_path)
-    monkeypatch.setattr(profile, "found_samplers", lambda: None)
+    monkeypatch.setattr(profile, "find_samplers", lambda: None)
     monkeypatch.setattr(importlib.util, "find_spec", lambda _: True)
     out = tmp_path / "out"
     assert main([command, "--client", "load", "--out", str(out)]) == 2

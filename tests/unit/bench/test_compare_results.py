@@ -54,12 +54,12 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
         raise KeyboardInterrupt
 
     path = tmp_path / "results.json"
-    kept.written(path)
+    kept.write(path)
     before = path.read_text()
     kept.machine = {"cpu": "another"}
     monkeypatch.setattr(Path, "write_text", break_off)
     with pytest.raises(KeyboardInterrupt):
-        kept.written(path)
+        kept.write(path)
     assert path.read_text() == before
 
 
@@ -81,9 +81,9 @@ def test_a_median_has_its_spread():
 
 def test_what_is_written_is_read_again(tmp_path: Path):
     path = tmp_path / "results.json"
-    results().written(path)
+    results().write(path)
     assert Results.read(path) == results()
-    Results().written(path)
+    Results().write(path)
     assert Results.read(path) == Results()
 
 
@@ -148,7 +148,9 @@ def test_the_short_table_has_a_column_a_model():
     assert "| **convserve** | 1,000/s, 41.0 us | 0.8 s | 70 MB | 200 MB |" in lines
     assert "| absent | not installed: no such \\| package | - | - | - |" in lines
     assert "| other | - | - | - | - |" not in lines
-    assert table.short_markdown(results(), [("n", 1)]).count("not measured") == 3
+    ours = results()
+    ours.loads = [row for row in ours.loads if row.peer == "convserve"]
+    assert table.short_markdown(ours).count("not measured") == 2
 
 
 def test_what_it_was_measured_on_is_told_with_every_commit_of_ours():

@@ -29,7 +29,7 @@ def profiles() -> Profiles:
 
 def test_what_is_written_is_read(tmp_path: Path):
     file = tmp_path / "results.json"
-    profiles().written(file)
+    profiles().write(file)
     again = Profiles.read(file)
     assert again.date == profiles().date
     assert [dataclasses.asdict(one) | {"sampled_us": [45.0, 44.0], "samples": [900, 80]} for one in (ONE, MORE)] == [
@@ -56,7 +56,7 @@ def test_another_file_is_told(tmp_path: Path, text: str | None, message: str):
 
 def test_phases_of_another_time_are_told(tmp_path: Path):
     file = tmp_path / "results.json"
-    profiles().written(file)
+    profiles().write(file)
     file.write_text(json.dumps(json.loads(file.read_text())).replace("HTTP/2", "HTTP/9"))
     with pytest.raises(ResultsInvalid, match="no phase 'HTTP/9'"):
         Profiles.read(file)

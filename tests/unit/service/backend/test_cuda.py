@@ -1,8 +1,10 @@
-"""CUDA's options, and bound runs: the same calls as on a GPU, with buffers on the CPU."""
+"""CUDA's options, the GPU's name, and bound runs: the same calls as on a GPU, with buffers on the CPU."""
 
 from __future__ import annotations
 
+import ctypes
 import threading
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -10,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from service.backend import cuda
-from service.backend.cuda import CUDA, TENSORRT, BoundRuns, CudaOptions
+from service.backend.cuda import CUDA, TENSORRT, BoundRuns, CudaOptions, gpu_name
 from service.settings import Settings
 from tests.integration import graphs
 from tests.unit.service.samples import graph_model
@@ -153,3 +155,45 @@ def test_a_contiguous_copy_is_made_where_needed() -> None:
     for _ in range(2):
         added, _subtracted = bound.runs.run([wide, np.zeros_like(wide)])
         assert added.tolist() == wide.tolist()
+
+
+class Driver:
+    """CUDA's driver with one GPU; ``fails`` names the function that returns an error."""
+
+    def __init__(self, fails: str = "") -> None:
+        self._fails = fails
+
+    def cuInit(self, _flags: int) -> int:
+        return int(self._fails == "cuInit")
+
+    def cuDeviceGet(self, device: Any, ordinal: int) -> int:
+        device._obj.value = 7
+        return int(self._fails == "cuDeviceGet" or ordinal != 0)
+
+    def cuDeviceGetName(self, name: Any, size: int, device: ctypes.c_int) -> int:
+        assert (size, device.value) == (256, 7)
+        name.value = b"NVIDIA H100"
+        return int(self._fails == "cuDeviceGetName")
+
+
+def use(monkeypatch: pytest.MonkeyPatch, driver: object) -> None:
+    def library(_name: str) -> object:
+        if isinstance(driver, OSError):
+            raise driver
+        return driver
+
+    monkeypatch.setattr(ctypes, "CDLL", library)
+
+
+def test_the_first_gpu_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    use(monkeypatch, Driver())
+    assert gpu_name() == "NVIDIA H100"
+
+
+@pytest.mark.parametrize(
+    "driver",
+    [OSError("no such file"), object(), Driver("cuInit"), Driver("cuDeviceGet"), Driver("cuDeviceGetName")],
+)
+def test_without_a_driver_or_a_gpu_there_is_no_name(monkeypatch: pytest.MonkeyPatch, driver: object) -> None:
+    use(monkeypatch, driver)
+    assert gpu_name() == ""

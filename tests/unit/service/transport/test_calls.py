@@ -2,11 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 import gc
+import inspect
 import logging
 import math
 import sys
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -16,6 +17,7 @@ import pytest
 
 from service.batching.refusal import Refusal
 from service.batching.request import BatchFacts, PendingRequest
+from service.dataplane import DataPlane
 from service.errors import (
     DeadlineUnmeetable,
     Draining,
@@ -77,13 +79,28 @@ class Ticket:
         pass
 
 
+def _noting(method: Callable[..., Any]) -> Callable[..., Ticket]:
+    """Return a method with the same parameters that only notes its arguments."""
+    signature = inspect.signature(method)
+
+    def note(plane: FakePlane, *args: Any, **kwargs: Any) -> Ticket:
+        if plane.errors:
+            raise plane.errors.pop(0)
+        call = signature.bind(plane, *args, **kwargs).arguments
+        del call["self"]
+        plane.submitted.append(call)
+        return plane.ticket
+
+    return note
+
+
 class FakePlane:
     """A data plane that keeps its calls.
 
     Attributes:
         servables: By name.
         errors: What the next submissions raise.
-        submitted: Keyword arguments of each call that was taken.
+        submitted: The arguments of each call that was taken, by name.
         draining: Whether every call is refused.
     """
 
@@ -124,86 +141,10 @@ class FakePlane:
     def lends(self, servable: Servable, _version: str) -> bool:
         return not self.finding and self.servables.get(servable.name) is servable
 
-    def infer(
-        self,
-        servable: Servable,
-        inputs: Mapping[str, np.ndarray],
-        deadline: float,
-        arrival: float,
-        reply: Any,
-        priority: int,
-        burst: Any,
-    ) -> Ticket:
-        return self._submit(
-            servable=servable,
-            inputs=inputs,
-            deadline=deadline,
-            arrival=arrival,
-            reply=reply,
-            priority=priority,
-            burst=burst,
-        )
-
-    def infer_items(
-        self,
-        servable: Servable,
-        items: Sequence[object],
-        deadline: float,
-        arrival: float,
-        reply: Any,
-        priority: int,
-        burst: Any,
-    ) -> Ticket:
-        return self._submit(
-            servable=servable,
-            items=items,
-            deadline=deadline,
-            arrival=arrival,
-            reply=reply,
-            priority=priority,
-            burst=burst,
-        )
-
-    def submit(
-        self,
-        servable: Servable,
-        arrays: Sequence[np.ndarray],
-        group: object,
-        deadline: float,
-        arrival: float,
-        reply: Any,
-        priority: int,
-        burst: Any = None,
-    ) -> Ticket:
-        return self._submit(
-            servable=servable,
-            arrays=arrays,
-            group=group,
-            deadline=deadline,
-            arrival=arrival,
-            reply=reply,
-            priority=priority,
-            burst=burst,
-        )
-
-    def classify(
-        self,
-        servable: Servable,
-        items: Sequence[object],
-        deadline: float,
-        arrival: float,
-        reply: Any,
-        burst: Any,
-    ) -> Ticket:
-        return self._submit(
-            servable=servable, items=list(items), deadline=deadline, arrival=arrival, reply=reply, burst=burst
-        )
-
-    def _submit(self, **call: Any) -> Ticket:
-        if self.errors:
-            raise self.errors.pop(0)
-        self.submitted.append(call)
-        return self.ticket
+    infer = _noting(DataPlane.infer)
+    infer_items = _noting(DataPlane.infer_items)
+    submit = _noting(DataPlane.submit)
+    classify = _noting(DataPlane.classify)
 
 
 class World:
