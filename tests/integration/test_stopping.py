@@ -94,6 +94,34 @@ def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
         assert server.logged("stopped")[0]["in_flight"] == 0
 
 
+def test_a_terminal_that_closes_drains_the_server(small_repository: Path, transport: str, loop_iterations: int):
+    """It sends SIGHUP, often twice, the shell's and the kernel's: nobody is in a hurry."""
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600", "--instances", "1", "--max-batch-size", "1")
+    with ServerProcess(small_repository, transport, *flags) as server:
+        calls = [server.client.inference.ModelInfer.future(loop_request(loop_iterations // 2)) for _ in range(3)]
+        eventually(lambda: server.metric("convserve_queue_depth", model="loop") >= 1, "one runs, others are queued")
+        server.signal(signal.SIGHUP)
+        server.wait_log("draining")
+        server.signal(signal.SIGHUP)
+        assert [arrays_of(call.result())["done"].tolist() for call in calls] == [[[loop_iterations // 2]]] * 3
+        assert server.wait_exit() == 0
+
+
+def test_nohup_is_heeded(small_repository: Path, transport: str):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = ServerProcess(small_repository, transport, "--lame-duck-seconds", "600")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with server:
+        server.signal(signal.SIGHUP)
+        server.signal(signal.SIGTERM)  # the first that counts, so there is a lame duck
+        server.wait_log("draining")
+        assert server.client.infer(ADD_SUB).model_name == "add-sub"
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+
+
 def test_a_second_signal_gives_up_what_runs(small_repository: Path, transport: str, loop_iterations: int):
     flags = ("--lame-duck-seconds", "0", "--drain-seconds", "3600", "--instances", "1")
     with ServerProcess(small_repository, transport, *flags) as server:
