@@ -20,7 +20,7 @@ class ReplyQueue:
     """Carries settled calls to the loop: one wake-up, however many are settled meanwhile.
 
     Attributes:
-        unsent: Calls whose answer has not wholly gone out; counted on the loop's thread.
+        unsent: Calls, and requests of streams, whose answer has not wholly gone out; counted on the loop's thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
