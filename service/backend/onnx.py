@@ -17,7 +17,7 @@ import onnxruntime as ort
 from service.backend.base import Provider
 from service.backend.cuda import CUDA, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
 from service.backend.remedies import not_opened, wrong_type
-from service.errors import BackendFailed, GraphNotRunnable, ProviderUnavailable
+from service.errors import BackendFailed, GraphNotRunnable, OutputNotText, ProviderUnavailable
 from service.tensors import BF16, DTYPES, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
@@ -174,9 +174,20 @@ class OnnxBackend:
             if self._has_bf16:
                 return self._run_with_values(feeds)
             return list(self._session.run(self._output_names, feeds, self._options()))
+        except UnicodeDecodeError as error:  # of Python's, so it ran: strings become str, whatever they hold
+            raise self._not_text(feeds) from error
         except Exception as error:
             # The text may hold paths and shapes of the graph: whoever runs a batch may log it, and never sends it.
             raise BackendFailed("the runtime failed on this batch") from error
+
+    def _not_text(self, feeds: Mapping[str, np.ndarray]) -> BackendFailed:
+        """Find out which output it is, by having each alone."""
+        for name in [spec.name for spec in self._outputs if spec.datatype == "BYTES"]:
+            try:
+                self._session.run([name], feeds, self._options())
+            except UnicodeDecodeError:
+                return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot hand over")
+        return BackendFailed("the runtime failed on this batch")
 
     def interrupt(self) -> None:
         """See :class:`service.backend.base.Backend`; ONNX Runtime looks at it between two nodes."""
@@ -261,5 +272,5 @@ def _no_cuda(why: str) -> str:
 def _spec(node: ort.NodeArg, path: Path) -> TensorSpec:
     if node.type not in _DATATYPES or _DATATYPES[node.type] not in DTYPES:
         raise GraphNotRunnable(f"{path}: {wrong_type(node.name, node.type)}")
-    shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     return TensorSpec(node.name, _DATATYPES[node.type], shape)
