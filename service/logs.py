@@ -16,7 +16,7 @@ _LINES_PER_SECOND = 10
 # in a call: a traceback for each call that a caller makes so.
 _BROUGHT_ABOUT_BY_CALLERS = (
     "grpc._cython.cygrpc",
-    "service.backend.onnx",
+    "service.batching.instance",
     "service.transport.call",
     "PIL.TiffImagePlugin",
     "opentelemetry.trace.span",
