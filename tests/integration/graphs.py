@@ -19,7 +19,7 @@ _IR_VERSION = 8
 _LOOP_SIZE = 96
 
 
-def _tensor(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+def _tensor(name: str, kind: int, shape: Sequence[int | str] | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -54,8 +54,8 @@ def scaled(factor: float = 2.0) -> onnx.ModelProto:
     return _model([node], inputs, [_tensor("y", TensorProto.FLOAT, ("N", 2))], [default])
 
 
-def identity(kind: int, shape: Sequence[int | str]) -> onnx.ModelProto:
-    """Give ``x`` back as ``y``."""
+def identity(kind: int, shape: Sequence[int | str] | None) -> onnx.ModelProto:
+    """Give ``x`` back as ``y``; without a shape, of any rank."""
     return _model(
         [helper.make_node("Identity", ["x"], ["y"])], [_tensor("x", kind, shape)], [_tensor("y", kind, shape)]
     )

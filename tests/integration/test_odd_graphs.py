@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from onnx import TensorProto
 
+from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
 from tests.integration.harness import Failure, ServerProcess, arrays_of, eventually, failure, infer_request
 
@@ -22,6 +23,10 @@ def odd(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[Se
         graphs.write(root, f"{kind}-of-no-width", graphs.identity(datatype, ("N", 0)))
         graphs.write(root, f"no-{kind}", graphs.identity(datatype, (0, 3)))
     graphs.write(root, "words", graphs.words({"word": [b"no", b"yes"], "other": [b"\xc3\xa9", b"\xff\xfe"]}))
+    for kind in ("numbers", "texts"):
+        datatype = TensorProto.FLOAT if kind == "numbers" else TensorProto.STRING
+        graphs.write(root, f"{kind}-of-any-rank", graphs.identity(datatype, None))
+        graphs.write(root, f"{kind}-of-no-rank", graphs.identity(datatype, ()))
     with ServerProcess(root, transport, "--instances", "1") as running:
         yield running
 
@@ -42,6 +47,25 @@ def test_what_is_longer_is_refused(odd: ServerProcess, kind: str):
     assert (failed.code, failed.message) == (INVALID_ARGUMENT, "input 'x': expected shape [-1, 0], got [1, 3]")
     failed = failure(odd.client.infer, infer_request(f"no-{kind}", {"x": one}))
     assert (failed.code, failed.message) == (INVALID_ARGUMENT, "input 'x': expected shape [0, 3], got [1, 3]")
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3), (1, 0, 2)])
+def test_a_tensor_without_a_shape_may_have_any(odd: ServerProcess, shape: tuple[int, ...]):
+    for model, x in (("numbers", np.full(shape, 2, np.float32)), ("texts", np.full(shape, b"two", object))):
+        y = arrays_of(odd.client.infer(infer_request(f"{model}-of-any-rank", {"x": x})))["y"]
+        assert (y.shape, y.tolist()) == (shape, x.tolist())
+
+
+def test_it_is_described_as_of_variable_length_and_a_scalar_as_what_it_is(odd: ServerProcess):
+    """The protocol has no word for a rank that is not known; a scalar would be the one that does not fit."""
+    for rank, shape in (("any", [-1]), ("no", [])):
+        name = f"numbers-of-{rank}-rank"
+        metadata = odd.client.inference.ModelMetadata(pb.ModelMetadataRequest(name=name))
+        config = odd.client.inference.ModelConfig(pb.ModelConfigRequest(name=name)).config
+        assert [list(tensor.shape) for tensor in (*metadata.inputs, *metadata.outputs)] == [shape, shape]
+        assert [list(tensor.dims) for tensor in (*config.input, *config.output)] == [shape, shape]
+    failed = failure(odd.client.infer, infer_request("numbers-of-no-rank", {"x": np.ones(3, np.float32)}))
+    assert (failed.code, failed.message) == (INVALID_ARGUMENT, "input 'x': expected shape [], got [3]")
 
 
 def of(odd: ServerProcess, index: int) -> Failure | list[bytes]:
