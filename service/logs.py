@@ -78,8 +78,9 @@ _BOUNDS = {name: Bounded() for name in _BROUGHT_ABOUT_BY_CALLERS}
 
 def set_up(level: str, log_format: LogFormat) -> None:
     """Configure the logging of this process; call once, before anything is logged and gRPC is imported."""
-    # Of less severe things gRPC's core writes lines of its own, with what peers sent in them, line ends included.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC's core writes lines of its own about what peers sent, as many as they like; of less severe things than errors
+    # even with what they sent in them, line ends included.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name, bound in _BOUNDS.items():
         logging.getLogger(name).addFilter(bound)
     handler = logging.StreamHandler(sys.stderr)
