@@ -167,6 +167,13 @@ class BackendFailed(ServingError):
     reason = "BACKEND_FAILED"
 
 
+class OutputNotText(BackendFailed):
+    """An output has text that is not UTF-8, whose bytes the runtime does not hand over (UNIMPLEMENTED)."""
+
+    status = "UNIMPLEMENTED"
+    reason = "OUTPUT_NOT_UTF8"
+
+
 class InternalError(ServingError):
     """Anything unexpected; logged with the request id, answered without the exception's text (INTERNAL)."""
 

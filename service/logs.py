@@ -16,7 +16,7 @@ _LINES_PER_SECOND = 10
 # errors in calls, Pillow (damaged pictures), OpenTelemetry (trace contexts).
 _DRIVEN_BY_CALLERS = (
     "grpc._cython.cygrpc",
-    "service.backend.onnx",
+    "service.batching.instance",
     "service.transport.call",
     "PIL.TiffImagePlugin",
     "opentelemetry.trace.span",
@@ -79,8 +79,9 @@ _BOUNDS = {name: Bounded() for name in _DRIVEN_BY_CALLERS}
 
 def set_up(level: str, log_format: LogFormat) -> None:
     """Configure the logging of this process; call once, before anything is logged and gRPC is imported."""
-    # Below this level gRPC's core writes lines of its own, which contain what peers sent, line ends included.
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")
+    # gRPC's core writes lines of its own about what peers sent, without any bound; below errors they even contain what
+    # was sent, line ends included.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name, bound in _BOUNDS.items():
         logging.getLogger(name).addFilter(bound)
     handler = logging.StreamHandler(sys.stderr)

@@ -247,7 +247,7 @@ class Server:
 
 
 def run(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; a second signal stops at once.
+    """Serve until SIGTERM, SIGINT or SIGHUP; a second signal that is no SIGHUP stops at once.
 
     Returns:
         The exit code: 0 after a drain, 2 if the server could not serve as it was told to.
@@ -273,7 +273,7 @@ def run(settings: Settings) -> int:
 
 
 def _listen_for_signals() -> tuple[threading.Event, threading.Event]:
-    """Return two events: the first signal sets the first, the second sets the second.
+    """Return two events: the first signal sets the first, the second that is no SIGHUP sets the second.
 
     A handler runs between any two instructions of the main thread, which may hold the event's lock
     just then. So the handlers only put into a reentrant queue, and a thread sets the events.
@@ -282,11 +282,14 @@ def _listen_for_signals() -> tuple[threading.Event, threading.Event]:
     signals: queue.SimpleQueue[int] = queue.SimpleQueue()
 
     def pass_on() -> None:
-        for event in (stop, hurry):
-            signals.get()
-            event.set()
+        signals.get()
+        stop.set()
+        while signals.get() == signal.SIGHUP:  # from a terminal that closes, whose shell and kernel both send it
+            pass
+        hurry.set()
 
     threading.Thread(target=pass_on, name="signals", daemon=True).start()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda received, _: signals.put(received))
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # as nohup has it
+            signal.signal(number, lambda received, _: signals.put(received))
     return stop, hurry

@@ -92,3 +92,12 @@ class TensorSpec:
             raise InvalidInput(f"input '{self.name}': expected datatype {self.datatype}, got {datatype}")
         if not self.accepts_shape(shape):
             raise InvalidInput(f"input '{self.name}': expected shape {list(self.shape)}, got {list(shape)}")
+
+
+@dataclass(frozen=True, slots=True)
+class AnyRank(TensorSpec):
+    """An input or output whose rank the graph leaves open; ``shape`` is as of a scalar, and every other fits, too."""
+
+    def accepts_shape(self, shape: tuple[int, ...]) -> bool:
+        """Tell that it fits."""
+        return True

@@ -62,7 +62,7 @@ class Backend(Protocol):
             One array an output, owned by the caller.
 
         Raises:
-            BackendFailed: The runtime failed; the session stays usable.
+            BackendFailed: The runtime failed, or (OutputNotText) gave what cannot be had; the session stays usable.
         """
         ...
 

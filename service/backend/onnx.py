@@ -7,7 +7,7 @@ import ctypes
 import logging
 import math
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -15,9 +15,10 @@ import onnxruntime as ort
 
 from service.backend.base import Provider
 from service.backend.cuda import CUDA, DRIVER, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
+from service.backend.ranks import without_shape
 from service.backend.remedies import not_opened, wrong_type
-from service.errors import BackendFailed, GraphNotRunnable, ProviderUnavailable
-from service.tensors import BF16, DTYPES, TensorSpec
+from service.errors import BackendFailed, GraphNotRunnable, OutputNotText, ProviderUnavailable
+from service.tensors import BF16, DTYPES, AnyRank, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
 _CPU = "CPUExecutionProvider"
@@ -116,11 +117,13 @@ class OnnxBackend:
         if device == "auto" and not on_cuda and CUDA in ort.get_available_providers():
             why = _missing_driver() or "see ONNX Runtime's own lines above"
             _LOG.warning("CUDA does not run here, the CPU serves: %s", why, extra={"fields": {"graph": str(path)}})
-        self._inputs = [_spec(node, path) for node in self._session.get_inputs()]
+        ends = [*self._session.get_inputs(), *self._session.get_outputs()]
+        open_ranks = frozenset() if all(node.shape for node in ends) else without_shape(path)
+        self._inputs = [_spec(node, path, open_ranks) for node in self._session.get_inputs()]
         # One of a type that no caller can send keeps its default.
         defaults = [node for node in self._session.get_overridable_initializers() if node.type in _DATATYPES]
         self._optional_inputs = [_spec(node, path) for node in defaults]
-        self._outputs = [_spec(node, path) for node in self._session.get_outputs()]
+        self._outputs = [_spec(node, path, open_ranks) for node in self._session.get_outputs()]
         self._input_names = [spec.name for spec in self._inputs]
         self._output_names = [spec.name for spec in self._outputs]
         self._local = threading.local()
@@ -172,9 +175,20 @@ class OnnxBackend:
             if self._has_bf16:
                 return self._run_with_values(feeds)
             return list(self._session.run(self._output_names, feeds, self._options()))
+        except UnicodeDecodeError as error:  # of Python's, so it ran: strings become str, whatever they hold
+            raise self._not_text(feeds) from error
         except Exception as error:
             # The text may hold paths and shapes of the graph: whoever runs a batch may log it, and never sends it.
             raise BackendFailed("the runtime failed on this batch") from error
+
+    def _not_text(self, feeds: Mapping[str, np.ndarray]) -> BackendFailed:
+        """Find out which output it is, by having each alone."""
+        for name in [spec.name for spec in self._outputs if spec.datatype == "BYTES"]:
+            try:
+                self._session.run([name], feeds, self._options())
+            except UnicodeDecodeError:
+                return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot hand over")
+        return BackendFailed("the runtime failed on this batch")
 
     def interrupt(self) -> None:
         """See :class:`service.backend.base.Backend`; ONNX Runtime looks at it between two nodes."""
@@ -256,8 +270,9 @@ def _no_cuda(why: str) -> str:
     return f"device 'cuda' was asked for, but CUDA does not run here: {why}. Use --device auto to allow the CPU"
 
 
-def _spec(node: ort.NodeArg, path: Path) -> TensorSpec:
+def _spec(node: ort.NodeArg, path: Path, open_ranks: Collection[str] = ()) -> TensorSpec:
     if node.type not in _DATATYPES or _DATATYPES[node.type] not in DTYPES:
         raise GraphNotRunnable(f"{path}: {wrong_type(node.name, node.type)}")
-    shape = tuple(size if isinstance(size, int) and size > 0 else -1 for size in node.shape)
-    return TensorSpec(node.name, _DATATYPES[node.type], shape)
+    shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
+    kind = AnyRank if not shape and node.name in open_ranks else TensorSpec  # of others it infers the shape
+    return kind(node.name, _DATATYPES[node.type], shape)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from pathlib import Path
 
 import grpc
@@ -75,20 +76,33 @@ def _classified(flags: argparse.Namespace, credentials: Credentials) -> int:
         else:
             names = list(flags.pictures)
             response = client.classify_images(flags.model, [_read(name) for name in names], **options)
-        about = client.describe(response.model_name, response.model_version)
-    verified = "verified" if about.verified else "not verified"
-    print(f"{response.model_name} version {response.model_version} on {about.actual_execution_provider}, {verified}")
-    failed = 0
+        failed = _print_what_ran_it(client, response, flags.server, credentials)
     for name, result in zip(names, response.results, strict=True):
         print(name)
         if result.HasField("error"):
-            failed += 1
+            failed = True
             print(f"  {_status_name(result.error.code)}: {result.error.message}")
         for scored in result.classification.scored_labels:
             print(f"  {scored.probability:8.4f}  {scored.label or scored.index}")
     if response.HasField("explanation"):
         print(str(response.explanation).rstrip())
     return 1 if failed else 0
+
+
+def _print_what_ran_it(client: Client, response: Response, server: str, credentials: Credentials) -> bool:
+    """Print the model, and what it says of itself; tell whether it says nothing, which costs nobody the answers."""
+    line = f"{response.model_name} version {response.model_version}"
+    try:
+        about = client.describe(response.model_name, response.model_version)
+    except CallFailed as failed:
+        print(line)
+        why = explained(failed.code, failed.details, server, credentials)
+        print(f"convserve: {why}; so what ran it, and whether it is verified, is not known", file=sys.stderr)
+        return True
+    verified = "verified" if about.verified else "not verified"
+    ran_on = about.actual_execution_provider  # of a version that is READY, and of no other
+    print(f"{line} on {ran_on}, {verified}" if ran_on else f"{line}, no longer ready")
+    return False
 
 
 def _status_name(code: int) -> str:

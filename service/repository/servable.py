@@ -18,7 +18,7 @@ from service.preprocessing.prepare import Preparer
 from service.repository import proof
 from service.repository.lone_session import LoneSession
 from service.spec import TextSpec
-from service.tensors import TensorSpec
+from service.tensors import AnyRank, TensorSpec
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True)
@@ -93,7 +93,7 @@ class Servable:
         """Return the group of requests that these inputs may share a batch with."""
         if self.preparer is not None and isinstance(self.preparer.spec, TextSpec):
             return proof.length_group(inputs[0].shape[1])
-        if all(-1 not in spec.shape[1:] for spec in self.inputs):
+        if all(-1 not in spec.shape[1:] and not isinstance(spec, AnyRank) for spec in self.inputs):
             return None
         return tuple(array.shape[1:] for array in inputs)
 

@@ -15,7 +15,7 @@ from service.pb.inference import model_config_pb2 as config
 from service.repository.lifecycle import VersionStatus
 from service.repository.servable import Servable
 from service.spec import ImageSpec
-from service.tensors import TensorSpec
+from service.tensors import AnyRank, TensorSpec
 
 # Only what works; clients such as perf_analyzer act on it.
 _EXTENSIONS = (
@@ -43,7 +43,9 @@ def server_metadata(extensions: Sequence[str]) -> inference.ServerMetadataRespon
 
 
 def shape_on_wire(spec: TensorSpec, batched: bool) -> tuple[int, ...]:
-    """Return a tensor's shape as callers send it."""
+    """Return a tensor's shape as callers send it; of one of any rank [-1], as the protocol has no word for that."""
+    if isinstance(spec, AnyRank):
+        return (-1,)
     return spec.shape if batched else spec.shape[1:]
 
 
@@ -112,16 +114,15 @@ def model_config(servable: Servable) -> config.ModelConfig:
         result.input.add(
             name=spec.name,
             data_type=_data_type(spec),
-            dims=spec.shape[1:],
+            dims=shape_on_wire(spec, batched=False),
             format=config.ModelInput.FORMAT_NHWC if is_picture else config.ModelInput.FORMAT_NONE,
         )
     for spec in servable.optional_inputs:
         result.input.add(name=spec.name, data_type=_data_type(spec), dims=spec.shape, optional=True)
     labels_file = servable.manifest.labels_file if servable.manifest else None
     for spec in servable.outputs:
-        result.output.add(
-            name=spec.name, data_type=_data_type(spec), dims=spec.shape[1:], label_filename=labels_file or ""
-        )
+        dims = shape_on_wire(spec, batched=False)
+        result.output.add(name=spec.name, data_type=_data_type(spec), dims=dims, label_filename=labels_file or "")
     if servable.batched:
         delay_microseconds = int(servable.batcher.policy.max_queue_delay_seconds * 1e6)
         result.dynamic_batching.max_queue_delay_microseconds = delay_microseconds

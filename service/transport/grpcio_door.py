@@ -81,7 +81,7 @@ class GrpcioDoor:
 
     @property
     def unsent(self) -> int:
-        """How many hot calls are not completely answered yet."""
+        """How many hot calls, and requests of streams, are not completely answered yet."""
         return self._replies.unsent
 
     def start(self, address: str) -> int:
@@ -246,7 +246,7 @@ class GrpcioDoor:
                 rpc.code = error.status
                 self._calls.count(MODEL_STREAM_INFER, error.status, rpc=False)
                 await abort(context, self._calls.status_of(error, request_id))
-            stream = Stream(self._calls, self._replies.call, context.time_remaining(), request_id, metadata)
+            stream = Stream(self._calls, self._replies, context.time_remaining(), request_id, metadata)
             async for answer in stream.run(requests):
                 await self._pass()
                 yield answer

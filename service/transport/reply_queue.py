@@ -20,7 +20,7 @@ class ReplyQueue:
     """Carries settled calls to the loop: one wake-up, however many are settled meanwhile.
 
     Attributes:
-        unsent: How many calls are not completely answered yet; counted on the loop's thread.
+        unsent: How many calls, and requests of streams, are not completely answered yet; counted on the loop's thread.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop) -> None:

@@ -8,7 +8,7 @@ request waits on the wire.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 
 from google.protobuf.message import DecodeError
 
@@ -19,6 +19,7 @@ from service.pb.inference import grpc_service_pb2 as inference
 from service.transport import wire
 from service.transport.access import Metadata
 from service.transport.calls import MAX_INFER_FIELDS, MODEL_INFER, Calls
+from service.transport.reply_queue import ReplyQueue
 from service.transport.status import Status
 
 MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
@@ -31,12 +32,12 @@ _FINAL = inference.ModelInferResponse(
 
 
 class Stream:
-    """One caller's stream, on the loop's thread; answers arrive from others by ``call_on_loop``."""
+    """One caller's stream, on the loop's thread; answers arrive from others by way of ``replies``."""
 
     def __init__(
         self,
         calls: Calls,
-        call_on_loop: Callable[[Callable[[], None]], None],
+        replies: ReplyQueue,
         time_remaining: float | None,
         request_id: str,
         metadata: Metadata = (),
@@ -45,20 +46,21 @@ class Stream:
 
         Args:
             calls: Where each request goes.
-            call_on_loop: Runs a function on the loop's thread soon.
+            replies: The way to the loop's thread; told of each request that is taken in until its answer has gone out.
             time_remaining: Seconds to the deadline of the whole stream; None for none.
             request_id: The stream's id; each request is known by it and its own number.
             metadata: The stream's metadata; its credential counts for each request.
         """
         self._metadata = metadata
         self._calls = calls
-        self._call_on_loop = call_on_loop
+        self._replies = replies
         self._clock = calls.dataplane.clock
         self._deadline = None if time_remaining is None else self._clock() + time_remaining
         self._request_id = request_id
-        self._answers: asyncio.Queue[bytes | None] = asyncio.Queue()
+        self._answers: asyncio.Queue[tuple[int, bytes] | None] = asyncio.Queue()
         self._room = asyncio.Semaphore(MAX_IN_FLIGHT)
         self._tickets: dict[int, Ticket] = {}
+        self._unsent: set[int] = set()
         self._unanswered = 0
         self._read_all = False
 
@@ -66,15 +68,19 @@ class Stream:
         """Yield serialised ModelStreamInferResponse messages until every request is answered."""
         reader = asyncio.get_running_loop().create_task(self._read(requests))
         try:
-            while (answer := await self._answers.get()) is not None:
+            while (numbered := await self._answers.get()) is not None:
+                number, answer = numbered
                 yield answer  # comes back when gRPC has taken it, which waits for the caller to read
                 self._room.release()
+                self._sent(number)
             await reader
         finally:
             # The caller left, or everything is answered: whatever still runs has nobody to wait for it.
             reader.cancel()
             for ticket in list(self._tickets.values()):
                 ticket.cancel()
+            for number in list(self._unsent):
+                self._sent(number)
 
     async def _read(self, requests: AsyncIterator[bytes]) -> None:
         number = 0
@@ -84,8 +90,12 @@ class Stream:
                 self._unanswered += 1
                 responder = _StreamResponder(self, number, f"{self._request_id}-{number}", payload)
                 remaining = None if self._deadline is None else self._deadline - self._clock()
+                self._unsent.add(number)
+                self._replies.unsent += 1
                 ticket = self._calls.begin(MODEL_INFER, payload, remaining, responder, self._metadata)
-                if ticket is not None and not responder.settled:
+                if ticket is None:  # who goes on sending to a server that stops must not keep it
+                    self._sent(number)
+                elif not responder.settled:
                     self._tickets[number] = ticket
                 number += 1
         finally:
@@ -94,13 +104,18 @@ class Stream:
 
     def settle(self, number: int, answer: bytes) -> None:
         """Pass an answer on, from any thread."""
-        self._call_on_loop(lambda: self._settle_on_loop(number, answer))
+        self._replies.call(lambda: self._settle_on_loop(number, answer))
 
     def _settle_on_loop(self, number: int, answer: bytes) -> None:
         self._tickets.pop(number, None)
         self._unanswered -= 1
-        self._answers.put_nowait(answer)
+        self._answers.put_nowait((number, answer))
         self._end_if_done()
+
+    def _sent(self, number: int) -> None:
+        if number in self._unsent:
+            self._unsent.remove(number)
+            self._replies.unsent -= 1
 
     def _end_if_done(self) -> None:
         if self._read_all and not self._unanswered:

@@ -5,7 +5,7 @@ Loading runs every graph on zeros, so each of them must be quick, and succeed, o
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ _IR_VERSION = 8
 _LOOP_SIZE = 96
 
 
-def _tensor(name: str, kind: int, shape: Sequence[int | str]) -> onnx.ValueInfoProto:
+def _tensor(name: str, kind: int, shape: Sequence[int | str] | None) -> onnx.ValueInfoProto:
     return helper.make_tensor_value_info(name, kind, shape)
 
 
@@ -54,8 +54,8 @@ def scaled(factor: float = 2.0) -> onnx.ModelProto:
     return _model([node], inputs, [_tensor("y", TensorProto.FLOAT, ("N", 2))], [default])
 
 
-def identity(kind: int, shape: Sequence[int | str]) -> onnx.ModelProto:
-    """Give ``x`` back as ``y``."""
+def identity(kind: int, shape: Sequence[int | str] | None) -> onnx.ModelProto:
+    """Give ``x`` back as ``y``; without a shape, of any rank."""
     return _model(
         [helper.make_node("Identity", ["x"], ["y"])], [_tensor("x", kind, shape)], [_tensor("y", kind, shape)]
     )
@@ -80,6 +80,14 @@ def look_up() -> onnx.ModelProto:
     node = helper.make_node("Gather", ["table", "index"], ["value"])
     inputs = [_tensor("index", TensorProto.INT64, ("N", 1))]
     return _model([node], inputs, [_tensor("value", TensorProto.FLOAT, ("N", 1))], [table])
+
+
+def words(tables: Mapping[str, Sequence[bytes]]) -> onnx.ModelProto:
+    """Look INT64 ``index`` (N, 1) up in tables of texts, each an output of its name."""
+    nodes = [helper.make_node("Gather", [f"{name}s", "index"], [name]) for name in tables]
+    constants = [helper.make_tensor(f"{name}s", TensorProto.STRING, [len(t)], t) for name, t in tables.items()]
+    outputs = [_tensor(name, TensorProto.STRING, ("N", 1)) for name in tables]
+    return _model(nodes, [_tensor("index", TensorProto.INT64, ("N", 1))], outputs, constants)
 
 
 def hungry() -> onnx.ModelProto:

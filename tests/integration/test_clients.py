@@ -238,7 +238,9 @@ def test_a_call_that_waits_to_be_made_again_ends_with_its_client(stub: tuple[str
 def test_classify_ends_where_the_server_falls_silent(stub: tuple[str, Stub], capsys: pytest.CaptureFixture[str]):
     address, _ = stub
     assert main(["classify", "--model=m", "--text=x", f"--server={address}", "--timeout-seconds=0.5"]) == 1
-    assert capsys.readouterr().err.startswith("convserve: DEADLINE_EXCEEDED: ")
+    printed = capsys.readouterr()
+    assert printed.err.startswith("convserve: DEADLINE_EXCEEDED: ")
+    assert printed.out.splitlines() == ["m version 1", "x", "    0.5000  3"]
 
 
 def test_a_model_without_labels_has_numbers(stub: tuple[str, Stub], capsys: pytest.CaptureFixture[str]):

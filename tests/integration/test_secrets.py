@@ -140,6 +140,18 @@ def test_no_caller_writes_a_line_of_the_log(small_repository: Path, transport: s
     assert not [line for line in server.lines if "forged" in line or "Bearer" in line]
 
 
+def test_no_caller_has_grpc_itself_write_to_the_log(small_repository: Path, transport: str):
+    """A line a header that it cannot read, and nothing bounds them: two a call here, 4,000 in a second or two."""
+    wrong = ((b"grpc-timeout", b"soon"), (b"grpc-encoding", b"zip9"))
+    with ServerProcess(small_repository, transport) as server:
+        with http2.Connection(server.grpc_port) as connection:
+            connection.send(http2.call_headers(1, "/grpc.health.v1.Health/Check", *wrong) + http2.message(1, b""))
+            ends = (http2.HEADERS, http2.RST_STREAM, http2.GOAWAY)
+            assert any(frame.kind in ends for frame in iter(connection.read, None))
+        server.client.wait_ready()
+    assert not [line for line in server.lines if not line.startswith("{")]
+
+
 def test_the_http_endpoint_is_bound_apart(small_repository: Path, transport: str):
     with ServerProcess(small_repository, transport, "--http-host", "127.0.0.2") as server:
         socket.create_connection(("127.0.0.2", server.http_port), timeout=10).close()

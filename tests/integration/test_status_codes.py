@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -192,6 +193,15 @@ def test_a_failing_graph_is_internal_and_spares_the_next(server: ServerProcess):
     answer = server.client.infer(infer_request("look-up", {"index": np.array([[3]])}))
     assert np.frombuffer(answer.raw_output_contents[0], np.float32).tolist() == [3.0]
     eventually(lambda: server.logged("a batch failed"), "the exception is in the log")
+
+
+def test_failing_graphs_fill_no_log(server: ServerProcess):
+    """A traceback for each call would; callers bring them about."""
+    request = infer_request("look-up", {"index": np.array([[99]])})
+    calls = [server.client.inference.ModelInfer.future(request) for _ in range(500)]
+    assert {failure(call.result).code for call in calls} == {grpc.StatusCode.INTERNAL}
+    seconds = Counter(line["time"].partition(".")[0] for line in server.logged("a batch failed"))
+    assert max(seconds.values()) <= 10
 
 
 def test_an_id_is_made_for_a_caller_who_brings_none(server: ServerProcess):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import queue
 import signal
 import threading
 import time
@@ -18,6 +20,7 @@ from grpc_health.v1 import health_pb2
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import grpc_service_pb2_grpc
 from service.transport.calls import MODEL_INFER
+from service.transport.streaming import MODEL_STREAM_INFER
 from tests.integration import graphs, http2
 from tests.integration.harness import (
     ADD_SUB,
@@ -94,6 +97,34 @@ def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
         assert server.logged("stopped")[0]["in_flight"] == 0
 
 
+def test_a_terminal_that_closes_drains_the_server(small_repository: Path, transport: str, loop_iterations: int):
+    """It sends SIGHUP, often twice, the shell's and the kernel's: nobody is in a hurry."""
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600", "--instances", "1", "--max-batch-size", "1")
+    with ServerProcess(small_repository, transport, *flags) as server:
+        calls = [server.client.inference.ModelInfer.future(loop_request(loop_iterations // 2)) for _ in range(3)]
+        eventually(lambda: server.metric("convserve_queue_depth", model="loop") >= 1, "one runs, others are queued")
+        server.signal(signal.SIGHUP)
+        server.wait_log("draining")
+        server.signal(signal.SIGHUP)
+        assert [arrays_of(call.result())["done"].tolist() for call in calls] == [[[loop_iterations // 2]]] * 3
+        assert server.wait_exit() == 0
+
+
+def test_nohup_is_heeded(small_repository: Path, transport: str):
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        server = ServerProcess(small_repository, transport, "--lame-duck-seconds", "600")
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    with server:
+        server.signal(signal.SIGHUP)
+        server.signal(signal.SIGTERM)  # the first that counts, so there is a lame duck
+        server.wait_log("draining")
+        assert server.client.infer(ADD_SUB).model_name == "add-sub"
+        server.signal(signal.SIGTERM)
+        assert server.wait_exit() == 0
+
+
 def test_a_second_signal_gives_up_what_runs(small_repository: Path, transport: str, loop_iterations: int):
     flags = ("--lame-duck-seconds", "0", "--drain-seconds", "3600", "--instances", "1")
     with ServerProcess(small_repository, transport, *flags) as server:
@@ -119,12 +150,34 @@ def test_drain_seconds_bound_the_waiting(small_repository: Path, transport: str,
         assert codes <= {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED}
 
 
-def ask_for_much(connection: http2.Connection) -> None:
-    """Ask for an answer of 4 MB and read its first part, so that the rest waits until this caller has room for it."""
+def test_a_stream_is_answered_what_is_in_flight_and_refused_what_comes_later(
+    small_repository: Path, transport: str, loop_iterations: int
+):
+    flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600", "--instances", "1", "--max-batch-size", "1")
+    outbox: queue.SimpleQueue[pb.ModelInferRequest | None] = queue.SimpleQueue()
+    with ServerProcess(small_repository, transport, *flags) as server:
+        call = server.client.inference.ModelStreamInfer(iter(outbox.get, None), timeout=DEADLINE_SECONDS)
+        for number in range(6):
+            outbox.put(infer_request("loop", {"iterations": np.array([[loop_iterations // 2]])}, id=str(number)))
+        eventually(lambda: server.metric("convserve_queue_depth", model="loop") >= 1, "one runs, others are queued")
+        server.signal(signal.SIGTERM)
+        server.wait_log("draining")
+        assert [next(call).infer_response.id for _ in range(4)] == ["0", "1", "2", "3"]
+        outbox.put(infer_request("loop", {"iterations": np.array([[1]])}, id="late"))
+        errors = {answer.infer_response.id: answer.error_message for answer in (next(call) for _ in range(3))}
+        assert errors == {"4": "", "5": "", "late": "UNAVAILABLE: the server is stopping"}
+        assert server.wait_exit() == 0
+        outbox.put(None)
+        assert failure(next, call).code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.CANCELLED)
+
+
+def ask_for_much(connection: http2.Connection, method: str) -> int:
+    """Ask for an answer of 4 MB, so that the rest waits until this caller has room for it; return what came at once."""
     request = infer_request("wide", {"x": np.ones((1, 1), np.float32)}).SerializeToString()
-    connection.send(http2.call_headers(1, MODEL_INFER) + http2.message(1, request))
+    connection.send(http2.call_headers(1, method) + http2.message(1, request))
     while (frame := connection.read()) is not None and frame.kind != http2.DATA:
         assert frame.kind != http2.RST_STREAM
+    return len(frame.body) if frame else 0
 
 
 def room(count: int) -> bytes:
@@ -134,30 +187,45 @@ def room(count: int) -> bytes:
 
 
 def test_an_answer_on_its_way_is_sent_to_its_end(tmp_path: Path, transport: str):
-    """The caller reads it in small parts, which takes seconds."""
-    width, part = 1_000_000, 1000
+    read_slowly_from_a_server_that_stops(tmp_path, transport, MODEL_INFER)
+
+
+def test_so_is_one_of_a_stream(tmp_path: Path):
+    """The native door's library takes 4 MB of a stream and does not tell when they have gone out."""
+    read_slowly_from_a_server_that_stops(tmp_path, "grpcio", MODEL_STREAM_INFER)
+
+
+def read_slowly_from_a_server_that_stops(tmp_path: Path, transport: str, method: str) -> None:
+    """Read an answer to its end, in small parts, which takes seconds."""
+    width, part = 1_000_000, 200
     graphs.write(tmp_path, "wide", graphs.widened(width))
     flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600")
     with ServerProcess(tmp_path, transport, *flags) as server, http2.Connection(server.grpc_port) as connection:
-        ask_for_much(connection)
+        came = ask_for_much(connection, method)
         server.signal(signal.SIGTERM)
         server.wait_log("draining")
         connection.send(room(part))
         ended = False
         while not ended and (frame := connection.read()) is not None:
             ended = frame.kind == http2.HEADERS
-            if frame.kind == http2.DATA and server.process.poll() is None:
-                connection.send(room(part))
+            if frame.kind == http2.DATA:
+                came += len(frame.body)
+                with contextlib.suppress(ConnectionError):
+                    connection.send(room(part))
         assert ended, "the server hung up"
+        assert came > 4 * width
         assert server.wait_exit() == 0
 
 
+@pytest.mark.parametrize("method", [MODEL_INFER, MODEL_STREAM_INFER])
 @pytest.mark.parametrize("seconds", ["0.2", "600"])
-def test_who_does_not_read_holds_nobody_up_for_longer_than_the_drain(tmp_path: Path, transport: str, seconds: str):
+def test_who_does_not_read_holds_nobody_up_for_longer_than_the_drain(
+    tmp_path: Path, transport: str, seconds: str, method: str
+):
     graphs.write(tmp_path, "wide", graphs.widened(1_000_000))
     flags = ("--lame-duck-seconds", "0", "--drain-seconds", seconds)
     with ServerProcess(tmp_path, transport, *flags) as server, http2.Connection(server.grpc_port) as connection:
-        ask_for_much(connection)
+        ask_for_much(connection, method)
         server.signal(signal.SIGTERM)
         server.wait_log("draining")
         if seconds == "600":

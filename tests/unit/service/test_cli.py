@@ -4,6 +4,7 @@ import argparse
 import runpy
 from typing import Any
 
+import grpc
 import pytest
 
 from service import __version__, cli, client, inspection, logs, server
@@ -171,6 +172,34 @@ def test_what_failed_alone_is_told_by_the_name_of_its_status(
     code, out, _ = main(capsys, "classify", "--model", "m", "--text", "a", "b")
     assert code == 1
     assert out.splitlines()[1:] == ["a", "  INVALID_ARGUMENT: too long", "b", "  status 99: odd"]
+
+
+def test_answers_are_printed_though_nothing_tells_what_gave_them(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def describe(*_: object) -> pb.DescribeModelResponse:
+        raise client.CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "too much")
+
+    response = pb.ClassifySentencesResponse(model_name="m", model_version="1")
+    response.results.add().classification.scored_labels.add(label="good", probability=0.5)
+    monkeypatch.setattr(client.Client, "classify_sentences", lambda *_, **__: response)
+    monkeypatch.setattr(client.Client, "describe", describe)
+    code, out, error = main(capsys, "classify", "--model", "m", "--text", "a")
+    assert (code, out.splitlines()) == (1, ["m version 1", "a", "    0.5000  good"])
+    assert error.startswith("convserve: RESOURCE_EXHAUSTED: too much; so what ran it")
+    assert error.count("\n") == 1
+
+
+def test_a_version_that_is_gone_by_then_is_not_called_unverified(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    response = pb.ClassifySentencesResponse(model_name="m", model_version="1")
+    response.results.add()
+    gone = pb.DescribeModelResponse(state=pb.MODEL_STATE_UNAVAILABLE)
+    monkeypatch.setattr(client.Client, "classify_sentences", lambda *_, **__: response)
+    monkeypatch.setattr(client.Client, "describe", lambda *_: gone)
+    code, out, error = main(capsys, "classify", "--model", "m", "--text", "a")
+    assert (code, out.splitlines(), error) == (0, ["m version 1, no longer ready", "a"], "")
 
 
 @pytest.mark.parametrize(

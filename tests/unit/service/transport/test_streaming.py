@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from service.transport.reply_queue import ReplyQueue
 from service.transport.streaming import MAX_IN_FLIGHT, Stream
 from tests.fakes import FakeClock
 
@@ -41,7 +42,7 @@ def test_reads_no_faster_than_the_caller() -> None:
     async def scenario() -> None:
         loop = asyncio.get_running_loop()
         calls: Any = AnswersAtOnce()
-        stream = Stream(calls, loop.call_soon, None, "id")
+        stream = Stream(calls, ReplyQueue(loop), None, "id")
         answers = stream.run(requests())
         assert b"request" in await anext(answers)
         await settle()
@@ -56,6 +57,44 @@ def test_reads_no_faster_than_the_caller() -> None:
     asyncio.run(scenario())
 
 
+class AnswersNever(AnswersAtOnce):
+    """Calls that take in every request but the first, and answer none of those."""
+
+    def begin(self, _method: str, payload: bytes, remaining: float | None, responder: Any, _metadata: Any) -> Any:
+        self.remaining.append(remaining)
+        if len(self.remaining) > 1:
+            return self
+        responder.respond(payload)
+        return None
+
+    def cancel(self) -> None:
+        pass
+
+
+def test_a_drain_waits_for_what_was_taken_in_until_the_caller_has_left() -> None:
+    """Not for what was refused at once: who goes on sending would keep the server."""
+    unsent = []
+
+    async def scenario() -> None:
+        replies = ReplyQueue(asyncio.get_running_loop())
+
+        async def requests() -> AsyncIterator[bytes]:
+            for _ in range(4):
+                yield b"request"
+                unsent.append(replies.unsent)
+
+        calls: Any = AnswersNever()
+        answers = Stream(calls, replies, None, "id").run(requests())
+        await anext(answers)
+        while len(unsent) < 4:
+            await asyncio.sleep(0)
+        await answers.aclose()
+        unsent.append(replies.unsent)
+
+    asyncio.run(scenario())
+    assert unsent == [0, 1, 2, 3, 0]
+
+
 @pytest.mark.parametrize(("time_remaining", "expected"), [(2.0, [2.0, 0.5, -1.0]), (None, [None] * 3)])
 def test_each_request_has_what_is_left_of_the_streams_time(
     time_remaining: float | None, expected: list[float | None]
@@ -68,7 +107,7 @@ def test_each_request_has_what_is_left_of_the_streams_time(
             calls.clock.advance(1.5)
 
     async def scenario() -> None:
-        stream = Stream(calls, asyncio.get_running_loop().call_soon, time_remaining, "id")
+        stream = Stream(calls, ReplyQueue(asyncio.get_running_loop()), time_remaining, "id")
         assert len([answer async for answer in stream.run(requests())]) == len(expected)
 
     asyncio.run(scenario())
