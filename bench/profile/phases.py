@@ -38,7 +38,6 @@ RULES: Mapping[str, Mapping[str, Phase]] = {
         "Batcher.offer": Phase.ADMIT,
         "Batcher.repeat": Phase.ADMIT,
         "Batcher._take_in": Phase.ADMIT,
-        "Batcher._raise": Phase.ADMIT,
     },
     "service/batching/instance.py": {"": Phase.BATCH, "Instance._answer": Phase.REPLY},
     "service/batching/observer.py": {"": Phase.OTHER},

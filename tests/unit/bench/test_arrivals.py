@@ -110,7 +110,7 @@ def test_a_plan_does_not_change_with_the_number_of_processes():
 
 def test_more_requests_than_fit_into_memory_are_refused_before_they_are_planned():
     with pytest.raises(OptionsInvalid, match=r"1e[+]09 requests a second for 32 s are more than 20,000,000"):
-        open_loop(Constant(), 1e9, 32.0, seed=0, inputs=1, processes=1, deadline_seconds=None, drain_seconds=1.0)
+        open_loop(Constant(), 1e9, 32.0, 0, Terms(1, 1, None, 1.0))
 
 
 @given(st.integers(1, 100), st.integers(1, 8))

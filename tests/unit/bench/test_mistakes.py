@@ -39,8 +39,8 @@ def test_a_folder_that_cannot_be_made(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ):
     module = importlib.import_module(f"bench.{command}.command")
-    monkeypatch.setattr(module, "found_programs", lambda *_, **__: {})
-    monkeypatch.setattr(f"bench.{command}.command.found_samplers", dict, raising=False)
+    monkeypatch.setattr(module, "find_programs", lambda *_, **__: {})
+    monkeypatch.setattr(f"bench.{command}.command.find_samplers", dict, raising=False)
     (tmp_path / "file").touch()
     assert main([command, f"--work={tmp_path}/file/x", f"--out={tmp_path}/out"]) == 2
     assert capsys.readouterr().err == f"convserve-bench: {tmp_path}/file/x: Not a directory; give another --work\n"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from bench.load import report
 from bench.load.histogram import Histogram
 from bench.load.records import Records, Summary, generator_limit
-from bench.slo.trials import _told
+from bench.slo.trials import _line
 
 ENTRIES = st.lists(
     st.tuples(
@@ -117,4 +117,4 @@ def test_the_generator_says_when_it_was_the_limit():
 
 def test_a_rate_at_which_nothing_was_ok_has_no_percentile():
     summary = Summary.of(records([(1.0, 0.0, 0.001, 8, False)]), 1.0, 0.05)
-    assert "1 of       1 missed  p99 of OK         - ms  failed" in _told(50.0, summary, "failed")
+    assert "1 of       1 missed  p99 of OK         - ms  failed" in _line(50.0, summary, "failed")

@@ -13,7 +13,7 @@ from tests.unit.service.batching.simulation import PROFILES, gamma, optimum, poi
 RESNET_20 = (5e-5, 6.7e-4, 0.05, 32)
 LOADS = (0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 ARRIVALS = {"Poisson": poisson, "gamma, variation 3": gamma}
-COUNT = 4000  # arrivals of a trace: so many that its start and its end are a small part
+COUNT, LIMITS = 4000, 100  # the fewest arrivals and time limits of a trace, so that its start and end are a small part
 SEEDS = (1, 2)
 
 
@@ -21,9 +21,10 @@ def ratios(profile: tuple[float, float, float, int], arrivals: str, load: float)
     """Return the answers in time over the optimum's: refused late, refused promptly; buckets are powers of two."""
     fixed, per_row, limit, most = profile
     rate = load * 2 * min((limit / 2 - fixed) / per_row, most) / limit
+    count = max(COUNT, round(LIMITS * limit * rate))
     late = prompt = best = 0
     for seed in SEEDS:
-        trace = ARRIVALS[arrivals](rate, COUNT, seed)
+        trace = ARRIVALS[arrivals](rate, count, seed)
         best += optimum(trace, limit, _policy(fixed, per_row, most))
         late += simulate(trace, limit, _policy(fixed, per_row, most)).in_time
         prompt += simulate(trace, limit, _policy(fixed, per_row, most), prompt=True).in_time
