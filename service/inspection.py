@@ -112,7 +112,7 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
     chosen = costs_of(tables[pricing.layout], subject)
     buckets = ", ".join(map(str, chosen.buckets))
     spared = pricing.layout.instances - pricing.instances
-    room = f" less {spared}, which leaves cores to the doors" if spared else ""
+    room = f" less {spared}, which leaves cores to the transport" if spared else ""
     print(
         f"  chosen      {_said(pricing.layout)}{room}; buckets {buckets}; "
         f"largest useful batch {useful_batch_size(chosen)}"

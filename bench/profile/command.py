@@ -47,7 +47,7 @@ def add_command(commands: Any) -> None:
     parser.add_argument(
         "--concurrency", type=counts, metavar="N,N", help="calls in flight; default: 1,16,64; resnet50: 1,4"
     )
-    parser.add_argument("--transport", choices=[*DOORS], default="native", help="the door; default: %(default)s")
+    parser.add_argument("--transport", choices=[*DOORS], default="native", help="the transport; default: %(default)s")
     parser.add_argument(
         "--seconds", type=positive, default=4.0, metavar="S", help="of a measurement; default: %(default)s"
     )
@@ -90,7 +90,7 @@ def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
     def keep(profile: Profile, costs: Sequence[Cost]) -> None:
         profiles.put(profile)
         profiles.write(out / "results.json")
-        title = f"{profile.model}, {profile.in_flight} in flight, {profile.transport} door: CPU us for an inference"
+        title = f"{profile.model}, {profile.in_flight} in flight, {profile.transport}: CPU us for an inference"
         door = "" if profile.transport == "native" else f"-{profile.transport}"
         (out / f"{profile.model}-{profile.in_flight}{door}.svg").write_text(svg(costs, title))
 

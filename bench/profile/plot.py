@@ -35,7 +35,7 @@ def draw(profiles: Profiles, path: Path) -> None:
                       label=_BARE if place == 0 else None)  # fmt: skip
         axes.set_yticks(range(len(here)), [f"{one.in_flight} in flight" for one in here])
         axes.invert_yaxis()
-        axes.set_title(f"{model}, {transport} door: CPU us of the server for an inference", fontsize=10)
+        axes.set_title(f"{model}, {transport}: CPU us of the server for an inference", fontsize=10)
         axes.grid(axis="x", alpha=0.3)
     drawn = {
         label: handle for axes in figure.axes for handle, label in zip(*axes.get_legend_handles_labels(), strict=True)

@@ -9,7 +9,7 @@ from bench.profile.phases import Phase
 from bench.profile.results import Profile, Profiles
 
 _LEAST = 0.0005  # a phase that nobody has as much of is left out
-_NAMES = {"native": "", "grpcio": ", grpcio door"}
+_NAMES = {"native": "", "grpcio": ", grpcio"}
 
 
 def text(profiles: Profiles) -> str:

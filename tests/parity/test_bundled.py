@@ -36,7 +36,7 @@ def test_a_bundled_version_verifies(version: Path) -> None:
 def test_the_documents_state_its_own_figures(version: Path) -> None:
     manifest, name = read_manifest(version), version.parent.name
     (accuracy,) = manifest.accuracy
-    value, count = f"{100 * accuracy.value:.2f} %", f"{accuracy.count:,}"
+    value, count = f"{100 * accuracy.value:.2f}%", f"{accuracy.count:,}"
     low, high = 100 * accuracy.interval_low, 100 * accuracy.interval_high
     size, difference = (version / MODEL_FILE).stat().st_size / 1e6, f"{manifest.parity.max_abs_difference:.1e}"
     (row,) = re.findall(rf"^\| {name} \|.*$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
@@ -45,9 +45,9 @@ def test_the_documents_state_its_own_figures(version: Path) -> None:
     stated = row.split(" | ")
     assert stated[3].startswith(f"{value} top-1")
     assert float(stated[4].removesuffix(" MB |")) == pytest.approx(size, abs=0.06)
-    torch = f"{100 * accuracy.torch_value:.2f} %"
+    torch = f"{100 * accuracy.torch_value:.2f}%"
     assert full.startswith(f"| {name}/{version.name} | {value} of {count} (")
-    assert full.endswith(f"| {low:.2f} to {high:.2f} % | {torch} | {difference} | {size:.2f} MB |")
+    assert full.endswith(f"| {low:.2f} to {high:.2f}% | {torch} | {difference} | {size:.2f} MB |")
 
 
 def test_the_bundle_is_small() -> None:
