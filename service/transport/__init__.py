@@ -1,1 +1,1 @@
-"""The doors: the grpcio server, the native fast lane, HTTP. Only here, server.py and client/ import gRPC."""
+"""The doors: the grpcio server, the native fast lane, HTTP. Only here, parts.py and client/ import gRPC."""

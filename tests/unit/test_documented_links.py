@@ -1,4 +1,4 @@
-"""What the documents refer to exists: files, headings, modules."""
+"""What the documents refer to exists: files, headings, modules. Decisions have one form."""
 
 from __future__ import annotations
 
@@ -67,3 +67,14 @@ def test_modules_that_are_named_exist(page: Path) -> None:
     prose = re.sub(r"\]\([^)]*\)", "", page.read_text(encoding="utf-8"))
     for name in re.findall(r"(?<![\w/-])[a-z_]+(?:/[a-z_0-9]+)*\.py\b", prose):
         assert any(path.endswith(f"/{name}") for path in tree), name
+
+
+def test_decisions_are_numbered_and_have_one_form() -> None:
+    decisions = sorted((ROOT / "docs" / "adr").glob("*.md"))
+    assert decisions
+    for number, path in enumerate(decisions, start=1):
+        text = path.read_text(encoding="utf-8")
+        assert path.name.startswith(f"{number:04}-")
+        assert text.startswith(f"# {number}. ")
+        sections = re.findall(r"^## (.*)$", FENCED.sub("", text), re.MULTILINE)
+        assert [name for name in sections if name != "What was tried"] == ["Context", "Decision", "Consequences"], path
