@@ -197,6 +197,10 @@ class GraphNotRunnable(GraphInvalid):
     """model.onnx is intact, but uses what the runtime or the protocol lacks; the message names the remedy."""
 
 
+class OutOfMemory(LoadError):
+    """Memory ran out while model.onnx was opened; the file may be right."""
+
+
 class ProviderUnavailable(LoadError):
     """CUDA was demanded but the session came up without it."""
 

@@ -19,6 +19,7 @@ from service.errors import (
     LoadError,
     LoadTimedOut,
     ManifestInvalid,
+    OutOfMemory,
     ProviderUnavailable,
 )
 from service.metrics import Metrics
@@ -37,6 +38,7 @@ _HINTS: dict[type[LoadError], str] = {
     ManifestInvalid: "its manifest, labels or golden answers are not valid",
     GraphNotRunnable: "its graph has what this server cannot run, the log says what",
     GraphInvalid: "its model file is damaged or not the one that its manifest names",
+    OutOfMemory: "memory ran out",
     LoadTimedOut: "loading did not end in time",
     LoadError: "loading failed",
 }

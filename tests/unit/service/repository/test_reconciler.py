@@ -16,6 +16,7 @@ from service.errors import (
     ManifestInvalid,
     ModelNotFound,
     ModelNotReady,
+    OutOfMemory,
     ProviderUnavailable,
     SettingsError,
 )
@@ -854,6 +855,12 @@ class TestExplicit:
         loader.failures.clear()
         stage.reconciler.load_model("a")
         assert stage.serving("a") == [1], "a call tries again what had failed"
+
+    def test_a_model_that_does_not_fit_is_told_from_one_that_is_wrong(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": OutOfMemory("std::bad_alloc")})
+        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit").start()
+        with pytest.raises(LoadFailed, match=r"^model 'a' version 1: memory ran out$"):
+            stage.reconciler.load_model("a")
 
     def test_a_changed_version_that_fails_is_told_each_time(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
