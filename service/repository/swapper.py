@@ -192,8 +192,8 @@ class Swapper:
 
     def forget_all_but(self, name: str, versions: Collection[int]) -> None:
         """Know no more of a model's other versions that do not serve."""
-        for status in self._lifecycle.statuses():
-            if status.name == name and status.state == "UNAVAILABLE" and status.version not in versions:
+        for status in self._lifecycle.statuses_of(name):
+            if status.state == "UNAVAILABLE" and status.version not in versions:
                 self._lifecycle.forget(name, status.version)
 
     def give_up(self, servable: Servable) -> None:

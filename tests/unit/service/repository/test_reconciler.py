@@ -235,6 +235,41 @@ def test_a_start_where_no_model_can_be_read_says_so(tmp_path: Path) -> None:
         stage.start()
 
 
+@pytest.mark.parametrize("models", [1, 5])
+def test_a_look_goes_through_all_versions_once_however_many_models_there_are(
+    models: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, *(f"m{number}/1" for number in range(models))).start()
+    statuses, asked = stage.lifecycle.statuses, []
+    monkeypatch.setattr(stage.lifecycle, "statuses", lambda: asked.append(1) or statuses())
+    stage.reconciler.poll()
+    assert len(asked) == 1
+
+
+def test_a_lost_repository_is_told_once_and_so_is_its_return(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, aside = tmp_path / "models", tmp_path / "aside"
+    stage = Stage(root, "a/1").start()
+
+    def told() -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            for _ in range(3):
+                stage.reconciler.poll()
+        return [record.message for record in caplog.records]
+
+    assert told() == []
+    root.rename(aside)
+    (gone,) = told()
+    assert gone.startswith("the model repository cannot be read: ")
+    root.mkdir()
+    assert told() == ["the model repository is empty; serving goes on"]
+    root.rmdir()
+    assert told() == [gone], "it is another state again"
+    aside.rename(root)
+    assert told() == ["the model repository is followed again"]
+    assert stage.serving("a") == [1]
+
+
 def test_a_new_model_that_cannot_be_read_is_told_and_served_once_it_can(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "b/1").start()
     stage.add("a/1")
