@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import InvalidInput, ModelNotFound, ModelNotReady
+from service.errors import COMING_SECONDS, InvalidInput, ModelNotFound, ModelNotReady
 from service.metrics import Metrics
 from service.repository.servable import Servable
 
@@ -92,7 +92,10 @@ class Lifecycle:
         found = self._ready.get(name, {}).get(_number(version)) if version else self._newest.get(name)
         if found is None:
             status = self.newest_status(name, version)
-            raise ModelNotReady(f"model '{name}' version {status.version} is {status.state}: {status.hint}")
+            raise ModelNotReady(
+                f"model '{name}' version {status.version} is {status.state}: {status.hint}",
+                retry_after_seconds=COMING_SECONDS if status.state == "LOADING" else None,
+            )
         return found
 
     def lends(self, servable: Servable, version: str) -> bool:
