@@ -13,6 +13,7 @@ import os
 import re
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -50,6 +51,8 @@ LABELS_FILE = "labels.txt"
 # What a server reads: it passes over folders with other names.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LARGEST_VERSION = 10**18 - 1
+_ASIDE = ".aside-"
+_ABANDONED_SECONDS = 86400.0  # without a new file in it, which no publishing takes
 
 Say = Callable[[str], None]
 
@@ -118,6 +121,8 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
 def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Path]]:
     """Give a folder to fill; on leaving, sync it and rename it to the version. On an error remove it.
 
+    What killed publishings left aside of the same model is removed first, once it is a day old.
+
     Yields:
         The folder aside, whose name is no version number so that no server reads it, and the target.
 
@@ -139,7 +144,8 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
             raise PublishFailed(f"{target}: no server reads such a number; at most {_LARGEST_VERSION}")
         if target.exists():
             raise PublishFailed(f"{target}: exists already; leave --version out for the next free number")
-        aside = Path(tempfile.mkdtemp(prefix=f".aside-{target.name}-", dir=model_dir))
+        _remove_abandoned(model_dir, time.time())
+        aside = Path(tempfile.mkdtemp(prefix=f"{_ASIDE}{target.name}-", dir=model_dir))
     except OSError as error:
         raise PublishFailed(f"{error.filename or model_dir}: cannot be written ({error.strerror})") from None
     try:
@@ -158,6 +164,13 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):  # it holds something, as a rule
             model_dir.rmdir()
+
+
+def _remove_abandoned(model_dir: Path, now: float) -> None:
+    for left in model_dir.glob(f"{_ASIDE}*"):
+        with contextlib.suppress(OSError):  # another's, or somebody else removes it: nobody reads it
+            if now - left.lstat().st_mtime > _ABANDONED_SECONDS:
+                shutil.rmtree(left)
 
 
 def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:

@@ -15,7 +15,7 @@ import numpy as np
 
 from service.batching.request import PendingRequest, Reply
 from service.checks import check_arrays, check_names, check_overrides, encoded_items
-from service.errors import Draining, InvalidInput
+from service.errors import COMING_SECONDS, Draining, InvalidInput
 from service.gather import ItemsGather, ItemsReply, TensorGather
 from service.preparation import Burst, Preparation
 from service.preprocessing.prepare import Item
@@ -65,7 +65,7 @@ class DataPlane:
             ServingError: As :meth:`Lifecycle.find` raises it.
         """
         if self.draining:
-            raise Draining("the server is stopping")
+            raise Draining("the server is stopping", retry_after_seconds=COMING_SECONDS)
         return self.lifecycle.find(name, version)
 
     def lends(self, servable: Servable, version: str) -> bool:

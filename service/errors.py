@@ -10,6 +10,9 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import ClassVar
 
+COMING_SECONDS = 1.0
+"""When a retry is worthwhile of what comes by itself: a version is loaded, or a server's place taken, in seconds."""
+
 
 class ServingError(Exception):
     """A failure of one request, as its caller will see it.
@@ -195,6 +198,10 @@ class GraphInvalid(LoadError):
 
 class GraphNotRunnable(GraphInvalid):
     """model.onnx is intact, but uses what the runtime or the protocol lacks; the message names the remedy."""
+
+
+class OutOfMemory(LoadError):
+    """Memory ran out while model.onnx was opened; the file may be right."""
 
 
 class ProviderUnavailable(LoadError):

@@ -34,6 +34,7 @@ from service.repository.watcher import Watcher
 from service.repository.widening import Widening
 from service.scheduling import wait_for_turns
 from service.settings import Settings
+from service.shortage import shortages_named
 from service.transport.access_log import AccessLog
 from service.transport.address import is_loopback, listening, socket_folder, target
 from service.transport.admin import Admin
@@ -176,8 +177,9 @@ class Server:
 
     def _load(self) -> None:
         try:
-            self._watchdog.start()  # first: versions are called as soon as they are loaded
-            self.reconciler.load_all()
+            with shortages_named():
+                self._watchdog.start()  # first: versions are called as soon as they are loaded
+                self.reconciler.load_all()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
         except Exception as error:
@@ -253,10 +255,11 @@ def run(settings: Settings) -> int:
         The exit code: 0 after a drain, 2 if the server could not serve as it was told to.
     """
     _LOG.info("starting", extra={"fields": {"version": __version__} | asdict(settings)})
-    wait_for_turns()
-    stop, hurry = _listen_for_signals()
-    server = Server(settings)
-    server.start()
+    with shortages_named():
+        wait_for_turns()
+        stop, hurry = _listen_for_signals()
+        server = Server(settings)
+        server.start()
     while not stop.wait(0.5) and not server.failed.is_set():
         pass
     if server.fatal is not None:

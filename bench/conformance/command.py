@@ -24,6 +24,10 @@ else should send requests to the models meanwhile: statistics are compared exact
 something did, 2 if the server could not be reached or does not know a model."""
 
 
+class IdentityInvalid(Exception):
+    """An ``--identity`` that would have no effect; one line for the command line."""
+
+
 def add_command(commands: Any) -> None:
     """Add the command to those of ``convserve-bench``."""
     parser = commands.add_parser("conformance", help="check any server against the protocol", description=_ABOUT)
@@ -54,10 +58,11 @@ def add_command(commands: Any) -> None:
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
     try:
+        mirrors = _mirrors(flags.identity, flags.model)
         check_outputs(flags.json)
         credentials = credentials_of(flags)
         target = Target(flags.server, flags.timeout_seconds, credentials)
-    except (CredentialsInvalid, OutputInvalid) as error:
+    except (CredentialsInvalid, IdentityInvalid, OutputInvalid) as error:
         print(f"convserve-bench: {error}", file=sys.stderr)
         return 2
     with target:
@@ -68,7 +73,7 @@ def run(flags: argparse.Namespace) -> int:
             why = explained(error.code, error.details, flags.server, credentials)
             print(f"convserve-bench: {why}", file=sys.stderr)
             return 2
-        suite = Suite(target, flags.model, _mirrors(flags.identity), may_unload=flags.load_unload)
+        suite = Suite(target, flags.model, mirrors, may_unload=flags.load_unload)
         results = suite.run(flags.section, progress=_print_verbosely if flags.verbose else _print_failure)
     print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
     if flags.json:
@@ -104,10 +109,21 @@ def _print_failure(result: Any) -> None:
         _print_verbosely(result)
 
 
-def _mirrors(hints: Sequence[str]) -> dict[str, dict[str, str]]:
-    """Read ``NAME`` and ``NAME=OUTPUT:INPUT,OUTPUT:INPUT``."""
-    mirrors = {}
+def _mirrors(hints: Sequence[str], models: Sequence[str]) -> dict[str, dict[str, str]]:
+    """Read ``NAME`` and ``NAME=OUTPUT:INPUT,OUTPUT:INPUT``.
+
+    Raises:
+        IdentityInvalid: One would have no effect.
+    """
+    mirrors: dict[str, dict[str, str]] = {}
     for hint in hints:
         name, _, pairs = hint.partition("=")
-        mirrors[name] = dict(pair.split(":", 1) for pair in pairs.split(",") if ":" in pair)
+        if name not in models:
+            raise IdentityInvalid(f"--identity {hint}: no --model {name} is asked, so it would have no effect")
+        mirrors[name] = {}
+        for pair in pairs.split(",") if pairs else ():
+            output, separator, given = pair.partition(":")
+            if not separator:
+                raise IdentityInvalid(f"--identity {hint}: expected OUTPUT:INPUT, got {pair!r}")
+            mirrors[name][output] = given
     return mirrors

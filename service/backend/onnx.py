@@ -86,6 +86,7 @@ class OnnxBackend:
         Raises:
             GraphInvalid: The file is missing or damaged, or (GraphNotRunnable) has what the runtime or the protocol has
                 not.
+            OutOfMemory: It does not fit into memory.
             ProviderUnavailable: ``"cuda"`` was asked for and the session came up without it.
         """
         options = ort.SessionOptions()

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument, InvalidProtobuf, NoSuchFile
 
-from service.errors import GraphInvalid, GraphNotRunnable
+from service.errors import GraphInvalid, GraphNotRunnable, LoadError, OutOfMemory
 
 _DAMAGED = (InvalidArgument, InvalidProtobuf, NoSuchFile)
+# Words of ONNX Runtime 1.32's messages, of C++'s and of CUDA's.
+_NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory")
 _TENSORS_ONLY = "export it with tensors alone (skl2onnx: options={'zipmap': False})"
 _CAST = "cast it to another inside the graph"
 # What helps, by words of ONNX Runtime 1.32's message.
@@ -21,9 +23,11 @@ _REMEDIES = {
 }
 
 
-def not_opened(error: Exception) -> GraphInvalid:
+def not_opened(error: Exception) -> LoadError:
     """Return the error for what opening a session raised; the caller adds the path of the file."""
     said = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or any(words in said for words in _NO_MEMORY):
+        return OutOfMemory(f"memory ran out as ONNX Runtime opened it ({said}): give the server more, or serve less")
     if isinstance(error, _DAMAGED):
         return GraphInvalid(f"ONNX Runtime cannot open it ({said}): copy or export it again")
     remedy = next((text for words, text in _REMEDIES.items() if words in said), "")

@@ -20,6 +20,7 @@ from service.client.requests import (
     CallOptions,
     Options,
     Terms,
+    check_terms,
     describe_request,
     health_request,
     images_request,
@@ -51,6 +52,7 @@ class AsyncClient:
             RuntimeError: No loop runs; gRPC would take another one than the calls are made in.
         """
         asyncio.get_running_loop()
+        check_terms(timeout_seconds, attempts)
         self._channel = (credentials or Credentials()).aio_channel(server, [*CHANNEL_OPTIONS, *channel_options])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -117,7 +119,10 @@ class AsyncClient:
                 raise
             wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
             if wait is None:
-                raise failed
+                try:
+                    raise failed
+                finally:
+                    del failed  # its traceback knows this frame: the request would wait for the garbage collector
             await asyncio.sleep(wait)
             if self._closed:
                 raise CallFailed.closed()

@@ -20,6 +20,7 @@ from service.client.requests import (
     CallOptions,
     Options,
     Terms,
+    check_terms,
     describe_request,
     health_request,
     images_request,
@@ -56,7 +57,9 @@ class Client:
 
         Raises:
             CredentialsInvalid: A file of the credentials cannot be used.
+            TypeError: An argument is of another type.
         """
+        check_terms(timeout_seconds, attempts)
         self._channel = (credentials or Credentials()).channel(server, [*CHANNEL_OPTIONS, *channel_options])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -142,7 +145,10 @@ class Client:
                 failed = CallFailed.of(error)
             wait = terms.wait_seconds(failed, attempt, time.monotonic(), random.random())  # noqa: S311 - no secret
             if wait is None:
-                raise failed
+                try:
+                    raise failed
+                finally:
+                    del failed  # its traceback knows this frame: the request would wait for the garbage collector
             if self._closed.wait(wait):
                 raise CallFailed.closed()
             attempt += 1

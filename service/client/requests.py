@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
 from typing import Any, TypedDict
 
 from grpc_health.v1 import health_pb2
@@ -154,8 +155,33 @@ def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
         raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(sorted(kind.__annotations__))}")
     for name in ("model_version", "request_id"):
         _expect_text(name, options.get(name) or "")
+    _expect_number("top_k", options.get("top_k") or 0, Integral)
+    _expect_number("timeout_seconds", options.get("timeout_seconds") or 0.0, Real)
+    if isinstance(options.get("explain"), str | bytes):
+        raise TypeError(f"explain: expected bool, got {type(options['explain']).__name__}")  # type: ignore[typeddict-item]
     if isinstance(options.get("metadata"), Mapping):
         raise TypeError("metadata: expected pairs of key and value, got a mapping: its items() are such pairs")
+
+
+def check_terms(timeout_seconds: float | None, attempts: int) -> None:
+    """Go on unless what a client is made with is of another type.
+
+    Raises:
+        TypeError: Names the argument, and what is expected.
+    """
+    _expect_number("timeout_seconds", timeout_seconds or 0.0, Real)
+    _expect_number("attempts", attempts, Integral)
+
+
+def _expect_number(name: str, value: object, kind: type[Integral | Real]) -> None:
+    """Go on unless a value is no such number, NumPy's among them.
+
+    Raises:
+        TypeError: It is none.
+    """
+    if not isinstance(value, kind):
+        expected = "int" if kind is Integral else "float"
+        raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
 def _expect_text(name: str, value: object) -> None:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from service.errors import InvalidInput, ModelNotFound, ModelNotReady
+from service.errors import COMING_SECONDS, InvalidInput, ModelNotFound, ModelNotReady
 from service.metrics import Metrics
 from service.repository.servable import Servable
 
@@ -67,7 +67,7 @@ class Lifecycle:
         self._metrics = metrics
         self._listener = listener
         self._lock = threading.Lock()
-        self._statuses: dict[tuple[str, int], VersionStatus] = {}
+        self._statuses: dict[str, dict[int, VersionStatus]] = {}  # by name, and none without a version
         self._ready: dict[str, dict[int, Servable]] = {}
         self._newest: dict[str, Servable | None] = {}
         self._names: frozenset[str] = frozenset()
@@ -92,7 +92,10 @@ class Lifecycle:
         found = self._ready.get(name, {}).get(_number(version)) if version else self._newest.get(name)
         if found is None:
             status = self.newest_status(name, version)
-            raise ModelNotReady(f"model '{name}' version {status.version} is {status.state}: {status.hint}")
+            raise ModelNotReady(
+                f"model '{name}' version {status.version} is {status.state}: {status.hint}",
+                retry_after_seconds=COMING_SECONDS if status.state == "LOADING" else None,
+            )
         return found
 
     def lends(self, servable: Servable, version: str) -> bool:
@@ -113,11 +116,16 @@ class Lifecycle:
     def statuses(self) -> list[VersionStatus]:
         """Return every known version, by name and version."""
         with self._lock:
-            return [self._statuses[key] for key in sorted(self._statuses)]
+            return [versions[version] for _, versions in sorted(self._statuses.items()) for version in sorted(versions)]
+
+    def statuses_of(self, name: str) -> list[VersionStatus]:
+        """Return every known version of a model, by version; none of one that is not known."""
+        with self._lock:
+            return [status for _, status in sorted(self._statuses.get(name, {}).items())]
 
     def status(self, name: str, version: int) -> VersionStatus | None:
         """Return one version's status; None if it is not known."""
-        return self._statuses.get((name, version))
+        return self._statuses.get(name, {}).get(version)
 
     def newest_status(self, name: str, version: str = "") -> VersionStatus:
         """Return the status of a version, READY or not, or of a model's newest, a wanted one if there is any.
@@ -128,8 +136,7 @@ class Lifecycle:
         """
         if version and not _number(version):
             raise InvalidInput(f"model '{name}': version must be a number, got {version!r}")
-        with self._lock:
-            known = [status for status in self._statuses.values() if status.name == name]
+        known = self.statuses_of(name)
         if version:
             known = [status for status in known if status.version == _number(version)]
         if not known:
@@ -189,9 +196,11 @@ class Lifecycle:
     def forget(self, name: str, version: int) -> None:
         """Drop a version that no longer exists; a model without versions is no longer required."""
         with self._lock:
-            self._statuses.pop((name, version), None)
-            gone = not any(known == name for known, _ in self._statuses)
+            versions = self._statuses.get(name, {})
+            versions.pop(version, None)
+            gone = not versions
             if gone:
+                self._statuses.pop(name, None)
                 self._names -= {name}
                 self._required -= {name}
                 self._newest = {other: newest for other, newest in self._newest.items() if other != name}
@@ -230,7 +239,7 @@ class Lifecycle:
 
     def _show(self, status: VersionStatus, servable: Servable | None) -> Servable | None:
         """Replace a version's state and servable, under the lock; return the one that it had."""
-        self._statuses[status.name, status.version] = status
+        self._statuses.setdefault(status.name, {})[status.version] = status
         versions = dict(self._ready.get(status.name, {}))
         replaced = versions.pop(status.version, None)
         if servable is not None:

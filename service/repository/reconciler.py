@@ -113,12 +113,13 @@ class Reconciler:
             try:
                 models = self._catalogue.models()
             except SettingsError as error:
-                _LOG.error("the model repository cannot be read, serving goes on: %s", error)
+                self._shortfalls.note_repository(f"cannot be read: {error}")
                 return
             known = {status.name for status in self._lifecycle.statuses()}
             if not models and known:
-                _LOG.error("the model repository is empty, serving goes on")
+                self._shortfalls.note_repository("is empty")
                 return
+            self._shortfalls.note_repository("")
             for name in sorted(known | set(models) | self._shortfalls.names):
                 try:
                     shortfall = self._follow(name, models.get(name), retry=False)
@@ -171,8 +172,8 @@ class Reconciler:
             self._lifecycle.release(name)
             for servable in self._lifecycle.servables(name):
                 self._swapper.unload(servable, exists=True)
-            for status in self._lifecycle.statuses():
-                if status.name == name and not status.is_left_out:
+            for status in self._lifecycle.statuses_of(name):
+                if not status.is_left_out:
                     self._swapper.leave_out(name, status.version, "it was unloaded")
             self._shortfalls.note(name, Shortfall())
 

@@ -1,4 +1,4 @@
-"""Models that are not served as the repository has them: logged once, and in the metrics while it lasts."""
+"""What is not served as the repository has it: logged once; for a model, in the metrics while it lasts."""
 
 from __future__ import annotations
 
@@ -66,6 +66,7 @@ class Shortfalls:
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._said: dict[str, Shortfall] = {}
+        self._lost = ""
 
     @property
     def names(self) -> set[str]:
@@ -82,6 +83,18 @@ class Shortfalls:
             for name, shortfall in list(self._said.items())
             for version in shortfall.absent
         ]
+
+    def note_repository(self, problem: str) -> None:
+        """Say in the log when the repository as a whole can be followed no longer, and when it can again.
+
+        Args:
+            problem: What is in the way, for the operator; empty if nothing is.
+        """
+        before, self._lost = self._lost, problem
+        if problem and problem != before:
+            _LOG.error("the model repository %s; serving goes on", problem)
+        elif before and not problem:
+            _LOG.info("the model repository is followed again")
 
     def note(self, name: str, shortfall: Shortfall) -> None:
         """Show whether a model is served as the repository has it; say so in the log when that changes.

@@ -19,6 +19,7 @@ from service.errors import (
     LoadError,
     LoadTimedOut,
     ManifestInvalid,
+    OutOfMemory,
     ProviderUnavailable,
 )
 from service.metrics import Metrics
@@ -37,6 +38,7 @@ _HINTS: dict[type[LoadError], str] = {
     ManifestInvalid: "its manifest, labels or golden answers are not valid",
     GraphNotRunnable: "its graph has what this server cannot run, the log says what",
     GraphInvalid: "its model file is damaged or not the one that its manifest names",
+    OutOfMemory: "memory ran out",
     LoadTimedOut: "loading did not end in time",
     LoadError: "loading failed",
 }
@@ -190,8 +192,8 @@ class Swapper:
 
     def forget_all_but(self, name: str, versions: Collection[int]) -> None:
         """Know no more of a model's other versions that do not serve."""
-        for status in self._lifecycle.statuses():
-            if status.name == name and status.state == "UNAVAILABLE" and status.version not in versions:
+        for status in self._lifecycle.statuses_of(name):
+            if status.state == "UNAVAILABLE" and status.version not in versions:
                 self._lifecycle.forget(name, status.version)
 
     def give_up(self, servable: Servable) -> None:

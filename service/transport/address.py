@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from ipaddress import ip_address
 
 from service.errors import SettingsError
+from service.shortage import shortage
 
 
 def bare(host: str) -> str:
@@ -56,12 +57,15 @@ def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]
 
     Raises:
         SettingsError: The door cannot be bound.
+        OSError: Nor could another: :func:`service.shortage.shortage` says why.
     """
     try:
         yield
     except (TypeError, UnicodeError):  # of a host that cannot be written as a name
         raise SettingsError(f"cannot listen on {host!r}: that is no host. Choose another with {host_flag}") from None
     except OSError as error:
+        if shortage(error):
+            raise
         remedy = f"--{door}-port" if error.errno in (errno.EADDRINUSE, errno.EACCES) else host_flag
         # The doors word it differently.
         reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror or error
@@ -75,7 +79,7 @@ def socket_folder() -> tempfile.TemporaryDirectory[str]:
         SettingsError: No folder for temporary files can be written.
     """
     try:
-        return tempfile.TemporaryDirectory(prefix="convserve-")
+        return tempfile.TemporaryDirectory(prefix="convserve-", ignore_cleanup_errors=True)
     except OSError as error:
         raise SettingsError(
             f"the native transport needs a folder for its socket: {error.strerror}. Let /tmp or TMPDIR be writable, "

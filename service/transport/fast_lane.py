@@ -14,6 +14,7 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 from pygrpc_native import EVENT_CALL, NativeGrpcFront
 
@@ -132,12 +133,8 @@ class FastLane:
                     led = True
                 waited = time.monotonic() - asked
                 self._burst.alone = lone.note(len(events), self._calls.in_flight.count, waited)
-                refused = False
-                for kind, call_id, method, payload, _, details in events:
-                    if kind == EVENT_CALL and payload is not None and details is not None:
-                        refused |= not self._begin(call_id, HOT_METHODS[method], payload, details)
-                    elif (ticket := self._tickets.pop(call_id, None)) is not None:
-                        ticket.cancel()
+                refused = self._take(events)
+                del events  # which hold the messages, while the next call may be long in coming
                 self._burst.finish()
                 self._shedder.settle()
                 hurry.note(refused, time.monotonic())
@@ -146,6 +143,16 @@ class FastLane:
         except BaseException:
             _LOG.exception("the intake thread died")
             self._on_death()
+
+    def _take(self, events: Sequence[tuple[Any, ...]]) -> bool:
+        """Take a trip's calls in, and note who has left; return whether any call was refused at once."""
+        refused = False
+        for kind, call_id, method, payload, _, details in events:
+            if kind == EVENT_CALL and payload is not None and details is not None:
+                refused |= not self._begin(call_id, HOT_METHODS[method], payload, details)
+            elif (ticket := self._tickets.pop(call_id, None)) is not None:
+                ticket.cancel()
+        return refused
 
     def _begin(self, call_id: int, method: str, payload: bytes, details: Details) -> bool:
         """Take one call in; return False if it was refused at once."""

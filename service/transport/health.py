@@ -42,6 +42,7 @@ class Health:
         self._is_draining = is_draining
         self._states = _States()
         self._loop: asyncio.AbstractEventLoop | None = None
+        self._is_due = False
 
     def register(self, server: grpc.aio.Server, rpcs: RpcCounts) -> str:
         """Add the service to a server that has not started; return its name. Its calls are counted."""
@@ -53,11 +54,13 @@ class Health:
         self._refresh()
 
     def refresh(self) -> None:
-        """Bring Check and every Watch up to date."""
-        if self._loop is not None and self._loop.is_running():
+        """Bring Check and every Watch up to date, soon; many changes at once are one look at all models."""
+        if not self._is_due and self._loop is not None and self._loop.is_running():
+            self._is_due = True
             self._loop.call_soon_threadsafe(self._refresh)
 
     def _refresh(self) -> None:
+        self._is_due = False  # before looking: a change from now on may be missed, and is due again
         ready, draining = self._is_ready(), self._is_draining()
         states = dict.fromkeys(("", _INFERENCE, _CLASSIFICATION), ready)
         for status in self._lifecycle.statuses():

@@ -277,9 +277,10 @@ def test_who_calls_before_anything_is_loaded_is_to_try_again(
     client = Client(server.grpc_port)
     try:
         failed = failure(client.infer, ADD_SUB)
-        assert (failed.code, failed.message) == (
+        assert (failed.code, failed.message, failed.retry_seconds) == (
             grpc.StatusCode.UNAVAILABLE,
             "model 'add-sub' version 1 is LOADING: try again",
+            1.0,
         )
         assert not client.inference.ModelReady(pb.ModelReadyRequest(name="add-sub")).ready
         may_load.set()

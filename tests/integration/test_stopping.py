@@ -88,6 +88,7 @@ def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
                 failed = failure_of(error)
                 assert failed.code is grpc.StatusCode.UNAVAILABLE
                 assert (failed.info.reason if failed.info else "") == ("DRAINING" if transport == "native" else "")
+                assert failed.retry_seconds == (1.0 if transport == "native" else None)
                 return True
             return False
 

@@ -69,3 +69,15 @@ def test_what_is_no_seed(command: str, seed: str, capsys: pytest.CaptureFixture[
         main([command, "127.0.0.1:1", "--model=m", "--seed", seed, "--objective-seconds=1"])
     assert ended.value.code == 2
     assert "argument --seed: " in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("identity", "said"),
+    [
+        ("other", "--identity other: no --model other is asked, so it would have no effect"),
+        ("m=out", "--identity m=out: expected OUTPUT:INPUT, got 'out'"),
+    ],
+)
+def test_an_identity_that_would_have_no_effect(identity: str, said: str, capsys: pytest.CaptureFixture[str]):
+    assert main(["conformance", "127.0.0.1:1", "--model=m", f"--identity={identity}"]) == 2
+    assert capsys.readouterr().err == f"convserve-bench: {said}\n"

@@ -202,6 +202,15 @@ def test_a_folder_without_its_label_or_pictures_is_named(tmp_path: Path) -> None
         open_data(RECIPE, Source(tmp_path))
 
 
+def test_a_class_without_pictures_to_learn_from_is_named(tmp_path: Path) -> None:
+    _write_folders(tmp_path)
+    (tmp_path / "test" / "2" / "a.png").unlink()
+    assert open_data(RECIPE, Source(tmp_path)).test is not None, "what is only not tested can be learnt"
+    (tmp_path / "train" / "3" / "a.png").unlink()
+    with pytest.raises(DataInvalid, match=r"train/3: is empty; each label of the recipe needs pictures to learn from"):
+        open_data(RECIPE, Source(tmp_path))
+
+
 def test_empty_folders_are_an_empty_set(tmp_path: Path) -> None:
     for label in "0123456789":
         for split in ("train", "test"):

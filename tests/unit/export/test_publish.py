@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import stat
+import time
 from pathlib import Path
 
 import numpy as np
@@ -89,6 +90,18 @@ def test_a_version_appears_whole_and_readable_to_others(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["3"]
 
 
+def test_what_a_killed_publishing_left_is_removed_once_it_is_a_day_old(tmp_path: Path) -> None:
+    old, new, other = (tmp_path / place for place in ("m/.aside-1-old", "m/.aside-2-new", "n/.aside-1-old"))
+    for left, hours in ((old, 25), (new, 23), (other, 25)):
+        left.mkdir(parents=True)
+        (left / "model.onnx").write_text("x")
+        os.utime(left, (time.time() - hours * 3600,) * 2)
+    with write_aside(tmp_path / "m", None):
+        pass
+    assert [left.exists() for left in (old, new, other)] == [False, True, True]
+    assert (tmp_path / "m" / "1").is_dir()
+
+
 def test_a_version_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
     def publish_too_late() -> None:
         with write_aside(tmp_path, 1) as (aside, target):
@@ -113,7 +126,10 @@ def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(
     for name, version in (("x" * 128, 1), ("_a.b-c", 10**18 - 1)):
         with write_aside(tmp_path / name, version) as (aside, _):
             (aside / MODEL_FILE).write_text("x")
-    assert [(folder.name, folder.version) for folder in scan(tmp_path)] == [("_a.b-c", 10**18 - 1), ("x" * 128, 1)]
+    assert [(folder.name, folder.version) for folder in scan(tmp_path).folders] == [
+        ("_a.b-c", 10**18 - 1),
+        ("x" * 128, 1),
+    ]
     with (
         pytest.raises(PublishFailed, match="no server reads such a number; at most 999999999999999999"),
         write_aside(tmp_path / "_a.b-c", None),

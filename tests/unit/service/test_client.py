@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import argparse
+import asyncio
+import gc
 import io
 import math
 import pickle
-from collections.abc import Callable
+import weakref
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,6 +22,7 @@ from google.rpc import status_pb2
 from service.client import (
     AsyncClient,
     CallFailed,
+    Client,
     Credentials,
     CredentialsInvalid,
     add_credential_flags,
@@ -207,11 +211,62 @@ def test_inputs_may_come_from_a_generator() -> None:
         (lambda: describe_request("m", 1, {}), "version: expected str, got int"),  # type: ignore[arg-type]
         (lambda: health_request(1, {}), "model: expected str, got int"),  # type: ignore[arg-type]
         (lambda: health_request("m", {"metadata": {"k": "v"}}), "metadata: expected pairs"),  # type: ignore[typeddict-item]
+        (lambda: sentences_request("m", ["a"], {"top_k": "3"}), "top_k: expected int, got str"),  # type: ignore[typeddict-item]
+        (lambda: sentences_request("m", ["a"], {"top_k": 2.5}), "top_k: expected int, got float"),  # type: ignore[typeddict-item]
+        (lambda: sentences_request("m", ["a"], {"explain": "no"}), "explain: expected bool, got str"),  # type: ignore[typeddict-item]
+        (lambda: health_request("m", {"timeout_seconds": "3"}), "timeout_seconds: expected float, got str"),  # type: ignore[typeddict-item]
+        (lambda: Client("127.0.0.1:1", timeout_seconds="3"), "timeout_seconds: expected float, got str"),  # type: ignore[arg-type]
+        (lambda: Client("127.0.0.1:1", attempts="3"), "attempts: expected int, got str"),  # type: ignore[arg-type]
+        (lambda: Client("127.0.0.1:1", attempts=2.5), "attempts: expected int, got float"),  # type: ignore[arg-type]
     ],
 )
 def test_what_is_of_another_type_is_named(build: Callable[[], Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         build()
+
+
+def test_numbers_of_numpy_are_numbers() -> None:
+    options: Any = {"top_k": np.int64(3), "timeout_seconds": np.float32(2.0), "explain": np.True_}
+    assert sentences_request("m", ["a"], options).top_k == 3
+    Client("127.0.0.1:1", attempts=np.int64(3), timeout_seconds=np.float64(2.0)).close()  # type: ignore[arg-type]
+
+
+@pytest.fixture
+def uncollected() -> Iterator[None]:
+    """Without Python's garbage collector, for which nothing shall wait."""
+    gc.disable()
+    yield
+    gc.enable()
+
+
+def refuse(*_: object, **__: object) -> None:
+    raise Ended(grpc.StatusCode.NOT_FOUND, "no model", ())
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_failure_is_let_go_with_its_request() -> None:
+    with Client("127.0.0.1:1") as client:
+        try:
+            client._call(refuse, b"request", {})
+        except CallFailed as failed:
+            gone = weakref.ref(failed)
+        assert gone() is None
+
+
+@pytest.mark.usefixtures("uncollected")
+def test_a_failure_is_let_go_in_asyncio_too() -> None:
+    async def refuse_later(*_: object, **__: object) -> None:
+        refuse()
+
+    async def run() -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            try:
+                await client._call(refuse_later, b"request", {})
+            except CallFailed as failed:
+                gone = weakref.ref(failed)
+            assert gone() is None
+
+    asyncio.run(run())
 
 
 @pytest.mark.parametrize("seconds", [math.inf, 1e30])

@@ -701,8 +701,9 @@ def test_find_lends_until_the_lame_duck_is_over(world: World) -> None:
     with pytest.raises(ModelNotFound):
         world.plane.find("nothing")
     world.plane.start_refusing()
-    with pytest.raises(Draining):
+    with pytest.raises(Draining) as caught:
         world.plane.find("pictures")
+    assert caught.value.retry_after_seconds == 1.0, "another server takes its place"
 
 
 def test_lends_what_the_repository_lends_until_the_lame_duck_is_over(world: World) -> None:

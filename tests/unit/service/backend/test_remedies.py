@@ -10,9 +10,11 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 from onnx.external_data_helper import set_external_data
+from onnxruntime.capi.onnxruntime_pybind11_state import Fail, RuntimeException
 
 from service.backend.onnx import OnnxBackend
-from service.errors import GraphInvalid, GraphNotRunnable
+from service.backend.remedies import not_opened
+from service.errors import GraphInvalid, GraphNotRunnable, OutOfMemory
 
 
 def _model(
@@ -107,3 +109,24 @@ def test_what_is_no_graph_is_damaged(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(GraphInvalid, match="copy or export it again") as caught:
         OnnxBackend(path, "cpu")
     assert not isinstance(caught.value, GraphNotRunnable)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        pytest.param(Fail("[ONNXRuntimeError] : 1 : FAIL : Load model from m.onnx failed:std::bad_alloc"), id="C++"),
+        pytest.param(
+            RuntimeException(
+                "[ONNXRuntimeError] : 6 : RUNTIME_EXCEPTION : Exception during initialization: bfc_arena.cc:376 "
+                "Failed to allocate memory for requested buffer of size 1600000000"
+            ),
+            id="arena",
+        ),
+        pytest.param(RuntimeError("CUDA failure 2: out of memory ; GPU=0"), id="CUDA"),
+        pytest.param(MemoryError(), id="Python"),
+    ],
+)
+def test_what_does_not_fit_into_memory_is_no_fault_of_the_graph(error: Exception) -> None:
+    refusal = not_opened(error)
+    assert isinstance(refusal, OutOfMemory)
+    assert str(refusal).startswith("memory ran out as ONNX Runtime opened it (")

@@ -216,6 +216,7 @@ def test_versions_are_loading_before_they_are_ready(tmp_path: Path) -> None:
         error = refusal(cycle, "b")
         assert isinstance(error, ModelNotReady)
         assert error.message == "model 'b' version 1 is LOADING: try again"
+        assert error.retry_after_seconds == 1.0
         assert not cycle.is_ready
 
     loader.during = look
@@ -436,6 +437,7 @@ def test_closing_unloads_everything_within_one_time_limit(tmp_path: Path) -> Non
     assert set(states(cycle).values()) == {"UNLOADING"}
     error = refusal(cycle, "a")
     assert error.message == "model 'a' version 2 is UNLOADING: try again"
+    assert error.retry_after_seconds is None, "nothing says that it comes back"
     graces = [grace for place in ("a/2", "a/1", "b/1") for grace in loader.batchers[place].closed_with]
     first, second, third = (grace for grace in graces if grace is not None)
     assert 3600 >= first >= second >= third > 0

@@ -16,6 +16,7 @@ from service.errors import (
     ManifestInvalid,
     ModelNotFound,
     ModelNotReady,
+    OutOfMemory,
     ProviderUnavailable,
     SettingsError,
 )
@@ -232,6 +233,41 @@ def test_a_start_where_no_model_can_be_read_says_so(tmp_path: Path) -> None:
     lock(tmp_path / "a", "a loop")
     with pytest.raises(SettingsError, match=r"is wanted; .*/a: Too many levels of symbolic links$"):
         stage.start()
+
+
+@pytest.mark.parametrize("models", [1, 5])
+def test_a_look_goes_through_all_versions_once_however_many_models_there_are(
+    models: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Stage(tmp_path, *(f"m{number}/1" for number in range(models))).start()
+    statuses, asked = stage.lifecycle.statuses, []
+    monkeypatch.setattr(stage.lifecycle, "statuses", lambda: asked.append(1) or statuses())
+    stage.reconciler.poll()
+    assert len(asked) == 1
+
+
+def test_a_lost_repository_is_told_once_and_so_is_its_return(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    root, aside = tmp_path / "models", tmp_path / "aside"
+    stage = Stage(root, "a/1").start()
+
+    def told() -> list[str]:
+        caplog.clear()
+        with caplog.at_level(logging.INFO):
+            for _ in range(3):
+                stage.reconciler.poll()
+        return [record.message for record in caplog.records]
+
+    assert told() == []
+    root.rename(aside)
+    (gone,) = told()
+    assert gone.startswith("the model repository cannot be read: ")
+    root.mkdir()
+    assert told() == ["the model repository is empty; serving goes on"]
+    root.rmdir()
+    assert told() == [gone], "it is another state again"
+    aside.rename(root)
+    assert told() == ["the model repository is followed again"]
+    assert stage.serving("a") == [1]
 
 
 def test_a_new_model_that_cannot_be_read_is_told_and_served_once_it_can(tmp_path: Path) -> None:
@@ -854,6 +890,12 @@ class TestExplicit:
         loader.failures.clear()
         stage.reconciler.load_model("a")
         assert stage.serving("a") == [1], "a call tries again what had failed"
+
+    def test_a_model_that_does_not_fit_is_told_from_one_that_is_wrong(self, tmp_path: Path) -> None:
+        loader = FakeLoader(**{"a/1": OutOfMemory("std::bad_alloc")})
+        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit").start()
+        with pytest.raises(LoadFailed, match=r"^model 'a' version 1: memory ran out$"):
+            stage.reconciler.load_model("a")
 
     def test_a_changed_version_that_fails_is_told_each_time(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()

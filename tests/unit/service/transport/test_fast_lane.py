@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+import weakref
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -85,6 +86,34 @@ def test_who_refuses_nobody_waits_for_calls_and_does_not_rest(monkeypatch: pytes
 
 def test_who_refused_rests_and_then_waits_no_longer_than_that(monkeypatch: pytest.MonkeyPatch) -> None:
     assert waits(monkeypatch, 2, 0) == ([500, 3, 3], [0.003])
+
+
+def test_what_a_call_brought_is_let_go_before_the_next_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Message:
+        """Stands for bytes, which cannot be watched."""
+
+        def __len__(self) -> int:
+            return 0
+
+    class Watched(Listener):
+        message: Any = None
+        still_held: Any = None
+
+        def recv_batch_details(self, _most: int, _milliseconds: int) -> list[Any] | None:
+            if self.message is not None:
+                self.still_held = self.message()
+                self.ended.set()
+                return None
+            message = Message()
+            self.message = weakref.ref(message)
+            return [(fast_lane.EVENT_CALL, 0, 0, message, None, ((), "", None))]
+
+    listener = Watched()
+    lane = lane_of(monkeypatch, listener)
+    lane.start()
+    assert listener.ended.wait(5)
+    lane.close()
+    assert listener.still_held is None
 
 
 def test_calls_are_unsent_until_the_listener_has_ended_them(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,47 @@
+"""What the system does not give a server that starts: said in one line with the remedy."""
+
+from __future__ import annotations
+
+import errno
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from service.errors import SettingsError
+
+_NO_THREAD = "can't start new thread"  # the text of Python's RuntimeError, which has no class of its own
+_OF_RUST = re.compile(r"\(os error (\d+)\)$")  # ends the texts of the native door's library
+_PANIC = "PanicException"  # of that library, if it gets no thread; the class is in no module
+_FILES = "too many open files: allow more (ulimit -n, LimitNOFILE= of systemd)"
+_THREADS = "no thread can be started: allow more threads or memory (ulimit -u and -v, the container's limits)"
+_MEMORY = "memory ran out: allow more (ulimit -v, the container's limit)"
+_BY_NUMBER = {errno.EMFILE: _FILES, errno.ENFILE: _FILES, errno.ENOMEM: _MEMORY}
+
+
+def shortage(error: BaseException) -> str:
+    """Return what a system that gives too little has to change; empty for any other error."""
+    if isinstance(error, MemoryError):
+        return _MEMORY
+    if isinstance(error, OSError):
+        return _BY_NUMBER.get(error.errno or 0, "")
+    if isinstance(error, RuntimeError) or type(error).__name__ == _PANIC:
+        if str(error) == _NO_THREAD:
+            return _THREADS
+        if told := _OF_RUST.search(str(error)):
+            return (_BY_NUMBER | {errno.EAGAIN: _THREADS}).get(int(told[1]), "")
+    return ""
+
+
+@contextmanager
+def shortages_named() -> Iterator[None]:
+    """Turn an error of a system that gives too little into one line with the remedy.
+
+    Raises:
+        SettingsError: It gives too little.
+    """
+    try:
+        yield
+    except BaseException as error:
+        if lacking := shortage(error):
+            raise SettingsError(f"cannot start: {lacking}") from None
+        raise

@@ -1,0 +1,75 @@
+"""Errors of a system that gives too little are told from faults of our own."""
+
+from __future__ import annotations
+
+import errno
+import os
+import threading
+
+import pytest
+
+from service.errors import SettingsError
+from service.shortage import shortages_named
+from service.transport.address import listening
+
+
+class PanicException(BaseException):
+    """What a panic in Rust becomes, which is no Exception."""
+
+
+@pytest.mark.parametrize(
+    ("error", "said"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/some/file"), "too many open files: allow more (ulimit -n"),
+        (RuntimeError("tokio runtime: Too many open files (os error 24)"), "too many open files: allow more"),
+        (RuntimeError("tokio runtime: Resource temporarily unavailable (os error 11)"), "no thread can be started"),
+        (PanicException("OS can't spawn worker thread: Resource … (os error 11)"), "no thread can be started"),
+        (RuntimeError("can't start new thread"), "no thread can be started: allow more threads or memory"),
+        (MemoryError(), "memory ran out: allow more"),
+        (OSError(errno.ENOMEM, os.strerror(errno.ENOMEM)), "memory ran out: allow more"),
+    ],
+    ids=str,
+)
+def test_what_the_system_does_not_give_is_one_line_with_the_remedy(error: BaseException, said: str) -> None:
+    with pytest.raises(SettingsError) as caught, shortages_named():
+        raise error
+    assert str(caught.value).startswith(f"cannot start: {said}")
+    assert "\n" not in str(caught.value)
+
+
+def test_python_says_so_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    with pytest.raises(SettingsError, match="no thread can be started"), shortages_named():
+        threading.Thread().start()
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("the intake thread died"),
+        RuntimeError("tokio runtime: Permission denied (os error 13)"),
+        OSError(errno.ENOENT, "No such file"),
+        OSError("no number"),
+        ValueError("can't start new thread"),
+        KeyError("x"),
+        PanicException("index out of bounds"),
+        KeyboardInterrupt(),
+    ],
+    ids=str,
+)
+def test_any_other_error_is_a_fault_and_stays_as_it_is(error: BaseException) -> None:
+    with pytest.raises(type(error)) as caught, shortages_named():
+        raise error
+    assert caught.value is error
+
+
+def test_no_other_address_helps_where_no_file_can_be_opened() -> None:
+    with (
+        pytest.raises(SettingsError, match="too many open files"),
+        shortages_named(),
+        listening("grpc", "::1", 1, "--host"),
+    ):
+        raise OSError(errno.EMFILE, "Too many open files")

@@ -1,0 +1,99 @@
+"""When health looks at the models again; the loop is a stand-in that runs what is due when told."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from grpc_health.v1 import health_pb2
+
+from service.repository.lifecycle import VersionStatus
+from service.transport import health as module
+from service.transport.health import Health
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class Loop:
+    """Keeps what is due."""
+
+    def __init__(self) -> None:
+        self.due: list[Callable[[], None]] = []
+
+    def is_running(self) -> bool:
+        return True
+
+    def call_soon_threadsafe(self, call: Callable[[], None]) -> None:
+        self.due.append(call)
+
+    def run(self) -> None:
+        due, self.due = self.due, []
+        for call in due:
+            call()
+
+
+class Stage:
+    """Health of a server whose one model changes its state; the states are watched where they are served."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.looks = 0
+        self.state: Any = "LOADING"
+        self.meanwhile: Callable[[], None] = lambda: None
+        self.loop = Loop()
+        self.health = Health(SimpleNamespace(statuses=self._statuses), lambda: True, lambda: False)  # type: ignore[arg-type]
+        served: list[Any] = []
+        monkeypatch.setattr(module, "add_health", lambda _server, states, _rpcs: served.append(states))
+        self.health.register(None, None)  # type: ignore[arg-type]
+        (self.served,) = served
+        self.health.attach(self.loop)  # type: ignore[arg-type]
+        self.looks = 0
+
+    def _statuses(self) -> list[VersionStatus]:
+        self.looks += 1
+        seen = [VersionStatus("a", 1, self.state)]
+        self.meanwhile()
+        return seen
+
+    def change(self, state: str) -> None:
+        self.state = state
+        self.health.refresh()
+
+
+def test_many_changes_at_once_are_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    for _ in range(2000):
+        stage.change("READY")
+    stage.loop.run()
+    assert stage.looks == 1
+    assert stage.served.of("a") == SERVING
+    stage.change("UNLOADING")
+    stage.loop.run()
+    assert stage.served.of("a") == NOT_SERVING
+
+
+def test_a_change_during_a_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+
+    def change_once() -> None:
+        stage.meanwhile = lambda: None
+        stage.change("UNAVAILABLE")
+
+    stage.meanwhile = change_once
+    stage.change("READY")
+    stage.loop.run()
+    assert stage.served.of("a") == SERVING, "what was seen"
+    stage.loop.run()
+    assert stage.served.of("a") == NOT_SERVING
+
+
+def test_a_change_before_the_loop_runs_is_seen_when_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    monkeypatch.setattr(stage.loop, "is_running", lambda: False)
+    stage.change("READY")
+    monkeypatch.undo()
+    stage.change("READY")
+    stage.loop.run()
+    assert stage.served.of("a") == SERVING
