@@ -102,6 +102,8 @@ class Gather(ABC):
         self.fill(places, outputs)
         self.last = (request, facts)
         self.part_done()
+        if self.settled:  # by another part or by its caller, perhaps before this one
+            self.last = None
 
     def part_done(self) -> None:
         """Count a part; the last one settles the call."""

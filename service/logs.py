@@ -12,11 +12,13 @@ from typing import Literal
 LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
-# Loggers that a caller can make write a line, or a traceback, for each call: gRPC, the runtime, our own of unexpected
-# errors in calls, Pillow (damaged pictures), OpenTelemetry (trace contexts).
+# Loggers that a caller can make write a line, or a traceback, for each call: gRPC, our own of batches that fail, of
+# parts that do not fit together and of unexpected errors in calls, Pillow (damaged pictures), OpenTelemetry (trace
+# contexts).
 _DRIVEN_BY_CALLERS = (
     "grpc._cython.cygrpc",
     "service.batching.instance",
+    "service.gather",
     "service.transport.call",
     "PIL.TiffImagePlugin",
     "opentelemetry.trace.span",

@@ -183,13 +183,19 @@ class OnnxBackend:
             raise BackendFailed("the runtime failed on this batch") from error
 
     def _not_text(self, feeds: Mapping[str, np.ndarray]) -> BackendFailed:
-        """Find out which output it is, by having each alone."""
-        for name in [spec.name for spec in self._outputs if spec.datatype == "BYTES"]:
-            try:
-                self._session.run([name], feeds, self._options())
-            except UnicodeDecodeError:
-                return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot hand over")
-        return BackendFailed("the runtime failed on this batch")
+        """Tell which output it is; if there are several of text, by having each alone."""
+        names = [spec.name for spec in self._outputs if spec.datatype == "BYTES"]
+        name = names[0] if len(names) == 1 else next((name for name in names if self._is_not_text(name, feeds)), None)
+        if name is None:
+            return BackendFailed("the runtime failed on this batch")
+        return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot hand over")
+
+    def _is_not_text(self, name: str, feeds: Mapping[str, np.ndarray]) -> bool:
+        try:
+            self._session.run([name], feeds, self._options())
+        except Exception as error:  # it may have been interrupted by now
+            return isinstance(error, UnicodeDecodeError)
+        return False
 
     def interrupt(self) -> None:
         """See :class:`service.backend.base.Backend`; ONNX Runtime looks at it between two nodes."""

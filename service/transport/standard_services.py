@@ -18,6 +18,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 from service.rpc_counts import Rpc, RpcCounts
 from service.transport.departure import leaving
+from service.transport.status import Status, abort
 
 _MAX_NAME = 256  # characters of a name that is repeated; it travels in metadata, of which clients take 8 KiB
 _HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
@@ -122,4 +123,4 @@ async def _parsed(message_type: Any, payload: bytes, context: Any, rpc: Rpc) -> 
 
 async def _abort(context: grpc.aio.ServicerContext[Any, Any], rpc: Rpc, code: grpc.StatusCode, text: str) -> NoReturn:
     rpc.code = code.name
-    await context.abort(code, text)
+    await abort(context, Status(code.name, text, ()))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import traceback
 from dataclasses import dataclass
 from typing import Any, NoReturn
 
@@ -77,7 +78,20 @@ def internal(request_id: str) -> Status:
 
 async def abort(context: grpc.aio.ServicerContext[Any, Any], status: Status) -> NoReturn:
     """End a call of grpc.aio with an error."""
-    await context.abort(status.code, status.message, status.trailing_metadata)
+    try:
+        await context.abort(status.code, status.message, status.trailing_metadata)
+    except grpc.aio.AbortError as error:
+        let_go: Any = functools.partial(_let_go, error)
+        context.add_done_callback(let_go)
+        raise
+
+
+def _let_go(error: grpc.aio.AbortError, _context: object) -> None:
+    """Empty the frames that an error came through: gRPC's context keeps it, and they know the context and the message.
+
+    They have ended; the message would wait for the garbage collector.
+    """
+    traceback.clear_frames(error.__traceback__)
 
 
 @functools.lru_cache(maxsize=64)

@@ -30,6 +30,7 @@ from service.errors import (
     RequestCancelled,
     ServingError,
 )
+from service.logs import _BOUNDS
 from service.preparation import Burst
 from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
@@ -818,12 +819,14 @@ class TestMoreRowsThanABatchHolds:
         assert submitted == [4]
         assert wide.batcher.reserved == 0
 
-    def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World) -> None:
+    def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World, caplog: pytest.LogCaptureFixture) -> None:
         _, reply = self.offer(wide)
         for width, part in enumerate(wide.batcher.requests, 1):
             part.answer([np.zeros((part.rows, width), np.float32)], FACTS)
         assert reply.status == "INTERNAL"
         assert isinstance(reply.errors[0], BackendFailed)
+        assert caplog.records
+        assert {record.name for record in caplog.records} <= set(_BOUNDS), "callers can have it logged without end"
 
     def test_no_place_for_all_is_a_place_for_none(self, wide: World) -> None:
         wide.batcher.places, wide.batcher.door_refusal = 2, QueueFull("full", retry_after_seconds=1.0)

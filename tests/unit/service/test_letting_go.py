@@ -12,6 +12,7 @@ import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
 from service.dataplane import DataPlane, Ticket
 from service.errors import ServingError
+from service.gather import TensorGather
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.repository.lifecycle import Lifecycle
@@ -203,6 +205,20 @@ def test_who_leaves(world: World) -> None:
     first.cancel()
     del first, ticket
     assert world.endings == ["CANCELLED"] * 4
+
+
+def test_who_leaves_while_a_part_is_answered(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill = TensorGather.fill
+
+    def leave_first(gather: TensorGather, *rows: Any) -> None:
+        gather.cancel()
+        fill(gather, *rows)
+
+    monkeypatch.setattr(TensorGather, "fill", leave_first)
+    world.backend.open()
+    world.tensor(rows=7)
+    world.wait(1)
+    assert world.endings == ["CANCELLED"]
 
 
 def test_who_becomes_late_in_the_queue(world: World) -> None:
