@@ -129,7 +129,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, pictures: Path) -> None:
 def test_ctrl_c_in_the_first_epoch_keeps_nothing_but_can_be_resumed(tmp_path: Path, pictures: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=1), StopIn(1))
-    with pytest.raises(RunInvalid, match=r"weights\.pt: no such file; no epoch of this run is complete"):
+    with pytest.raises(RunInvalid, match=r"weights\.pt: no such file, because no epoch of this run is complete"):
         load_classifier(tmp_path / "run")
     _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, resume=True, epochs=1))
     assert read_run(tmp_path / "run")[1].state == "finished"
@@ -280,7 +280,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
         _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=1))
     del record["seed"]
     (run / RECORD_FILE).write_text(json.dumps(record))
-    with pytest.raises(RunInvalid, match=r"run\.json: not readable \(missing key 'seed'\)"):
+    with pytest.raises(RunInvalid, match=r"run\.json: cannot be read \(missing key 'seed'\)"):
         read_run(run)
 
 
@@ -298,7 +298,7 @@ def test_a_run_folder_that_cannot_be_made_or_written_is_named(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunInvalid, match=r"file/run: cannot be made \(Not a directory\)"):
+    with pytest.raises(RunInvalid, match=r"file/run: cannot be created \(Not a directory\)"):
         _run(_plan(tmp_path / "file" / "run", "lenet5-mnist", pictures, epochs=1))
 
     def fill(*arguments: object) -> None:
@@ -331,5 +331,5 @@ def test_weights_are_never_unpickled(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == "cpu"
-    with pytest.raises(RunInvalid, match="device 'cuda' was asked for, but torch finds none here"):
+    with pytest.raises(RunInvalid, match="device 'cuda' was requested, but torch finds none here"):
         choose_device("cuda")
