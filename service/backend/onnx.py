@@ -116,7 +116,7 @@ class OnnxBackend:
         self._provider = Provider(device, actual, "cuda:0" if on_cuda else "cpu")
         if device == "auto" and not on_cuda and CUDA in ort.get_available_providers():
             why = _missing_driver() or "see ONNX Runtime's own lines above"
-            _LOG.warning("CUDA does not run here, the CPU serves: %s", why, extra={"fields": {"graph": str(path)}})
+            _LOG.warning("CUDA does not work here, so the CPU is used: %s", why, extra={"fields": {"graph": str(path)}})
         ends = [*self._session.get_inputs(), *self._session.get_outputs()]
         open_ranks = frozenset() if all(node.shape for node in ends) else without_shape(path)
         self._inputs = [_spec(node, path, open_ranks) for node in self._session.get_inputs()]
@@ -187,7 +187,7 @@ class OnnxBackend:
             try:
                 self._session.run([name], feeds, self._options())
             except UnicodeDecodeError:
-                return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot hand over")
+                return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot return")
         return BackendFailed("the runtime failed on this batch")
 
     def interrupt(self) -> None:
@@ -267,7 +267,7 @@ def _missing_driver() -> str:
 
 
 def _no_cuda(why: str) -> str:
-    return f"device 'cuda' was asked for, but CUDA does not run here: {why}. Use --device auto to allow the CPU"
+    return f"device 'cuda' was requested, but CUDA does not work here: {why}. Use --device auto to allow the CPU"
 
 
 def _spec(node: ort.NodeArg, path: Path, open_ranks: Collection[str] = ()) -> TensorSpec:

@@ -35,7 +35,7 @@ def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:
 def test_cuda_refuses_a_fallback(small_repository: Path, transport: str):
     ended = serve("--models", str(small_repository), "--device", "cuda", "--transport", transport)
     (line,) = complaints(ended)
-    assert line.startswith("cannot serve: device 'cuda' was asked for, but CUDA does not run here")
+    assert line.startswith("cannot serve: device 'cuda' was requested, but CUDA does not work here")
     assert "--device auto" in line
     assert json.loads(ended.stderr.splitlines()[-1])["message"] == line
 
