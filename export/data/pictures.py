@@ -163,7 +163,7 @@ def _read_torchvision(source: Source, split: str, classes: int, spec: ImageSpec)
                     folder.rmdir()
             reason = str(error).strip().rpartition("\n")[2]  # it has one line per mirror
             raise DataInvalid(
-                f"{source.path}: MNIST cannot be downloaded ({reason}); put its four files into {raw}/"
+                f"{source.path}: MNIST cannot be downloaded ({reason}); put its four files into {raw}"
             ) from None
         if (source.path / "MNIST" / "raw").is_dir():
             reason = f"{type(error).__name__}: {error}"

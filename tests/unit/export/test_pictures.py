@@ -45,7 +45,7 @@ def test_a_picture_travels_as_a_png_that_loses_nothing() -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((2, 28, 28), np.uint8)}, "test.npz: has no array 'labels'; it holds images"),
+        ({"images": np.zeros((2, 28, 28), np.uint8)}, "test.npz: has no array 'labels', only images"),
         (
             {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([0, 10])},
             "test.npz, row 2: label 10 is out of range, expected 0 to 9",

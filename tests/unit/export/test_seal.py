@@ -69,7 +69,7 @@ def test_labels_that_are_not_the_recipes_are_not_sealed(tmp_path: Path) -> None:
     recipe = find_recipe("lenet5-mnist")
     provenance = Provenance("sums", recipe.name, 7, Dataset("toy", "sha256:00"), {}, "abc", "2026-01-02T03:04:05Z")
     folder = write_picture_version(tmp_path, provenance=provenance)
-    with pytest.raises(VerificationFailed, match=r"labels are zero, one, two; the recipe's 0, 1, "):
+    with pytest.raises(VerificationFailed, match=r"labels are zero, one, two; the recipe has 0, 1, "):
         sealed_lines(folder)
     assert read_manifest(folder.path).schema_version == 1
 
