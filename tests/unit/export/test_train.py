@@ -262,7 +262,9 @@ def test_a_run_goes_on_with_its_own_word_vectors_only(tmp_path: Path, sentences:
 
 
 def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
-    with pytest.raises(RunInvalid, match=r"holds no run \(recipe\.toml is missing\); give a folder that train --out wrote"):
+    with pytest.raises(
+        RunInvalid, match=r"holds no run \(recipe\.toml is missing\); give a folder that train --out wrote"
+    ):
         read_run(tmp_path)
     run = tmp_path / "run"
     _run(_plan(run, "lenet5-mnist", pictures, epochs=1))
