@@ -240,7 +240,7 @@ def test_pictures_of_another_size_than_the_weights_want_are_refused(
     monkeypatch.setitem(sys.modules, "mine", module)
     torch.save(module.make().state_dict(), tmp_path / "w.pt")
     order = Order("mine:make", str(tmp_path / "w.pt"), labels=labels, preprocessing=str(preprocessing))
-    with pytest.raises(RecipeInvalid, match=r"cannot take pictures 8 x 8 \("):
+    with pytest.raises(RecipeInvalid, match=r"cannot take pictures of 8 x 8 \("):
         load_network(order)
     assert load_network(dataclasses.replace(order, size_px=16)).labels == ("cat", "dog", "fox")
 
@@ -255,7 +255,7 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
     fake.create_model = lambda name, pretrained, num_classes: tiny()
     monkeypatch.setitem(sys.modules, "timm", fake)
     assert load_network(more).labels == ("cat", "dog", "fox")
-    with pytest.raises(RecipeInvalid, match="timm knows no such model"):
+    with pytest.raises(RecipeInvalid, match="timm has no such model"):
         load_network(Order("timm:large"))
 
 
@@ -263,9 +263,9 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
     ("order", "message"),
     [
         (Order("nothing:here"), r"nothing:here: cannot be imported"),
-        (Order("json:loads"), r"json:loads: give --preprocessing"),
+        (Order("json:loads"), r"json:loads: no preprocessing is known; give --preprocessing"),
         (Order("json:loads", preprocessing="resnet20-cifar10"), r"json:loads: cannot be called \(TypeError: "),
-        (Order("alexnet", size_px=16), r"cannot take pictures 16 x 16 \("),
+        (Order("alexnet", size_px=16), r"cannot take pictures of 16 x 16 \("),
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
         (Order("resnet21"), r"no architecture 'resnet21'; known: "),
@@ -310,7 +310,7 @@ def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(WeightsInvalid, match=r"resnet50 has the weights IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
+    with pytest.raises(WeightsInvalid, match=r"resnet50, which has IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT"):
         load_network(Order("resnet50", weights="IMAGENET1K_V3"))
 
 
@@ -319,11 +319,11 @@ def test_unknown_weights_are_refused_with_preprocessing_and_labels_given_too(
 ) -> None:
     described = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
     assert load(tmp_path, "resnet18", "--weights", "/no/such.pth", *described) == 2
-    assert "/no/such.pth: no such file, and resnet18 has the weights IMAGENET1K_V1" in capsys.readouterr().err
+    assert "/no/such.pth: no such file and no weights of resnet18, which has IMAGENET1K_V1" in capsys.readouterr().err
     assert load(tmp_path, "resnet20-cifar", "--weights", "/no/such.pth", *described) == 2
     assert "/no/such.pth: no such file" in capsys.readouterr().err
     assert load(tmp_path, "theirs.onnx", "--weights", "/no/such.pth", *described) == 2
-    assert "theirs.onnx: holds its weights" in capsys.readouterr().err
+    assert "theirs.onnx: an ONNX file holds its own weights" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/[0-9]*"))
 
 
@@ -463,7 +463,7 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
 def test_weights_that_are_no_numbers_are_named() -> None:
     state = _two().state_dict()
     state["b.bias"][0] = float("nan")
-    with pytest.raises(WeightsInvalid, match=r"not numbers \(NaN\).*: b\.bias$"):
+    with pytest.raises(WeightsInvalid, match=r"weights are NaN.*: b\.bias$"):
         fit_state(_two(), state)
 
 
@@ -661,9 +661,9 @@ def test_a_file_that_fails_on_pictures_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({"batch": 1}, ["--logits"], "takes batches of 1 only; export it with a dynamic batch"),
-        ({}, [], "answers with no probabilities; --logits adds softmax"),
-        ({"softmax": True}, ["--logits"], "answers with probabilities already; leave --logits out"),
+        ({"batch": 1}, ["--logits"], "takes only batches of 1; export it with a dynamic batch"),
+        ({}, [], "does not return probabilities; give --logits"),
+        ({"softmax": True}, ["--logits"], "returns probabilities already; leave --logits out"),
         ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
     ],
 )
