@@ -269,7 +269,7 @@ def test_what_is_no_server_of_grpc(plain: ServerProcess, flags: list[str]):
     assert "the server at this address does not speak gRPC" in complaint("classify", plain.http_port, *flags)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
-    assert "no gRPC server answers there (Connection refused)" in complaint("classify", free, *flags)
+    assert "no gRPC server answers at this address (Connection refused)" in complaint("classify", free, *flags)
 
 
 @pytest.mark.parametrize("flags", [[], ["--tls"]])

@@ -83,7 +83,7 @@ def test_what_is_passed_over_is_named_where_nothing_is_left_to_serve(tmp_path: P
     ended = serve("--models", str(tmp_path))
     (line,) = complaints(ended)
     assert "holds no MODEL/VERSION/model.onnx" in line
-    (told,) = [json.loads(line) for line in ended.stderr.splitlines() if "passed over" in line]
+    (told,) = [json.loads(line) for line in ended.stderr.splitlines() if "ignored in the model" in line]
     assert told["place"] == "a/v1"
 
 
