@@ -178,7 +178,7 @@ def test_mutual_tls(mutual: tuple[ServerProcess, Files], name: str):
         f"{address}the server requires client certificates: give --tls-certificate FILE and --tls-key FILE"
     )
     assert complaint(name, server.grpc_port, *flags, *files.caller(trustme.CA())) == (
-        f"{address}the server does not accept {files.folder}/caller.pem: give one from an authority that it trusts"
+        f"{address}the server does not accept {files.folder}/caller.pem: give a valid one from an authority that it trusts"
     )
 
 
@@ -221,11 +221,11 @@ def not_yet(files: Files) -> list[str]:
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        (wrong_ca, "the server's certificate is from no authority in {}/stranger.pem: give --tls-ca FILE"),
+        (wrong_ca, "the server's certificate is from no authority in {}/stranger.pem: give its authority"),
         (lambda files: ["--tls"], "the server's certificate is from no authority in this machine's trust store: give"),
         (
             another_name,
-            "the server's certificate is for models.example, 10.0.0.1, not for 127.0.0.1: call it so, or give",
+            "the server's certificate is for models.example, 10.0.0.1, not for 127.0.0.1: use that name, or give",
         ),
         (expired, "the server's certificate, or one of its authorities', has expired: renew it on the server"),
         (not_yet, "the server's certificate is not valid yet: check the clocks"),
