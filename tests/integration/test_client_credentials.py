@@ -178,7 +178,8 @@ def test_mutual_tls(mutual: tuple[ServerProcess, Files], name: str):
         f"{address}the server requires client certificates: give --tls-certificate FILE and --tls-key FILE"
     )
     assert complaint(name, server.grpc_port, *flags, *files.caller(trustme.CA())) == (
-        f"{address}the server does not accept {files.folder}/caller.pem: give a valid one from an authority that it trusts"
+        f"{address}the server does not accept {files.folder}/caller.pem: "
+        "give a valid one from an authority that it trusts"
     )
 
 
