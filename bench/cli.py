@@ -46,7 +46,7 @@ def _drop_output() -> None:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="convserve-bench", allow_abbrev=False, description="Ask any Open Inference Protocol server."
+        prog="convserve-bench", allow_abbrev=False, description="Test and measure any Open Inference Protocol server."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     conformance.add_command(commands)

@@ -1,4 +1,4 @@
-"""``python -m export`` is ``convserve-export``: what may go wrong before its first line runs is said in one, too."""
+"""``python -m export`` is ``convserve-export``. Failures while it is imported are reported in one line, too."""
 
 import sys
 

@@ -1,7 +1,7 @@
 """Distortions of training pictures: pure functions of a batch, the epoch and a random generator.
 
-Letters: N batch, H height, W width, C channels. Pictures stay uint8, so that what is trained on is
-what a client could send.
+Letters: N batch, H height, W width, C channels. Pictures stay uint8, so a model trains only on
+pictures that a client could send.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import torch.nn.functional as F  # noqa: N812 (torch's own spelling)
 # (pictures, their positions in the training part, epoch, generator of this batch) -> pictures
 Augment = Callable[[np.ndarray, np.ndarray, int, np.random.Generator], np.ndarray]
 
-_MIRROR_SEED = 20180  # any number: it decides which half of the pictures is mirrored first
+_MIRROR_SEED = 20180  # arbitrary; it decides which half of the pictures is mirrored first
 
 # LeCun et al. (1998), section III.B: "planar affine transformations: horizontal and vertical
 # translations, scaling, squeezing and horizontal shearing"; the amounts are ours.
@@ -26,7 +26,7 @@ _SHIFT = 0.12  # of half the picture
 
 
 def mirror_shift_4(images: np.ndarray, positions: np.ndarray, epoch: int, rng: np.random.Generator) -> np.ndarray:
-    """Mirror half of them at random and shift by up to 4 pixels into black.
+    """Mirror half of the pictures at random. Shift each by up to 4 pixels and fill the edge with black.
 
     Source:
         He et al. (2016), section 4.2.
@@ -36,9 +36,9 @@ def mirror_shift_4(images: np.ndarray, positions: np.ndarray, epoch: int, rng: n
 
 
 def alternate_shift_2(images: np.ndarray, positions: np.ndarray, epoch: int, rng: np.random.Generator) -> np.ndarray:
-    """Mirror each picture in every other epoch, and shift by up to 2 pixels into its own reflection.
+    """Mirror each picture in every other epoch. Shift it by up to 2 pixels and fill the edge with its reflection.
 
-    Alternation shows each picture as often from either side, which chance does not.
+    Alternating shows each picture equally often from both sides; random mirroring does not.
 
     Source:
         Jordan (2024), "94% on CIFAR-10 in 3.29 seconds on a single GPU", section 3.6.
@@ -48,7 +48,7 @@ def alternate_shift_2(images: np.ndarray, positions: np.ndarray, epoch: int, rng
 
 
 def distort(images: np.ndarray, positions: np.ndarray, epoch: int, rng: np.random.Generator) -> np.ndarray:
-    """Turn, scale, squeeze, shear and shift a little, each picture differently."""
+    """Rotate, scale, squeeze, shear and shift each picture a little, each differently."""
     del positions, epoch
     count = len(images)
     angle = np.radians(rng.uniform(-_ROTATION, _ROTATION, count))
@@ -76,12 +76,12 @@ AUGMENTATIONS: dict[str, Augment | None] = {
 
 
 def _mirror(images: np.ndarray, which: np.ndarray) -> np.ndarray:
-    """Mirror some left to right."""
+    """Mirror the pictures that ``which`` selects, left to right."""
     return np.where(which[:, None, None, None], images[:, :, ::-1], images)
 
 
 def _shift(images: np.ndarray, pixels: int, edge: str, rng: np.random.Generator) -> np.ndarray:
-    """Shift each by up to ``pixels`` in both directions; ``edge`` is a mode of :func:`numpy.pad`."""
+    """Shift each picture by up to ``pixels`` along both axes; ``edge`` is a mode of :func:`numpy.pad`."""
     count, height, width, _ = images.shape
     around = ((0, 0), (pixels, pixels), (pixels, pixels), (0, 0))
     padded = np.pad(images, around, mode=edge)  # type: ignore[call-overload]

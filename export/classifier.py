@@ -1,6 +1,6 @@
-"""A network with what the published graph holds before and after it: scaling in front, softmax behind.
+"""A network with the stages that the published graph adds: normalisation before it and softmax after it.
 
-Training, verification and conversion all use these modules, so there is one normalisation.
+Training, verification and conversion all use these modules, so there is only one normalisation.
 """
 
 from __future__ import annotations
@@ -16,13 +16,13 @@ from service.spec import ImageSpec, TextSpec
 
 
 class PictureFront(nn.Module):
-    """From uint8 (N, H, W, C) to normalised float32 (N, C, H, W)."""
+    """Turns uint8 (N, H, W, C) into normalised float32 (N, C, H, W)."""
 
     scale: torch.Tensor
     shift: torch.Tensor
 
     def __init__(self, spec: ImageSpec) -> None:
-        """Fold scale, mean and std into one product and one difference for each channel."""
+        """Fold scale, mean and std into one multiplication and one subtraction per channel."""
         super().__init__()
         mean, std = torch.tensor(spec.mean), torch.tensor(spec.std)
         self.register_buffer("scale", 1 / (255 * std), persistent=False)
@@ -35,10 +35,10 @@ class PictureFront(nn.Module):
 
 
 class Classifier(nn.Module):
-    """From a request's tensor to logits (N, K)."""
+    """Turns a request's tensor into logits (N, K)."""
 
     def __init__(self, network: Network, spec: ImageSpec | TextSpec) -> None:
-        """Put the right front before the network."""
+        """Put the normalisation before a picture network, and nothing before a sentence network."""
         super().__init__()
         self.front: nn.Module = PictureFront(spec) if isinstance(spec, ImageSpec) else nn.Identity()
         self.network = network
@@ -50,7 +50,7 @@ class Classifier(nn.Module):
 
 
 class Probabilities(nn.Module):
-    """What is published: a classifier and softmax."""
+    """The module that is published: a classifier and softmax."""
 
     def __init__(self, classifier: Classifier) -> None:
         """Keep the classifier."""
@@ -63,17 +63,18 @@ class Probabilities(nn.Module):
         return logits.softmax(dim=1)
 
     def answer(self, inputs: np.ndarray) -> np.ndarray:
-        """Compute one batch as it is, the mode unchanged: float32 (N, K)."""
+        """Return float32 (N, K) for one batch, in whichever mode (training or evaluation) the module is."""
         with torch.inference_mode():
             answer: np.ndarray = self(torch.from_numpy(inputs)).numpy()
             return answer
 
 
 def build_classifier(recipe: Recipe, sizes: Sizes) -> Classifier:
-    """Return the recipe's classifier with fresh weights from torch's global generator.
+    """Return the recipe's classifier with initial weights from torch's global generator.
 
     Raises:
-        RecipeInvalid: The architecture cannot have these sizes, or its optimiser lacks a rate.
+        RecipeInvalid: The architecture does not support these sizes, or has word vectors to train and the
+            recipe gives them no learning rate.
     """
     try:
         network = ARCHITECTURES[recipe.architecture].build(recipe.options, sizes)

@@ -1,4 +1,4 @@
-"""``convserve-export``: from data to a published version, one command a step."""
+"""``convserve-export``: from data to a published version, one command per step."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 after an error, said in one line; 130 after Ctrl-C.
+        0; 2 after an error, which is printed in one line; 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
     console, complaints = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
@@ -63,34 +63,34 @@ def _parser() -> argparse.ArgumentParser:
         prog="convserve-export", allow_abbrev=False, description="Train, convert, prove and publish CNNs."
     )
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    add_list(commands.add_parser("list", help="show recipes and architectures, or one layer by layer"))
-    add_load(commands.add_parser("load", help="publish a network that somebody else trained"))
+    add_list(commands.add_parser("list", help="list recipes and architectures, or the layers of one architecture"))
+    add_load(commands.add_parser("load", help="publish a network that was trained elsewhere"))
     _add_train(commands.add_parser("train", help="train a recipe into a run folder"))
     publish = commands.add_parser("publish", help="convert, verify and evaluate a run, and publish it as a version")
     publish.set_defaults(command=_publish)
-    publish.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
+    publish.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that train --out wrote")
     publish.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
     publish.add_argument("--version", type=positive, metavar="N", help="version number (default: the next free one)")
-    publish.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
+    publish.add_argument("--data", type=Path, metavar="DIR", help="data set of the run, if it has moved")
     verify = commands.add_parser("verify", help="check a version against its manifest and golden answers")
     verify.set_defaults(command=_verify)
     verify.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
-    verify.add_argument("--run", type=Path, metavar="RUN_DIR", help="compare with the run's torch model as well")
-    verify.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
-    seal = commands.add_parser("seal", help="verify versions published before, and give all their files digests")
+    verify.add_argument("--run", type=Path, metavar="RUN_DIR", help="also compare with the torch model of this run")
+    verify.add_argument("--data", type=Path, metavar="DIR", help="data set of the run, if it has moved")
+    seal = commands.add_parser("seal", help="verify published versions and add the digests of all their files")
     seal.set_defaults(command=_seal)
     seal.add_argument("version_dirs", type=Path, nargs="+", metavar="VERSION_DIR")
-    evaluate = commands.add_parser("evaluate", help="measure a version's accuracy through the service's path")
+    evaluate = commands.add_parser("evaluate", help="measure a version's accuracy with the server's own preprocessing")
     evaluate.set_defaults(command=_evaluate)
     evaluate.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
-    evaluate.add_argument("--all", action="store_true", help="every example, not only the test split")
+    evaluate.add_argument("--all", action="store_true", help="use every example, not only the test split")
     add_quantize(commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs"))
     report = commands.add_parser("report", help="draw a run's learning curves, confusion matrix and worst mistakes")
     report.set_defaults(command=_report)
-    report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="what train --out left")
-    report.add_argument("--data", type=Path, metavar="DIR", help="where the data of the run are now")
+    report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that train --out wrote")
+    report.add_argument("--data", type=Path, metavar="DIR", help="data set of the run, if it has moved")
     for command in commands.choices.values():
         command.add_argument("--threads", type=positive, default=2, metavar="N", help="CPU threads (default: 2)")
         command.allow_abbrev = False
@@ -101,16 +101,20 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.set_defaults(command=_train)
     train.add_argument("recipe", metavar="RECIPE", help="name of a bundled recipe, or a .toml file")
     train.add_argument("--data", type=Path, required=True, metavar="DIR", help="folder or file of the data set")
-    train.add_argument("--download", action="store_true", help="fetch the data into DIR if torchvision knows them")
+    train.add_argument("--download", action="store_true", help="download the data set into DIR (MNIST only)")
     train.add_argument("--out", type=Path, metavar="RUN_DIR", help="run folder (default: runs/RECIPE)")
     seeds = train.add_mutually_exclusive_group()
-    seeds.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of everything random (default: 0)")
-    seeds.add_argument("--seeds", type=naturals, metavar="N,N", help="several runs, with mean and spread")
-    train.add_argument("--folds", metavar="K,K|all", help="folds of a set without a test split (default: 0)")
-    train.add_argument("--epochs", type=positive, metavar="N", help="most epochs (default: the recipe's)")
+    seeds.add_argument("--seed", type=natural, default=0, metavar="N", help="seed of all random choices (default: 0)")
+    seeds.add_argument("--seeds", type=naturals, metavar="N,N", help="train once per seed; report mean and spread")
+    train.add_argument(
+        "--folds", metavar="K,K|all", help="folds to test on, for data without a test split (default: 0)"
+    )
+    train.add_argument("--epochs", type=positive, metavar="N", help="maximum number of epochs (default: the recipe's)")
     train.add_argument("--device", choices=("auto", "cpu", "cuda"), default="auto", help="default: auto")
-    train.add_argument("--vectors", metavar="FILE|own", help="word vectors to begin with (TextCNN's other variants)")
-    train.add_argument("--resume", action="store_true", help="continue what RUN_DIR holds")
+    train.add_argument(
+        "--vectors", metavar="FILE|own", help="initial word vectors, for TextCNN variants that need them"
+    )
+    train.add_argument("--resume", action="store_true", help="continue the run in RUN_DIR")
 
 
 def _train(arguments: argparse.Namespace, console: Console) -> int:
@@ -126,7 +130,7 @@ def _train(arguments: argparse.Namespace, console: Console) -> int:
 
     records = run_all(plan, seeds, _folds(arguments.folds, recipe), bar, _say(console))
     if records[-1].state == "interrupted":
-        _say(console)(f"interrupted: epoch {records[-1].best_epoch} is kept in {out}; --resume goes on")
+        _say(console)(f"interrupted: epoch {records[-1].best_epoch} is kept in {out}; --resume continues the run")
         return INTERRUPTED
     return 0
 
@@ -149,14 +153,16 @@ def _report(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _check_version_dir(folder: Path) -> None:
-    """Go on unless it is the folder of a model.
+    """Refuse the folder of a model, where the folder of a version is expected.
 
     Raises:
-        DataInvalid: It is; with a version of it.
+        DataInvalid: It is the folder of a model; the message names one of its versions.
     """
     versions = sorted(int(path.parent.name) for path in folder.glob(f"*/{MODEL_FILE}") if path.parent.name.isdecimal())
     if versions and not (folder / MODEL_FILE).exists():
-        raise DataInvalid(f"{folder}: is a model's folder; give a version's, such as {folder / str(versions[-1])}")
+        raise DataInvalid(
+            f"{folder}: is the folder of a model; give the folder of a version, such as {folder / str(versions[-1])}"
+        )
 
 
 def _verify(arguments: argparse.Namespace, console: Console) -> int:
@@ -180,9 +186,9 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     _check_version_dir(folder)
     manifest = read_manifest(folder)
     if manifest.preprocessing is None or manifest.labels_file is None:
-        raise DataInvalid(f"{folder}: is no classifier of pictures or sentences, so there is nothing to evaluate")
+        raise DataInvalid(f"{folder}: cannot be evaluated; expected a classifier of pictures or sentences")
     recipe = find_recipe(arguments.recipe or manifest.provenance.recipe)
-    # The version's own labels decide which number a class folder has.
+    # The version's own labels decide the class index of each folder of pictures.
     recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))
     backend = OnnxBackend(folder / MODEL_FILE, "cpu", arguments.threads)
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, folder)
@@ -194,7 +200,7 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
 
 
 def _splits_to_evaluate(arguments: argparse.Namespace, recipe: Recipe, manifest: Manifest) -> list[tuple[str, Split]]:
-    """Return the split that the manifest names, or with ``--all`` every one, each with its name."""
+    """Return the split that the manifest names, or every split with ``--all``; each with its name."""
     source = Source(arguments.data)
     if not arguments.all:
         fold = fold_of(manifest.accuracy[0].split, recipe.data.folds) if manifest.accuracy else None
@@ -212,7 +218,7 @@ def _folds(text: str | None, recipe: Recipe) -> list[int | None]:
         return [None]
     if text == "all":
         if recipe.data.folds == 0:
-            raise DataInvalid(f"{recipe.name}: has no folds, its data set has a test split; use --seeds")
+            raise DataInvalid(f"{recipe.name}: has no folds because its data set has a test split; use --seeds")
         return list(range(recipe.data.folds))
     try:
         return list(naturals(text))

@@ -23,7 +23,7 @@ _ANY_WIDTH = 1000
 def add_list(parser: argparse.ArgumentParser) -> None:
     """Declare ``list``."""
     parser.set_defaults(command=_list)
-    parser.add_argument("name", nargs="?", metavar="ARCHITECTURE", help="show this one layer by layer")
+    parser.add_argument("name", nargs="?", metavar="ARCHITECTURE", help="list the layers of this architecture")
 
 
 def add_load(parser: argparse.ArgumentParser) -> None:
@@ -31,20 +31,29 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     parser.set_defaults(command=_load)
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument(
-        "network", nargs="?", metavar="ARCHITECTURE", help="see list; any of torchvision's, timm:NAME, or a .onnx file"
+        "network",
+        nargs="?",
+        metavar="ARCHITECTURE",
+        help="a name from list, any torchvision classifier, timm:NAME, or a .onnx file",
     )
-    what.add_argument("--from", dest="source", metavar="MODULE:FUNCTION", help="what this returns, an nn.Module")
-    parser.add_argument("--weights", metavar="NAME|FILE", help="torchvision's weights by name, or a state dict")
-    parser.add_argument("--renames", type=Path, metavar="FILE", help="a name in the weights and one here, each line")
-    parser.add_argument("--labels", type=Path, metavar="FILE", help="a label each line, in the order of classes")
-    parser.add_argument("--preprocessing", metavar="RECIPE|FILE.toml", help="a table [preprocessing], as in recipes")
-    parser.add_argument("--size", type=positive, metavar="PX", help="height and width in place of the usual")
-    parser.add_argument("--logits", action="store_true", help="the .onnx file answers with logits: add softmax")
+    what.add_argument("--from", dest="source", metavar="MODULE:FUNCTION", help="function that returns an nn.Module")
+    parser.add_argument(
+        "--weights", metavar="NAME|FILE", help="name of torchvision weights, or a file with a state dict"
+    )
+    parser.add_argument(
+        "--renames", type=Path, metavar="FILE", help="per line, a name in the weights and its name here"
+    )
+    parser.add_argument("--labels", type=Path, metavar="FILE", help="one label per line, in class order")
+    parser.add_argument(
+        "--preprocessing", metavar="RECIPE|FILE.toml", help="recipe or file with a table [preprocessing]"
+    )
+    parser.add_argument("--size", type=positive, metavar="PX", help="height and width (default: the preprocessing's)")
+    parser.add_argument("--logits", action="store_true", help="the .onnx file returns logits, so add softmax")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
-    parser.add_argument("--name", metavar="MODEL", help="name there (default: the architecture's)")
+    parser.add_argument("--name", metavar="MODEL", help="name of the model (default: the architecture's)")
     parser.add_argument("--version", type=positive, metavar="N", help="version number (default: the next free one)")
     parser.add_argument(
-        "--max-batch-size", type=positive, default=32, metavar="N", help="largest batch proven (default: 32)"
+        "--max-batch-size", type=positive, default=32, metavar="N", help="largest batch to verify (default: 32)"
     )
 
 
@@ -69,12 +78,12 @@ def _list(arguments: argparse.Namespace, console: Console) -> int:
         weighty = sum(layer.multiply_adds > 0 for layer in layers)
         table.add_row(known.name, known.paper, inputs, f"{parameters:,}", f"{work / 1e6:,.1f}", str(weighty))
     _print_whole(table, console)
-    console.print("and torchvision's other classifiers, timm:NAME, --from MODULE:FUNCTION, and .onnx files: see load")
+    console.print("load also takes torchvision's other classifiers, timm:NAME, --from MODULE:FUNCTION and .onnx files")
     return 0
 
 
 def _print_whole(table: Table, console: Console) -> None:
-    """Print with no figure cut, however narrow the terminal, or what reads a pipe, is."""
+    """Print without cutting anything off, even on a narrow terminal or into a pipe."""
     Console(file=console.file, width=_ANY_WIDTH).print(table, highlight=False)
 
 
@@ -87,7 +96,7 @@ def _list_layers(name: str, console: Console) -> int:
         shape = " x ".join(map(str, layer.output))
         table.add_row(layer.name, layer.kind, shape, f"{layer.parameters:,}", f"{layer.multiply_adds:,}")
     totals = (sum(layer.parameters for layer in layers), sum(layer.multiply_adds for layer in layers))
-    table.add_row("in all", "", "", *(f"{total:,}" for total in totals))
+    table.add_row("total", "", "", *(f"{total:,}" for total in totals))
     _print_whole(table, console)
     return 0
 
@@ -102,7 +111,7 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
     )
     name = arguments.name or (Path(network).stem if network.endswith(".onnx") else network.rpartition(":")[2])
     if "/" in name or not name.strip("."):
-        raise PublishFailed(f"{name!r} cannot be a folder's name; give --name")
+        raise PublishFailed(f"{name!r} cannot be the name of a folder; give --name MODEL")
     target = arguments.models / name
     if network.endswith(".onnx"):
         publish_foreign(order, arguments.logits, target, arguments.version, arguments.max_batch_size, say)

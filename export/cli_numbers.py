@@ -1,4 +1,4 @@
-"""Numbers on the command line: what argparse calls to read them, and refuses with the message of."""
+"""Types of numbers on the command line. argparse prints the message of the error that they raise."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def positive(text: str) -> int:
 
 
 def naturals(text: str) -> list[int]:
-    """Read different integers of at least 0, apart by commas."""
+    """Read different integers of at least 0, separated by commas."""
     numbers = [natural(part) for part in text.split(",")]
     if len(set(numbers)) != len(numbers):
         raise argparse.ArgumentTypeError(f"expected different numbers, got {text!r}")
@@ -29,7 +29,7 @@ def naturals(text: str) -> list[int]:
 
 
 def limit(text: str) -> float:
-    """Read a number of at least 0; ``nan`` would let every loss pass."""
+    """Read a finite number of at least 0; with ``nan``, every loss would be accepted."""
     try:
         number = float(text)
     except ValueError:

@@ -19,10 +19,16 @@ def add_quantize(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     parser.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
     parser.add_argument(
-        "--limit", type=limit, default=0.3, metavar="POINTS", help="most points of top-1 (default: 0.3)"
+        "--limit",
+        type=limit,
+        default=0.3,
+        metavar="POINTS",
+        help="largest accepted loss of top-1 accuracy, in percentage points (default: 0.3)",
     )
-    parser.add_argument("--force", action="store_true", help="publish past the limit")
-    parser.add_argument("--to", type=Path, metavar="DIR", help="the new model (default: MODEL-METHOD beside MODEL)")
+    parser.add_argument("--force", action="store_true", help="publish even if the loss exceeds the limit")
+    parser.add_argument(
+        "--to", type=Path, metavar="DIR", help="folder of the new model (default: MODEL-METHOD beside MODEL)"
+    )
     parser.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
 
 

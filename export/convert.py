@@ -1,4 +1,4 @@
-"""From a torch classifier to model.onnx, checked to have the names, types and axes that the service expects."""
+"""Converts a torch classifier to model.onnx and checks that it has the names, types and axes the server expects."""
 
 from __future__ import annotations
 
@@ -19,40 +19,40 @@ from service.backend.onnx import OnnxBackend
 from service.spec import ImageSpec, TextSpec
 from service.tensors import TensorSpec
 
-# ONNX Runtime 1.20 runs opsets up to 21; 18 is the one that torch's exporter is written for.
+# ONNX Runtime 1.20 runs opsets up to 21. torch's exporter is written for 18.
 OPSET = 18
 OUTPUT = "probabilities"
-_EXAMPLE_BATCH = 2  # torch.export takes 0 and 1 for constants
+_EXAMPLE_BATCH = 2  # torch.export treats sizes 0 and 1 as constants
 _EXAMPLE_TOKENS = 7
 
 
 def input_spec(spec: ImageSpec | TextSpec) -> TensorSpec:
-    """Return the graph's input: what a request carries."""
+    """Return the specification of the graph's input, which requests carry."""
     if isinstance(spec, ImageSpec):
         return TensorSpec("images", "UINT8", (-1, *spec.shape))
     return TensorSpec("ids", "INT64", (-1, -1))
 
 
 def output_spec(classes: int) -> TensorSpec:
-    """Return the graph's output: what a response carries."""
+    """Return the specification of the graph's output, which responses carry."""
     return TensorSpec(OUTPUT, "FP32", (-1, classes))
 
 
 def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path: Path) -> None:
-    """Write model.onnx; equal weights give equal bytes.
+    """Write model.onnx. Equal weights give equal bytes.
 
     Args:
         model: In evaluation mode, on the CPU.
-        spec: The preprocessing before it.
+        spec: The preprocessing that produces the model's input.
         classes: K.
         path: The file to write.
 
     Raises:
         ConversionFailed: The model is in training mode (dropout and batch statistics would be
-            frozen into the graph), torch cannot convert it, or the graph is not as it should be.
+            frozen into the graph), torch cannot convert it, or the graph is not what the server expects.
     """
     if any(module.training for module in model.modules()):
-        raise ConversionFailed("the model is in training mode; call eval() before it is converted")
+        raise ConversionFailed("the model is in training mode; call eval() before converting it")
     graph = _export(model, input_spec(spec))
     _strip(graph)
     try:
@@ -67,7 +67,7 @@ def check_graph(path: Path, expected_input: TensorSpec, expected_output: TensorS
     """Refuse a graph whose input or output has another name, type or shape.
 
     Raises:
-        ConversionFailed: Says what was expected and what came.
+        ConversionFailed: The message states what was expected and what the graph has.
     """
     backend = OnnxBackend(path, "cpu")
     for kind, expected, came in (
@@ -101,8 +101,8 @@ def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
                 external_data=False,
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises a family of its own and what torch raises
-            reason = error.__cause__ or error  # the exporter's own text is general advice, in colour
+        except Exception as error:  # the exporter raises its own classes and any of torch's
+            reason = error.__cause__ or error  # the exporter's own text is general advice with colour codes
             first = (str(reason).strip().splitlines() or [""])[0]
             raise ConversionFailed(f"torch cannot convert this model ({type(reason).__name__}: {first})") from error
     assert program is not None
@@ -111,7 +111,7 @@ def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
 
 
 def _strip(graph: onnx.ModelProto) -> None:
-    """Remove what differs from one export to the next: paths of this machine, symbols, inferred shapes."""
+    """Remove what differs between exports: paths of this machine, symbols, inferred shapes."""
     del graph.metadata_props[:]
     graph.doc_string = ""
     graph.graph.doc_string = ""
@@ -135,7 +135,7 @@ def _strip(graph: onnx.ModelProto) -> None:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Keep chatter of torch's exporter, or of the quantiser, from the user; what matters is raised or checked."""
+    """Suppress the output of torch's exporter or of the quantiser. Whatever matters is raised or checked."""
     logging.disable(logging.CRITICAL)
     try:
         aside = io.StringIO()

@@ -1,22 +1,22 @@
-"""What can go wrong between a data set and a published version, one class a place of failure.
+"""Errors between a data set and a published version, one class per stage.
 
-Each message is written for the person at the command line: it names the file, the row or the key,
-what was expected and what came. ``export.cli`` prints it as one line and exits with status 2.
+Each message is written for the person at the command line. It names the file, the row or the key,
+what was expected and what came. ``export.cli`` prints it in one line and exits with status 2.
 """
 
 from __future__ import annotations
 
 
 class ExportError(Exception):
-    """A failure that the user can mend; the message says how."""
+    """A failure that the user can fix; the message says how."""
 
 
 class RecipeInvalid(ExportError):
-    """A recipe is missing, not TOML, or has an unknown, missing or impossible key."""
+    """A recipe is missing or is not TOML, or one of its keys is unknown, missing or invalid."""
 
 
 class DataInvalid(ExportError):
-    """A data set is missing, empty, or has a row that cannot be read; names file and row."""
+    """A data set is missing or empty, or a row cannot be read. The message names file and row."""
 
 
 class RunInvalid(ExportError):
@@ -24,19 +24,19 @@ class RunInvalid(ExportError):
 
 
 class WeightsInvalid(ExportError):
-    """A file of weights is missing, damaged, or does not fit the network; lists what does not."""
+    """A weights file is missing or damaged, or does not fit the network. The message lists what does not fit."""
 
 
 class ConversionFailed(ExportError):
-    """The graph that came out of the conversion is not what the service expects."""
+    """The converted graph is not what the server expects."""
 
 
 class VerificationFailed(ExportError):
-    """The graph does not give torch's answers within the tolerance, or a version contradicts itself."""
+    """The graph does not reproduce torch's answers within the tolerance, or a version contradicts its manifest."""
 
 
 class QuantizationRefused(ExportError):
-    """A quantised version loses more than allowed, the method does not fit the graph, or the data are other ones."""
+    """A quantised version loses too much accuracy, or the method does not fit the graph, or the data differ."""
 
 
 class PublishFailed(ExportError):

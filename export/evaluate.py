@@ -1,4 +1,4 @@
-"""Accuracy as a client would see it: encoded examples, the service's preprocessing, ONNX Runtime."""
+"""Accuracy as a client sees it: encoded examples, the server's preprocessing, ONNX Runtime."""
 
 from __future__ import annotations
 
@@ -26,16 +26,16 @@ class Score:
     interval_high: float
 
     def __str__(self) -> str:
-        """Write as the command line shows it."""
+        """Return the text that the command line shows."""
         interval = f"95 % interval {self.interval_low:.2%} to {self.interval_high:.2%}"
         return f"top-1 {self.value:.2%} of {self.count}, error {1 - self.value:.2%}, {interval}"
 
 
 def evaluate_graph(backend: Backend, preprocessing: Preprocessing, split: Split) -> Score:
-    """Encode every example, and send it through what the server does to it.
+    """Encode every example, preprocess it as the server does, and run the graph on it.
 
     Raises:
-        DataInvalid: An example cannot be read; names its row.
+        DataInvalid: An example cannot be read; the message names its row.
     """
     right = 0
     for start in range(0, len(split), _BATCH_SIZE):

@@ -1,7 +1,7 @@
-"""An ONNX file made elsewhere becomes a version: uint8 pictures in front, probabilities behind.
+"""Publishes an ONNX file made elsewhere, wrapped so that it takes uint8 pictures and returns probabilities.
 
-The file itself is the reference: its answers under ONNX Runtime to pictures that NumPy scales are
-what the wrapped graph must reproduce.
+The file itself is the reference. The wrapped graph must reproduce the answers that the file gives
+under ONNX Runtime to pictures that NumPy has normalised.
 """
 
 from __future__ import annotations
@@ -25,36 +25,39 @@ from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write
 from service.spec import ImageSpec
 
 _INPUT = "images"
-_IR_VERSION = 4  # the first in which weights need not stand among the inputs, where the service would ask for them
-_MARK = "convserve_"  # begins the names that are added, so that none is taken
+_IR_VERSION = 4  # the first that does not list weights among the inputs, where the server would require them
+_MARK = "convserve_"  # prefix of the added names, so that they cannot clash with the file's
 
 
 class Foreign:
-    """The file's own answers; stands where torch's model does for our networks."""
+    """The file's own answers, the reference that torch's model is for networks of this project."""
 
     def __init__(self, path: Path, spec: ImageSpec, *, logits: bool) -> None:
         """Open the file.
 
         Raises:
-            ConversionFailed: It cannot be opened, or takes or gives more than one tensor.
+            ConversionFailed: It cannot be opened, has more than one input or output, or takes other pictures.
         """
         try:
             self._backend = OnnxBackend(path, "cpu")
         except LoadError as error:
             raise ConversionFailed(str(error)) from None
         if len(self._backend.inputs) != 1 or len(self._backend.outputs) != 1:
-            raise ConversionFailed(f"{path}: expected one input and one output")
+            counts = f"{len(self._backend.inputs)} inputs and {len(self._backend.outputs)} outputs"
+            raise ConversionFailed(f"{path}: has {counts}, expected one of each")
         (expected,) = self._backend.inputs
         shape = (spec.channels, spec.height, spec.width)
         fits = len(expected.shape) == 4 and all(a in (-1, b) for a, b in zip(expected.shape[1:], shape, strict=True))
         if expected.datatype != "FP32" or not fits:
             raise ConversionFailed(f"{path}: takes {expected}, expected FP32 (N, {', '.join(map(str, shape))})")
         if expected.shape[0] != -1:
-            raise ConversionFailed(f"{path}: takes batches of {expected.shape[0]} only; export it with a dynamic batch")
+            raise ConversionFailed(
+                f"{path}: takes only batches of {expected.shape[0]}; export it with a dynamic batch axis"
+            )
         self._spec, self._logits = spec, logits
 
     def own_answer(self, inputs: np.ndarray) -> np.ndarray:
-        """Return what the file answers to uint8 (N, H, W, C)."""
+        """Return the file's answer to uint8 (N, H, W, C)."""
         x = (inputs.astype(np.float64) / 255 - self._spec.mean) / self._spec.std
         return self._backend.run([np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)])[0]
 
@@ -71,18 +74,18 @@ class Foreign:
 def publish_foreign(
     order: Order, logits: bool, target: Path, version: int | None, max_batch_size: int, say: Say
 ) -> Path:
-    """Wrap, prove and publish a file; see :func:`export.publish_loaded.publish_loaded`.
+    """Wrap, verify and publish a file; see :func:`export.publish_loaded.publish_loaded`.
 
     Raises:
-        WeightsInvalid: There is no such file, or weights were given beside those that it holds.
+        WeightsInvalid: There is no such file, or separate weights were given although it holds its own.
         RecipeInvalid: Preprocessing or labels are missing.
-        ConversionFailed: The file takes or gives something else.
-        VerificationFailed: The wrapped graph answers differently, or the file gives no probabilities.
+        ConversionFailed: The file has other inputs or outputs than a classifier of such pictures.
+        VerificationFailed: The wrapped graph answers differently.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
     path, notes = Path(order.network), list[str]()
     if order.weights is not None or order.renames is not None:
-        raise WeightsInvalid(f"{path}: holds its weights; --weights and --renames are for networks given by name")
+        raise WeightsInvalid(f"{path}: an ONNX file holds its own weights; leave --weights and --renames out")
     if not path.is_file():
         raise WeightsInvalid(f"{path}: no such file")
     spec, labels = describe(order, None, notes)
@@ -107,13 +110,13 @@ def publish_foreign(
 
 
 def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool) -> onnx.ModelProto:
-    """Return the model with scaling and transposition before it, and softmax behind it if it gives logits.
+    """Return the model with normalisation and transposition before it, and softmax after it if it returns logits.
 
     Args:
-        model: Taken apart; do not use it afterwards.
+        model: The model; it is changed, so do not use it afterwards.
         spec: The pictures.
-        classes: How many numbers it answers with, which its output need not say.
-        logits: Whether it lacks softmax.
+        classes: K, because the model's output need not state it.
+        logits: Whether the model returns logits instead of probabilities.
 
     Raises:
         ConversionFailed: The result is not valid.
@@ -157,7 +160,7 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool)
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
-    """Change what nodes and weights are called, in the branches of ``If`` and the bodies of loops too."""
+    """Rename nodes' tensors and weights, also inside branches of ``If`` and bodies of loops."""
 
     def ours(name: str) -> str:
         return names.get(name) or _apart(name)
@@ -175,17 +178,19 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 
 def _apart(name: str) -> str:
-    """Keep the file's names apart from those of the version's input and output; empty ones mean "left out"."""
+    """Rename a tensor of the file that has the name of the version's input or output; an empty name stays empty."""
     return f"their_{name}" if name in (_INPUT, OUTPUT) else name
 
 
 def _check_answers(path: Path, answers: np.ndarray, classes: int, *, logits: bool) -> None:
     if answers.ndim != 2 or answers.shape[1] != classes:
-        raise ConversionFailed(f"{path}: answers {answers.shape[1:]} numbers a picture, there are {classes} labels")
+        raise ConversionFailed(
+            f"{path}: returns {answers.shape[1:]} numbers per picture, expected one for each of the {classes} labels"
+        )
     if logits and are_probabilities(answers):
-        raise ConversionFailed(f"{path}: answers with probabilities already; leave --logits out")
+        raise ConversionFailed(f"{path}: returns probabilities already; leave --logits out")
     if not logits and not are_probabilities(answers):
-        raise ConversionFailed(f"{path}: answers with no probabilities; --logits adds softmax")
+        raise ConversionFailed(f"{path}: does not return probabilities; give --logits if it returns logits")
 
 
 def _provenance(path: Path) -> Provenance:

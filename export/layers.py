@@ -1,8 +1,8 @@
 """A network layer by layer: output size by the lecture's formula, parameters, multiply-adds.
 
-The network runs once on torch's ``meta`` device, where tensors have shapes and no values, so even
-ResNet-152 takes no memory and a moment. Each layer's size is computed from its input and its numbers
-by :mod:`export.architectures.sizes`, and is not read from its output; a test compares the two.
+The network runs once on torch's ``meta`` device, where tensors have shapes but no values, so even
+ResNet-152 takes only a moment and no memory. :mod:`export.architectures.sizes` computes each layer's
+size from its input and its parameters instead of reading it from the output; a test compares the two.
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ class Layer:
     """One layer.
 
     Attributes:
-        name: Of the module that computes it.
-        kind: E.g. ``"conv 5x5/1"``: size and stride.
-        output: Shape of what comes out by formula, the batch left out.
-        came: Shape of what came out of torch, the batch left out.
-        parameters: Numbers that it learns, by formula.
-        multiply_adds: For one input; 0 where there are only additions or comparisons.
+        name: Name of the module that computes it.
+        kind: E.g. ``"conv 5x5/1"``: kind, size and stride.
+        output: Shape of the output by formula, without the batch axis.
+        came: Shape of torch's output, without the batch axis.
+        parameters: Number of learned parameters, by formula.
+        multiply_adds: For one input; 0 if there are only additions or comparisons.
     """
 
     name: str
@@ -47,12 +47,12 @@ class Layer:
 
 
 def layers_of(network: Network, height: int, width: int, channels: int) -> list[Layer]:
-    """Return a picture network's layers in the order in which they compute."""
+    """Return the layers of a picture network in the order in which they run."""
     return _run(network, torch.empty(_EXAMPLE_BATCH, channels, height, width, device="meta"))
 
 
 def layers_of_sentence(network: Network, tokens: int = _EXAMPLE_TOKENS) -> list[Layer]:
-    """Return a sentence network's layers for a sentence of some length."""
+    """Return the layers of a sentence network for a sentence of ``tokens`` tokens."""
     return _run(network, torch.zeros(_EXAMPLE_BATCH, tokens, dtype=torch.int64, device="meta"))
 
 
@@ -64,7 +64,7 @@ def _run(network: Network, inputs: torch.Tensor) -> list[Layer]:
 
 
 class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Notes every layer among the operations that torch runs."""
+    """Records every layer among the operations that torch runs."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
@@ -83,7 +83,7 @@ class _Recorder(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
 @contextlib.contextmanager
 def _named(network: nn.Module, recorder: _Recorder) -> Iterator[None]:
-    """Let the recorder know which module computes."""
+    """Tell the recorder which module is running."""
     hooks = []
     for name, module in network.named_modules():
         push, pop = _hooks(name, recorder)
@@ -105,7 +105,7 @@ def _hooks(name: str, recorder: _Recorder) -> tuple[Callable[..., None], Callabl
     return push, pop
 
 
-# What is measured: kind, output by formula, parameters, multiply-adds of one input.
+# Kind, output by formula, parameters, multiply-adds of one input.
 _Measured = tuple[str, tuple[int, ...], int, int]
 
 
@@ -123,7 +123,7 @@ def _pool(kind: str) -> Callable[..., _Measured]:
     def measure(x: Any, kernel: Any, stride: Any = (), padding: Any = (0, 0), *rest: Any) -> _Measured:
         kernel, padding = _pair(kernel), _pair(padding)
         stride = _pair(stride) if stride else kernel
-        # Max pooling has a dilation before ceil_mode, average pooling has not.
+        # Max pooling has a dilation before ceil_mode; average pooling does not.
         dilation, ceil = (_pair(rest[0]) if rest else (1, 1), rest[1:2]) if kind == "max" else ((1, 1), rest[:1])
         numbers = zip(x.shape[-2:], kernel, stride, padding, dilation, strict=True)
         output = tuple(pool_output_size(*each, ceil=bool(ceil and ceil[0])) for each in numbers)

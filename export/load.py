@@ -1,4 +1,4 @@
-"""A network that somebody else trained: built by name, given its weights, and described for publishing."""
+"""Loads a network that was trained elsewhere: builds it by name, loads its weights, describes it for publishing."""
 
 from __future__ import annotations
 
@@ -30,21 +30,21 @@ from service.spec import ImageSpec
 
 _TIMM = "timm:"
 _RANDOM_FACTOR = 0.2
-_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training listens to
+_AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training uses
 
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is to be loaded.
+    """What to load.
 
     Attributes:
-        network: A name of the zoo, of torchvision, ``timm:NAME``, or ``package.module:function``.
+        network: A name of the zoo or of torchvision, ``timm:NAME``, ``package.module:function``, or an ONNX file.
         weights: Name of torchvision's weights, a file, or None for random ones.
-        renames: File of names in the weights and names here, or None.
-        labels: File with a label a line, or None for those of the weights or the recipe.
-        preprocessing: TOML file of an ``[preprocessing]`` table, or a recipe's name, or None.
-        size_px: Height and width in place of the usual, or None.
-        seed: Of random weights.
+        renames: File with a name in the weights and its name here per line, or None.
+        labels: File with one label per line, or None for those of the weights or the recipe.
+        preprocessing: TOML file with a table ``[preprocessing]``, or a recipe's name, or None.
+        size_px: Height and width instead of the preprocessing's, or None.
+        seed: Seed of random weights.
     """
 
     network: str
@@ -62,12 +62,12 @@ class Loaded:
 
     Attributes:
         network: In evaluation mode.
-        name: For the manifest.
-        spec: The preprocessing before it.
-        labels: One a class.
-        weights: Where the weights are from.
+        name: Name for the manifest.
+        spec: The preprocessing that produces its input.
+        labels: One per class.
+        weights: Where the weights come from.
         digest: ``sha256:`` of the weights.
-        notes: What was done or assumed, a line each.
+        notes: What was done or assumed, one line each.
     """
 
     network: Network
@@ -80,10 +80,11 @@ class Loaded:
 
 
 def load_network(order: Order) -> Loaded:
-    """Build a network and give it its weights.
+    """Build a network and load its weights.
 
     Raises:
-        RecipeInvalid: Nobody knows the name, or preprocessing or labels are missing.
+        RecipeInvalid: The name is unknown, preprocessing or labels are missing, or the network cannot take
+            such pictures.
         WeightsInvalid: The weights cannot be read or do not fit.
     """
     torch.manual_seed(order.seed)
@@ -99,7 +100,7 @@ def load_network(order: Order) -> Loaded:
     if named is not None:
         state = presets.fetch(named)
     if state is None:
-        notes.append("no weights were given, so they are random: the answers mean nothing")
+        notes.append("no weights were given, so they are random and the answers mean nothing")
         _settle(network, spec)
         source = f"random, seed {order.seed}"
     else:
@@ -112,22 +113,22 @@ def load_network(order: Order) -> Loaded:
 
 
 def _preset(order: Order, named: Any, notes: list[str]) -> Any:
-    """Return torchvision's entry that describes the weights, or None where something else does."""
+    """Return torchvision's entry that describes the weights, or None if there is none or a preprocessing was given."""
     if order.preprocessing is not None:
         return None
     if named is not None:
         return named
     chosen = presets.of_file(order.network, Path(order.weights or "").name)
     if chosen is not None:
-        notes.append(f"preprocessing and labels are those of torchvision's {chosen}; --preprocessing says otherwise")
+        notes.append(f"preprocessing and labels are those of torchvision's {chosen}; --preprocessing overrides them")
     return chosen
 
 
 def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tuple[str, ...]]:
-    """Return preprocessing and labels: given, torchvision's, or those of the recipe that trains such a network.
+    """Return preprocessing and labels: those given, torchvision's, or those of a recipe for such a network.
 
     Raises:
-        RecipeInvalid: One of them is missing or not readable.
+        RecipeInvalid: One of them is missing or cannot be read.
     """
     labels: tuple[str, ...] | None = None
     if order.preprocessing is not None and order.preprocessing.endswith(".toml"):
@@ -139,7 +140,7 @@ def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tu
     if order.labels is not None:
         labels = _read_labels(order.labels)
     if not labels:
-        raise RecipeInvalid(f"{order.network}: has no labels here; give --labels FILE with a label a line")
+        raise RecipeInvalid(f"{order.network}: no labels are known; give --labels FILE with one label per line")
     if order.size_px is not None:
         resize_px = order.size_px if spec.resize == "exact" else round(spec.resize_px * order.size_px / spec.height)
         spec = dataclasses.replace(spec, height=order.size_px, width=order.size_px, resize_px=max(1, resize_px))
@@ -154,13 +155,17 @@ def _recipe_description(order: Order, notes: list[str]) -> tuple[ImageSpec, tupl
     elif order.network.endswith("-cifar"):
         name = "resnet20-cifar10"
     else:
-        raise RecipeInvalid(f"{order.network}: give --preprocessing, a recipe's name or a TOML file, and --labels FILE")
+        raise RecipeInvalid(
+            f"{order.network}: no preprocessing is known; give --preprocessing RECIPE|FILE.toml and --labels FILE"
+        )
     recipe = find_recipe(name)
     if not isinstance(recipe.spec, ImageSpec):
-        raise RecipeInvalid(f"{name}: is a recipe for sentences; their networks are trained here, not loaded")
+        raise RecipeInvalid(
+            f"{name}: is a recipe for sentences, expected one for pictures; sentence networks cannot be loaded"
+        )
     notes.append(
         f"preprocessing and labels are those of the recipe {name} "
-        f"(mean {_listed(recipe.spec.mean)}, std {_listed(recipe.spec.std)}); --preprocessing says otherwise"
+        f"(mean {_listed(recipe.spec.mean)}, std {_listed(recipe.spec.std)}); --preprocessing overrides them"
     )
     return recipe.spec, recipe.data.labels
 
@@ -170,7 +175,7 @@ def _listed(numbers: tuple[float, ...]) -> str:
 
 
 def _read_preprocessing(path: Path) -> ImageSpec:
-    """Read the table ``[preprocessing]`` of a TOML file, which may be a whole recipe."""
+    """Read the table ``[preprocessing]`` of a TOML file, which may be a complete recipe."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
         return strict.parse(ImageSpec, table, "preprocessing")
@@ -184,25 +189,25 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     try:
         labels = tuple(path.read_text(encoding="utf-8-sig").splitlines())
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeInvalid(f"{path}: labels are not readable ({error})") from None
+        raise RecipeInvalid(f"{path}: labels cannot be read ({error})") from None
     if len(labels) < 2:
-        raise RecipeInvalid(f"{path}: expected at least two labels, one a line")
-    for row, label in enumerate(labels, start=1):  # twice is allowed: ImageNet's cranes are birds and machines
+        raise RecipeInvalid(f"{path}: has {len(labels)} labels, expected at least two, one per line")
+    for row, label in enumerate(labels, start=1):  # duplicates are allowed: ImageNet's cranes are birds and machines
         if not label.strip():
             raise RecipeInvalid(f"{path}, line {row}: is empty, expected a label")
     return labels
 
 
 def _builder(network: str) -> Callable[[Sizes], Network]:
-    """Find what builds a network, before anything else is asked: a name that nobody knows is known at once.
+    """Return the function that builds a network. It is found first, so an unknown name is refused at once.
 
     Raises:
-        RecipeInvalid: Nobody knows it.
+        RecipeInvalid: The name is unknown, or the network is one for sentences.
     """
     if ":" not in network:
         known = find_known(network)
         if known.sizes.vocabulary:
-            raise RecipeInvalid(f"{network}: is a network for sentences; those are trained here, not loaded")
+            raise RecipeInvalid(f"{network}: is a network for sentences, which train supports and load does not")
         return known.build
     if network.startswith(_TIMM):
         return _timm(network.removeprefix(_TIMM))
@@ -215,17 +220,17 @@ def _timm(name: str) -> Callable[[Sizes], Network]:
     except ModuleNotFoundError:
         raise RecipeInvalid(f"timm:{name}: the package timm is not installed; pip install timm") from None
     if not timm.is_model(name):
-        raise RecipeInvalid(f"timm:{name}: timm knows no such model")
+        raise RecipeInvalid(f"timm:{name}: timm has no such model")
     return lambda sizes: Wrapped(timm.create_model(name, pretrained=False, num_classes=sizes.classes))
 
 
 def _function(source: str) -> Callable[[Sizes], Network]:
-    """Import ``package.module:function``, the folder of the command line included; what is returned calls it."""
+    """Import ``package.module:function``, also from the current folder, and return a function that calls it."""
     module_name, _, name = source.partition(":")
     sys.path.insert(0, "")
     try:
         function = getattr(importlib.import_module(module_name), name)
-    except (Exception, SystemExit) as error:  # it is anybody's code
+    except (Exception, SystemExit) as error:  # the user's code may raise anything
         raise RecipeInvalid(f"{source}: cannot be imported ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")
@@ -246,13 +251,13 @@ def _called(source: str, function: Callable[[], object]) -> nn.Module:
 
 
 def _settle(network: Network, spec: ImageSpec) -> None:
-    """Give batch norm the statistics of what proves the network, and factors smaller than one.
+    """Give batch norm the statistics of the pictures that verify the network, and factors smaller than one.
 
-    With no statistics, random weights grow from layer to layer without end; and the logits of a deep
-    random network are so large that any runtime's rounding shows in the probabilities.
+    Without statistics, activations of a network with random weights grow from layer to layer. The logits of
+    a deep random network become so large that the rounding of any runtime shows in the probabilities.
 
     Raises:
-        RecipeInvalid: Pictures of this size do not pass through the network.
+        RecipeInvalid: The network cannot take pictures of this size.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -265,21 +270,21 @@ def _settle(network: Network, spec: ImageSpec) -> None:
 
 
 def _pass_through(network: Network, spec: ImageSpec, pictures: np.ndarray) -> None:
-    """Send pictures through a network.
+    """Run a network on pictures.
 
     Raises:
-        RecipeInvalid: Pictures of this size do not pass.
+        RecipeInvalid: The network cannot take pictures of this size.
     """
     try:
         with torch.no_grad():
             network(PictureFront(spec)(torch.from_numpy(pictures)))
-    except Exception as error:  # each layer refuses in its own way
+    except Exception as error:  # each layer raises its own class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeInvalid(f"the network cannot take pictures {spec.height} x {spec.width} ({reason})") from None
+        raise RecipeInvalid(f"the network cannot take pictures of {spec.height} x {spec.width} ({reason})") from None
 
 
 def _digest(module: nn.Module) -> str:
-    """Return the digest of all weights, in order."""
+    """Return the digest of all weights, in the module's order."""
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())

@@ -1,4 +1,4 @@
-"""Memory that training gives back stays with the process, so that the next step finds it mapped."""
+"""Keeps memory that training frees in the process, so that the next step finds it mapped."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ _NEVER = 2**31 - 1
 
 
 def keep_memory() -> None:
-    """Let the C library keep freed memory instead of unmapping it; nothing happens where it is not glibc.
+    """Let the C library keep freed memory instead of unmapping it. Does nothing if the library is not glibc.
 
-    By default each large tensor of a step is mapped, touched page by page and unmapped again:
-    225,000 page faults for two steps of FastNet, and a fifth of its time.
+    By default, each large tensor of a step is mapped, touched page by page and unmapped again. That
+    cost 225,000 page faults in two steps of FastNet, a fifth of their time.
     """
     with contextlib.suppress(OSError, AttributeError):
         library = ctypes.CDLL(None)

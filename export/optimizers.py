@@ -1,4 +1,4 @@
-"""The optimisers of a training and what averages its weights."""
+"""The optimisers of a training loop, and the averaging of its weights."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ import torch
 from export.classifier import Classifier
 from export.recipe import Training
 
-_EVERY = 5  # steps between two looks of the average
-_DECAY = 0.95  # a step, once the average has come to rest
+_EVERY = 5  # steps between two updates of the average
+_DECAY = 0.95  # per step, at the end of training
 
 
 def make_optimizers(classifier: Classifier, training: Training) -> list[torch.optim.Optimizer]:
-    """Return the dense weights' optimiser and, where there are sparse ones, theirs.
+    """Return the optimiser of the dense weights and, if there are sparse weights, theirs.
 
-    A group that learns faster decays as much a step as the others.
+    A group with a higher rate gets a smaller weight decay, so all groups decay equally per step.
     """
     rate, decay = training.learning_rate, training.weight_decay
     groups = [
@@ -33,13 +33,13 @@ def make_optimizers(classifier: Classifier, training: Training) -> list[torch.op
 
 
 def set_rate(optimizer: torch.optim.Optimizer, rate: float) -> None:
-    """Set the learning rate, times each group's own factor."""
+    """Set the learning rate of each group: ``rate`` times the group's own factor."""
     for group in optimizer.param_groups:
         group["lr"] = rate * group.get("rate", 1.0)
 
 
 class Lookahead:
-    """Slow weights that follow the fast ones and draw them back, the more the longer training lasts.
+    """Slow weights that follow the fast ones and pull them back, more strongly as training goes on.
 
     Source:
         Zhang et al. (2019), "Lookahead Optimizer: k steps forward, 1 step back"; the growing weight is
@@ -47,12 +47,12 @@ class Lookahead:
     """
 
     def __init__(self, classifier: Classifier) -> None:
-        """Begin at the weights and statistics as they are."""
+        """Start from the current weights and statistics."""
         self._fast = {name: value for name, value in classifier.state_dict().items() if value.is_floating_point()}
         self.slow = {name: value.clone() for name, value in self._fast.items()}
 
     def step(self, step: int, steps: int) -> None:
-        """Follow after one of all ``steps`` steps, counted from 1; the last leaves the slow weights."""
+        """Update after one of ``steps`` steps, counted from 1. After the last, the classifier has the slow weights."""
         is_last = step == steps
         if step % _EVERY and not is_last:
             return

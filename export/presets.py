@@ -1,4 +1,4 @@
-"""Weights that torchvision publishes: found by name or by file, fetched, and what they want before them."""
+"""Weights that torchvision publishes: finding them by name or file, downloading them, and their preprocessing."""
 
 from __future__ import annotations
 
@@ -12,15 +12,15 @@ from export.architectures.torchvision_nets import SCALES_TWICE
 from export.errors import WeightsInvalid
 from service.spec import ImageSpec
 
-# What GoogLeNet and Inception were trained with: transform_input brings ImageNet's scaling back to it.
+# Mean and std that GoogLeNet and Inception were trained with; transform_input converts ImageNet's to them.
 _HALVES = (0.5, 0.5, 0.5)
 
 
 def named(network: str, weights: str) -> Any:
-    """Return torchvision's entry of this name, or None where a file is meant.
+    """Return torchvision's entry of this name, or None if ``weights`` is a file.
 
     Raises:
-        WeightsInvalid: It is neither a file nor a name that torchvision knows for this network.
+        WeightsInvalid: It is neither a file nor a name that torchvision has for this network.
     """
     entries = _entries(network)
     if entries is None or Path(weights).exists():
@@ -31,12 +31,12 @@ def named(network: str, weights: str) -> Any:
     chosen = next((each for each in usable if each.name == weights), None)
     if chosen is None:
         known = ", ".join(each.name for each in usable)
-        raise WeightsInvalid(f"{weights}: no such file, and {network} has the weights {known}, DEFAULT")
+        raise WeightsInvalid(f"{weights}: no such file and no weights of {network}, which has {known} and DEFAULT")
     return chosen
 
 
 def of_file(network: str, file: str) -> Any:
-    """Return the entry that is published under this file's name, or else the first; None if there are none."""
+    """Return the entry whose published file has this name, else the first one; None if there are none."""
     entries = _entries(network)
     if entries is None:
         return None
@@ -45,24 +45,24 @@ def of_file(network: str, file: str) -> Any:
 
 
 def fetch(preset: Any) -> dict[str, torch.Tensor]:
-    """Return the weights, downloaded if they are not here yet.
+    """Return the weights, downloaded if they are not in torch's cache.
 
     Raises:
-        WeightsInvalid: They cannot be downloaded, or came damaged.
+        WeightsInvalid: They cannot be downloaded, or the download is damaged.
     """
     try:
         return dict(preset.get_state_dict(progress=False, check_hash=True))
     except (OSError, RuntimeError) as error:
         raise WeightsInvalid(
-            f"{preset}: {preset.url} cannot be fetched ({error}); give a file with --weights FILE"
+            f"{preset}: {preset.url} cannot be downloaded ({error}); give a file with --weights FILE"
         ) from None
 
 
 def spec_of(preset: Any, network: str) -> ImageSpec:
-    """Write torchvision's evaluation preset as ours.
+    """Translate torchvision's evaluation preset into an :class:`ImageSpec`.
 
-    Its GoogLeNet and Inception scale their input once more, from ImageNet's mean and deviation to
-    0.5 and 0.5; both scalings together are this second one alone.
+    torchvision's GoogLeNet and Inception scale their input a second time, from ImageNet's mean and
+    deviation to 0.5 and 0.5. The two scalings together equal the second one alone.
     """
     transform = preset.transforms()
     twice = network in SCALES_TWICE

@@ -1,4 +1,4 @@
-"""What training shows: a bar a run on a terminal, a line an epoch in any case."""
+"""Progress of training: a bar per run, only on a terminal, and a line per epoch."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from export.run import EpochRecord
 
 
 class Reporter(Protocol):
-    """Hears how a run goes on."""
+    """Receives the progress of a run."""
 
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         """One step of an epoch is done; ``step`` counts from 1."""
         ...
 
     def epoch(self, record: EpochRecord, is_best: bool) -> None:
-        """An epoch is done and looked at."""
+        """An epoch is done and evaluated on the held-out part."""
         ...
 
 
@@ -27,7 +27,7 @@ class Bar:
     """A rich progress bar over all steps of all epochs. Use as a context."""
 
     def __init__(self, console: Console, title: str, epochs: int) -> None:
-        """Prepare the bar; it appears on entering the context, on a terminal only."""
+        """Prepare the bar. It appears when the context is entered, and only on a terminal."""
         self._epochs = epochs
         self._progress = Progress(
             TextColumn(title),

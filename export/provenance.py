@@ -1,4 +1,4 @@
-"""Which code and which libraries made a model."""
+"""The code and the libraries that made a model."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _SOURCES = ("export", "service/preprocessing", "service/backend", "service/spec.
 
 
 def library_versions() -> dict[str, str]:
-    """Return the versions of Python and of the libraries that touch a model, those installed."""
+    """Return the versions of Python and of those installed libraries that can affect a model."""
     versions = {"python": platform.python_version()}
     for name in _LIBRARIES:
         try:
@@ -28,7 +28,7 @@ def library_versions() -> dict[str, str]:
 
 
 def git_commit() -> str:
-    """Return HEAD's hash, with ``-dirty`` where the sources differ from it; ``"unknown"`` outside a clone."""
+    """Return the hash of HEAD, with ``-dirty`` if the sources differ from it; ``"unknown"`` outside a clone."""
     try:
         _git("ls-files", "--error-unmatch", __file__)
         commit = _git("rev-parse", "HEAD").strip()
@@ -44,7 +44,7 @@ def now() -> str:
 
 
 def of_loaded(architecture: str, dataset: Dataset) -> Provenance:
-    """Return what is known of weights that were not trained here; their name and digest stand for a data set's."""
+    """Return the provenance of weights trained elsewhere; ``dataset`` holds their name and digest instead."""
     return Provenance(
         architecture=architecture,
         recipe="loaded",

@@ -1,7 +1,7 @@
-"""From a run to a version in a model repository: convert, verify, evaluate, golden vectors, manifest, rename.
+"""Publishes a run as a model version: convert, verify, evaluate, write golden vectors and manifest, rename.
 
-A version appears whole or not at all: it is written aside in the same folder, synced and renamed,
-and a published version is never changed.
+A version appears complete or not at all: it is written to a temporary folder beside its target, synced
+and renamed. A published version is never changed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ from service.manifest import (
 from service.spec import ImageSpec, TextSpec
 
 LABELS_FILE = "labels.txt"
-# What a server reads: it passes over folders with other names.
+# Names and numbers that a server reads; it ignores other folders.
 _NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 _LARGEST_VERSION = 10**18 - 1
 _ASIDE = ".aside-"
@@ -59,7 +59,7 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a manifest says of a classifier before anything is measured."""
+    """What a manifest says about a classifier before anything is measured."""
 
     spec: ImageSpec | TextSpec
     labels: tuple[str, ...]
@@ -71,19 +71,19 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
     """Publish a run's best weights.
 
     Args:
-        run_dir: As ``train --out`` left it.
-        models: The model repository; made if it is not there.
+        run_dir: As ``train --out`` wrote it.
+        models: The model repository; created if it does not exist.
         version: Positive integer, or None for the next free one.
-        data_path: Where the data are now, or None for where they were.
-        say: Hears one line a step.
+        data_path: Where the data are now, or None if they have not moved.
+        say: Receives one line per step.
 
     Returns:
         The version folder.
 
     Raises:
-        RunInvalid: The folder holds no run, or its data are other ones now.
-        ConversionFailed: The graph is not as it should be.
-        VerificationFailed: The graph does not give torch's answers.
+        RunInvalid: The folder holds no run, or the data differ from those of the run.
+        ConversionFailed: The graph is not what the server expects.
+        VerificationFailed: The graph does not reproduce torch's answers.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
     recipe, record, preprocessing, classifier = load_classifier(run_dir)
@@ -119,38 +119,38 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
 
 @contextlib.contextmanager
 def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Path]]:
-    """Give a folder to fill; on leaving, sync it and rename it to the version. On an error remove it.
+    """Provide a temporary folder to fill. On exit, sync it and rename it to the version; after an error, remove it.
 
     What killed publishings left aside of the same model is removed first, once it is a day old.
 
     Yields:
-        The folder aside, whose name is no version number so that no server reads it, and the target.
+        The temporary folder, whose name is no version number so that no server reads it, and the target.
 
     Raises:
-        PublishFailed: The version exists already, a server would not read it by its name, or the repository cannot be
-            written.
+        PublishFailed: The version exists already, no server would read its name or number, or the repository
+            cannot be written.
     """
     target: Path | None = None
     if not _NAME.fullmatch(model_dir.absolute().name):
         raise PublishFailed(
             f"{model_dir}: no server reads a model of this name; expected at most 128 letters, digits and _.-, "
-            "a letter, digit or _ first"
+            "beginning with a letter, digit or _"
         )
     try:
         model_dir.mkdir(parents=True, exist_ok=True)
         version = version or _next_version(model_dir)
         target = model_dir / str(version)
         if version > _LARGEST_VERSION:
-            raise PublishFailed(f"{target}: no server reads such a number; at most {_LARGEST_VERSION}")
+            raise PublishFailed(f"{target}: no server reads this version number; expected at most {_LARGEST_VERSION}")
         if target.exists():
-            raise PublishFailed(f"{target}: exists already; leave --version out for the next free number")
+            raise PublishFailed(f"{target}: exists already; leave --version out to take the next free number")
         _remove_abandoned(model_dir, time.time())
         aside = Path(tempfile.mkdtemp(prefix=f"{_ASIDE}{target.name}-", dir=model_dir))
     except OSError as error:
         raise PublishFailed(f"{error.filename or model_dir}: cannot be written ({error.strerror})") from None
     try:
         yield aside, target
-        aside.chmod(0o755)  # mkdtemp keeps others out; the server may be another user
+        aside.chmod(0o755)  # mkdtemp denies access to other users; the server may run as one
         for path in (*aside.iterdir(), aside):
             _sync(path)
         aside.rename(target)
@@ -158,11 +158,11 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
     except OSError as error:
         reason = error.strerror or error
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            reason = "it appeared meanwhile; begin again, without --version for the next free number"
+            reason = "it has appeared meanwhile; run again without --version to take the next free number"
         raise PublishFailed(f"{target}: cannot be published ({reason})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # it holds something, as a rule
+        with contextlib.suppress(OSError):  # usually it is not empty
             model_dir.rmdir()
 
 
@@ -174,16 +174,16 @@ def _remove_abandoned(model_dir: Path, now: float) -> None:
 
 
 def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:
-    """Refuse other data than the run's; of runs that recorded no digest of their test split, its size is compared."""
+    """Refuse data that differ from the run's. For runs without a digest of the test split, compare its size alone."""
     assert data.test is not None
     for what, before, now in (
-        ("trained on", record.dataset.digest, data.train.digest),
-        ("to be tested on a count of", record.test_count, len(data.test)),
-        ("to be tested on", record.test_digest or data.test.digest, data.test.digest),
+        ("training data", record.dataset.digest, data.train.digest),
+        ("size of the test split", record.test_count, len(data.test)),
+        ("test split", record.test_digest or data.test.digest, data.test.digest),
     ):
         if before != now:
             raise RunInvalid(
-                f"{run_dir}: was {what} {before}, these data have {now}; --data says where the data of the run are"
+                f"{run_dir}: the {what} of the run is {before}, these data have {now}; give --data DIR of the run"
             )
 
 
@@ -219,7 +219,7 @@ def _provenance(recipe: Recipe, record: RunRecord) -> Provenance:
 
 
 def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: Parity, aside: Path) -> Manifest:
-    """Return the manifest of a classifier whose other files are written."""
+    """Return the manifest of a classifier whose other files have been written."""
     is_image = isinstance(described.spec, ImageSpec)
     manifest = Manifest(
         schema_version=SCHEMA_VERSION,

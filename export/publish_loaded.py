@@ -1,4 +1,4 @@
-"""From weights trained elsewhere to a version: converted and proven as our own, with no accuracy to tell."""
+"""Publishes weights trained elsewhere: converted and verified like our own, but without a measured accuracy."""
 
 from __future__ import annotations
 
@@ -22,22 +22,22 @@ from service.manifest import MODEL_FILE, Dataset, write_manifest
 def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
     """Publish a loaded network.
 
-    Without a test set there is no accuracy to measure, and none is claimed: torch and the graph are
+    Without a test set, no accuracy can be measured and none is claimed. torch and the graph are
     compared on the golden pictures and on noise.
 
     Args:
         loaded: The network.
         target: Folder of the model, ``<repository>/<name>``.
         version: Positive integer, or None for the next free one.
-        max_batch_size: Largest batch to prove.
-        say: Hears one line a step.
+        max_batch_size: Largest batch to verify.
+        say: Receives one line per step.
 
     Returns:
         The version folder.
 
     Raises:
-        ConversionFailed: The network answers with something else than logits, or the graph is not as it should be.
-        VerificationFailed: The graph does not give torch's answers.
+        ConversionFailed: The network does not return logits, or the graph is not what the server expects.
+        VerificationFailed: The graph does not reproduce torch's answers.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
     for note in loaded.notes:
@@ -61,35 +61,41 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
 
 
 def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs) -> None:
-    """Refuse a network that gives no logits: one that ends in softmax would answer nearly uniformly after a second one.
+    """Refuse a network that does not return logits. Softmax applied twice would answer almost uniformly.
 
     Raises:
-        ConversionFailed: It answers with probabilities, with what is no number, or with another shape than (N, K).
+        ConversionFailed: It returns probabilities, values that are not numbers, or another shape than (N, K).
     """
-    _answers(loaded, classifier, inputs, 1)  # some networks drop the axis of one
+    _answers(loaded, classifier, inputs, 1)  # some networks drop an axis of size 1
     answers = _answers(loaded, classifier, inputs, 2)
     if answers.softmax(dim=1).isnan().any():
         raise ConversionFailed(
-            f"{loaded.name}: answers with what is no number; its weights are damaged, or mean and std are not its own"
+            f"{loaded.name}: returns NaN or infinity; its weights are damaged, or mean and std are not its own"
         )
     if are_probabilities(answers.numpy()):
-        raise ConversionFailed(f"{loaded.name}: answers with probabilities, expected logits; softmax is added here")
+        raise ConversionFailed(
+            f"{loaded.name}: returns probabilities, expected logits; remove its softmax, load adds one"
+        )
 
 
 def _answers(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, count: int) -> torch.Tensor:
-    """Return what a network answers to one batch of ``count``: (N, K), or an error says what else."""
+    """Return a network's answers to one batch of ``count`` pictures: (N, K).
+
+    Raises:
+        ConversionFailed: The network fails, or returns anything else.
+    """
     name, classes = loaded.name, len(loaded.labels)
     try:
         with torch.inference_mode():
             answers: object = classifier(torch.from_numpy(inputs.batch(np.arange(count))))
-    except Exception as error:  # it is anybody's code
+    except Exception as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())
         raise ConversionFailed(f"{name}: fails on a batch of {count} ({type(error).__name__}: {reason})") from None
     if not isinstance(answers, torch.Tensor):
-        raise ConversionFailed(f"{name}: answers with a {type(answers).__name__}, expected a tensor of logits")
+        raise ConversionFailed(f"{name}: returns {type(answers).__name__}, expected a tensor of logits")
     if answers.shape != (count, classes):
         raise ConversionFailed(
-            f"{name}: answers {tuple(answers.shape)} for a batch of {count}, expected ({count}, {classes}): "
-            f"a logit for each of the {classes} labels"
+            f"{name}: returns shape {tuple(answers.shape)} for a batch of {count}, expected ({count}, {classes}): "
+            f"one logit for each of the {classes} labels"
         )
     return answers

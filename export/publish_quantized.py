@@ -1,4 +1,4 @@
-"""Measures a quantised file against its source and publishes it as a model of its own."""
+"""Measures a quantised file against its source and publishes it as a separate model."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ from service.manifest import (
 )
 from service.processors import processor_name
 
-# Integers round alike everywhere, but processors without VNNI add up in another order and may saturate.
+# Integers round the same everywhere, but processors without VNNI sum in another order and may saturate.
 TOLERANCE = 0.02
 _CALIBRATION, _SELECTION = 512, 1000  # training examples
 _BATCH = 32
@@ -46,12 +46,12 @@ _SPEED_SECONDS = 1.0
 
 @dataclass(frozen=True, slots=True)
 class Wish:
-    """What is asked for.
+    """What to quantise and what it may cost.
 
     Attributes:
         method: One of :data:`export.quantize.METHODS`.
         limit_points: Largest accepted loss of top-1, in percentage points.
-        force: Publish past the limit, too.
+        force: Publish even if the loss exceeds the limit.
         recipe: How to read the data, or None for the version's own recipe.
     """
 
@@ -77,24 +77,24 @@ class _Subject:
 
     @property
     def calibration_count(self) -> int:
-        """How many training inputs give the ranges; as many at least are left to choose nodes by."""
+        """How many training inputs calibrate the ranges. At least as many remain for choosing nodes."""
         return min(_CALIBRATION, len(self.training) // 2)
 
     def batches(self, start: int, count: int) -> list[np.ndarray]:
-        """Return training inputs in batches, drawn without regard to their class."""
+        """Return ``count`` training inputs from ``start`` on in a fixed random order, in batches."""
         order = np.random.default_rng(0).permutation(len(self.training))[start : start + count]
         return [self.training.batch(order[i : i + _BATCH]) for i in range(0, len(order), _BATCH)]
 
 
 def quantize_version(version_dir: Path, data: Path, target: Path | None, wish: Wish, say: Say) -> Path:
-    """Make, measure and publish; the source version stays as it is.
+    """Quantise, measure and publish. The source version does not change.
 
     Args:
         version_dir: The source.
         data: Its data set, laid out as for training.
         target: Folder of the new model, or None for ``<model>-<method>`` beside the source's.
-        wish: What is asked for.
-        say: Hears one line a step.
+        wish: The method and what it may cost.
+        say: Receives one line per step.
 
     Returns:
         The new version's folder.
@@ -102,7 +102,7 @@ def quantize_version(version_dir: Path, data: Path, target: Path | None, wish: W
     Raises:
         QuantizationRefused: It loses more accuracy than allowed, the method does not fit the graph, or the
             data are not the source's.
-        LoadError: The source cannot be read, or a file is not the one that its manifest means.
+        LoadError: The source cannot be read, or a file's digest differs from its manifest.
     """
     subject = _open(version_dir, data, wish)
     target = target or version_dir.parent.with_name(f"{version_dir.resolve().parent.name}-{wish.method}")
@@ -135,22 +135,22 @@ def quantize_version(version_dir: Path, data: Path, target: Path | None, wish: W
 
 
 def judge(loss: float, wish: Wish) -> None:
-    """Refuse a loss of top-1 (in [0, 1]) past the limit.
+    """Refuse a loss of top-1 accuracy (in [0, 1]) beyond the limit, unless ``wish.force``.
 
     Raises:
-        QuantizationRefused: Says by how much; ``--force`` publishes in spite of it.
+        QuantizationRefused: The message states the loss and the limit.
     """
     if loss * 100 > wish.limit_points + 1e-9 and not wish.force:
         raise QuantizationRefused(
             f"{wish.method} costs {loss * 100:.2f} points of top-1, the limit is {wish.limit_points:g}; "
-            "--limit raises it, --force publishes in spite of it"
+            "--limit raises it, --force publishes regardless"
         )
 
 
 def measure_speed(source: Path, made: Path, inputs: np.ndarray) -> dict[str, float]:
-    """Return source's time over the other's at batch size 1 and at the whole batch, one thread, best runs.
+    """Return the speedup by batch size, 1 and all of ``inputs``: the source's time over the other's.
 
-    The two take turns, so that what else the machine does hits both.
+    Each time is the shortest run on one thread. The two files take turns, so other load affects both.
     """
     backends = [OnnxBackend(path, "cpu", 1) for path in (source, made)]
     speedup = {}
@@ -169,8 +169,10 @@ def measure_speed(source: Path, made: Path, inputs: np.ndarray) -> dict[str, flo
 def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
     manifest = read_manifest(version_dir)
     if manifest.preprocessing is None or manifest.labels_file is None or not manifest.accuracy:
-        raise QuantizationRefused(f"{version_dir}: tells no accuracy, so there is nothing to compare with")
-    check_digests(manifest, version_dir)  # else what is copied from a damaged source would have digests that hold
+        raise QuantizationRefused(
+            f"{version_dir}: has no accuracy in its manifest, so there is nothing to compare with"
+        )
+    check_digests(manifest, version_dir)  # otherwise damaged files would be copied and given valid digests
     recipe = find_recipe(wish.recipe or manifest.provenance.recipe)
     recipe = recipe.with_labels(read_labels(version_dir / manifest.labels_file))
     fold = fold_of(manifest.accuracy[0].split, recipe.data.folds)
@@ -181,23 +183,23 @@ def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
 
 
 def _check_same_data(version_dir: Path, manifest: Manifest, data: DataSet) -> None:
-    """Refuse other data than the source's: what is measured on them would stand under its data set's name."""
+    """Refuse data that differ from the source's: its manifest would attribute the results to the wrong data set."""
     assert data.test is not None
     source = manifest.accuracy[0]
     for what, before, now in (
         ("training data", manifest.provenance.dataset.digest, data.train.digest),
-        ("the test split", source.split, data.test_name),
-        ("a test count of", source.count, len(data.test)),
+        ("test split", source.split, data.test_name),
+        ("size of the test split", source.count, len(data.test)),
     ):
         if before != now:
             raise QuantizationRefused(
-                f"{version_dir}: was made with {what} {before}, these data have {now}; "
-                "--data and --recipe say where its own are and how to read them"
+                f"{version_dir}: the {what} of the version is {before}, these data have {now}; "
+                "give its own data with --data, and with --recipe how to read them"
             )
 
 
 def _make(subject: _Subject, target: Path, wish: Wish, say: Say) -> tuple[str, ...]:
-    """Write the file, and return the nodes left in float32."""
+    """Write the quantised file and return the nodes left in float32."""
     if wish.method == "int8-static":
         batches = subject.batches(0, subject.calibration_count)
         unseen = subject.batches(subject.calibration_count, _SELECTION)
@@ -209,7 +211,7 @@ def _make(subject: _Subject, target: Path, wish: Wish, say: Say) -> tuple[str, .
             pairs = zip(unseen, answers, strict=True)
             return 1 - float(np.mean(np.concatenate([_same(backend.run([b])[0], a) for b, a in pairs])))
 
-        # Half of the examples whose top-1 changes were wrong before, so a limit on changes is the stricter one.
+        # About half of the examples whose top-1 changes were wrong before, so a limit on changes is stricter.
         excluded = choose_excluded(subject.path, batches, damage, max(0.01, wish.limit_points / 100), say)
         quantize_int8(subject.path, target, batches, excluded)
         return excluded
@@ -222,7 +224,7 @@ def _make(subject: _Subject, target: Path, wish: Wish, say: Say) -> tuple[str, .
 
 
 def _measure(subject: _Subject, made: Path) -> tuple[Score, Score, float]:
-    """Return both accuracies on the test split through the service's path, and the share of equal top-1."""
+    """Return both accuracies on the test split, preprocessed as the server does, and the share of equal top-1."""
     test = subject.data.test
     assert test is not None
     backends = [OnnxBackend(path, "cpu") for path in (subject.path, made)]
@@ -242,7 +244,7 @@ def _same(one: np.ndarray, other: np.ndarray) -> np.ndarray:
 
 
 def _write(subject: _Subject, aside: Path, score: Score, quantization: Quantization) -> None:
-    """Write everything beside the graph: its golden answers are its own, one picture at a time."""
+    """Write everything beside the graph. Its golden answers are the quantised graph's own, one input at a time."""
     source = subject.manifest
     for path in subject.folder.iterdir():
         if path.name not in (MODEL_FILE, GOLDEN_FILE, COST_FILE, "manifest.json") and path.is_file():

@@ -1,7 +1,7 @@
-"""A smaller or faster version of a version: made, measured against its source, and refused if it costs too much.
+"""Makes a graph smaller or faster: int8, float16, or a smaller table of word vectors.
 
-What may cost accuracy is decided by measuring: which nodes stay in float32 on training examples that
-calibration has not seen, and whether the result is published on the untouched test split.
+Measurements decide what may cost accuracy. Which nodes stay in float32 is measured on training examples
+that calibration has not seen. Whether the result is published is measured on the untouched test split.
 """
 
 from __future__ import annotations
@@ -25,21 +25,21 @@ from service.backend.onnx import OnnxBackend
 
 METHODS = ("int8-static", "float16", "table-float16", "table-int8")
 _WEIGHTY = ("Conv", "Gemm", "MatMul")
-# What stays in int8 between two convolutions; quantising Mul would round the pictures' own scaling.
+# Operators that stay in int8 between two convolutions. Quantising Mul would round the pictures' normalisation.
 _QUANTIZED = (*_WEIGHTY, "Add", "AveragePool", "Concat", "GlobalAveragePool", "MaxPool", "Relu")
 _MOST_EXCLUDED = 4
-_LEAST_TABLE = 10_000  # numbers; a smaller initialiser is no table of word vectors
+_LEAST_TABLE = 10_000  # elements; a smaller initialiser is not a table of word vectors
 
 Damage = Callable[[Path], float]
 
 
 def quantize_int8(source: Path, target: Path, batches: Sequence[np.ndarray], excluded: Sequence[str]) -> None:
-    """Write the graph with int8 weights, one scale a channel, and uint8 activations with calibrated ranges.
+    """Write the graph with int8 weights, one scale per channel, and uint8 activations with calibrated ranges.
 
     Args:
         source: The float32 graph.
         target: The file to write.
-        batches: Inputs that give the ranges.
+        batches: Inputs that calibrate the ranges.
         excluded: Names of nodes to leave in float32.
     """
     with _prepared(source) as prepared:
@@ -59,14 +59,16 @@ def quantize_int8(source: Path, target: Path, batches: Sequence[np.ndarray], exc
 def choose_excluded(
     source: Path, batches: Sequence[np.ndarray], damage: Damage, limit: float, say: Callable[[str], None]
 ) -> tuple[str, ...]:
-    """Return the nodes to leave in float32: none, or those that cost most, until the damage is within a limit.
+    """Return the nodes to leave in float32: none, or the costliest ones until the damage is within the limit.
+
+    At most four nodes are left out, even if the damage still exceeds the limit.
 
     Args:
         source: The float32 graph.
-        batches: Inputs that give the ranges.
+        batches: Inputs that calibrate the ranges.
         damage: Measures a quantised file, in [0, 1]; 0 is none.
         limit: Largest accepted damage.
-        say: Hears one line a decision.
+        say: Receives one line per decision.
     """
     with tempfile.TemporaryDirectory() as folder:
         trial = Path(folder) / "trial.onnx"
@@ -80,7 +82,7 @@ def choose_excluded(
         if worst <= limit:
             return ()
         nodes = weighty_nodes(source)
-        # What sparing a single node saves, on the whole quantised graph.
+        # Rank nodes by the damage that remains if this node alone stays in float32.
         ranked = sorted(nodes, key=lambda node: measure((node,)))
         for count in range(1, min(_MOST_EXCLUDED, len(ranked)) + 1):
             came = measure(ranked[:count])
@@ -91,29 +93,29 @@ def choose_excluded(
 
 
 def weighty_nodes(path: Path) -> list[str]:
-    """Return the names of the nodes that multiply, as they are called after preparation."""
+    """Return the names of the convolutions and matrix products, as they are after preparation."""
     with _prepared(path) as prepared:
         return [node.name for node in onnx.load(prepared).graph.node if node.op_type in _WEIGHTY]
 
 
 def to_float16(source: Path, target: Path) -> None:
-    """Write the graph in half precision, for CUDA; what goes in and comes out keeps its type."""
+    """Write the graph in half precision, for CUDA. Inputs and outputs keep their types."""
     with quiet():
-        # The scaling of pictures stays in float32: 255 levels times 1/255 would lose some.
+        # The normalisation of pictures stays in float32: half precision would lose some of the 256 levels.
         model = convert_float_to_float16(onnx.load(source), keep_io_types=True, node_block_list=_before_first(source))
     onnx.save(model, target)
 
 
 def shrink_tables(source: Path, target: Path, dtype: str) -> None:
-    """Write the graph with its tables of word vectors in another type, widened after the look-up.
+    """Write the graph with its tables of word vectors in another type, converted to float32 after the look-up.
 
     Args:
         source: The graph.
         target: The file to write.
-        dtype: ``"float16"``, or ``"int8"`` with one scale a word.
+        dtype: ``"float16"``, or ``"int8"`` with one scale per word.
 
     Raises:
-        QuantizationRefused: The graph looks nothing up in a table.
+        QuantizationRefused: The graph has no table of word vectors.
     """
     model = onnx.load(source)
     tables = {t.name: t for t in model.graph.initializer if len(t.dims) == 2 and np.prod(t.dims) >= _LEAST_TABLE}
@@ -126,7 +128,7 @@ def shrink_tables(source: Path, target: Path, dtype: str) -> None:
         else:
             nodes.append(node)
     if not found:
-        raise QuantizationRefused(f"{source}: looks nothing up in a table of word vectors")
+        raise QuantizationRefused(f"{source}: has no table of word vectors; choose another --method")
     kept = [tensor for tensor in model.graph.initializer if tensor.name not in found]
     del model.graph.initializer[:]
     model.graph.initializer.extend(kept)
@@ -138,7 +140,7 @@ def shrink_tables(source: Path, target: Path, dtype: str) -> None:
 
 
 def _look_up(graph: onnx.GraphProto, node: onnx.NodeProto, table: np.ndarray, dtype: str) -> list[onnx.NodeProto]:
-    """Return the nodes in place of one look-up in a float table, their tensors added to the graph."""
+    """Return the nodes that replace one look-up in a float table, and add their tensors to the graph."""
     name, ids, out = f"{node.input[0]}_{dtype}", node.input[1], node.output[0]
     if dtype == "float16":
         graph.initializer.append(numpy_helper.from_array(table.astype(np.float16), name))
@@ -159,7 +161,7 @@ def _look_up(graph: onnx.GraphProto, node: onnx.NodeProto, table: np.ndarray, dt
 
 
 def _before_first(source: Path) -> list[str]:
-    """Return the names of the nodes before the first that multiplies."""
+    """Return the names of the nodes before the first convolution or matrix product."""
     names = []
     for node in onnx.load(source).graph.node:
         if node.op_type in _WEIGHTY:
@@ -170,7 +172,7 @@ def _before_first(source: Path) -> list[str]:
 
 @contextlib.contextmanager
 def _prepared(source: Path) -> Iterator[Path]:
-    """Give the graph as the quantiser wants it, its shapes inferred, for as long as the context lasts."""
+    """Provide the graph as the quantiser requires it, with shapes inferred, while the context lasts."""
     with tempfile.TemporaryDirectory() as folder, quiet():
         prepared = Path(folder) / "prepared.onnx"
         quant_pre_process(str(source), str(prepared), skip_symbolic_shape=True)
@@ -178,7 +180,7 @@ def _prepared(source: Path) -> Iterator[Path]:
 
 
 class _Reader(CalibrationDataReader):  # type: ignore[misc]
-    """Hands out calibration inputs once."""
+    """Returns each calibration input once."""
 
     def __init__(self, batches: Sequence[np.ndarray], name: str) -> None:
         self._left = iter([{name: batch} for batch in batches])

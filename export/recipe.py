@@ -1,7 +1,7 @@
-"""A recipe: everything that decides what is trained, as data. Read strictly from TOML.
+"""A recipe: everything that decides what is trained, as data, read strictly from TOML.
 
-Two people with one recipe, one seed and one data set train the same model; so nothing that changes
-the weights lives anywhere else, and nothing here has a default on reading.
+Two people with the same recipe, seed and data set train the same model. So everything that changes the
+weights is in the recipe, and no key has a default.
 """
 
 from __future__ import annotations
@@ -29,10 +29,10 @@ class DataRecipe:
     Attributes:
         reader: A key of :data:`export.data.READERS`.
         name: Name of the data set, as manifests cite it.
-        labels: One word a class, in class order.
-        held_out: Share of the training set kept back for early stopping, in (0, 1), where the set
-            holds none back itself.
-        folds: Number of folds for a set without a test split of its own; 0 where it has one.
+        labels: One word per class, in class order.
+        held_out: Share of the training set that is held out for early stopping, in (0, 1); used if the set
+            has no held-out part of its own.
+        folds: Number of folds for a set without a test split; 0 if it has one.
     """
 
     reader: str
@@ -49,8 +49,8 @@ class TextRecipe:
     Attributes:
         kind: Always ``"text"``.
         cleaning: Name of a cleaning in :mod:`export.data.vocabulary`.
-        min_count: How often a word must stand in the training examples to get a vector of its own;
-            rarer ones share that of unknown words, which is how that one is trained.
+        min_count: How often a word must occur in the training examples to get a vector of its own.
+            Rarer words share the vector of unknown words, which is trained that way.
         max_tokens: Longest sentence served, in tokens.
     """
 
@@ -61,28 +61,28 @@ class TextRecipe:
 
     @property
     def spec(self) -> TextSpec:
-        """What the manifest will say."""
+        """The preprocessing spec for the manifest."""
         return TextSpec("text", TOKENIZER_FILE, padding_id=0, unknown_id=1, max_tokens=self.max_tokens)
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """The loop's numbers.
+    """The parameters of the training loop.
 
     Attributes:
-        epochs: Most passes over the training part.
-        patience: Epochs without a better held-out accuracy after which training stops.
-        batch_size: Examples a step.
+        epochs: Maximum number of passes over the training part.
+        patience: Number of epochs without a better held-out accuracy after which training stops.
+        batch_size: Examples per step.
         optimizer: ``"sgd"`` (Nesterov, momentum 0.9) or ``"adamw"``.
         learning_rate: Peak of the schedule.
-        sparse_learning_rate: That of word vectors, by SparseAdam; 0 where there are none.
-        weight_decay: Of the dense weights.
+        sparse_learning_rate: Learning rate of word vectors, for SparseAdam; 0 if there are none.
+        weight_decay: Weight decay of the dense weights.
         warmup: Share of all steps over which the rate rises linearly from 0.
-        schedule: After that: ``"cosine"`` and ``"linear"`` fall to 0, ``"constant"`` stays.
+        schedule: After the warm-up: ``"cosine"`` and ``"linear"`` fall to 0, ``"constant"`` stays.
         label_smoothing: Share of the target spread over all classes, in [0, 1).
         augmentation: A key of :data:`export.augment.AUGMENTATIONS`; ``"none"`` for sentences.
-        precision: In which the convolutions of a step are computed; weights and evaluation are
-            float32 in any case.
+        precision: Precision of the convolutions in a training step; weights and evaluation are always
+            float32.
         average: ``"lookahead"`` for slow weights that follow the fast ones, or ``"none"``.
     """
 
@@ -101,10 +101,10 @@ class Training:
     average: Literal["none", "lookahead"]
 
     def __post_init__(self) -> None:
-        """Refuse impossible numbers.
+        """Refuse invalid values.
 
         Raises:
-            ValueError: Names the key.
+            ValueError: A value is invalid; the message names the key.
         """
         if min(self.epochs, self.patience, self.batch_size) < 1:
             raise ValueError("training: epochs, patience and batch_size must be at least 1")
@@ -121,7 +121,7 @@ class Training:
 
 @dataclass(frozen=True, slots=True)
 class Serving:
-    """What the published version is proven for. ``max_batch_size`` is the largest batch verified."""
+    """What the published version is verified for. ``max_batch_size`` is the largest verified batch."""
 
     max_batch_size: int
 
@@ -133,13 +133,13 @@ class Recipe:
     Attributes:
         name: Name of the model in a repository.
         summary: One line for ``convserve-export list``.
-        data: Which examples.
-        preprocessing: From raw input to tensor.
+        data: Which examples the model learns from.
+        preprocessing: How raw input becomes a tensor.
         architecture: A key of :data:`export.architectures.ARCHITECTURES`.
-        options: That architecture's options.
-        training: The loop's numbers.
-        serving: What the version is proven for.
-        text: The TOML it was read from.
+        options: The options of that architecture.
+        training: The parameters of the training loop.
+        serving: What the version is verified for.
+        text: The TOML that it was read from.
     """
 
     name: str
@@ -154,17 +154,17 @@ class Recipe:
 
     @property
     def spec(self) -> ImageSpec | TextSpec:
-        """The preprocessing as the service knows it."""
+        """The preprocessing spec as the server reads it."""
         return self.preprocessing.spec if isinstance(self.preprocessing, TextRecipe) else self.preprocessing
 
     def with_labels(self, labels: tuple[str, ...]) -> Recipe:
-        """Return the recipe with another order of labels, or others."""
+        """Return the recipe with these labels instead of its own."""
         return dataclasses.replace(self, data=dataclasses.replace(self.data, labels=labels))
 
 
 @dataclass(frozen=True, slots=True)
 class _Tables:
-    """The keys of a recipe file; ``architecture`` and ``preprocessing`` choose their own types."""
+    """The keys of a recipe file. The contents of ``architecture`` and ``preprocessing`` decide their types."""
 
     name: str
     summary: str
@@ -185,7 +185,7 @@ def find_recipe(name_or_file: str) -> Recipe:
     """Return a bundled recipe by name, or one from a file that ends in ``.toml``.
 
     Raises:
-        RecipeInvalid: No such recipe, or it is not valid.
+        RecipeInvalid: There is no such recipe, or it is not valid.
     """
     if name_or_file.endswith(".toml"):
         return read_recipe(Path(name_or_file))
@@ -211,10 +211,10 @@ def read_recipe(path: Path) -> Recipe:
 
 
 def parse_recipe(text: str, source: str) -> Recipe:
-    """Build a recipe from its TOML; ``source`` begins every message.
+    """Build a recipe from its TOML. Every message begins with ``source``.
 
     Raises:
-        RecipeInvalid: Not TOML, or a key is unknown, missing or impossible; the message names it.
+        RecipeInvalid: It is not TOML, or a key is unknown, missing or invalid; the message names it.
     """
     try:
         tables = strict.parse(_Tables, tomllib.loads(text))
@@ -253,7 +253,7 @@ def _architecture(table: Any) -> tuple[str, Any]:
 
 
 def _check(tables: _Tables) -> None:
-    """Refuse what each key alone allows but the whole does not."""
+    """Refuse invalid values that the types of the keys allow, and keys that contradict each other."""
     if not 0 < tables.data.held_out < 1:
         raise ValueError(f"data.held_out: expected a share between 0 and 1, got {tables.data.held_out}")
     if tables.data.folds != 0 and tables.data.folds < 2:
@@ -261,6 +261,6 @@ def _check(tables: _Tables) -> None:
     if len(tables.data.labels) < 2 or len(set(tables.data.labels)) != len(tables.data.labels):
         raise ValueError("data.labels: expected at least two different labels")
     if tables.data.reader != "pictures" and tables.training.augmentation != "none":
-        raise ValueError("training.augmentation: pictures can be distorted, sentences cannot; expected 'none'")
+        raise ValueError("training.augmentation: expected 'none', because sentences cannot be distorted")
     if tables.serving.max_batch_size < 1:
         raise ValueError(f"serving.max_batch_size: must be at least 1, got {tables.serving.max_batch_size}")

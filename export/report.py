@@ -1,4 +1,4 @@
-"""What a run looks like: learning curves, confusion matrix and worst mistakes, as PNG and one HTML page."""
+"""Report on a run: learning curves, confusion matrix and worst mistakes, as PNG files and an HTML page."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ REPORT_DIR = "report"
 PAGE = "report.html"
 _BATCH = 100
 _WORST = 16
-_MOST_NAMED = 20  # classes; beyond, the confusion matrix has no names and no numbers
+_MOST_NAMED = 20  # classes; with more, the confusion matrix has no names and no numbers
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,9 +30,9 @@ class Mistakes:
     """What a run gets wrong on its test split.
 
     Attributes:
-        confusion: int64 (K, K), examples by true and by answered class.
-        worst: Positions of the wrong answers given with most confidence, worst first.
-        answers: int64 (N,), the answered classes.
+        confusion: int64 (K, K), examples by true class and by predicted class.
+        worst: Positions of the wrong answers with the highest confidence, worst first.
+        answers: int64 (N,), the predicted classes.
         confidences: float64 (N,), their probabilities.
     """
 
@@ -46,8 +46,8 @@ def write_report(run_dir: Path, data: Path | None) -> Path:
     """Write ``report/`` into a finished run's folder.
 
     Args:
-        run_dir: As ``train --out`` left it.
-        data: Where the run's data are now, or None for where they were.
+        run_dir: As ``train --out`` wrote it.
+        data: Where the run's data are now, or None if they have not moved.
 
     Returns:
         The HTML page.
@@ -73,7 +73,7 @@ def write_report(run_dir: Path, data: Path | None) -> Path:
 
 
 def find_mistakes(model: Probabilities, inputs: Inputs, labels: np.ndarray, classes: int) -> Mistakes:
-    """Answer every input and compare."""
+    """Run the model on every input and compare its answers with the labels."""
     answers = np.empty(len(labels), dtype=np.int64)
     confidences = np.empty(len(labels))
     order = np.arange(len(labels)) if inputs.lengths is None else np.argsort(inputs.lengths, kind="stable")
@@ -100,13 +100,13 @@ def _curves(figures: Any, record: RunRecord) -> Any:
     figure = figures.Figure(figsize=(9, 3.5), layout="constrained")
     left, right = figure.subplots(1, 2)
     epochs = [epoch.epoch for epoch in record.history]
-    left.plot(epochs, [epoch.loss for epoch in record.history], label="training (distorted, if the recipe does)")
+    left.plot(epochs, [epoch.loss for epoch in record.history], label="training (augmented if the recipe says so)")
     left.plot(epochs, [epoch.held_out_loss for epoch in record.history], label="held out")
     left.set(xlabel="epoch", ylabel="loss")
     left.legend()
     right.plot(epochs, [epoch.held_out_accuracy for epoch in record.history])
     right.axvline(record.best_epoch, linestyle=":", color="grey")
-    right.set(xlabel="epoch (dotted: the one kept)", ylabel="held-out accuracy")
+    right.set(xlabel="epoch (dotted: the best)", ylabel="held-out accuracy")
     return figure
 
 

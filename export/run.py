@@ -1,12 +1,12 @@
-"""A run folder: one training with all that resuming and publishing need.
+"""A run folder: one training run with everything that resuming and publishing need.
 
-    recipe.toml     the recipe, word for word
+    recipe.toml     an exact copy of the recipe
     run.json        seed, fold, data, history, versions (:class:`RunRecord`)
     weights.pt      the best weights so far
     checkpoint.pt   the state after the last complete epoch
     tokenizer.json  for sentences
 
-Each file is written aside and renamed, so a crash leaves the one before it.
+Each file is written to a temporary file and renamed, so a crash leaves the previous one intact.
 """
 
 from __future__ import annotations
@@ -50,22 +50,22 @@ class RunRecord:
     Attributes:
         recipe: Name of the recipe.
         seed: Decides weights, order, dropout, held-out part and folds.
-        fold: Which fold is the test split, or null where the set has one of its own.
-        epochs: Most epochs, the recipe's or those of ``--epochs``.
+        fold: Which fold is the test split, or null if the set has a test split of its own.
+        epochs: Maximum number of epochs, from ``--epochs`` or the recipe.
         data_path: Where the data were.
         dataset: Name and digest of the training set, the held-out part included.
         test_name: Name of the test split.
-        state: ``"running"`` until it is tested, or for good if it was killed; ``"interrupted"`` by Ctrl-C;
+        state: ``"running"`` until it is tested, and forever if it was killed; ``"interrupted"`` by Ctrl-C;
             ``"finished"``.
         best_epoch: Epoch of weights.pt; 0 before the first is complete.
-        history: Each complete epoch; written as they end.
+        history: Each complete epoch; written when it ends.
         test_accuracy: Top-1 of weights.pt on the test split under torch, in [0, 1]; null until finished.
-        test_count: Examples of the test split.
-        word_vectors: Where given word vectors are from, with their coverage; null for none.
-        libraries: Versions.
-        git_commit: Of the code that trains.
+        test_count: Number of examples in the test split.
+        word_vectors: Source and coverage of the initial word vectors; null for none.
+        libraries: Versions by library.
+        git_commit: Commit of the training code.
         created: When training began, ISO 8601 in UTC.
-        test_digest: Of the test split; null in runs begun before it was recorded.
+        test_digest: Digest of the test split; null in runs from before it was recorded.
     """
 
     recipe: str
@@ -94,7 +94,7 @@ def write_record(folder: Path, record: RunRecord) -> None:
 
 
 def read_run(folder: Path) -> tuple[Recipe, RunRecord]:
-    """Read the recipe, its epochs as they were run, and run.json.
+    """Read the recipe, with the run's number of epochs, and run.json.
 
     Raises:
         RunInvalid: The folder holds no run, or a damaged one.
@@ -104,15 +104,17 @@ def read_run(folder: Path) -> tuple[Recipe, RunRecord]:
         text = (folder / RECIPE_FILE).read_text(encoding="utf-8")
         record = strict.parse(RunRecord, json.loads((folder / RECORD_FILE).read_bytes()))
     except FileNotFoundError as error:
-        raise RunInvalid(f"{folder}: holds no run ({Path(error.filename).name} is missing); see train --out") from None
+        raise RunInvalid(
+            f"{folder}: holds no run ({Path(error.filename).name} is missing); give a folder that train --out wrote"
+        ) from None
     except (OSError, ValueError) as error:
-        raise RunInvalid(f"{folder / RECORD_FILE}: not readable ({error})") from None
+        raise RunInvalid(f"{folder / RECORD_FILE}: cannot be read ({error})") from None
     recipe = parse_recipe(text, str(folder / RECIPE_FILE))
     return with_epochs(recipe, record.epochs), record
 
 
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
-    """Return the recipe with another number of epochs, or as it is for None."""
+    """Return the recipe with another number of epochs, or unchanged for None."""
     if epochs is None:
         return recipe
     return dataclasses.replace(recipe, training=dataclasses.replace(recipe.training, epochs=epochs))
@@ -124,7 +126,7 @@ def save_tensors(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_tensors(path: Path) -> dict[str, Any]:
-    """Read tensors and plain values; nothing else is ever unpickled.
+    """Read tensors and plain values. Nothing else is ever unpickled.
 
     Raises:
         RunInvalid: The file is missing or damaged.
@@ -132,25 +134,27 @@ def load_tensors(path: Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
-        raise RunInvalid(f"{path}: no such file; no epoch of this run is complete, see train --resume") from None
-    except Exception as error:  # an unpickler fails at what it does not know in many ways
-        raise RunInvalid(f"{path}: damaged ({type(error).__name__}); train again") from None
+        raise RunInvalid(
+            f"{path}: no such file, because no epoch of this run is complete; continue it with train --resume"
+        ) from None
+    except Exception as error:  # an unpickler may raise anything
+        raise RunInvalid(f"{path}: is damaged ({type(error).__name__}); train again") from None
     if not isinstance(state, dict) or not all(isinstance(key, str) for key in state):
-        raise RunInvalid(f"{path}: damaged (holds no table of tensors); train again")
+        raise RunInvalid(f"{path}: is damaged (holds no table of tensors); train again")
     return state
 
 
 def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
-    """Write a file aside and rename it over ``path``.
+    """Write a temporary file and rename it to ``path``.
 
     Raises:
-        RunInvalid: It cannot be written: the disk is full, or the folder is somebody else's.
+        RunInvalid: It cannot be written, for example because the disk is full or the folder is read-only.
     """
     aside = path.with_name(f".{path.name}.aside")
     try:
         write(aside)
         os.replace(aside, path)
-    except (OSError, RuntimeError) as error:  # torch.save raises the latter where not all could be written
-        aside.unlink(missing_ok=True)  # it may be what the disk is full of
+    except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if it cannot write everything
+        aside.unlink(missing_ok=True)  # free the space that it takes on a full disk
         reason = error.strerror if isinstance(error, OSError) else f"{error}; is the disk full?"
         raise RunInvalid(f"{path}: cannot be written ({reason})") from None

@@ -1,4 +1,4 @@
-"""One run from a recipe to tested weights: read, divide, fit, train, test. And several, with mean and spread."""
+"""Runs a recipe up to tested weights: read, divide, fit, train, test. Several runs give mean and spread."""
 
 from __future__ import annotations
 
@@ -49,12 +49,12 @@ class Plan:
     """What all runs of one command share.
 
     Attributes:
-        recipe: With the epochs to run.
+        recipe: The recipe, with the number of epochs to run.
         source: Where the data are.
-        out: Run folder; with several runs, the folder of theirs.
+        out: Run folder; with several runs, the parent of their folders.
         device: ``"auto"``, ``"cpu"`` or ``"cuda"``.
-        resume: Continue what ``out`` holds.
-        vectors: File of word vectors, ``"own"`` to make them from the training text, or None.
+        resume: Continue the runs in ``out``.
+        vectors: File with word vectors, ``"own"`` to make them from the training text, or None.
     """
 
     recipe: Recipe
@@ -69,29 +69,31 @@ def choose_device(device: str) -> str:
     """Return a torch device.
 
     Raises:
-        RunInvalid: CUDA was demanded and torch cannot use it.
+        RunInvalid: ``"cuda"`` was requested but torch cannot use CUDA.
     """
     if device == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
     if device == "cuda" and not torch.cuda.is_available():
-        raise RunInvalid("device 'cuda' was asked for, but torch finds none here; use --device auto or cpu")
+        raise RunInvalid("device 'cuda' was requested, but torch finds none; use --device auto or cpu")
     return device
 
 
 def open_divided(recipe: Recipe, source: Source, seed: int, fold: int | None) -> tuple[DataSet, int | None]:
-    """Read a data set and, if it has no test split, hold a fold out, the first for None.
+    """Read a data set. If it has no test split, hold out a fold instead, the first for None.
 
     Returns:
-        The data, and which fold is their test split; None if they have one of their own.
+        The data, and which fold is the test split; None if the set has a test split of its own.
 
     Raises:
-        DataInvalid: The data are wrong, or have no folds.
+        DataInvalid: The data are invalid, have no such fold, or need folds and the recipe has none.
     """
     data = open_data(recipe, source)
     if data.test is not None and fold is None:
         return data, None
     if data.test is None and recipe.data.folds == 0:
-        raise DataInvalid(f"{source.path}: has no test split, and the recipe sets data.folds = 0")
+        raise DataInvalid(
+            f"{source.path}: has no test split, and the recipe has data.folds = 0; expected at least 2 folds"
+        )
     fold = fold or 0
     return with_fold(data, fold, recipe.data.folds, seed), fold
 
@@ -99,10 +101,10 @@ def open_divided(recipe: Recipe, source: Source, seed: int, fold: int | None) ->
 def run_once(
     plan: Plan, data: DataSet, folder: Path, make_reporter: MakeReporter, *, seed: int, fold: int | None
 ) -> RunRecord:
-    """Train one model into a run folder and test it; a finished run is only read back.
+    """Train one model into a run folder and test it. A finished run is only read back.
 
     Raises:
-        RunInvalid: The folder holds another run, or one that was not to be resumed.
+        RunInvalid: The folder holds another run, or a run although ``plan.resume`` is false.
     """
     recipe, device = plan.recipe, choose_device(plan.device)
     train, held_out = divide(data, recipe.data.held_out, seed)
@@ -116,7 +118,7 @@ def run_once(
     classifier = build_classifier(recipe, preprocessing.sizes(data.classes))
     inputs = preprocessing.inputs(train)
     word_vectors = _prepare(classifier, plan, preprocessing, inputs)
-    if record.word_vectors not in (None, word_vectors):  # None: stopped before they were read
+    if record.word_vectors not in (None, word_vectors):  # None: the run stopped before they were read
         raise _begun_otherwise(folder, "word_vectors", record.word_vectors, word_vectors)
     record = dataclasses.replace(record, state="running", word_vectors=word_vectors)
     write_record(folder, record)
@@ -133,7 +135,7 @@ def run_once(
     accuracy = None
     if not outcome.interrupted:
         assert data.test is not None
-        with contextlib.suppress(KeyboardInterrupt):  # all epochs are complete; --resume tests them
+        with contextlib.suppress(KeyboardInterrupt):  # all epochs are complete; --resume runs the test
             _, accuracy = evaluate(classifier, Part(preprocessing.inputs(data.test), data.test.labels), device)
     record = dataclasses.replace(
         record,
@@ -147,14 +149,18 @@ def run_once(
 
 
 def _prepare(classifier: Classifier, plan: Plan, preprocessing: Preprocessing, inputs: Inputs) -> str | None:
-    """Give the network what it needs before its first step, and return where its word vectors are from.
+    """Initialise the network from data before its first step, and return the source of its word vectors.
 
     Raises:
-        RunInvalid: Word vectors are missing, or nothing takes them, or they do not fit.
+        RunInvalid: Word vectors are missing, were given to a network that takes none, or do not fit.
     """
     network = classifier.network
     if network.takes_vectors() != (plan.vectors is not None):
-        needed = "needs word vectors; give --vectors FILE, or --vectors own" if plan.vectors is None else "takes none"
+        needed = (
+            "needs word vectors; give --vectors FILE, or --vectors own"
+            if plan.vectors is None
+            else "takes no word vectors; leave --vectors out"
+        )
         raise RunInvalid(f"{plan.recipe.name}: {needed}")
     if plan.vectors is not None:
         vectors = preprocessing.word_vectors(plan.vectors, inputs, plan.recipe.options.dimensions)
@@ -172,9 +178,9 @@ def _prepare(classifier: Classifier, plan: Plan, preprocessing: Preprocessing, i
 def run_all(
     plan: Plan, seeds: Sequence[int], folds: Sequence[int | None], make_reporter: MakeReporter, say: Say
 ) -> list[RunRecord]:
-    """Train every seed with every fold, one after the other, and write result.json if there are several.
+    """Train every seed with every fold, one after the other, and write result.json if there are several runs.
 
-    An interrupted run is the last.
+    An interrupted run ends the series.
     """
     keep_memory()
     several = len(seeds) * len(folds) > 1
@@ -188,14 +194,14 @@ def run_all(
             records.append(record)
             if record.test_accuracy is None:
                 return records
-            say(f"{folder}: {record.test_accuracy:.2%} of {record.test_count} ({record.test_name}) right")
+            say(f"{folder}: {record.test_accuracy:.2%} of {record.test_count} ({record.test_name}) correct")
     if several:
         say(write_result(plan.out, records))
     return records
 
 
 def write_result(out: Path, records: Sequence[RunRecord]) -> str:
-    """Write result.json and return its line: mean and sample standard deviation of the accuracies."""
+    """Write result.json and return a summary line: mean and sample standard deviation of the accuracies."""
     values = [record.test_accuracy for record in records if record.test_accuracy is not None]
     mean, spread = statistics.fmean(values), statistics.stdev(values)
     runs = [
@@ -224,10 +230,10 @@ def write_result(out: Path, records: Sequence[RunRecord]) -> str:
 
 
 def load_classifier(folder: Path) -> tuple[Recipe, RunRecord, Preprocessing, Classifier]:
-    """Read a run back, its classifier in evaluation mode with the best weights.
+    """Read a run, with its classifier in evaluation mode and the best weights.
 
     Raises:
-        RunInvalid: The folder holds no run, or no complete epoch.
+        RunInvalid: The folder holds no run, or a run without a complete epoch, or a damaged one.
     """
     recipe, record = read_run(folder)
     preprocessing = Preprocessing.from_dir(recipe.spec, folder)
@@ -263,12 +269,12 @@ def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord
 
 
 def _begin(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunRecord:
-    """Start a run folder, or check that the one to resume is the same run."""
+    """Create a run folder, or check that the run to resume is the same."""
     if not (folder / RECORD_FILE).exists():
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise RunInvalid(f"{folder}: cannot be made ({error.strerror})") from None
+            raise RunInvalid(f"{folder}: cannot be created ({error.strerror})") from None
         replace_file(folder / RECIPE_FILE, lambda path: path.write_text(recipe.text, encoding="utf-8"))
         write_record(folder, fresh)
         return fresh
@@ -285,7 +291,7 @@ def _begin(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunR
 
 
 def _begun_otherwise(folder: Path, name: str, before: object, now: object) -> RunInvalid:
-    return RunInvalid(f"{folder}: was begun with {name} {before}, not {now}; --out chooses another folder")
+    return RunInvalid(f"{folder}: the run was started with {name} {before}, not {now}; --out chooses another folder")
 
 
 def _folder_name(seed: int, fold: int | None) -> str:

@@ -1,6 +1,6 @@
-"""The file format safetensors, read: a length, a table in JSON, and then the tensors' bytes.
+"""Reads the file format safetensors: a length, a JSON table, and the bytes of the tensors.
 
-https://github.com/huggingface/safetensors has its description. Nothing in such a file can run.
+https://github.com/huggingface/safetensors describes it. Such a file cannot contain code.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
     """Return the tensors of a file by name.
 
     Raises:
-        WeightsInvalid: The file cannot be read, is cut short, or has a tensor of another type than torch's usual ones.
+        WeightsInvalid: The file cannot be read, is truncated, or has a tensor of an unsupported type.
     """
     try:
         content = bytearray(path.read_bytes())
@@ -49,10 +49,16 @@ def read_safetensors(path: Path) -> dict[str, torch.Tensor]:
         table = json.loads(content[_LENGTH_BYTES:begin])
         tensors = {name: about for name, about in table.items() if name != _METADATA}
         if unknown := {about["dtype"] for about in tensors.values()} - _DTYPES.keys():
-            raise WeightsInvalid(f"{path}: has tensors of {', '.join(sorted(unknown))}; save it as F32")
+            raise WeightsInvalid(f"{path}: has tensors of type {', '.join(sorted(unknown))}; save them as F32")
         return {name: _tensor(content, begin, about) for name, about in tensors.items()}
-    except (ValueError, TypeError, KeyError, AttributeError, RuntimeError):  # RuntimeError: torch's, of such shapes
-        raise WeightsInvalid(f"{path}: is no whole file of safetensors; fetch or save it again") from None
+    except (
+        ValueError,
+        TypeError,
+        KeyError,
+        AttributeError,
+        RuntimeError,
+    ):  # torch raises RuntimeError for invalid shapes
+        raise WeightsInvalid(f"{path}: is not a complete safetensors file; download or save it again") from None
 
 
 def _tensor(content: bytearray, begin: int, about: dict[str, Any]) -> torch.Tensor:

@@ -1,4 +1,4 @@
-"""Which examples a step sees and how far it goes: pure functions of seed, epoch and step."""
+"""Which examples a step uses and its learning rate: pure functions of seed, epoch and step."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ import numpy as np
 
 from export.recipe import Training
 
-# Batches are made of examples alike in length within a stretch of so many batches: little padding,
-# and still another mixture in every epoch.
+# Within a stretch of this many batches, each batch gets examples of similar length. That keeps padding
+# small, and batches still differ in every epoch.
 _BATCHES_A_STRETCH = 20
 
 
 def epoch_seed(seed: int, epoch: int) -> int:
-    """Return the seed of one epoch's random numbers; epoch 0 stands for the initial weights.
+    """Return the seed of one epoch's random numbers; epoch 0 is for the initial weights.
 
-    Since each epoch starts from its own seed, training resumes at an epoch without the state of
-    any generator.
+    Each epoch starts from its own seed, so resuming at an epoch needs no saved generator state.
     """
     return int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
 
@@ -27,9 +26,9 @@ def epoch_batches(count: int, lengths: np.ndarray | None, batch_size: int, seed:
 
     Args:
         count: Number of examples.
-        lengths: int64 (count,), what the examples of a batch should be alike in; None if all are equal.
-        batch_size: Examples a batch; the last may have fewer.
-        seed: Of this epoch.
+        lengths: int64 (count,); a batch gets examples of similar length. None if all lengths are equal.
+        batch_size: Examples per batch; the last may have fewer.
+        seed: Seed of this epoch.
 
     Returns:
         Arrays of positions, each position in exactly one of them.
@@ -48,7 +47,7 @@ def epoch_batches(count: int, lengths: np.ndarray | None, batch_size: int, seed:
 
 
 def rate_factor(step: int, steps: int, training: Training) -> float:
-    """Return what the peak learning rate is multiplied with at one of ``steps`` steps, in (0, 1]."""
+    """Return the factor of the peak learning rate at step ``step`` of ``steps``, counted from 0; in (0, 1]."""
     done = (step + 1) / steps
     if done <= training.warmup:
         return done / training.warmup

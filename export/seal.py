@@ -1,4 +1,4 @@
-"""Brings a version that was published before under digests: all its files, where model.onnx alone had one."""
+"""Adds the digests of all files to an older version, whose manifest has only the digest of model.onnx."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_labels, r
 
 
 def seal_version(version_dir: Path, say: Say) -> None:
-    """Verify a version and give it digests of all that it is made of; nothing but its manifest changes, at once.
+    """Verify a version and add the digests of all its files. Only the manifest changes, atomically.
 
-    No golden answer tells labels in another order, so those of a bundled recipe are compared with it, and others are
-    shown to be looked at. A version that has its digests is verified by them and stays as it is.
+    Golden answers do not reveal labels in the wrong order. So the labels of a bundled recipe are compared with the
+    recipe, and other labels are printed for inspection. A version that has all digests is verified and not changed.
 
     Args:
         version_dir: The version.
-        say: Hears one line a step.
+        say: Receives one line per step.
 
     Raises:
-        LoadError: A file cannot be read, or is not the one that the manifest means.
+        LoadError: A file cannot be read, or its digest differs from the manifest.
         VerificationFailed: The golden answers are not reproduced, or the labels are not the recipe's.
     """
     manifest = read_manifest(version_dir)
     if manifest.digests is not None:
         verify_version(version_dir)
-        say(f"{version_dir}: has digests of {', '.join(manifest.digests)} already, and they hold")
+        say(f"{version_dir}: already has digests of {', '.join(manifest.digests)}, and they match")
         return
     made = sealed(manifest, version_dir)
     if made.model_digest != manifest.model_digest:
@@ -55,6 +55,6 @@ def _check_labels(version_dir: Path, manifest: Manifest, say: Say) -> None:
     labels = read_labels(version_dir / manifest.labels_file)
     recipe = manifest.provenance.recipe
     if recipe not in bundled_recipes():
-        say(f"{version_dir}: see whether its labels are in the order of its classes: {', '.join(labels)}")
+        say(f"{version_dir}: check that these labels are in class order: {', '.join(labels)}")
     elif labels != (expected := find_recipe(recipe).data.labels):
-        raise VerificationFailed(f"{version_dir}: labels are {', '.join(labels)}; the recipe's {', '.join(expected)}")
+        raise VerificationFailed(f"{version_dir}: labels are {', '.join(labels)}; the recipe has {', '.join(expected)}")

@@ -1,6 +1,6 @@
-"""The one training loop: epochs over a training part, the best epoch on a held-out part kept.
+"""The training loop: runs epochs over a training part and keeps the epoch that is best on a held-out part.
 
-It knows neither data sets nor architectures, only inputs, labels and a classifier.
+It knows nothing about data sets or architectures, only inputs, labels and a classifier.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """How a training ended; the classifier holds the best weights then."""
+    """How training ended. The classifier then has the best weights."""
 
     history: tuple[EpochRecord, ...]
     best_epoch: int
@@ -48,17 +48,17 @@ class Outcome:
 
 
 class Loop:
-    """Trains one classifier into one run folder. On the CPU a seed fixes every weight, for one number of threads."""
+    """Trains one classifier into one run folder. On the CPU, seed and number of threads determine every weight."""
 
     def __init__(self, classifier: Classifier, training: Training, seed: int, device: str, folder: Path) -> None:
         """Prepare the optimisers.
 
         Args:
-            classifier: With fresh weights; trained in place.
-            training: The loop's numbers.
-            seed: Of order and dropout.
+            classifier: The classifier, with initial weights; trained in place.
+            training: The parameters of the loop.
+            seed: Seed of order, augmentation and dropout.
             device: A torch device.
-            folder: Where weights.pt and checkpoint.pt go.
+            folder: Where weights.pt and checkpoint.pt are written.
         """
         self._classifier = classifier.to(device)
         self._training = training
@@ -66,7 +66,7 @@ class Loop:
         self._device = device
         self._folder = folder
         self._optimizers = make_optimizers(classifier, training)
-        if training.precision == "bfloat16":  # the layout in which bfloat16 convolutions are fast
+        if training.precision == "bfloat16":  # bfloat16 convolutions are fast in this layout
             classifier.network.to(memory_format=torch.channels_last)
         self._average = Lookahead(classifier) if training.average == "lookahead" else None
         self._augment = AUGMENTATIONS[training.augmentation]
@@ -74,14 +74,14 @@ class Loop:
         self._saved = 0  # epochs of the history whose files are written
 
     def resume(self) -> None:
-        """Continue after the last complete epoch, as if training had never stopped.
+        """Continue after the last complete epoch as if training had not stopped.
 
         Raises:
-            RunInvalid: The checkpoint is damaged or of another network.
+            RunInvalid: The checkpoint is damaged or belongs to another network.
         """
         path = self._folder / CHECKPOINT_FILE
         if not path.exists():
-            return  # stopped within the first epoch: there is nothing to continue from
+            return  # stopped within the first epoch, so there is no checkpoint
         state = load_tensors(path)
         try:
             self._classifier.load_state_dict(state["weights"])
@@ -96,13 +96,13 @@ class Loop:
             raise RunInvalid(f"{path}: does not fit this recipe ({error}); train again") from None
 
     def run(self, train: Part, held_out: Part, reporter: Reporter, keep: Keep) -> Outcome:
-        """Train until the last epoch, until patience ends, or until Ctrl-C.
+        """Train until the last epoch, until patience runs out, or until Ctrl-C.
 
         Args:
-            train: Learnt from.
-            held_out: Tells the best epoch.
-            reporter: Hears each step and each epoch.
-            keep: Writes history and best epoch down once an epoch's weights are saved.
+            train: The examples to learn from.
+            held_out: Determines the best epoch.
+            reporter: Receives each step and each epoch.
+            keep: Saves history and best epoch after an epoch's weights are saved.
 
         Raises:
             KeyboardInterrupt: Ctrl-C came before any epoch was complete.
@@ -114,7 +114,7 @@ class Loop:
         except KeyboardInterrupt:
             if not self._history:
                 raise
-            if self._saved < len(self._history):  # it came while the last epoch was being saved
+            if self._saved < len(self._history):  # Ctrl-C came while the last epoch was being saved
                 self._save(keep)
             interrupted = True
         self._classifier.load_state_dict(load_tensors(self._folder / WEIGHTS_FILE))
@@ -127,11 +127,11 @@ class Loop:
 
     @property
     def _best_epoch(self) -> int:
-        """The first of the best epochs; 0 before any is complete."""
+        """The best epoch, the first if several are equal; 0 before any is complete."""
         return max(self._history, key=_merit).epoch if self._history else 0
 
     def _epoch(self, train: Part, held_out: Part, reporter: Reporter, keep: Keep) -> None:
-        """Pass once over the training part, look at the held-out part, save."""
+        """Train on the training part once, evaluate on the held-out part, save."""
         epoch, began = len(self._history) + 1, time.monotonic()
         loss = self._pass(epoch, train, reporter)
         held_out_loss, accuracy = evaluate(self._classifier, held_out, self._device)
@@ -141,7 +141,7 @@ class Loop:
         reporter.epoch(record, is_best=self._best_epoch == epoch)
 
     def _save(self, keep: Keep) -> None:
-        """Write the files of the last epoch; can be done again if it was interrupted."""
+        """Write the files of the last epoch. May be repeated if it was interrupted."""
         weights = self._classifier.state_dict()
         if self._best_epoch == len(self._history):
             save_tensors(self._folder / WEIGHTS_FILE, weights)
@@ -156,7 +156,7 @@ class Loop:
         self._saved = len(self._history)
 
     def _pass(self, epoch: int, train: Part, reporter: Reporter) -> float:
-        """Take one step a batch and return the mean loss."""
+        """Take one step per batch and return the mean loss."""
         seed = epoch_seed(self._seed, epoch)
         torch.manual_seed(seed)
         rng = np.random.default_rng([seed, 1])
@@ -196,7 +196,7 @@ class Loop:
 
 
 def evaluate(classifier: Classifier, part: Part, device: str) -> tuple[float, float]:
-    """Return mean cross-entropy and top-1 accuracy in [0, 1]; the classifier is in evaluation mode afterwards."""
+    """Return mean cross-entropy and top-1 accuracy in [0, 1]. Leaves the classifier in evaluation mode."""
     classifier.eval()
     count = len(part.labels)
     order = np.arange(count) if part.inputs.lengths is None else np.argsort(part.inputs.lengths, kind="stable")
@@ -212,7 +212,7 @@ def evaluate(classifier: Classifier, part: Part, device: str) -> tuple[float, fl
 
 
 def _merit(record: EpochRecord) -> tuple[float, float]:
-    """Order epochs: the higher accuracy, then the lower loss."""
+    """Return the sort key of epochs: higher accuracy first, then lower loss."""
     return record.held_out_accuracy, -record.held_out_loss
 
 

@@ -1,4 +1,4 @@
-"""Proof that a graph gives torch's answers, and that a published version keeps what its manifest says."""
+"""Verifies that a graph reproduces torch's answers, and that a published version matches its manifest."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _BATCHES_A_SIZE = 8
 
 
 class Reference(Protocol):
-    """What a graph is compared with: torch's model, or the file that was wrapped."""
+    """What a graph is compared with: torch's model, or the ONNX file that was wrapped."""
 
     def answer(self, inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, K) for one batch."""
@@ -40,12 +40,12 @@ def verify_graph(
     Args:
         model: The torch side, in evaluation mode, on the CPU; or another reference.
         backend: The graph.
-        inputs: Of the whole test set, at least one.
-        max_batch_size: Largest batch to prove, besides :data:`BATCH_SIZES`.
+        inputs: Inputs of the whole test set, at least one.
+        max_batch_size: Largest batch to verify; smaller ones are those of :data:`BATCH_SIZES`.
         tolerance: Largest accepted absolute difference of a probability.
 
     Raises:
-        VerificationFailed: A probability differs by more, is not a number, or a top-1 differs.
+        VerificationFailed: A probability differs by more or is not a number, or a top-1 differs.
     """
     sizes = tuple(sorted({size for size in BATCH_SIZES if size < max_batch_size} | {max_batch_size}))
     worst = 0.0
@@ -67,18 +67,18 @@ def verify_graph(
 
 
 def verify_version(version_dir: Path, manifest: Manifest | None = None) -> tuple[Manifest, float]:
-    """Check a published version as the server will: digests, graph, labels, golden answers at each batch size.
+    """Check a published version as the server does: digests, graph, labels, golden answers at each batch size.
 
     Args:
         version_dir: The version.
-        manifest: What it is held against; None for the manifest that it has.
+        manifest: The manifest to check against; None for the version's own.
 
     Returns:
         The manifest, and the largest absolute difference from a golden answer.
 
     Raises:
-        LoadError: The manifest or the graph cannot be read, or a file is not the one that the manifest means.
-        VerificationFailed: Something else is not as the manifest says.
+        LoadError: The manifest or the graph cannot be read, or a file's digest differs from the manifest.
+        VerificationFailed: The version contradicts its manifest in another way.
     """
     manifest = manifest or read_manifest(version_dir)
     path = version_dir / MODEL_FILE
@@ -87,7 +87,7 @@ def verify_version(version_dir: Path, manifest: Manifest | None = None) -> tuple
     came = (tuple(backend.inputs), tuple(backend.outputs))
     if came != (manifest.inputs, manifest.outputs):
         shown = ", ".join(str(spec) for specs in came for spec in specs)
-        raise VerificationFailed(f"{path}: the graph has {shown}, which is not what the manifest says")
+        raise VerificationFailed(f"{path}: the graph has {shown}, the manifest says otherwise")
     if manifest.labels_file is not None:
         count, classes = len(read_labels(version_dir / manifest.labels_file)), manifest.outputs[0].shape[1]
         if count != classes:
@@ -102,13 +102,13 @@ def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs
 
     Raises:
         LoadError: The manifest, the graph or the labels cannot be read.
-        VerificationFailed: The labels are other ones, or an answer differs.
+        VerificationFailed: The labels or an answer differ.
     """
     manifest = read_manifest(version_dir)
     labels = read_labels(version_dir / manifest.labels_file) if manifest.labels_file else ()
     if labels != recipe.data.labels:
         raise VerificationFailed(
-            f"{version_dir}: labels are {', '.join(labels)}; the run's {', '.join(recipe.data.labels)}"
+            f"{version_dir}: labels are {', '.join(labels)}; the run has {', '.join(recipe.data.labels)}"
         )
     classifier.network.compact()
     backend = OnnxBackend(version_dir / MODEL_FILE, "cpu")
@@ -117,7 +117,7 @@ def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs
 
 
 def largest_difference(expected: np.ndarray, came: np.ndarray) -> float:
-    """Return the largest absolute difference; infinite for another shape or anything that is not a number."""
+    """Return the largest absolute difference; infinite if shapes differ or a value is not a number."""
     if expected.shape != came.shape:
         return float("inf")
     difference = float(np.abs(expected.astype(np.float64) - came).max())
@@ -125,18 +125,20 @@ def largest_difference(expected: np.ndarray, came: np.ndarray) -> float:
 
 
 def are_probabilities(answers: np.ndarray) -> bool:
-    """Tell whether each row (K,) could be probabilities, as logits hardly ever are: none negative, together 1."""
+    """Return whether every row (K,) looks like probabilities: none negative, sum 1. Logits hardly ever do."""
     return bool(answers.min() >= -1e-6 and np.abs(answers.sum(axis=1) - 1).max() <= 1e-3)
 
 
 def _check_golden_inputs(version_dir: Path, manifest: Manifest, golden: Golden) -> None:
-    """Preprocess the raw inputs again: the same code must give the same tensors, exactly."""
+    """Preprocess the raw inputs again. The result must equal the stored tensors exactly."""
     if manifest.preprocessing is None:
         return
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, version_dir)
     again = preprocessing.inputs_of_raw(list(golden.raw)).batch(np.arange(golden.count))
     if not np.array_equal(again, golden.inputs[0]):
-        raise VerificationFailed(f"{version_dir / GOLDEN_FILE}: preprocessing gives other tensors than at export")
+        raise VerificationFailed(
+            f"{version_dir / GOLDEN_FILE}: preprocessing gives other tensors than those stored in it"
+        )
 
 
 def _check_golden_answers(backend: Backend, golden: Golden, parity: Parity) -> float:
@@ -151,13 +153,13 @@ def _check_golden_answers(backend: Backend, golden: Golden, parity: Parity) -> f
 
 
 def _batches(count: int, size: int) -> Sequence[np.ndarray]:
-    """Return full batches of positions that cover ``count`` examples, starting anew at the end."""
+    """Return full batches of positions that cover ``count`` examples; the last wraps around to the first example."""
     return [np.arange(start, start + size) % count for start in range(0, count, size)]
 
 
 def _accept(difference: float, worst: float, tolerance: float, where: str) -> float:
     if difference > tolerance:
         raise VerificationFailed(
-            f"a probability differs from torch's by {difference:.3g} ({where}), accepted is {tolerance:g}"
+            f"a probability differs from torch's by {difference:.3g} ({where}), expected at most {tolerance:g}"
         )
     return max(worst, difference)

@@ -1,4 +1,4 @@
-"""Every network by the name that a reader of its paper looks for."""
+"""Every network, by its usual name."""
 
 from __future__ import annotations
 
@@ -23,11 +23,11 @@ class Known:
     """One network.
 
     Attributes:
-        name: As on the command line.
-        paper: Who described it.
+        name: Name on the command line.
+        paper: First author and year of the paper that describes it.
         architecture: A key of :data:`export.architectures.ARCHITECTURES`.
-        options: That architecture's options, as a recipe would have them.
-        sizes: What it is built for unless told otherwise.
+        options: The options of that architecture, as in a recipe.
+        sizes: The default sizes.
     """
 
     name: str
@@ -37,10 +37,10 @@ class Known:
     sizes: Sizes
 
     def build(self, sizes: Sizes | None = None) -> Network:
-        """Return the network with fresh weights.
+        """Return the network with initial weights.
 
         Raises:
-            RecipeInvalid: It cannot have these sizes.
+            RecipeInvalid: It does not support these sizes.
         """
         architecture = ARCHITECTURES[self.architecture]
         try:
@@ -62,7 +62,7 @@ def find_known(name: str) -> Known:
     """Return a network of :data:`ZOO`, or any other classifier of torchvision.
 
     Raises:
-        RecipeInvalid: Nobody knows it.
+        RecipeInvalid: There is no such network.
     """
     if name in ZOO:
         return ZOO[name]
@@ -84,7 +84,7 @@ def _small(name: str, paper: str, architecture: str, **options: Any) -> Known:
 
 
 def _bracket(layers: int, filters: int, size: int, pool: int, *, norm: bool) -> dict[str, Any]:
-    """Return N convolutions that keep height and width, and a pooling that divides them."""
+    """Return the options of convolutions that keep height and width, and of the pooling after them."""
     return {
         "layers": layers,
         "filters": filters,
@@ -99,7 +99,7 @@ def _bracket(layers: int, filters: int, size: int, pool: int, *, norm: bool) -> 
 
 # Configuration D of Simonyan and Zisserman (2015), with batch norm and one linear layer.
 _VGG_16 = [_bracket(n, filters, 3, 2, norm=True) for n, filters in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))]
-# Krizhevsky's five convolutions with filters and poolings that fit 32 pixels.
+# Krizhevsky's five convolutions, with filters and pooling that fit 32 pixels.
 _ALEXNET_32 = [
     _bracket(1, 64, 5, 2, norm=True),
     _bracket(1, 192, 5, 2, norm=True),

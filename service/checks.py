@@ -97,7 +97,7 @@ def _texts(name: str, array: np.ndarray) -> np.ndarray:
     try:
         texts[:] = [element.decode() for element in array.flat]
     except UnicodeDecodeError:
-        raise InvalidInput(f"input '{name}': an element is not UTF-8, which the model's strings must be") from None
+        raise InvalidInput(f"input '{name}': an element is not UTF-8, expected UTF-8 strings") from None
     return texts.reshape(array.shape)
 
 

@@ -62,10 +62,12 @@ def _parser() -> argparse.ArgumentParser:
     classify = commands.add_parser("classify", help="classify pictures or sentences on a running server")
     classify.add_argument("--server", default="127.0.0.1:8001", metavar="HOST:PORT", help="default: %(default)s")
     classify.add_argument("--model", required=True, metavar="NAME")
-    classify.add_argument("--model-version", default="", metavar="N", help="default: the newest that is ready")
-    classify.add_argument("--top-k", type=int, default=5, metavar="K", help="labels to print (default: %(default)s)")
+    classify.add_argument("--model-version", default="", metavar="N", help="default: the newest version that is ready")
+    classify.add_argument(
+        "--top-k", type=int, default=5, metavar="K", help="number of labels to print (default: %(default)s)"
+    )
     classify.add_argument("--timeout-seconds", type=float, default=30.0, metavar="S", help="default: %(default)s")
-    classify.add_argument("--explain", action="store_true", help="also print where the time went")
+    classify.add_argument("--explain", action="store_true", help="also print the time of each phase and the batch")
     classify.add_argument(
         "--text", nargs="+", action="extend", metavar="SENTENCE", help="classify sentences instead of pictures"
     )
@@ -73,14 +75,14 @@ def _parser() -> argparse.ArgumentParser:
     add_credential_flags(classify)
     classify.set_defaults(run=_classify)
 
-    inspect = commands.add_parser("inspect", help="say what a model version or a repository holds")
+    inspect = commands.add_parser("inspect", help="describe a model version or a repository")
     inspect.add_argument("path", metavar="MODEL_OR_REPOSITORY")
     inspect.add_argument(
         "--measure-seconds",
         type=float,
         default=1.0,
         metavar="S",
-        help="how long measuring the cost of batches may take for each layout of instances and threads (default: 1)",
+        help="time limit of measuring batch costs, for each layout of instances and threads (default: %(default)s)",
     )
     inspect.set_defaults(run=_inspect)
     for command in commands.choices.values():

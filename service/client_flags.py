@@ -13,13 +13,13 @@ def add_credential_flags(parser: argparse.ArgumentParser) -> None:
     """Add the arguments; :func:`service.client.flags.credentials_of` reads them."""
     group = parser.add_argument_group(
         "TLS and token",
-        f"Each is also a variable, such as {CLIENT_PREFIX}TLS_CA; the token itself may stand in {TOKEN_VARIABLE}.",
+        f"Each is also an environment variable, such as {CLIENT_PREFIX}TLS_CA. {TOKEN_VARIABLE} holds the token.",
     )
+    group.add_argument("--tls", action="store_true", default=None, help="use TLS; the --tls-… flags below imply it")
+    group.add_argument("--tls-ca", metavar="FILE", help="PEM file with trusted authorities; default: this machine's")
     group.add_argument(
-        "--tls", action="store_true", default=None, help="speak TLS; the flags below that begin so imply it"
+        "--tls-certificate", metavar="FILE", help="PEM file with the client's certificate chain (mutual TLS)"
     )
-    group.add_argument("--tls-ca", metavar="FILE", help="PEM of who vouches for the server; default: the machine's")
-    group.add_argument("--tls-certificate", metavar="FILE", help="PEM of the caller's certificate chain (mutual TLS)")
-    group.add_argument("--tls-key", metavar="FILE", help="PEM of its private key")
-    group.add_argument("--tls-server-name", metavar="NAME", help="the name in the server's certificate, if another")
-    group.add_argument("--token-file", metavar="FILE", help="its first line is sent as a bearer token")
+    group.add_argument("--tls-key", metavar="FILE", help="PEM file with the private key of that certificate")
+    group.add_argument("--tls-server-name", metavar="NAME", help="name in the server's certificate, if not the host's")
+    group.add_argument("--token-file", metavar="FILE", help="file whose first line is sent as bearer token")

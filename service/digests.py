@@ -23,7 +23,7 @@ def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
     external = external_files(version_dir / MODEL_FILE)
     for name in external:
         if Path(name).name != name:  # such a manifest would not be read
-            raise GraphInvalid(f"model file has weights in {name!r}: write them beside it, or inside")
+            raise GraphInvalid(f"model file has weights in {name!r}: save them in a file beside it, or inside it")
     names = {*companions(manifest), *external}
     return dataclasses.replace(
         manifest,
@@ -59,8 +59,8 @@ def _check_covered(external: Iterable[str], manifest: Manifest) -> None:
     for name in external:
         if name not in (manifest.digests or {}):
             raise GraphInvalid(
-                f"model file has weights in {name!r}, of which the manifest has no digest: "
-                "write it with its weights inside, or `convserve-export seal` the version"
+                f"model file has weights in {name!r}, for which the manifest has no digest: "
+                "save the model with its weights inside, or run `convserve-export seal` on the version"
             )
 
 

@@ -34,7 +34,7 @@ def external_files(model: Path) -> list[str]:
     try:
         return sorted(set(_locations(memoryview(model.read_bytes()), "Model", 0)))
     except (IndexError, UnicodeDecodeError, OSError) as error:
-        raise GraphInvalid(f"{model}: is damaged, or no ONNX model ({error})") from None
+        raise GraphInvalid(f"{model}: is damaged or not an ONNX model ({error})") from None
 
 
 def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
@@ -42,7 +42,7 @@ def _locations(message: memoryview, kind: str, depth: int) -> Iterator[str]:
         yield from _location(message)
         return
     if depth > _MOST_DEEP:
-        raise IndexError("graphs within graphs without end")
+        raise IndexError("graphs are nested too deeply")
     ways = _WAYS[kind]
     for number, wire_type, place in fields(message):
         if wire_type == DELIMITED and number in ways:

@@ -191,9 +191,9 @@ class TensorGather(Gather):
         try:
             outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
         except Exception:  # with some graphs the sizes depend on the batch; or there is no memory
-            _LOG.exception("the outputs of a call's parts cannot be put together")
+            _LOG.exception("the outputs of the batches of a call cannot be joined")
             self._reply.refuse(
-                BackendFailed("the outputs of the call's parts cannot be put together: send less a call")
+                BackendFailed("the outputs of the call's batches cannot be joined: send fewer rows or items per call")
             )
         else:
             self._reply.answer(outputs, *last)

@@ -79,7 +79,7 @@ def _print_servable(servable: Servable) -> None:
     proof = f"{golden.count} golden answers, worst difference {golden.max_abs_error:.2g}" if golden else "no"
     print(f"  task        {servable.task}")
     print(f"  verified    {proof}")
-    print(f"  provider    {servable.provider.actual} (asked for: {servable.provider.requested})")
+    print(f"  provider    {servable.provider.actual} (requested: {servable.provider.requested})")
     print(f"  inputs      {', '.join(map(str, servable.inputs))}")
     print(f"  outputs     {', '.join(map(str, servable.outputs))}")
     print(f"  digest      {servable.digest}")
@@ -112,7 +112,7 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
     chosen = costs_of(tables[pricing.layout], subject)
     buckets = ", ".join(map(str, chosen.buckets))
     spared = pricing.layout.instances - pricing.instances
-    room = f" less {spared}, which leaves cores to the transport" if spared else ""
+    room = f" minus {spared}, which leaves cores for the transport" if spared else ""
     print(
         f"  chosen      {_said(pricing.layout)}{room}; buckets {buckets}; "
         f"largest useful batch {useful_batch_size(chosen)}"

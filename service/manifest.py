@@ -259,7 +259,7 @@ def _check(manifest: Manifest) -> None:
 def _check_digests(manifest: Manifest) -> None:
     if manifest.schema_version == 1:
         if manifest.digests is not None:
-            raise ManifestInvalid("digests: not known in schema version 1")
+            raise ManifestInvalid("digests: unknown key in schema version 1")
         return
     if manifest.digests is None:
         raise ManifestInvalid("missing key 'digests'")

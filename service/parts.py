@@ -67,7 +67,7 @@ def credentials(settings: Settings) -> grpc.ServerCredentials | None:
     if not settings.tls_key:
         return None
     if settings.transport == "native":
-        raise SettingsError("the native transport has no TLS: take --transport grpcio or auto")
+        raise SettingsError("the native transport does not support TLS: use --transport grpcio or auto")
     client_ca = Path(settings.tls_client_ca) if settings.tls_client_ca else None
     return server_credentials(TlsFiles(Path(settings.tls_certificate), Path(settings.tls_key), client_ca))
 
@@ -90,7 +90,9 @@ def choose_transport(settings: Settings) -> str:
         chosen, why = settings.transport, "asked for"
     _LOG.info("transport %s: %s", chosen, why)
     if chosen == "native" and settings.max_connection_age_seconds:
-        _LOG.warning("--max-connection-age-seconds has no effect: the native transport cannot send callers elsewhere")
+        _LOG.warning(
+            "--max-connection-age-seconds has no effect: the native transport cannot tell clients to reconnect"
+        )
     return chosen
 
 

@@ -130,7 +130,7 @@ class Preparation:
         batcher = gather.servable.batcher
         if parts > batcher.max_queued_requests:
             raise InvalidInput(
-                f"the call makes {parts} batches, the queue holds {batcher.max_queued_requests}: send less a call"
+                f"the call makes {parts} batches, the queue holds {batcher.max_queued_requests}: send fewer items"
             )
         reserved = 0
         try:

@@ -208,7 +208,9 @@ def read_model_settings(path: Path, settings: Settings) -> Settings:
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
     """Add ``--config`` and one flag a setting to a parser."""
-    parser.add_argument("--config", metavar="FILE.toml", help="settings as TOML; flags and environment go before it")
+    parser.add_argument(
+        "--config", metavar="FILE.toml", help="TOML file with settings; flags and environment variables override it"
+    )
     hints = get_type_hints(Settings)
     for setting in dataclasses.fields(Settings):
         flag = "--" + setting.name.replace("_", "-")

@@ -78,10 +78,10 @@ def parse_h2load(said: str, log: str, answer_bytes: int) -> Load:
     done = _number(r"(\d+) succeeded", said)
     failed, errored, timed_out = (_number(rf"(\d+) {word}", said) for word in ("failed", "errored", "timeout"))
     if failed or errored or timed_out:
-        raise ClientFailed(f"{failed} calls failed, {errored} broke off, {timed_out} timed out")
+        raise ClientFailed(f"{failed} calls failed, {errored} were aborted, {timed_out} timed out")
     message, came = answer_bytes + 5, _number(r"\((\d+)\) data", said)
     if not done or abs(came - done * message) > _MOST_OFF * done * message:
-        raise ClientFailed(f"{done} answers had {came} bytes, right ones have {done * message}: some were errors")
+        raise ClientFailed(f"{done} answers had {came} bytes, expected {done * message}: some were errors")
     lines = [line.split("\t") for line in log.splitlines()]
     if not lines:
         raise ClientFailed("nothing was answered")

@@ -25,10 +25,10 @@ from bench.peers import PEERS
 from bench.peers.base import ROOT
 from bench.peers.cases import NAMES
 
-_ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU of the server for an
-inference (all its processes), memory, start, size. Each peer is started, asked for right answers, loaded, asked again
-and ended, in turn: A B C, A B C, …, as many rounds as wanted. What fails is a row that says why. Exit code: 0; 1 if a
-turn failed; 2 for a mistake in the arguments. Give the machine to it alone."""
+_ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU time of all the server's
+processes per inference, memory, start time, size. In each turn, a peer is started, its answers are checked, load is
+sent, its answers are checked again, and it is stopped. Turns alternate: A B C, A B C, …. A failure becomes a row that
+states the reason. Run nothing else on the machine. Exit code: 0; 1 if a turn failed; 2 for invalid arguments."""
 
 
 def add_command(commands: Any) -> None:
@@ -44,17 +44,17 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--rounds", type=count, default=3, metavar="N", help="default: %(default)s")
     parser.add_argument(
-        "--seconds", type=positive, default=3.0, metavar="S", help="of a measurement; default: %(default)s"
+        "--seconds", type=positive, default=3.0, metavar="S", help="length of a measurement; default: %(default)s"
     )
     parser.add_argument("--client", choices=("auto", "h2load", "perf_analyzer", "load"), default="auto",
-                        help="for gRPC; default: the first of these that is installed")  # fmt: skip
-    parser.add_argument("--work", type=Path, metavar="DIR", help="for environments and models that are "
-                        "made; without it, bare and convserve run in the present environment")  # fmt: skip
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for the results; default: bench/results/DATE-compare")
+                        help="gRPC load generator; default: the first of these that is installed")  # fmt: skip
+    parser.add_argument("--work", type=Path, metavar="DIR", help="folder for environments and generated "
+                        "models; without it, bare and convserve run in the current environment")  # fmt: skip
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results; default: bench/results/DATE-compare")
     keep = parser.add_mutually_exclusive_group()
     keep.add_argument("--append", action="store_true", help="add rounds to the results in --out")
-    keep.add_argument("--replace", action="store_true", help="first drop what these peers have for these models")
-    keep.add_argument("--show", choices=("text", "markdown", "short"), help="only print what is in --out")
+    keep.add_argument("--replace", action="store_true", help="first delete the results of these peers and models")
+    keep.add_argument("--show", choices=("text", "markdown", "short"), help="only print the results in --out")
     parser.set_defaults(run=guarded(run))
 
 
@@ -85,9 +85,9 @@ def _measured(flags: argparse.Namespace, out: Path) -> int:
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)
     turns = [*interleaved(flags.peers, flags.models, flags.rounds, first)]
-    told = {name: value for name, value in vars(flags).items() if name not in {"run", "show", "work", "out"}}
+    arguments = {name: value for name, value in vars(flags).items() if name not in {"run", "show", "work", "out"}}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
-    run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **told}
+    run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **arguments}
     results.machine, results.runs = machine(), [*results.runs, run_about]
     with steps("compare", len(turns)) as progress:
         terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
@@ -109,7 +109,9 @@ def _opened(flags: argparse.Namespace, out: Path) -> Results:
     path = out / "results.json"
     if path.exists():
         if not (flags.append or flags.replace):
-            raise OutputInvalid(f"{path} is there: --append adds rounds, --replace measures these peers anew")
+            raise OutputInvalid(
+                f"{path} exists already: give --append to add rounds, or --replace to measure these peers again"
+            )
         results = Results.read(path)
         if flags.replace:
             results.forget(flags.models, flags.peers)

@@ -46,7 +46,7 @@ class Grounds:
     def _environment(self, peer: Peer) -> Environment:
         if not self._install or self._work is None:
             if peer.home not in HERE:
-                raise PeerFailed("it is installed into an environment of its own: give --work DIR")
+                raise PeerFailed("it needs an environment of its own: give --work DIR")
             return Environment.own()
         if peer.home not in self._homes:
             self._say("installing")

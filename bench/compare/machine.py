@@ -44,7 +44,7 @@ def require_checkout(command: str) -> None:
         OptionsInvalid: It was installed elsewhere.
     """
     if not (ROOT / "models").is_dir():
-        raise OptionsInvalid(f"{command} measures a checkout: pip install --editable '.[cpu,fast,bench]' in it")
+        raise OptionsInvalid(f"{command} measures only a checkout: pip install --editable '.[cpu,fast,bench]' in it")
 
 
 def commit() -> str:

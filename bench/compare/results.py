@@ -179,7 +179,7 @@ class Results:
         except OSError as error:
             raise ResultsInvalid(f"{path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ResultsInvalid(f"{path}: these are no results of compare ({type(error).__name__}: {error})") from None
+            raise ResultsInvalid(f"{path}: has no results of compare ({type(error).__name__}: {error})") from None
 
 
 @dataclass(frozen=True, slots=True)

@@ -55,7 +55,7 @@ def find_programs(wanted: str, among: Sequence[str] = ("h2load", "perf_analyzer"
         wanted = next((name for name, path in where.items() if path), "load")
     if wanted != "load" and where[wanted] is None:
         remedy = {"h2load": "apt install nghttp2-client", "perf_analyzer": "pip install perf-analyzer"}[wanted]
-        raise ClientFailed(f"--client {wanted}: it is not on the PATH; {remedy}")
+        raise ClientFailed(f"--client {wanted}: not found on the PATH; {remedy}")
     return Programs(wanted, where.get(wanted) or "", shutil.which("wrk"))
 
 
@@ -112,7 +112,7 @@ class Sender:
         self._body, self._log, self._script = (place.folder / name for name in ("body", "client.log", "load.lua"))
         if peer.door == "http":
             if programs.wrk is None:
-                raise ClientFailed("wrk is not on the PATH, which HTTP is measured with: apt install wrk")
+                raise ClientFailed("wrk, which measures HTTP, is not on the PATH: apt install wrk")
             self._body.write_bytes(self._message)
             self._script.write_text(clients.wrk_script(self._body, peer.content_type))
         else:
@@ -148,7 +148,7 @@ class Sender:
 
     def _perf_analyzer(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         if self._case.encoded:
-            raise ClientFailed("perf_analyzer sends what a server's metadata name, a tensor: h2load sends files")
+            raise ClientFailed("perf_analyzer can send only tensors: use h2load")
         data = self._place.folder / "input.json"
         data.write_text(clients.perf_analyzer_input(self._case.input, self._case.rows[0]))
         shared = (self._programs.path, f"127.0.0.1:{self._place.port}", self._case.name, data, in_flight)

@@ -57,7 +57,7 @@ def short_markdown(results: Results) -> str:
             reasons = [row.reason for row in results.failures if row.peer == peer]
             cells[0] = reasons[-1] if reasons else "not measured"
         rows.append([f"**{peer}**" if peer == OURS else peer, *cells, start, memory, _size(results, peer)])
-    parts = (piped(rows), _told_leads(results, columns), measured_on(results))
+    parts = (piped(rows), _listed_leads(results, columns), measured_on(results))
     return "\n\n".join(part for part in parts if part)
 
 
@@ -101,8 +101,8 @@ def measured_on(results: Results) -> str:
     return f"Measured {when}: {machine}, {about.get('kernel')}; {commits}."
 
 
-def _told_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
-    """Say who is ahead of us, for each column that has us."""
+def _listed_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
+    """List the peers that are ahead of convserve, for each column that has it."""
     groups = summaries(results.loads)
     lines = []
     for model, in_flight in columns:

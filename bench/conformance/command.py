@@ -19,9 +19,9 @@ from bench.load.session import OutputInvalid, check_outputs
 from service.client import CredentialsInvalid, add_credential_flags, credentials_of, explained
 from service.pb.inference import grpc_service_pb2 as pb
 
-_ABOUT = """Ask a server whether it keeps to the Open Inference Protocol v2 and to Triton's extensions of it. Nobody
-else should send requests to the models meanwhile: statistics are compared exactly. Exit code: 0 if nothing failed, 1 if
-something did, 2 if the server could not be reached or does not know a model."""
+_ABOUT = """Check whether a server conforms to the Open Inference Protocol v2 and to Triton's extensions of it. No other
+client should send requests to the models meanwhile, because statistics are compared exactly. Exit code: 0 if no check
+failed; 1 if one failed; 2 if the server cannot be reached or does not have a model."""
 
 
 class IdentityInvalid(Exception):
@@ -32,25 +32,25 @@ def add_command(commands: Any) -> None:
     """Add the command to those of ``convserve-bench``."""
     parser = commands.add_parser("conformance", help="check any server against the protocol", description=_ABOUT)
     parser.add_argument("server", metavar="HOST:PORT")
-    parser.add_argument("--model", action="append", required=True, metavar="NAME", help="a model to ask; repeatable")
+    parser.add_argument("--model", action="append", required=True, metavar="NAME", help="a model to check; repeatable")
     parser.add_argument(
-        "--section", action="append", default=[], choices=SECTIONS, help="ask only this section; repeatable"
+        "--section", action="append", default=[], choices=SECTIONS, help="check only this section; repeatable"
     )
     parser.add_argument(
         "--identity",
         action="append",
         default=[],
         metavar="NAME[=OUTPUT:INPUT,…]",
-        help="outputs of this model give inputs back, by place if no pairs are given; found out by trying otherwise",
+        help="outputs of this model return its inputs, in order if no pairs are given; else found by trial",
     )
     parser.add_argument(
         "--load-unload",
         action="store_true",
-        help="also load and unload, these models and wrong names: not on a server that others use",
+        help="also load and unload these models and invalid names; not for servers that others use",
     )
     parser.add_argument("--timeout-seconds", type=float, default=20.0, metavar="S", help="default: %(default)s")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write every result into this file")
-    parser.add_argument("--verbose", action="store_true", help="list every check, not only what failed")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="also write all results to this file")
+    parser.add_argument("--verbose", action="store_true", help="list every check, not only failures")
     add_credential_flags(parser)
     parser.set_defaults(run=run)
 

@@ -116,8 +116,8 @@ class Model:
         for output, source in self.mirrors.items():
             if output in came and not same(given[source], came[output], exact=True):
                 raise CheckFailed(
-                    f"output '{output}': expected input '{source}' back, {_told(given[source])}, "
-                    f"got {_told(came[output])}"
+                    f"output '{output}': expected input '{source}' back, {_described(given[source])}, "
+                    f"got {_described(came[output])}"
                 )
 
     def check_same(self, expected: Mapping[str, np.ndarray], came: Mapping[str, np.ndarray], when: str) -> None:
@@ -131,7 +131,7 @@ class Model:
                 raise CheckFailed(f"{when}: expected outputs {', '.join(expected)}, got '{name}'")
             if not same(expected[name], array, exact=name in self.mirrors):
                 raise CheckFailed(
-                    f"{when}: output '{name}': expected {_told(expected[name])}, got {_told(array)}",
+                    f"{when}: output '{name}': expected {_described(expected[name])}, got {_described(array)}",
                 )
 
 
@@ -218,5 +218,5 @@ def _tensors(described: Iterable[pb.ModelMetadataResponse.TensorMetadata]) -> tu
     return tensors
 
 
-def _told(array: np.ndarray) -> str:
+def _described(array: np.ndarray) -> str:
     return f"{list(array.shape)} {array.ravel()[:8].tolist()}"

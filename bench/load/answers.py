@@ -38,7 +38,9 @@ def read_encoded(path: Path) -> list[bytes]:
     except OSError as error:
         raise InputInvalid(f"--input {path}: {error.strerror}") from None
     if not found:
-        raise InputInvalid(f"--input {path}: expected pictures in the folder, or a text file of a sentence a line")
+        raise InputInvalid(
+            f"--input {path}: expected a folder with pictures, or a text file with one sentence per line"
+        )
     return found
 
 
@@ -72,7 +74,7 @@ def encoded_requests(model: Model, encoded: Sequence[bytes], rows: int, version:
     """
     if len(model.inputs) != 1:
         names = ", ".join(tensor.name for tensor in model.inputs)
-        raise InputInvalid(f"--input is for models of one input; '{model.name}' has {names}: leave it out")
+        raise InputInvalid(f"--input is for models with one input; '{model.name}' has {names}: leave it out")
     tensor = model.inputs[0]
     shape = model.shape(tensor, rows) if tensor.datatype == "BYTES" else (rows,)
     shape = tuple(1 if place and size > 1 else size for place, size in enumerate(shape))

@@ -15,13 +15,12 @@ from bench.load.records import Summary, generator_limit
 from bench.load.session import Session, check_outputs, guarded, open_session, write_json
 
 GENERATOR_LIMITED = 3
-_EMPTY_OPEN = "nothing was sent in the window: no arrival falls into it; give more --seconds or a greater --rate"
+_EMPTY_OPEN = "nothing was sent in the window, because it contains no arrival; give more --seconds or a higher --rate"
 _EMPTY_CLOSED = "nothing was sent in the window: there was no connection, or no answer to the calls of the warm-up"
-_ABOUT = """Send load to any server of the Open Inference Protocol. Open loop (--rate): send times are fixed in advance,
-no answer is waited for, and latency counts from the instant at which a request should have been sent. Closed loop
-(--concurrency): each answer triggers the next request. Exit code: 0; 1 if a request failed or was answered wrongly
-(refusals are no failures), or none was sent; 2 for a mistake in the arguments; 3 if the generator, not the
-server, was the limit."""
+_ABOUT = """Send load to any Open Inference Protocol server. Open loop (--rate): send times are fixed in advance, the
+generator does not wait for answers, and latency counts from the intended send time. Closed loop (--concurrency): each
+answer triggers the next request. Exit code: 0; 1 if a request failed or got a wrong answer (refusals are not failures),
+or none was sent; 2 for invalid arguments; 3 if the generator was the limit and not the server."""
 
 
 def add_command(commands: Any) -> None:
@@ -29,10 +28,12 @@ def add_command(commands: Any) -> None:
     parser = commands.add_parser("load", help="send load and report latencies and goodput", description=_ABOUT)
     add_shared(parser)
     kinds = parser.add_mutually_exclusive_group()
-    kinds.add_argument("--rate", type=positive, metavar="R", help="open loop: requests a second")
+    kinds.add_argument("--rate", type=positive, metavar="R", help="open loop: requests per second")
     kinds.add_argument("--concurrency", type=count, metavar="N", help="closed loop: calls in flight")
-    parser.add_argument("--seconds", type=positive, default=30.0, metavar="S", help="window; default: %(default)s")
-    parser.add_argument("--objective-seconds", type=positive, metavar="S", help="later answers count nought")
+    parser.add_argument(
+        "--seconds", type=positive, default=30.0, metavar="S", help="length of the window; default: %(default)s"
+    )
+    parser.add_argument("--objective-seconds", type=positive, metavar="S", help="later answers do not count as goodput")
     parser.set_defaults(run=guarded(run))
 
 
@@ -69,7 +70,7 @@ def _rate(flags: argparse.Namespace, arrivals: Arrivals) -> float | None:
     """Return the rate of an open loop, None for a closed one."""
     if flags.concurrency is not None:
         if flags.arrivals or flags.trace:
-            raise OptionsInvalid("--concurrency has no arrivals of its own: leave --arrivals and --trace out")
+            raise OptionsInvalid("--concurrency has no arrival times: leave --arrivals and --trace out")
         if flags.concurrency < flags.processes:
             raise OptionsInvalid(f"--concurrency {flags.concurrency} is less than --processes {flags.processes}")
         return None

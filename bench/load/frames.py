@@ -68,7 +68,7 @@ class FrameReader:
         kind, flags, stream, payload = frame
         begun = self._begun
         if (kind == _CONTINUATION) != (begun is not None):
-            raise ProtocolFailed("expected a header block in one piece")
+            raise ProtocolFailed("expected a header block in one frame")
         if begun is not None:
             frame = Frame(HEADERS, begun.flags | flags & END_HEADERS, begun.stream, begun.payload + payload)
         elif kind in (DATA, HEADERS):

@@ -149,7 +149,7 @@ def _read_counts(payload: bytes) -> np.ndarray:
             place -= number
         else:
             if place >= _SIZE:
-                raise EncodingInvalid("more steps than the layout has")
+                raise EncodingInvalid("more counts than the layout has")
             if number >= 1 << 63:
                 raise EncodingInvalid("a count of more than 64 bits")
             counts[place] = number

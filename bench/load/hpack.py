@@ -122,7 +122,7 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
         value += (byte & 0x7F) << shift
         if not byte & 0x80:
             return value, at
-    raise HeadersInvalid("a header block has a number that goes on and on")
+    raise HeadersInvalid("a header block has a number that is too long")
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:

@@ -171,7 +171,7 @@ def _shake_hands(made: ssl.SSLSocket) -> None:
     """
     made.do_handshake()
     if made.selected_alpn_protocol() != "h2":
-        raise ConnectionAbortedError(errno.EPROTO, "the server speaks no HTTP/2 (ALPN h2)")
+        raise ConnectionAbortedError(errno.EPROTO, "the server does not speak HTTP/2 (ALPN h2)")
 
 
 def begin_to_connect(address: Address) -> socket.socket:

@@ -74,7 +74,7 @@ def names(known: Iterable[str]) -> Callable[[str], list[str]]:
         wanted = there if text == "all" else text.split(",")
         unknown = [name for name in wanted if name not in there]
         if unknown:
-            raise argparse.ArgumentTypeError(f"no '{unknown[0]}'; there are {', '.join(there)}")
+            raise argparse.ArgumentTypeError(f"unknown '{unknown[0]}'; expected {', '.join(there)}")
         return [*dict.fromkeys(wanted)]
 
     return read
@@ -90,28 +90,28 @@ def add_shared(parser: argparse.ArgumentParser) -> None:
         shown = "" if default is None else "; default: %(default)s"
         parser.add_argument(name, type=kind, default=default, metavar=metavar, help=text + shown)
 
-    parser.add_argument("--arrivals", choices=PROCESSES, help="default: poisson, or trace where --trace is given")
-    option("--variation", positive, 3.0, "gamma: standard deviation of the gaps over their mean", "CV")
-    option("--on-seconds", positive, 0.5, "bursts: how long one lasts")
-    option("--off-seconds", positive, 0.5, "bursts: how long nothing comes then")
-    option("--trace", Path, None, "recorded instants in seconds, one a line", "FILE")
-    option("--input", Path, None, "send encoded pictures (a folder, a file) or sentences (a .txt)", "DIR|FILE")
-    option("--rows", count, 1, "rows of each request", "N")
-    option(
-        "--length", count, FREE_AXIS, "of the model's free axes in what is made up, such as tokens of a sentence", "N"
-    )
-    option("--distinct", count, 16, "how many different requests are made up, without --input", "N")
-    option("--warm-up-seconds", not_negative, 2.0, "sent before the window, and not counted")
-    option("--deadline-seconds", not_negative, None, "gRPC deadline of each call, from its intended instant; 0: none")
-    option("--drain-seconds", positive, 10.0, "wait so long for the last answers")
-    option("--seed", seed, 0, "fixes instants and inputs", "N")
+    parser.add_argument("--arrivals", choices=PROCESSES, help="default: poisson, or trace if --trace is given")
+    option("--variation", positive, 3.0, "gamma: standard deviation of the gaps divided by their mean", "CV")
+    option("--on-seconds", positive, 0.5, "bursts: length of a burst")
+    option("--off-seconds", positive, 0.5, "bursts: length of the pause between bursts")
+    option("--trace", Path, None, "recorded arrival times in seconds, one per line", "FILE")
+    option("--input", Path, None, "send encoded pictures (a folder or a file) or sentences (a .txt file)", "DIR|FILE")
+    option("--rows", count, 1, "rows per request", "N")
+    option("--length", count, FREE_AXIS, "size of free axes in generated requests, such as tokens of a sentence", "N")
+    option("--distinct", count, 16, "number of different requests to generate, without --input", "N")
+    option("--warm-up-seconds", not_negative, 2.0, "load before the window, which is not counted")
+    option("--deadline-seconds", not_negative, None, "gRPC deadline of each call, from its intended send time; 0: none")
+    option("--drain-seconds", positive, 10.0, "time limit for the last answers")
+    option("--seed", seed, 0, "determines send times and inputs", "N")
     option("--processes", count, 1, "client processes", "N")
-    option("--max-lag-seconds", positive, None, "greatest p99 of the generator's own lag; default: 1 ms or 5 %% of the "
+    option("--max-lag-seconds", positive, None, "maximum p99 of the generator's own lag; default: 1 ms or 5 %% of the "
            "objective, whichever is more")  # fmt: skip
-    parser.add_argument("--check", action="store_true", help="compare each answer with one asked alone before")
+    parser.add_argument(
+        "--check", action="store_true", help="compare each answer with one that was requested alone before"
+    )
     add_credential_flags(parser)
-    option("--json", Path, None, "write everything, raw histograms included", "FILE")
-    option("--plot", Path, None, "draw it", "FILE.png")
+    option("--json", Path, None, "write all results, including raw histograms", "FILE")
+    option("--plot", Path, None, "draw the results", "FILE.png")
 
 
 def arrivals_of(flags: argparse.Namespace) -> Arrivals:

@@ -58,8 +58,8 @@ def open_loop(arrivals: Arrivals, rate: float, seconds: float, seed: int, terms:
     """
     if rate * seconds > _MOST_REQUESTS:
         raise OptionsInvalid(
-            f"{rate:g} requests a second for {seconds:g} s are more than {_MOST_REQUESTS:,}, which one run can hold: "
-            "a lower rate or fewer seconds"
+            f"{rate:g} requests a second for {seconds:g} s are more than {_MOST_REQUESTS:,}, the most for one run: "
+            "give a lower rate or fewer seconds"
         )
     instants = schedule(arrivals, rate, seconds, seed)
     picks = np.random.default_rng([seed, 1]).integers(0, terms.inputs, len(instants))

@@ -162,8 +162,8 @@ def generator_limit(summary: Summary, cpu_share: float, max_lag_seconds: float) 
     lag = summary.lag.percentile(99)
     if lag > max_lag_seconds:
         return (
-            f"the generator was the limit, not the server: p99 of its lag is {lag * 1e3:.2f} ms, at most "
-            f"{max_lag_seconds * 1e3:.2f} ms is borne; use more --processes or cores of its own, or a lower rate"
+            f"the generator was the limit, not the server: p99 of its lag is {lag * 1e3:.2f} ms, expected at most "
+            f"{max_lag_seconds * 1e3:.2f} ms; use more --processes, give it its own cores, or lower the rate"
         )
     if cpu_share > 0.95:
         return (

@@ -24,7 +24,7 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
         lines.append(latencies("refused", summary.refusal_latency))
     if open_loop:
         lines.append(latencies("generator's lag", summary.lag))
-    lines.append(f"\nbusiest client process: {cpu_share:.0%} of a core; collector of garbage off while sending")
+    lines.append(f"\nbusiest client process: {cpu_share:.0%} of a core; garbage collector off while sending")
     others = {name: number for name, number in summary.codes.items() if name != "OK"}
     if others:
         lines.append("statuses: " + ", ".join(f"{name} {number}" for name, number in others.items()))

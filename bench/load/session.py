@@ -129,7 +129,7 @@ def check_outputs(*paths: Path | None) -> None:
         if path is not None and not os.access(path.parent, os.W_OK):
             raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
         if path is not None and (path.is_dir() or (path.exists() and not os.access(path, os.W_OK))):
-            raise OutputInvalid(f"{path}: is a folder, or may not be written; give another file")
+            raise OutputInvalid(f"{path}: is a folder or cannot be written; give another file")
 
 
 def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> list[Any]:
@@ -152,7 +152,7 @@ def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> lis
 
 def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespace) -> list[bytes]:
     if flags.rows > 1 and (not model.batched or (model.limit_known and flags.rows > model.max_rows)):
-        raise OptionsInvalid(f"--rows {flags.rows}: '{model.name}' takes {model.max_rows} at most")
+        raise OptionsInvalid(f"--rows {flags.rows}: '{model.name}' takes at most {model.max_rows}")
     if encoded is not None:
         return encoded_requests(model, encoded, flags.rows, flags.model_version)
     return generated_requests(model, flags.distinct, flags.rows, flags.model_version)

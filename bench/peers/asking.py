@@ -36,7 +36,7 @@ def check(peer: Peer, case: Case, place: Place, expected: tuple[int, ...]) -> in
         answer = ask(peer, place, peer.request(case, row))
         came = peer.top_1(case, answer)
         if came != right:
-            raise PeerFailed(f"it answers row {number} with class {came}, ONNX Runtime with {right}")
+            raise PeerFailed(f"its answer to row {number} is class {came}, expected {right} as ONNX Runtime answers")
         sizes.append(len(answer))
     return sizes[0]
 

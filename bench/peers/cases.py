@@ -64,7 +64,7 @@ def open_case(name: str, work: Path | None) -> Case:
     repository = _BUNDLED
     if not (_BUNDLED / name).exists():
         if work is None:
-            raise PeerFailed("it is made when it is needed: give --work DIR")
+            raise PeerFailed("it has to be generated: give --work DIR")
         repository = work.resolve() / "models"
         if not (repository / name / "1" / "model.onnx").exists():
             _make(repository, name)
@@ -96,4 +96,6 @@ def _make(repository: Path, name: str) -> None:
     ran = subprocess.run(command, cwd=ROOT, env=None, capture_output=True, text=True, check=False)
     if ran.returncode:
         last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise PeerFailed(f"scripts/speed_models.py could not make it ({last[:160]}): make install has what it needs")
+        raise PeerFailed(
+            f"scripts/speed_models.py could not generate it ({last[:160]}): make install installs what it needs"
+        )

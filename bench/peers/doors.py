@@ -32,7 +32,7 @@ class OverGrpc:
         request = pb.ModelInferRequest(model_name=case.name)
         if case.encoded:
             if not self.takes_encoded:
-                raise PeerFailed("it is compared by tensors only")
+                raise PeerFailed("it can be compared only with tensors")
             request.inputs.add(name=case.input, datatype="BYTES", shape=[1] * self.encoded_axes)
             request.raw_input_contents.append(len(row).to_bytes(4, "little") + row.tobytes())
             return request.SerializeToString()
@@ -45,7 +45,7 @@ class OverGrpc:
         try:
             response = pb.ModelInferResponse.FromString(answer)
         except DecodeError:
-            raise PeerFailed("it answered with something else than a ModelInferResponse") from None
+            raise PeerFailed("its answer is not a ModelInferResponse") from None
         if len(response.outputs) != 1:
             raise PeerFailed(f"it answered with {len(response.outputs)} outputs, expected one")
         if response.raw_output_contents:

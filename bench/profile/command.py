@@ -30,17 +30,16 @@ from bench.profile.samplers import SamplerFailed
 from bench.profile.split import Cost
 from bench.profile.watching import find_samplers
 
-_ABOUT = """Tell where this server's CPU goes: how much each of its threads uses, by /proc; how much of that is the
-model, the kernel and Python, by perf; and which functions Python executes, by py-spy. The same load runs once without
-looking, which all figures are from, and once with each sampler. Writes tables, a picture and a flame graph for each
-load. Exit code: 0; 1 if a model could not be profiled; 2 for a mistake in the arguments. Give the machine to it
-alone."""
+_ABOUT = """Show what this server's CPU time is spent on: by thread, from /proc; in the model, the kernel and Python,
+from perf; and by Python function, from py-spy. The same load runs once without a sampler, which gives the CPU times,
+and once with each sampler. Writes tables, a picture and a flame graph for each load. Run nothing else on the machine.
+Exit code: 0; 1 if a model could not be profiled; 2 for invalid arguments."""
 _BUNDLED, _MADE = ["lenet5-mnist", "resnet20-cifar10"], ["resnet50", "textcnn-20k"]
 
 
 def add_command(commands: Any) -> None:
     """Add the command to those of ``convserve-bench``."""
-    parser = commands.add_parser("profile", help="tell where this server's CPU goes", description=_ABOUT)
+    parser = commands.add_parser("profile", help="show what this server's CPU time is spent on", description=_ABOUT)
     parser.add_argument("--models", type=names(NAMES), metavar="A,B|all",
                         help=f"of {', '.join(NAMES)}; default: {','.join(_BUNDLED)}, with --work {','.join(_MADE)} "
                         "as well")  # fmt: skip
@@ -49,14 +48,14 @@ def add_command(commands: Any) -> None:
     )
     parser.add_argument("--transport", choices=[*DOORS], default="native", help="the transport; default: %(default)s")
     parser.add_argument(
-        "--seconds", type=positive, default=4.0, metavar="S", help="of a measurement; default: %(default)s"
+        "--seconds", type=positive, default=4.0, metavar="S", help="length of a measurement; default: %(default)s"
     )
     parser.add_argument("--client", choices=("auto", "h2load", "load"), default="auto",
-                        help="default: h2load; our own, which costs more, where it is missing")  # fmt: skip
-    parser.add_argument("--work", type=Path, metavar="DIR", help="for models that are made")
-    parser.add_argument("--out", type=Path, metavar="DIR", help="for the results, in which new profiles take the place "
-                        "of old ones; default: bench/results/DATE-profile")  # fmt: skip
-    parser.add_argument("--show", choices=("text", "markdown"), help="only print what is in --out")
+                        help="default: h2load if it is installed, else load, which needs more CPU")  # fmt: skip
+    parser.add_argument("--work", type=Path, metavar="DIR", help="folder for generated models")
+    parser.add_argument("--out", type=Path, metavar="DIR", help="results; new profiles replace "
+                        "old ones; default: bench/results/DATE-profile")  # fmt: skip
+    parser.add_argument("--show", choices=("text", "markdown"), help="only print the results in --out")
     parser.set_defaults(run=guarded(run))
 
 

@@ -100,7 +100,7 @@ class Profiles:
         except OSError as error:
             raise ResultsInvalid(f"{path}: {error.strerror}") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ResultsInvalid(f"{path}: these are no results of profile ({type(error).__name__}: {error})") from None
+            raise ResultsInvalid(f"{path}: has no results of profile ({type(error).__name__}: {error})") from None
 
 
 def _rounded(value: Any) -> Any:

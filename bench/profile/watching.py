@@ -48,7 +48,9 @@ def find_samplers() -> Samplers:
     if spy is None:
         raise SamplerFailed("py-spy is not installed: pip install '.[bench]' in the checkout")
     if os.geteuid() and _PARANOID.exists() and int(_PARANOID.read_text()) > 1:
-        raise SamplerFailed("perf may not see the kernel's part: run as root, or set kernel.perf_event_paranoid to 1")
+        raise SamplerFailed(
+            "perf is not allowed to sample the kernel: run as root, or set kernel.perf_event_paranoid to 1"
+        )
     return Samplers(perf, spy)
 
 

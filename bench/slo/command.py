@@ -17,29 +17,29 @@ from bench.slo.search import Found, RateSearch
 from bench.slo.trials import Trials
 
 _MAX_TRIAL_SECONDS = 600.0  # of a rate that is tried only since greater ones failed
-_ABOUT = """Find the greatest rate at which a percentile of the latency is within the objective, by bisection, with a
-stated confidence (the rule of MLPerf's server scenario); with --curve, go on to measure goodput against offered load as
-multiples of that rate. A request that is not answered OK, rightly and within the objective is missed. Each call's gRPC
-deadline is the objective unless --deadline-seconds says otherwise (0: none). Exit code: 0; 1 if no rate passed or the
-answer is not as narrow as asked for; 2 for a mistake in the arguments; 3 if the generator was the limit."""
+_ABOUT = """Find the highest rate at which a percentile of the latency is within the objective, by bisection, with a
+given confidence (the rule of MLPerf's server scenario). With --curve, then measure goodput against offered load, as
+multiples of that rate. A request without a correct answer within the objective is missed. The gRPC deadline of each
+call is the objective unless --deadline-seconds says otherwise (0: none). Exit code: 0; 1 if no rate passed or the
+result is less precise than requested; 2 for invalid arguments; 3 if the generator was the limit."""
 
 
 def add_command(commands: Any) -> None:
     """Add the command to those of ``convserve-bench``."""
-    parser = commands.add_parser("slo", help="find the greatest rate within an objective", description=_ABOUT)
+    parser = commands.add_parser("slo", help="find the highest rate within an objective", description=_ABOUT)
     add_shared(parser)
 
     def number(name: str, default: float, text: str, metavar: str = "X") -> None:
         parser.add_argument(name, type=positive, default=default, metavar=metavar, help=f"{text}; default: %(default)s")
 
-    parser.add_argument("--objective-seconds", type=positive, required=True, metavar="S", help="what is on time")
-    number("--percentile", 99.0, "the one that shall be within the objective")
-    number("--confidence", 0.99, "of the whole answer")
-    number("--precision", 0.05, "stop when the rates that passed and failed are so near, as a ratio minus 1")
+    parser.add_argument("--objective-seconds", type=positive, required=True, metavar="S", help="latency objective")
+    number("--percentile", 99.0, "percentile of the latency that must be within the objective")
+    number("--confidence", 0.99, "confidence of the result")
+    number("--precision", 0.05, "stop when failed rate / passed rate - 1 is at most this")
     number("--start-rate", 50.0, "first rate to try", "R")
-    number("--trial-seconds", 10.0, "least length of a trial", "S")
+    number("--trial-seconds", 10.0, "minimum length of a trial", "S")
     parser.add_argument("--curve", action="store_true", help="also measure goodput against offered load")
-    parser.add_argument("--capacity", type=positive, metavar="R", help="--curve: do not search, take this rate for 1.0")
+    parser.add_argument("--capacity", type=positive, metavar="R", help="--curve: do not search, use this rate as 1.0")
     parser.add_argument(
         "--factors",
         type=_factors,
@@ -47,13 +47,13 @@ def add_command(commands: Any) -> None:
         metavar="X,…",
         help="--curve: offered loads; default: " + ",".join(f"{factor:g}" for factor in FACTORS),
     )
-    number("--seconds", 60.0, "--curve: window of each run", "S")
-    parser.add_argument("--repeats", type=count, default=1, metavar="N", help="--curve: runs a load; default: 1")
+    number("--seconds", 60.0, "--curve: length of each run", "S")
+    parser.add_argument("--repeats", type=count, default=1, metavar="N", help="--curve: runs per load; default: 1")
     parser.add_argument(
         "--costs",
         type=BatchCosts.parse,
         metavar="SIZE:S,…",
-        help="--curve: what batches of these numbers of rows take, as `convserve inspect` prints it: goodput is "
+        help="--curve: time of a batch by number of rows, as `convserve inspect` prints it: goodput is "
         "compared with the most that one instance could answer in time if it knew the future",
     )
     parser.set_defaults(run=guarded(run))
@@ -136,13 +136,13 @@ def _curve(
 
 def _sentence(found: Found, flags: argparse.Namespace) -> str:
     if found.passed is None:
-        line = f"no rate passed; the least that was tried, {found.failed:.2f} /s, did not"
+        line = f"no rate passed; the lowest that was tried was {found.failed:.2f} /s"
         return f"{line}: {found.why}" if found.why else line
     line = f"p{flags.percentile:g} is within the objective at {found.passed:.1f} /s (confidence {flags.confidence:g})"
     if found.failed is None:
-        return f"{line}; no rate that was tried failed: begin with a greater --start-rate"
+        return f"{line}; no rate failed: give a higher --start-rate"
     line += f"; it could not be shown at {found.failed:.1f} /s"
-    return line if found.narrow else f"{line}; the search gave up before they were nearer"
+    return line if found.narrow else f"{line}; the search ended before it reached --precision"
 
 
 def _factors(text: str) -> tuple[float, ...]:

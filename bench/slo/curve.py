@@ -112,7 +112,7 @@ def draw_curve(
     bound = capacity if fluid_bound is None else fluid_bound
     top = min(offered[-1], bound / capacity)
     goodput.plot([0, top], [0, top], color="grey", linestyle=":", label="all that is offered")
-    name = "the capacity" if fluid_bound is None else "full batches, nothing else to do"
+    name = "the capacity" if fluid_bound is None else "full batches only"
     goodput.plot([0, offered[-1]], [bound / capacity] * 2, color="grey", linestyle="--", label=name)
     if all(point.optimum is not None for point in points):
         seconds = [sum(run.seconds for run in point.runs) for point in points]

@@ -41,15 +41,15 @@ class Outlook:
         hardly_met = not self._bunched and rate * self._objective_seconds < 1
         if hardly_met and 2 * (summary.late + summary.expired) > summary.offered:
             return (
-                "most took longer than the objective although calls hardly met: "
-                "give a greater --objective-seconds, or make the server quicker"
+                "most calls took longer than the objective although they hardly overlapped: "
+                "give a higher --objective-seconds, or make the server faster"
             )
         self._in_vain = 0 if summary.on_time else self._in_vain + 1
         if self._in_vain < FEW_RATES:
             return None
         return (
-            f"nothing was answered in time at {FEW_RATES} rates in a row: see whether the server answers "
-            "(`convserve-bench load`), give a greater --objective-seconds or a lower --start-rate"
+            f"nothing was answered in time at {FEW_RATES} rates in a row: check whether the server answers "
+            "(`convserve-bench load`), give a higher --objective-seconds or a lower --start-rate"
         )
 
 

@@ -136,7 +136,7 @@ class RateSearch:
             seconds = self._wanted() / self._rate
             if seconds > self._max_seconds:
                 self.stop(
-                    f"at half of that {self._wanted()} requests take {seconds / 60:.0f} minutes: "
+                    f"at half that rate, {self._wanted()} requests would take {seconds / 60:.0f} minutes: "
                     "give a lower --start-rate, --percentile or --confidence"
                 )
         else:

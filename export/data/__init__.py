@@ -43,8 +43,8 @@ def open_data(recipe: Recipe, source: Source) -> DataSet:
     """Read the data set of a recipe.
 
     Raises:
-        RecipeInvalid: No such reader.
-        DataInvalid: Names the file, and the row where one is wrong.
+        RecipeInvalid: There is no such reader, or it does not fit the preprocessing.
+        DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
     """
     if recipe.data.reader not in READERS:
         raise RecipeInvalid(f"data.reader: expected one of {', '.join(READERS)}, got {recipe.data.reader!r}")

@@ -1,6 +1,6 @@
-"""The one interface of all data sets: labelled examples that can be selected, encoded and digested.
+"""The interface of all data sets: labelled examples that can be selected, encoded and digested.
 
-A reader only reads. What is held out, and by which seed, is decided here, the same way for every set.
+A reader only reads. This module decides what is held out, and by which seed, in the same way for every set.
 """
 
 from __future__ import annotations
@@ -43,11 +43,11 @@ class Split(ABC):
 
     @abstractmethod
     def content(self, index: int) -> bytes:
-        """Return bytes that are equal exactly for equal examples, the label aside."""
+        """Return bytes that are equal if and only if two examples are equal apart from their labels."""
 
     @property
     def digest(self) -> str:
-        """``sha256:`` and the digest of all examples with their labels, in order."""
+        """``sha256:`` and the digest of all examples and their labels, in order."""
         digest = hashlib.sha256()
         for index, label in enumerate(self.labels.tolist()):
             content = self.content(index)
@@ -58,16 +58,16 @@ class Split(ABC):
 
 @dataclass(frozen=True, slots=True)
 class DataSet:
-    """A training set and what is never trained on.
+    """A training set and the examples that are never trained on.
 
     Attributes:
-        name: As manifests cite it.
+        name: Name as manifests cite it.
         classes: K.
-        train: Examples to learn from, the held-out part still among them.
-        test: Untouched examples, or None for a set without a split of its own.
+        train: Examples to learn from, including those that are still to be held out.
+        test: Test examples, never trained on; None for a set without a test split.
         test_name: Name of the test split: ``"test"``, or e.g. ``"fold-0-of-10"``.
-        held_out: The set's own examples for early stopping, which are not in ``train``; None where some
-            of ``train`` are to be held out.
+        held_out: The set's own examples for early stopping, which are not in ``train``. None if some
+            of ``train`` are to be held out instead.
     """
 
     name: str
@@ -83,8 +83,8 @@ class Source:
     """Where a reader finds a data set.
 
     Attributes:
-        path: A folder or, where the reader knows files, a file.
-        download: Whether the reader may fetch what is missing.
+        path: A folder or, if the reader supports it, a file.
+        download: Whether the reader may download missing data.
     """
 
     path: Path
@@ -92,22 +92,24 @@ class Source:
 
 
 def with_fold(data: DataSet, fold: int, folds: int, seed: int) -> DataSet:
-    """Hold one fold of a set without a test split out as its test split.
+    """Hold out one fold as the test split of a set that has none.
 
-    Folds have the classes' shares of the whole set; which example falls into which is decided by
-    ``seed`` alone.
+    Folds are stratified by class. ``seed`` alone decides which example is in which fold.
 
     Raises:
-        DataInvalid: The set has a test split, or fewer examples of a class than folds.
+        DataInvalid: The set has a test split, there is no such fold, or a class has fewer examples than folds.
     """
     if data.test is not None:
-        raise DataInvalid(f"{data.name} has a test split of its own; folds are for sets without one, use --seeds")
+        raise DataInvalid(f"{data.name}: has a test split, and folds are for sets without one; use --seeds")
     if not 0 <= fold < folds or folds < 2:
-        raise DataInvalid(f"{data.name}: fold {fold} of {folds} does not exist; expected 0 <= fold < folds, 2 or more")
+        raise DataInvalid(
+            f"{data.name}: fold {fold} of {folds} does not exist; expected 0 <= fold < folds, and at least 2 folds"
+        )
     counts = np.bincount(data.train.labels, minlength=data.classes)
     if counts.min() < folds:
         raise DataInvalid(
-            f"{data.name}: class {counts.argmin()} has {counts.min()} examples, too few for {folds} folds"
+            f"{data.name}: class {counts.argmin()} has {counts.min()} examples, "
+            f"expected at least one for each of {folds} folds"
         )
     numbers = _stratified(data.train.labels, np.random.default_rng([seed, folds])) % folds
     train, test = (data.train.select(np.flatnonzero(mask)) for mask in (numbers != fold, numbers == fold))
@@ -115,21 +117,23 @@ def with_fold(data: DataSet, fold: int, folds: int, seed: int) -> DataSet:
 
 
 def fold_of(test_name: str, folds: int) -> int | None:
-    """Return the fold that a test split's name tells, or None for ``"test"``.
+    """Return the fold in a test split's name, or None for ``"test"``.
 
     Raises:
-        DataInvalid: It is one of another number of folds than ``folds``, so it holds other examples.
+        DataInvalid: The name has another number of folds than ``folds``, so its examples differ.
     """
     match = re.fullmatch(r"fold-(\d+)-of-(\d+)", test_name)
     if match is None:
         return None
     if int(match[2]) != folds:
-        raise DataInvalid(f"{test_name}: the recipe has {folds} folds; --recipe takes the one it was trained with")
+        raise DataInvalid(
+            f"{test_name}: the recipe has {folds} folds; give the recipe of the training run with --recipe"
+        )
     return int(match[1])
 
 
 def divide(data: DataSet, share: float, seed: int) -> tuple[Split, Split]:
-    """Return what is trained on and what early stopping looks at: the set's own held-out part where it has one.
+    """Return the training part and the held-out part for early stopping: the set's own if it has one.
 
     Raises:
         DataInvalid: There are too few examples for both.
@@ -138,9 +142,9 @@ def divide(data: DataSet, share: float, seed: int) -> tuple[Split, Split]:
 
 
 def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
-    """Divide into what is trained on and what early stopping looks at, by class and seed.
+    """Divide a split into a training part and a held-out part for early stopping, by class and seed.
 
-    Each class keeps at least one example to be trained on, so one with a single example is not held out.
+    Each class keeps at least one training example, so a class with a single example is not held out.
 
     Returns:
         The training part and the held-out part; each has at least one example.
@@ -152,12 +156,12 @@ def hold_out(split: Split, share: float, seed: int) -> tuple[Split, Split]:
     counts = np.bincount(split.labels)
     held = ranks < np.minimum(np.maximum(1, np.round(counts * share)), counts - 1)[split.labels]
     if not held.any():
-        raise DataInvalid(f"the training set of {len(split)} examples is too small to hold any out; add examples")
+        raise DataInvalid(f"the training set of {len(split)} examples is too small to hold out any; add examples")
     return split.select(np.flatnonzero(~held)), split.select(np.flatnonzero(held))
 
 
 def report(data: DataSet) -> str:
-    """Describe a set in one line: sizes, class balance, and test examples that also stand in the training set."""
+    """Describe a set in one line: sizes, class balance, and test examples that are also in the training set."""
     counts = np.bincount(data.train.labels, minlength=data.classes)
     line = f"{data.name}: {len(data.train)} training"
     if data.test is not None:
@@ -173,7 +177,7 @@ def check_labels(labels: np.ndarray, classes: int, where: str) -> np.ndarray:
     """Return labels as int64 (N,).
 
     Raises:
-        DataInvalid: Empty, or a label outside [0, classes); names the row, counted from 1.
+        DataInvalid: There are no labels, or one is outside [0, classes); the message names its row, counted from 1.
     """
     if labels.ndim != 1 or labels.size == 0:
         raise DataInvalid(f"{where}: is empty, expected at least one example")
@@ -185,7 +189,7 @@ def check_labels(labels: np.ndarray, classes: int, where: str) -> np.ndarray:
 
 
 def _stratified(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Return for each example its place in a random order of its class: int64 (N,)."""
+    """Return each example's position in a random order of its class: int64 (N,)."""
     places = np.empty(len(labels), dtype=np.int64)
     for label in np.unique(labels):
         members = rng.permutation(np.flatnonzero(labels == label))

@@ -1,6 +1,6 @@
-"""Raw inputs for golden vectors that belong to nobody's data set: drawn or written by this project.
+"""Raw inputs for golden vectors, drawn or written by this project and not taken from any data set.
 
-They need not be typical of what a model was trained on; they must make every part of it answer.
+They need not resemble the training data; they must exercise every part of the model.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from service.spec import ImageSpec, TextSpec
 
 COUNT = 16
 _SENTENCES_FILE = "golden_sentences.txt"
-_OVERSIZE = 8  # strokes are drawn so many times larger and shrunk, which smooths their edges
+_OVERSIZE = 8  # strokes are drawn this many times larger and shrunk, which smooths their edges
 
 # Each digit as polylines in a unit square, x to the right and y down.
 _Point = tuple[float, float]
@@ -39,22 +39,22 @@ _STROKES: tuple[list[list[_Point]], ...] = (
 
 
 def golden_raw(spec: ImageSpec | TextSpec) -> tuple[bytes, ...]:
-    """Return :data:`COUNT` encoded pictures or sentences, the same each time."""
+    """Return encoded pictures (:data:`COUNT` of them) or sentences, the same each time."""
     return golden_pictures(spec) if isinstance(spec, ImageSpec) else golden_sentences()
 
 
 def golden_sentences() -> tuple[bytes, ...]:
-    """Return sentences in UTF-8, from one word to many, some of them unknown to any vocabulary."""
+    """Return sentences in UTF-8, from one word to many, some with words that no vocabulary has."""
     text = resources.files("export.data").joinpath(_SENTENCES_FILE).read_text(encoding="utf-8")
     return tuple(line.encode() for line in text.splitlines() if line and not line.startswith("#"))
 
 
 def golden_pictures(spec: ImageSpec) -> tuple[bytes, ...]:
-    """Draw what such a model may know, as PNGs: digits for a grey one, scenes for a coloured one.
+    """Draw pictures for a model, as PNGs: digits if it takes grey pictures, scenes if it takes coloured ones.
 
-    Digits vary in strokes, places, slants, sizes and noise, light on dark. The last two pictures are
-    of another size and of another mode than the model's, so that decoding and resizing are checked
-    as well.
+    Digits are light on dark and vary in stroke, position, slant, size and noise. The last two pictures
+    have another size than the model's, and the last has another mode, so decoding and resizing are
+    checked as well.
     """
     rng = np.random.default_rng(1998)
     pictures = []
@@ -92,6 +92,6 @@ def _draw(digit: int, height: int, width: int, rng: np.random.Generator) -> np.n
 
 
 def _tint(grey: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """Colour a grey picture, different in each channel: uint8 (H, W, 3)."""
+    """Colour a grey picture, with a different strength in each channel: uint8 (H, W, 3)."""
     strengths = rng.uniform(0.4, 1.0, size=3)
     return (grey[..., np.newaxis] * strengths).astype(np.uint8)

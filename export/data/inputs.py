@@ -1,4 +1,4 @@
-"""Examples as a network's input tensors, made by the service's own preprocessing."""
+"""Turns examples into a network's input tensors with the server's own preprocessing."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from service.errors import InvalidInput
 from service.preprocessing import image, text
 from service.spec import ImageSpec, TextSpec
 
-_NOISE = 16  # pictures of noise that are compared beside the golden ones
+_NOISE = 16  # pictures of noise that are compared besides the golden ones
 
 
 class Inputs(Protocol):
     """N inputs of a network, in the order of a split.
 
     Attributes:
-        lengths: int64 (N,), what a batch should be alike in to be padded little; None if all are equal.
+        lengths: int64 (N,); batches of similar length need little padding. None if all lengths are equal.
     """
 
     lengths: np.ndarray | None
@@ -44,7 +44,7 @@ class Inputs(Protocol):
 
 
 class PictureInputs:
-    """Pictures as they are: uint8 (N, H, W, C)."""
+    """Pictures in memory: uint8 (N, H, W, C)."""
 
     lengths: np.ndarray | None = None
 
@@ -62,7 +62,7 @@ class PictureInputs:
 
 
 class TokenInputs:
-    """Token ids of different lengths, padded a batch at a time."""
+    """Token ids of different lengths, padded per batch."""
 
     lengths: np.ndarray | None
 
@@ -83,14 +83,14 @@ class TokenInputs:
 
 @dataclass(frozen=True, slots=True)
 class Preprocessing:
-    """What turns examples into inputs: the service's specification, and for sentences the tokenizer."""
+    """Turns examples into inputs: the preprocessing spec and, for sentences, the tokenizer."""
 
     spec: ImageSpec | TextSpec
     tokenizer: Tokenizer | None
 
     @classmethod
     def fit(cls, recipe: Recipe, train: Split) -> Preprocessing:
-        """Learn the vocabulary from the training part; pictures have nothing to learn."""
+        """Build the vocabulary of sentences from the training part; pictures need nothing."""
         if isinstance(recipe.preprocessing, TextRecipe):
             assert isinstance(train, Sentences)
             rules = recipe.preprocessing
@@ -99,10 +99,10 @@ class Preprocessing:
 
     @classmethod
     def from_dir(cls, spec: ImageSpec | TextSpec, folder: Path) -> Preprocessing:
-        """Read the tokenizer that a run or a version holds.
+        """Read the tokenizer of a run or a version.
 
         Raises:
-            ManifestInvalid: It is missing or not a tokenizer.
+            ManifestInvalid: The file is missing or not a tokenizer.
         """
         if isinstance(spec, ImageSpec):
             return cls(spec, None)
@@ -113,18 +113,18 @@ class Preprocessing:
         """Write the tokenizer, if there is one."""
         if isinstance(self.spec, TextSpec):
             assert self.tokenizer is not None
-            # Not its own save, whose errors are no OSErrors.
+            # Tokenizer.save raises other errors than OSError.
             (folder / self.spec.tokenizer_file).write_text(self.tokenizer.to_str(pretty=False), encoding="utf-8")
 
     def sizes(self, classes: int) -> Sizes:
-        """Return what the data decide about the network."""
+        """Return the sizes of the network that the data determine."""
         if isinstance(self.spec, ImageSpec):
             return Sizes(classes, self.spec.height, self.spec.width, self.spec.channels)
         assert self.tokenizer is not None
         return Sizes(classes, vocabulary=self.tokenizer.get_vocab_size())
 
     def word_vectors(self, source: str, train: Inputs, dimensions: int) -> WordVectors:
-        """Read the vocabulary's word vectors from a file, or make them from the training inputs for ``"own"``.
+        """Read the vocabulary's word vectors from a file, or make them from the training inputs if it is ``"own"``.
 
         Raises:
             DataInvalid: The file is missing or damaged.
@@ -139,24 +139,24 @@ class Preprocessing:
         return read_vectors(Path(source), ids)
 
     def inputs(self, split: Split) -> Inputs:
-        """Turn a split into inputs for training; pictures in memory need no decoding.
+        """Turn a split into inputs for training. Pictures in memory need no decoding.
 
         Raises:
-            DataInvalid: A sentence holds no token or too many; names the row within the split.
+            DataInvalid: A sentence has no token or too many; the message names the row within the split.
         """
         if isinstance(split, Pictures):
             return PictureInputs(split.images)
         return self._tokens([split.raw(i) for i in range(len(split))])
 
     def inputs_of_raw(self, raw: list[bytes], first_row: int = 1) -> Inputs:
-        """Turn encoded pictures or UTF-8 sentences into inputs exactly as the service does.
+        """Turn encoded pictures or UTF-8 sentences into inputs exactly as the server does.
 
         Args:
             raw: At least one example.
-            first_row: Number of the first, for messages.
+            first_row: Row number of the first example, for messages.
 
         Raises:
-            DataInvalid: One cannot be read; names its row.
+            DataInvalid: An example cannot be read; the message names its row.
         """
         if isinstance(self.spec, TextSpec):
             return self._tokens(raw, first_row)
@@ -182,7 +182,7 @@ class Preprocessing:
 
 
 def proving_pictures(spec: ImageSpec) -> np.ndarray:
-    """Return what proves a network without a test set, golden pictures and noise: uint8 (N, H, W, C)."""
+    """Return pictures that verify a network without a test set, golden pictures and noise: uint8 (N, H, W, C)."""
     raw = golden_raw(spec)
     golden = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
     noise = np.random.default_rng(0).integers(0, 256, (_NOISE, *spec.shape), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""Labelled pictures: NumPy archives, a folder a class, or torchvision's copy of MNIST.
+"""Labelled pictures: NumPy archives, one folder per class, or torchvision's copy of MNIST.
 
 Letters: N pictures, H height, W width, C channels.
 """
@@ -23,10 +23,10 @@ _SPLITS = ("train", "test")
 
 
 class Pictures(Split):
-    """Pictures in memory, as the model takes them: uint8 (N, H, W, C), C being 1 or 3."""
+    """Pictures in memory, as the model takes them: uint8 (N, H, W, C), where C is 1 or 3."""
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, files: Sequence[Path] = ()) -> None:
-        """Keep all; they must have the same N. ``files`` are what the pictures were read from, or empty."""
+        """Keep the arrays, of the same N. ``files`` are the files that the pictures were read from, or empty."""
         self.images = images
         self.labels = labels
         self._files = files
@@ -37,12 +37,12 @@ class Pictures(Split):
         return Pictures(self.images[indices], self.labels[indices], files)
 
     def raw(self, index: int) -> bytes:
-        """Return the file that a picture was read from, or else encode it as a PNG, which loses nothing.
+        """Return the file that a picture was read from; if there is none, encode it losslessly as a PNG.
 
-        Encoding what was scaled and cut from a file would have it scaled and cut once more.
+        A picture read from a file was scaled and cropped already. The server would do so again if it were re-encoded.
 
         Raises:
-            DataInvalid: The file is no longer there.
+            DataInvalid: The file cannot be read any more.
         """
         if not self._files:
             return encode_png(self.images[index])
@@ -67,13 +67,13 @@ def encode_png(picture: np.ndarray) -> bytes:
 def read_pictures(source: Source, name: str, labels: Sequence[str], spec: ImageSpec) -> DataSet:
     """Read a training and a test set of pictures.
 
-    Takes the first that it finds in the folder: ``train.npz`` and ``test.npz`` with ``images``
+    Uses the first of these that the folder contains: ``train.npz`` and ``test.npz`` with ``images``
     (N, H, W) or (N, H, W, C) uint8 and ``labels`` (N,); ``train/<label>/*`` and ``test/<label>/*``
-    with encoded pictures, which pass through the service's own preprocessing; torchvision's
-    ``MNIST/raw``, which it may download.
+    with encoded pictures, which pass through the server's own preprocessing; for MNIST, torchvision's
+    ``MNIST/raw``, which may be downloaded.
 
     Raises:
-        DataInvalid: Names the file, and the row where one is wrong.
+        DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
     """
     if not source.path.exists() and not source.download:
         raise DataInvalid(f"{source.path}: no such folder{'; --download fetches MNIST into it' * (name == 'mnist')}")
@@ -98,12 +98,12 @@ def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in ("images", "labels") if key not in archive.files]
             if missing:
-                raise DataInvalid(f"{path}: has no array '{missing[0]}'; it holds {', '.join(archive.files)}")
+                raise DataInvalid(f"{path}: has no array '{missing[0]}', only {', '.join(archive.files)}")
             images, labels = archive["images"], archive["labels"]
     except DataInvalid:
         raise
-    except Exception as error:  # what damaged archives raise has no common class: zlib's, zipfile's, NumPy's
-        raise DataInvalid(f"{path}: not readable as a NumPy archive ({error})") from None
+    except Exception as error:  # zlib, zipfile and NumPy raise unrelated classes for damaged archives
+        raise DataInvalid(f"{path}: cannot be read as a NumPy archive ({error})") from None
     if images.ndim == 3:
         images = images[..., np.newaxis]
     _check_images(images, spec, str(path))
@@ -117,14 +117,14 @@ def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
 
 
 def _check_images(images: np.ndarray, spec: ImageSpec, where: str) -> None:
-    """Refuse pictures that are trained on as they are, and that the service would make others of."""
+    """Refuse archived pictures, which are trained on unchanged, if the server would change them."""
     if images.dtype != np.uint8 or images.shape[1:] != spec.shape:
         expected = f"uint8 (N, {spec.height}, {spec.width}, {spec.channels})"
         raise DataInvalid(f"{where}: images are {images.dtype} {images.shape}, expected {expected}")
     if spec.resize == "shorter-edge" and spec.resize_px != min(spec.height, spec.width):
         raise DataInvalid(
-            f"{where}: the service would scale these pictures to {spec.resize_px} pixels and cut them; take "
-            'resize = "exact", or the pictures as they were in folders'
+            f"{where}: the server would scale these pictures to {spec.resize_px} pixels and crop them; use "
+            'resize = "exact", or folders with the original pictures'
         )
 
 
@@ -132,11 +132,13 @@ def _read_folders(folder: Path, labels: Sequence[str], spec: ImageSpec) -> Pictu
     """Read ``folder/<label>/*`` in the order of labels and file names."""
     unknown = sorted(entry.name for entry in folder.iterdir() if entry.is_dir() and entry.name not in labels)
     if unknown:
-        raise DataInvalid(f"{folder / unknown[0]}: '{unknown[0]}' is no label of the recipe: {', '.join(labels)}")
+        raise DataInvalid(
+            f"{folder / unknown[0]}: '{unknown[0]}' is not a label of the recipe, which has {', '.join(labels)}"
+        )
     images, numbers, files = [], [], []
     for number, label in enumerate(labels):
         if not (folder / label).is_dir():
-            raise DataInvalid(f"{folder / label}: no such folder; each label of the recipe needs one")
+            raise DataInvalid(f"{folder / label}: no such folder; expected one for each label of the recipe")
         for path in sorted(entry for entry in (folder / label).iterdir() if entry.is_file()):
             try:
                 images.append(image.load(path.read_bytes(), spec))
@@ -150,25 +152,27 @@ def _read_folders(folder: Path, labels: Sequence[str], spec: ImageSpec) -> Pictu
 
 
 def _read_torchvision(source: Source, split: str, classes: int, spec: ImageSpec) -> Pictures:
-    # It costs a second, and archives and folders do without it.
+    # The import takes a second, and archives and folders do not need it.
     from torchvision.datasets import MNIST  # noqa: PLC0415
 
     raw = source.path / "MNIST" / "raw"
     made = [folder for folder in (raw, raw.parent, source.path) if not folder.exists()]
     try:
         mnist = MNIST(str(source.path), train=split == "train", download=source.download)
-    except Exception as error:  # of a damaged file torchvision asserts what it must hold, or fails at what it holds
+    except Exception as error:  # torchvision raises anything for damaged files
         if source.download:
-            with suppress(OSError):  # what it made and left empty
+            with suppress(OSError):  # folders that the download created and left empty
                 for folder in made:
                     folder.rmdir()
-            reason = str(error).strip().rpartition("\n")[2]  # of several mirrors, a line each
+            reason = str(error).strip().rpartition("\n")[2]  # it has one line per mirror
             raise DataInvalid(
                 f"{source.path}: MNIST cannot be downloaded ({reason}); put its four files into {raw}"
             ) from None
         if (source.path / "MNIST" / "raw").is_dir():
             reason = f"{type(error).__name__}: {error}"
-            raise DataInvalid(f"{source.path}/MNIST/raw, {split}: damaged or not all there ({reason})") from None
+            raise DataInvalid(
+                f"{source.path}/MNIST/raw, {split}: damaged or incomplete ({reason}); download it again"
+            ) from None
         raise DataInvalid(
             f"{source.path}: holds no MNIST; expected train.npz and test.npz, the folders train/ and test/, "
             "or torchvision's MNIST/raw; --download fetches it"

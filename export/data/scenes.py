@@ -1,4 +1,4 @@
-"""Scenes drawn by this project in the manner of small photographs: a ship at sea, a truck on a road.
+"""Draws scenes that resemble small photographs: a ship at sea, a truck on a road.
 
 Coordinates run from 0 to 1, x to the right and y down, so a scene can be drawn at any size.
 """
@@ -11,19 +11,19 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
 Colour = tuple[int, int, int]
-_OVERSIZE = 4  # drawn so many times larger and shrunk, which smooths edges
-_LEAST_PX = 96  # drawn at least this large before it is shrunk, or thin things vanish
+_OVERSIZE = 4  # scenes are drawn this many times larger and shrunk, which smooths edges
+_LEAST_PX = 96  # size before oversizing; thin shapes would vanish in smaller drawings
 
 
 class _Canvas:
-    """Draws in coordinates from 0 to 1; knows one scene's random numbers."""
+    """Draws in coordinates from 0 to 1 and holds the random numbers of one scene."""
 
     def __init__(self, height: int, width: int, rng: np.random.Generator) -> None:
         self.rng = rng
         self.size = (max(width, _LEAST_PX) * _OVERSIZE, max(height, _LEAST_PX) * _OVERSIZE)
         self.image = Image.new("RGB", self.size)
         self._pen = ImageDraw.Draw(self.image)
-        # Each drawing of a scene lies a little elsewhere and is a little larger or smaller.
+        # Each drawing of a scene differs a little in position and size.
         self._scale = rng.uniform(0.9, 1.05)
         self._shift = rng.uniform(-0.04, 0.04, 2)
 
@@ -51,7 +51,7 @@ class _Canvas:
         self._pen.line([self._at(*point) for point in points], fill=self._vary(colour), width=pixels, joint="curve")
 
     def finish(self, height: int, width: int) -> np.ndarray:
-        """Soften, add a camera's noise and shrink: uint8 (height, width, 3)."""
+        """Blur, shrink and add noise like a camera's: uint8 (height, width, 3)."""
         soft = self.image.filter(ImageFilter.GaussianBlur(self.size[0] / 160))
         pixels = np.asarray(soft.resize((width, height), Image.Resampling.BOX), dtype=np.float64)
         noisy = pixels + self.rng.normal(0, 4, pixels.shape)

@@ -1,4 +1,4 @@
-"""Labelled sentences from ``label<TAB>text`` files, one example a line."""
+"""Labelled sentences from ``label<TAB>text`` files, one example per line."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import numpy as np
 from export.data.base import DataSet, Indices, Source, Split
 from export.errors import DataInvalid
 
-# Looked for in a folder, in this order.
+# Files that are looked for in a folder, in this order.
 _WHOLE = ("all.tsv", "{name}.tsv", "{name}/all.tsv")
 _TRAIN, _HELD_OUT, _TEST = "train.tsv", "dev.tsv", "test.tsv"
 _WORD = re.compile("[A-Za-z0-9]")
@@ -42,19 +42,19 @@ class Sentences(Split):
 
 
 def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
-    """Read sentences from a TSV file, or from a folder with one.
+    """Read sentences from a TSV file, or from a folder.
 
-    A folder holds ``train.tsv`` and ``test.tsv``, with or without ``dev.tsv`` to hold out, or one
-    file for all: ``all.tsv``, ``<name>.tsv`` or ``<name>/all.tsv``.
+    A folder contains ``train.tsv``, ``test.tsv`` and optionally ``dev.tsv`` (the held-out part), or a
+    single file: ``all.tsv``, ``<name>.tsv`` or ``<name>/all.tsv``.
 
     Raises:
-        DataInvalid: Names the file, and the row where one is wrong.
+        DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
     """
     path, classes = source.path, len(labels)
     if path.is_file():
         return DataSet(name, classes, _read_tsv(path, classes), None, "")
     if not path.exists():
-        raise DataInvalid(f"{path}: no such file; expected a TSV file of label<TAB>text, or a folder with one")
+        raise DataInvalid(f"{path}: no such file; expected a TSV file with label<TAB>text, or a folder with one")
     if (path / _TRAIN).is_file() and (path / _TEST).is_file():
         train, test = (_read_tsv(path / split, classes) for split in (_TRAIN, _TEST))
         held_out = _read_tsv(path / _HELD_OUT, classes) if (path / _HELD_OUT).is_file() else None
@@ -70,21 +70,21 @@ def read_sentences(source: Source, name: str, labels: Sequence[str]) -> DataSet:
 
 
 def read_phrases(source: Source, name: str, labels: Sequence[str]) -> DataSet:
-    """Read a treebank: sentences, and labelled phrases of the training sentences that are trained on as well.
+    """Read a treebank: sentences, and labelled phrases of the training sentences, which are trained on as well.
 
-    A folder holds ``train.tsv``, ``dev.tsv``, ``test.tsv`` and ``train_phrases.tsv``, the last
-    perhaps compressed as ``.gz``.
+    The folder contains ``train.tsv``, ``dev.tsv``, ``test.tsv`` and ``train_phrases.tsv``, or the last
+    compressed as ``.gz``.
 
     Raises:
-        DataInvalid: Names the file, and the row where one is wrong.
+        DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
     """
     path, classes = source.path, len(labels)
     phrases = next((path / file for file in _PHRASES if (path / file).is_file()), None)
     missing = [file for file in (_TRAIN, _HELD_OUT, _TEST) if not (path / file).is_file()]
     if phrases is None or missing:
-        raise DataInvalid(f"{path}: holds no {(missing or _PHRASES)[0]}, which a set with phrases needs")
+        raise DataInvalid(f"{path}: holds no {(missing or _PHRASES)[0]}, which reader 'phrases' needs")
     parts = [_read_tsv(file, classes) for file in (path / _TRAIN, phrases)]
-    # A treebank labels its full stops and dashes, too; no cleaning leaves a word of them.
+    # A treebank also labels full stops and dashes, of which cleaning would leave no word.
     parts[1] = parts[1].select([row for row, text in enumerate(parts[1].texts) if _WORD.search(text)])
     train = Sentences([*parts[0].texts, *parts[1].texts], np.concatenate([part.labels for part in parts]))
     held_out, test = (_read_tsv(path / split, classes) for split in (_HELD_OUT, _TEST))
@@ -92,7 +92,7 @@ def read_phrases(source: Source, name: str, labels: Sequence[str]) -> DataSet:
 
 
 def _read_tsv(path: Path, classes: int) -> Sentences:
-    """Read one file. Lines end at LF only: some texts hold characters that Unicode calls line ends."""
+    """Read one file. Lines end only at LF: some texts contain other characters that Unicode treats as line ends."""
     texts: list[str] = []
     labels: list[int] = []
     try:
@@ -102,7 +102,7 @@ def _read_tsv(path: Path, classes: int) -> Sentences:
                 labels.append(label)
                 texts.append(text)
     except (OSError, EOFError, zlib.error) as error:
-        raise DataInvalid(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from None
+        raise DataInvalid(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     if not texts:
         raise DataInvalid(f"{path}: is empty, expected at least one example")
     return Sentences(texts, np.array(labels, dtype=np.int64))
@@ -110,7 +110,7 @@ def _read_tsv(path: Path, classes: int) -> Sentences:
 
 def _parse_row(line: bytes, classes: int, where: str) -> tuple[int, str]:
     try:
-        # No CSV reader: quote signs are part of the text.
+        # Not a CSV reader, because quotation marks are part of the text.
         columns = line.decode().rstrip("\r\n").split("\t", 1)
     except UnicodeDecodeError:
         raise DataInvalid(f"{where}: is not UTF-8") from None

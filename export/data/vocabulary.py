@@ -1,6 +1,6 @@
-"""From training sentences to a tokenizer file that holds cleaning, splitting and numbering in one.
+"""Builds a tokenizer from training sentences. Its file contains cleaning, splitting and numbering.
 
-The server reads the file with ``tokenizers`` and knows nothing of the cleaning; so training and
+The server reads the file with ``tokenizers`` and has no cleaning code of its own, so training and
 serving cannot clean differently.
 """
 
@@ -20,9 +20,9 @@ from export.errors import RecipeInvalid
 
 PADDING, UNKNOWN = "[PAD]", "[UNK]"  # ids 0 and 1
 
-# clean_str of github yoonkim/CNN_sentence, process_data.py, step by step and in its order. Left out:
-# his replacements put a backslash before ( ) and ?, because a replacement string is no pattern. That
-# renames three words one to one, and a random vector does not care what its word is called.
+# The steps of clean_str in process_data.py of github yoonkim/CNN_sentence, in the same order. One detail is
+# left out: the original puts a backslash before ( ) and ?, because it writes replacements as patterns. That
+# only renames three words, which does not affect their random vectors.
 _KIM_2014 = (
     (r"[^A-Za-z0-9(),!?'`]", " "),
     (r"'s", " 's"),
@@ -37,13 +37,13 @@ _KIM_2014 = (
     (r"\)", " ) "),
     (r"\?", " ? "),
 )
-# clean_str_sst of the same file: the treebank is tokenised already.
+# clean_str_sst of the same file, for the treebank, which is already tokenised.
 _KIM_2014_SST = _KIM_2014[:1]
 
 
 @dataclass(frozen=True, slots=True)
 class Cleaning:
-    """Replacements in order, and whether letters become small."""
+    """Replacements in order, and whether letters become lowercase."""
 
     steps: tuple[tuple[str, str], ...]
     lowers: bool
@@ -60,15 +60,15 @@ def build_tokenizer(sentences: Sequence[str], cleaning: str, min_count: int) -> 
     """Number the words of training sentences.
 
     Args:
-        sentences: Of the training part alone: a word that only others use must stay unknown.
+        sentences: The training part only: words that occur only elsewhere must stay unknown.
         cleaning: A key of :data:`CLEANINGS`.
-        min_count: How often a word must occur; rarer ones become unknown. At least 1.
+        min_count: How often a word must occur, at least 1; rarer words become unknown.
 
     Returns:
-        A tokenizer without special tokens around a sentence; ids by falling count, then by spelling.
+        A tokenizer that adds no special tokens to a sentence. Ids are ordered by falling count, then by spelling.
 
     Raises:
-        RecipeInvalid: No such cleaning.
+        RecipeInvalid: There is no such cleaning.
     """
     if cleaning not in CLEANINGS:
         raise RecipeInvalid(f"preprocessing.cleaning: expected one of {', '.join(CLEANINGS)}, got {cleaning!r}")

@@ -1,4 +1,4 @@
-"""Word vectors made elsewhere, read a word at a time, and vectors of our own from the training text.
+"""Reads word vectors made elsewhere, one word at a time, or makes vectors from the training text.
 
 Letters: V words of the vocabulary, D dimensions.
 """
@@ -17,9 +17,9 @@ import torch
 
 from export.errors import DataInvalid
 
-OWN = "own"  # in place of a file: make them from the training text
-_LONGEST_WORD = 4096  # bytes; a longer one means that the file is something else
-_WINDOW = 5  # tokens on each side that a word is seen with
+OWN = "own"  # given instead of a file: make vectors from the training text
+_LONGEST_WORD = 4096  # bytes; a longer word means that the file has another format
+_WINDOW = 5  # tokens on each side that count as neighbours of a word
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,8 +28,8 @@ class WordVectors:
 
     Attributes:
         rows: float32 (D,) by token id.
-        source: The file's name, or how they were made.
-        words: V, padding and the unknown word left out.
+        source: The file's name, or how the vectors were made.
+        words: V, without padding and the unknown word.
     """
 
     rows: dict[int, torch.Tensor]
@@ -37,24 +37,24 @@ class WordVectors:
     words: int
 
     def __str__(self) -> str:
-        """Tell source and coverage."""
+        """Return source and coverage."""
         share = len(self.rows) / max(1, self.words)
         return f"{self.source}: vectors for {len(self.rows)} of {self.words} words ({share:.1%})"
 
 
 def read_vectors(path: Path, ids: Mapping[str, int]) -> WordVectors:
-    """Read the vectors of a vocabulary's words; those of other words are passed over and never kept.
+    """Read the vectors of a vocabulary's words. Vectors of other words are skipped and never kept in memory.
 
-    Knows word2vec's binary format (``.bin``) and text with a word and D numbers a line: GloVe's,
+    Supports word2vec's binary format (``.bin``) and text with a word and D numbers per line: GloVe's,
     or word2vec's and fastText's with ``V D`` in the first line. Each may be compressed (``.gz``).
-    Of a word that stands in the file twice the first vector counts.
+    If a word occurs more than once, its first vector counts.
 
     Args:
         path: The file.
         ids: Token ids by word, without padding and the unknown word.
 
     Raises:
-        DataInvalid: The file is missing or damaged; names the line or the word's number.
+        DataInvalid: The file is missing or damaged; the message names the line or the word's number.
     """
     is_binary = ".bin" in path.suffixes
     rows: dict[int, torch.Tensor] = {}
@@ -65,15 +65,15 @@ def read_vectors(path: Path, ids: Mapping[str, int]) -> WordVectors:
                 if number is not None and number not in rows:
                     rows[number] = vector
     except (OSError, EOFError, zlib.error) as error:
-        raise DataInvalid(f"{path}: not readable ({getattr(error, 'strerror', None) or error})") from None
+        raise DataInvalid(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from None
     return WordVectors(rows, path.name, len(ids))
 
 
 def make_vectors(sentences: Sequence[np.ndarray], words: int, first_id: int, dimensions: int) -> WordVectors:
-    """Make vectors from the training text alone: positive pointwise mutual information, its singular vectors.
+    """Make vectors from the training text alone: the singular vectors of positive pointwise mutual information.
 
-    They know no more than the training sentences, so they show that given vectors work, not how
-    good those of a large corpus are.
+    They contain no more than the training sentences do. So they show that initial vectors work, but not
+    how good the vectors of a large corpus are.
 
     Args:
         sentences: Token ids, each int64 (L,).
@@ -101,14 +101,14 @@ def make_vectors(sentences: Sequence[np.ndarray], words: int, first_id: int, dim
     u, s, _ = torch.svd_lowrank(matrix, q=rank, niter=4)
     vectors = torch.zeros(size, dimensions)
     vectors[:, :rank] = u * s.sqrt()
-    vectors *= 0.25 / vectors[first_id:].std().clamp_min(1e-12)  # as large as random ones
+    vectors *= 0.25 / vectors[first_id:].std().clamp_min(1e-12)  # the same scale as random vectors
     seen = np.unique(left[kept])
     rows = {int(number): vectors[number].clone() for number in seen}
     return WordVectors(rows, "own vectors (PPMI and SVD of the training text)", words)
 
 
 def _pairs(sentence: np.ndarray, size: int) -> np.ndarray:
-    """Return each word with each neighbour within the window, both ways, as one number."""
+    """Return every pair of a word and a neighbour within the window, in both orders, each as one number."""
     found = [np.empty(0, dtype=np.int64)]
     for distance in range(1, _WINDOW + 1):
         one, other = sentence[:-distance], sentence[distance:]
@@ -121,30 +121,33 @@ def _binary(file: BinaryIO, path: Path, ids: Mapping[str, int]) -> Iterator[tupl
     try:
         count, dimensions = map(int, file.readline(_LONGEST_WORD).split())
     except ValueError:
-        raise DataInvalid(f"{path}: does not begin with the numbers of words and dimensions") from None
+        raise DataInvalid(f"{path}: expected the numbers of words and dimensions in the first line") from None
     if count < 1 or not 1 <= dimensions <= _LONGEST_WORD:
-        raise DataInvalid(f"{path}: says it has {count} words of {dimensions} dimensions")
+        raise DataInvalid(
+            f"{path}: claims {count} words of {dimensions} dimensions, "
+            f"expected at least 1 of 1 to {_LONGEST_WORD} dimensions"
+        )
     for number in range(1, count + 1):
         word = _word(file, f"{path}, word {number} of {count}")
         data = file.read(4 * dimensions)
         if len(data) < 4 * dimensions:
-            raise DataInvalid(f"{path}, word {number} of {count}: the file ends within its vector")
+            raise DataInvalid(f"{path}, word {number} of {count}: the file ends within the vector")
         if word in ids:
             yield word, torch.from_numpy(np.frombuffer(data, dtype="<f4").astype(np.float32))
 
 
 def _word(file: BinaryIO, where: str) -> str:
-    """Read up to the next space; some writers end each vector with a line end, others do not."""
+    """Read up to the next space. Some writers put a line end after each vector, others do not."""
     word = bytearray()
     while (byte := file.read(1)) != b" ":
         if not byte or len(word) > _LONGEST_WORD:
-            raise DataInvalid(f"{where}: {'the file ends' if not byte else 'no space ends the word'}")
+            raise DataInvalid(f"{where}: {'the file ends' if not byte else 'the word is too long'}")
         word += byte
     return word.lstrip(b"\n").decode(errors="replace")
 
 
 def _text(file: BinaryIO, path: Path, ids: Mapping[str, int]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Yield words of a text file; the numbers of words outside the vocabulary are not even parsed."""
+    """Yield words of a text file. Vectors of words outside the vocabulary are not parsed."""
     dimensions = 0
     for row, line in enumerate(file, start=1):
         parts = line.decode(errors="replace").rstrip().split(" ")
@@ -153,9 +156,9 @@ def _text(file: BinaryIO, path: Path, ids: Mapping[str, int]) -> Iterator[tuple[
         dimensions = dimensions or len(parts) - 1
         if len(parts) - 1 < max(1, dimensions):
             raise DataInvalid(f"{path}, line {row}: has {len(parts) - 1} numbers, expected {max(1, dimensions)}")
-        word = " ".join(parts[:-dimensions])  # a few of GloVe's words hold spaces
+        word = " ".join(parts[:-dimensions])  # a few of GloVe's words contain spaces
         if word in ids:
             try:
                 yield word, torch.tensor([float(part) for part in parts[-dimensions:]])
             except ValueError:
-                raise DataInvalid(f"{path}, line {row}: has something that is no number") from None
+                raise DataInvalid(f"{path}, line {row}: has a value that is not a number") from None

@@ -117,7 +117,7 @@ class OnnxBackend:
         self._provider = Provider(device, actual, "cuda:0" if on_cuda else "cpu")
         if device == "auto" and not on_cuda and CUDA in ort.get_available_providers():
             why = _missing_driver() or "see ONNX Runtime's own lines above"
-            _LOG.warning("CUDA does not run here, the CPU serves: %s", why, extra={"fields": {"graph": str(path)}})
+            _LOG.warning("CUDA does not work here, so the CPU is used: %s", why, extra={"fields": {"graph": str(path)}})
         ends = [*self._session.get_inputs(), *self._session.get_outputs()]
         open_ranks = frozenset() if all(node.shape for node in ends) else without_shape(path)
         self._inputs = [_spec(node, path, open_ranks) for node in self._session.get_inputs()]
@@ -188,7 +188,7 @@ class OnnxBackend:
         name = names[0] if len(names) == 1 else next((name for name in names if self._is_not_text(name, feeds)), None)
         if name is None:
             return BackendFailed("the runtime failed on this batch")
-        return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot hand over")
+        return OutputNotText(f"output '{name}' has text that is not UTF-8, which the runtime cannot return")
 
     def _is_not_text(self, name: str, feeds: Mapping[str, np.ndarray]) -> bool:
         try:
@@ -274,7 +274,7 @@ def _missing_driver() -> str:
 
 
 def _no_cuda(why: str) -> str:
-    return f"device 'cuda' was asked for, but CUDA does not run here: {why}. Use --device auto to allow the CPU"
+    return f"device 'cuda' was requested, but CUDA does not work here: {why}. Use --device auto to allow the CPU"
 
 
 def _spec(node: ort.NodeArg, path: Path, open_ranks: Collection[str] = ()) -> TensorSpec:

@@ -9,17 +9,17 @@ from service.errors import GraphInvalid, GraphNotRunnable, LoadError, OutOfMemor
 _DAMAGED = (InvalidArgument, InvalidProtobuf, NoSuchFile)
 # Words of ONNX Runtime 1.32's messages, of C++'s and of CUDA's.
 _NO_MEMORY = ("bad_alloc", "Failed to allocate memory", "out of memory")
-_TENSORS_ONLY = "export it with tensors alone (skl2onnx: options={'zipmap': False})"
-_CAST = "cast it to another inside the graph"
+_TENSORS_ONLY = "export it with tensors only (skl2onnx: options={'zipmap': False})"
+_CAST = "cast it to a supported type inside the graph"
 # What helps, by words of ONNX Runtime 1.32's message.
 _REMEDIES = {
-    "External data": "put the files that it names beside model.onnx, in the version's folder",
+    "External data": "put the files that the model names into the version's folder, beside model.onnx",
     "Unsupported model IR version": "save it with an older IR version, or serve with a newer ONNX Runtime",
     "opset": "export it with an older opset, or serve with a newer ONNX Runtime",
-    "is not a registered function/op": "export it with the operators of ONNX alone",
-    "No Op registered": "export it with the operators of ONNX alone, of its opset",
-    "construct locale": "install the locale that it names where the server runs (Debian: locales-all)",
-    "Could not find an implementation": "export it in float32, or with another opset (17 suits most)",
+    "is not a registered function/op": "export it with standard ONNX operators only",
+    "No Op registered": "export it with standard ONNX operators of its opset only",
+    "construct locale": "install the locale that the graph names on the server's machine (Debian: locales-all)",
+    "Could not find an implementation": "export it in float32, or with another opset (17 works for most models)",
 }
 
 

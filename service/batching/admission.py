@@ -92,7 +92,7 @@ class Admission:
         batches = rows / size / self._limits.instances
         group = next((request.group for request in self._queue), None)
         return QueueFull(
-            f"the queue is full: {waiting} requests wait, at most {self._limits.max_queued_requests} may",
+            f"the queue is full: {waiting} requests wait, the limit is {self._limits.max_queued_requests}",
             retry_after_seconds=max(batches, 1.0) * policy.cost.seconds(size, group),
             facts={"queued": str(waiting), "limit": str(self._limits.max_queued_requests)},
         )
@@ -220,6 +220,6 @@ class Admission:
         self._in_vain_since.setdefault(self._kind(request.rows, request.group), now)
         policy = self._policy
         return DeadlineUnmeetable(
-            "too many requests wait for an answer before the deadline",
+            "too many requests are waiting, so this one cannot be answered before its deadline",
             retry_after_seconds=policy.cost.seconds(policy.max_batch_size, request.group),
         )

@@ -290,7 +290,7 @@ class Batcher:
         try:
             self._inline.run(batch)
         except BaseException:
-            _LOG.exception("a batch failed on the thread that brought it")
+            _LOG.exception("a batch failed on the thread that submitted it")
             self._die()
         finally:
             with self._lock:

@@ -49,7 +49,7 @@ def classify_and_print(flags: argparse.Namespace) -> int:
 
 def _check(flags: argparse.Namespace) -> None:
     if bool(flags.text) == bool(flags.pictures):
-        raise SettingsError("classify: give either PICTURE files or --text SENTENCE, not both and not neither")
+        raise SettingsError("classify: give either PICTURE files or --text SENTENCE")
     if not 0 <= flags.top_k <= _MAX_TOP_K:
         raise SettingsError(f"classify: --top-k: expected 0 to {_MAX_TOP_K}, got {flags.top_k}")
     if not 0 < flags.timeout_seconds <= _MAX_SECONDS:
@@ -97,7 +97,7 @@ def _print_what_ran_it(client: Client, response: Response, server: str, credenti
     except CallFailed as failed:
         print(line)
         why = explained(failed.code, failed.details, server, credentials)
-        print(f"convserve: {why}; so what ran it, and whether it is verified, is not known", file=sys.stderr)
+        print(f"convserve: {why}; so its execution provider, and whether it is verified, are unknown", file=sys.stderr)
         return True
     verified = "verified" if about.verified else "not verified"
     ran_on = about.actual_execution_provider  # of a version that is READY, and of no other

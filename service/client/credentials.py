@@ -48,9 +48,13 @@ class Credentials:
             CredentialsInvalid: Says which.
         """
         if (self.certificate is None) != (self.key is None):
-            raise CredentialsInvalid("a caller's certificate and its key belong together: give both, or neither")
+            raise CredentialsInvalid(
+                "the client's certificate needs its key, and the key its certificate: give both or neither"
+            )
         if not _is_name(self.server_name):
-            raise CredentialsInvalid(f"{self.server_name!a} is no name of a server, which TLS could ask for")
+            raise CredentialsInvalid(
+                f"{self.server_name!a} is not a valid server name; expected a host name without spaces"
+            )
         if not all(" " < letter <= "~" for letter in self.token):
             raise CredentialsInvalid("the token has spaces or letters that cannot be sent; expected visible ASCII")
 
@@ -96,7 +100,7 @@ class Credentials:
         try:
             context = ssl.create_default_context(cafile=self.ca)
         except OSError as error:  # ssl's own errors as well
-            raise CredentialsInvalid(_unusable(self.ca, error, "certificates of authorities in PEM")) from None
+            raise CredentialsInvalid(_unusable(self.ca, error, "certificates of authorities in PEM format")) from None
         context.verify_flags &= ~ssl.VERIFY_X509_STRICT  # Python's default from 3.13 on; gRPC asks for less
         context.set_alpn_protocols(["h2"])
         if self.certificate and self.key:
@@ -105,7 +109,9 @@ class Credentials:
                 context.load_cert_chain(self.certificate, self.key)
             except OSError as error:
                 about = f"{self.certificate} and {self.key}"
-                raise CredentialsInvalid(_unusable(about, error, "a certificate and its private key in PEM")) from None
+                raise CredentialsInvalid(
+                    _unusable(about, error, "a certificate and its private key in PEM format")
+                ) from None
         return context
 
     def _of_grpc(self) -> grpc.ChannelCredentials | None:

@@ -54,7 +54,7 @@ def _from(environment: Mapping[str, str]) -> dict[str, Any]:
         if variable.startswith(CLIENT_PREFIX):
             name = variable.removeprefix(CLIENT_PREFIX).lower()
             if name not in (*CREDENTIAL_FLAGS, "token") or variable != variable.upper():
-                raise CredentialsInvalid(f"environment variable {variable}: there is no such setting of a client")
+                raise CredentialsInvalid(f"environment variable {variable}: there is no such client setting")
             given[name] = _some(variable, value)
     return given
 

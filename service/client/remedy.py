@@ -20,8 +20,8 @@ _SETTINGS = 4
 _EXPIRED, _NOT_YET = 10, 9  # OpenSSL's X509_V_ERR_…
 _OTHER_NAME, _OTHER_ADDRESS = 62, 64
 _OF_CALLERS = ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")  # alerts about what the caller shows
-_ELSE = "no gRPC server answers there, something else does: give another HOST:PORT"
-_SILENT = "who listens there says nothing: see whether that server hangs, or give another HOST:PORT"
+_ELSE = "the server at this address does not speak gRPC: give another HOST:PORT"
+_SILENT = "the server at this address does not respond: check whether it hangs, or give another HOST:PORT"
 _NOT_CONNECTED = "failed to connect"  # so gRPC's own words begin
 _PROXIES = ("grpc_proxy", "https_proxy", "http_proxy")  # in the order in which gRPC looks for them
 _GIVE_TOKEN = "--token-file FILE or CONVSERVE_CLIENT_TOKEN"  # noqa: S105 - no password
@@ -44,7 +44,7 @@ def explained(code: grpc.StatusCode, details: str, server: str, credentials: Cre
         return f"{server}: {fault}" if fault else said
     if code is grpc.StatusCode.UNAUTHENTICATED:
         if credentials.token:
-            return f"{said}; the one sent may be outdated or of another server: give a valid one, {_GIVE_TOKEN}"
+            return f"{said}; the token may have expired or belong to another server: give a valid one, {_GIVE_TOKEN}"
         return f"{said}; give one, {_GIVE_TOKEN}"
     if code is grpc.StatusCode.PERMISSION_DENIED:
         return f"{said}; give another one, {_GIVE_TOKEN}"
@@ -64,7 +64,9 @@ def _fault(server: str, credentials: Credentials) -> str | None:
     except UnicodeError:  # no name that could be looked up
         return NO_ADDRESS
     except OSError as error:
-        return f"no gRPC server answers there ({error.strerror or error}); start one, or give another HOST:PORT"
+        return (
+            f"no gRPC server answers at this address ({error.strerror or error}); start one, or give another HOST:PORT"
+        )
     context = credentials.ssl_context()
     if context is None:
         return _fault_in_the_clear(address)
@@ -79,7 +81,7 @@ def _fault_in_the_clear(address: tuple[str, int]) -> str | None:
     anybody.verify_mode = ssl.CERT_NONE  # nothing is sent: whether it speaks TLS at all
     try:
         with _connected(address) as plain, anybody.wrap_socket(plain):
-            return "the server speaks TLS: give --tls-ca FILE, or --tls where the machine trusts its certificate"
+            return "the server speaks TLS: give --tls-ca FILE, or --tls if this machine trusts its certificate"
     except TimeoutError:
         return _SILENT
     except OSError:
@@ -91,7 +93,7 @@ def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentia
     try:
         with _connected(address) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
             if secured.selected_alpn_protocol() != "h2":
-                return "the server speaks TLS, but no HTTP/2 (ALPN h2): give another HOST:PORT"
+                return "the server speaks TLS but not HTTP/2 (ALPN h2): give another HOST:PORT"
             if _answers(secured):
                 return None
     except ssl.SSLCertVerificationError as error:
@@ -100,29 +102,35 @@ def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentia
         why = str(getattr(error, "reason", None) or error.strerror or error)
         if not any(word in why for word in _OF_CALLERS):
             if _speaks_in_the_clear(address):
-                return "the server speaks no TLS: leave --tls and what begins with it out"
+                return "the server does not speak TLS: leave out --tls and all --tls-… flags"
             if why == "WRONG_VERSION_NUMBER":
                 return _ELSE
             if isinstance(error, TimeoutError):
                 return _SILENT
-            return f"no TLS comes about ({why}): give another port, or --tls-server-name if it is not called {name}"
+            return (
+                f"the TLS handshake failed ({why}): give another port, or --tls-server-name if its name is not {name}"
+            )
     if credentials.certificate is None:  # it went through the handshake, and then hung up
-        return "the server wants a certificate of its callers: give --tls-certificate FILE and --tls-key FILE"
-    return f"the server does not accept {credentials.certificate}: give one of an authority that it trusts, and valid"
+        return "the server requires client certificates: give --tls-certificate FILE and --tls-key FILE"
+    return f"the server does not accept {credentials.certificate}: give a valid one from an authority that it trusts"
 
 
 def _fault_of_certificate(
     code: int, address: tuple[str, int], context: ssl.SSLContext, name: str, ca: Path | str | None
 ) -> str:
     if code == _EXPIRED:
-        return "the server's certificate, or one above it, has expired: have it renewed there"
+        return "the server's certificate, or one of its authorities', has expired: renew it on the server"
     if code == _NOT_YET:
-        return "the server's certificate is not valid yet: set the clock right, here or where it was made"
+        return (
+            "the server's certificate is not valid yet: check the clocks of this machine and of the one that issued it"
+        )
     if code in (_OTHER_NAME, _OTHER_ADDRESS):
         there = _names(address, context, name)
-        return f"the server's certificate is for {there}, not for {name}: call it so, or give --tls-server-name NAME"
-    trusted = ca or "what this machine trusts"
-    return f"the server's certificate is of no authority in {trusted}: give --tls-ca FILE, that of whoever signed it"
+        return f"the server's certificate is for {there}, not for {name}: use that name, or give --tls-server-name NAME"
+    trusted = ca or "this machine's trust store"
+    return (
+        f"the server's certificate is from no authority in {trusted}: give its authority's certificate, --tls-ca FILE"
+    )
 
 
 def _fault_of_proxy(server: str, environment: Mapping[str, str]) -> str | None:
@@ -131,7 +139,7 @@ def _fault_of_proxy(server: str, environment: Mapping[str, str]) -> str | None:
     host = server.rpartition(":")[0].strip("[]")
     if proxy is None:
         return None
-    return f"gRPC goes through the proxy that {proxy} names, in vain; directly it would get there: set no_proxy={host}"
+    return f"gRPC cannot connect through the proxy in {proxy}, but a direct connection works: set no_proxy={host}"
 
 
 def _names(address: tuple[str, int], context: ssl.SSLContext, name: str) -> str:

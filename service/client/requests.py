@@ -152,7 +152,7 @@ def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
         TypeError: Names the option, and what is expected.
     """
     if unknown := options.keys() - kind.__annotations__.keys():
-        raise TypeError(f"no option {min(unknown)!r}; there are {', '.join(sorted(kind.__annotations__))}")
+        raise TypeError(f"unknown option {min(unknown)!r}; expected {', '.join(sorted(kind.__annotations__))}")
     for name in ("model_version", "request_id"):
         _expect_text(name, options.get(name) or "")
     _expect_number("top_k", options.get("top_k") or 0, Integral)
@@ -160,7 +160,7 @@ def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
     if isinstance(options.get("explain"), str | bytes):
         raise TypeError(f"explain: expected bool, got {type(options['explain']).__name__}")  # type: ignore[typeddict-item]
     if isinstance(options.get("metadata"), Mapping):
-        raise TypeError("metadata: expected pairs of key and value, got a mapping: its items() are such pairs")
+        raise TypeError("metadata: expected pairs of key and value, got a mapping: give its items()")
 
 
 def check_terms(timeout_seconds: float | None, attempts: int) -> None:

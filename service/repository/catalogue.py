@@ -64,7 +64,7 @@ class Catalogue:
             raise SettingsError(self.unreadable[name])
         path = self._root / name / store.SERVING_FILE
         if os.path.lexists(path) and not os.path.isfile(path):  # not to be taken for none
-            raise SettingsError(f"{path}: it leads to no file")
+            raise SettingsError(f"{path}: it is not a file")
         try:
             return read_model_settings(path, self._settings)
         except OSError as error:
@@ -91,7 +91,7 @@ class Catalogue:
             settings = self._settings if name in self.unreadable else self.settings_of(name)
             plan[name] = (settings, self.wanted(models[name], settings))
         if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
-            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that is wanted"
+            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that the settings select"
             unreadable = "".join(f"; {why}" for why in self.unreadable.values())
             raise SettingsError(nothing + (unreadable or store.hint_above(self._root)))
         return plan

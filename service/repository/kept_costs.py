@@ -152,7 +152,7 @@ class KeptCosts:
         entries = self._entries()
         found = next((entry for entry in entries if entry.key == key), None)
         if entries and found is None:
-            _LOG.info("%s: measured elsewhere or for another model, so measured anew", self._path)
+            _LOG.info("%s: costs are kept only for other machines or models, so they are measured again", self._path)
         return found
 
     def write(self, entry: Entry) -> bool:
@@ -173,14 +173,14 @@ class KeptCosts:
             finally:
                 aside.unlink(missing_ok=True)
         except OSError as error:
-            _LOG.info("%s: not kept, so every start measures: %s", self._path, error.strerror)
+            _LOG.info("%s: costs cannot be kept, so every start measures them: %s", self._path, error.strerror)
             return False
         return True
 
     def _entries(self) -> tuple[Entry, ...]:
         try:
             if self._path.exists() and not self._path.is_file():  # a pipe would be read without end
-                raise ValueError("it is no file")
+                raise ValueError("it is not a file")
             data = json.loads(self._path.read_bytes())
             file = strict.parse(_File, data)
             if file.schema_version != _SCHEMA_VERSION:
@@ -188,7 +188,7 @@ class KeptCosts:
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, RecursionError) as error:
-            _LOG.warning("%s: ignored and measured anew: %s", self._path, error)
+            _LOG.warning("%s: ignored, so costs are measured again: %s", self._path, error)
             return ()
         return file.entries
 

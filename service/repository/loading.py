@@ -197,7 +197,7 @@ def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opene
     )
     attempt.interruptible_by(backend.interrupt)
     if not backend.inputs:
-        raise GraphNotRunnable("the graph takes no input, so there is nothing to ask it: export it with one")
+        raise GraphNotRunnable("the graph has no input, expected at least one: export it with one")
     if manifest is not None:
         check_graph(manifest, backend)
     graph = batch_view(backend, manifest is not None or answers_rows_apart(backend, folder.name, backend.first_axes))

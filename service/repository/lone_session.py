@@ -88,14 +88,14 @@ class LoneSession:
             self._left_out = min(2**self._in_vain, _MOST_LEFT_OUT)
             return
         except LoadError as error:
-            _LOG.warning("no batch runs on more threads when alone: %s", error, extra={"fields": fields})
+            _LOG.warning("batches that run alone get no extra threads: %s", error, extra={"fields": fields})
         except Exception:  # no memory, no thread
-            _LOG.exception("no batch runs on more threads when alone", extra={"fields": fields})
+            _LOG.exception("batches that run alone get no extra threads", extra={"fields": fields})
         self.settled = True
         if self.runs is not None:
             batcher.run_alone_by(self.runs)
             fields["threads"] = self.runs.threads
-            _LOG.info("batches that are alone run on more threads", extra={"fields": fields})
+            _LOG.info("batches that run alone use more threads", extra={"fields": fields})
 
     def interrupt(self) -> None:
         """Like :meth:`service.backend.base.Backend.interrupt`; the cores of running batches count as free."""

@@ -27,5 +27,5 @@ class Overlooked:
             return
         for place, why in found.items():
             if self._told.get(place) != why:
-                _LOG.warning("passed over in the model repository: %s", why, extra={"fields": {"place": place}})
+                _LOG.warning("ignored in the model repository: %s", why, extra={"fields": {"place": place}})
         self._told = found

@@ -66,7 +66,7 @@ class Pricing:
     def price(self, subject: Subject, golden: Proof | None) -> CostModel:
         """Return the costs of the buckets worth having, as kept, or measured now and then kept."""
         if self._entry and self._entry.provider != subject.provider.actual:
-            _LOG.info("the kept costs are of %s, so they are measured anew", self._entry.provider)
+            _LOG.info("the kept costs are from %s, so they are measured again", self._entry.provider)
             self._entry = None
         table = samples_of(self._entry.of(self.layout) if self._entry else None, subject)
         if table is None:

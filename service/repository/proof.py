@@ -68,7 +68,7 @@ def check_preprocessing(golden: Golden, preparer: Preparer) -> None:
         GoldenMismatch: Names the sample and how many elements differ.
     """
     if not golden.raw:
-        raise GoldenMismatch("the golden vectors hold no raw inputs, a classifier needs them")
+        raise GoldenMismatch("the golden vectors hold no raw inputs, which a classifier needs")
     padding = preparer.spec.padding_id if isinstance(preparer.spec, TextSpec) else 0
     for number, (item, expected) in enumerate(zip(golden.raw, golden.inputs[0], strict=True)):
         try:
@@ -77,7 +77,9 @@ def check_preprocessing(golden: Golden, preparer: Preparer) -> None:
             raise GoldenMismatch(f"golden sample {number}: {error.message}") from None
         padded = np.full_like(expected, padding)
         if not _fits(row, expected, may_be_padded=isinstance(preparer.spec, TextSpec)):
-            raise GoldenMismatch(f"golden sample {number}: became {row.shape}, expected {expected.shape}")
+            raise GoldenMismatch(
+                f"golden sample {number}: has shape {row.shape} after preprocessing, expected {expected.shape}"
+            )
         padded[tuple(map(slice, row.shape))] = row
         if not np.array_equal(padded, expected):
             differing = int(np.count_nonzero(padded != expected))

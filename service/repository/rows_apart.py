@@ -45,12 +45,12 @@ def answers_rows_apart(backend: Backend, model: str, axes: Sequence[str] = ()) -
             continue
         if _answered_alone(backend, inputs, together):
             return True
-        _LOG.warning("rows change each other's answers: served without batching", extra={"fields": {"model": model}})
+        _LOG.warning("rows affect each other's answers: served without batching", extra={"fields": {"model": model}})
         return False
     if len(set(axes) - {""}) < 2:
         return True
     _LOG.warning(
-        "made-up rows do not run, and the inputs' first axes have different names: served without batching",
+        "the graph fails on random rows, and the inputs' first axes have different names: served without batching",
         extra={"fields": {"model": model, "axes": list(axes)}},
     )
     return False

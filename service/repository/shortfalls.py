@@ -78,7 +78,7 @@ class Shortfalls:
         """Versions that a setting names and that are not on disk. Needs no lock."""
         return [
             VersionStatus(
-                name, version, "UNAVAILABLE", UNLOADED, "its setting 'versions' names it, and it is not on disk"
+                name, version, "UNAVAILABLE", UNLOADED, "its setting 'versions' names it, but it is not on disk"
             )
             for name, shortfall in list(self._said.items())
             for version in shortfall.absent

@@ -158,7 +158,9 @@ def passed_over(root: Path) -> dict[str, str]:
             if _NAME.fullmatch(model.name):
                 found |= _passed_over_in(model)
             elif _folders(model):
-                found[model.name] = "a model's name is at most 128 letters, digits and _.-, a letter, digit or _ first"
+                found[model.name] = (
+                    "a model's name has at most 128 letters, digits and _.-, beginning with a letter, digit or _"
+                )
         except OSError:  # it is no folder, or told where it is to be served
             continue
     return found
@@ -179,7 +181,7 @@ def _passed_over_in(model: Path) -> dict[str, str]:
     if not found and not served and not _versions(model):
         found[model.name] = f"it holds no VERSION/{MODEL_FILE}"
     if os.path.exists(model / _TRITONS_FILE):
-        found[f"{model.name}/{_TRITONS_FILE}"] = f"it is not read: {SERVING_FILE} sets a model up"
+        found[f"{model.name}/{_TRITONS_FILE}"] = f"it is not read: use {SERVING_FILE} instead"
     return found
 
 

@@ -36,8 +36,8 @@ _LOG = logging.getLogger(__name__)
 _HINTS: dict[type[LoadError], str] = {
     GoldenMismatch: "it did not reproduce its golden answers",
     ManifestInvalid: "its manifest, labels or golden answers are not valid",
-    GraphNotRunnable: "its graph has what this server cannot run, the log says what",
-    GraphInvalid: "its model file is damaged or not the one that its manifest names",
+    GraphNotRunnable: "its graph has something that this server cannot run; the log says what",
+    GraphInvalid: "its model file is damaged or differs from its manifest",
     OutOfMemory: "memory ran out",
     LoadTimedOut: "loading did not end in time",
     LoadError: "loading failed",
@@ -106,7 +106,7 @@ class Swapper:
         if status is not None and status.has_failed:
             return status.hint
         hint = self._in_vain.get((name, version))
-        return f"{hint}; the one that was loaded before goes on" if hint else ""
+        return f"{hint}; the one loaded before continues to serve" if hint else ""
 
     def load(self, folder: VersionFolder, settings: Settings, *, provider_must_be_there: bool = False) -> None:
         """Load, prove and swap in one version. A READY one of the same number serves meanwhile, and after a failure.
@@ -219,7 +219,9 @@ class Swapper:
         servable.metrics.settle()
         if servable.batcher.running:
             fields = {"model": servable.name, "version": servable.version}
-            _LOG.error("a batch of a version that leaves does not end and is given up", extra={"fields": fields})
+            _LOG.error(
+                "a batch of a version that is being unloaded does not end and is given up", extra={"fields": fields}
+            )
             self._abandon(servable)
 
     def _abandon(self, servable: Servable) -> None:
@@ -237,7 +239,9 @@ class Swapper:
         if self._is_serving(folder):
             self._in_vain[folder.name, folder.version] = hint
             _LOG.error(
-                "the changed model version cannot be loaded, the old one serves: %s", reason, extra={"fields": fields}
+                "the changed model version cannot be loaded, the old one continues to serve: %s",
+                reason,
+                extra={"fields": fields},
             )
             return
         _LOG.error("model version is UNAVAILABLE: %s", reason, extra={"fields": fields})

@@ -96,9 +96,9 @@ class Watchdog:
         self._falls[place] = (fallen.fingerprint, [*recent, now])
         fields = {"model": fallen.name, "version": fallen.version, "times": len(recent) + 1}
         if len(recent) >= _MOST_REVIVALS:
-            _LOG.error("model version fell too often and stays down until it changes", extra={"fields": fields})
+            _LOG.error("model version failed too often and stays down until it changes", extra={"fields": fields})
             return False
-        _LOG.warning("model version is loaded anew", extra={"fields": fields})
+        _LOG.warning("model version is being reloaded", extra={"fields": fields})
         return True
 
     def _revive(self, due: Sequence[Fallen]) -> None:
@@ -118,7 +118,7 @@ class Watchdog:
         if fallen not in self._told:
             self._told.add(fallen)
             fields = {"model": fallen.name, "version": fallen.version}
-            _LOG.error("model version cannot be loaded anew yet: %s", error, extra={"fields": fields})
+            _LOG.error("model version cannot be reloaded yet: %s", error, extra={"fields": fields})
 
     def _watch(self) -> None:
         due = self._clock() + _LOOK_EVERY_SECONDS
@@ -126,5 +126,5 @@ class Watchdog:
             try:
                 self.look(self._clock() - due)
             except Exception:
-                _LOG.exception("looking after the instances failed; the next look will be in time")
+                _LOG.exception("checking the instances failed; the next check comes as scheduled")
             due = self._clock() + _LOOK_EVERY_SECONDS

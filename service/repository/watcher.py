@@ -36,4 +36,4 @@ class Watcher:
                 self._reconciler.poll()
                 self._overlooked.tell()
             except Exception:
-                _LOG.exception("looking at the repository failed; the next look will be in time")
+                _LOG.exception("checking the repository failed; the next check comes as scheduled")

@@ -56,7 +56,7 @@ class Widening:
         except LoadTimedOut as error:
             lone.give_up()
             fields = {"model": servable.name, "version": servable.version}
-            _LOG.error("no batch runs on more threads when alone: %s", error, extra={"fields": fields})
+            _LOG.error("batches that run alone get no extra threads: %s", error, extra={"fields": fields})
 
     def _watch(self) -> None:
         while True:
@@ -64,7 +64,7 @@ class Widening:
             try:
                 self.look()
             except Exception:
-                _LOG.exception("looking for sessions to open failed; the next look will be in time")
+                _LOG.exception("checking for sessions to open failed; the next check comes as scheduled")
             finally:
                 self._resting.set()
             if self._stop.wait(_LOOK_EVERY_SECONDS):

@@ -55,9 +55,9 @@ class TokenFile:
             except OSError as error:
                 if str(error) != self._said:  # not at each call
                     self._said = str(error)
-                    _LOG.error("a token file cannot be read, the present tokens stay: %s", error)
+                    _LOG.error("a token file cannot be read, the current tokens stay valid: %s", error)
             except UnicodeDecodeError:  # logged once: the file is not read again until it changes
-                _LOG.error("a token file is not UTF-8, the present tokens stay")
+                _LOG.error("a token file is not UTF-8, the current tokens stay valid")
         return hashlib.sha256(token.encode()).digest() in self._digests
 
     def _read(self) -> None:
@@ -72,7 +72,7 @@ class TokenFile:
         if digests:
             self._digests = digests
         elif self._digests:
-            _LOG.error("a token file became empty, the present tokens stay")
+            _LOG.error("a token file became empty, the current tokens stay valid")
 
 
 class Access:
@@ -107,12 +107,12 @@ class Access:
             if self._admin is None:
                 if self._local:
                     return None
-                return NotAllowed("this server may be changed by calls only with --admin-tokens-file")
+                return NotAllowed("calls may change this server only with --admin-tokens-file")
             return self._check(metadata, [self._admin], "administer")
         if name in _REGIONS and not self._local:
             if self._admin is None:
                 return NotAllowed(
-                    "this server listens beyond loopback: shared memory is registered only with --admin-tokens-file"
+                    "this server listens beyond loopback: shared memory can be registered only with --admin-tokens-file"
                 )
             return self._check(metadata, [self._admin], "register shared memory")
         if self._infer is None:

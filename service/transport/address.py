@@ -62,7 +62,9 @@ def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]
     try:
         yield
     except (TypeError, UnicodeError):  # of a host that cannot be written as a name
-        raise SettingsError(f"cannot listen on {host!r}: that is no host. Choose another with {host_flag}") from None
+        raise SettingsError(
+            f"cannot listen on {host!r}: it is not a host name or address. Choose another with {host_flag}"
+        ) from None
     except OSError as error:
         if shortage(error):
             raise

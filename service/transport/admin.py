@@ -53,7 +53,9 @@ class Admin:
         self._check_may_load(request.repository_name)
         if request.parameters:
             # Triton's `config` and `file:` parameters write into the repository from the wire.
-            raise Unimplemented(f"parameters {', '.join(sorted(request.parameters))}: models come from the repository")
+            raise Unimplemented(
+                f"parameters {', '.join(sorted(request.parameters))} are not supported: models come from the repository"
+            )
         self._reconciler.load_model(request.model_name)
         return inference.RepositoryModelLoadResponse()
 
@@ -69,7 +71,9 @@ class Admin:
     def _check_may_load(self, repository_name: str) -> None:
         _only_repository(repository_name)
         if not self._may_load:
-            raise NotAllowed("models are loaded by calls only in mode explicit: --model-control-mode explicit")
+            raise NotAllowed(
+                "calls can load and unload models only if the server runs with --model-control-mode explicit"
+            )
 
     def _region_status(self, request: Any) -> inference.SystemSharedMemoryStatusResponse:
         response = inference.SystemSharedMemoryStatusResponse()
@@ -102,11 +106,13 @@ class Admin:
 
 
 def _trace_setting(_: inference.TraceSettingRequest) -> inference.TraceSettingResponse:
-    raise Unimplemented("traces are set up at the start, by --otlp-endpoint, and not by calls")
+    raise Unimplemented("calls cannot change traces: start the server with --otlp-endpoint")
 
 
 def _cuda_memory(_: Any) -> Any:
-    raise Unimplemented("memory of the GPU is not shared: send tensors or encoded items, or use system shared memory")
+    raise Unimplemented(
+        "CUDA shared memory is not supported: send tensors or encoded items, or use system shared memory"
+    )
 
 
 def _log_setting(name: str, value: inference.LogSettingsRequest.SettingValue) -> tuple[str, bool | int]:
@@ -129,4 +135,4 @@ def _level(wanted: dict[str, bool | int]) -> str:
 
 def _only_repository(name: str) -> None:
     if name:
-        raise NotFound(f"no model repository '{name}': this server has one, without a name")
+        raise NotFound(f"no model repository '{name}': this server has only one, with an empty name")

@@ -109,7 +109,7 @@ class GrpcioDoor:
         try:
             asyncio.run_coroutine_threadsafe(step, self._loop).result(seconds + _PATIENCE_SECONDS)
         except TimeoutError:
-            _LOG.error("the loop of the grpcio door does not answer, the drain goes on without it")
+            _LOG.error("the loop of the grpcio transport does not answer, the drain continues without it")
 
     def _run_loop(self) -> None:
         take_turns_at_once()
@@ -149,7 +149,7 @@ class GrpcioDoor:
             try:
                 await self._server.wait_for_termination(_LOOK_SECONDS)
             except Exception as error:
-                _LOG.error("the grpcio server ended by itself and is begun anew: %s", error)
+                _LOG.error("the grpcio server ended unexpectedly and is being restarted: %s", error)
                 self._ended = {task for task in self._ended if not task.done()}
                 self._ended.add(self._loop.create_task(self._server.stop(self._limits.age_grace_seconds)))
                 while self._leaving is None and not await self._listens_again(address):

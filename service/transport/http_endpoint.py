@@ -70,7 +70,7 @@ class _Places:
     def give_back(self) -> None:
         with self._lock:
             if not self.taken:
-                raise ValueError("more places were given back than taken")
+                raise ValueError("more places were released than taken")
             self.taken -= 1
 
 
@@ -193,7 +193,7 @@ class _Handler(BaseHTTPRequestHandler):
         while length > 0:
             part = self.rfile.read1(min(length, 1 << 16))
             if not part:
-                raise ConnectionError("the connection ended within a body")
+                raise ConnectionError("the connection ended before the body was complete")
             parts.append(part)
             length -= len(part)
             self._unread -= len(part)
@@ -233,7 +233,7 @@ class _Arriving(io.RawIOBase):
     def readinto(self, buffer: Any) -> int:
         left = self._give_up - time.monotonic()
         if left <= 0:
-            raise TimeoutError("a request came too slowly")
+            raise TimeoutError("a request arrived too slowly")
         self._connection.settimeout(left)
         try:
             return self._connection.recv_into(buffer)

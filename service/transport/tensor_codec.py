@@ -147,11 +147,11 @@ def _from_typed(tensor: pb.ModelInferRequest.InferInputTensor, datatype: str, sh
     name = tensor.name
     field = _CONTENTS.get(datatype)
     if field is None:
-        raise InvalidInput(f"input '{name}': {datatype} travels in raw contents only")
+        raise InvalidInput(f"input '{name}': {datatype} is possible only in raw contents")
     values = getattr(tensor.contents, field)
     filled = [descriptor.name for descriptor, _ in tensor.contents.ListFields()]
     if filled and filled != [field]:
-        raise InvalidInput(f"input '{name}': {datatype} belongs into {field} alone, got {', '.join(filled)}")
+        raise InvalidInput(f"input '{name}': expected {datatype} only in {field}, got {', '.join(filled)}")
     count = math.prod(shape)
     if len(values) != count:
         raise InvalidInput(f"input '{name}': {len(values)} elements, expected {count} for shape {list(shape)}")
@@ -232,7 +232,9 @@ def region_of(parameters: Mapping[str, pb.InferParameter]) -> RegionPart | None:
         raise InvalidInput("parameter 'shared_memory_byte_size' is missing, expected it beside 'shared_memory_region'")
     size, offset = integer(parameters, "shared_memory_byte_size"), integer(parameters, "shared_memory_offset")
     if min(size, offset) < 0:
-        raise InvalidInput(f"shared_memory_byte_size and _offset: expected numbers from 0 on, got {size} and {offset}")
+        raise InvalidInput(
+            f"shared_memory_byte_size and _offset: expected numbers of at least 0, got {size} and {offset}"
+        )
     return RegionPart(name, offset, size)
 
 
@@ -283,7 +285,9 @@ def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]
         index = places.pop(output.name)
         classes = _classes(output.parameters)
         if classes and specs[index].datatype in ("BYTES", "BOOL"):
-            raise InvalidInput(f"output '{output.name}' is {specs[index].datatype}, which has no classes to rank")
+            raise InvalidInput(
+                f"output '{output.name}' is {specs[index].datatype}, whose values cannot be ranked as classes"
+            )
         wanted.append(RequestedOutput(index, classes, region_of(output.parameters)))
     return wanted
 

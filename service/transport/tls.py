@@ -118,12 +118,12 @@ class _Follower:
                 configuration = _configuration(self._files.read())
                 self._stamp, self._said = stamp, ""  # only now: what could not be read is tried again
                 if (fault := _fault(self._files)) is not None:  # as while one file is new and the other not yet
-                    _LOG.error("TLS files cannot be used, the present certificates stay: %s", fault)
+                    _LOG.error("TLS files cannot be used, the current certificates stay in use: %s", fault)
                     return None
             except OSError as error:
                 if str(error) != self._said:  # not at each handshake, which anybody may begin
                     self._said = str(error)
-                    _LOG.error("TLS files cannot be read, the present certificates stay: %s", error)
+                    _LOG.error("TLS files cannot be read, the current certificates stay in use: %s", error)
                 return None
-        _LOG.info("TLS certificates taken anew")
+        _LOG.info("TLS certificates reloaded")
         return configuration

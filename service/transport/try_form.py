@@ -66,7 +66,7 @@ class TryForm:
         if length is None:
             return _failure(411, "INVALID_ARGUMENT", "the length of the body is not declared")
         if length > most:
-            return _failure(413, "INVALID_ARGUMENT", f"{length} bytes, this form takes at most {most}")
+            return _failure(413, "INVALID_ARGUMENT", f"{length} bytes, expected at most {most}")
         if not self._places.acquire(blocking=False):
             return _failure(429, "RESOURCE_EXHAUSTED", "the form is busy, try again in a moment")
         try:

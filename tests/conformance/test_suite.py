@@ -57,13 +57,13 @@ def test_nothing_fails_where_callers_may_not_load(default_server: ServerProcess)
         results = Suite(target, ["grid"], may_unload=True).run(["extensions", "repository"])
     assert not [lines(result) for result in results if result.outcome is Outcome.FAIL]
     unsupported = {result.check for result in results if result.outcome is Outcome.UNSUPPORTED}
-    assert "a model can be unloaded, is then not to be had, and can be loaded again" in unsupported
+    assert "a model can be unloaded, is then unavailable, and can be loaded again" in unsupported
 
 
 def _is_known(result: Result, transport: str) -> bool:
     """Tell of the one thing that docs/protocol.md says the native door cannot do; it comes and goes with the load."""
     return (transport, result.outcome, result.check.split(" harm")[0]) == (
-        "native", Outcome.UNSUPPORTED, "32 who leave at once",
+        "native", Outcome.UNSUPPORTED, "32 callers who cancel at once",
     )  # fmt: skip
 
 
@@ -97,7 +97,7 @@ def test_identities_are_found_out_by_trying(small_server: ServerProcess):
 def test_a_server_or_model_that_is_not_there_is_one_line(small_server: ServerProcess, there: bool):
     address = f"127.0.0.1:{small_server.grpc_port if there else 1}"
     done = command(address, "--model", "nothing", "--timeout-seconds", "5")
-    said = "NOT_FOUND: no model 'nothing'" if there else f"{address}: no gRPC server answers there ("
+    said = "NOT_FOUND: no model 'nothing'" if there else f"{address}: no gRPC server answers at this address ("
     assert (done.returncode, done.stdout) == (2, "")
     assert done.stderr.startswith(f"convserve-bench: {said}")
     assert done.stderr.count("\n") == 1

@@ -175,11 +175,11 @@ def test_mutual_tls(mutual: tuple[ServerProcess, Files], name: str):
     assert (code, err) == (0, "")
     address = f"127.0.0.1:{server.grpc_port}: "
     assert complaint(name, server.grpc_port, *flags) == (
-        f"{address}the server wants a certificate of its callers: give --tls-certificate FILE and --tls-key FILE"
+        f"{address}the server requires client certificates: give --tls-certificate FILE and --tls-key FILE"
     )
     assert complaint(name, server.grpc_port, *flags, *files.caller(trustme.CA())) == (
-        f"{address}the server does not accept {files.folder}/caller.pem: give one "
-        "of an authority that it trusts, and valid"
+        f"{address}the server does not accept {files.folder}/caller.pem: "
+        "give a valid one from an authority that it trusts"
     )
 
 
@@ -191,7 +191,7 @@ def test_a_token_is_asked_for(secure: ServerProcess, plain: ServerProcess, files
         assert line.startswith("UNAUTHENTICATED: this method needs a token"), line
         assert line.endswith("; give one, --token-file FILE or CONVSERVE_CLIENT_TOKEN")
         line = complaint(name, port, *flags, f"--token-file={guess}")
-        assert line.startswith("UNAUTHENTICATED: the token is not known; the one sent may be outdated")
+        assert line.startswith("UNAUTHENTICATED: the token is not known; the token may have expired")
 
 
 def test_a_token_goes_in_the_clear_where_no_tls_is_spoken(plain: ServerProcess, files: Files):
@@ -222,14 +222,14 @@ def not_yet(files: Files) -> list[str]:
 @pytest.mark.parametrize(
     ("wrong", "expected"),
     [
-        (wrong_ca, "the server's certificate is of no authority in {}/stranger.pem: give --tls-ca FILE"),
-        (lambda files: ["--tls"], "the server's certificate is of no authority in what this machine trusts: give"),
+        (wrong_ca, "the server's certificate is from no authority in {}/stranger.pem: give its authority"),
+        (lambda files: ["--tls"], "the server's certificate is from no authority in this machine's trust store: give"),
         (
             another_name,
-            "the server's certificate is for models.example, 10.0.0.1, not for 127.0.0.1: call it so, or give",
+            "the server's certificate is for models.example, 10.0.0.1, not for 127.0.0.1: use that name, or give",
         ),
-        (expired, "the server's certificate, or one above it, has expired: have it renewed there"),
-        (not_yet, "the server's certificate is not valid yet: set the clock right"),
+        (expired, "the server's certificate, or one of its authorities', has expired: renew it on the server"),
+        (not_yet, "the server's certificate is not valid yet: check the clocks"),
         (lambda files: [], "the server speaks TLS: give --tls-ca FILE, or --tls"),
     ],
 )
@@ -253,24 +253,24 @@ def test_a_server_may_be_called_by_another_name(secure: ServerProcess, files: Fi
 @pytest.mark.parametrize("name", ["classify", "load"])
 def test_a_server_in_the_clear_is_told_from_one_over_tls(plain: ServerProcess, files: Files, name: str):
     line = complaint(name, plain.grpc_port, files.ca)
-    assert line == f"127.0.0.1:{plain.grpc_port}: the server speaks no TLS: leave --tls and what begins with it out"
+    assert line == f"127.0.0.1:{plain.grpc_port}: the server does not speak TLS: leave out --tls and all --tls-… flags"
 
 
 @pytest.mark.parametrize("name", ["classify", "load"])
 def test_a_proxy_that_grpc_takes_by_itself_is_named(plain: ServerProcess, files: Files, name: str):
     proxy = {"http_proxy": "http://127.0.0.1:1"}
     line = complaint(name, plain.grpc_port, f"--token-file={files.token}", **proxy)
-    assert line.startswith(f"127.0.0.1:{plain.grpc_port}: gRPC goes through the proxy that http_proxy names")
+    assert line.startswith(f"127.0.0.1:{plain.grpc_port}: gRPC cannot connect through the proxy in http_proxy")
     assert line.endswith("set no_proxy=127.0.0.1")
     assert ran(name, plain.grpc_port, f"--token-file={files.token}", **proxy, no_proxy="127.0.0.1")[0] == 0
 
 
 @pytest.mark.parametrize("flags", [[], ["--tls"]])
 def test_what_is_no_server_of_grpc(plain: ServerProcess, flags: list[str]):
-    assert "no gRPC server answers there, something else does" in complaint("classify", plain.http_port, *flags)
+    assert "the server at this address does not speak gRPC" in complaint("classify", plain.http_port, *flags)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         free = taken.getsockname()[1]
-    assert "no gRPC server answers there (Connection refused)" in complaint("classify", free, *flags)
+    assert "no gRPC server answers at this address (Connection refused)" in complaint("classify", free, *flags)
 
 
 @pytest.mark.parametrize("flags", [[], ["--tls"]])
@@ -278,7 +278,9 @@ def test_who_listens_and_says_nothing(flags: list[str], monkeypatch: pytest.Monk
     monkeypatch.setattr(remedy, "_TIMEOUT_SECONDS", 0.1)
     with socket.create_server(("127.0.0.1", 0)) as silent:
         line = complaint("classify", silent.getsockname()[1], "--timeout-seconds=0.1", *flags)
-    assert line.endswith("who listens there says nothing: see whether that server hangs, or give another HOST:PORT")
+    assert line.endswith(
+        "the server at this address does not respond: check whether it hangs, or give another HOST:PORT"
+    )
 
 
 def test_files_that_cannot_be_used_are_named(files: Files):
@@ -287,8 +289,8 @@ def test_files_that_cannot_be_used_are_named(files: Files):
         ([f"--token-file={empty}"], f"token file {empty}: holds no token on its first line"),
         (["--token-file=/no/such"], "token file /no/such: No such file or directory"),
         (["--tls-ca=/no/such"], "/no/such: No such file or directory"),
-        ([f"--tls-ca={nonsense}"], f"{nonsense}: expected certificates of authorities in PEM"),
-        ([f"--tls-certificate={nonsense}"], "a caller's certificate and its key belong together"),
+        ([f"--tls-ca={nonsense}"], f"{nonsense}: expected certificates of authorities in PEM format"),
+        ([f"--tls-certificate={nonsense}"], "the client's certificate needs its key"),
         (
             [f"--tls-certificate={nonsense}", f"--tls-key={nonsense}"],
             f"{nonsense} and {nonsense}: expected a certificate",
@@ -329,7 +331,7 @@ def test_large_messages_go_through_tls(secure: ServerProcess, files: Files, tmp_
 
 @pytest.mark.parametrize(
     ("program", "expected"),
-    [("service", "the server speaks TLS: give"), ("bench", "the server's certificate is of no authority in")],
+    [("service", "the server speaks TLS: give"), ("bench", "the server's certificate is from no authority in")],
 )
 def test_grpc_adds_no_lines_of_its_own(secure: ServerProcess, files: Files, program: str, expected: str):
     """It logs handshakes that fail, unless told not to before it is imported."""

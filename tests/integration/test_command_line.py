@@ -35,7 +35,7 @@ def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:
 def test_cuda_refuses_a_fallback(small_repository: Path, transport: str):
     ended = serve("--models", str(small_repository), "--device", "cuda", "--transport", transport)
     (line,) = complaints(ended)
-    assert line.startswith("cannot serve: device 'cuda' was asked for, but CUDA does not run here")
+    assert line.startswith("cannot serve: device 'cuda' was requested, but CUDA does not work here")
     assert "--device auto" in line
     assert json.loads(ended.stderr.splitlines()[-1])["message"] == line
 
@@ -83,7 +83,7 @@ def test_what_is_passed_over_is_named_where_nothing_is_left_to_serve(tmp_path: P
     ended = serve("--models", str(tmp_path))
     (line,) = complaints(ended)
     assert "holds no MODEL/VERSION/model.onnx" in line
-    (told,) = [json.loads(line) for line in ended.stderr.splitlines() if "passed over" in line]
+    (told,) = [json.loads(line) for line in ended.stderr.splitlines() if "ignored in the model" in line]
     assert told["place"] == "a/v1"
 
 

@@ -80,7 +80,7 @@ def test_a_server_that_answers_wrongly_is_no_measurement(tmp_path: Path, monkeyp
     monkeypatch.setattr(grounds.measure, "reference", wrong)
     code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
     assert (code, results["loads"]) == (1, [])
-    assert "it answers row 1 with class" in results["failures"][0]["reason"]
+    assert "its answer to row 1 is class" in results["failures"][0]["reason"]
 
 
 def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
@@ -149,7 +149,7 @@ def test_perf_analyzer_is_given_the_row_and_first_warms_the_server_up(tmp_path: 
         programs = Programs("perf_analyzer", str(program), None)
         sender = Sender(peer, open_case("lenet5-mnist", None), place, 10, running, programs)
         load = sender.measure(4, 3.0).load
-        with pytest.raises(ClientFailed, match="h2load sends files"):
+        with pytest.raises(ClientFailed, match="use h2load"):
             Sender(peer, open_case("lenet5-mnist-jpeg", None), place, 10, running, programs).measure(4, 3.0)
     assert (load.answers, load.per_second, load.p50_ms, load.p99_ms) == (300, 100.0, 7.0, 9.0)
     assert log.read_text() == "333 images [28, 28, 1]\n1000 images [28, 28, 1]\n"
@@ -174,8 +174,8 @@ def test_sigterm_ends_the_peers_as_well(tmp_path: Path):
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "results.json").write_text("{}")
     cases = [
-        (["compare", f"--out={tmp_path}"], "is there: --append adds rounds"),
-        (["compare", f"--out={tmp_path}", "--append"], "these are no results of compare"),
+        (["compare", f"--out={tmp_path}"], "exists already: give --append to add rounds"),
+        (["compare", f"--out={tmp_path}", "--append"], "has no results of compare"),
         (["compare", f"--out={tmp_path}/absent", "--show=text"], "No such file or directory"),
         (["compare", f"--out={tmp_path}/results.json/x"], "give another --out"),
     ]
@@ -186,4 +186,4 @@ def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str
         assert said.count("\n") == 1
     with pytest.raises(SystemExit):
         main(["compare", "--peers=nobody"])
-    assert "no 'nobody'; there are bare-1-thread" in capsys.readouterr().err
+    assert "unknown 'nobody'; expected bare-1-thread" in capsys.readouterr().err

@@ -31,7 +31,7 @@ def test_a_damaged_table_is_measured_anew(repository: Path):
     table = repository / "lenet5-mnist" / "1" / "cost.json"
     table.write_text("{")
     with ServerProcess(repository, "grpcio") as server:
-        assert "ignored and measured anew" in server.wait_log(str(table))["message"]
+        assert "ignored, so costs are measured again" in server.wait_log(str(table))["message"]
         assert b"schema_version" in table.read_bytes()
 
 

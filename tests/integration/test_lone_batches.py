@@ -51,7 +51,7 @@ def test_it_gives_the_same_answers_and_says_so(repository: Path, transport: str)
         usual = ask(server)
         assert not ran_alone(usual)
     with ServerProcess(repository, transport) as server:
-        opened = server.wait_log("batches that are alone run on more threads")
+        opened = server.wait_log("batches that run alone use more threads")
         assert (opened["model"], opened["threads"]) == (MODEL, CORES)
         lone = ask(server)
         assert ran_alone(lone)
@@ -60,7 +60,7 @@ def test_it_gives_the_same_answers_and_says_so(repository: Path, transport: str)
 
 def test_callers_at_once_get_their_own_rows_wherever_they_run(repository: Path, transport: str):
     with ServerProcess(repository, transport) as server:
-        server.wait_log("batches that are alone run on more threads")
+        server.wait_log("batches that run alone use more threads")
         expected = arrays_of(ask(server))["probabilities"]
         infer = server.client.inference.ModelInfer
         calls = []

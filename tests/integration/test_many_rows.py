@@ -57,7 +57,7 @@ def test_of_a_graph_whose_first_axis_is_no_batch_nobody_hears_of_others(tmp_path
         calls = [server.client.inference.ModelInfer.future(infer_request("sums", {"x": array})) for array in sent]
         for array, call in zip(sent, calls, strict=True):
             np.testing.assert_array_equal(arrays_of(call.result())["sums"], np.cumsum(array, axis=0))
-        assert server.logged("rows change each other's answers")
+        assert server.logged("rows affect each other's answers")
 
 
 def test_nor_of_one_whose_answers_are_as_wide_as_the_batch_or_not_a_row_each(tmp_path: Path, transport: str):

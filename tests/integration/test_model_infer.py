@@ -101,7 +101,7 @@ def test_bfloat16_travels_raw_and_is_ranked_by_its_value(server: ServerProcess):
     assert arrays_of(ranked)["y"].tolist() == [[b"inf:1", b"1.000000:2", b"-2.000000:0"]]
     typed = pb.ModelInferRequest(model_name="bfloat16")
     typed.inputs.add(name="x", datatype="BF16", shape=[1, 3]).contents.fp32_contents.extend([1, 2, 3])
-    assert failure(server.client.infer, typed).message == "input 'x': BF16 travels in raw contents only"
+    assert failure(server.client.infer, typed).message == "input 'x': BF16 is possible only in raw contents"
 
 
 def test_outputs_are_chosen_and_ordered(server: ServerProcess):

@@ -82,7 +82,7 @@ def test_text_that_is_not_utf_8_is_told_with_its_output(odd: ServerProcess):
     failed = of(odd, 1)
     assert isinstance(failed, Failure)
     assert failed.code is grpc.StatusCode.UNIMPLEMENTED
-    assert failed.message == "output 'other' has text that is not UTF-8, which the runtime cannot hand over"
+    assert failed.message == "output 'other' has text that is not UTF-8, which the runtime cannot return"
     assert failed.info is not None
     assert failed.info.reason == "OUTPUT_NOT_UTF8"
 

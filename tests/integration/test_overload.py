@@ -40,7 +40,7 @@ def test_a_full_queue_refuses_at_once(embed: Embed, status: str):
         calls = fill(running, 3)
         refused = failure(running.client.infer, ADD_SUB)  # at once: the gate is still shut
         assert refused.code is grpc.StatusCode[status]
-        assert "3 requests wait, at most 3 may" in refused.message
+        assert "3 requests wait, the limit is 3" in refused.message
         assert refused.info is not None
         assert refused.info.reason == "QUEUE_FULL"
         assert dict(refused.info.metadata) | {"queued": "3", "limit": "3"} == dict(refused.info.metadata)

@@ -67,7 +67,7 @@ def reverse_labels(folder: Path) -> None:
 
 GOLDEN = "it did not reproduce its golden answers"
 MANIFEST = "its manifest, labels or golden answers are not valid"
-GRAPH = "its model file is damaged or not the one that its manifest names"
+GRAPH = "its model file is damaged or differs from its manifest"
 TAMPERED = {
     "golden answers": (change_golden_answers, GOLDEN, "differs by 0.01"),
     "golden pictures": (change_golden_pictures, GOLDEN, "preprocessing differs"),

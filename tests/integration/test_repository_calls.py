@@ -145,11 +145,13 @@ def test_what_is_passed_over_is_named_once(tmp_path: Path, transport: str):
     flags = ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1")
     with ServerProcess(tmp_path, transport, *flags) as running:
         (tmp_path / "b" / "1").mkdir(parents=True)
-        eventually(lambda: len(running.logged("passed over")) >= 2, "both are named")
+        eventually(lambda: len(running.logged("ignored in the model")) >= 2, "both are named")
         for name in ("c", "d"):  # it looks again at least once between them
             publish(tmp_path, name, 1, graphs.add_sub())
             running.client.wait_ready(name)
-        places = [entry["place"] for entry in running.logged("passed over") if entry["place"] not in ("c", "d")]
+        places = [
+            entry["place"] for entry in running.logged("ignored in the model") if entry["place"] not in ("c", "d")
+        ]
         assert places == ["a/config.pbtxt", "b/1"]
 
 

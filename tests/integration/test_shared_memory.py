@@ -144,5 +144,5 @@ def test_cuda_regions_are_not_implemented(server: ServerProcess):
     ):
         told = failure(call, request)
         assert told.code is grpc.StatusCode.UNIMPLEMENTED
-        assert told.message.startswith("memory of the GPU is not shared")
+        assert told.message.startswith("CUDA shared memory is not supported")
         assert told.info is not None

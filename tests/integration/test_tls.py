@@ -112,7 +112,7 @@ def test_new_certificates_are_taken_without_a_restart(secure: ServerProcess, fil
         files.renew()
         with channel(secure.grpc_port, files.authority) as over:
             assert infer(over) == 2
-        assert secure.logged("TLS certificates taken anew")
+        assert secure.logged("TLS certificates reloaded")
         assert infer(connected) == 2, "who was connected stays so"
     with channel(secure.grpc_port, old) as over:
         assert is_refused(over)
@@ -147,7 +147,7 @@ def test_metadata_tells_the_same_over_tls(secure: ServerProcess, files: Files):
     [
         (("key",), "auto", "--tls-certificate and --tls-key belong together"),
         (("client_ca",), "auto", "--tls-client-ca needs both"),
-        (("certificate", "key"), "native", "the native transport has no TLS"),
+        (("certificate", "key"), "native", "the native transport does not support TLS"),
     ],
 )
 def test_settings_that_contradict_each_other_are_refused(

@@ -20,13 +20,13 @@ def _names(response: Any) -> list[str]:
     return [output.name for output in response.outputs]
 
 
-@model_check("outputs", "without a choice, every output comes", _OUTPUTS)
+@model_check("outputs", "without requested outputs, every output is returned", _OUTPUTS)
 def all_outputs(suite: Any, model: Model) -> None:
     came = _names(suite.target.infer(model.valid_request()))
     expect_equal(sorted(came), sorted(output.name for output in model.outputs), "outputs")
 
 
-@model_check("outputs", "each output can be had alone", _OUTPUTS)
+@model_check("outputs", "each output can be requested alone", _OUTPUTS)
 def one_output(suite: Any, model: Model) -> None:
     arrays = model.arrays(seed=7)
     every = outputs_of(suite.target.infer(model.request(arrays)))

@@ -66,7 +66,7 @@ def not_utf8(suite: Any, model: Model) -> None:
             expect(same(arrays[source], came[output], exact=True), "the same bytes", came[output].tolist())
 
 
-@model_check("bytes", "an element longer than what is left is INVALID_ARGUMENT", _SOURCE)
+@model_check("bytes", "an element longer than the rest is INVALID_ARGUMENT", _SOURCE)
 def element_too_long(suite: Any, model: Model) -> None:
     good = struct.pack("<I", 1) + b"a"
     damaged = good * (_count(model) - 1) + struct.pack("<I", 1000) + b"abc"

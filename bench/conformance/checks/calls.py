@@ -23,18 +23,18 @@ _TOO_LATE = (
 )
 
 
-@model_check("cancellation", "a few callers who leave harm none of those who stay", _CANCELLATION)
+@model_check("cancellation", "a few callers who cancel do not affect the others", _CANCELLATION)
 def some_leave(suite: Any, model: Model) -> None:
     _half_leave(suite, model, 16)
 
 
-@model_check("cancellation", "32 who leave at once harm none of those who stay", _CANCELLATION)
+@model_check("cancellation", "32 callers who cancel at once do not affect the others", _CANCELLATION)
 def many_leave(suite: Any, model: Model) -> None:
     try:
         _half_leave(suite, model, 64)
     except CheckFailed as failed:
         if any(words in str(failed) for words in _RAPID_RESETS):
-            raise Unsupported(f"the connection is closed as one that attacks: {failed}") from None
+            raise Unsupported(f"the connection is closed as an attack: {failed}") from None
         raise
 
 
@@ -51,13 +51,13 @@ def _half_leave(suite: Any, model: Model, count: int) -> None:
         call.cancel()
     for number, call in enumerate(calls):
         if number % 2:
-            response = answer_of(call, f"an answer to call {number}, which stayed")
+            response = answer_of(call, f"an answer to call {number}, which was not cancelled")
             expect_equal(response.id, str(number), "id")
-            model.check_same(expected, outputs_of(response), f"call {number}, which stayed")
+            model.check_same(expected, outputs_of(response), f"call {number}, which was not cancelled")
     model.check_same(expected, outputs_of(suite.target.infer(model.request(arrays))), "afterwards")
 
 
-@model_check("cancellation", "a stream that is left harms nobody", _CANCELLATION)
+@model_check("cancellation", "a cancelled stream does not affect other calls", _CANCELLATION)
 def stream_left(suite: Any, model: Model) -> None:
     stream = suite.target.stream([model.valid_request(request_id=str(number)) for number in range(16)])
     for _ in suite.target.answers(stream):
@@ -66,13 +66,15 @@ def stream_left(suite: Any, model: Model) -> None:
     suite.target.infer(model.valid_request())
 
 
-@model_check("deadlines", "a call with time enough is answered", _DEADLINES)
+@model_check("deadlines", "a call with enough time is answered", _DEADLINES)
 def time_enough(suite: Any, model: Model) -> None:
     suite.target.infer(model.valid_request(), timeout_seconds=suite.target.timeout_seconds / 2)
 
 
 @model_check(
-    "deadlines", "calls without time enough end with DEADLINE_EXCEEDED or overload, and harm nobody", _DEADLINES
+    "deadlines",
+    "calls without enough time end with DEADLINE_EXCEEDED or overload, and do not affect others",
+    _DEADLINES,
 )
 def no_time(suite: Any, model: Model) -> None:
     arrays = model.arrays(seed=15)
@@ -81,7 +83,7 @@ def no_time(suite: Any, model: Model) -> None:
     calls = [infer.future(model.request(arrays), timeout=seconds) for seconds in (0.0001, 0.001, 0.005) * 6]
     for call in calls:
         if call.exception() is None:
-            model.check_same(expected, outputs_of(call.result()), "a call that just made it")
+            model.check_same(expected, outputs_of(call.result()), "a call that was just in time")
         else:
             names = " or ".join(code.name for code in _TOO_LATE)
             expect(call.code() in _TOO_LATE, names, f"{call.code().name}: {call.details()}")

@@ -77,7 +77,7 @@ def several_outputs(suite: Any, model: Model) -> None:
     expect_equal({o.name: o.datatype for o in response.outputs}, dict.fromkeys(names, "BYTES"), "outputs")
 
 
-@model_check("classification", "no class at all is INVALID_ARGUMENT", f"{_SOURCE}; the code: Triton")
+@model_check("classification", "zero classes are INVALID_ARGUMENT", f"{_SOURCE}; the code: Triton")
 def no_classes(suite: Any, model: Model) -> None:
     suite.needs_extension("classification")
     for classes in (0, -1):

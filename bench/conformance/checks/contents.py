@@ -20,7 +20,7 @@ def _needs_mirror(model: Model) -> None:
         raise NotApplicable("no output of the model gives an input back")
 
 
-@model_check("contents", "raw contents come back as they were sent, the extremes of every datatype too", _TENSORS)
+@model_check("contents", "raw contents come back unchanged, including the extremes of every datatype", _TENSORS)
 def raw_comes_back(suite: Any, model: Model) -> None:
     _needs_mirror(model)
     for first in range(9):
@@ -40,7 +40,7 @@ def typed_equals_raw(suite: Any, model: Model) -> None:
     model.check_mirrors(arrays, typed)
 
 
-@model_check("contents", "the same request gives the same answer, and rows do not touch each other", _TENSORS)
+@model_check("contents", "the same request gives the same answer, and rows do not affect each other", _TENSORS)
 def rows_are_apart(suite: Any, model: Model) -> None:
     if model.max_rows < 2:
         raise NotApplicable("the model takes one row")
@@ -58,7 +58,7 @@ def outputs_fill_their_shape(suite: Any, model: Model) -> None:
     outputs_of(suite.target.infer(model.valid_request(model.max_rows)))
 
 
-@model_check("raw-only", "FP16 and BF16 in raw contents come back as they were sent", _CONTENTS)
+@model_check("raw-only", "FP16 and BF16 in raw contents come back unchanged", _CONTENTS)
 def half_floats(suite: Any, model: Model) -> None:
     halves = {tensor.name for tensor in model.inputs if tensor.datatype in ("FP16", "BF16")}
     if not halves & set(model.mirrors.values()):

@@ -24,7 +24,7 @@ def server_metadata(suite: Any) -> None:
     expect_equal(len(set(answer.extensions)), len(answer.extensions), "number of different extensions")
 
 
-@model_check("metadata", "a model has its name and a platform, and no version twice", _OIP)
+@model_check("metadata", "a model has its name and a platform, and lists no version twice", _OIP)
 def model_metadata(suite: Any, model: Model) -> None:
     answer = suite.target.call("ModelMetadata", pb.ModelMetadataRequest(name=model.name))
     expect_equal(answer.name, model.name, "name")
@@ -43,7 +43,7 @@ def model_tensors(suite: Any, model: Model) -> None:
             expect(all(size == -1 or size > 0 for size in tensor.shape), "sizes that are -1 or positive", tensor)
 
 
-@model_check("metadata", "what comes out is what was described", _OIP)
+@model_check("metadata", "outputs are as described", _OIP)
 def described_as_it_is(suite: Any, model: Model) -> None:
     rows = min(2, model.max_rows)
     response = suite.target.infer(model.valid_request(rows))

@@ -82,12 +82,12 @@ def wrong_size(model: Model, request: pb.ModelInferRequest) -> None:
     raise NotApplicable("the model has no fixed axis")
 
 
-@_mistake("an axis too many")
+@_mistake("one axis too many")
 def wrong_rank(_: Model, request: pb.ModelInferRequest) -> None:
     request.inputs[0].shape.append(1)
 
 
-@_mistake("an axis too few")
+@_mistake("one axis too few")
 def no_axis(_: Model, request: pb.ModelInferRequest) -> None:
     del request.inputs[0].shape[:]
 
@@ -97,7 +97,7 @@ def negative_size(_: Model, request: pb.ModelInferRequest) -> None:
     request.inputs[0].shape[0] = -1
 
 
-@_mistake("a size for which there is no memory")
+@_mistake("a size that does not fit into memory")
 def enormous_size(_: Model, request: pb.ModelInferRequest) -> None:
     request.inputs[0].shape[0] = 2**60
 
@@ -203,7 +203,7 @@ def different_rows(model: Model, request: pb.ModelInferRequest) -> None:
     request.raw_input_contents[-1] = to_raw(array)
 
 
-@model_check("errors", "after all these mistakes a right request is answered", _REQUEST)
+@model_check("errors", "after all these errors, a valid request is answered", _REQUEST)
 def goes_on(suite: Any, model: Model) -> None:
     suite.target.infer(model.valid_request())
 

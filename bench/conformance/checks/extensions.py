@@ -66,7 +66,9 @@ for _extension in _METHODS:
     _method_check(_extension)
 
 
-@server_check("extensions", "RepositoryIndex answers if 'model_repository' is listed; loading, only then", _SOURCE)
+@server_check(
+    "extensions", "RepositoryIndex answers if 'model_repository' is listed; loading is allowed only then", _SOURCE
+)
 def model_repository(suite: Any) -> None:
     if "model_repository" in suite.extensions:
         suite.target.call("RepositoryIndex")

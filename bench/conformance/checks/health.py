@@ -63,12 +63,12 @@ def check_unknown(suite: Any) -> None:
         raise CheckFailed(f"expected NOT_FOUND, got {answer}")
 
 
-@server_check("health", "Watch of the server tells SERVING at once and stays open", _HEALTH)
+@server_check("health", "Watch of the server sends SERVING at once and stays open", _HEALTH)
 def watch(suite: Any) -> None:
     _watched(suite, "", "SERVING")
 
 
-@server_check("health", "Watch of an unknown service tells SERVICE_UNKNOWN and stays open", _HEALTH)
+@server_check("health", "Watch of an unknown service sends SERVICE_UNKNOWN and stays open", _HEALTH)
 def watch_unknown(suite: Any) -> None:
     _watched(suite, "no-such-service", "SERVICE_UNKNOWN")
 

@@ -35,8 +35,8 @@ def change(suite: Any) -> None:
         for level in (0 if old else 1, old):
             request = pb.LogSettingsRequest()
             request.settings["log_verbose_level"].uint32_param = level
-            told = suite.target.call("LogSettings", request).settings["log_verbose_level"].uint32_param
-            expect_equal(told, level, "log_verbose_level in the answer")
+            level_set = suite.target.call("LogSettings", request).settings["log_verbose_level"].uint32_param
+            expect_equal(level_set, level, "log_verbose_level in the answer")
             expect_equal(_read(suite)["log_verbose_level"].uint32_param, level, "log_verbose_level when read")
         expect_equal(sorted(_read(suite)), sorted(before), "settings afterwards")
     finally:

@@ -36,7 +36,7 @@ def index(suite: Any, model: Model) -> None:
         expect(set(model.versions or ("",)) <= set(states), f"versions {list(model.versions)} READY", entries)
 
 
-@server_check("repository", "the index of what is ready holds nothing else", _SOURCE)
+@server_check("repository", "the index of ready models contains no others", _SOURCE)
 def ready_only(suite: Any) -> None:
     states = {entry.state for entry in _index(suite, ready=True)}
     expect(states <= {"READY"}, "READY only", sorted(states))
@@ -66,7 +66,7 @@ def _load_fails(suite: Any, name: str) -> None:
     raise CheckFailed(f"expected an error for the name '{name}', got OK")
 
 
-@model_check("repository", "a model can be unloaded, is then not to be had, and can be loaded again", _SOURCE)
+@model_check("repository", "a model can be unloaded, is then unavailable, and can be loaded again", _SOURCE)
 def unload_and_load(suite: Any, model: Model) -> None:
     _index(suite)
     _may_change(suite)
@@ -86,7 +86,7 @@ def unload_and_load(suite: Any, model: Model) -> None:
 def _may_change(suite: Any) -> None:
     """Skip the check unless the user allows changes: even a load that fails makes Triton as a whole not ready."""
     if not suite.may_unload:
-        raise NotApplicable("not asked to load and unload (--load-unload)")
+        raise NotApplicable("loading and unloading was not requested (--load-unload)")
 
 
 def _allowed(suite: Any, method: str, request: Any) -> None:

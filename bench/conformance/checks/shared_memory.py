@@ -139,8 +139,8 @@ def outputs(suite: Any, model: Model) -> None:
         expect_equal([output.name for output in response.outputs], [name], "outputs")
         output = response.outputs[0]
         expect(not any(response.raw_output_contents), "no raw contents", response.raw_output_contents)
-        told = output.parameters["shared_memory_region"].string_param  # Triton tells nothing of it
-        expect(told in ("", region.name), f"region '{region.name}' in the answer, or none", told)
+        region_name = output.parameters["shared_memory_region"].string_param  # Triton does not return it
+        expect(region_name in ("", region.name), f"region '{region.name}' in the answer, or none", region_name)
         data = region.read(_SIZE // 2, len(to_raw(expected[name])))
         came = {name: from_raw(data, output.datatype, output.shape)}
         model.check_same(expected, came, "an output in shared memory")

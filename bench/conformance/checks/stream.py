@@ -73,6 +73,6 @@ def answers_at_once(suite: Any, model: Model) -> None:
     expect_equal(list(answers), [], "answers after the last request")
 
 
-@server_check("stream", "a stream without requests ends well", _SOURCE)
+@server_check("stream", "a stream without requests ends with OK", _SOURCE)
 def empty(suite: Any) -> None:
     expect_equal(list(suite.target.answers(suite.target.stream([]))), [], "answers")

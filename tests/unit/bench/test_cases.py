@@ -46,7 +46,7 @@ def test_a_picture_is_bytes_in_the_protocol(peer: str, shape: list[int]):
 
 def test_who_takes_no_pictures_says_so():
     case = open_case("lenet5-mnist-jpeg", None)
-    with pytest.raises(PeerFailed, match="tensors only"):
+    with pytest.raises(PeerFailed, match="only with tensors"):
         PEERS["mlserver"].request(case, case.rows[0])
 
 

@@ -42,7 +42,7 @@ def test_the_window_of_h2load_is_from_the_first_start_to_the_last_end():
     [
         (SAID, ANSWER_BYTES + 8, "some were errors"),  # gRPC's failures are HTTP 200 without a message
         (SAID.replace("0 failed", "7 failed"), ANSWER_BYTES, "7 calls failed"),
-        (SAID.replace("0 errored", "3 errored"), ANSWER_BYTES, "3 broke off"),
+        (SAID.replace("0 errored", "3 errored"), ANSWER_BYTES, "3 were aborted"),
         ("32 succeeded, 0 failed, 0 errored, 0 timeout; (0) data", ANSWER_BYTES, "32 answers had 0 bytes"),
         ("could not connect", ANSWER_BYTES, "0 answers had 0 bytes"),
     ],

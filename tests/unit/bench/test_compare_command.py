@@ -35,7 +35,7 @@ def test_away_from_a_checkout_there_is_nothing_to_measure(
     out = tmp_path / "out"
     assert main([command, "--client", "load", "--out", str(out)]) == 2
     assert capsys.readouterr().err == (
-        f"convserve-bench: {command} measures a checkout: pip install --editable '.[cpu,fast,bench]' in it\n"
+        f"convserve-bench: {command} measures only a checkout: pip install --editable '.[cpu,fast,bench]' in it\n"
     )
     assert not out.exists()
 

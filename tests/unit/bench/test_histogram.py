@@ -65,7 +65,7 @@ def test_no_more_steps_are_read_than_the_layout_has(steps: int, fits: bool):
     if fits:
         assert Histogram.decoded(text).total == 1
     else:
-        with pytest.raises(EncodingInvalid, match="more steps than the layout has"):
+        with pytest.raises(EncodingInvalid, match="more counts than the layout has"):
             Histogram.decoded(text)
 
 

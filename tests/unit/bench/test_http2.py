@@ -325,7 +325,7 @@ def test_the_status_is_found(block: bytes, code: int):
         (b"\xbe", "the server uses a dynamic header table although none is allowed"),
         (trailers(0)[:-1], "a header block ends too early"),
         (b"\x00\x7f\xff", "a header block ends too early"),
-        (b"\x00\x7f" + b"\xff" * 1000, "a header block has a number that goes on and on"),
+        (b"\x00\x7f" + b"\xff" * 1000, "a header block has a number that is too long"),
     ],
 )
 def test_blocks_that_cannot_be_read(block: bytes, message: str):

@@ -29,8 +29,7 @@ def test_a_result_that_would_have_no_place(command: list[str], capsys: pytest.Ca
 def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     assert main(["load", "--rate=1", "127.0.0.1:1", "--model=m", f"--json={tmp_path}"]) == 2
     assert (
-        capsys.readouterr().err
-        == f"convserve-bench: {tmp_path}: is a folder, or may not be written; give another file\n"
+        capsys.readouterr().err == f"convserve-bench: {tmp_path}: is a folder or cannot be written; give another file\n"
     )
 
 

@@ -23,7 +23,7 @@ def summary(entries: list[tuple[float, int]]) -> Summary:
 def test_calls_that_hardly_meet_and_are_slow_are_the_end(slow: list[tuple[float, int]]):
     mostly = summary([*slow * 6, *SERVED * 4])
     assert Outlook(OBJECTIVE).hopeless(25.0, mostly, Verdict.FAILED) is None  # they may have waited for each other
-    assert "greater --objective-seconds" in (Outlook(OBJECTIVE).hopeless(12.5, mostly, Verdict.FAILED) or "")
+    assert "higher --objective-seconds" in (Outlook(OBJECTIVE).hopeless(12.5, mostly, Verdict.FAILED) or "")
     assert Outlook(OBJECTIVE, bunched=True).hopeless(12.5, mostly, Verdict.FAILED) is None  # they meet at any rate
     seldom = summary([*slow * 4, *SERVED * 6])
     assert Outlook(OBJECTIVE).hopeless(12.5, seldom, Verdict.FAILED) is None
@@ -34,7 +34,7 @@ def test_nothing_in_time_at_a_few_rates_in_a_row_is_the_end(missed: list[tuple[f
     outlook = Outlook(OBJECTIVE)
     said = [outlook.hopeless(1e5 / 2**number, summary(missed * 9), Verdict.FAILED) for number in range(FEW_RATES)]
     assert said[:-1] == [None] * (FEW_RATES - 1)
-    assert "see whether the server answers" in (said[-1] or "")
+    assert "check whether the server answers" in (said[-1] or "")
 
 
 def test_an_answer_in_time_between_them_is_hope():

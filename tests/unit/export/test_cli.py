@@ -70,7 +70,7 @@ def test_train_shows_balance_leaks_epochs_and_the_result(
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("mnist: 200 training and 50 test examples (test), 0 of them also in the training set")
     assert lines[1].startswith("epoch   1/1  loss ")
-    assert lines[-1].endswith("of 50 (test) right")
+    assert lines[-1].endswith("of 50 (test) correct")
 
 
 def test_ctrl_c_is_answered_by_130(tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -91,7 +91,9 @@ def test_an_interrupted_run_says_how_to_go_on(
     monkeypatch.setattr(cli.Bar, "step", press)
     run = tmp_path / "run"
     assert _main("train", "lenet5-mnist", "--data", pictures, "--out", run) == 130
-    assert capsys.readouterr().out.splitlines()[-1] == f"interrupted: epoch 1 is kept in {run}; --resume goes on"
+    assert (
+        capsys.readouterr().out.splitlines()[-1] == f"interrupted: epoch 1 is kept in {run}; --resume continues the run"
+    )
 
 
 @pytest.mark.parametrize(
@@ -105,9 +107,12 @@ def test_an_interrupted_run_says_how_to_go_on(
         (["verify", "gone"], "gone/manifest.json: no such file"),
         (
             ["verify", ROOT / "models/lenet5-mnist"],
-            f"{ROOT}/models/lenet5-mnist: is a model's folder; give a version's, ",
+            f"{ROOT}/models/lenet5-mnist: is the folder of a model; give the folder of a version, ",
         ),
-        (["evaluate", ROOT / "models/lenet5-mnist", "--data", "x"], f"{ROOT}/models/lenet5-mnist: is a model's folder"),
+        (
+            ["evaluate", ROOT / "models/lenet5-mnist", "--data", "x"],
+            f"{ROOT}/models/lenet5-mnist: is the folder of a model",
+        ),
         (["evaluate", "gone", "--data", "x"], "gone/manifest.json: no such file"),
     ],
 )
@@ -159,7 +164,7 @@ def test_a_bare_graph_has_nothing_to_evaluate(tmp_path: Path, models: Path, caps
     (version / "manifest.json").write_text(json.dumps(manifest))
     assert _main("verify", version) == 0
     assert _main("evaluate", version, "--data", tmp_path) == 2
-    assert "is no classifier of pictures or sentences, so there is nothing to evaluate" in capsys.readouterr().err
+    assert "cannot be evaluated; expected a classifier of pictures or sentences" in capsys.readouterr().err
 
 
 def test_a_set_without_a_test_split_needs_folds(
@@ -168,7 +173,7 @@ def test_a_set_without_a_test_split_needs_folds(
     recipe = tmp_path / "tiny.toml"
     recipe.write_text(change(tiny_text("textcnn-mr"), folds="0"))
     assert _main("train", recipe, "--data", sentences) == 2
-    assert "has no test split, and the recipe sets data.folds = 0" in capsys.readouterr().err
+    assert "has no test split, and the recipe has data.folds = 0" in capsys.readouterr().err
 
 
 def test_a_bad_row_reaches_the_user_with_file_and_row(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

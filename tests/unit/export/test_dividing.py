@@ -46,17 +46,17 @@ def test_folds_are_balanced_and_fixed_by_the_seed() -> None:
 def test_a_split_tells_its_fold() -> None:
     assert fold_of(with_fold(_data(), 3, 10, 0).test_name, 10) == 3
     assert fold_of("test", 10) is None
-    with pytest.raises(DataInvalid, match=r"fold-3-of-10: the recipe has 4 folds; --recipe takes the one"):
+    with pytest.raises(DataInvalid, match=r"fold-3-of-10: the recipe has 4 folds; give the recipe of the training"):
         fold_of("fold-3-of-10", 4)
 
 
 def test_a_fold_that_cannot_be_is_refused() -> None:
     with pytest.raises(DataInvalid, match=r"mine: fold 10 of 10 does not exist"):
         with_fold(_data(), 10, 10, 0)
-    with pytest.raises(DataInvalid, match=r"mine: class 1 has 4 examples, too few for 5 folds"):
+    with pytest.raises(DataInvalid, match=r"mine: class 1 has 4 examples, expected at least one for each of 5 folds"):
         with_fold(_data((9, 4)), 0, 5, 0)
     divided = with_fold(_data(), 0, 10, 0)
-    with pytest.raises(DataInvalid, match=r"mine has a test split of its own; .* use --seeds"):
+    with pytest.raises(DataInvalid, match=r"mine: has a test split, .*; use --seeds"):
         with_fold(divided, 0, 10, 0)
 
 
@@ -71,7 +71,7 @@ def test_the_held_out_part_is_apart_and_has_every_class(seed: int, share: float)
 
 
 def test_too_few_examples_to_hold_out() -> None:
-    with pytest.raises(DataInvalid, match="the training set of 2 examples is too small to hold any out"):
+    with pytest.raises(DataInvalid, match="the training set of 2 examples is too small to hold out any"):
         hold_out(_data((1, 1)).train, 0.5, 0)
 
 

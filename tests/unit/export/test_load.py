@@ -169,7 +169,7 @@ def test_a_module_that_ends_in_softmax_is_refused(
     torch.save(module.make().state_dict(), tmp_path / "w.pt")
     more = ["--weights", str(tmp_path / "w.pt"), "--labels", str(labels), "--preprocessing", str(preprocessing)]
     assert load(tmp_path, "--from", "mine:make", *more) == 2
-    assert "mine:make: answers with probabilities, expected logits; softmax is added here" in capsys.readouterr().err
+    assert "mine:make: returns probabilities, expected logits; remove its softmax" in capsys.readouterr().err
     assert not (tmp_path / "make").exists()
 
 
@@ -189,15 +189,15 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda logits: (logits, logits), "answers with a tuple, expected a tensor of logits"),
-        (lambda logits: {"logits": logits}, "answers with a dict, expected a tensor of logits"),
+        (lambda logits: (logits, logits), "returns tuple, expected a tensor of logits"),
+        (lambda logits: {"logits": logits}, "returns dict, expected a tensor of logits"),
         (
             lambda logits: logits[:, 0],
-            "answers (1,) for a batch of 1, expected (1, 3): a logit for each of the 3 labels",
+            "returns shape (1,) for a batch of 1, expected (1, 3): one logit for each of the 3 labels",
         ),
-        (lambda logits: logits.squeeze(0), "answers (3,) for a batch of 1, expected (1, 3)"),
-        (lambda logits: logits[:, :2], "answers (1, 2) for a batch of 1, expected (1, 3)"),
-        (lambda logits: logits * float("inf"), "answers with what is no number; its weights are damaged"),
+        (lambda logits: logits.squeeze(0), "returns shape (3,) for a batch of 1, expected (1, 3)"),
+        (lambda logits: logits[:, :2], "returns shape (1, 2) for a batch of 1, expected (1, 3)"),
+        (lambda logits: logits * float("inf"), "returns NaN or infinity; its weights are damaged"),
         (_only_pairs, "fails on a batch of 1 (RuntimeError: shape '[2, 3]' is invalid"),
     ],
 )
@@ -240,7 +240,7 @@ def test_pictures_of_another_size_than_the_weights_want_are_refused(
     monkeypatch.setitem(sys.modules, "mine", module)
     torch.save(module.make().state_dict(), tmp_path / "w.pt")
     order = Order("mine:make", str(tmp_path / "w.pt"), labels=labels, preprocessing=str(preprocessing))
-    with pytest.raises(RecipeInvalid, match=r"cannot take pictures 8 x 8 \("):
+    with pytest.raises(RecipeInvalid, match=r"cannot take pictures of 8 x 8 \("):
         load_network(order)
     assert load_network(dataclasses.replace(order, size_px=16)).labels == ("cat", "dog", "fox")
 
@@ -255,7 +255,7 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
     fake.create_model = lambda name, pretrained, num_classes: tiny()
     monkeypatch.setitem(sys.modules, "timm", fake)
     assert load_network(more).labels == ("cat", "dog", "fox")
-    with pytest.raises(RecipeInvalid, match="timm knows no such model"):
+    with pytest.raises(RecipeInvalid, match="timm has no such model"):
         load_network(Order("timm:large"))
 
 
@@ -263,15 +263,15 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
     ("order", "message"),
     [
         (Order("nothing:here"), r"nothing:here: cannot be imported"),
-        (Order("json:loads"), r"json:loads: give --preprocessing"),
+        (Order("json:loads"), r"json:loads: no preprocessing is known; give --preprocessing"),
         (Order("json:loads", preprocessing="resnet20-cifar10"), r"json:loads: cannot be called \(TypeError: "),
-        (Order("alexnet", size_px=16), r"cannot take pictures 16 x 16 \("),
+        (Order("alexnet", size_px=16), r"cannot take pictures of 16 x 16 \("),
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
         (Order("resnet21"), r"no architecture 'resnet21'; known: "),
         (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences"),
         (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
-        (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels are not readable"),
+        (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
     ],
 )
@@ -310,7 +310,7 @@ def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
 
 
 def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
-    with pytest.raises(WeightsInvalid, match=r"resnet50 has the weights IMAGENET1K_V1, IMAGENET1K_V2, DEFAULT"):
+    with pytest.raises(WeightsInvalid, match=r"resnet50, which has IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT"):
         load_network(Order("resnet50", weights="IMAGENET1K_V3"))
 
 
@@ -319,11 +319,11 @@ def test_unknown_weights_are_refused_with_preprocessing_and_labels_given_too(
 ) -> None:
     described = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
     assert load(tmp_path, "resnet18", "--weights", "/no/such.pth", *described) == 2
-    assert "/no/such.pth: no such file, and resnet18 has the weights IMAGENET1K_V1" in capsys.readouterr().err
+    assert "/no/such.pth: no such file and no weights of resnet18, which has IMAGENET1K_V1" in capsys.readouterr().err
     assert load(tmp_path, "resnet20-cifar", "--weights", "/no/such.pth", *described) == 2
     assert "/no/such.pth: no such file" in capsys.readouterr().err
     assert load(tmp_path, "theirs.onnx", "--weights", "/no/such.pth", *described) == 2
-    assert "theirs.onnx: holds its weights" in capsys.readouterr().err
+    assert "theirs.onnx: an ONNX file holds its own weights" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/[0-9]*"))
 
 
@@ -406,13 +406,13 @@ def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
 )
 def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "w.safetensors").write_bytes(content)
-    with pytest.raises(WeightsInvalid, match="is no whole file of safetensors; fetch or save it again"):
+    with pytest.raises(WeightsInvalid, match="is not a complete safetensors file; download or save it again"):
         read_state(tmp_path / "w.safetensors")
 
 
 def test_safetensors_of_a_type_that_is_not_read_are_named(tmp_path: Path) -> None:
     (tmp_path / "w.safetensors").write_bytes(_safetensors({"a": torch.zeros(3)}).replace(b"F32", b"F8 "))
-    with pytest.raises(WeightsInvalid, match=r"has tensors of F8 ; save it as F32$"):
+    with pytest.raises(WeightsInvalid, match=r"has tensors of type F8 ; save them as F32$"):
         read_state(tmp_path / "w.safetensors")
 
 
@@ -432,7 +432,7 @@ def test_a_folder_in_place_of_weights_is_called_one(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda value: value.to(torch.complex64), "'a.weight' is complex64; save plain float32"),
+        (lambda value: value.to(torch.complex64), "'a.weight' is complex64; save them as dense float32"),
         (lambda value: (value * 100).to(torch.int8), "'a.weight' is int8; "),
         (lambda value: value > 0, "'a.weight' is bool; "),
         (lambda value: value.to_sparse(), "'a.weight' is sparse; "),
@@ -453,7 +453,7 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
     state = {**nn.Linear(4, 7).state_dict()}
     with pytest.raises(
         WeightsInvalid,
-        match=r"'bias' is \(7,\), expected \(3,\); for a network of 7 classes give --labels FILE with as",
+        match=r"'bias' is \(7,\), expected \(3,\); the weights have 7 classes, so give --labels FILE with as",
     ):
         fit_state(nn.Linear(4, 3), state)
     with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\)$"):
@@ -463,7 +463,7 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
 def test_weights_that_are_no_numbers_are_named() -> None:
     state = _two().state_dict()
     state["b.bias"][0] = float("nan")
-    with pytest.raises(WeightsInvalid, match=r"not numbers \(NaN\).*: b\.bias$"):
+    with pytest.raises(WeightsInvalid, match=r"weights are NaN.*: b\.bias$"):
         fit_state(_two(), state)
 
 
@@ -473,10 +473,10 @@ def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
     lines = [f"{name} {name.replace('x', 'a').replace('y', 'b')}\n" for name in source.state_dict()]
     (tmp_path / "names.txt").write_text("# theirs ours\n" + "".join(lines), encoding="utf-8")
     assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")).notes == (
-        "6 names were changed as given",
+        "6 names were changed by --renames",
     )
     notes = fit_state(ordered, {name: source.state_dict()[name] for name in names}).notes
-    assert notes == ("no name fits, but all 5 shapes agree in order, so they were taken by order",)
+    assert notes == ("no name fits, but all 5 shapes agree in order, so tensors were assigned by order",)
     assert torch.equal(renamed.a.weight, source.x.weight)
     assert torch.equal(ordered.a.weight, source.x.weight)
 
@@ -485,7 +485,7 @@ def test_batch_norm_in_another_order_is_not_taken_by_order() -> None:
     """All four tensors of it have one shape; some converters write its statistics first."""
     state = _two("x", "y").state_dict()
     first = ["x.weight", "y.running_mean", "y.running_var", "y.weight", "y.bias"]
-    with pytest.raises(WeightsInvalid, match=r"by order 'y\.running_mean' would be taken for 'b\.weight'"):
+    with pytest.raises(WeightsInvalid, match=r"by order 'y\.running_mean' would become 'b\.weight'"):
         fit_state(_two(), {name: state[name] for name in first})
 
 
@@ -507,13 +507,13 @@ def test_a_layer_that_reads_weights_by_its_version_is_told_it(tmp_path: Path) ->
 def test_a_renaming_that_collides_is_refused(renames: dict[str, str]) -> None:
     state = {**_two().state_dict(), "x.weight": torch.zeros(1), "y.weight": torch.zeros(1)}
     del state["a.weight"]
-    with pytest.raises(WeightsInvalid, match=r"the renaming gives '[ab]\.weight' to two tensors of the file"):
+    with pytest.raises(WeightsInvalid, match=r"--renames gives the name '[ab]\.weight' to two tensors of the weights"):
         fit_state(_two(), state, renames)
 
 
 def test_a_name_that_is_renamed_twice_is_refused(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("x a\n# y\nx b\n", encoding="utf-8")
-    with pytest.raises(WeightsInvalid, match=r"names\.txt, line 3: 'x' has a name already"):
+    with pytest.raises(WeightsInvalid, match=r"names\.txt, line 3: 'x' is renamed twice"):
         read_renames(tmp_path / "names.txt")
 
 
@@ -661,9 +661,9 @@ def test_a_file_that_fails_on_pictures_is_one_line(
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
-        ({"batch": 1}, ["--logits"], "takes batches of 1 only; export it with a dynamic batch"),
-        ({}, [], "answers with no probabilities; --logits adds softmax"),
-        ({"softmax": True}, ["--logits"], "answers with probabilities already; leave --logits out"),
+        ({"batch": 1}, ["--logits"], "takes only batches of 1; export it with a dynamic batch"),
+        ({}, [], "does not return probabilities; give --logits"),
+        ({"softmax": True}, ["--logits"], "returns probabilities already; leave --logits out"),
         ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
     ],
 )
@@ -695,7 +695,7 @@ def test_random_weights_answer_differently_for_different_pictures() -> None:
     assert any("random" in note for note in loaded.notes)
     assert loaded.notes[0] == (
         "preprocessing and labels are those of the recipe resnet20-cifar10 "
-        "(mean 0.4914, 0.4822, 0.4465, std 0.247, 0.2435, 0.2616); --preprocessing says otherwise"
+        "(mean 0.4914, 0.4822, 0.4465, std 0.247, 0.2435, 0.2616); --preprocessing overrides them"
     )
     with torch.no_grad():
         answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)

@@ -35,11 +35,11 @@ def test_sentences_alone_know_the_held_out_part_too(treebank: Path) -> None:
 @pytest.mark.parametrize("name", ["dev.tsv", "train_phrases.tsv.gz"])
 def test_a_missing_part_is_named(treebank: Path, name: str) -> None:
     (treebank / name).unlink()
-    with pytest.raises(DataInvalid, match=r"holds no .*, which a set with phrases needs"):
+    with pytest.raises(DataInvalid, match=r"holds no .*, which reader 'phrases' needs"):
         read_phrases(Source(treebank), "tree", ("bad", "good"))
 
 
 def test_a_damaged_archive_is_named(treebank: Path) -> None:
     (treebank / "train_phrases.tsv.gz").write_bytes(b"nothing")
-    with pytest.raises(DataInvalid, match="not readable"):
+    with pytest.raises(DataInvalid, match="cannot be read"):
         read_phrases(Source(treebank), "tree", ("bad", "good"))

@@ -45,7 +45,7 @@ def test_a_picture_travels_as_a_png_that_loses_nothing() -> None:
 @pytest.mark.parametrize(
     ("arrays", "message"),
     [
-        ({"images": np.zeros((2, 28, 28), np.uint8)}, "test.npz: has no array 'labels'; it holds images"),
+        ({"images": np.zeros((2, 28, 28), np.uint8)}, "test.npz: has no array 'labels', only images"),
         (
             {"images": np.zeros((2, 28, 28), np.uint8), "labels": np.array([0, 10])},
             "test.npz, row 2: label 10 is out of range, expected 0 to 9",
@@ -93,7 +93,7 @@ def test_a_bad_archive_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], m
 def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
     write_pictures(tmp_path, per_class=2)
     (tmp_path / "train.npz").write_bytes(b"PK no archive")
-    with pytest.raises(DataInvalid, match=r"train\.npz: not readable as a NumPy archive"):
+    with pytest.raises(DataInvalid, match=r"train\.npz: cannot be read as a NumPy archive"):
         open_data(RECIPE, Source(tmp_path))
 
 
@@ -119,7 +119,7 @@ def _save_a_bare_array(path: Path) -> None:
 def test_an_archive_damaged_inside_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write_pictures(tmp_path, per_class=2)
     damage(tmp_path / "train.npz")
-    with pytest.raises(DataInvalid, match=r"train\.npz: not readable as a NumPy archive"):
+    with pytest.raises(DataInvalid, match=r"train\.npz: cannot be read as a NumPy archive"):
         open_data(RECIPE, Source(tmp_path))
 
 
@@ -129,13 +129,13 @@ def test_damaged_files_of_torchvision_are_named(tmp_path: Path) -> None:
     for prefix in ("train", "t10k"):
         (raw / f"{prefix}-images-idx3-ubyte").write_bytes(struct.pack(">iiii", 0x803, 10, 28, 28) + bytes(10))
         (raw / f"{prefix}-labels-idx1-ubyte").write_bytes(struct.pack(">ii", 0x801, 10) + bytes(10))
-    with pytest.raises(DataInvalid, match=r"MNIST/raw, train: damaged or not all there \("):
+    with pytest.raises(DataInvalid, match=r"MNIST/raw, train: damaged or incomplete \("):
         open_data(RECIPE, Source(tmp_path))
 
 
 def test_an_archive_is_never_unpickled(tmp_path: Path) -> None:
     _write(tmp_path, images=np.zeros((1, 28, 28), np.uint8), labels=np.array([{}], dtype=object))
-    with pytest.raises(DataInvalid, match=r"test\.npz: not readable as a NumPy archive"):
+    with pytest.raises(DataInvalid, match=r"test\.npz: cannot be read as a NumPy archive"):
         open_data(RECIPE, Source(tmp_path))
 
 
@@ -177,7 +177,7 @@ def test_what_a_file_becomes_is_scaled_and_cut_once(tmp_path: Path) -> None:
 def test_pictures_of_the_models_size_are_not_to_be_cut(tmp_path: Path) -> None:
     """They are trained on as they are, where the service would show the model their middle."""
     source = Source(write_pictures(tmp_path, per_class=2))
-    with pytest.raises(DataInvalid, match=r"train\.npz: the service would scale these pictures to 40 pixels and cut"):
+    with pytest.raises(DataInvalid, match=r"train\.npz: the server would scale these pictures to 40 pixels and crop"):
         open_data(tiny_recipe("lenet5-mnist", resize='"shorter-edge"', resize_px="40"), source)
     assert open_data(tiny_recipe("lenet5-mnist", resize='"shorter-edge"'), source).test is not None
 
@@ -194,11 +194,11 @@ def test_an_unreadable_picture_is_named(tmp_path: Path) -> None:
 def test_a_folder_without_its_label_or_pictures_is_named(tmp_path: Path) -> None:
     _write_folders(tmp_path)
     (tmp_path / "train" / "ten").mkdir()
-    with pytest.raises(DataInvalid, match=r"train/ten: 'ten' is no label of the recipe: 0, 1, 2"):
+    with pytest.raises(DataInvalid, match=r"train/ten: 'ten' is not a label of the recipe, which has 0, 1, 2"):
         open_data(RECIPE, Source(tmp_path))
     (tmp_path / "train" / "ten").rename(tmp_path / "ten")
     (tmp_path / "train" / "3").rename(tmp_path / "3")
-    with pytest.raises(DataInvalid, match=r"train/3: no such folder; each label of the recipe needs one"):
+    with pytest.raises(DataInvalid, match=r"train/3: no such folder; expected one for each label of the recipe"):
         open_data(RECIPE, Source(tmp_path))
 
 

@@ -64,7 +64,7 @@ def test_versions_are_numbered_and_never_replaced(tmp_path: Path, sentence_run: 
     before = sorted(path.name for path in (tmp_path / "textcnn-mr").iterdir())
     with pytest.raises(PublishFailed) as caught:
         publish_run(sentence_run, tmp_path, 5, None, _quiet)
-    assert str(caught.value) == f"{target}: exists already; leave --version out for the next free number"
+    assert str(caught.value) == f"{target}: exists already; leave --version out to take the next free number"
     assert sorted(path.name for path in (tmp_path / "textcnn-mr").iterdir()) == before
 
 
@@ -109,7 +109,7 @@ def test_a_version_that_appeared_meanwhile_is_kept(tmp_path: Path) -> None:
             target.mkdir()
             (target / "file").write_text("theirs")
 
-    with pytest.raises(PublishFailed, match=r"cannot be published \(it appeared meanwhile; begin again"):
+    with pytest.raises(PublishFailed, match=r"cannot be published \(it has appeared meanwhile; run again"):
         publish_too_late()
     assert (tmp_path / "1" / "file").read_text() == "theirs"
     assert [path.name for path in tmp_path.iterdir()] == ["1"]
@@ -131,7 +131,7 @@ def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(
         ("x" * 128, 1),
     ]
     with (
-        pytest.raises(PublishFailed, match="no server reads such a number; at most 999999999999999999"),
+        pytest.raises(PublishFailed, match="no server reads this version number; expected at most 999999999999999999"),
         write_aside(tmp_path / "_a.b-c", None),
     ):
         pass
@@ -158,15 +158,17 @@ def test_a_repository_that_cannot_be_written_is_named(tmp_path: Path) -> None:
 
 def test_other_data_than_the_runs_are_refused(tmp_path: Path, picture_run: Path) -> None:
     other = write_pictures(tmp_path / "other", per_class=4)
-    with pytest.raises(RunInvalid, match=r"was trained on sha256:.*, these data have sha256:.*; --data says where"):
+    with pytest.raises(
+        RunInvalid, match=r"the training data of the run is sha256:.*, these data have sha256:.*; give --data"
+    ):
         publish_run(picture_run, tmp_path / "models", None, other, _quiet)
 
 
 @pytest.mark.parametrize(
     ("per_class", "message"),
     [
-        (5, r"was to be tested on sha256:.*, these data have sha256:"),
-        (1, r"was to be tested on a count of 50, these data have 10; --data says where"),
+        (5, r"the test split of the run is sha256:.*, these data have sha256:"),
+        (1, r"the size of the test split of the run is 50, these data have 10; give --data"),
     ],
 )
 def test_another_test_split_than_the_runs_is_refused(

@@ -49,8 +49,8 @@ def test_an_int8_version_is_measured_described_and_ready(
 @pytest.mark.parametrize(
     ("split", "message"),
     [
-        ("train", "was made with training data sha256:"),
-        ("test", "was made with a test count of 50, these data have 30; --data and --recipe say"),
+        ("train", "the training data of the version is sha256:"),
+        ("test", "the size of the test split of the version is 50, these data have 30; give its own"),
     ],
 )
 def test_other_data_than_the_sources_are_refused(
@@ -151,7 +151,7 @@ def test_nodes_are_spared_only_while_the_damage_is_past_the_limit(
 
 
 def test_a_graph_without_a_table_is_refused(models: Path, tmp_path: Path) -> None:
-    with pytest.raises(QuantizationRefused, match="looks nothing up in a table"):
+    with pytest.raises(QuantizationRefused, match="has no table"):
         shrink_tables(models / "lenet5-mnist" / "1" / MODEL_FILE, tmp_path / "x.onnx", "int8")
 
 

@@ -35,7 +35,7 @@ def test_its_manifest_alone_changes_and_says_so(tmp_path: Path) -> None:
     assert after.model_digest == before.model_digest
     assert {path.name: path.read_bytes() for path in folder.path.iterdir() if path.name in others} == others
     assert len(os.listdir(folder.path)) == len(others) + 1, "nothing is left behind"
-    assert lines[0].endswith("see whether its labels are in the order of its classes: zero, one, two")
+    assert lines[0].endswith("check that these labels are in class order: zero, one, two")
     assert lines[1].endswith("sealed with digests of golden.npz, labels.txt")
 
 
@@ -43,7 +43,7 @@ def test_one_that_has_them_is_held_to_them(tmp_path: Path) -> None:
     folder = write_picture_version(tmp_path)
     sealed_lines(folder)
     before = (folder.path / "manifest.json").read_bytes()
-    assert sealed_lines(folder) == [f"{folder.path}: has digests of golden.npz, labels.txt already, and they hold"]
+    assert sealed_lines(folder) == [f"{folder.path}: already has digests of golden.npz, labels.txt, and they match"]
     (folder.path / "labels.txt").write_text("two\none\nzero\n")
     with pytest.raises(ManifestInvalid, match=r"labels\.txt: has digest"):
         sealed_lines(folder)
@@ -69,7 +69,7 @@ def test_labels_that_are_not_the_recipes_are_not_sealed(tmp_path: Path) -> None:
     recipe = find_recipe("lenet5-mnist")
     provenance = Provenance("sums", recipe.name, 7, Dataset("toy", "sha256:00"), {}, "abc", "2026-01-02T03:04:05Z")
     folder = write_picture_version(tmp_path, provenance=provenance)
-    with pytest.raises(VerificationFailed, match=r"labels are zero, one, two; the recipe's 0, 1, "):
+    with pytest.raises(VerificationFailed, match=r"labels are zero, one, two; the recipe has 0, 1, "):
         sealed_lines(folder)
     assert read_manifest(folder.path).schema_version == 1
 

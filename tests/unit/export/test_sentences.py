@@ -68,7 +68,7 @@ def test_a_bad_row_is_named(tmp_path: Path, content: bytes, message: str) -> Non
 def test_no_such_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(DataInvalid) as caught:
         _open(tmp_path / "gone.tsv")
-    assert str(caught.value).startswith(f"{tmp_path}/gone.tsv: no such file; expected a TSV file of label<TAB>text")
+    assert str(caught.value).startswith(f"{tmp_path}/gone.tsv: no such file; expected a TSV file with label<TAB>text")
     with pytest.raises(DataInvalid) as caught:
         _open(tmp_path)
     assert str(caught.value) == (

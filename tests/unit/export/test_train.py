@@ -129,7 +129,7 @@ def test_ctrl_c_keeps_the_best_so_far(tmp_path: Path, pictures: Path) -> None:
 def test_ctrl_c_in_the_first_epoch_keeps_nothing_but_can_be_resumed(tmp_path: Path, pictures: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, epochs=1), StopIn(1))
-    with pytest.raises(RunInvalid, match=r"weights\.pt: no such file; no epoch of this run is complete"):
+    with pytest.raises(RunInvalid, match=r"weights\.pt: no such file, because no epoch of this run is complete"):
         load_classifier(tmp_path / "run")
     _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, resume=True, epochs=1))
     assert read_run(tmp_path / "run")[1].state == "finished"
@@ -243,9 +243,9 @@ def test_a_run_is_never_overwritten_nor_mixed_up(tmp_path: Path, pictures: Path,
         _run(_plan(run, "lenet5-mnist", pictures, epochs=1))
     with pytest.raises(RunInvalid, match="holds a run of another recipe"):
         _run(_plan(run, "textcnn-mr", sentences, resume=True, epochs=1))
-    with pytest.raises(RunInvalid, match="was begun with epochs 1, not 2"):
+    with pytest.raises(RunInvalid, match="was started with epochs 1, not 2"):
         _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=2))
-    with pytest.raises(RunInvalid, match="was begun with seed 0, not 4"):
+    with pytest.raises(RunInvalid, match="was started with seed 0, not 4"):
         run_all(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=1), [4], [None], SILENT, print)
 
 
@@ -254,7 +254,7 @@ def test_a_run_goes_on_with_its_own_word_vectors_only(tmp_path: Path, sentences:
     _run(dataclasses.replace(plan, vectors="own"), StopIn(2))
     (tmp_path / "v.txt").write_text(f"fine{' 0.5' * 8}\n", encoding="utf-8")
     other = dataclasses.replace(plan, vectors=str(tmp_path / "v.txt"), resume=True)
-    with pytest.raises(RunInvalid, match=r"was begun with word_vectors own vectors .*, not v\.txt: vectors for 1 of"):
+    with pytest.raises(RunInvalid, match=r"was started with word_vectors own vectors .*, not v\.txt: vectors for 1 of"):
         _run(other)
     assert (read_run(tmp_path / "run")[1].word_vectors or "").startswith("own vectors")
     _run(dataclasses.replace(plan, vectors="own", resume=True))
@@ -262,12 +262,14 @@ def test_a_run_goes_on_with_its_own_word_vectors_only(tmp_path: Path, sentences:
 
 
 def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
-    with pytest.raises(RunInvalid, match=r"holds no run \(recipe\.toml is missing\); see train --out"):
+    with pytest.raises(
+        RunInvalid, match=r"holds no run \(recipe\.toml is missing\); give a folder that train --out wrote"
+    ):
         read_run(tmp_path)
     run = tmp_path / "run"
     _run(_plan(run, "lenet5-mnist", pictures, epochs=1))
     (run / WEIGHTS_FILE).write_bytes(b"PK nonsense")
-    with pytest.raises(RunInvalid, match=r"weights\.pt: damaged"):
+    with pytest.raises(RunInvalid, match=r"weights\.pt: is damaged"):
         load_classifier(run)
     torch.save({"a": torch.zeros(1)}, run / WEIGHTS_FILE)
     with pytest.raises(RunInvalid, match=r"weights\.pt: does not fit the recipe beside it; train again"):
@@ -280,7 +282,7 @@ def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
         _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=1))
     del record["seed"]
     (run / RECORD_FILE).write_text(json.dumps(record))
-    with pytest.raises(RunInvalid, match=r"run\.json: not readable \(missing key 'seed'\)"):
+    with pytest.raises(RunInvalid, match=r"run\.json: cannot be read \(missing key 'seed'\)"):
         read_run(run)
 
 
@@ -290,7 +292,7 @@ def test_weights_that_hold_something_else_are_damaged(tmp_path: Path, held: obje
         (tmp_path / WEIGHTS_FILE).write_bytes(held)
     else:
         torch.save(held, tmp_path / WEIGHTS_FILE)
-    with pytest.raises(RunInvalid, match=r"weights\.pt: damaged"):
+    with pytest.raises(RunInvalid, match=r"weights\.pt: is damaged"):
         load_tensors(tmp_path / WEIGHTS_FILE)
 
 
@@ -298,7 +300,7 @@ def test_a_run_folder_that_cannot_be_made_or_written_is_named(
     tmp_path: Path, pictures: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(RunInvalid, match=r"file/run: cannot be made \(Not a directory\)"):
+    with pytest.raises(RunInvalid, match=r"file/run: cannot be created \(Not a directory\)"):
         _run(_plan(tmp_path / "file" / "run", "lenet5-mnist", pictures, epochs=1))
 
     def fill(*arguments: object) -> None:
@@ -331,5 +333,5 @@ def test_weights_are_never_unpickled(tmp_path: Path) -> None:
 def test_a_device_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     assert choose_device("auto") == choose_device("cpu") == "cpu"
-    with pytest.raises(RunInvalid, match="device 'cuda' was asked for, but torch finds none here"):
+    with pytest.raises(RunInvalid, match="device 'cuda' was requested, but torch finds none;"):
         choose_device("cuda")

@@ -54,15 +54,15 @@ def test_the_first_of_two_vectors_counts_and_words_may_hold_spaces(tmp_path: Pat
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("v.txt.gz", gzip.compress(_text())[:10] + b"\xff" * 20, "not readable"),
-        ("v.bin", _binary()[:-6], "word 3 of 3: the file ends within its vector"),
+        ("v.txt.gz", gzip.compress(_text())[:10] + b"\xff" * 20, "cannot be read"),
+        ("v.bin", _binary()[:-6], "word 3 of 3: the file ends within the vector"),
         ("v.bin", b"4 3\n" + _binary()[4:], "word 4 of 4: the file ends"),
-        ("v.bin", b"word 1 2\n", "does not begin with the numbers of words and dimensions"),
-        ("v.bin", b"0 3\n", "says it has 0 words of 3 dimensions"),
-        ("v.bin", b"1 3\n" + b"x" * 5000, "no space ends the word"),
+        ("v.bin", b"word 1 2\n", "expected the numbers of words and dimensions in the first line"),
+        ("v.bin", b"0 3\n", "claims 0 words of 3 dimensions"),
+        ("v.bin", b"1 3\n" + b"x" * 5000, "the word is too long"),
         ("v.txt", b"good 1 2\nbad 1\n", "line 2: has 1 numbers, expected 2"),
-        ("v.txt", b"good 1 x\n", "line 1: has something that is no number"),
-        ("v.txt.gz", b"no archive", "not readable"),
+        ("v.txt", b"good 1 x\n", "line 1: has a value that is not a number"),
+        ("v.txt.gz", b"no archive", "cannot be read"),
     ],
 )
 def test_a_damaged_file_is_refused_with_the_place(tmp_path: Path, name: str, content: bytes, message: str) -> None:
@@ -72,7 +72,7 @@ def test_a_damaged_file_is_refused_with_the_place(tmp_path: Path, name: str, con
 
 
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
-    with pytest.raises(DataInvalid, match=r"nowhere\.txt: not readable"):
+    with pytest.raises(DataInvalid, match=r"nowhere\.txt: cannot be read"):
         read_vectors(tmp_path / "nowhere.txt", IDS)
 
 
@@ -159,4 +159,4 @@ def test_vectors_are_asked_for_and_refused(tmp_path: Path, sentences: Path, caps
     assert "needs word vectors; give --vectors FILE" in capsys.readouterr().err
     (tmp_path / "b").mkdir()
     assert _train(tmp_path / "b", sentences, "rand", "--vectors", "own") == 2
-    assert "takes none" in capsys.readouterr().err
+    assert "takes no word vectors" in capsys.readouterr().err

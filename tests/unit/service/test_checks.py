@@ -83,7 +83,7 @@ def test_the_optional_inputs_that_came_are_returned_as_they_came(tunable: Servab
     [
         ("gain", np.ones(1), "input 'gain': expected datatype FP32, got FP64"),
         ("gain", np.ones(2, np.float32), "input 'gain': expected shape [1], got [2]"),
-        ("word", objects(b"\xff"), "input 'word': an element is not UTF-8, which the model's strings must be"),
+        ("word", objects(b"\xff"), "input 'word': an element is not UTF-8, expected UTF-8 strings"),
     ],
 )
 def test_optional_inputs_that_do_not_fit_are_refused(

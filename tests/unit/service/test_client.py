@@ -87,14 +87,14 @@ def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("variables", "message"),
     [
-        ({"TLS_CAT": "x"}, "environment variable CONVSERVE_CLIENT_TLS_CAT: there is no such setting of a client"),
+        ({"TLS_CAT": "x"}, "environment variable CONVSERVE_CLIENT_TLS_CAT: there is no such client setting"),
         ({"TLS_CA": "", "TOKEN": "tick"}, "CONVSERVE_CLIENT_TLS_CA: expected a value, got none"),
         ({"TLS": "yes"}, "CONVSERVE_CLIENT_TLS: expected true or false, got 'yes'"),
         ({"TOKEN": "tick", "TOKEN_FILE": "f"}, "CONVSERVE_CLIENT_TOKEN and CONVSERVE_CLIENT_TOKEN_FILE are both set"),
         ({"TOKEN": "two words"}, "the token has spaces or letters that cannot be sent"),
-        ({"TLS_SERVER_NAME": ".models"}, "'.models' is no name of a server"),
-        ({"TLS_SERVER_NAME": "two words"}, "'two words' is no name of a server"),
-        ({"TLS_KEY": "k"}, "a caller's certificate and its key belong together"),
+        ({"TLS_SERVER_NAME": ".models"}, "'.models' is not a valid server name"),
+        ({"TLS_SERVER_NAME": "two words"}, "'two words' is not a valid server name"),
+        ({"TLS_KEY": "k"}, "the client's certificate needs its key"),
     ],
 )
 def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], message: str) -> None:
@@ -146,10 +146,10 @@ def test_the_options_of_a_call_go_before_those_of_the_client() -> None:
 
 def test_a_misspelt_option_is_named() -> None:
     unknown: Any = {"topk": 3}
-    with pytest.raises(TypeError, match="no option 'topk'; there are explain, metadata, model_version"):
+    with pytest.raises(TypeError, match="unknown option 'topk'; expected explain, metadata, model_version"):
         images_request("m", [b"x"], unknown)
     for build in (partial(describe_request, "m", ""), partial(health_request, "m")):
-        with pytest.raises(TypeError, match="no option 'topk'; there are metadata, timeout_seconds"):
+        with pytest.raises(TypeError, match="unknown option 'topk'; expected metadata, timeout_seconds"):
             build(unknown)
 
 
@@ -329,7 +329,12 @@ def test_an_any_of_another_kind_is_passed_over() -> None:
     [
         ("NOT_FOUND", "no model\n'm'", "", "NOT_FOUND: no model 'm'"),
         ("UNAUTHENTICATED", "no", "", "UNAUTHENTICATED: no; give one, --token-file FILE or CONVSERVE_CLIENT_TOKEN"),
-        ("UNAUTHENTICATED", "no", "t", "UNAUTHENTICATED: no; the one sent may be outdated or of another server: give"),
+        (
+            "UNAUTHENTICATED",
+            "no",
+            "t",
+            "UNAUTHENTICATED: no; the token may have expired or belong to another server: give",
+        ),
         ("PERMISSION_DENIED", "no", "t", "PERMISSION_DENIED: no; give another one, --token-file FILE or"),
         ("UNAVAILABLE", "failed to connect to all", "", "UNAVAILABLE: failed to connect to all"),
     ],

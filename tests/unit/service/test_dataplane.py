@@ -752,7 +752,7 @@ def test_a_manifest_of_a_larger_batch_makes_larger_parts() -> None:
 def test_a_call_that_the_queue_could_never_hold_is_no_overload(world: World) -> None:
     world.batcher.max_queued_requests = 1
     message = refusal(lambda: world.classify(GOOD[:4]))
-    assert message == "the call makes 2 batches, the queue holds 1: send less a call"
+    assert message == "the call makes 2 batches, the queue holds 1: send fewer items"
     assert world.batcher.reserved == 0
     world.batcher.max_queued_requests = 2
     world.classify(GOOD[:4])

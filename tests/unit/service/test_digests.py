@@ -110,7 +110,7 @@ def test_weights_beside_the_model_file_have_one_too(tmp_path: Path) -> None:
         preprocessing=None,
         model_digest=file_digest(folder.path / "model.onnx"),
     )
-    with pytest.raises(GraphInvalid, match=r"has weights in 'weights\.bin', of which the manifest has no digest"):
+    with pytest.raises(GraphInvalid, match=r"has weights in 'weights\.bin', for which the manifest has no digest"):
         check_digests(plain, folder.path)
     made = sealed(plain, folder.path)
     assert list(made.digests or ()) == ["golden.npz", "weights.bin"]
@@ -124,7 +124,7 @@ def test_weights_in_another_folder_are_not_sealed(tmp_path: Path) -> None:
     """A manifest that names them could not be read."""
     folder = with_weights_beside(tmp_path, "weights/all.bin")
     plain = manifest(labels_file=None, task="tensor", preprocessing=None)
-    with pytest.raises(GraphInvalid, match=r"has weights in 'weights/all\.bin': write them beside it"):
+    with pytest.raises(GraphInvalid, match=r"has weights in 'weights/all\.bin': save them in a file beside it"):
         sealed(plain, folder.path)
 
 

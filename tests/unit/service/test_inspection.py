@@ -30,7 +30,7 @@ def test_a_version_tells_all_it_knows(capsys: pytest.CaptureFixture[str], tmp_pa
     for part in (
         "task        image-classification",
         "verified    3 golden answers, worst difference ",
-        "provider    CPUExecutionProvider (asked for: cpu)",
+        "provider    CPUExecutionProvider (requested: cpu)",
         "inputs      images UINT8 [-1, 2, 3, 1]",
         "outputs     probabilities FP32 [-1, 3]",
         "digest      sha256:",
@@ -102,7 +102,7 @@ def test_what_is_chosen_is_a_layout_that_was_measured_less_those_that_make_room(
     monkeypatch.setattr("service.repository.pricing.choice.choose_layout", lambda _, default: default)
     monkeypatch.setattr("service.repository.pricing.choice.instances_with_room", lambda *_: 1)
     text = "\n".join(report(capsys, write_model(tmp_path, doubling()).path))
-    assert "chosen      2 instances of 1 thread less 1, which leaves cores to the transport; " in text
+    assert "chosen      2 instances of 1 thread minus 1, which leaves cores for the transport; " in text
 
 
 def test_what_holds_nothing_is_named(tmp_path: Path) -> None:

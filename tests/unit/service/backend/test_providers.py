@@ -83,7 +83,7 @@ def test_auto_falls_back_to_the_cpu_and_says_so(
         backend = onnx.OnnxBackend(GRAPH, "auto")
     assert backend.provider == Provider("auto", CPU, "cpu")
     assert runtime.asked == [asked]
-    assert caplog.messages == [f"CUDA does not run here, the CPU serves: {why}"]
+    assert caplog.messages == [f"CUDA does not work here, so the CPU is used: {why}"]
 
 
 @pytest.mark.parametrize(
@@ -98,7 +98,7 @@ def test_cuda_refuses_a_fallback_in_one_line(monkeypatch: pytest.MonkeyPatch, ru
     runtime.put_in(monkeypatch)
     with pytest.raises(ProviderUnavailable) as refused:
         onnx.OnnxBackend(GRAPH, "cuda")
-    expected = f"device 'cuda' was asked for, but CUDA does not run here: {why}. Use --device auto to allow the CPU"
+    expected = f"device 'cuda' was requested, but CUDA does not work here: {why}. Use --device auto to allow the CPU"
     assert str(refused.value) == expected
 
 

@@ -48,8 +48,8 @@ def _without_its_weights() -> onnx.ModelProto:
     [
         pytest.param(lambda: _model(ir_version=99), "older IR version", id="IR version"),
         pytest.param(lambda: _model(opset=99), "older opset", id="opset"),
-        pytest.param(_of_others, "operators of ONNX alone", id="another's operator"),
-        pytest.param(lambda: _model("Theirs"), "operators of ONNX alone", id="no operator"),
+        pytest.param(_of_others, "standard ONNX operators", id="another's operator"),
+        pytest.param(lambda: _model("Theirs"), "standard ONNX operators", id="no operator"),
         pytest.param(lambda: _model("Mul", TensorProto.BFLOAT16), "in float32", id="no kernel"),
         pytest.param(_without_its_weights, "beside model.onnx", id="weights in another file"),
     ],
@@ -80,7 +80,7 @@ def _given_as(node: onnx.NodeProto, output: onnx.ValueInfoProto) -> onnx.ModelPr
                 helper.make_node("Cast", ["x"], ["y"], to=TensorProto.FLOAT8E5M2),
                 helper.make_tensor_value_info("y", TensorProto.FLOAT8E5M2, ("N",)),
             ),
-            "tensor(float8e5m2), which the protocol does not have: cast it to another inside the graph",
+            "tensor(float8e5m2), which the protocol does not have: cast it to a supported type inside the graph",
             id="small numbers",
         ),
         pytest.param(
@@ -88,7 +88,7 @@ def _given_as(node: onnx.NodeProto, output: onnx.ValueInfoProto) -> onnx.ModelPr
                 helper.make_node("SequenceConstruct", ["x"], ["y"]),
                 helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, ("N",)),
             ),
-            "seq(tensor(float)), which the protocol does not have: export it with tensors alone "
+            "seq(tensor(float)), which the protocol does not have: export it with tensors only "
             "(skl2onnx: options={'zipmap': False})",
             id="sequence",
         ),

@@ -63,7 +63,7 @@ def test_a_foreign_table_is_ignored_with_a_line_and_left_in_place(
     other = Key(**{**{name: getattr(KEY, name) for name in Key.__slots__}, changed: "another"})
     kept(tmp_path).write(entry(other))
     assert kept(tmp_path).read(KEY) is None
-    assert "measured elsewhere or for another model" in caplog.text
+    assert "costs are kept only for other machines or models" in caplog.text
     kept(tmp_path).write(entry())
     assert kept(tmp_path).read(KEY) == entry()
     assert kept(tmp_path).read(other) == entry(other)
@@ -119,7 +119,7 @@ def test_a_damaged_table_is_ignored_with_a_line_and_written_anew(
 ) -> None:
     (tmp_path / "cost.json").write_bytes(damaged)
     assert kept(tmp_path).read(KEY) is None
-    assert "ignored and measured anew" in caplog.text
+    assert "ignored, so costs are measured again" in caplog.text
     assert kept(tmp_path).write(entry())
     assert kept(tmp_path).read(KEY) == entry()
 

@@ -158,7 +158,10 @@ def test_one_different_pixel_is_found() -> None:
 )
 def test_a_picture_of_another_shape_is_named(changes: dict[str, Any]) -> None:
     spec = image_spec(**changes)
-    assert mismatch(picture_golden(), spec) == f"golden sample 0: became {spec.shape}, expected (2, 3, 1)"
+    assert (
+        mismatch(picture_golden(), spec)
+        == f"golden sample 0: has shape {spec.shape} after preprocessing, expected (2, 3, 1)"
+    )
 
 
 def test_a_raw_input_that_cannot_be_read_is_named() -> None:
@@ -170,7 +173,7 @@ def test_a_raw_input_that_cannot_be_read_is_named() -> None:
 def test_a_classifier_without_raw_inputs_proves_nothing() -> None:
     golden = picture_golden()
     message = mismatch(Golden((), golden.inputs, golden.outputs))
-    assert message == "the golden vectors hold no raw inputs, a classifier needs them"
+    assert message == "the golden vectors hold no raw inputs, which a classifier needs"
 
 
 @pytest.mark.parametrize("padding_id", [0, 3])
@@ -188,7 +191,7 @@ def test_a_sentence_longer_than_its_golden_ids_is_named(tmp_path: Path) -> None:
     tokenizer().save(str(tmp_path / "tokenizer.json"))
     ids = np.array([[2]])
     message = mismatch(Golden((b"good film",), (ids,), (ids,)), text_spec(), tmp_path)
-    assert message == "golden sample 0: became (2,), expected (1,)"
+    assert message == "golden sample 0: has shape (2,) after preprocessing, expected (1,)"
 
 
 @given(st.integers(1, 10_000))

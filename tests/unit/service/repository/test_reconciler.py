@@ -133,7 +133,7 @@ def test_a_changed_version_that_fails_leaves_the_old_one_in_place(
     stage.change("a/1")
     stage.loader.failures["a/1"] = ManifestInvalid("half copied")
     stage.reconciler.poll()
-    assert "the old one serves: half copied" in caplog.text
+    assert "the old one continues to serve: half copied" in caplog.text
     assert stage.lifecycle.find("a") is old
     assert stage.loader.batchers["a/1"].closed_with == []
     stage.loader.failures.clear()
@@ -231,7 +231,7 @@ def test_a_model_that_cannot_be_read_at_the_start_is_as_one_that_fails_to_load(t
 def test_a_start_where_no_model_can_be_read_says_so(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1")
     lock(tmp_path / "a", "a loop")
-    with pytest.raises(SettingsError, match=r"is wanted; .*/a: Too many levels of symbolic links$"):
+    with pytest.raises(SettingsError, match=r"that the settings select; .*/a: Too many levels of symbolic links$"):
         stage.start()
 
 
@@ -464,7 +464,7 @@ def test_a_pin_of_which_a_part_is_there_serves_that_and_shows(tmp_path: Path, ca
     assert change_failed(stage)
     assert caplog.text.count("has no version 2, 7 on disk, which its setting 'versions' names") == 1
     told = {status.version: (status.state, status.hint) for status in stage.reconciler.index()}
-    assert told[2] == told[7] == ("UNAVAILABLE", "its setting 'versions' names it, and it is not on disk")
+    assert told[2] == told[7] == ("UNAVAILABLE", "its setting 'versions' names it, but it is not on disk")
     assert (told[1][0], told[3]) == ("READY", ("UNAVAILABLE", "it is not loaded"))
     stage.add("a/2")
     (tmp_path / "a" / "serving.toml").write_text('versions = "1,2"\n')
@@ -902,7 +902,7 @@ class TestExplicit:
         stage.loader.failures["a/1"] = ManifestInvalid("no")
         stage.change("a/1")
         for _ in range(2):
-            with pytest.raises(LoadFailed, match="the one that was loaded before goes on"):
+            with pytest.raises(LoadFailed, match="the one loaded before continues to serve"):
                 stage.reconciler.load_model("a")
         assert stage.serving("a") == [1]
         assert change_failed(stage)

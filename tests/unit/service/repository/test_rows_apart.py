@@ -59,7 +59,7 @@ def test_rows_that_change_each_others_answers_are_seen_and_logged(
 ) -> None:
     with caplog.at_level(logging.WARNING):
         assert not answers_rows_apart(FakeBackend(compute), "sums")
-    assert "rows change each other's answers" in caplog.text
+    assert "rows affect each other's answers" in caplog.text
     assert caplog.records[0].fields == {"model": "sums"}
 
 

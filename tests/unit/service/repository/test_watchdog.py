@@ -230,7 +230,7 @@ def test_a_look_that_fails_does_not_end_the_watch(
     watchdog._thread.join(GUARD_SECONDS)
     assert not watchdog._thread.is_alive()
     assert len(looks) == 2
-    assert "the next look will be in time" in caplog.text
+    assert "the next check comes as scheduled" in caplog.text
 
 
 def test_a_version_that_is_gone_or_fails_stays_down(tmp_path: Path) -> None:

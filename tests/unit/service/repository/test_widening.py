@@ -78,7 +78,7 @@ def test_one_that_does_not_come_up_is_given_up_and_keeps_no_other_waiting(caplog
         widening.look()
     assert (hanging.is_given_up, other.is_given_up, other.opened) == (True, False, 1)
     assert threads.begun == ["widen a", "widen b"]
-    assert "no batch runs on more threads when alone: it did not end within 2.5 seconds" in caplog.text
+    assert "batches that run alone get no extra threads: it did not end within 2.5 seconds" in caplog.text
 
 
 def test_nothing_is_opened_once_it_is_to_stop() -> None:
@@ -115,5 +115,5 @@ def test_an_error_is_logged_and_the_thread_goes_on(
         widening._thread.join(10)
     assert not widening._thread.is_alive()
     assert session.opened == 2
-    assert "looking for sessions to open failed" in caplog.text
+    assert "checking for sessions to open failed" in caplog.text
     assert widening.stop(), "nothing is under way"

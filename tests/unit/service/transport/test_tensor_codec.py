@@ -315,15 +315,15 @@ def test_nor_is_it_wrapped_where_protobuf_hands_out_arrays(datatype: str, values
 def test_sixteen_bit_floats_travel_raw_only() -> None:
     message = request(("x", "FP16", (1,)))
     message.inputs[0].contents.fp32_contents.append(1)
-    assert refusal(message) == "input 'x': FP16 travels in raw contents only"
+    assert refusal(message) == "input 'x': FP16 is possible only in raw contents"
 
 
 def test_typed_contents_belong_into_their_own_field() -> None:
     message = request(("x", "INT64", (1,)))
     message.inputs[0].contents.int_contents.append(1)
-    assert refusal(message) == "input 'x': INT64 belongs into int64_contents alone, got int_contents"
+    assert refusal(message) == "input 'x': expected INT64 only in int64_contents, got int_contents"
     message.inputs[0].contents.int64_contents.append(1)
-    assert "alone, got int_contents, int64_contents" in refusal(message)
+    assert "only in int64_contents, got int_contents, int64_contents" in refusal(message)
 
 
 def test_typed_contents_must_be_as_many_as_the_shape_says() -> None:
@@ -359,12 +359,12 @@ def test_shared_memory_of_another_size_is_refused_unread(datatype: str, byte_siz
         (
             ("int64_param", -1),
             ("int64_param", 4),
-            "shared_memory_byte_size and _offset: expected numbers from 0 on, got -1 and 4",
+            "shared_memory_byte_size and _offset: expected numbers of at least 0, got -1 and 4",
         ),
         (
             ("uint64_param", 8),
             ("int64_param", -4),
-            "shared_memory_byte_size and _offset: expected numbers from 0 on, got 8 and -4",
+            "shared_memory_byte_size and _offset: expected numbers of at least 0, got 8 and -4",
         ),
         (
             ("string_param", "8"),

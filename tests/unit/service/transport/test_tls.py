@@ -104,8 +104,8 @@ def test_a_half_renewed_pair_is_not_taken_and_named_once(
     assert follower() is None
     assert follower() is None
     (said,) = caplog.messages
-    assert said.startswith("TLS files cannot be used, the present certificates stay: --tls-certificate ")
+    assert said.startswith("TLS files cannot be used, the current certificates stay in use: --tls-certificate ")
     files.key.write_bytes(pair.key.read_bytes())
     os.utime(files.key, ns=(2, 2))
     assert follower() is not None
-    assert caplog.messages[1:] == ["TLS certificates taken anew"]
+    assert caplog.messages[1:] == ["TLS certificates reloaded"]
