@@ -9,7 +9,7 @@ import signal
 import threading
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -98,10 +98,22 @@ def test_what_is_queued_is_finished_and_what_comes_later_is_refused(
         assert server.logged("stopped")[0]["in_flight"] == 0
 
 
+@contextlib.contextmanager
+def sighup(disposition: signal.Handlers) -> Iterator[None]:
+    """Let processes that are started inherit what SIGHUP does, whether the tests themselves run under nohup or not."""
+    before = signal.signal(signal.SIGHUP, disposition)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGHUP, before)
+
+
 def test_a_terminal_that_closes_drains_the_server(small_repository: Path, transport: str, loop_iterations: int):
     """It sends SIGHUP, often twice, the shell's and the kernel's: nobody is in a hurry."""
     flags = ("--lame-duck-seconds", "0", "--drain-seconds", "600", "--instances", "1", "--max-batch-size", "1")
-    with ServerProcess(small_repository, transport, *flags) as server:
+    with sighup(signal.SIG_DFL):
+        server = ServerProcess(small_repository, transport, *flags)
+    with server:
         calls = [server.client.inference.ModelInfer.future(loop_request(loop_iterations // 2)) for _ in range(3)]
         eventually(lambda: server.metric("convserve_queue_depth", model="loop") >= 1, "one runs, others are queued")
         server.signal(signal.SIGHUP)
@@ -112,11 +124,8 @@ def test_a_terminal_that_closes_drains_the_server(small_repository: Path, transp
 
 
 def test_nohup_is_heeded(small_repository: Path, transport: str):
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    try:
+    with sighup(signal.SIG_IGN):
         server = ServerProcess(small_repository, transport, "--lame-duck-seconds", "600")
-    finally:
-        signal.signal(signal.SIGHUP, before)
     with server:
         server.signal(signal.SIGHUP)
         server.signal(signal.SIGTERM)  # the first that counts, so there is a lame duck
