@@ -11,22 +11,13 @@ from collections import deque
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from bench.load import frames
-from bench.load.codes import (
-    CANCELLED,
-    DEADLINE_EXCEEDED,
-    INTERNAL,
-    PERMISSION_DENIED,
-    RESOURCE_EXHAUSTED,
-    UNAVAILABLE,
-    UNKNOWN,
-)
+from bench.load import codes, frames
 from bench.load.frames import Frame, FrameReader, ProtocolFailed
 from bench.load.hpack import STATUS_200, grpc_status, literal
 
 _RENEW = 1 << 28  # bytes received before they are given back to the server's window
 # What gRPC makes of a stream that is reset (gRPC over HTTP2, "Errors"); INTERNAL otherwise.
-_RESETS = {7: UNAVAILABLE, 8: CANCELLED, 11: RESOURCE_EXHAUSTED, 12: PERMISSION_DENIED}
+_RESETS = {7: codes.UNAVAILABLE, 8: codes.CANCELLED, 11: codes.RESOURCE_EXHAUSTED, 12: codes.PERMISSION_DENIED}
 _CACHED_BLOCKS = 4096
 
 
@@ -48,7 +39,7 @@ class Answer(NamedTuple):
 class _Stream:
     tag: int
     body: list[bytes]
-    code: int = UNKNOWN  # where no trailers tell one
+    code: int = codes.UNKNOWN  # where no trailers tell one
 
 
 @dataclass(slots=True)
@@ -162,7 +153,7 @@ class Connection:
                 self._forget(self._numbers[tag], tell=True)
             elif self._held.pop(tag, None) is None:
                 continue
-            answers.append(Answer(tag, DEADLINE_EXCEEDED, b""))
+            answers.append(Answer(tag, codes.DEADLINE_EXCEEDED, b""))
         return answers
 
     def abandon(self, code: int) -> list[Answer]:
@@ -233,9 +224,9 @@ class Connection:
             if known and self._keep_bodies:
                 known.body.append(payload)
             if flags & frames.END_STREAM:
-                self._end(stream, known.code if known else UNKNOWN, answers)  # no trailers, so no status
+                self._end(stream, known.code if known else codes.UNKNOWN, answers)  # no trailers, so no status
         elif kind == frames.RST_STREAM:
-            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), INTERNAL), answers)
+            self._end(stream, _RESETS.get(int.from_bytes(payload, "big"), codes.INTERNAL), answers)
         elif kind == frames.WINDOW_UPDATE:
             self._widen(stream, int.from_bytes(payload, "big") & frames.LARGEST_WINDOW)
         elif kind == frames.SETTINGS and not flags & frames.ACK:
@@ -246,7 +237,7 @@ class Connection:
             self.closing = True
             last = int.from_bytes(payload[:4], "big") & frames.LARGEST_WINDOW
             for number in [number for number in self._streams if number > last]:
-                self._end(number, UNAVAILABLE, answers)
+                self._end(number, codes.UNAVAILABLE, answers)
 
     def _code(self, block: bytes) -> int:
         code = self._codes.get(block)
