@@ -58,6 +58,29 @@ class Gather(ABC):
         self._requests: list[PendingRequest] = []
         self._lock = threading.Lock()
 
+    def reserve(self, parts: int) -> None:
+        """Reserve a place in the queue for each of so many parts.
+
+        Raises:
+            InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
+            ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
+        """
+        batcher = self.servable.batcher
+        if parts > batcher.max_queued_requests:
+            raise InvalidInput(
+                f"the call makes {parts} batches, the queue holds {batcher.max_queued_requests}: send fewer items"
+            )
+        reserved = 0
+        try:
+            for _ in range(parts):
+                batcher.reserve()
+                reserved += 1
+        except ServingError:
+            for _ in range(reserved):
+                batcher.release()
+            raise
+        self.parts_left = parts
+
     def add(self, request: PendingRequest) -> PendingRequest | None:
         """Remember a part's request so that it can be withdrawn; None if the call is settled already."""
         with self._lock:
