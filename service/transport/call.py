@@ -157,7 +157,12 @@ class Call:
         self._unsettled = [True]
 
     def find(self, name: str, version: str, task: str = "") -> Servable:
-        """Lend the servable, and label the call with it."""
+        """Lend the servable, and label the call with it.
+
+        Raises:
+            InvalidInput: It has another task than the one given (INVALID_ARGUMENT).
+            ServingError: As :meth:`DataPlane.find` raises it.
+        """
         lifecycle = self._calls.dataplane.lifecycle
         self._model = name if lifecycle.knows(name) else ""
         servable = self._calls.dataplane.find(name, version)

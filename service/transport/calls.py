@@ -16,6 +16,7 @@ from google.protobuf.message import DecodeError
 from service.checks import check_forms
 from service.dataplane import DataPlane, Ticket
 from service.errors import DeadlineUnmeetable, InvalidInput, ServingError, Unloading
+from service.manifest import Task
 from service.metrics import Metrics, taken
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
@@ -249,29 +250,26 @@ class Calls:
 
     def _classify_images(self, call: Call, payload: bytes) -> Ticket:
         request = wire.parse(classification.ClassifyImagesRequest, payload, *self._classify_limits)
-        call.caller_id = request.request_id
-        servable = call.find(request.model_name, request.model_version, "image-classification")
         response = classification.ClassifyImagesResponse()
-        return self._classify(call, servable, request, request.images, response)
+        return self._classify(call, request, request.images, "image-classification", response)
 
     def _classify_sentences(self, call: Call, payload: bytes) -> Ticket:
         request = wire.parse(classification.ClassifySentencesRequest, payload, *self._classify_limits)
-        call.caller_id = request.request_id
-        servable = call.find(request.model_name, request.model_version, "sentence-classification")
         response = classification.ClassifySentencesResponse()
-        return self._classify(call, servable, request, request.sentences, response)
+        return self._classify(call, request, request.sentences, "sentence-classification", response)
 
     def _classify(
         self,
         call: Call,
-        servable: Servable,
         request: classification.ClassifyImagesRequest | classification.ClassifySentencesRequest,
         items: Sequence[Item],
+        task: Task,
         response: classification.ClassifyImagesResponse | classification.ClassifySentencesResponse,
     ) -> Ticket:
+        call.caller_id = response.request_id = request.request_id
+        servable = call.find(request.model_name, request.model_version, task)
         if request.top_k < 0:
             raise InvalidInput(f"top_k: expected 0 or more, got {request.top_k}")
-        response.request_id = call.caller_id
         reply = ClassifyReply(call, servable, request.top_k or _DEFAULT_TOP_K, response, request.explain)
         terms = Terms(servable, call.arrival, call.deadline, burst=call.burst)
         return self.dataplane.classify(servable, items, terms, reply)
