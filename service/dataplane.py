@@ -145,7 +145,7 @@ class DataPlane:
         )
         if request.rows > servable.max_batch_size:
             gather = TensorGather((), servable, reply)
-            self._preparation.split(gather, request)
+            gather.split(request)
             return gather
         servable.front.offer(request, terms.burst is not None and terms.burst.alone)
         return _Submitted(servable, request)

@@ -15,7 +15,7 @@ import numpy as np
 
 from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest, Reply
-from service.errors import BackendFailed, InvalidInput, RequestCancelled, ServingError
+from service.errors import BackendFailed, InternalError, InvalidInput, RequestCancelled, ServingError
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 
@@ -89,6 +89,18 @@ class Gather(ABC):
             self._requests.append(request)
             return request
 
+    def submit(self, request: PendingRequest, alone: bool = False) -> None:
+        """Hand a part over, for which a place is reserved; what refuses it settles the call.
+
+        Args:
+            request: The part, which was added.
+            alone: Whether this thread may run it as well.
+        """
+        try:
+            self.servable.front.submit(request, alone)
+        except Exception as error:
+            self.fail(error)
+
     def misses(self) -> int:
         """Return how many cache misses a part counts: 1 for the call's first part, 0 for the others."""
         with self._lock:
@@ -117,6 +129,13 @@ class Gather(ABC):
             self._requests.clear()
             self.last = None
             self._refuse_caller(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle the call with whatever befell a part, of which the caller sees only what it may."""
+        if not isinstance(error, ServingError):
+            _LOG.error("preparing items failed", exc_info=error)
+            error = InternalError("preparing the items failed")
+        self.refuse(error)
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
@@ -188,6 +207,33 @@ class TensorGather(Gather):
         super().__init__(items, servable, reply.refuse)
         self._reply = reply
         self._rows: dict[int, Sequence[np.ndarray]] = {}
+
+    def split(self, whole: PendingRequest) -> None:
+        """Submit a tensor of more rows than a batch holds in several parts.
+
+        Raises:
+            ServingError: As :meth:`reserve` raises it.
+        """
+        size = self.servable.max_batch_size
+        parts = []
+        for start in range(0, whole.rows, size):
+            places = range(start, min(start + size, whole.rows))
+            part = PendingRequest(
+                [array[places.start : places.stop] for array in whole.inputs],
+                whole.group,
+                whole.deadline,
+                whole.arrival,
+                PartReply(self, places),
+                handicap=whole.handicap,
+                overrides=whole.overrides,
+            )
+            parts.append(part)
+        self.reserve(len(parts))
+        for part in parts:
+            if self.add(part) is None:
+                self.servable.batcher.release()
+            else:
+                self.submit(part)
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts

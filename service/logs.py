@@ -13,8 +13,8 @@ LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
 # Loggers that a caller can make write a line, or a traceback, for each call: gRPC, our own of batches that fail, of
-# parts that do not fit together and of unexpected errors in calls, Pillow (damaged pictures), OpenTelemetry (trace
-# contexts).
+# parts that fail or do not fit together and of unexpected errors in calls, Pillow (damaged pictures), OpenTelemetry
+# (trace contexts).
 _DRIVEN_BY_CALLERS = (
     "grpc._cython.cygrpc",
     "service.batching.instance",

@@ -6,7 +6,6 @@ items that come together are prepared together, by the thread that took them in;
 
 from __future__ import annotations
 
-import logging
 import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,12 +17,11 @@ import numpy as np
 from service.batching.keeping import Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import PendingRequest, Reply
-from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, NoThread, ServingError
+from service.errors import DeadlineExceeded, Draining, InvalidInput, NoThread
 from service.gather import Gather, PartReply
 from service.metrics import taken
 from service.repository.servable import Servable
 
-_LOG = logging.getLogger(__name__)
 # The most that may keep the thread of a burst from other calls: this time, and so many items of one call.
 _BURST_SECONDS = 0.02
 _BURST_ITEMS = 16
@@ -111,34 +109,6 @@ class Preparation:
                 self._refuse(parts[number + 1 :])
                 break
 
-    def split(self, gather: Gather, whole: PendingRequest) -> None:
-        """Submit a request of more rows than a batch holds in several parts, whose answers the gather joins.
-
-        Raises:
-            ServingError: As :meth:`Gather.reserve` raises it.
-        """
-        size = gather.servable.max_batch_size
-        parts = []
-        for start in range(0, whole.rows, size):
-            places = range(start, min(start + size, whole.rows))
-            rows = [array[places.start : places.stop] for array in whole.inputs]
-            part = PendingRequest(
-                rows,
-                whole.group,
-                whole.deadline,
-                whole.arrival,
-                PartReply(gather, places),
-                handicap=whole.handicap,
-                overrides=whole.overrides,
-            )
-            parts.append(part)
-        gather.reserve(len(parts))
-        for part in parts:
-            if gather.add(part) is None:
-                gather.servable.batcher.release()
-            else:
-                self._submit([(gather, part)])
-
     def _answer_known(self, gather: Gather, known: KnownItems, terms: Terms) -> bool:
         """Answer a call if the answers to all its items are kept; tell whether they are.
 
@@ -205,15 +175,9 @@ class Preparation:
                 ready.append((part.gather, request))
             if quick_until is not None and self._clock() >= quick_until:
                 break
-        self._submit(ready, alone)
-        return done
-
-    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]], alone: bool = False) -> None:
         for gather, request in ready:
-            try:
-                gather.servable.front.submit(request, alone)
-            except Exception as error:
-                gather.refuse(_shown(error))
+            gather.submit(request, alone)
+        return done
 
     def _request(self, part: Part, quick: bool) -> PendingRequest | None:
         """Decode a part; None if there is nothing to submit: its reservation is given back, or passed to the pool."""
@@ -225,7 +189,7 @@ class Preparation:
             return None
         except BaseException as error:
             front.release()
-            part.gather.refuse(_shown(error))
+            part.gather.fail(error)
             return None
         if request is None:
             front.release()
@@ -287,11 +251,3 @@ class Burst:
         if self.parts:
             parts, self.parts = self.parts, []
             self._preparation.finish(parts, self.alone)
-
-
-def _shown(error: BaseException) -> ServingError:
-    """Return what the caller may see of an error in the preparation."""
-    if isinstance(error, ServingError):
-        return error
-    _LOG.error("preparing items failed", exc_info=error)
-    return InternalError("preparing the items failed")

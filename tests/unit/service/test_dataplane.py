@@ -464,6 +464,7 @@ def test_an_error_of_ours_is_logged_and_its_text_kept(world: World, caplog: pyte
     (error,) = world.items.errors
     assert (error.status, error.message) == ("INTERNAL", "preparing the items failed")
     assert "ZeroDivisionError: secret" in caplog.text
+    assert {record.name for record in caplog.records} <= set(_BOUNDS), "callers can have it logged without end"
 
 
 def test_a_batcher_that_breaks_settles_the_call(world: World) -> None:
