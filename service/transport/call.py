@@ -41,6 +41,12 @@ def request_id_of(metadata: Metadata) -> str:
     return new_request_id()
 
 
+def unexpected(request_id: str, method: str) -> Status:
+    """Log the exception being handled; return what the caller sees in its place."""
+    _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": method}})
+    return internal(request_id)
+
+
 class Responder(Protocol):
     """A door's way back to one caller. Exactly one method is called, once, from any thread."""
 
@@ -199,9 +205,7 @@ class Call:
 
     def unexpected(self) -> None:
         """Settle with INTERNAL and log the exception being handled."""
-        request_id = self.request_id
-        _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": self._method}})
-        self._fail(internal(request_id), "INTERNAL")
+        self._fail(unexpected(self.request_id, self._method), "INTERNAL")
 
     def _fail(self, status: Status, reason: str) -> None:
         if not self._settle():

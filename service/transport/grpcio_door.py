@@ -18,7 +18,7 @@ from google.protobuf.message import DecodeError
 from service.errors import InvalidInput, ServingError
 from service.scheduling import take_turns_at_once
 from service.transport.address import check_free
-from service.transport.call import request_id_of
+from service.transport.call import request_id_of, unexpected
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.departure import leaving
@@ -29,7 +29,7 @@ from service.transport.off_loop import OffLoop
 from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
 from service.transport.standard_services import add_reflection
-from service.transport.status import Status, abort, internal
+from service.transport.status import Status, abort
 from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
@@ -283,8 +283,7 @@ class GrpcioDoor:
                 ended((left := leaves()).status, left.reason)
                 raise
             except Exception:
-                _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": method.path}})
-                status, reason = internal(request_id), "INTERNAL"
+                status, reason = unexpected(request_id, method.path), "INTERNAL"
             else:
                 ended("OK")
                 return response

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
+from service.logs import _BOUNDS
 from service.pb.inference import grpc_service_pb2 as pb
 from service.transport.calls import MODEL_INFER
+from tests.integration.conftest import Embed
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -202,6 +204,18 @@ def test_failing_graphs_fill_no_log(server: ServerProcess):
     assert {failure(call.result).code for call in calls} == {grpc.StatusCode.INTERNAL}
     seconds = Counter(line["time"].partition(".")[0] for line in server.logged("a batch failed"))
     assert max(seconds.values()) <= 10
+
+
+def test_an_error_of_ours_in_a_method_that_answers_at_once_is_internal_and_fills_no_log(
+    embed: Embed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("service.transport.describe.PLATFORM", 1)
+    with embed() as running:
+        told = failure(running.client.inference.ModelMetadata, pb.ModelMetadataRequest(name="add-sub"))
+    assert told.code is grpc.StatusCode.INTERNAL
+    assert told.message.startswith("internal error (request id ")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.name in _BOUNDS
 
 
 def test_an_id_is_made_for_a_caller_who_brings_none(server: ServerProcess):

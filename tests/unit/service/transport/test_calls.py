@@ -29,6 +29,7 @@ from service.errors import (
     ServingError,
     Unloading,
 )
+from service.logs import _BOUNDS
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
@@ -595,6 +596,7 @@ def test_the_unexpected_is_internal_with_the_request_id_and_without_text(
     assert status.message == "internal error (request id id-1)"
     assert b"secret" not in status.trailing_metadata[0][1]
     assert "secret" in caplog.text
+    assert {record.name for record in caplog.records} <= set(_BOUNDS), "callers can have it logged without end"
     assert world.calls.in_flight.count == 0
 
 
