@@ -13,13 +13,14 @@ LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
 # Loggers that a caller can make write a line, or a traceback, for each call: gRPC, our own of batches that fail, of
-# parts that fail or do not fit together and of unexpected errors in calls, Pillow (damaged pictures), OpenTelemetry
-# (trace contexts).
+# parts that fail or do not fit together and of unexpected errors in calls and HTTP pages, Pillow (damaged pictures),
+# OpenTelemetry (trace contexts).
 _DRIVEN_BY_CALLERS = (
     "grpc._cython.cygrpc",
     "service.batching.instance",
     "service.gather",
     "service.transport.call",
+    "service.transport.http_endpoint",
     "PIL.TiffImagePlugin",
     "opentelemetry.trace.span",
     "opentelemetry.trace.propagation.tracecontext",
