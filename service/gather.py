@@ -40,7 +40,7 @@ class ItemsReply(Protocol):
 
 
 class Gather(ABC):
-    """Collects the parts of one call; settles it exactly once. Thread-safe.
+    """Reserves places for the parts of one call, submits them, collects the answers; settles it once. Thread-safe.
 
     The first failure of a part settles the call and withdraws the other parts.
     """
@@ -48,11 +48,11 @@ class Gather(ABC):
     def __init__(self, items: Sequence[Item], servable: Servable, refuse: Callable[[ServingError], None]) -> None:
         self.items = items
         self.servable = servable
-        self.parts_left = 0
         self.settled = False
-        self.last: tuple[PendingRequest, BatchFacts] | None = None
         self.known: KnownItems | None = None
         self.keys: Sequence[bytes] = ()
+        self._parts_left = 0
+        self._last: tuple[PendingRequest, BatchFacts] | None = None
         self._refuse_caller = refuse
         self._is_counted = False
         self._requests: list[PendingRequest] = []
@@ -79,7 +79,11 @@ class Gather(ABC):
             for _ in range(reserved):
                 batcher.release()
             raise
-        self.parts_left = parts
+        self._parts_left = parts
+
+    def release(self) -> None:
+        """Give the place of a part back that is not submitted."""
+        self.servable.batcher.release()
 
     def add(self, request: PendingRequest) -> PendingRequest | None:
         """Remember a part's request so that it can be withdrawn; None if the call is settled already."""
@@ -111,8 +115,8 @@ class Gather(ABC):
         """Settle a call of which no part was begun, with kept outputs (1, ...) for each item."""
         for place, outputs in enumerate(rows):
             self.fill([place], outputs)
-        self.last = (request, facts)
-        self.parts_left = 1
+        self._last = (request, facts)
+        self._parts_left = 1
         self.part_done()
 
     def cancel(self) -> None:
@@ -127,7 +131,7 @@ class Gather(ABC):
                     request.refuse(error)  # else it would count as a caller who left
                 self.servable.front.cancel(request)
             self._requests.clear()
-            self.last = None
+            self._last = None
             self._refuse_caller(error)
 
     def fail(self, error: BaseException) -> None:
@@ -142,19 +146,19 @@ class Gather(ABC):
     ) -> None:
         """Keep the rows of the items at ``places``; the last part answers the caller."""
         self.fill(places, outputs)
-        self.last = (request, facts)
+        self._last = (request, facts)
         self.part_done()
         if self.settled:  # by another part or by its caller, perhaps before this one
-            self.last = None
+            self._last = None
 
     def part_done(self) -> None:
         """Count a part; the last one settles the call."""
         with self._lock:
-            self.parts_left -= 1
-            done = self.parts_left == 0
+            self._parts_left -= 1
+            done = self._parts_left == 0
         if done and self._settle():
             self._requests.clear()  # they refer to the call as well: nothing shall wait for the garbage collector
-            last, self.last = self.last, None
+            last, self._last = self._last, None
             self.deliver(last)
 
     def _settle(self) -> bool:
@@ -231,7 +235,7 @@ class TensorGather(Gather):
         self.reserve(len(parts))
         for part in parts:
             if self.add(part) is None:
-                self.servable.batcher.release()
+                self.release()
             else:
                 self.submit(part)
 

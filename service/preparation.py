@@ -139,7 +139,7 @@ class Preparation:
     def _refuse(self, parts: Sequence[Part]) -> None:
         kind, why = (Draining, "the server is stopping") if self._pool._shutdown else (NoThread, "no thread to decode")
         for part in parts:
-            part.gather.servable.batcher.release()
+            part.gather.release()
             part.gather.refuse(kind(why))
 
     def finish(self, parts: Sequence[Part], alone: bool) -> None:
@@ -181,18 +181,17 @@ class Preparation:
 
     def _request(self, part: Part, quick: bool) -> PendingRequest | None:
         """Decode a part; None if there is nothing to submit: its reservation is given back, or passed to the pool."""
-        front = part.gather.servable.front
         try:
             request = self._decode(part, quick)
         except _Slow:
             self._hand_over([part])
             return None
         except BaseException as error:
-            front.release()
+            part.gather.release()
             part.gather.fail(error)
             return None
         if request is None:
-            front.release()
+            part.gather.release()
         return request
 
     def _decode(self, part: Part, quick: bool) -> PendingRequest | None:

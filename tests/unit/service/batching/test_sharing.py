@@ -181,13 +181,6 @@ def test_a_hit_needs_no_place() -> None:
     assert got_own_rows(stage.ask())
 
 
-def test_a_reservation_is_given_back_to_the_batcher() -> None:
-    stage = Stage(10_000, merges=True)
-    stage.batcher.reserved = 2
-    stage.shared.release()
-    assert stage.batcher.reserved == 1
-
-
 def test_a_hit_whose_deadline_has_passed_or_whose_caller_left_is_refused() -> None:
     stage = Stage(10_000)
     stage.ask()
