@@ -55,7 +55,13 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"convserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve a model repository")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model repository",
+        description="Serve a model repository. A flag --grpc-port is also the environment variable "
+        "CONVSERVE_GRPC_PORT and the key grpc_port of the TOML file; the first of the three that is given counts. "
+        "MODEL/serving.toml overrides some settings for one model.",
+    )
     settings.add_flags(serve)
     serve.set_defaults(run=_serve)
 

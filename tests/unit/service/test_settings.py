@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
-from service.settings import ModelSettings, Settings, add_flags, read_model_settings, resolve
+from service.settings import Settings, add_flags, resolve
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "grpc_port": (0, 65535),
@@ -43,6 +43,31 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "trace_sample_rate": (0, 1),
     "repository_poll_seconds": (0.1, 86400),
 }
+
+PER_MODEL = [
+    "versions",
+    "device",
+    "cuda_execution",
+    "cudnn_search",
+    "tf32",
+    "tensorrt",
+    "instances",
+    "intra_op_threads",
+    "lone_threads",
+    "weight",
+    "measuring_seconds",
+    "max_batch_size",
+    "max_request_rows",
+    "advertised_input",
+    "max_queue_delay_seconds",
+    "max_queued_requests",
+    "refusals",
+    "response_cache",
+    "merge_identical_requests",
+    "priority_levels",
+    "default_priority_level",
+    "latency_objective_seconds",
+]
 
 
 def flags(*arguments: str) -> argparse.Namespace:
@@ -122,6 +147,7 @@ def test_every_setting_has_a_help_text() -> None:
     for field in dataclasses.fields(Settings):
         assert "--" + field.name.replace("_", "-") in text
         assert len(field.metadata["help"]) > 10
+    assert " ".join(text.split()).count("; also in MODEL/serving.toml)") == len(PER_MODEL)
 
 
 def test_a_switch_can_be_turned_off_by_flag() -> None:
@@ -228,46 +254,6 @@ def test_models_are_named_for_the_start_in_mode_explicit_only(mode: str) -> None
     told = refusal("--models", "m", "--load-models", "a", "--model-control-mode", mode)
     assert told == "--load-models needs --model-control-mode explicit"
     assert resolved("--models", "m", "--load-models", "a", "--model-control-mode", "explicit").load_models == "a"
-
-
-# serving.toml
-
-
-def test_without_a_file_the_servers_settings_hold(tmp_path: Path) -> None:
-    settings = Settings(models="m")
-    assert read_model_settings(tmp_path / "serving.toml", settings) is settings
-
-
-def test_a_models_file_overrides_what_it_names(tmp_path: Path) -> None:
-    path = tmp_path / "serving.toml"
-    path.write_text('device = "cpu"\nmax_queue_delay_seconds = 1\n')
-    merged = read_model_settings(path, Settings(models="m", instances=3))
-    assert merged == Settings(models="m", instances=3, device="cpu", max_queue_delay_seconds=1)
-
-
-def test_a_model_may_override_only_what_exists() -> None:
-    hints = get_type_hints(Settings)
-    for name, hint in get_type_hints(ModelSettings).items():
-        assert hint == hints[name] | None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("grpc_port = 1", "unknown key 'grpc_port'; known: versions, "),
-        ("instances = 1.5", "instances: expected int, got 1.5"),
-        ("instances = 257", "instances: expected 0 to 256, got 257"),
-        ('device = "gpu"', "device: expected one of 'auto', 'cpu', 'cuda', got 'gpu'"),
-        ("=", "not readable as TOML ("),
-        ("a = " + "[" * 10_000, "not readable as TOML ("),
-    ],
-)
-def test_a_wrong_models_file_is_named_with_its_key(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "serving.toml"
-    path.write_text(content)
-    with pytest.raises(SettingsError) as caught:
-        read_model_settings(path, Settings(models="m"))
-    assert str(caught.value).startswith(f"{path}: {message}")
 
 
 @pytest.mark.parametrize("service", ["", "PREDICTOR_", "ENVOY_", "X_2_", "GRPC_", "HTTP_"])
