@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -24,6 +25,7 @@ from service.strict import StrictError, parse
 
 Device = Literal["auto", "cpu", "cuda"]
 ENVIRONMENT_PREFIX = "CONVSERVE_"
+_VERSIONS = re.compile(r"all|latest:[1-9][0-9]{0,17}|[1-9][0-9]{0,17}(,[1-9][0-9]{0,17})*")
 T = TypeVar("T")
 
 
@@ -180,6 +182,8 @@ class Settings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name}: expected {least} to {most}, got {value}")
+        if not _VERSIONS.fullmatch(self.versions):
+            raise ValueError(f"versions: expected latest:N, all, or numbers such as 1,3, got {self.versions!r}")
         if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
             raise ValueError(f"otlp_endpoint: expected http(s)://HOST:PORT, got {self.otlp_endpoint!r}")
 
@@ -190,8 +194,10 @@ def read_model_settings(path: Path, settings: Settings) -> Settings:
     Raises:
         SettingsError: The file is damaged, or a key is unknown or of another type or range.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return settings
+    if not os.path.isfile(path):  # not to be taken for none
+        raise SettingsError(f"{path}: it is not a file")
     per_model = [setting.name for setting in dataclasses.fields(Settings) if setting.metadata["per_model"]]
     return dataclasses.replace(settings, **_from_file(path, per_model))
 

@@ -15,7 +15,7 @@ from service.metrics import Metrics
 from service.repository import listing, version_policy
 from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
-from service.repository.lifecycle import UNREADABLE, Lifecycle, VersionStatus
+from service.repository.lifecycle import MISCONFIGURED, UNREADABLE, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfall, Shortfalls, shortfall_of
@@ -60,7 +60,7 @@ class Reconciler:
         Call this before the server takes calls: a caller who comes early must try again, not hear of an unknown model.
 
         Raises:
-            SettingsError: The repository cannot be read or lacks what was asked for, or a setting is wrong.
+            SettingsError: The repository cannot be read, lacks what was asked for, or holds nothing to load.
         """
         with self.changing:
             self._announced = self._survey()
@@ -68,10 +68,10 @@ class Reconciler:
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
-        A version that fails becomes UNAVAILABLE with its reason; the others are still loaded. If one fails that a
-        policy ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode
-        ``explicit`` only the models named in ``load_models`` are loaded. What was announced is what is loaded, except
-        models that a call has loaded or unloaded since.
+        A version that fails becomes UNAVAILABLE with its reason, as do those of a model whose ``serving.toml`` is not
+        valid; the others are still loaded. If one fails that a policy ``latest:N`` wants, an older one serves, as it
+        would if the server had been running. In mode ``explicit`` only the models named in ``load_models`` are loaded.
+        What was announced is what is loaded, except models that a call has loaded or unloaded since.
 
         Raises:
             SettingsError: As for :meth:`announce`.
@@ -87,20 +87,17 @@ class Reconciler:
         self._lifecycle.start()
 
     def _survey(self) -> tuple[Models, Plan]:
-        """Look at the repository for the first time; show each version as LOADING, as left out or as unreadable."""
+        """Look at the repository for the first time; show each version as LOADING, left out or held back."""
         models = self._catalogue.models()
-        plan = self._catalogue.plan(models)
-        self._lifecycle.require(list(plan))
-        for name in [name for name in plan if not models[name]]:
-            del plan[name]
-            why = self._catalogue.unreadable[name]
-            self._lifecycle.set_status(VersionStatus(name, 0, "UNAVAILABLE", why, UNREADABLE))
-            self._shortfalls.note(name, Shortfall(why))
+        plan, faults = self._catalogue.plan(models)
+        self._lifecycle.require([*plan, *faults])
         for name, folders in models.items():
             _, asked = plan.get(name, (None, []))
             self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in asked])
             for folder in asked:
                 self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
+        for name, why in faults.items():
+            self._hold_back(name, models[name], why)
         return models, plan
 
     def poll(self) -> None:
@@ -122,13 +119,12 @@ class Reconciler:
             self._shortfalls.note_repository("")
             for name in sorted(known | set(models) | self._shortfalls.names):
                 try:
-                    shortfall = self._follow(name, models.get(name), retry=False)
+                    self._shortfalls.note(name, self._follow(name, models.get(name), retry=False))
                 except SettingsError as error:
-                    shortfall = Shortfall(str(error))
+                    self._hold_back(name, models.get(name, ()), str(error))
                 except Exception:
-                    shortfall = Shortfall("it could not be brought up to date")
+                    self._shortfalls.note(name, Shortfall("it could not be brought up to date"))
                     _LOG.exception("a model could not be brought up to date", extra={"fields": {"model": name}})
-                self._shortfalls.note(name, shortfall)
 
     def load_model(self, name: str) -> None:
         """Load a model's wanted versions, or those that changed on disk, and unload its others.
@@ -151,9 +147,8 @@ class Reconciler:
             try:
                 shortfall = self._follow(name, folders, retry=True)
             except SettingsError as error:
-                self._shortfalls.note(name, Shortfall(str(error)))
-                what = "its serving.toml is not valid" if folders else UNREADABLE
-                raise LoadFailed(f"model '{name}': {what}") from None
+                self._hold_back(name, folders, str(error))
+                raise LoadFailed(f"model '{name}': {MISCONFIGURED if folders else UNREADABLE}") from None
             self._shortfalls.note(name, shortfall)
             if shortfall.problem:
                 raise LoadFailed(f"model '{name}' {shortfall.problem}")
@@ -260,6 +255,10 @@ class Reconciler:
         self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
     ) -> Shortfall:
         return shortfall_of(folders, settings.versions, wanted, self._swapper.failure)
+
+    def _hold_back(self, name: str, folders: Sequence[VersionFolder], why: str) -> None:
+        self._swapper.hold_back(name, folders, why)
+        self._shortfalls.note(name, Shortfall(why))
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and stop lending it."""

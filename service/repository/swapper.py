@@ -9,7 +9,7 @@ import collections
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from service.errors import (
@@ -26,7 +26,7 @@ from service.metrics import Metrics
 from service.repository import servable as servables
 from service.repository import store
 from service.repository.attempt import Attempt, Attempts
-from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.lifecycle import MISCONFIGURED, UNLOADED, UNREADABLE, Lifecycle, VersionStatus
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings
@@ -189,6 +189,26 @@ class Swapper:
             status = self._lifecycle.status(folder.name, folder.version)
             if status is None or status.has_failed:
                 self.leave_out(folder.name, folder.version, "it is not loaded")
+
+    def hold_back(self, name: str, folders: Sequence[VersionFolder], why: str) -> None:
+        """Show as UNAVAILABLE what cannot be loaded since the model's folder or its ``serving.toml`` cannot be read.
+
+        If a version is READY, the others are left as they are.
+
+        Args:
+            name: Model name.
+            folders: Its versions on disk; none if its folder cannot be read.
+            why: The reason, for the operator.
+        """
+        if self._lifecycle.servables(name):
+            return
+        known = {status.version: status for status in self._lifecycle.statuses_of(name)}
+        hint = MISCONFIGURED if folders else UNREADABLE
+        for version in [folder.version for folder in folders] or ([] if known else [0]):
+            status = VersionStatus(name, version, "UNAVAILABLE", why, hint)
+            before = known.get(version)
+            if before is None or before.is_left_out or (before.hint == hint and before != status):
+                self._lifecycle.set_status(status)
 
     def forget_all_but(self, name: str, versions: Collection[int]) -> None:
         """Know no more of a model's other versions that do not serve."""

@@ -114,6 +114,7 @@ def test_the_file_may_be_named_by_the_environment_and_the_flag_wins(tmp_path: Pa
 
 
 SAMPLES: dict[Any, tuple[Any, str]] = {int: (7, "7"), float: (0.5, "0.5"), str: ("x", "x"), bool: (True, "true")}
+TEXTS = {"otlp_endpoint": "http://collector:4317", "versions": "1,3"}
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
@@ -122,8 +123,7 @@ def test_every_setting_can_be_given_in_every_way(tmp_path: Path, field: dataclas
     value, text = SAMPLES.get(hint) or ((choice := hint.__args__[-1]), choice)
     if field.name == "max_message_bytes":
         value, text = 4096, "4096"
-    if field.name == "otlp_endpoint":
-        value = text = "http://collector:4317"
+    value, text = (TEXTS.get(field.name, given) for given in (value, text))
     flag = "--" + field.name.replace("_", "-")
     file = tmp_path / "c.toml"
     written = f'"{value}"' if isinstance(value, str) else str(value).lower()
@@ -189,6 +189,21 @@ def test_a_wrong_flag_is_named() -> None:
     assert refusal("--models", "m", "--max-batch-size", "many") == "--max-batch-size: expected int, got 'many'"
     assert refusal("--models", "m", "--max-batch-size", "-1") == "max_batch_size: expected 0 to 4096, got -1"
     assert refusal("--models", "m", "--device", "tpu") == "--device: expected one of auto, cpu, cuda, got 'tpu'"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["", "newest", "latest", "latest:", "latest:0", "latest:-1", "latest:01", "All", "0", "1,", ",1", "1, 2", "\u0661"],
+)
+def test_versions_are_the_newest_all_or_numbers(policy: str) -> None:
+    told = refusal("--models", "m", "--versions", policy)
+    assert told == f"versions: expected latest:N, all, or numbers such as 1,3, got {policy!r}"
+
+
+def test_numbers_of_versions_have_at_most_18_digits() -> None:
+    for policy in ("9" * 18, "latest:" + "9" * 18):
+        assert resolved("--models", "m", "--versions", policy).versions == policy
+        refusal("--models", "m", "--versions", policy + "9" * 5000)
 
 
 def test_a_repository_is_required() -> None:
