@@ -58,6 +58,7 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="serve a model repository",
+        usage="%(prog)s [-h] [--config FILE.toml] --models DIR [--SETTING VALUE ...]",
         description="Serve a model repository. A flag --grpc-port is also the environment variable "
         "CONVSERVE_GRPC_PORT and the key grpc_port of the TOML file; the first of the three that is given counts. "
         "MODEL/serving.toml overrides some settings for one model.",

@@ -221,6 +221,14 @@ def test_the_parser_ends_the_command(capsys: pytest.CaptureFixture[str], argumen
     assert arguments != ["--version"] or output.out == f"convserve {__version__}\n"
 
 
+def test_a_flag_without_a_value_is_told_in_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--grpc-port"])
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: convserve serve ")
+    assert error == "convserve serve: error: argument --grpc-port: expected one argument"
+
+
 def test_the_package_can_be_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.argv", ["service", "--version"])
     with pytest.raises(SystemExit) as caught:
