@@ -26,6 +26,7 @@ from service.strict import StrictError, parse
 Device = Literal["auto", "cpu", "cuda"]
 ENVIRONMENT_PREFIX = "CONVSERVE_"
 _VERSIONS = re.compile(r"all|latest:[1-9][0-9]{0,17}|[1-9][0-9]{0,17}(,[1-9][0-9]{0,17})*")
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
 T = TypeVar("T")
 
 
@@ -119,9 +120,7 @@ class Settings:
         60.0, "a batch that runs longer has hung: its callers get an error, the version is reloaded; 0: never"
     )
     load_timeout_seconds: float = _setting(600.0, "a version that takes longer to load has failed; 0: no limit")
-    latency_objective_seconds: float = _model_setting(
-        0.0, "deadline of a request that has none or a later one; 0: none"
-    )
+    latency_objective_seconds: float = _model_setting(0.0, "deadline of a request with none or a later one; 0: none")
     max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
     max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
     max_connection_age_seconds: float = _setting(0.0, "grpcio: age at which clients are told to reconnect; 0: never")
@@ -184,7 +183,7 @@ class Settings:
                 raise ValueError(f"{name}: expected {least} to {most}, got {value}")
         if not _VERSIONS.fullmatch(self.versions):
             raise ValueError(f"versions: expected latest:N, all, or numbers such as 1,3, got {self.versions!r}")
-        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+        if self.otlp_endpoint and not _ENDPOINT.fullmatch(self.otlp_endpoint):
             raise ValueError(f"otlp_endpoint: expected http(s)://HOST:PORT, got {self.otlp_endpoint!r}")
 
 
@@ -230,7 +229,7 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
     hints = get_type_hints(Settings)
     names = [setting.name for setting in dataclasses.fields(Settings)]
     values: dict[str, Any] = {}
-    config = flags.config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    config = environment.get(ENVIRONMENT_PREFIX + "CONFIG") if flags.config is None else flags.config
     if config:
         values |= _from_file(Path(config), names)
     environment = without_service_links(environment, ENVIRONMENT_PREFIX)

@@ -111,6 +111,7 @@ def test_the_file_may_be_named_by_the_environment_and_the_flag_wins(tmp_path: Pa
     (tmp_path / "b.toml").write_text('models = "b"\n')
     assert resolved(CONFIG=str(tmp_path / "a.toml")).models == "a"
     assert resolved("--config", str(tmp_path / "b.toml"), CONFIG=str(tmp_path / "a.toml")).models == "b"
+    assert refusal("--config", "", CONFIG=str(tmp_path / "a.toml")) == "no model repository: give --models DIR"
 
 
 SAMPLES: dict[Any, tuple[Any, str]] = {int: (7, "7"), float: (0.5, "0.5"), str: ("x", "x"), bool: (True, "true")}
@@ -200,6 +201,18 @@ def test_versions_are_the_newest_all_or_numbers(policy: str) -> None:
     assert told == f"versions: expected latest:N, all, or numbers such as 1,3, got {policy!r}"
 
 
+@pytest.mark.parametrize("host", ["collector", "10.0.0.1", "[fd00::1]", "a-b.example.org"])
+def test_a_collector_has_a_host_and_may_have_a_port(host: str) -> None:
+    for endpoint in (f"http://{host}:4317", f"https://{host}", f"http://{host}:4317/"):
+        assert resolved("--models", "m", "--otlp-endpoint", endpoint).otlp_endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4317", "http://", "http://:4317", "http://a b:1", "http://\udcff:1"])
+def test_what_is_no_collector_is_refused(endpoint: str) -> None:
+    told = refusal("--models", "m", "--otlp-endpoint", endpoint)
+    assert told == f"otlp_endpoint: expected http(s)://HOST:PORT, got {endpoint!r}"
+
+
 def test_numbers_of_versions_have_at_most_18_digits() -> None:
     for policy in ("9" * 18, "latest:" + "9" * 18):
         assert resolved("--models", "m", "--versions", policy).versions == policy
@@ -269,32 +282,3 @@ def test_models_are_named_for_the_start_in_mode_explicit_only(mode: str) -> None
     told = refusal("--models", "m", "--load-models", "a", "--model-control-mode", mode)
     assert told == "--load-models needs --model-control-mode explicit"
     assert resolved("--models", "m", "--load-models", "a", "--model-control-mode", "explicit").load_models == "a"
-
-
-@pytest.mark.parametrize("service", ["", "PREDICTOR_", "ENVOY_", "X_2_", "GRPC_", "HTTP_"])
-@pytest.mark.parametrize(
-    ("link", "value"),
-    [
-        ("SERVICE_HOST", "10.0.0.1"),
-        ("SERVICE_PORT", "8001"),
-        ("SERVICE_PORT_GRPC", "8001"),
-        ("PORT", "tcp://10.0.0.1:8001"),
-        ("PORT", "udp://[fd00::1]:8001"),
-        ("PORT_8001_TCP", "tcp://10.0.0.1:8001"),
-        ("PORT_8001_TCP_PROTO", "tcp"),
-        ("PORT_8001_TCP_PORT", "8001"),
-        ("PORT_8001_SCTP_ADDR", "10.0.0.1"),
-    ],
-)
-def test_what_kubernetes_writes_of_services_named_like_this_is_passed_over(service: str, link: str, value: str) -> None:
-    assert resolved("--models", "m", **{service + link: value}) == Settings(models="m")
-
-
-@pytest.mark.parametrize("variable", ["PORTS", "PORT", "GRCP_PORT", "SERVICE", "PORT_8001", "HTTP_HOST_SERVICE"])
-def test_what_only_looks_like_it_is_still_no_setting(variable: str) -> None:
-    told = refusal("--models", "m", **{variable: "8001"})
-    assert told == f"environment variable CONVSERVE_{variable}: there is no such setting"
-
-
-def test_a_port_of_this_server_goes_on_counting() -> None:
-    assert resolved("--models", "m", GRPC_PORT="18001").grpc_port == 18001
