@@ -262,7 +262,8 @@ def test_a_lost_repository_is_told_once_and_so_is_its_return(tmp_path: Path, cap
     (gone,) = told()
     assert gone.startswith("the model repository cannot be read: ")
     root.mkdir()
-    assert told() == ["the model repository is empty; serving goes on"]
+    assert told() == [empty := "the model repository is empty; serving goes on"]
+    assert f"`{empty}`" in Path("docs/operations.md").read_text()
     root.rmdir()
     assert told() == [gone], "it is another state again"
     aside.rename(root)
