@@ -274,7 +274,8 @@ def _missing_driver() -> str:
 
 
 def _no_cuda(why: str) -> str:
-    return f"device 'cuda' was requested, but CUDA does not work here: {why}. Use --device auto to allow the CPU"
+    remedy = 'Use --device auto (in serving.toml: device = "auto") to allow the CPU'
+    return f"device 'cuda' was requested, but CUDA does not work here: {why}. {remedy}"
 
 
 def _spec(node: ort.NodeArg, path: Path, open_ranks: Collection[str] = ()) -> TensorSpec:

@@ -50,6 +50,7 @@ class Reconciler:
         self._lifecycle = lifecycle
         self.attempts = attempts or Attempts(settings.load_timeout_seconds)
         self._swapper = Swapper(metrics, lifecycle, load, self.attempts, settings.drain_seconds)
+        self._cuda_is_demanded = settings.device == "cuda"
         self.changing = threading.Lock()
         self._shortfalls = Shortfalls(metrics, lifecycle)
         self._announced: tuple[Models, Plan] | None = None
@@ -75,13 +76,13 @@ class Reconciler:
 
         Raises:
             SettingsError: As for :meth:`announce`.
-            ProviderUnavailable: CUDA was demanded and does not run, so no version could be served.
+            ProviderUnavailable: CUDA does not run, and not only a model's ``serving.toml`` demands it.
         """
         with self.changing:
             models, plan = self._announced or self._survey()
             for name, (settings, wanted) in plan.items():
                 for folder in wanted:
-                    self._swapper.load(folder, settings, provider_must_be_there=True)
+                    self._swapper.load(folder, settings, provider_must_be_there=self._cuda_is_demanded)
                 self._stand_in(name, models[name], settings, lambda _: True)
                 self._shortfalls.note(name, self._shortfall(models[name], settings, wanted))
         self._lifecycle.start()

@@ -995,7 +995,8 @@ class TestExplicit:
 
     def test_what_failed_before_the_first_loading_is_tried_by_it(self, tmp_path: Path) -> None:
         loader = FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")})
-        stage = Stage(tmp_path, "a/1", loader=loader, model_control_mode="explicit", load_models="a")
+        explicit: dict[str, Any] = {"model_control_mode": "explicit", "load_models": "a"}
+        stage = Stage(tmp_path, "a/1", loader=loader, device="cuda", **explicit)
         stage.reconciler.announce()
         with pytest.raises(LoadFailed):
             stage.reconciler.load_model("a")
