@@ -10,9 +10,11 @@ from collections.abc import Sequence
 
 from bench.compare import command as compare
 from bench.conformance import command as conformance
+from bench.errors import BenchError
 from bench.load import command as load
 from bench.profile import command as profile
 from bench.slo import command as slo
+from service.client import CredentialsInvalid
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
 
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = int(flags.run(flags))
         if sys.stdout is not None:  # as where a shell has closed it
             sys.stdout.flush()
+    except (BenchError, CredentialsInvalid) as error:
+        sys.stderr.write(f"convserve-bench: {error}\n")
+        return 2
     except BrokenPipeError:  # whoever reads has left, as `head` does
         _drop_output()
         return 1

@@ -13,12 +13,13 @@ from bench.conformance.model import Arrays, Model, outputs_of
 from bench.conformance.outcome import CheckFailed
 from bench.conformance.tensors import same
 from bench.conformance.tensors import to_raw as raw_contents
+from bench.errors import BenchError
 from service.pb.inference import grpc_service_pb2 as pb
 
 _SENTENCES = (".txt", ".text")
 
 
-class InputInvalid(Exception):
+class InputInvalid(BenchError):
     """There is nothing to send; the message says why."""
 
 

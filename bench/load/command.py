@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from bench.errors import OptionsInvalid
 from bench.load import plan, report
 from bench.load.arrivals import Arrivals, Trace
 from bench.load.fleet import Fleet, Run
-from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, describe, max_lag_seconds, positive
-from bench.load.plot import draw_latencies, require_matplotlib
+from bench.load.options import add_shared, arrivals_of, count, describe, max_lag_seconds, positive
+from bench.load.plot import draw_latencies
 from bench.load.progress import bar
 from bench.load.records import Summary, generator_limit
-from bench.load.session import Session, check_outputs, guarded, open_session, write_json
+from bench.load.session import Session, open_session
+from bench.output import check_outputs, require_matplotlib, write_json
 
 GENERATOR_LIMITED = 3
 _EMPTY_OPEN = "nothing was sent in the window, because it contains no arrival; give more --seconds or a higher --rate"
@@ -34,7 +36,7 @@ def add_command(commands: Any) -> None:
         "--seconds", type=positive, default=30.0, metavar="S", help="length of the window; default: %(default)s"
     )
     parser.add_argument("--objective-seconds", type=positive, metavar="S", help="later answers do not count as goodput")
-    parser.set_defaults(run=guarded(run))
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:

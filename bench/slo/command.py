@@ -6,11 +6,12 @@ import argparse
 import dataclasses
 from typing import Any
 
+from bench.errors import OptionsInvalid
 from bench.load.command import GENERATOR_LIMITED
 from bench.load.fleet import Fleet
-from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, describe, positive
-from bench.load.plot import require_matplotlib
-from bench.load.session import Session, check_outputs, guarded, open_session, write_json
+from bench.load.options import add_shared, arrivals_of, count, describe, positive
+from bench.load.session import Session, open_session
+from bench.output import check_outputs, require_matplotlib, write_json
 from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, row
 from bench.slo.optimum import BatchCosts
 from bench.slo.search import Found, RateSearch
@@ -56,7 +57,7 @@ def add_command(commands: Any) -> None:
         help="--curve: time of a batch by number of rows, as `convserve inspect` prints it: goodput is "
         "compared with the most that one instance could answer in time if it knew the future",
     )
-    parser.set_defaults(run=guarded(run))
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:

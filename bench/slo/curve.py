@@ -11,8 +11,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from bench.load.plot import new_figure, save
 from bench.load.records import Summary
+from bench.output import new_figure, save
 
 FACTORS = (0.5, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 # Student's t, two-sided 95 %, by degrees of freedom; beyond ten the last is near enough.
@@ -101,7 +101,7 @@ def draw_curve(
         fluid_bound: The most requests per second that batches of known cost allow; None if that is not known.
 
     Raises:
-        OptionsInvalid: The file cannot be written.
+        OutputInvalid: The file cannot be written.
     """
     figure = new_figure(13, 4)
     goodput, latency, refusals = figure.subplots(1, 3, sharex=True)
