@@ -22,13 +22,16 @@ def check_outputs(*paths: Path | None) -> None:
     """Check before a long run that its results can be written.
 
     Raises:
-        OutputInvalid: One of the folders is missing, or cannot be written to.
+        OutputInvalid: One of the folders is missing, or cannot be written to, or two results would share a file.
     """
-    for path in paths:
-        if path is not None and not os.access(path.parent, os.W_OK):
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if not os.access(path.parent, os.W_OK):
             raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
-        if path is not None and (path.is_dir() or (path.exists() and not os.access(path, os.W_OK))):
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
             raise OutputInvalid(f"{path}: is a folder or cannot be written; give another file")
+    if len({path.resolve() for path in given}) < len(given):
+        raise OutputInvalid(f"{given[0]}: is given for two results; give each its own file")
 
 
 def write_json(path: Path, content: dict[str, Any], *, indent: int = 1) -> None:

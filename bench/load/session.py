@@ -19,7 +19,7 @@ from bench.load.answers import InputInvalid, Reference, encoded_requests, genera
 from bench.load.fleet import Work
 from bench.load.http2 import framed
 from bench.load.plan import Terms
-from service.client import credentials_of, explained
+from service.client import Credentials, credentials_of, explained
 from service.client.address import NO_ADDRESS, host_and_port
 
 _TIMEOUT_SECONDS = 20.0
@@ -56,10 +56,7 @@ def open_session(flags: argparse.Namespace) -> Session:
     encoded = read_encoded(flags.input) if flags.input else None
     credentials = credentials_of(flags)
     with Target(flags.server, _TIMEOUT_SECONDS, credentials) as target:
-        try:
-            about = target.call("ServerMetadata")
-        except CallFailed as failed:
-            raise OptionsInvalid(explained(failed.code, failed.details, flags.server, credentials)) from None
+        about = _server(target, flags.server, credentials)
         # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
         model = dataclasses.replace(learn(target, flags.model, {}), mirrors={}, free_axis=flags.length)
         requests = _requests(model, encoded, flags)
@@ -68,6 +65,29 @@ def open_session(flags: argparse.Namespace) -> Session:
     work = Work(host, port, tuple(framed(request) for request in requests), reference, credentials)
     terms = Terms(len(requests), flags.processes, flags.deadline_seconds, flags.drain_seconds)
     return Session(work, terms, f"{about.name} {about.version}", _facts(flags, about))
+
+
+def require_server(flags: argparse.Namespace) -> None:
+    """Require that the server is still there.
+
+    Raises:
+        OptionsInvalid: It is not; says the remedy.
+    """
+    credentials = credentials_of(flags)
+    with Target(flags.server, _TIMEOUT_SECONDS, credentials) as target:
+        _server(target, flags.server, credentials)
+
+
+def _server(target: Target, address: str, credentials: Credentials) -> Any:
+    """Return what the server says of itself.
+
+    Raises:
+        OptionsInvalid: It does not answer; says the remedy.
+    """
+    try:
+        return target.call("ServerMetadata")
+    except CallFailed as failed:
+        raise OptionsInvalid(explained(failed.code, failed.details, address, credentials)) from None
 
 
 def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> list[Any]:

@@ -82,6 +82,15 @@ def row(point: Point, capacity: float) -> str:
     )
 
 
+def failed(points: Sequence[Point]) -> str | None:
+    """Say how many requests failed or got a wrong answer, which have no columns, and how; None if none did."""
+    whole = reduce(add, (point.whole for point in points))
+    if not whole.failed and not whole.wrong:
+        return None
+    statuses = ", ".join(f"{name} {number}" for name, number in whole.codes.items())
+    return f"{whole.failed} of {whole.offered} requests failed, {whole.wrong} got a wrong answer ({statuses})"
+
+
 def draw_curve(
     points: Sequence[Point],
     capacity: float,

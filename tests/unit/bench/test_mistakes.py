@@ -33,6 +33,13 @@ def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
     )
 
 
+def test_two_results_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one, same = tmp_path / "result", tmp_path / "x" / ".." / "result"
+    (tmp_path / "x").mkdir()
+    assert main(["load", "--rate=1", "127.0.0.1:1", "--model=m", f"--json={one}", f"--plot={same}"]) == 2
+    assert capsys.readouterr().err == f"convserve-bench: {one}: is given for two results; give each its own file\n"
+
+
 @pytest.mark.parametrize("command", ["compare", "profile"])
 def test_a_folder_that_cannot_be_made(
     command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
