@@ -64,10 +64,12 @@ def run(flags: argparse.Namespace) -> int:
             raise OptionsInvalid(explained(error.code, error.details, flags.server, credentials)) from None
         suite = Suite(target, flags.model, mirrors, may_unload=flags.load_unload)
         results = suite.run(flags.section, progress=_print_verbosely if flags.verbose else _print_failure)
-    print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
-    if flags.json:
-        facts = {"server": about.name, "version": about.version, "models": flags.model}
-        write_json(flags.json, report.as_json(results, facts), indent=2)
+    try:
+        print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
+    finally:  # the output may be full, or its reader gone
+        if flags.json:
+            facts = {"server": about.name, "version": about.version, "models": flags.model}
+            write_json(flags.json, report.as_json(results, facts), indent=2)
     return 1 if any(result.outcome is Outcome.FAIL for result in results) else 0
 
 

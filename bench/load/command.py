@@ -52,15 +52,17 @@ def run(flags: argparse.Namespace) -> int:
     summary = Summary.of(window, flags.seconds, flags.objective_seconds)
     limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
     load = f"{flags.concurrency} in flight" if rate is None else describe(arrivals)
-    print(f"{session.server}, model {flags.model}: {load}\n")
-    print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
-    if limit:
-        print(f"\n{limit}")
-    if not summary.offered:
-        print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
-    if flags.json:
-        result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
-        write_json(flags.json, {**session.facts, **result})
+    try:
+        print(f"{session.server}, model {flags.model}: {load}\n")
+        print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
+        if limit:
+            print(f"\n{limit}")
+        if not summary.offered:
+            print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
+    finally:  # the output may be full, or its reader gone
+        if flags.json:
+            result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
+            write_json(flags.json, {**session.facts, **result})
     if flags.plot:
         draw_latencies(summary, flags.objective_seconds, flags.plot)
     if limit:
