@@ -20,6 +20,7 @@ class Catalogue:
     """Reads the disk at each call. All methods but :meth:`scan` need the reconciler's lock.
 
     Attributes:
+        root: The repository.
         unreadable: Models whose folder could not be read when :meth:`models` looked last, with place and reason.
     """
 
@@ -30,7 +31,7 @@ class Catalogue:
             settings: The server's.
         """
         self._settings = settings
-        self._root = Path(settings.models)
+        self.root = Path(settings.models)
         self.unreadable: Mapping[str, str] = {}
         self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
 
@@ -40,7 +41,7 @@ class Catalogue:
         Raises:
             SettingsError: The repository cannot be read.
         """
-        return store.scan(self._root)
+        return store.scan(self.root)
 
     def models(self) -> Models:
         """Return the versions of each model; none of one whose folder cannot be read.
@@ -49,7 +50,7 @@ class Catalogue:
             SettingsError: The repository cannot be read.
         """
         contents = self.scan()
-        self.unreadable = {name: f"{self._root / name}: {why}" for name, why in contents.unreadable.items()}
+        self.unreadable = {name: f"{self.root / name}: {why}" for name, why in contents.unreadable.items()}
         models = store.by_name(contents.folders) | {name: [] for name in contents.unreadable}
         self._bare = {folder: seen for folder, seen in self._bare.items() if folder in models.get(folder.name, ())}
         return models
@@ -62,7 +63,7 @@ class Catalogue:
         """
         if name in self.unreadable:
             raise SettingsError(self.unreadable[name])
-        path = self._root / name / store.SERVING_FILE
+        path = self.root / name / store.SERVING_FILE
         if os.path.lexists(path) and not os.path.isfile(path):  # not to be taken for none
             raise SettingsError(f"{path}: it is not a file")
         try:
@@ -91,9 +92,9 @@ class Catalogue:
             settings = self._settings if name in self.unreadable else self.settings_of(name)
             plan[name] = (settings, self.wanted(models[name], settings))
         if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
-            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that the settings select"
+            nothing = f"model repository {self.root} holds no MODEL/VERSION/model.onnx that the settings select"
             unreadable = "".join(f"; {why}" for why in self.unreadable.values())
-            raise SettingsError(nothing + (unreadable or store.hint_above(self._root)))
+            raise SettingsError(nothing + (unreadable or store.hint_above(self.root)))
         return plan
 
     def is_whole(self, folder: VersionFolder) -> bool:
@@ -114,5 +115,5 @@ class Catalogue:
             return sorted(models)
         for name in asked:
             if name not in models:
-                raise SettingsError(f"--load-models: the repository {self._root} has no model '{name}'")
+                raise SettingsError(f"--load-models: the repository {self.root} has no model '{name}'")
         return sorted(asked)

@@ -9,10 +9,12 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
 from service.repository import listing, version_policy
+from service.repository.absences import Absences
 from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
 from service.repository.lifecycle import UNREADABLE, Lifecycle, VersionStatus
@@ -51,7 +53,9 @@ class Reconciler:
         self.attempts = attempts or Attempts(settings.load_timeout_seconds)
         self._swapper = Swapper(metrics, lifecycle, load, self.attempts, settings.drain_seconds)
         self.changing = threading.Lock()
+        self._shortfall = partial(shortfall_of, failure=self._swapper.failure)
         self._shortfalls = Shortfalls(metrics, lifecycle)
+        self._absences = Absences(lifecycle, self._catalogue.root)
         self._announced: tuple[Models, Plan] | None = None
 
     def announce(self) -> None:
@@ -83,7 +87,7 @@ class Reconciler:
                 for folder in wanted:
                     self._swapper.load(folder, settings, provider_must_be_there=True)
                 self._stand_in(name, models[name], settings, lambda _: True)
-                self._shortfalls.note(name, self._shortfall(models[name], settings, wanted))
+                self._shortfalls.note(name, self._shortfall(models[name], settings.versions, wanted))
         self._lifecycle.start()
 
     def _survey(self) -> tuple[Models, Plan]:
@@ -107,7 +111,7 @@ class Reconciler:
         """Look at the repository again and follow it. A version without a manifest must look the same twice first.
 
         An empty or unreadable repository counts as a lost disk, and serving goes on unchanged; so it does for a model
-        whose folder cannot be read.
+        whose folder cannot be read, and at the first look that misses something of a model that serves.
         """
         with self.changing:
             try:
@@ -120,7 +124,8 @@ class Reconciler:
                 self._shortfalls.note_repository("is empty")
                 return
             self._shortfalls.note_repository("")
-            for name in sorted(known | set(models) | self._shortfalls.names):
+            held = self._absences.look(models, self._catalogue.unreadable)
+            for name in sorted((known | set(models) | self._shortfalls.names) - held):
                 try:
                     shortfall = self._follow(name, models.get(name), retry=False)
                 except SettingsError as error:
@@ -229,7 +234,7 @@ class Reconciler:
             self._swapper.unload(ready[version], exists=version in on_disk)
         self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in tried])
         self._swapper.forget_all_but(name, on_disk)  # last: a model without versions is required no more
-        return self._shortfall(folders, settings, wanted)
+        return self._shortfall(folders, settings.versions, wanted)
 
     def _stand_in(
         self,
@@ -255,11 +260,6 @@ class Reconciler:
             if len(serving) < enough and self._swapper.needs_loading(folder, retry=False) and may_load(folder):
                 self._swapper.load(folder, settings)
         return tried
-
-    def _shortfall(
-        self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
-    ) -> Shortfall:
-        return shortfall_of(folders, settings.versions, wanted, self._swapper.failure)
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and stop lending it."""
@@ -292,7 +292,7 @@ class Reconciler:
                 self._swapper.load(folder, settings)
             else:
                 self._swapper.leave_out_unless_ready([folder])
-            self._shortfalls.note(name, self._shortfall(folders, settings, wanted))
+            self._shortfalls.note(name, self._shortfall(folders, settings.versions, wanted))
 
     @property
     def runs_on(self) -> bool:

@@ -64,6 +64,11 @@ class Stage:
         self.reconciler.load_all()
         return self
 
+    def poll_twice(self) -> None:
+        """Look until what is missing counts as gone."""
+        for _ in range(2):
+            self.reconciler.poll()
+
     @property
     def states(self) -> dict[str, str]:
         return states(self.lifecycle)
@@ -161,7 +166,7 @@ def test_a_damaged_serving_toml_stops_changes_of_its_model_alone(tmp_path: Path)
 def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1", "b/1").start()
     stage.remove("a")
-    stage.reconciler.poll()
+    stage.poll_twice()
     assert stage.states == {"b/1": "READY"}
     assert isinstance(refusal(stage.lifecycle, "a"), ModelNotFound)
     assert stage.lifecycle.is_ready
@@ -353,7 +358,7 @@ def test_the_series_of_a_removed_model_do_not_come_back_with_its_last_calls(tmp_
     leaving.metrics.cancelled("running")
     assert 'model="a"' in stage.metrics.negotiate("")[0].decode()
     stage.remove("a")
-    stage.reconciler.poll()
+    stage.poll_twice()
     leaving.metrics.cancelled("running")
     assert 'model="a"' not in stage.metrics.negotiate("")[0].decode()
 
@@ -378,7 +383,7 @@ def test_a_version_that_is_gone_when_another_replaces_it_is_forgotten(tmp_path: 
     stage = Stage(tmp_path, "a/1").start()
     stage.add("a/2")
     stage.remove("a/1")
-    stage.reconciler.poll()
+    stage.poll_twice()
     assert stage.states == {"a/2": "READY"}
 
 
@@ -448,7 +453,7 @@ def test_a_version_pinned_that_does_not_exist_changes_nothing_and_shows(
     assert change_failed(stage)
     assert caplog.text.count("has no version on disk that its setting 'versions' names") == 1, "not at every look"
     (tmp_path / "a" / "serving.toml").unlink()
-    stage.reconciler.poll()
+    stage.poll_twice()
     assert not change_failed(stage)
 
 
@@ -557,7 +562,7 @@ def test_what_was_removed_stands_in_only_where_none_serves(tmp_path: Path) -> No
     stage = Stage(tmp_path, "a/1", "a/2", versions="latest:2", loader=loader).start()
     stage.add("a/3")
     stage.remove("a/1")
-    stage.reconciler.poll()
+    stage.poll_twice()
     assert stage.serving("a") == [2], "removing a version is the word to let it go"
 
 
@@ -622,7 +627,7 @@ def test_what_failed_before_it_was_left_out_is_tried_again_when_it_is_wanted_aga
     stage.reconciler.poll()
     stage.loader.failures.clear()
     settings.unlink()
-    stage.reconciler.poll()
+    stage.poll_twice()
     assert stage.serving("a") == [2]
 
 
@@ -1052,7 +1057,7 @@ def test_a_model_that_was_removed_leaves_the_server_ready_while_it_drains(
     seen: list[bool] = []
     monkeypatch.setattr(stage.loader.batchers["a/1"], "close", lambda _: seen.append(stage.lifecycle.is_ready))
     stage.remove("a")
-    stage.reconciler.poll()
+    stage.poll_twice()
     assert seen == [True]
     assert stage.states == {"b/1": "READY"}
     assert stage.lifecycle.is_ready

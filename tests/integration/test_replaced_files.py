@@ -1,0 +1,34 @@
+"""Mode poll under an operator's habits: folders and files are replaced under traffic, and no call is lost."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+from tests.integration import graphs
+from tests.integration.harness import ServerProcess, eventually
+from tests.integration.test_repository_calls import Callers, index, publish, wait_version
+
+POLL = ("--model-control-mode", "poll", "--repository-poll-seconds")
+MISSED = "what serves is missing on disk"
+
+
+def test_a_folder_that_a_look_misses_while_it_is_replaced_costs_no_call(tmp_path: Path, transport: str):
+    # Seconds between looks: on a busy machine, too, the gap must end before the second look.
+    root, aside = tmp_path / "models", tmp_path / "aside"
+    root.mkdir()
+    publish(root, "a", 1, graphs.add_sub(offset=100))
+    publish(root, "b", 1, graphs.add_sub())
+    with ServerProcess(root, transport, *POLL, "1") as server, Callers(server) as callers:
+        for version in (2, 3):
+            new = tmp_path / "new"
+            graphs.write(new, "a", graphs.add_sub(offset=100.0 * version), version=version)
+            (root / "a").rename(aside)
+            missed = [["1"], ["2"]][: version - 1]
+            eventually(lambda missed=missed: [entry["missing"] for entry in server.logged(MISSED)] == missed, "a look")
+            (new / "a").rename(root / "a")
+            wait_version(server, version)
+            shutil.rmtree(aside)
+        eventually(lambda: index(server) == {"a/3": ("READY", ""), "b/1": ("READY", "")}, "the old ones are forgotten")
+    assert callers.failures == []
+    assert all(total == 100 * int(version) + 2 for version, total in callers.sums)
