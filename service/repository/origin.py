@@ -6,9 +6,9 @@ import dataclasses
 import os
 from dataclasses import dataclass
 
-from service.digests import check_digests
+from service.digests import check_digests, digest_of
 from service.errors import LoadError
-from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
+from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from service.repository import store
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
@@ -47,16 +47,13 @@ class Origin:
             return False
         try:
             if self.manifest is None:
-                model = folder.path / MODEL_FILE  # a pipe would be read without end
-                if os.path.lexists(folder.path / MANIFEST_FILE) or not model.is_file():
-                    return False
-                if file_digest(model) != self.digest:
+                if os.path.lexists(folder.path / MANIFEST_FILE) or digest_of(folder.path / MODEL_FILE) != self.digest:
                     return False
             elif read_manifest(folder.path) != self.manifest:
                 return False
             else:
                 check_digests(self.manifest, folder.path)
-        except (LoadError, OSError):
+        except LoadError:
             return False
         if self.manifest is not None and self.manifest.digests is not None:
             return True

@@ -103,6 +103,16 @@ def test_what_is_restored_after_a_failure_is_no_failure_any_more(tmp_path: Path)
     assert stage.lifecycle.find("a") is serving
 
 
+def test_what_is_put_back_after_another_served_is_loaded_again(tmp_path: Path) -> None:
+    stage = staged(tmp_path)
+    model, loads = tmp_path / "a" / "1" / "model.onnx", loads_of(stage)
+    for count, data in enumerate((b"another", b"old", b"another"), start=1):
+        model.write_bytes(data)
+        stage.poll_twice()
+        assert loads == ["a/1"] * count
+        assert stage.lifecycle.find("a").digest == file_digest(model)
+
+
 def test_what_changed_while_it_was_loaded_is_loaded_again_whatever_its_digest(tmp_path: Path) -> None:
     stage = staged(tmp_path)
     model = tmp_path / "a" / "1" / "model.onnx"
