@@ -32,8 +32,9 @@ class Absences:
     def look(self, models: Models, unreadable: Collection[str]) -> set[str]:
         """Return the models to leave as they are until the next look, and log each.
 
-        These are the models of which something is missing that was there at the last look: a READY version, or the
-        ``serving.toml``, which also counts as missing while it is empty: a shell empties a file before it writes.
+        These are the models of which something is missing that was there at the last look: the model itself, a READY
+        version, or the ``serving.toml``. That also counts as missing while it is empty: a shell empties a file before
+        it writes.
 
         Args:
             models: The versions of each model on disk.
@@ -43,18 +44,21 @@ class Absences:
         held = set()
         for name in {servable.name for servable in self._lifecycle.ready()}.difference(unreadable):
             ready = {servable.version for servable in self._lifecycle.servables(name)}
-            missing = {str(version) for version in ready - {folder.version for folder in models.get(name, ())}}
+            missing = {f"{name}/{version}" for version in ready - {folder.version for folder in models.get(name, ())}}
+            if name not in models:  # it may serve on with versions that have been missing for long
+                missing.add(name)
+            settings = f"{name}/{SERVING_FILE}"
             if self._has_settings(name):
                 self._with_settings.add(name)
             elif name in self._with_settings:
-                missing.add(SERVING_FILE)
+                missing.add(settings)
             if missing:
                 self._missing[name] = missing
             if new := missing - before.get(name, set()):
                 held.add(name)
-                fields = {"model": name, "missing": sorted(new)}
+                fields = {"model": name, "places": sorted(new)}
                 _LOG.info("what serves is missing on disk; the next look decides", extra={"fields": fields})
-            elif SERVING_FILE in missing:
+            elif settings in missing:
                 self._with_settings.discard(name)
         return held
 

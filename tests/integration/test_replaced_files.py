@@ -25,8 +25,8 @@ def test_a_folder_that_a_look_misses_while_it_is_replaced_costs_no_call(tmp_path
             new = tmp_path / "new"
             graphs.write(new, "a", graphs.add_sub(offset=100.0 * version), version=version)
             (root / "a").rename(aside)
-            missed = [["1"], ["2"]][: version - 1]
-            eventually(lambda missed=missed: [entry["missing"] for entry in server.logged(MISSED)] == missed, "a look")
+            missed = [["a", "a/1"], ["a", "a/2"]][: version - 1]
+            eventually(lambda missed=missed: [entry["places"] for entry in server.logged(MISSED)] == missed, "a look")
             (new / "a").rename(root / "a")
             wait_version(server, version)
             shutil.rmtree(aside)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from service.errors import ManifestInvalid
 from tests.unit.service.repository.test_reconciler import Stage, change_failed
 
 
@@ -32,7 +33,7 @@ def test_a_model_that_is_being_replaced_serves_all_the_time(
         stage.reconciler.poll()
         assert stage.lifecycle.find("a") is old, "nothing has changed"
     told = [record.fields for record in caplog.records]  # type: ignore[attr-defined]
-    assert told == [{"model": "a", "missing": ["1"]}] * 3
+    assert told == [{"model": "a", "places": ["a", "a/1"]}] * 3, "a model without versions is none"
 
 
 def test_the_newest_version_that_is_being_replaced_is_not_rolled_back(tmp_path: Path) -> None:
@@ -86,3 +87,17 @@ def test_a_call_unloads_a_version_that_is_gone_at_once(tmp_path: Path) -> None:
     stage.remove("a/2")
     stage.reconciler.load_model("a")
     assert stage.serving("a") == [1]
+
+
+def test_a_model_that_serves_a_version_long_gone_is_itself_missed_only_once(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    stage.loader.failures["a/2"] = ManifestInvalid("no")
+    stage.remove("a/1")
+    stage.add("a/2")
+    stage.poll_twice()
+    assert stage.serving("a") == [1], "since the new one fails"
+    (tmp_path / "a").rename(tmp_path / ".a")
+    stage.reconciler.poll()
+    assert stage.serving("a") == [1]
+    stage.reconciler.poll()
+    assert stage.serving("a") == []
