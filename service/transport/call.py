@@ -22,7 +22,7 @@ from service.transport.status import Status, internal
 _LOG = logging.getLogger(__name__)
 
 _NO_RPC = ("stream", "http")  # transports whose requests are not RPCs: a whole stream is one, a web page none
-MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
+MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length, and answers with long metadata are lost
 
 _ids = itertools.count(1)
 _run_id = os.urandom(4).hex()
@@ -34,10 +34,10 @@ def new_request_id() -> str:
 
 
 def request_id_of(metadata: Metadata) -> str:
-    """Return the caller's ``x-request-id``, or a new one of ours."""
+    """Return the caller's ``x-request-id``, cut to ``MAX_REQUEST_ID``, or a new one of ours."""
     for key, value in metadata:
         if key == "x-request-id" and value and isinstance(value, str):
-            return value
+            return value[:MAX_REQUEST_ID]
     return new_request_id()
 
 

@@ -210,6 +210,19 @@ def test_an_id_is_made_for_a_caller_who_brings_none(server: ServerProcess):
     assert first != second
 
 
+def test_an_id_without_end_hides_no_status(server: ServerProcess):
+    """Clients take 8 KiB of metadata; with more, the status itself is lost."""
+    metadata = [("x-request-id", "i" * 7000)]
+    for call, request in (
+        (server.client.inference.ModelInfer, infer_request("nothing", {})),
+        (server.client.inference.ModelMetadata, pb.ModelMetadataRequest(name="nothing")),
+    ):
+        failed = failure(call, request, metadata=metadata, timeout=DEADLINE_SECONDS)
+        assert (failed.code, failed.message) == (NOT_FOUND, "no model 'nothing'")
+        assert failed.info is not None
+        assert failed.info.metadata["request_id"] == "i" * 128
+
+
 @pytest.mark.parametrize("field", ["int64_param", "uint64_param"])
 def test_a_deadline_that_has_passed(server: ServerProcess, field: str):
     request = infer_request("add-sub", {"a": FLOATS, "b": FLOATS})
