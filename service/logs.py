@@ -24,9 +24,16 @@ _DRIVEN_BY_CALLERS = (
     "opentelemetry.trace.span",
     "opentelemetry.trace.propagation.tracecontext",
 )
-# How lines begin that repeat what a caller sent: gRPC's on metadata that is not UTF-8, OpenTelemetry's on a tracestate,
-# which may have 8 KiB.
-_REPEATING = ("Invalid encoding on ", "Member doesn't match ", "Duplicate key: ", "Invalid key/value pair ")
+# How lines begin that repeat what a caller sent: gRPC's on metadata that is not UTF-8, and on the path of a call that
+# ended (deadline, broken connection) before its answer was out, which is no fault of the server; OpenTelemetry's on a
+# tracestate, which may have 8 KiB.
+_REPEATING = (
+    "Invalid encoding on ",
+    "ExecuteBatchError raised in core by servicer method ",
+    "Member doesn't match ",
+    "Duplicate key: ",
+    "Invalid key/value pair ",
+)
 
 
 class JsonFormatter(logging.Formatter):
