@@ -107,7 +107,7 @@ REFUSED = {
     "typed, wrong field": (typed("UINT8", [1, 3], int_contents=[1, 2, 3]), INVALID, "only in uint_contents"),
     "typed half floats": (typed("FP16", [1, 3], fp32_contents=[1, 2, 3]), INVALID, "expected datatype UINT8, got FP16"),
     "unknown output": (infer_request("add-sub", {}, ["product"]), INVALID, "no output 'product', expected sum, diff"),
-    "output twice": (infer_request("add-sub", {}, ["sum", "sum"]), INVALID, "no output 'sum'"),
+    "output twice": (infer_request("add-sub", {}, ["sum", "sum"]), INVALID, "output 'sum' is requested twice"),
     "no classes": (classes("scores", {}, "y", int64_param=0), INVALID, "positive int64_param"),
     "classes of text": (classes("scores", {}, "y", string_param="3"), INVALID, "positive int64_param"),
     "classes of strings": (classes("strings", {}, "y", int64_param=1), INVALID, "BYTES, whose values cannot be ranked"),
