@@ -203,7 +203,7 @@ class Calls:
         if parameters:
             timeout_seconds = _timeout_seconds(parameters)
             priority = tensor_codec.integer(parameters, "priority")
-            wants_facts = "explain" in parameters and parameters["explain"].bool_param
+            wants_facts = _wants_facts(parameters)
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
         for output in outputs:
             if output.region is not None:
@@ -285,3 +285,13 @@ def _timeout_seconds(parameters: Mapping[str, inference.InferParameter]) -> floa
     """Read ``timeout``, in microseconds; without one, or below 1, there is no deadline."""
     microseconds = tensor_codec.integer(parameters, "timeout")
     return microseconds * 1e-6 if microseconds > 0 else math.inf
+
+
+def _wants_facts(parameters: Mapping[str, inference.InferParameter]) -> bool:
+    """Read ``explain``."""
+    if "explain" not in parameters:
+        return False
+    choice = parameters["explain"].WhichOneof("parameter_choice")
+    if choice != "bool_param":
+        raise InvalidInput(f"parameter 'explain': expected bool_param, got {choice or 'no value'}")
+    return parameters["explain"].bool_param

@@ -250,10 +250,18 @@ def test_a_priority_is_passed_on(world: World, value: dict[str, Any]) -> None:
     assert world.plane.submitted[0]["priority"] == 2
 
 
-@pytest.mark.parametrize("name", ["timeout", "priority"])
-def test_a_number_that_is_none_is_refused(world: World, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("timeout", "int64_param or uint64_param"),
+        ("priority", "int64_param or uint64_param"),
+        ("explain", "bool_param"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused(world: World, name: str, expected: str) -> None:
     world.infer(parameters={name: inference.InferParameter(string_param="soon")})
     assert world.responder.code == "INVALID_ARGUMENT"
+    assert world.responder.statuses[0].message == f"parameter '{name}': expected {expected}, got string_param"
     assert world.calls.in_flight.count == 0
 
 
