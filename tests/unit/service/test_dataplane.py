@@ -219,6 +219,29 @@ def test_only_who_came_alone_may_be_run_by_the_thread_that_brings_it(
     assert offered == [inline]
 
 
+@pytest.mark.parametrize(
+    ("item", "alone", "inline"),
+    [(GOOD[0], None, False), (GOOD[0], False, False), (GOOD[0], True, True), (LARGE, True, False)],
+)
+def test_items_that_came_alone_may_be_run_by_the_thread_that_decodes_them_but_not_by_the_pool(
+    world: World, monkeypatch: pytest.MonkeyPatch, item: bytes, alone: bool | None, inline: bool
+) -> None:
+    submitted: list[bool] = []
+
+    def submit(_request: PendingRequest, inline: bool = False) -> None:
+        world.batcher.release()
+        submitted.append(inline)
+
+    monkeypatch.setattr(world.batcher, "submit", submit)
+    burst = None if alone is None else world.plane.burst()
+    world.classify([item], burst=burst)
+    if burst is not None:
+        burst.alone = bool(alone)
+        burst.finish()
+    world.pool.run_all()
+    assert submitted == [inline]
+
+
 def test_inputs_are_put_into_the_graphs_order(world: World) -> None:
     servable = bare_servable(
         inputs=(TensorSpec("a", "FP32", (-1, 1)), TensorSpec("b", "INT64", (-1, 2))), batcher=world.batcher
@@ -548,6 +571,17 @@ def test_what_would_keep_a_burst_waiting_goes_to_the_pool(world: World, items: l
     assert len(world.firsts) == len(items)
 
 
+@pytest.mark.parametrize(("count", "waits"), [(16, True), (17, False)])
+def test_a_burst_keeps_no_call_of_many_items_whatever_a_batch_holds(count: int, waits: bool) -> None:
+    world = World()
+    world.plane.max_items = 17
+    world.servable = make_servable(batcher=world.batcher, max_batch_size=64)
+    burst = world.plane.burst()
+    world.classify((3 * GOOD)[:count], burst=burst)
+    assert (len(burst.parts) == 1) == waits
+    assert bool(world.pool.waiting) != waits
+
+
 @pytest.mark.parametrize("with_others", [False, True])
 def test_items_keep_the_deadline_arrival_and_priority_of_their_call(world: World, with_others: bool) -> None:
     burst = world.plane.burst() if with_others else None
@@ -819,6 +853,18 @@ class TestMoreRowsThanABatchHolds:
         assert submitted == [4]
         assert wide.batcher.reserved == 0
 
+    def test_no_part_is_run_by_the_thread_that_brings_it(self, wide: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It takes calls in, and the other parts wait for it."""
+        submitted: list[bool] = []
+
+        def submit(_request: PendingRequest, inline: bool = False) -> None:
+            wide.batcher.release()
+            submitted.append(inline)
+
+        monkeypatch.setattr(wide.batcher, "submit", submit)
+        self.offer(wide)
+        assert submitted == [False] * 3
+
     def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World, caplog: pytest.LogCaptureFixture) -> None:
         _, reply = self.offer(wide)
         for width, part in enumerate(wide.batcher.requests, 1):
@@ -883,12 +929,12 @@ class Counts:
 
 
 class RememberingWorld(World):
-    """A world whose version keeps answers."""
+    """A world whose version keeps answers, unless there is no room for any."""
 
     def __init__(self, limit_bytes: int = 1_000_000, *, merges: bool = False) -> None:
         super().__init__()
         self.counts = Counts()
-        shelf = ResponseCache(limit_bytes).shelf()
+        shelf = ResponseCache(limit_bytes).shelf() if limit_bytes else None
         shared = SharedAnswers(
             self.batcher, identity="pictures 1", names=["images"], observer=self.counts, cache=shelf, merges=merges,
             clock=self.clock,
@@ -972,6 +1018,15 @@ def test_who_shares_a_run_is_no_miss_besides() -> None:
     world.renew()
     world.classify(GOOD[:1])
     assert world.counts.told[-1] == "hit"
+
+
+def test_items_share_a_run_where_no_answers_are_kept() -> None:
+    world = RememberingWorld(0, merges=True)
+    for _ in range(2):
+        world.classify(GOOD[:1])
+    world.run_all()
+    assert [len(outcomes) for outcomes in world.items.outcomes] == [1, 1]
+    assert world.counts.told == ["merged"]
 
 
 def test_known_items_come_too_late_after_the_deadline() -> None:
