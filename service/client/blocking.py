@@ -52,7 +52,8 @@ class Client:
             credentials: TLS and token; None for neither.
             timeout_seconds: Deadline of a call that has none of its own; None for none.
             attempts: How many times a call is made at most. It is made again if the server refuses it and says when a
-                retry is worthwhile (``google.rpc.RetryInfo``), unless the deadline comes first.
+                retry is worthwhile (``google.rpc.RetryInfo``), or if no server answers, as while one restarts: then
+                after about 1, 2, 4 and from then on 8 seconds. Never past the deadline.
             channel_options: Further options of gRPC's, such as ``("grpc.lb_policy_name", "round_robin")``.
 
         Raises:
