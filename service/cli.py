@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 that a call failed or that inspect found a version unfit to be served, 2 a wrong setting.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
@@ -103,8 +105,6 @@ def _classify(flags: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else gRPC logs beside our one line why it could not connect
     from service.client import classify  # noqa: PLC0415 - `serve` needs no client
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
         return classify.classify_and_print(flags)
     except classify.NotClassified as error:
