@@ -11,7 +11,7 @@ from bench.cli import main
 
 
 @pytest.mark.parametrize(
-    "server", ["127.0.0.1:\u00b2", "127.0.0.1:" + "9" * 5000, ":8001", "[::1]", "host:0", "host:-1"]
+    "server", ["127.0.0.1:\u00b2", "127.0.0.1:" + "9" * 5000, ":8001", "[::1]", "::1:8001", "host:0", "host:-1"]
 )
 def test_what_is_no_address(server: str, capsys: pytest.CaptureFixture[str]):
     assert main(["load", server, "--model=m", "--rate=1"]) == 2
