@@ -14,7 +14,7 @@ from service.client.failure import CallFailed
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 
 LARGEST_MESSAGE_BYTES = 2**31 - 1
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (  # after the caller's own: of two that are the same gRPC takes the first
     ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
     ("grpc.max_reconnect_backoff_ms", 1000),  # else up to two minutes, in which calls fail though the server is back

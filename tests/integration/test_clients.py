@@ -191,6 +191,20 @@ def test_a_server_that_restarts_is_waited_for(small_repository: Path, transport:
             assert call.result(DEADLINE_SECONDS) == "add-sub"
 
 
+def test_options_of_the_caller_go_before_those_of_the_client(stub: tuple[str, Stub]):
+    address, _ = stub
+    options = [("grpc.max_receive_message_length", 1)]
+    with Client(address, channel_options=options) as client, pytest.raises(CallFailed, match="larger than max"):
+        client.classify_sentences("m", ["x"])
+
+    async def run() -> None:
+        async with AsyncClient(address, channel_options=options) as client:
+            with pytest.raises(CallFailed, match="larger than max"):
+                await client.classify_sentences("m", ["x"])
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("credentials", [None, Credentials(token="reader")])
 def test_a_task_that_is_cancelled_takes_its_call_along(stub: tuple[str, Stub], credentials: Credentials | None):
     address, server = stub
