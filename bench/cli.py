@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import argparse
 import errno
+import io
 import os
 import sys
 from collections.abc import Sequence
 
 from bench.compare import command as compare
 from bench.conformance import command as conformance
+from bench.errors import BenchError
 from bench.load import command as load
 from bench.profile import command as profile
 from bench.slo import command as slo
+from service.client import CredentialsInvalid
 
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
 
@@ -22,11 +25,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 a shortfall, 2 a wrong argument, 3 that the load generator was the limit.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     flags = _parser().parse_args(arguments)
     try:
         code = int(flags.run(flags))
         if sys.stdout is not None:  # as where a shell has closed it
             sys.stdout.flush()
+    except (BenchError, CredentialsInvalid) as error:
+        sys.stderr.write(f"convserve-bench: {error}\n")
+        return 2
     except BrokenPipeError:  # whoever reads has left, as `head` does
         _drop_output()
         return 1

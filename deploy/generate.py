@@ -18,7 +18,7 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from service.settings import ModelSettings, Settings  # noqa: E402 - found by the line above
+from service.settings import Settings  # noqa: E402 - found by the line above
 
 RULES = ROOT / "deploy" / "prometheus" / "rules"
 PROMETHEUS_RULE = ROOT / "deploy" / "kubernetes" / "overlays" / "monitoring" / "prometheusrule.yaml"
@@ -43,12 +43,11 @@ def settings_table() -> str:
     """Return a table of every setting."""
     hints = get_type_hints(Settings)
     separator = "`, `"
-    per_model = {setting.name for setting in dataclasses.fields(ModelSettings)}
     lines = ["| flag | default | what |", "|---|---|---|"]
     for setting in dataclasses.fields(Settings):
         flag = "--" + setting.name.replace("_", "-")
         choices = f"; one of `{separator.join(get_args(hints[setting.name]))}`" if get_args(hints[setting.name]) else ""
-        star = " \\*" if setting.name in per_model else ""
+        star = " \\*" if setting.metadata["per_model"] else ""
         default = "" if setting.default == "" else f"`{setting.default}`"
         text = setting.metadata["help"].replace("|", "\\|").replace("*", "\\*")
         lines.append(f"| `{flag}`{star} | {default} | {text}{choices} |")

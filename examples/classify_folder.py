@@ -24,8 +24,8 @@ async def main(server: str, model: str, folder: str) -> int:
     files = sorted(path for path in Path(folder).iterdir() if path.is_file())
     calls = [files[at : at + PICTURES_A_CALL] for at in range(0, len(files), PICTURES_A_CALL)]
     turns = asyncio.Semaphore(IN_FLIGHT)
-    # An overloaded server says when to retry. The client waits that long, within the deadline.
-    async with AsyncClient(server, credentials_of(), timeout_seconds=60, attempts=10) as client:
+    # An overloaded server says when to retry. The client waits that long, or some seconds for one that restarts.
+    async with AsyncClient(server, credentials_of(), timeout_seconds=60, attempts=5) as client:
 
         async def classified(paths: list[Path]) -> list[tuple[str, ClassificationResult]]:
             async with turns:

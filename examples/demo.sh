@@ -7,6 +7,7 @@
 # Exits 0 only if every call succeeded and the server exited with 0 after SIGTERM.
 set -euo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
+unset grpc_proxy https_proxy http_proxy "${!CONVSERVE_@}" # what is set up for other servers and networks
 
 readonly VENV=${VENV:-.venv-serve}
 readonly READY_WITHIN_SECONDS=60

@@ -27,6 +27,7 @@ from export.runner import Plan, load_classifier, open_divided, run_all
 from export.seal import seal_version
 from export.verify import verify_run, verify_version
 from service.backend.onnx import OnnxBackend
+from service.digests import check_digests
 from service.errors import BackendFailed, LoadError
 from service.manifest import MODEL_FILE, Manifest, read_labels, read_manifest
 
@@ -185,6 +186,7 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     say, folder = _say(console), arguments.version_dir
     _check_version_dir(folder)
     manifest = read_manifest(folder)
+    check_digests(manifest, folder)  # otherwise the figure would be another file's
     if manifest.preprocessing is None or manifest.labels_file is None:
         raise DataInvalid(f"{folder}: cannot be evaluated; expected a classifier of pictures or sentences")
     recipe = find_recipe(arguments.recipe or manifest.provenance.recipe)

@@ -99,7 +99,11 @@ def load_network(order: Order) -> Loaded:
     target = network.inner if isinstance(network, Wrapped) else network
     if named is not None:
         state = presets.fetch(named)
-    if state is None:
+    if state is None and ":" in order.network and not order.network.startswith(_TIMM):
+        notes.append(f"the weights are those with which {order.network} returned the network")
+        _pass_through(network.eval(), spec, proving_pictures(spec)[:2])
+        source = f"of {order.network}"
+    elif state is None:
         notes.append("no weights were given, so they are random and the answers mean nothing")
         _settle(network, spec)
         source = f"random, seed {order.seed}"
@@ -288,5 +292,6 @@ def _digest(module: nn.Module) -> str:
     digest = hashlib.sha256()
     for name, value in module.state_dict().items():
         digest.update(name.encode())
-        digest.update(value.detach().contiguous().cpu().numpy().tobytes())
+        if isinstance(value, torch.Tensor):  # a module's extra state may be anything
+            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return "sha256:" + digest.hexdigest()

@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import errno
 import os
-import re
 import shutil
 import tempfile
 import time
@@ -27,7 +26,7 @@ from export.data.golden import golden_raw
 from export.data.inputs import Preprocessing
 from export.errors import PublishFailed, RunInvalid
 from export.evaluate import Score, evaluate_graph
-from export.recipe import Recipe
+from export.recipe import MODEL_NAME, Recipe
 from export.run import RunRecord
 from export.runner import load_classifier, open_divided
 from export.train import Part, evaluate
@@ -48,10 +47,9 @@ from service.manifest import (
 from service.spec import ImageSpec, TextSpec
 
 LABELS_FILE = "labels.txt"
-# Names and numbers that a server reads; it ignores other folders.
-_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
-_LARGEST_VERSION = 10**18 - 1
+_LARGEST_VERSION = 10**18 - 1  # a server ignores larger numbers
 _ASIDE = ".aside-"
+_RETESTED = 0.005  # largest change of top-1 when a run is tested again, perhaps on another device
 _ABANDONED_SECONDS = 86400.0  # without a new file in it, which no publishing takes
 
 Say = Callable[[str], None]
@@ -81,7 +79,7 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
         The version folder.
 
     Raises:
-        RunInvalid: The folder holds no run, or the data differ from those of the run.
+        RunInvalid: The folder holds no run, the data differ from those of the run, or its accuracy does.
         ConversionFailed: The graph is not what the server expects.
         VerificationFailed: The graph does not reproduce torch's answers.
         PublishFailed: The version exists already, or the repository cannot be written.
@@ -94,6 +92,7 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
     classes, inputs = data.classes, preprocessing.inputs(test)
     with write_aside(models / recipe.name, version) as (aside, target):
         _, torch_accuracy = evaluate(classifier, Part(inputs, test.labels), "cpu")
+        _check_same_accuracy(run_dir, record, torch_accuracy)
         classifier.network.compact()
         model = Probabilities(classifier).eval()
         convert(model, recipe.spec, classes, aside / MODEL_FILE)
@@ -131,7 +130,7 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
             cannot be written.
     """
     target: Path | None = None
-    if not _NAME.fullmatch(model_dir.absolute().name):
+    if not MODEL_NAME.fullmatch(model_dir.absolute().name):
         raise PublishFailed(
             f"{model_dir}: no server reads a model of this name; expected at most 128 letters, digits and _.-, "
             "beginning with a letter, digit or _"
@@ -185,6 +184,15 @@ def _check_same_data(run_dir: Path, record: RunRecord, data: DataSet) -> None:
             raise RunInvalid(
                 f"{run_dir}: the {what} of the run is {before}, these data have {now}; give --data DIR of the run"
             )
+
+
+def _check_same_accuracy(run_dir: Path, record: RunRecord, accuracy: float) -> None:
+    """Refuse weights or a tokenizer that do not reach the accuracy that the run was tested with."""
+    if record.test_accuracy is not None and abs(record.test_accuracy - accuracy) > _RETESTED:
+        raise RunInvalid(
+            f"{run_dir}: has a top-1 of {accuracy:.2%}, but run.json says {record.test_accuracy:.2%}; "
+            "its weights or its tokenizer have been changed, so train again"
+        )
 
 
 def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Reference) -> None:

@@ -7,6 +7,7 @@ weights is in the recipe, and no key has a default.
 from __future__ import annotations
 
 import dataclasses
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -20,6 +21,8 @@ from service import strict
 from service.spec import ImageSpec, TextSpec
 
 TOKENIZER_FILE = "tokenizer.json"
+# Names of models that a server reads; it ignores other folders.
+MODEL_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.-]{0,127}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +61,14 @@ class TextRecipe:
     cleaning: str
     min_count: int
     max_tokens: int
+
+    def __post_init__(self) -> None:
+        """Refuse numbers that the spec refuses.
+
+        Raises:
+            ValueError: Names the key.
+        """
+        _ = self.spec
 
     @property
     def spec(self) -> TextSpec:
@@ -254,12 +265,20 @@ def _architecture(table: Any) -> tuple[str, Any]:
 
 def _check(tables: _Tables) -> None:
     """Refuse invalid values that the types of the keys allow, and keys that contradict each other."""
+    if not MODEL_NAME.fullmatch(tables.name):
+        raise ValueError(
+            f"name: no server reads a model named {tables.name!r}; expected at most 128 letters, digits and _.-, "
+            "beginning with a letter, digit or _"
+        )
     if not 0 < tables.data.held_out < 1:
         raise ValueError(f"data.held_out: expected a share between 0 and 1, got {tables.data.held_out}")
     if tables.data.folds != 0 and tables.data.folds < 2:
         raise ValueError(f"data.folds: expected 0 or at least 2, got {tables.data.folds}")
     if len(tables.data.labels) < 2 or len(set(tables.data.labels)) != len(tables.data.labels):
         raise ValueError("data.labels: expected at least two different labels")
+    for label in tables.data.labels:
+        if not label.strip() or len(label.splitlines()) != 1:  # labels.txt has one per line
+            raise ValueError(f"data.labels: expected one line of text for each label, got {label!r}")
     if tables.data.reader != "pictures" and tables.training.augmentation != "none":
         raise ValueError("training.augmentation: expected 'none', because sentences cannot be distorted")
     if tables.serving.max_batch_size < 1:

@@ -6,21 +6,25 @@
     checkpoint.pt   the state after the last complete epoch
     tokenizer.json  for sentences
 
-Each file is written to a temporary file and renamed, so a crash leaves the previous one intact.
+Each file but the tokenizer, which --resume writes again, is written to a temporary file and renamed. So a crash leaves
+the previous one intact.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import fcntl
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 import torch
 
+from export.checksums import is_intact
 from export.errors import RunInvalid
 from export.recipe import Recipe, parse_recipe
 from service import strict
@@ -113,6 +117,65 @@ def read_run(folder: Path) -> tuple[Recipe, RunRecord]:
     return with_epochs(recipe, record.epochs), record
 
 
+@contextlib.contextmanager
+def hold_run(folder: Path) -> Iterator[None]:
+    """Create a run folder if necessary, and keep other trainings out of it. A folder that stays empty is removed.
+
+    Raises:
+        RunInvalid: Another training holds it, or it cannot be created.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        descriptor = os.open(folder, os.O_RDONLY)
+    except OSError as error:
+        raise RunInvalid(f"{folder}: cannot be created ({error.strerror})") from None
+    try:
+        with contextlib.suppress(OSError):  # some network file systems have no locks
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise RunInvalid(
+                    f"{folder}: another training writes into it; wait for its end, or choose another folder with --out"
+                ) from None
+        try:
+            yield
+        finally:
+            with contextlib.suppress(OSError):  # usually it is not empty
+                folder.rmdir()
+    finally:
+        os.close(descriptor)
+
+
+def begin_run(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunRecord:
+    """Write recipe and record into a held folder, or check that the run to resume is the same.
+
+    Returns:
+        ``fresh``, or the record of the run to resume.
+
+    Raises:
+        RunInvalid: The folder holds a run although ``resume`` is false, or one that was started otherwise.
+    """
+    if not (folder / RECORD_FILE).exists():
+        replace_file(folder / RECIPE_FILE, lambda path: path.write_text(recipe.text, encoding="utf-8"))
+        write_record(folder, fresh)
+        return fresh
+    if not resume:
+        raise RunInvalid(f"{folder}: holds a run already; --resume continues it, --out chooses another folder")
+    held_recipe, held = read_run(folder)
+    if held_recipe.text != recipe.text:
+        raise RunInvalid(f"{folder}: holds a run of another recipe; --out chooses another folder")
+    for name in ("seed", "fold", "epochs", "dataset", "test_count", "test_digest"):
+        before, now = getattr(held, name), getattr(fresh, name)
+        if before != now and (name, before) != ("test_digest", None):  # older runs have none
+            raise begun_otherwise(folder, name, before, now)
+    return held
+
+
+def begun_otherwise(folder: Path, name: str, before: object, now: object) -> RunInvalid:
+    """Return the error for a run that was started with another value of ``name``."""
+    return RunInvalid(f"{folder}: the run was started with {name} {before}, not {now}; --out chooses another folder")
+
+
 def with_epochs(recipe: Recipe, epochs: int | None) -> Recipe:
     """Return the recipe with another number of epochs, or unchanged for None."""
     if epochs is None:
@@ -132,6 +195,8 @@ def load_tensors(path: Path) -> dict[str, Any]:
         RunInvalid: The file is missing or damaged.
     """
     try:
+        if path.is_file() and not is_intact(path):
+            raise ValueError("checksum")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except FileNotFoundError:
         raise RunInvalid(

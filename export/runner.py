@@ -23,11 +23,12 @@ from export.memory import keep_memory
 from export.progress import Reporter
 from export.recipe import Recipe
 from export.run import (
-    RECIPE_FILE,
-    RECORD_FILE,
     WEIGHTS_FILE,
     EpochRecord,
     RunRecord,
+    begin_run,
+    begun_otherwise,
+    hold_run,
     load_tensors,
     read_run,
     replace_file,
@@ -110,33 +111,34 @@ def run_once(
     train, held_out = divide(data, recipe.data.held_out, seed)
     preprocessing = Preprocessing.fit(recipe, train)
     fresh = _record(plan, data, seed, fold)
-    record = _begin(folder, recipe, fresh, plan.resume)
+    record = begin_run(folder, recipe, fresh, plan.resume)
     if record.state == "finished":
         return record
     preprocessing.save(folder)
     torch.manual_seed(epoch_seed(seed, 0))
     classifier = build_classifier(recipe, preprocessing.sizes(data.classes))
     inputs = preprocessing.inputs(train)
+    # Test examples are read before training, so that an unreadable one costs no training.
+    assert data.test is not None
+    others = [Part(preprocessing.inputs(split), split.labels) for split in (held_out, data.test)]
     word_vectors = _prepare(classifier, plan, preprocessing, inputs)
     if record.word_vectors not in (None, word_vectors):  # None: the run stopped before they were read
-        raise _begun_otherwise(folder, "word_vectors", record.word_vectors, word_vectors)
+        raise begun_otherwise(folder, "word_vectors", record.word_vectors, word_vectors)
     record = dataclasses.replace(record, state="running", word_vectors=word_vectors)
     write_record(folder, record)
     loop = Loop(classifier, recipe.training, seed, device, folder)
     if plan.resume:
         loop.resume()
-    parts = [Part(inputs, train.labels), Part(preprocessing.inputs(held_out), held_out.labels)]
 
     def keep(history: tuple[EpochRecord, ...], best_epoch: int) -> None:
         write_record(folder, dataclasses.replace(record, history=history, best_epoch=best_epoch))
 
     with make_reporter(folder.name, recipe.training.epochs) as reporter:
-        outcome = loop.run(parts[0], parts[1], reporter, keep)
+        outcome = loop.run(Part(inputs, train.labels), others[0], reporter, keep)
     accuracy = None
     if not outcome.interrupted:
-        assert data.test is not None
         with contextlib.suppress(KeyboardInterrupt):  # all epochs are complete; --resume runs the test
-            _, accuracy = evaluate(classifier, Part(preprocessing.inputs(data.test), data.test.labels), device)
+            _, accuracy = evaluate(classifier, others[1], device)
     record = dataclasses.replace(
         record,
         state="interrupted" if accuracy is None else "finished",
@@ -190,7 +192,8 @@ def run_all(
             data, held_fold = open_divided(plan.recipe, plan.source, seed, fold)
             say(report(data))
             folder = plan.out / _folder_name(seed, held_fold) if several else plan.out
-            record = run_once(plan, data, folder, make_reporter, seed=seed, fold=held_fold)
+            with hold_run(folder):
+                record = run_once(plan, data, folder, make_reporter, seed=seed, fold=held_fold)
             records.append(record)
             if record.test_accuracy is None:
                 return records
@@ -266,32 +269,6 @@ def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord
         created=provenance.now(),
         test_digest=data.test.digest,
     )
-
-
-def _begin(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> RunRecord:
-    """Create a run folder, or check that the run to resume is the same."""
-    if not (folder / RECORD_FILE).exists():
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise RunInvalid(f"{folder}: cannot be created ({error.strerror})") from None
-        replace_file(folder / RECIPE_FILE, lambda path: path.write_text(recipe.text, encoding="utf-8"))
-        write_record(folder, fresh)
-        return fresh
-    if not resume:
-        raise RunInvalid(f"{folder}: holds a run already; --resume continues it, --out chooses another folder")
-    held_recipe, held = read_run(folder)
-    if held_recipe.text != recipe.text:
-        raise RunInvalid(f"{folder}: holds a run of another recipe; --out chooses another folder")
-    for name in ("seed", "fold", "epochs", "dataset"):
-        before, now = getattr(held, name), getattr(fresh, name)
-        if before != now:
-            raise _begun_otherwise(folder, name, before, now)
-    return held
-
-
-def _begun_otherwise(folder: Path, name: str, before: object, now: object) -> RunInvalid:
-    return RunInvalid(f"{folder}: the run was started with {name} {before}, not {now}; --out chooses another folder")
 
 
 def _folder_name(seed: int, fold: int | None) -> str:

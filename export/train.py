@@ -5,6 +5,7 @@ It knows nothing about data sets or architectures, only inputs, labels and a cla
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -106,6 +107,7 @@ class Loop:
 
         Raises:
             KeyboardInterrupt: Ctrl-C came before any epoch was complete.
+            RunInvalid: The loss is not finite, or a file cannot be written.
         """
         interrupted = False
         try:
@@ -174,6 +176,11 @@ class Loop:
             if self._augment is not None:
                 array = self._augment(array, batch, epoch, rng)
             loss = self._step(array, train.labels[batch])
+            if not math.isfinite(loss):  # no later step would recover
+                raise RunInvalid(
+                    f"{self._folder}: the loss is {loss} in step {step + 1} of epoch {epoch}; "
+                    "lower training.learning_rate, or look for extreme values in the data"
+                )
             if self._average is not None:
                 self._average.step(done + 1, whole)
             total += loss * len(batch)

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from export.checksums import is_intact
 from export.errors import WeightsInvalid
 from export.safetensors import SUFFIX, read_safetensors
 
@@ -74,7 +75,11 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 def _unpickled(path: Path) -> Any:
     try:
+        if path.is_file() and not is_intact(path):
+            raise WeightsInvalid(f"{path}: is damaged, its checksum does not match; save or download it again")
         return torch.load(path, map_location="cpu", weights_only=True)
+    except WeightsInvalid:
+        raise
     except FileNotFoundError:
         raise WeightsInvalid(f"{path}: no such file") from None
     except OSError as error:
@@ -137,7 +142,8 @@ def fit_state(
         WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN. The
             message lists them.
     """
-    wanted = module.state_dict()
+    whole = module.state_dict()
+    wanted = {name: value for name, value in whole.items() if isinstance(value, torch.Tensor)}  # no extra state
     notes: list[str] = []
     unknown = [name for name in renames or {} if name not in state]
     if unknown:
@@ -160,8 +166,8 @@ def fit_state(
         named = _by_order(named, wanted)
         notes.append(f"no name fits, but all {len(named)} shapes agree in order, so tensors were assigned by order")
     _check(named, wanted)
-    wanted.update(named)  # keeps missing counters, and the layers' versions, which MNASNet needs to read it
-    module.load_state_dict(wanted)
+    whole.update(named)  # keeps missing counters, and the layers' versions, which MNASNet needs to read it
+    module.load_state_dict(whole)
     return Fitted(tuple(notes))
 
 

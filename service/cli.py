@@ -22,6 +22,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 that a call failed or that inspect found a version unfit to be served, 2 a wrong setting.
     """
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
@@ -55,7 +57,14 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--version", action="version", version=f"convserve {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
-    serve = commands.add_parser("serve", help="serve a model repository")
+    serve = commands.add_parser(
+        "serve",
+        help="serve a model repository",
+        usage="%(prog)s [-h] [--config FILE.toml] --models DIR [--SETTING VALUE ...]",
+        description="Serve a model repository. A flag --grpc-port is also the environment variable "
+        "CONVSERVE_GRPC_PORT and the key grpc_port of the TOML file; the first of the three that is given counts. "
+        "MODEL/serving.toml overrides some settings for one model.",
+    )
     settings.add_flags(serve)
     serve.set_defaults(run=_serve)
 
@@ -103,8 +112,6 @@ def _classify(flags: argparse.Namespace) -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # else gRPC logs beside our one line why it could not connect
     from service.client import classify  # noqa: PLC0415 - `serve` needs no client
 
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     try:
         return classify.classify_and_print(flags)
     except classify.NotClassified as error:

@@ -1,6 +1,6 @@
 """The core that any door calls: find a servable, check the inputs, have items prepared, submit.
 
-It knows no transport: calls come as arrays or encoded items with a deadline and a reply, errors go
+It knows no transport: calls come as arrays or encoded items with their terms and a reply, errors go
 out as :mod:`service.errors`. Every method may be called from any thread.
 """
 
@@ -17,7 +17,7 @@ from service.batching.request import PendingRequest, Reply
 from service.checks import check_arrays, check_names, check_overrides, encoded_items
 from service.errors import COMING_SECONDS, Draining, InvalidInput
 from service.gather import ItemsGather, ItemsReply, TensorGather
-from service.preparation import Burst, Preparation
+from service.preparation import Burst, Preparation, Terms
 from service.preprocessing.prepare import Item
 from service.repository.lifecycle import Lifecycle
 from service.repository.servable import Servable
@@ -72,27 +72,19 @@ class DataPlane:
         """Tell whether :meth:`find` would lend this very servable for its name and that version."""
         return not self.draining and self.lifecycle.lends(servable, version)
 
-    def infer(
-        self,
-        servable: Servable,
-        inputs: Mapping[str, np.ndarray],
-        deadline: float,
-        arrival: float,
-        reply: Reply,
-        priority: int = 0,
-        burst: Burst | None = None,
-    ) -> Ticket:
+    def burst(self) -> Burst:
+        """Return a burst, in which one thread collects calls that come together; their items wait for its end."""
+        return Burst(self._preparation)
+
+    def infer(self, servable: Servable, inputs: Mapping[str, np.ndarray], terms: Terms, reply: Reply) -> Ticket:
         """Submit tensors by name.
 
         Args:
             servable: From :meth:`find`.
             inputs: One array per input. For a model of pictures or sentences, an array (N,) of bytes
                 objects is taken as encoded items instead.
-            deadline: Instant after which the answer is worthless; infinite for none.
-            arrival: When the call came in.
+            terms: On which the servable answers.
             reply: Gets all outputs, in the graph's order.
-            priority: The level that the caller asks for, 1 being the highest; 0 for none.
-            burst: The calls that it came with; None if it came alone.
 
         Raises:
             InvalidInput: A wrong name, dtype, shape or batch size (INVALID_ARGUMENT).
@@ -102,45 +94,25 @@ class DataPlane:
         if servable.preparer is not None:
             only = inputs[servable.inputs[0].name]
             if only.dtype == object:
-                items = encoded_items(servable, only)
-                return self.infer_items(servable, items, deadline, arrival, reply, priority, burst)
+                return self.infer_items(servable, encoded_items(servable, only), terms, reply)
         arrays = check_arrays(servable, inputs)
         overrides = check_overrides(servable, inputs) if len(inputs) > len(arrays) else None
-        return self.submit(
-            servable, arrays, servable.group_of(arrays), deadline, arrival, reply, priority, overrides, burst
-        )
+        return self.submit(servable, arrays, servable.group_of(arrays), terms, reply, overrides)
 
-    def burst(self) -> Burst:
-        """Return a burst, in which one thread collects calls that come together; their items wait for its end."""
-        return Burst(self._preparation)
-
-    def infer_items(
-        self,
-        servable: Servable,
-        items: Sequence[Item],
-        deadline: float,
-        arrival: float,
-        reply: Reply,
-        priority: int,
-        burst: Burst | None = None,
-    ) -> Ticket:
+    def infer_items(self, servable: Servable, items: Sequence[Item], terms: Terms, reply: Reply) -> Ticket:
         """Submit pictures or sentences, whose number has been checked; one bad item fails the call.
 
         Args:
             servable: From :meth:`find`; must have a preparer.
             items: At least one, at most ``max_rows`` of the servable.
-            deadline: As for :meth:`infer`, like the rest.
-            arrival: When the call came in.
+            terms: As for :meth:`infer`, like the reply.
             reply: Gets all outputs.
-            priority: The level that the caller asks for.
-            burst: The calls that it came with.
 
         Raises:
             ServingError: Refused at the door.
         """
         gather = TensorGather(items, servable, reply)
-        deadline = min(deadline, arrival + servable.objective_seconds)
-        self._preparation.begin(gather, deadline, arrival, servable.priorities.handicap(priority), burst)
+        self._preparation.begin(gather, terms)
         return gather
 
     def submit(
@@ -148,12 +120,9 @@ class DataPlane:
         servable: Servable,
         arrays: Sequence[np.ndarray],
         group: Hashable,
-        deadline: float,
-        arrival: float,
+        terms: Terms,
         reply: Reply,
-        priority: int,
         overrides: Mapping[str, np.ndarray] | None = None,
-        burst: Burst | None = None,
     ) -> Ticket:
         """Submit tensors whose dtypes and shapes :meth:`infer` has checked, perhaps on an earlier call.
 
@@ -161,12 +130,9 @@ class DataPlane:
             servable: From :meth:`find`.
             arrays: One (N, ...) per input of the graph, in its order.
             group: Requests of equal groups may share a batch.
-            deadline: As for :meth:`infer`, like the rest.
-            arrival: When the call came in.
+            terms: As for :meth:`infer`, like the reply.
             reply: Gets all outputs.
-            priority: The level that the caller asks for.
             overrides: Optional inputs by name.
-            burst: The calls that it came with.
 
         Raises:
             InvalidInput: A token id that the vocabulary does not have (INVALID_ARGUMENT).
@@ -174,34 +140,24 @@ class DataPlane:
         """
         if servable.preparer is not None:
             servable.preparer.check(arrays[0])
-        deadline = min(deadline, arrival + servable.objective_seconds)
-        handicap = servable.priorities.handicap(priority)
-        request = PendingRequest(arrays, group, deadline, arrival, reply, handicap=handicap, overrides=overrides)
+        request = PendingRequest(
+            arrays, group, terms.deadline, terms.arrival, reply, handicap=terms.handicap, overrides=overrides
+        )
         if request.rows > servable.max_batch_size:
             gather = TensorGather((), servable, reply)
-            self._preparation.split(gather, request)
+            gather.split(request)
             return gather
-        servable.front.offer(request, burst is not None and burst.alone)
+        servable.front.offer(request, terms.burst is not None and terms.burst.alone)
         return _Submitted(servable, request)
 
-    def classify(
-        self,
-        servable: Servable,
-        items: Sequence[Item],
-        deadline: float,
-        arrival: float,
-        reply: ItemsReply,
-        burst: Burst | None = None,
-    ) -> Ticket:
+    def classify(self, servable: Servable, items: Sequence[Item], terms: Terms, reply: ItemsReply) -> Ticket:
         """Submit pictures or sentences; each succeeds or fails on its own.
 
         Args:
             servable: From :meth:`find`; must be a classifier.
             items: At least one; more than a batch holds run in several batches.
-            deadline: As for :meth:`infer`.
-            arrival: As for :meth:`infer`.
+            terms: As for :meth:`infer`.
             reply: Gets one outcome per item.
-            burst: As for :meth:`infer`.
 
         Raises:
             InvalidInput: No items, or too many (INVALID_ARGUMENT).
@@ -209,10 +165,8 @@ class DataPlane:
         """
         if not 1 <= len(items) <= self.max_items:
             raise InvalidInput(f"the call has {len(items)} items, expected 1 to {self.max_items}")
-        deadline = min(deadline, arrival + servable.objective_seconds)
-        handicap = servable.priorities.handicap(0)
         gather = ItemsGather(items, servable, reply)
-        self._preparation.begin(gather, deadline, arrival, handicap, burst)
+        self._preparation.begin(gather, terms)
         return gather
 
 

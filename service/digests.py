@@ -28,8 +28,8 @@ def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
     return dataclasses.replace(
         manifest,
         schema_version=SCHEMA_VERSION,
-        model_digest=_digest(version_dir / MODEL_FILE),
-        digests={name: _digest(version_dir / name) for name in sorted(names)},
+        model_digest=digest_of(version_dir / MODEL_FILE),
+        digests={name: digest_of(version_dir / name) for name in sorted(names)},
     )
 
 
@@ -41,11 +41,11 @@ def check_digests(manifest: Manifest, version_dir: Path) -> None:
         ManifestInvalid: Another file is missing or has another digest.
     """
     model = version_dir / MODEL_FILE
-    digest = _digest(model)
+    digest = digest_of(model)
     if digest != manifest.model_digest:
         raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
     for name, expected in (manifest.digests or {}).items():
-        if (digest := _digest(version_dir / name)) != expected:
+        if (digest := digest_of(version_dir / name)) != expected:
             raise ManifestInvalid(f"{version_dir / name}: has digest {digest}, the manifest says {expected}")
     _check_covered(external_files(model), manifest)
 
@@ -64,7 +64,12 @@ def _check_covered(external: Iterable[str], manifest: Manifest) -> None:
             )
 
 
-def _digest(path: Path) -> str:
+def digest_of(path: Path) -> str:
+    """Return the digest of a file of a version.
+
+    Raises:
+        LoadError: It cannot be read: GraphInvalid for model.onnx, ManifestInvalid for another file.
+    """
     if not path.is_file():  # a pipe would be read without end
         raise _error(path, "no such file")
     try:

@@ -15,7 +15,7 @@ import numpy as np
 
 from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest, Reply
-from service.errors import BackendFailed, InvalidInput, RequestCancelled, ServingError
+from service.errors import BackendFailed, InternalError, InvalidInput, RequestCancelled, ServingError
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 
@@ -40,7 +40,7 @@ class ItemsReply(Protocol):
 
 
 class Gather(ABC):
-    """Collects the parts of one call; settles it exactly once. Thread-safe.
+    """Reserves places for the parts of one call, submits them, collects the answers; settles it once. Thread-safe.
 
     The first failure of a part settles the call and withdraws the other parts.
     """
@@ -48,15 +48,42 @@ class Gather(ABC):
     def __init__(self, items: Sequence[Item], servable: Servable, refuse: Callable[[ServingError], None]) -> None:
         self.items = items
         self.servable = servable
-        self.parts_left = 0
         self.settled = False
-        self.last: tuple[PendingRequest, BatchFacts] | None = None
         self.known: KnownItems | None = None
         self.keys: Sequence[bytes] = ()
+        self._parts_left = 0
+        self._last: tuple[PendingRequest, BatchFacts] | None = None
         self._refuse_caller = refuse
         self._is_counted = False
         self._requests: list[PendingRequest] = []
         self._lock = threading.Lock()
+
+    def reserve(self, parts: int) -> None:
+        """Reserve a place in the queue for each of so many parts.
+
+        Raises:
+            InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
+            ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
+        """
+        batcher = self.servable.batcher
+        if parts > batcher.max_queued_requests:
+            raise InvalidInput(
+                f"the call makes {parts} batches, the queue holds {batcher.max_queued_requests}: send fewer items"
+            )
+        reserved = 0
+        try:
+            for _ in range(parts):
+                batcher.reserve()
+                reserved += 1
+        except ServingError:
+            for _ in range(reserved):
+                batcher.release()
+            raise
+        self._parts_left = parts
+
+    def release(self) -> None:
+        """Give the place of a part back that is not submitted."""
+        self.servable.batcher.release()
 
     def add(self, request: PendingRequest) -> PendingRequest | None:
         """Remember a part's request so that it can be withdrawn; None if the call is settled already."""
@@ -65,6 +92,18 @@ class Gather(ABC):
                 return None
             self._requests.append(request)
             return request
+
+    def submit(self, request: PendingRequest, alone: bool = False) -> None:
+        """Hand a part over, for which a place is reserved; what refuses it settles the call.
+
+        Args:
+            request: The part, which was added.
+            alone: Whether this thread may run it as well.
+        """
+        try:
+            self.servable.front.submit(request, alone)
+        except Exception as error:
+            self.fail(error)
 
     def misses(self) -> int:
         """Return how many cache misses a part counts: 1 for the call's first part, 0 for the others."""
@@ -76,8 +115,8 @@ class Gather(ABC):
         """Settle a call of which no part was begun, with kept outputs (1, ...) for each item."""
         for place, outputs in enumerate(rows):
             self.fill([place], outputs)
-        self.last = (request, facts)
-        self.parts_left = 1
+        self._last = (request, facts)
+        self._parts_left = 1
         self.part_done()
 
     def cancel(self) -> None:
@@ -92,27 +131,34 @@ class Gather(ABC):
                     request.refuse(error)  # else it would count as a caller who left
                 self.servable.front.cancel(request)
             self._requests.clear()
-            self.last = None
+            self._last = None
             self._refuse_caller(error)
+
+    def fail(self, error: BaseException) -> None:
+        """Settle the call with whatever befell a part, of which the caller sees only what it may."""
+        if not isinstance(error, ServingError):
+            _LOG.error("preparing items failed", exc_info=error)
+            error = InternalError("preparing the items failed")
+        self.refuse(error)
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
     ) -> None:
         """Keep the rows of the items at ``places``; the last part answers the caller."""
         self.fill(places, outputs)
-        self.last = (request, facts)
+        self._last = (request, facts)
         self.part_done()
         if self.settled:  # by another part or by its caller, perhaps before this one
-            self.last = None
+            self._last = None
 
     def part_done(self) -> None:
         """Count a part; the last one settles the call."""
         with self._lock:
-            self.parts_left -= 1
-            done = self.parts_left == 0
+            self._parts_left -= 1
+            done = self._parts_left == 0
         if done and self._settle():
             self._requests.clear()  # they refer to the call as well: nothing shall wait for the garbage collector
-            last, self.last = self.last, None
+            last, self._last = self._last, None
             self.deliver(last)
 
     def _settle(self) -> bool:
@@ -165,6 +211,33 @@ class TensorGather(Gather):
         super().__init__(items, servable, reply.refuse)
         self._reply = reply
         self._rows: dict[int, Sequence[np.ndarray]] = {}
+
+    def split(self, whole: PendingRequest) -> None:
+        """Submit a tensor of more rows than a batch holds in several parts.
+
+        Raises:
+            ServingError: As :meth:`reserve` raises it.
+        """
+        size = self.servable.max_batch_size
+        parts = []
+        for start in range(0, whole.rows, size):
+            places = range(start, min(start + size, whole.rows))
+            part = PendingRequest(
+                [array[places.start : places.stop] for array in whole.inputs],
+                whole.group,
+                whole.deadline,
+                whole.arrival,
+                PartReply(self, places),
+                handicap=whole.handicap,
+                overrides=whole.overrides,
+            )
+            parts.append(part)
+        self.reserve(len(parts))
+        for part in parts:
+            if self.add(part) is None:
+                self.release()
+            else:
+                self.submit(part)
 
     def part_answered(
         self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts

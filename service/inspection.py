@@ -33,23 +33,23 @@ def print_report(path: str, measure_seconds: float = 1.0) -> int:
         How many versions, or models whose folder cannot be read, cannot be served.
 
     Raises:
-        SettingsError: There is no version at or below the path.
+        SettingsError: There is no version at or below the path, or a setting of the environment is wrong.
     """
     contents = _contents(Path(path))
+    of_server = settings.resolve(argparse.Namespace(config=None, models=path))
     for name, why in contents.unreadable.items():
         print(f"{name}\n  UNAVAILABLE: its folder cannot be read: {why}")
     failed = len(contents.unreadable)
     for folder in contents.folders:
         print(f"{folder.name}/{folder.version}")
         try:
-            resolved = settings.resolve(argparse.Namespace(config=None, models=str(folder.path.parent.parent)))
-            resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, resolved)
+            resolved = settings.read_model_settings(folder.path.parent / store.SERVING_FILE, of_server)
             servable = load(folder, resolved, Metrics(__version__, RUNTIME))
             servable.batcher.close()
             _print_servable(servable)
             _print_costs(servable, Pricing(folder, servable.digest, resolved), folder, measure_seconds)
             _print_lone(load(folder, resolved, Metrics(__version__, RUNTIME), cores=Cores()))
-        except (LoadError, OSError) as error:
+        except (LoadError, SettingsError, OSError) as error:
             failed += 1
             print(f"  UNAVAILABLE: {error}")
     return failed

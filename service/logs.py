@@ -13,20 +13,28 @@ LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
 # Loggers that a caller can make write a line, or a traceback, for each call: gRPC, our own of batches that fail, of
-# parts that do not fit together and of unexpected errors in calls, Pillow (damaged pictures), OpenTelemetry (trace
-# contexts).
+# parts that fail or do not fit together and of unexpected errors in calls and HTTP pages, Pillow (damaged pictures),
+# OpenTelemetry (trace contexts).
 _DRIVEN_BY_CALLERS = (
     "grpc._cython.cygrpc",
     "service.batching.instance",
     "service.gather",
     "service.transport.call",
+    "service.transport.http_endpoint",
     "PIL.TiffImagePlugin",
     "opentelemetry.trace.span",
     "opentelemetry.trace.propagation.tracecontext",
 )
-# How lines begin that repeat what a caller sent: gRPC's on metadata that is not UTF-8, OpenTelemetry's on a tracestate,
-# which may have 8 KiB.
-_REPEATING = ("Invalid encoding on ", "Member doesn't match ", "Duplicate key: ", "Invalid key/value pair ")
+# How lines begin that repeat what a caller sent: gRPC's on metadata that is not UTF-8, and on the path of a call that
+# ended (deadline, broken connection) before its answer was out, which is no fault of the server; OpenTelemetry's on a
+# tracestate, which may have 8 KiB.
+_REPEATING = (
+    "Invalid encoding on ",
+    "ExecuteBatchError raised in core by servicer method ",
+    "Member doesn't match ",
+    "Duplicate key: ",
+    "Invalid key/value pair ",
+)
 
 
 class JsonFormatter(logging.Formatter):

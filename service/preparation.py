@@ -6,7 +6,7 @@ items that come together are prepared together, by the thread that took them in;
 
 from __future__ import annotations
 
-import logging
+import math
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -17,32 +17,50 @@ import numpy as np
 from service.batching.keeping import Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import PendingRequest, Reply
-from service.errors import DeadlineExceeded, Draining, InternalError, InvalidInput, NoThread, ServingError
+from service.errors import DeadlineExceeded, Draining, InvalidInput, NoThread
 from service.gather import Gather, PartReply
 from service.metrics import taken
+from service.repository.servable import Servable
 
-_LOG = logging.getLogger(__name__)
 # The most that may keep the thread of a burst from other calls: this time, and so many items of one call.
 _BURST_SECONDS = 0.02
 _BURST_ITEMS = 16
 
 
-class Part(NamedTuple):
-    """Items of one call that become one request; a place in the queue is reserved for it.
+class Terms:
+    """On what terms a servable answers a call; made at the intake, and never changed.
 
     Attributes:
-        gather: The call.
-        places: Of the items in the call.
-        deadline: Of the call, on the data plane's clock.
-        arrival: Of the call.
-        handicap: For its priority, in seconds.
+        arrival: When the call came in, on the data plane's clock.
+        deadline: Instant after which the answer is worthless; infinite for none.
+        handicap: By how many seconds its priority puts it behind its arrival in line.
+        burst: The calls that it came with; None if it came alone.
     """
+
+    __slots__ = ("arrival", "burst", "deadline", "handicap")
+
+    def __init__(
+        self,
+        servable: Servable,
+        arrival: float,
+        deadline: float,
+        timeout_seconds: float = math.inf,
+        priority: int = 0,
+        burst: Burst | None = None,
+    ) -> None:
+        """Bring what the caller asks for (no timeout is infinite, no priority 0) in line with the servable's rules."""
+        self.arrival = arrival
+        self.deadline = min(deadline, arrival + timeout_seconds, arrival + servable.objective_seconds)
+        self.handicap = servable.priorities.handicap(priority)
+        self.burst = burst
+
+
+class Part(NamedTuple):
+    """Items of one call, by their places in it, that become one request; a place in the queue is reserved for it."""
 
     gather: Gather
     places: range
-    deadline: float
-    arrival: float
-    handicap: float
+    terms: Terms
 
 
 class Preparation:
@@ -62,9 +80,7 @@ class Preparation:
         self._pool_threads = pool._max_workers
         self._clock = clock
 
-    def begin(
-        self, gather: Gather, deadline: float, arrival: float, handicap: float, burst: Burst | None = None
-    ) -> None:
+    def begin(self, gather: Gather, terms: Terms) -> None:
         """Reserve places for all parts of a call, then have each part decoded.
 
         Parts are small enough to keep every thread of the pool busy, and no larger than a batch. A small call of a
@@ -72,78 +88,28 @@ class Preparation:
 
         Raises:
             DeadlineExceeded: The answers to all items are kept, but the deadline has passed (DEADLINE_EXCEEDED).
-            InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
-            ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
+            ServingError: As :meth:`Gather.reserve` raises it.
         """
-        servable = gather.servable
+        servable, burst = gather.servable, terms.burst
         shared = servable.shared
         if shared is not None and shared.items is not None:
-            if self._answer_known(gather, shared.items, deadline, arrival):
+            if self._answer_known(gather, shared.items, terms):
                 return
             gather.known = shared.items
         items = len(gather.items)
         if burst is not None and items <= min(_BURST_ITEMS, servable.max_batch_size):
-            self._reserve(gather, 1)
-            burst.parts.append(Part(gather, range(items), deadline, arrival, handicap))
+            gather.reserve(1)
+            burst.parts.append(Part(gather, range(items), terms))
             return
         size = min(-(-items // self._pool_threads), servable.max_batch_size)
-        parts = [
-            Part(gather, range(start, min(start + size, items)), deadline, arrival, handicap)
-            for start in range(0, items, size)
-        ]
-        self._reserve(gather, len(parts))
+        parts = [Part(gather, range(start, min(start + size, items)), terms) for start in range(0, items, size)]
+        gather.reserve(len(parts))
         for number, part in enumerate(parts):
             if not self._hand_over([part]):
                 self._refuse(parts[number + 1 :])
                 break
 
-    def split(self, gather: Gather, whole: PendingRequest) -> None:
-        """Submit a request of more rows than a batch holds in several parts, whose answers the gather joins.
-
-        Raises:
-            InvalidInput: More parts than the queue could ever hold (INVALID_ARGUMENT).
-            ServingError: Refused at the door, as :meth:`Batcher.reserve` raises it.
-        """
-        size = gather.servable.max_batch_size
-        parts = []
-        for start in range(0, whole.rows, size):
-            places = range(start, min(start + size, whole.rows))
-            rows = [array[places.start : places.stop] for array in whole.inputs]
-            part = PendingRequest(
-                rows,
-                whole.group,
-                whole.deadline,
-                whole.arrival,
-                PartReply(gather, places),
-                handicap=whole.handicap,
-                overrides=whole.overrides,
-            )
-            parts.append(part)
-        self._reserve(gather, len(parts))
-        for part in parts:
-            if gather.add(part) is None:
-                gather.servable.batcher.release()
-            else:
-                self._submit([(gather, part)])
-
-    def _reserve(self, gather: Gather, parts: int) -> None:
-        batcher = gather.servable.batcher
-        if parts > batcher.max_queued_requests:
-            raise InvalidInput(
-                f"the call makes {parts} batches, the queue holds {batcher.max_queued_requests}: send fewer items"
-            )
-        reserved = 0
-        try:
-            for _ in range(parts):
-                batcher.reserve()
-                reserved += 1
-        except ServingError:
-            for _ in range(reserved):
-                batcher.release()
-            raise
-        gather.parts_left = parts
-
-    def _answer_known(self, gather: Gather, known: KnownItems, deadline: float, arrival: float) -> bool:
+    def _answer_known(self, gather: Gather, known: KnownItems, terms: Terms) -> bool:
         """Answer a call if the answers to all its items are kept; tell whether they are.
 
         Raises:
@@ -151,11 +117,12 @@ class Preparation:
         """
         started = self._clock()
         gather.keys = known.keys_of(gather.items)
-        rows = known.find(gather.keys, started, deadline)
+        rows = known.find(gather.keys, started, terms.deadline)
         if rows is None:
             return False
         places = range(len(rows))
-        request = PendingRequest([np.zeros((len(rows), 0))], None, deadline, arrival, PartReply(gather, places))
+        nothing, reply = [np.zeros((len(rows), 0))], PartReply(gather, places)
+        request = PendingRequest(nothing, None, terms.deadline, terms.arrival, reply)
         gather.answer_known(rows, request, cached_facts(len(rows), self._clock()))
         return True
 
@@ -172,7 +139,7 @@ class Preparation:
     def _refuse(self, parts: Sequence[Part]) -> None:
         kind, why = (Draining, "the server is stopping") if self._pool._shutdown else (NoThread, "no thread to decode")
         for part in parts:
-            part.gather.servable.batcher.release()
+            part.gather.release()
             part.gather.refuse(kind(why))
 
     def finish(self, parts: Sequence[Part], alone: bool) -> None:
@@ -208,40 +175,33 @@ class Preparation:
                 ready.append((part.gather, request))
             if quick_until is not None and self._clock() >= quick_until:
                 break
-        self._submit(ready, alone)
-        return done
-
-    def _submit(self, ready: Sequence[tuple[Gather, PendingRequest]], alone: bool = False) -> None:
         for gather, request in ready:
-            try:
-                gather.servable.front.submit(request, alone)
-            except Exception as error:
-                gather.refuse(_shown(error))
+            gather.submit(request, alone)
+        return done
 
     def _request(self, part: Part, quick: bool) -> PendingRequest | None:
         """Decode a part; None if there is nothing to submit: its reservation is given back, or passed to the pool."""
-        front = part.gather.servable.front
         try:
             request = self._decode(part, quick)
         except _Slow:
             self._hand_over([part])
             return None
         except BaseException as error:
-            front.release()
-            part.gather.refuse(_shown(error))
+            part.gather.release()
+            part.gather.fail(error)
             return None
         if request is None:
-            front.release()
+            part.gather.release()
         return request
 
     def _decode(self, part: Part, quick: bool) -> PendingRequest | None:
-        gather, servable = part.gather, part.gather.servable
+        gather, servable, terms = part.gather, part.gather.servable, part.terms
         preparer = servable.preparer
         assert preparer is not None
         if gather.settled:
             return None
         started = self._clock()
-        if started >= part.deadline:
+        if started >= terms.deadline:
             raise DeadlineExceeded("the deadline passed before the items were decoded")
         rows: list[np.ndarray] = []
         places: list[int] = []
@@ -267,7 +227,7 @@ class Preparation:
             keys = [gather.keys[place] for place in places]
             reply = Keeping(partial(gather.known.keep, keys, gather.misses()), reply)
         group = servable.group_of(arrays)
-        request = PendingRequest(arrays, group, part.deadline, part.arrival, reply, finished, part.handicap)
+        request = PendingRequest(arrays, group, terms.deadline, terms.arrival, reply, finished, terms.handicap)
         return gather.add(request)
 
 
@@ -290,11 +250,3 @@ class Burst:
         if self.parts:
             parts, self.parts = self.parts, []
             self._preparation.finish(parts, self.alone)
-
-
-def _shown(error: BaseException) -> ServingError:
-    """Return what the caller may see of an error in the preparation."""
-    if isinstance(error, ServingError):
-        return error
-    _LOG.error("preparing items failed", exc_info=error)
-    return InternalError("preparing the items failed")

@@ -2,7 +2,7 @@
 
 Parsed once, validated once, logged once, then passed as an argument. A flag ``--max-queued-requests``
 is the variable ``CONVSERVE_MAX_QUEUED_REQUESTS`` and the TOML key ``max_queued_requests``. Beside a
-model's versions, ``serving.toml`` may override what :class:`ModelSettings` lists.
+model's versions, ``serving.toml`` may override each :func:`_model_setting`.
 """
 
 from __future__ import annotations
@@ -10,11 +10,12 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import os
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin, get_type_hints
+from typing import Any, Literal, TypeVar, get_args, get_origin, get_type_hints
 
 from service.client_flags import CLIENT_PREFIX
 from service.errors import SettingsError
@@ -24,10 +25,18 @@ from service.strict import StrictError, parse
 
 Device = Literal["auto", "cpu", "cuda"]
 ENVIRONMENT_PREFIX = "CONVSERVE_"
+_VERSIONS = re.compile(r"all|latest:[1-9][0-9]{0,17}|[1-9][0-9]{0,17}(,[1-9][0-9]{0,17})*")
+_ENDPOINT = re.compile(r"https?://([A-Za-z0-9_.-]+|\[[0-9A-Fa-f:.]+\])(:[0-9]{1,5})?/?")
+T = TypeVar("T")
 
 
-def _setting(default: Any, text: str) -> Any:
-    return field(default=default, metadata={"help": text})
+def _setting(default: T, text: str) -> T:
+    return field(default=default, metadata={"help": text, "per_model": False})
+
+
+def _model_setting(default: T, text: str) -> T:
+    """State one that ``MODEL/serving.toml`` may override for its model."""
+    return field(default=default, metadata={"help": text, "per_model": True})
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,21 +50,23 @@ class Settings:
     http_port: int = _setting(8002, "port of /metrics, /livez, /readyz and the status page; 0 takes a free one")
     try_form: bool = _setting(True, "a form on the status page that classifies one picture or sentence; none with TLS")
     triton_metrics: bool = _setting(False, "export Triton's metric names as well, such as nv_inference_request_success")
-    versions: str = _setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
+    versions: str = _model_setting("latest:1", "versions to serve: latest:N, all, or numbers such as 1,3")
     model_control_mode: Literal["none", "poll", "explicit"] = _setting(
         "none", "none: load once, at the start; poll: follow the repository; explicit: RepositoryModelLoad/Unload"
     )
     repository_poll_seconds: float = _setting(5.0, "mode poll: how often the server checks the repository")
     load_models: str = _setting("", "mode explicit: models to load at the start, such as a,b; * for all")
-    device: Device = _setting("auto", "cuda refuses to start rather than run on the CPU; auto uses CUDA where it works")
-    cuda_execution: Literal["plain", "bound", "graph"] = _setting(
+    device: Device = _model_setting(
+        "auto", "cuda refuses to start rather than run on the CPU; auto uses CUDA where it works"
+    )
+    cuda_execution: Literal["plain", "bound", "graph"] = _model_setting(
         "plain", "CUDA: bound keeps buffers on the device for each batch size; graph replays each as a CUDA graph"
     )
-    cudnn_search: Literal["heuristic", "exhaustive"] = _setting(
+    cudnn_search: Literal["heuristic", "exhaustive"] = _model_setting(
         "heuristic", "CUDA: how cuDNN chooses algorithms; exhaustive loads more slowly"
     )
-    tf32: bool = _setting(False, "CUDA: round products to 10 bits; golden answers may then not be reproduced")
-    tensorrt: bool = _setting(False, "CUDA: try TensorRT first, if this ONNX Runtime has it")
+    tf32: bool = _model_setting(False, "CUDA: round products to 10 bits; golden answers may then not be reproduced")
+    tensorrt: bool = _model_setting(False, "CUDA: try TensorRT first, if this ONNX Runtime has it")
     tensorrt_cache: str = _setting("", "folder in which TensorRT keeps its engines, which take minutes to build")
     transport: Literal["auto", "native", "grpcio"] = _setting("auto", "HTTP/2 implementation: see docs/operations.md")
     trust_clients: bool = _setting(False, "a proxy bounds message sizes, so the native transport may face a network")
@@ -66,38 +77,50 @@ class Settings:
     tls_certificate: str = _setting("", "PEM file with the server's certificate chain; turns TLS on")
     tls_key: str = _setting("", "PEM file with the private key of that certificate")
     tls_client_ca: str = _setting("", "PEM file with the roots of clients' certificates; clients must then present one")
-    instances: int = _setting(0, "threads that run batches of one model; 0: chosen from measurements or the cores")
-    intra_op_threads: int = _setting(0, "threads within one run; 0: chosen from measurements or the cores")
-    lone_threads: int = _setting(0, "most threads of a batch that runs alone; 0: all cores if faster; 1: as others")
-    weight: float = _setting(1.0, "CPU time that a model gets when all want the cores, relative to a model of weight 1")
-    measuring_seconds: float = _setting(
+    instances: int = _model_setting(
+        0, "threads that run batches of one model; 0: chosen from measurements or the cores"
+    )
+    intra_op_threads: int = _model_setting(0, "threads within one run; 0: chosen from measurements or the cores")
+    lone_threads: int = _model_setting(
+        0, "most threads of a batch that runs alone; 0: all cores if faster; 1: as others"
+    )
+    weight: float = _model_setting(
+        1.0, "CPU time that a model gets when all want the cores, relative to a model of weight 1"
+    )
+    measuring_seconds: float = _model_setting(
         0.04, "longest time to measure batch costs at load; the rest is learned in service"
     )
     cost_folder: str = _setting("", "where measured costs are kept; empty: beside each version, if it is writable")
-    max_batch_size: int = _setting(0, "most rows in a batch, at most what was verified for the model; 0: at most 32")
-    max_request_rows: int = _setting(0, "most rows in one request; what exceeds a batch runs as several; 0: one batch")
-    advertised_input: Literal["tensor", "encoded"] = _setting(
+    max_batch_size: int = _model_setting(
+        0, "most rows in a batch, at most what was verified for the model; 0: at most 32"
+    )
+    max_request_rows: int = _model_setting(
+        0, "most rows in one request; what exceeds a batch runs as several; 0: one batch"
+    )
+    advertised_input: Literal["tensor", "encoded"] = _model_setting(
         "tensor", "input type that metadata shows for pictures and sentences; the server accepts both either way"
     )
-    max_queue_delay_seconds: float = _setting(0.0, "how long an idle instance may wait for a fuller batch")
-    max_queued_requests: int = _setting(1024, "most requests of one model that may wait in its queue")
-    refusals: Literal["prompt", "late"] = _setting(
+    max_queue_delay_seconds: float = _model_setting(0.0, "how long an idle instance may wait for a fuller batch")
+    max_queued_requests: int = _model_setting(1024, "most requests of one model that may wait in its queue")
+    refusals: Literal["prompt", "late"] = _model_setting(
         "prompt", "prompt: refuse at arrival what is predicted to be late; late: refuse only once it is certain"
     )
     response_cache_bytes: int = _setting(
         0, "memory for cached answers to identical requests, of all models; 0: no cache"
     )
-    response_cache: bool = _setting(True, "whether answers are cached, if response_cache_bytes allows any")
-    merge_identical_requests: bool = _setting(False, "run identical requests in flight once and answer all of them")
-    priority_levels: int = _setting(0, "levels of the request parameter priority, 1 is first; 0: ignore it")
-    default_priority_level: int = _setting(
+    response_cache: bool = _model_setting(True, "whether answers are cached, if response_cache_bytes allows any")
+    merge_identical_requests: bool = _model_setting(
+        False, "run identical requests in flight once and answer all of them"
+    )
+    priority_levels: int = _model_setting(0, "levels of the request parameter priority, 1 is first; 0: ignore it")
+    default_priority_level: int = _model_setting(
         0, "level of a request without that parameter, at most the last; 0: the middle"
     )
     run_timeout_seconds: float = _setting(
         60.0, "a batch that runs longer has hung: its callers get an error, the version is reloaded; 0: never"
     )
     load_timeout_seconds: float = _setting(600.0, "a version that takes longer to load has failed; 0: no limit")
-    latency_objective_seconds: float = _setting(0.0, "deadline of a request that has none or a later one; 0: none")
+    latency_objective_seconds: float = _model_setting(0.0, "deadline of a request with none or a later one; 0: none")
     max_message_bytes: int = _setting(64 * 1024 * 1024, "largest request message")
     max_concurrent_streams: int = _setting(1024, "most calls in flight on one connection")
     max_connection_age_seconds: float = _setting(0.0, "grpcio: age at which clients are told to reconnect; 0: never")
@@ -158,36 +181,10 @@ class Settings:
             value = getattr(self, name)
             if not least <= value <= most:
                 raise ValueError(f"{name}: expected {least} to {most}, got {value}")
-        if self.otlp_endpoint and not self.otlp_endpoint.startswith(("http://", "https://")):
+        if not _VERSIONS.fullmatch(self.versions):
+            raise ValueError(f"versions: expected latest:N, all, or numbers such as 1,3, got {self.versions!r}")
+        if self.otlp_endpoint and not _ENDPOINT.fullmatch(self.otlp_endpoint):
             raise ValueError(f"otlp_endpoint: expected http(s)://HOST:PORT, got {self.otlp_endpoint!r}")
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """What ``MODEL/serving.toml`` may override for one model; an absent key keeps the server's value."""
-
-    versions: str | None = None
-    device: Device | None = None
-    cuda_execution: Literal["plain", "bound", "graph"] | None = None
-    cudnn_search: Literal["heuristic", "exhaustive"] | None = None
-    tf32: bool | None = None
-    tensorrt: bool | None = None
-    instances: int | None = None
-    intra_op_threads: int | None = None
-    lone_threads: int | None = None
-    weight: float | None = None
-    measuring_seconds: float | None = None
-    max_batch_size: int | None = None
-    max_request_rows: int | None = None
-    advertised_input: Literal["tensor", "encoded"] | None = None
-    max_queue_delay_seconds: float | None = None
-    max_queued_requests: int | None = None
-    refusals: Literal["prompt", "late"] | None = None
-    response_cache: bool | None = None
-    merge_identical_requests: bool | None = None
-    priority_levels: int | None = None
-    default_priority_level: int | None = None
-    latency_objective_seconds: float | None = None
 
 
 def read_model_settings(path: Path, settings: Settings) -> Settings:
@@ -196,14 +193,12 @@ def read_model_settings(path: Path, settings: Settings) -> Settings:
     Raises:
         SettingsError: The file is damaged, or a key is unknown or of another type or range.
     """
-    if not path.is_file():
+    if not os.path.lexists(path):
         return settings
-    try:
-        override = parse(ModelSettings, _read_toml(path))
-        given = {name: value for name, value in dataclasses.asdict(override).items() if value is not None}
-        return dataclasses.replace(settings, **given)
-    except ValueError as error:
-        raise SettingsError(f"{path}: {error}") from None
+    if not os.path.isfile(path):  # not to be taken for none
+        raise SettingsError(f"{path}: it is not a file")
+    per_model = [setting.name for setting in dataclasses.fields(Settings) if setting.metadata["per_model"]]
+    return dataclasses.replace(settings, **_from_file(path, per_model))
 
 
 def add_flags(parser: argparse.ArgumentParser) -> None:
@@ -214,7 +209,8 @@ def add_flags(parser: argparse.ArgumentParser) -> None:
     hints = get_type_hints(Settings)
     for setting in dataclasses.fields(Settings):
         flag = "--" + setting.name.replace("_", "-")
-        text = f"{setting.metadata['help']} (default: {setting.default!r})".replace("%", "%%")
+        place = "; also in MODEL/serving.toml" if setting.metadata["per_model"] else ""
+        text = f"{setting.metadata['help']} (default: {setting.default!r}{place})".replace("%", "%%")
         if hints[setting.name] is bool:
             parser.add_argument(flag, action=argparse.BooleanOptionalAction, default=None, help=text)
         else:
@@ -233,9 +229,9 @@ def resolve(flags: argparse.Namespace, environment: Mapping[str, str] = os.envir
     hints = get_type_hints(Settings)
     names = [setting.name for setting in dataclasses.fields(Settings)]
     values: dict[str, Any] = {}
-    config = flags.config or environment.get(ENVIRONMENT_PREFIX + "CONFIG")
+    config = environment.get(ENVIRONMENT_PREFIX + "CONFIG") if flags.config is None else flags.config
     if config:
-        values |= _from_file(Path(config))
+        values |= _from_file(Path(config), names)
     environment = without_service_links(environment, ENVIRONMENT_PREFIX)
     _refuse_unknown_variables(environment, names)
     for name in names:
@@ -262,9 +258,13 @@ def _refuse_unknown_variables(environment: Mapping[str, str], names: Sequence[st
             raise SettingsError(f"environment variable {variable}: there is no such setting")
 
 
-def _from_file(path: Path) -> dict[str, Any]:
+def _from_file(path: Path, known: Sequence[str]) -> dict[str, Any]:
+    """Return what a TOML file sets, if it may set all of that."""
+    given = _read_toml(path)
+    for name in given:
+        if name not in known:
+            raise SettingsError(f"{path}: unknown key '{name}'; known: {', '.join(known)}")
     try:
-        given = _read_toml(path)
         parsed = parse(Settings, given)
     except StrictError as error:
         raise SettingsError(f"{path}: {error}") from None

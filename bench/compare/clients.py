@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.errors import BenchError
 from bench.load.codes import OK
 from bench.load.records import Records
 
 
-class ClientFailed(Exception):
+class ClientFailed(BenchError):
     """A load gave no measurement; the message says why, on one line."""
 
 

@@ -9,21 +9,19 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import measure, table
-from bench.compare.clients import ClientFailed
 from bench.compare.grounds import HERE
 from bench.compare.machine import commit, machine, require_checkout
 from bench.compare.order import interleaved
 from bench.compare.plot import draw
-from bench.compare.results import Results, ResultsInvalid
+from bench.compare.results import Results
 from bench.compare.sending import find_programs
 from bench.compare.stand import Stand
-from bench.load.options import OptionsInvalid, count, counts, names, positive
-from bench.load.plot import require_matplotlib
+from bench.load.options import count, counts, names, positive
 from bench.load.progress import steps
-from bench.load.session import OutputInvalid, guarded, make_folder
+from bench.output import OutputInvalid, make_folder, require_matplotlib
 from bench.peers import PEERS
-from bench.peers.base import ROOT
 from bench.peers.cases import NAMES
+from bench.run import Run
 
 _ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU time of all the server's
 processes per inference, memory, start time, size. In each turn, a peer is started, its answers are checked, load is
@@ -55,33 +53,29 @@ def add_command(commands: Any) -> None:
     keep.add_argument("--append", action="store_true", help="add rounds to the results in --out")
     keep.add_argument("--replace", action="store_true", help="first delete the results of these peers and models")
     keep.add_argument("--show", choices=("text", "markdown", "short"), help="only print the results in --out")
-    parser.set_defaults(run=guarded(run))
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    out = flags.out or ROOT / "bench" / "results" / f"{datetime.datetime.now(datetime.UTC):%Y-%m-%d}-compare"
-    try:
-        if flags.show:
-            results = Results.read(out / "results.json")
-            if flags.models:
-                results.forget({row.model for row in results.loads} - {*flags.models}, results.peers)
-            writers = {"text": table.text, "markdown": table.markdown, "short": table.short_markdown}
-            print(writers[flags.show](results))
-            return 0
+    kept = Run.at(flags.out, "compare")
+    if not flags.show:
         flags.models = flags.models or ["lenet5-mnist"]
-        return _measured(flags, out)
-    except (ResultsInvalid, ClientFailed) as error:
-        raise OptionsInvalid(str(error)) from None
+        return _measured(flags, kept)
+    results = Results.read(kept)
+    if flags.models:
+        results.forget({row.model for row in results.loads} - {*flags.models}, results.peers)
+    print(table.shown(results, flags.show))
+    return 0
 
 
-def _measured(flags: argparse.Namespace, out: Path) -> int:
+def _measured(flags: argparse.Namespace, kept: Run) -> int:
     programs = find_programs(flags.client)
     require_matplotlib("compare")
     require_checkout("compare")
     if flags.work:
         make_folder(flags.work, "--work")
-    results = _opened(flags, out)
+    results = _opened(flags, kept)
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)
     turns = [*interleaved(flags.peers, flags.models, flags.rounds, first)]
@@ -92,29 +86,29 @@ def _measured(flags: argparse.Namespace, out: Path) -> int:
     with steps("compare", len(turns)) as progress:
         terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
         work = flags.work.resolve() if flags.work else None
-        Stand(work, results, out / "results.json", progress).take(turns, flags.concurrency, terms)
-    (out / "loads.csv").write_text(table.csv_text(results))
-    (out / "tables.md").write_text(table.markdown(results) + "\n")
-    draw(results, out / "compare.png")
-    print(table.text(results))
+        Stand(work, results, kept, progress).take(turns, flags.concurrency, terms)
+    kept.write("loads.csv", table.csv_text(results))
+    kept.write("tables.md", table.shown(results, "markdown") + "\n")
+    draw(results, kept.folder / "compare.png")
+    print(table.shown(results, "text"))
     return 1 if len(results.failures) > before else 0
 
 
-def _opened(flags: argparse.Namespace, out: Path) -> Results:
+def _opened(flags: argparse.Namespace, kept: Run) -> Results:
     """Return the results to add to.
 
     Raises:
         OutputInvalid: There are some, and nothing says what to do with them; or the folder cannot be made.
+        ResultsInvalid: Something else is there.
     """
-    path = out / "results.json"
-    if path.exists():
-        if not (flags.append or flags.replace):
-            raise OutputInvalid(
-                f"{path} exists already: give --append to add rounds, or --replace to measure these peers again"
-            )
-        results = Results.read(path)
-        if flags.replace:
-            results.forget(flags.models, flags.peers)
-        return results
-    make_folder(out, "--out")
-    return Results()
+    if not kept.results.exists():
+        make_folder(kept.folder, "--out")
+        return Results()
+    if not (flags.append or flags.replace):
+        raise OutputInvalid(
+            f"{kept.results} exists already: give --append to add rounds, or --replace to measure these peers again"
+        )
+    results = Results.read(kept)
+    if flags.replace:
+        results.forget(flags.models, flags.peers)
+    return results

@@ -8,7 +8,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from bench.load.options import OptionsInvalid
+from bench.errors import OptionsInvalid
 from bench.peers.base import ROOT
 
 

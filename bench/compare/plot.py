@@ -6,14 +6,14 @@ from pathlib import Path
 
 from bench.compare.results import Results, summaries
 from bench.compare.table import LEAST, OURS
-from bench.load.plot import new_figure, save
+from bench.output import new_figure, save
 
 
 def draw(results: Results, path: Path) -> None:
     """Draw a row of two panels for each model.
 
     Raises:
-        OptionsInvalid: The file cannot be written.
+        OutputInvalid: The file cannot be written.
     """
     groups = summaries(results.loads)
     models = [*dict.fromkeys(group.model for group in groups)]

@@ -2,25 +2,12 @@
 
 from __future__ import annotations
 
-import dataclasses
-import json
-import os
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-
-class ResultsInvalid(Exception):
-    """A file holds no results, or cannot be read; the message says why."""
-
-
-def replace_text(path: Path, text: str) -> None:
-    """Write a file aside and rename it over ``path``, so that an interrupted run keeps the earlier rounds."""
-    aside = path.with_name(f".{path.name}.aside")
-    aside.write_text(text)
-    os.replace(aside, path)
+from bench.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,26 +136,22 @@ class Results:
         self.starts = [row for row in self.starts if row.peer not in peers or row.model not in models]
         self.failures = [row for row in self.failures if row.peer not in peers or row.model not in models]
 
-    def write(self, path: Path) -> None:
-        """Write the file, one row a line."""
-        head = {name: getattr(self, name) for name in ("machine", "runs")}
-        head["peers"] = {name: dataclasses.asdict(about) for name, about in self.peers.items()}
-        text = json.dumps(head, indent=1)[:-2]
-        for name in ("loads", "starts", "failures"):
-            rows = ",\n  ".join(json.dumps(dataclasses.asdict(row)) for row in getattr(self, name))
-            text += f',\n "{name}": [\n  {rows}\n ]' if rows else f',\n "{name}": []'
-        replace_text(path, text + "\n}\n")
+    def write(self, run: Run) -> None:
+        """Write them, one row a line."""
+        run.write_results(
+            {"machine": self.machine, "runs": self.runs, "peers": self.peers},
+            {"loads": self.loads, "starts": self.starts, "failures": self.failures},
+        )
 
     @classmethod
-    def read(cls, path: Path) -> Results:
-        """Read the file.
+    def read(cls, run: Run) -> Results:
+        """Read them.
 
         Raises:
-            ResultsInvalid: It holds something else.
+            ResultsInvalid: There are none.
         """
-        try:
-            found = json.loads(path.read_text())
-            return cls(
+        return run.read(
+            lambda found: cls(
                 machine=found["machine"],
                 runs=found["runs"],
                 peers={name: About(**about) for name, about in found["peers"].items()},
@@ -176,10 +159,7 @@ class Results:
                 starts=[StartRow(**row) for row in found["starts"]],
                 failures=[FailureRow(**row) for row in found["failures"]],
             )
-        except OSError as error:
-            raise ResultsInvalid(f"{path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ResultsInvalid(f"{path}: has no results of compare ({type(error).__name__}: {error})") from None
+        )
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,21 +13,22 @@ from bench.compare.results import About, FailureRow, Results
 from bench.load.progress import Steps
 from bench.peers import PEERS
 from bench.peers.environment import InstallFailed
+from bench.run import Run
 
 
 class Stand:
     """Where peers are measured."""
 
-    def __init__(self, work: Path | None, results: Results, file: Path, progress: Steps) -> None:
+    def __init__(self, work: Path | None, results: Results, run: Run, progress: Steps) -> None:
         """Prepare.
 
         Args:
             work: Folder for environments and models, kept from one run to the next; None: only peers that need neither.
             results: Rounds are added to them.
-            file: Where they are written after each turn, so that nothing is lost.
+            run: Where they are written after each turn, so that nothing is lost.
             progress: Shows which turn it is.
         """
-        self._work, self._results, self._file, self._progress = work, results, file, progress
+        self._work, self._results, self._run, self._progress = work, results, run, progress
         self._sizes: dict[str, int] = {}
 
     def take(self, turns: Sequence[Turn], concurrency: Sequence[int] | None, terms: measure.Terms) -> None:
@@ -51,7 +52,7 @@ class Stand:
                     failed.add((turn.model, turn.peer))
                     reason = " ".join(str(error).split())
                     self._results.failures.append(FailureRow(turn.peer, turn.model, turn.round, reason))
-                self._results.write(self._file)
+                self._results.write(self._run)
 
     def _one(self, turn: Turn, concurrency: Sequence[int] | None, terms: measure.Terms, grounds: Grounds) -> None:
         peer = PEERS[turn.peer]

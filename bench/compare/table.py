@@ -8,6 +8,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from bench.compare.results import LoadRow, LoadSummary, Results, Spread, summaries
+from bench.run import Rows, document, measured, number, piped
 
 OURS = "convserve"
 LEAST = "bare-1-thread"
@@ -18,18 +19,11 @@ _BETTER: dict[str, tuple[str, int]] = {  # 1: more is better
     "p99": ("p99_ms", -1),
     "CPU": ("cpu_us", -1),
 }
-Rows = list[list[str]]
 
 
-def text(results: Results) -> str:
-    """Write everything for a terminal."""
-    return "\n\n".join([*(f"{title}\n{aligned(rows)}" for title, rows in _tables(results)), measured_on(results)])
-
-
-def markdown(results: Results) -> str:
-    """Write everything as Markdown."""
-    tables = (f"**{title}**\n\n{piped(rows)}" for title, rows in _tables(results))
-    return "\n\n".join([*tables, measured_on(results)])
+def shown(results: Results, form: str) -> str:
+    """Write everything as ``text`` or ``markdown``, or ``short`` for the README's table."""
+    return short_markdown(results) if form == "short" else document(_tables(results), measured_on(results), form)
 
 
 def short_markdown(results: Results) -> str:
@@ -95,10 +89,7 @@ def measured_on(results: Results) -> str:
     days = sorted({run["date"][:10] for run in results.runs})
     when = " to ".join(dict.fromkeys((days[0], days[-1]))) if days else "on no day"
     ours = dict.fromkeys(row.commit for row in results.loads if row.peer.startswith(OURS))
-    about = results.machine
-    machine = f"{about.get('cpu', 'unknown CPU')}, {about.get('cores')} cores, {about.get('memory_gb')} GB"
-    commits = f"{OURS} at {', '.join(ours)}" if ours else f"without {OURS}"
-    return f"Measured {when}: {machine}, {about.get('kernel')}; {commits}."
+    return measured(when, results.machine, f"{OURS} at {', '.join(ours)}" if ours else f"without {OURS}")
 
 
 def _listed_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
@@ -113,17 +104,6 @@ def _listed_leads(results: Results, columns: Sequence[tuple[str, int]]) -> str:
         said = [f"{peer} in {leads}" for peer in rivals if (leads := ahead(here[peer], here[OURS]))]
         lines.append(f"- {model}, {in_flight} in flight: {'; '.join(said) or 'nobody'}")
     return f"Ahead of {OURS}:\n\n" + "\n".join(lines) if lines else ""
-
-
-def number(value: float) -> str:
-    """Write a number with three digits, as people would.
-
-    >>> [number(value) for value in (38451.3, 123.4, 41.23, 4.567, 0.01234)]
-    ['38,451', '123', '41.2', '4.57', '0.012']
-    """
-    if value >= 100:
-        return f"{value:,.0f}"
-    return f"{value:.1f}" if value >= 10 else f"{value:.2f}" if value >= 1 else f"{value:.3f}"
 
 
 def spread(of: Spread) -> str:
@@ -208,23 +188,3 @@ def _reason(results: Results, peer: str, model: str) -> str:
 def _size(results: Results, peer: str) -> str:
     about = results.peers.get(peer)
     return f"{about.installed_bytes / _MB:,.0f} MB" if about and about.installed_bytes else "-"
-
-
-def aligned(rows: Rows) -> str:
-    """Write a table for a terminal."""
-    # A reason runs across the columns; it must not widen its own.
-    plain = [row for row in rows if not row[1].startswith("failed: ")]
-    widths = [max(len(row[place]) for row in plain) for place in range(len(rows[0]))]
-    widths[0] = max(len(row[0]) for row in rows)
-    lines = []
-    for row in rows:
-        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=True)]
-        lines.append("  ".join(cells).rstrip())
-    return "\n".join(lines)
-
-
-def piped(rows: Rows) -> str:
-    """Write a table as Markdown."""
-    shown = [[cell.replace("|", "\\|") for cell in row] for row in rows]
-    lines = [shown[0], ["---"] * len(shown[0]), *shown[1:]]
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,17 +14,14 @@ from bench.conformance.outcome import CallFailed, Outcome
 from bench.conformance.registry import SECTIONS
 from bench.conformance.runner import Suite
 from bench.conformance.target import Target
-from bench.load.session import OutputInvalid, check_outputs
-from service.client import CredentialsInvalid, add_credential_flags, credentials_of, explained
+from bench.errors import OptionsInvalid
+from bench.output import check_outputs, write_json
+from service.client import add_credential_flags, credentials_of, explained
 from service.pb.inference import grpc_service_pb2 as pb
 
 _ABOUT = """Check whether a server conforms to the Open Inference Protocol v2 and to Triton's extensions of it. No other
 client should send requests to the models meanwhile, because statistics are compared exactly. Exit code: 0 if no check
 failed; 1 if one failed; 2 if the server cannot be reached or does not have a model."""
-
-
-class IdentityInvalid(Exception):
-    """An ``--identity`` that would have no effect; one line for the command line."""
 
 
 def add_command(commands: Any) -> None:
@@ -57,32 +53,23 @@ def add_command(commands: Any) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    try:
-        mirrors = _mirrors(flags.identity, flags.model)
-        check_outputs(flags.json)
-        credentials = credentials_of(flags)
-        target = Target(flags.server, flags.timeout_seconds, credentials)
-    except (CredentialsInvalid, IdentityInvalid, OutputInvalid) as error:
-        print(f"convserve-bench: {error}", file=sys.stderr)
-        return 2
-    with target:
+    mirrors = _mirrors(flags.identity, flags.model)
+    check_outputs(flags.json)
+    credentials = credentials_of(flags)
+    with Target(flags.server, flags.timeout_seconds, credentials) as target:
         try:
             about = target.call("ServerMetadata")
             _check_known(target, flags.model)
         except CallFailed as error:
-            why = explained(error.code, error.details, flags.server, credentials)
-            print(f"convserve-bench: {why}", file=sys.stderr)
-            return 2
+            raise OptionsInvalid(explained(error.code, error.details, flags.server, credentials)) from None
         suite = Suite(target, flags.model, mirrors, may_unload=flags.load_unload)
         results = suite.run(flags.section, progress=_print_verbosely if flags.verbose else _print_failure)
-    print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
-    if flags.json:
-        facts = {"server": about.name, "version": about.version, "models": flags.model}
-        try:
-            flags.json.write_text(report.as_json(results, facts))
-        except OSError as error:
-            print(f"convserve-bench: {flags.json}: {error.strerror}; give another file", file=sys.stderr)
-            return 2
+    try:
+        print(f"\n{about.name} {about.version}: {', '.join(flags.model)}\n\n{report.table(results)}")
+    finally:  # the output may be full, or its reader gone
+        if flags.json:
+            facts = {"server": about.name, "version": about.version, "models": flags.model}
+            write_json(flags.json, report.as_json(results, facts), indent=2)
     return 1 if any(result.outcome is Outcome.FAIL for result in results) else 0
 
 
@@ -113,17 +100,17 @@ def _mirrors(hints: Sequence[str], models: Sequence[str]) -> dict[str, dict[str,
     """Read ``NAME`` and ``NAME=OUTPUT:INPUT,OUTPUT:INPUT``.
 
     Raises:
-        IdentityInvalid: One would have no effect.
+        OptionsInvalid: One would have no effect.
     """
     mirrors: dict[str, dict[str, str]] = {}
     for hint in hints:
         name, _, pairs = hint.partition("=")
         if name not in models:
-            raise IdentityInvalid(f"--identity {hint}: no --model {name} is asked, so it would have no effect")
+            raise OptionsInvalid(f"--identity {hint}: no --model {name} is asked, so it would have no effect")
         mirrors[name] = {}
         for pair in pairs.split(",") if pairs else ():
             output, separator, given = pair.partition(":")
             if not separator:
-                raise IdentityInvalid(f"--identity {hint}: expected OUTPUT:INPUT, got {pair!r}")
+                raise OptionsInvalid(f"--identity {hint}: expected OUTPUT:INPUT, got {pair!r}")
             mirrors[name][output] = given
     return mirrors

@@ -8,6 +8,8 @@ from typing import Any
 
 import grpc
 
+from bench.errors import BenchError
+
 _LONGEST = 160
 
 
@@ -43,7 +45,7 @@ class Result:
     seconds: float
 
 
-class CheckFailed(Exception):
+class CheckFailed(BenchError):
     """The server did something other than expected; the message says both."""
 
 
@@ -55,7 +57,7 @@ class NotApplicable(Exception):
     """The check needs what this model or this run does not have."""
 
 
-class CallFailed(Exception):
+class CallFailed(BenchError):
     """A call ended with a status other than OK."""
 
     def __init__(self, method: str, code: grpc.StatusCode, details: str) -> None:

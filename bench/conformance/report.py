@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -60,8 +59,8 @@ def lines(result: Result) -> str:
     return f"{text} ({result.message})" if result.message else text
 
 
-def as_json(results: Sequence[Result], about: dict[str, Any]) -> str:
+def as_json(results: Sequence[Result], about: dict[str, Any]) -> dict[str, Any]:
     """Return everything, for a program."""
     sections = {section: verdict(found).name for section, found in by_section(results).items()}
     listed = [{**dataclasses.asdict(result), "outcome": result.outcome.name} for result in results]
-    return json.dumps({**about, "sections": sections, "results": listed}, indent=2) + "\n"
+    return {**about, "sections": sections, "results": listed}

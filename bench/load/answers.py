@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,16 @@ from google.protobuf.message import DecodeError
 
 from bench.conformance.model import Arrays, Model, outputs_of
 from bench.conformance.outcome import CheckFailed
-from bench.conformance.tensors import same
+from bench.conformance.tensors import DTYPES, same
 from bench.conformance.tensors import to_raw as raw_contents
+from bench.errors import BenchError, OptionsInvalid
 from service.pb.inference import grpc_service_pb2 as pb
 
 _SENTENCES = (".txt", ".text")
+_MOST_BYTES = 4_000_000_000  # of the requests that are made up; every client process has them
 
 
-class InputInvalid(Exception):
+class InputInvalid(BenchError):
     """There is nothing to send; the message says why."""
 
 
@@ -56,7 +59,17 @@ def _pictures(folder: Path) -> list[Path]:
 
 
 def generated_requests(model: Model, count: int, rows: int, version: str) -> list[bytes]:
-    """Make up ``count`` requests from the model's metadata, each with other numbers."""
+    """Make up ``count`` requests from the model's metadata, each with other numbers.
+
+    Raises:
+        OptionsInvalid: They would fill too much memory.
+    """
+    sizes = [math.prod(model.shape(tensor, rows)) * DTYPES[tensor.datatype].itemsize for tensor in model.inputs]
+    if count * sum(sizes) > _MOST_BYTES:
+        raise OptionsInvalid(
+            f"--distinct {count} requests of {sum(sizes):,} bytes are more than {_MOST_BYTES:,} bytes together: "
+            "give a lower --distinct, --rows or --length"
+        )
     return [model.valid_request(rows, seed, version=version).SerializeToString() for seed in range(count)]
 
 

@@ -10,8 +10,10 @@ from typing import Protocol
 
 import numpy as np
 
+from bench.errors import BenchError
 
-class TraceInvalid(Exception):
+
+class TraceInvalid(BenchError):
     """A trace cannot be used; the message says why."""
 
 

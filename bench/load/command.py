@@ -5,14 +5,16 @@ from __future__ import annotations
 import argparse
 from typing import Any
 
+from bench.errors import OptionsInvalid
 from bench.load import plan, report
 from bench.load.arrivals import Arrivals, Trace
 from bench.load.fleet import Fleet, Run
-from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, describe, max_lag_seconds, positive
-from bench.load.plot import draw_latencies, require_matplotlib
+from bench.load.options import add_shared, arrivals_of, count, describe, max_lag_seconds, positive
+from bench.load.plot import draw_latencies
 from bench.load.progress import bar
 from bench.load.records import Summary, generator_limit
-from bench.load.session import Session, check_outputs, guarded, open_session, write_json
+from bench.load.session import Session, open_session
+from bench.output import check_outputs, require_matplotlib, write_json
 
 GENERATOR_LIMITED = 3
 _EMPTY_OPEN = "nothing was sent in the window, because it contains no arrival; give more --seconds or a higher --rate"
@@ -34,7 +36,7 @@ def add_command(commands: Any) -> None:
         "--seconds", type=positive, default=30.0, metavar="S", help="length of the window; default: %(default)s"
     )
     parser.add_argument("--objective-seconds", type=positive, metavar="S", help="later answers do not count as goodput")
-    parser.set_defaults(run=guarded(run))
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -50,15 +52,17 @@ def run(flags: argparse.Namespace) -> int:
     summary = Summary.of(window, flags.seconds, flags.objective_seconds)
     limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
     load = f"{flags.concurrency} in flight" if rate is None else describe(arrivals)
-    print(f"{session.server}, model {flags.model}: {load}\n")
-    print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
-    if limit:
-        print(f"\n{limit}")
-    if not summary.offered:
-        print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
-    if flags.json:
-        result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
-        write_json(flags.json, {**session.facts, **result})
+    try:
+        print(f"{session.server}, model {flags.model}: {load}\n")
+        print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
+        if limit:
+            print(f"\n{limit}")
+        if not summary.offered:
+            print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
+    finally:  # the output may be full, or its reader gone
+        if flags.json:
+            result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
+            write_json(flags.json, {**session.facts, **result})
     if flags.plot:
         draw_latencies(summary, flags.objective_seconds, flags.plot)
     if limit:

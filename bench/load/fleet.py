@@ -13,6 +13,7 @@ from multiprocessing.connection import wait
 from types import TracebackType
 from typing import Any, Self
 
+from bench.errors import BenchError
 from bench.load.answers import Reference
 from bench.load.frames import ProtocolFailed
 from bench.load.hpack import HeadersInvalid
@@ -28,7 +29,7 @@ _TICK_SECONDS = 0.2
 _GRACE_SECONDS = 30.0
 
 
-class FleetFailed(Exception):
+class FleetFailed(BenchError):
     """A client process could not do its part; the message says why."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from bench.conformance.model import FREE_AXIS
+from bench.errors import OptionsInvalid
 from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, read_trace
 from service.client import add_credential_flags
 
@@ -16,10 +17,6 @@ PROCESSES = ("constant", "poisson", "gamma", "bursts", "trace")
 _LEAST_LAG_SECONDS = 0.001
 _LAG_OF_OBJECTIVE = 0.05
 _N = TypeVar("_N", int, float)
-
-
-class OptionsInvalid(Exception):
-    """Arguments do not fit together; the message says which, and what to do."""
 
 
 def _number(text: str, kind: type[_N], expected: str) -> _N:

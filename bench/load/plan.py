@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from bench.errors import OptionsInvalid
 from bench.load.arrivals import Arrivals, schedule, share
-from bench.load.options import OptionsInvalid
 
 _MOST_REQUESTS = 20_000_000  # of one run: their instants, inputs and records fill 1 GB or so
 

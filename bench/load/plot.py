@@ -1,48 +1,15 @@
-"""Pictures of results, by matplotlib of the extra ``bench``."""
+"""A picture of a run of ``load``."""
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from bench.load.options import OptionsInvalid
 from bench.load.records import Summary
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-
-def require_matplotlib(what: str = "--plot") -> None:
-    """Require that pictures can be drawn, as ``what`` on the command line needs it.
-
-    Raises:
-        OptionsInvalid: They cannot.
-    """
-    if importlib.util.find_spec("matplotlib") is None:
-        raise OptionsInvalid(f"{what} needs matplotlib: pip install '.[bench]' in the checkout")
-
-
-def new_figure(width: float, height: float) -> Figure:
-    """Make an empty picture, without a window."""
-    from matplotlib.figure import Figure  # noqa: PLC0415 - slow, and only some commands draw
-
-    return Figure(figsize=(width, height), layout="constrained")
-
-
-def save(figure: Figure, path: Path) -> None:
-    """Write a picture as PNG, whatever the file's name.
-
-    Raises:
-        OptionsInvalid: It cannot be written.
-    """
-    try:
-        figure.savefig(path, format="png", dpi=120)
-    except OSError as error:
-        raise OptionsInvalid(f"--plot {path}: {error.strerror}; give another file") from None
+from bench.output import new_figure, save
 
 
 def percent_axis(axes: Any, percents: Sequence[float]) -> None:
@@ -56,7 +23,7 @@ def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path
     """Draw latency over percentile.
 
     Raises:
-        OptionsInvalid: The file cannot be written.
+        OutputInvalid: The file cannot be written.
     """
     figure = new_figure(7, 4.5)
     axes = figure.subplots()

@@ -5,36 +5,24 @@ from __future__ import annotations
 import argparse
 import dataclasses
 import datetime
-import json
 import os
 import platform
-import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.conformance.model import Model, learn
-from bench.conformance.outcome import CallFailed, CheckFailed
+from bench.conformance.outcome import CallFailed
 from bench.conformance.target import Target
+from bench.errors import OptionsInvalid
 from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, origin, read_encoded
-from bench.load.arrivals import TraceInvalid
-from bench.load.fleet import FleetFailed, Work
+from bench.load.fleet import Work
 from bench.load.http2 import framed
-from bench.load.options import OptionsInvalid
 from bench.load.plan import Terms
-from service.client import CredentialsInvalid, credentials_of, explained
+from service.client import Credentials, credentials_of, explained
 from service.client.address import NO_ADDRESS, host_and_port
 
 _TIMEOUT_SECONDS = 20.0
-
-
-class OutputInvalid(Exception):
-    """A result cannot be written; the message says why."""
-
-
-_FAULTS = (
-    CallFailed, CheckFailed, CredentialsInvalid, FleetFailed, InputInvalid, OptionsInvalid, OutputInvalid, TraceInvalid,
-)  # fmt: skip
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,19 +42,6 @@ class Session:
     facts: dict[str, Any]
 
 
-def guarded(command: Callable[[argparse.Namespace], int]) -> Callable[[argparse.Namespace], int]:
-    """Make a command report a mistake in one line, with exit code 2."""
-
-    def run(flags: argparse.Namespace) -> int:
-        try:
-            return command(flags)
-        except _FAULTS as error:
-            sys.stderr.write(f"convserve-bench: {error}\n")
-            return 2
-
-    return run
-
-
 def open_session(flags: argparse.Namespace) -> Session:
     """Prepare what is sent, so that every kind of mistake shows here rather than under load.
 
@@ -81,10 +56,7 @@ def open_session(flags: argparse.Namespace) -> Session:
     encoded = read_encoded(flags.input) if flags.input else None
     credentials = credentials_of(flags)
     with Target(flags.server, _TIMEOUT_SECONDS, credentials) as target:
-        try:
-            about = target.call("ServerMetadata")
-        except CallFailed as failed:
-            raise OptionsInvalid(explained(failed.code, failed.details, flags.server, credentials)) from None
+        about = _server(target, flags.server, credentials)
         # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
         model = dataclasses.replace(learn(target, flags.model, {}), mirrors={}, free_axis=flags.length)
         requests = _requests(model, encoded, flags)
@@ -95,41 +67,27 @@ def open_session(flags: argparse.Namespace) -> Session:
     return Session(work, terms, f"{about.name} {about.version}", _facts(flags, about))
 
 
-def write_json(path: Path, content: dict[str, Any]) -> None:
-    """Write results.
+def require_server(flags: argparse.Namespace) -> None:
+    """Require that the server is still there.
 
     Raises:
-        OutputInvalid: It cannot be written.
+        OptionsInvalid: It is not; says the remedy.
+    """
+    credentials = credentials_of(flags)
+    with Target(flags.server, _TIMEOUT_SECONDS, credentials) as target:
+        _server(target, flags.server, credentials)
+
+
+def _server(target: Target, address: str, credentials: Credentials) -> Any:
+    """Return what the server says of itself.
+
+    Raises:
+        OptionsInvalid: It does not answer; says the remedy.
     """
     try:
-        path.write_text(json.dumps(content, indent=1) + "\n")
-    except OSError as error:
-        raise OutputInvalid(f"{path}: {error.strerror}; give another file") from None
-
-
-def make_folder(path: Path, flag: str) -> None:
-    """Make a folder, unless it is there.
-
-    Raises:
-        OutputInvalid: It cannot be made; names the flag that chooses another.
-    """
-    try:
-        path.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise OutputInvalid(f"{path}: {error.strerror}; give another {flag}") from None
-
-
-def check_outputs(*paths: Path | None) -> None:
-    """Check before a long run that its results can be written.
-
-    Raises:
-        OutputInvalid: One of the folders is missing, or cannot be written to.
-    """
-    for path in paths:
-        if path is not None and not os.access(path.parent, os.W_OK):
-            raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
-        if path is not None and (path.is_dir() or (path.exists() and not os.access(path, os.W_OK))):
-            raise OutputInvalid(f"{path}: is a folder or cannot be written; give another file")
+        return target.call("ServerMetadata")
+    except CallFailed as failed:
+        raise OptionsInvalid(explained(failed.code, failed.details, address, credentials)) from None
 
 
 def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> list[Any]:

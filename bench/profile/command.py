@@ -10,16 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bench.compare import measure
-from bench.compare.clients import ClientFailed
 from bench.compare.grounds import Grounds
 from bench.compare.machine import commit, machine, require_checkout
-from bench.compare.results import ResultsInvalid
 from bench.compare.sending import find_programs
-from bench.load.options import OptionsInvalid, counts, names, positive
-from bench.load.plot import require_matplotlib
+from bench.load.options import counts, names, positive
 from bench.load.progress import steps
-from bench.load.session import guarded, make_folder
-from bench.peers.base import ROOT
+from bench.output import make_folder, require_matplotlib
 from bench.peers.cases import NAMES
 from bench.profile import table
 from bench.profile.flame import svg
@@ -29,6 +25,7 @@ from bench.profile.results import Profile, Profiles
 from bench.profile.samplers import SamplerFailed
 from bench.profile.split import Cost
 from bench.profile.watching import find_samplers
+from bench.run import Run
 
 _ABOUT = """Show what this server's CPU time is spent on: by thread, from /proc; in the model, the kernel and Python,
 from perf; and by Python function, from py-spy. The same load runs once without a sampler, which gives the CPU times,
@@ -56,42 +53,40 @@ def add_command(commands: Any) -> None:
     parser.add_argument("--out", type=Path, metavar="DIR", help="results; new profiles replace "
                         "old ones; default: bench/results/DATE-profile")  # fmt: skip
     parser.add_argument("--show", choices=("text", "markdown"), help="only print the results in --out")
-    parser.set_defaults(run=guarded(run))
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    now = datetime.datetime.now(datetime.UTC)
-    out = flags.out or ROOT / "bench" / "results" / f"{now:%Y-%m-%d}-profile"
-    try:
-        if flags.show:
-            shown = Profiles.read(out / "results.json")
-            shown.profiles = [one for one in shown.profiles if not flags.models or one.model in flags.models]
-            print(table.text(shown) if flags.show == "text" else table.markdown(shown))
-            return 0
-        return _measured(flags, out, now.isoformat(timespec="seconds"))
-    except (ResultsInvalid, ClientFailed, SamplerFailed) as error:
-        raise OptionsInvalid(str(error)) from None
+    kept = Run.at(flags.out, "profile")
+    if not flags.show:
+        return _measured(flags, kept)
+    profiles = Profiles.read(kept)
+    profiles.profiles = [one for one in profiles.profiles if not flags.models or one.model in flags.models]
+    print(table.shown(profiles, flags.show))
+    return 0
 
 
-def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
+def _measured(flags: argparse.Namespace, kept: Run) -> int:
     tools = find_samplers()
     programs = find_programs(flags.client, among=("h2load",))
     require_matplotlib("profile")
     require_checkout("profile")
     if flags.work:
         make_folder(flags.work, "--work")
-    profiles = _opened(out)
+    make_folder(kept.folder, "--out")
+    profiles = Profiles.read(kept) if kept.results.exists() else Profiles()
+    date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     profiles.machine, profiles.date = machine(), date
     models = flags.models or [*_BUNDLED, *(_MADE if flags.work else [])]
     failures = []
 
     def keep(profile: Profile, costs: Sequence[Cost]) -> None:
         profiles.put(profile)
-        profiles.write(out / "results.json")
+        profiles.write(kept)
         title = f"{profile.model}, {profile.in_flight} in flight, {profile.transport}: CPU us for an inference"
         door = "" if profile.transport == "native" else f"-{profile.transport}"
-        (out / f"{profile.model}-{profile.in_flight}{door}.svg").write_text(svg(costs, title))
+        kept.write(f"{profile.model}-{profile.in_flight}{door}.svg", svg(costs, title))
 
     with steps("profile", len(models)) as progress, tempfile.TemporaryDirectory() as scratch:
         work = flags.work.resolve() if flags.work else None
@@ -103,19 +98,7 @@ def _measured(flags: argparse.Namespace, out: Path, date: str) -> int:
                 profile_model(model, flags.transport, flags.concurrency, grounds, tools, terms, keep)
             except (SamplerFailed, *measure.FAULTS) as error:
                 failures.append(f"{model}: {' '.join(str(error).split())}")
-    (out / "tables.md").write_text(table.markdown(profiles) + "\n")
-    draw(profiles, out / "profile.png")
-    print("\n\n".join([table.text(profiles), *failures]))
+    kept.write("tables.md", table.shown(profiles, "markdown") + "\n")
+    draw(profiles, kept.folder / "profile.png")
+    print("\n\n".join([table.shown(profiles, "text"), *failures]))
     return 1 if failures else 0
-
-
-def _opened(out: Path) -> Profiles:
-    """Return the profiles to add to.
-
-    Raises:
-        OutputInvalid: The folder cannot be made.
-    """
-    if (out / "results.json").exists():
-        return Profiles.read(out / "results.json")
-    make_folder(out, "--out")
-    return Profiles()

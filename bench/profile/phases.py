@@ -54,7 +54,7 @@ RULES: Mapping[str, Mapping[str, Phase]] = {
     "service/logs.py": {"": Phase.OTHER},
     "service/metrics.py": {"": Phase.OTHER},
     "service/model_metrics.py": {"": Phase.OTHER},
-    "service/preparation.py": {"": Phase.PREPARE, "Burst.": Phase.INTAKE},
+    "service/preparation.py": {"": Phase.PREPARE, "Terms.": Phase.ADMIT, "Burst.": Phase.INTAKE},
     "service/preprocessing/header.py": {"": Phase.PREPARE},
     "service/preprocessing/image.py": {"": Phase.PREPARE},
     "service/preprocessing/prepare.py": {"": Phase.PREPARE, "Preparer.check": Phase.ADMIT},

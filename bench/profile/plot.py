@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench.load.plot import new_figure, save
+from bench.output import new_figure, save
 from bench.profile.flame import COLOURS
 from bench.profile.phases import Phase
 from bench.profile.results import Profiles
@@ -16,7 +16,7 @@ def draw(profiles: Profiles, path: Path) -> None:
     """Draw them.
 
     Raises:
-        OptionsInvalid: The file cannot be written.
+        OutputInvalid: The file cannot be written.
     """
     panels = [*dict.fromkeys((one.model, one.transport) for one in profiles.profiles)]
     if not panels:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
-from bench.compare.results import ResultsInvalid, replace_text
 from bench.profile.phases import Phase
+from bench.run import Run
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,29 +76,26 @@ class Profiles:
         place = places.get(profile.key, len(self.profiles))
         self.profiles[place : place + 1] = [profile]
 
-    def write(self, path: Path) -> None:
-        """Write the file, one profile a line."""
-        head = json.dumps({"machine": self.machine, "date": self.date}, indent=1)[:-2]
-        rows = ",\n  ".join(json.dumps(_rounded(dataclasses.asdict(profile))) for profile in self.profiles)
-        replace_text(path, f'{head},\n "profiles": [\n  {rows}\n ]\n}}\n')
+    def write(self, run: Run) -> None:
+        """Write them, one profile a line."""
+        rows = [_rounded(dataclasses.asdict(profile)) for profile in self.profiles]
+        run.write_results({"machine": self.machine, "date": self.date}, {"profiles": rows})
 
     @classmethod
-    def read(cls, path: Path) -> Profiles:
-        """Read the file.
+    def read(cls, run: Run) -> Profiles:
+        """Read them.
 
         Raises:
-            ResultsInvalid: It cannot be read, or holds something else.
+            ResultsInvalid: There are none.
         """
-        try:
-            found = json.loads(path.read_text())
-            profiles = [Profile(**row) for row in found["profiles"]]
-            if unknown := {name for one in profiles for name in one.phases} - {*Phase}:
-                raise ValueError(f"no phase {min(unknown)!r}")
-            return cls(found["machine"], found["date"], profiles)
-        except OSError as error:
-            raise ResultsInvalid(f"{path}: {error.strerror}") from None
-        except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-            raise ResultsInvalid(f"{path}: has no results of profile ({type(error).__name__}: {error})") from None
+        return run.read(cls._of)
+
+    @classmethod
+    def _of(cls, found: Any) -> Profiles:
+        profiles = [Profile(**row) for row in found["profiles"]]
+        if unknown := {name for one in profiles for name in one.phases} - {*Phase}:
+            raise ValueError(f"no phase {min(unknown)!r}")
+        return cls(found["machine"], found["date"], profiles)
 
 
 def _rounded(value: Any) -> Any:

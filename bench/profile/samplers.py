@@ -15,6 +15,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.errors import BenchError
+
 _PERF_RATE = 997  # a second; a prime, so that it keeps no step with anything
 _SPY_RATE = 400
 _FRAME = re.compile(r"\s+[0-9a-f]+ (.*) \((.*)\)$")
@@ -22,7 +24,7 @@ _THREAD = re.compile(r"thread \((\d+)\): (.*)")
 Stack = tuple[str, ...]
 
 
-class SamplerFailed(Exception):
+class SamplerFailed(BenchError):
     """A sampler is missing, may not sample, or failed; the message says why, on one line."""
 
 

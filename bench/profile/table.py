@@ -4,22 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from bench.compare.table import Rows, aligned, number, piped
 from bench.profile.phases import Phase
 from bench.profile.results import Profile, Profiles
+from bench.run import Rows, document, measured, number
 
 _LEAST = 0.0005  # a phase that nobody has as much of is left out
 _NAMES = {"native": "", "grpcio": ", grpcio"}
 
 
-def text(profiles: Profiles) -> str:
-    """Write everything for a terminal."""
-    return "\n\n".join([*(f"{title}\n{aligned(rows)}" for title, rows in tables(profiles)), measured_on(profiles)])
-
-
-def markdown(profiles: Profiles) -> str:
-    """Write everything as Markdown."""
-    return "\n\n".join([*(f"**{title}**\n\n{piped(rows)}" for title, rows in tables(profiles)), measured_on(profiles)])
+def shown(profiles: Profiles, form: str) -> str:
+    """Write everything as ``text`` or ``markdown``."""
+    return document(tables(profiles), measured_on(profiles), form)
 
 
 def tables(profiles: Profiles) -> list[tuple[str, Rows]]:
@@ -57,10 +52,6 @@ def _share(part: float, whole: float) -> str:
 
 def measured_on(profiles: Profiles) -> str:
     """Say on one line where the profiles come from."""
-    about = profiles.machine
-    machine = f"{about.get('cpu', 'unknown CPU')}, {about.get('cores')} cores, {about.get('memory_gb')} GB"
     commits = ", ".join(dict.fromkeys(one.commit for one in profiles.profiles))
     clients = ", ".join(dict.fromkeys(one.client for one in profiles.profiles))
-    return (
-        f"Measured {profiles.date[:10]}: {machine}, {about.get('kernel')}; convserve at {commits}; asked by {clients}."
-    )
+    return measured(profiles.date[:10], profiles.machine, f"convserve at {commits}; asked by {clients}")

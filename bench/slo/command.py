@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import dataclasses
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
+from bench.errors import OptionsInvalid
 from bench.load.command import GENERATOR_LIMITED
 from bench.load.fleet import Fleet
-from bench.load.options import OptionsInvalid, add_shared, arrivals_of, count, describe, positive
-from bench.load.plot import require_matplotlib
-from bench.load.session import Session, check_outputs, guarded, open_session, write_json
-from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, row
+from bench.load.options import add_shared, arrivals_of, count, describe, positive
+from bench.load.session import open_session
+from bench.output import check_outputs, require_matplotlib, write_json
+from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, failed, row
 from bench.slo.optimum import BatchCosts
 from bench.slo.search import Found, RateSearch
 from bench.slo.trials import Trials
@@ -20,8 +24,9 @@ _MAX_TRIAL_SECONDS = 600.0  # of a rate that is tried only since greater ones fa
 _ABOUT = """Find the highest rate at which a percentile of the latency is within the objective, by bisection, with a
 given confidence (the rule of MLPerf's server scenario). With --curve, then measure goodput against offered load, as
 multiples of that rate. A request without a correct answer within the objective is missed. The gRPC deadline of each
-call is the objective unless --deadline-seconds says otherwise (0: none). Exit code: 0; 1 if no rate passed or the
-result is less precise than requested; 2 for invalid arguments; 3 if the generator was the limit."""
+call is the objective unless --deadline-seconds says otherwise (0: none). Exit code: 0; 1 if no rate passed, the
+result is less precise than requested, or a request of the curve failed or got a wrong answer (refusals are not
+failures); 2 for invalid arguments or a server that is gone; 3 if the generator was the limit."""
 
 
 def add_command(commands: Any) -> None:
@@ -56,7 +61,7 @@ def add_command(commands: Any) -> None:
         help="--curve: time of a batch by number of rows, as `convserve inspect` prints it: goodput is "
         "compared with the most that one instance could answer in time if it knew the future",
     )
-    parser.set_defaults(run=guarded(run))
+    parser.set_defaults(run=run)
 
 
 def run(flags: argparse.Namespace) -> int:
@@ -70,10 +75,10 @@ def run(flags: argparse.Namespace) -> int:
         f"objective {flags.objective_seconds * 1e3:g} ms at p{flags.percentile:g}\n",
         flush=True,
     )
-    with Fleet(session.work, flags.processes) as fleet:
+    result: dict[str, Any] = {}
+    code, capacity, points = 0, flags.capacity, []
+    with _kept(flags.json, session.facts, result), Fleet(session.work, flags.processes) as fleet:
         trials = Trials(flags, session, fleet, arrivals, costs)
-        result: dict[str, Any] = {}
-        code, capacity = 0, flags.capacity
         if capacity is None:
             found, limit = _searched(flags, trials)
             code, capacity = 0 if found.narrow else 1, found.passed
@@ -83,12 +88,34 @@ def run(flags: argparse.Namespace) -> int:
                 print(limit)
                 code = GENERATOR_LIMITED
         if flags.curve and capacity is not None:
-            points = _curve(flags, session, trials, capacity, costs)
-            result |= {"capacity": capacity, "curve": [point.as_json() for point in points]}
+            points = _curve(flags, trials, capacity, result)
+            if failures := failed(points):
+                print(f"\n{failures}")
+                code = max(code, 1)
             code = GENERATOR_LIMITED if any(point.limit for point in points) else code
-    if flags.json:
-        write_json(flags.json, {**session.facts, **result})
+    if flags.plot and capacity is not None:
+        title = f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
+        bound = costs.fluid_bound(flags.objective_seconds) if costs else None
+        draw_curve(points, capacity, flags.objective_seconds, title, flags.plot, bound)
     return code
+
+
+@contextlib.contextmanager
+def _kept(file: Path | None, facts: dict[str, Any], result: dict[str, Any]) -> Iterator[None]:
+    """Write the result at the end; where the end comes early, what there is of it.
+
+    Raises:
+        OutputInvalid: It cannot be written.
+    """
+    try:
+        yield
+    except BaseException:
+        if file and (result.get("search") or result.get("curve")):
+            write_json(file, {**facts, **result})
+            print(f"\n{file} holds what was measured until here", flush=True)
+        raise
+    if file:
+        write_json(file, {**facts, **result})
 
 
 def _check(flags: argparse.Namespace) -> None:
@@ -116,21 +143,18 @@ def _searched(flags: argparse.Namespace, trials: Trials) -> tuple[Found, str | N
     return trials.search(search, lambda line: print(line, flush=True))
 
 
-def _curve(
-    flags: argparse.Namespace, session: Session, trials: Trials, capacity: float, costs: BatchCosts | None
-) -> list[Point]:
+def _curve(flags: argparse.Namespace, trials: Trials, capacity: float, result: dict[str, Any]) -> list[Point]:
+    """Measure the curve; each point is added to ``result`` as soon as it is there."""
     print(f"\n{HEADING}", flush=True)
-    points = []
+    points: list[Point] = []
+    result |= {"capacity": capacity, "curve": []}
     for factor in flags.factors:
         points.append(trials.point(factor, capacity))
+        result["curve"].append(points[-1].as_json())
         print(row(points[-1], capacity), flush=True)
     limit = next((point.limit for point in points if point.limit), None)
     if limit:
         print(f"\n{limit}")
-    if flags.plot:
-        title = f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
-        bound = costs.fluid_bound(flags.objective_seconds) if costs else None
-        draw_curve(points, capacity, flags.objective_seconds, title, flags.plot, bound)
     return points
 
 

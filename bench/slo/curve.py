@@ -11,8 +11,8 @@ from operator import add
 from pathlib import Path
 from typing import Any
 
-from bench.load.plot import new_figure, save
 from bench.load.records import Summary
+from bench.output import new_figure, save
 
 FACTORS = (0.5, 0.8, 0.9, 1.0, 1.2, 1.5, 2.0, 3.0)
 # Student's t, two-sided 95 %, by degrees of freedom; beyond ten the last is near enough.
@@ -82,6 +82,15 @@ def row(point: Point, capacity: float) -> str:
     )
 
 
+def failed(points: Sequence[Point]) -> str | None:
+    """Say how many requests failed or got a wrong answer, which have no columns, and how; None if none did."""
+    whole = reduce(add, (point.whole for point in points))
+    if not whole.failed and not whole.wrong:
+        return None
+    statuses = ", ".join(f"{name} {number}" for name, number in whole.codes.items())
+    return f"{whole.failed} of {whole.offered} requests failed, {whole.wrong} got a wrong answer ({statuses})"
+
+
 def draw_curve(
     points: Sequence[Point],
     capacity: float,
@@ -101,7 +110,7 @@ def draw_curve(
         fluid_bound: The most requests per second that batches of known cost allow; None if that is not known.
 
     Raises:
-        OptionsInvalid: The file cannot be written.
+        OutputInvalid: The file cannot be written.
     """
     figure = new_figure(13, 4)
     goodput, latency, refusals = figure.subplots(1, 3, sharex=True)

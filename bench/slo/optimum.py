@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.load.options import OptionsInvalid
+from bench.errors import OptionsInvalid
 
 
 @dataclass(frozen=True)

@@ -9,11 +9,12 @@ from dataclasses import replace
 
 from bench.load import plan
 from bench.load.arrivals import Arrivals, Constant, Gamma
+from bench.load.codes import NO_CONNECTION
 from bench.load.fleet import Fleet
 from bench.load.options import describe, max_lag_seconds
 from bench.load.progress import bar
 from bench.load.records import Records, Summary, generator_limit
-from bench.load.session import Session
+from bench.load.session import Session, require_server
 from bench.slo.curve import Point
 from bench.slo.optimum import BatchCosts, most_in_time
 from bench.slo.outlook import Outlook, seen
@@ -48,14 +49,21 @@ class Trials:
         return summary, generator_limit(summary, cpu_share, max_lag_seconds(self._flags))
 
     def _window(self, rate: float, seconds: float) -> tuple[Records, float]:
-        """Send; return the records of the window, and the share of a core that the busiest process used."""
+        """Send; return the records of the window, and the share of a core that the busiest process used.
+
+        Raises:
+            OptionsInvalid: The server is gone.
+        """
         flags = self._flags
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
         plans = plan.open_loop(self._arrivals, rate, whole, self._seed, self._terms)
         with bar(f"{rate:.1f}/s, {describe(self._arrivals)}", whole) as progress:
             ran = self._fleet.run(plans, progress)
-        return ran.records.between(flags.warm_up_seconds, whole), ran.cpu_share
+        window = ran.records.between(flags.warm_up_seconds, whole)
+        if (window.code == NO_CONNECTION).any():
+            require_server(flags)  # nothing is found out by trying other rates of a server that is gone
+        return window, ran.cpu_share
 
     def point(self, factor: float, capacity: float) -> Point:
         """Send ``factor`` times the capacity, once per seed."""

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from export.data.base import DataSet, Source, Split, divide, report, with_fold
 from export.data.pictures import read_pictures
 from export.data.sentences import read_phrases, read_sentences
-from export.errors import RecipeInvalid
+from export.errors import DataInvalid, RecipeInvalid
 from export.recipe import Recipe
 from service.spec import ImageSpec
 
@@ -44,8 +44,16 @@ def open_data(recipe: Recipe, source: Source) -> DataSet:
 
     Raises:
         RecipeInvalid: There is no such reader, or it does not fit the preprocessing.
-        DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
+        DataInvalid: The data are missing or invalid, or have no training examples of a class; the message names the
+            file and, if any, the row.
     """
     if recipe.data.reader not in READERS:
         raise RecipeInvalid(f"data.reader: expected one of {', '.join(READERS)}, got {recipe.data.reader!r}")
-    return READERS[recipe.data.reader](source, recipe)
+    data = READERS[recipe.data.reader](source, recipe)
+    if absent := sorted({*range(data.classes)} - {*data.train.labels.tolist()}):
+        number = absent[0]
+        raise DataInvalid(
+            f"{source.path}: has no training examples of class {number} ({recipe.data.labels[number]}); "
+            "each label of the recipe needs some"
+        )
+    return data

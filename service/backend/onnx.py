@@ -17,6 +17,7 @@ from service.backend.base import Provider
 from service.backend.cuda import CUDA, DRIVER, NO_GRAPH, TENSORRT, BoundRuns, CudaOptions
 from service.backend.ranks import without_shape
 from service.backend.remedies import not_opened, wrong_type
+from service.backend.weights import read_weights
 from service.errors import BackendFailed, GraphNotRunnable, OutputNotText, ProviderUnavailable
 from service.tensors import BF16, DTYPES, AnyRank, TensorSpec
 
@@ -103,7 +104,9 @@ class OnnxBackend:
             options.add_session_config_entry("session.use_env_allocators", "1")
         options.log_severity_level = 3
         try:
+            weights = read_weights(path, options)
             self._session = ort.InferenceSession(path, options, providers=providers)
+            del weights
         except Exception as error:  # ONNX Runtime raises its own family and plain RuntimeError
             if device == "cuda" and CUDA in str(error):
                 raise ProviderUnavailable(_no_cuda(str(error))) from None
@@ -274,7 +277,8 @@ def _missing_driver() -> str:
 
 
 def _no_cuda(why: str) -> str:
-    return f"device 'cuda' was requested, but CUDA does not work here: {why}. Use --device auto to allow the CPU"
+    remedy = 'Use --device auto (in serving.toml: device = "auto") to allow the CPU'
+    return f"device 'cuda' was requested, but CUDA does not work here: {why}. {remedy}"
 
 
 def _spec(node: ort.NodeArg, path: Path, open_ranks: Collection[str] = ()) -> TensorSpec:

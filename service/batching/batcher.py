@@ -402,8 +402,6 @@ class Batcher:
                 batch = self._begin(number, decision, lone, now)
                 if self._occupancy.idle and len(self._queue):
                     self._work.notify()
-                if self._closing:  # nobody waits for it otherwise
-                    self._settled.notify_all()
                 return batch
             self._work.wait(None if decision.instant == math.inf else max(0.0, decision.instant - now))
         return None

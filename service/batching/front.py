@@ -22,16 +22,16 @@ class Front(Protocol):
         """Forget a request whose caller left, or that is settled already and no longer wanted."""
         ...
 
-    def release(self) -> None:
-        """Give a reservation back without a request."""
-        ...
-
 
 class Runner(Front, Protocol):
     """Who runs them: a batcher."""
 
     def offer(self, request: PendingRequest, inline: bool = False, anew: bool = False) -> None:
         """As :meth:`Front.offer`; ``anew``: in the place of another that is just being refused as too late."""
+        ...
+
+    def release(self) -> None:
+        """Give a reservation back without a request."""
         ...
 
 

@@ -1,6 +1,6 @@
 """Answers shared by identical requests: later ones take them from the cache, those in flight are merged.
 
-Stands in front of a batcher, with the same methods. Cache and merging are both optional.
+Stands in front of a batcher, with its methods for requests. Cache and merging are both optional.
 """
 
 from __future__ import annotations
@@ -98,10 +98,6 @@ class SharedAnswers:
             ServingError: As :meth:`Batcher.submit` does.
         """
         self._take(request, self._batcher.submit, self._batcher.release, None)
-
-    def release(self) -> None:
-        """Give a reservation back."""
-        self._batcher.release()
 
     def close(self) -> None:
         """Drop the version's answers and keep no more; requests that wait for a run still get its answer."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 
-NO_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8001"
+NO_ADDRESS = "expected HOST:PORT, such as 127.0.0.1:8001 or [::1]:8001"
 OTHER_TARGETS = ("unix:", "unix-abstract:", "vsock:", "dns:", "ipv4:", "ipv6:", "xds:")  # left to gRPC
 
 
 def host_and_port(text: str) -> tuple[str, int] | None:
     """Return host and port, IPv6 without brackets; None if there is no port, for which gRPC would take 443."""
-    parts = re.fullmatch(r"\[?([^/\[\]]+)\]?:([0-9]{1,5})", text)
-    return (parts[1], int(parts[2])) if parts and 0 < int(parts[2]) < 65536 else None
+    parts = re.fullmatch(r"(?:\[([^/\[\]]+)\]|([^/\[\]:]+)):([0-9]{1,5})", text)
+    return (parts[1] or parts[2], int(parts[3])) if parts and 0 < int(parts[3]) < 65536 else None

@@ -53,7 +53,7 @@ class AsyncClient:
         """
         asyncio.get_running_loop()
         check_terms(timeout_seconds, attempts)
-        self._channel = (credentials or Credentials()).aio_channel(server, [*CHANNEL_OPTIONS, *channel_options])
+        self._channel = (credentials or Credentials()).aio_channel(server, [*channel_options, *CHANNEL_OPTIONS])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout_seconds = timeout_seconds

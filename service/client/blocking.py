@@ -52,15 +52,17 @@ class Client:
             credentials: TLS and token; None for neither.
             timeout_seconds: Deadline of a call that has none of its own; None for none.
             attempts: How many times a call is made at most. It is made again if the server refuses it and says when a
-                retry is worthwhile (``google.rpc.RetryInfo``), unless the deadline comes first.
-            channel_options: Further options of gRPC's, such as ``("grpc.lb_policy_name", "round_robin")``.
+                retry is worthwhile (``google.rpc.RetryInfo``), or if no server answers, as while one restarts: then
+                after about 1, 2, 4 and from then on 8 seconds. Never past the deadline.
+            channel_options: Options of gRPC's, such as ``("grpc.lb_policy_name", "round_robin")``; they go before the
+                client's own.
 
         Raises:
             CredentialsInvalid: A file of the credentials cannot be used.
             TypeError: An argument is of another type.
         """
         check_terms(timeout_seconds, attempts)
-        self._channel = (credentials or Credentials()).channel(server, [*CHANNEL_OPTIONS, *channel_options])
+        self._channel = (credentials or Credentials()).channel(server, [*channel_options, *CHANNEL_OPTIONS])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
         self._timeout_seconds = timeout_seconds

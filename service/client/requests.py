@@ -1,4 +1,4 @@
-"""What both clients share: options, requests, and when to repeat a refused call."""
+"""What both clients share: options, requests, and when to repeat a call."""
 
 from __future__ import annotations
 
@@ -7,20 +7,23 @@ from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypedDict
 
+import grpc
 from grpc_health.v1 import health_pb2
 
 from service.client.failure import CallFailed
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 
 LARGEST_MESSAGE_BYTES = 2**31 - 1
-CHANNEL_OPTIONS = (
+CHANNEL_OPTIONS = (  # after the caller's own: of two that are the same gRPC takes the first
     ("grpc.max_send_message_length", LARGEST_MESSAGE_BYTES),
     ("grpc.max_receive_message_length", LARGEST_MESSAGE_BYTES),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # else up to two minutes, in which calls fail though the server is back
 )
 TIMEOUT_SECONDS = 30.0
 _LONGEST_SECONDS = 1e8  # three years, which stands for infinity: gRPC takes what it cannot count for the past
 _ENCODED = "give the bytes of JPEG, PNG, WebP, GIF, BMP or TIFF files, as Path.read_bytes() returns them"
 _SPREAD = 0.5  # of a delay, at random: callers who were refused together shall not return together
+_FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 8.0  # where no server says when; it doubles from one to the other
 
 
 class CallOptions(TypedDict, total=False):
@@ -78,15 +81,22 @@ class Terms:
     def wait_seconds(self, failed: CallFailed, attempt: int, now: float, chance: float) -> float | None:
         """Return how long to wait before repeating a call; None if it is not to be repeated.
 
+        It is repeated if the server says when, or if none answered (UNAVAILABLE without a reason): the connection was
+        refused or lost, or a proxy has no server. Then it may have run already, which harms nobody: no call of these
+        clients changes anything.
+
         Args:
             failed: How the last attempt ended.
             attempt: Its number, from 1.
             now: The present instant.
             chance: Random, from 0 to 1.
         """
-        if failed.retry_after_seconds is None or attempt >= self.attempts:
+        wait = failed.retry_after_seconds
+        if wait is None and failed.code is grpc.StatusCode.UNAVAILABLE and not failed.reason:
+            wait = min(_FIRST_WAIT_SECONDS * 2 ** min(attempt - 1, 10), _LONGEST_WAIT_SECONDS)
+        if wait is None or attempt >= self.attempts:
             return None
-        wait = failed.retry_after_seconds * (1 + _SPREAD * chance)
+        wait *= 1 + _SPREAD * chance
         return wait if self.give_up is None or now + wait < self.give_up else None
 
 

@@ -20,6 +20,7 @@ class Catalogue:
     """Reads the disk at each call. All methods but :meth:`scan` need the reconciler's lock.
 
     Attributes:
+        root: The repository.
         unreadable: Models whose folder could not be read when :meth:`models` looked last, with place and reason.
     """
 
@@ -30,7 +31,7 @@ class Catalogue:
             settings: The server's.
         """
         self._settings = settings
-        self._root = Path(settings.models)
+        self.root = Path(settings.models)
         self.unreadable: Mapping[str, str] = {}
         self._bare: dict[VersionFolder, Fingerprint] = {}  # as they looked last
 
@@ -40,7 +41,7 @@ class Catalogue:
         Raises:
             SettingsError: The repository cannot be read.
         """
-        return store.scan(self._root)
+        return store.scan(self.root)
 
     def models(self) -> Models:
         """Return the versions of each model; none of one whose folder cannot be read.
@@ -49,7 +50,7 @@ class Catalogue:
             SettingsError: The repository cannot be read.
         """
         contents = self.scan()
-        self.unreadable = {name: f"{self._root / name}: {why}" for name, why in contents.unreadable.items()}
+        self.unreadable = {name: f"{self.root / name}: {why}" for name, why in contents.unreadable.items()}
         models = store.by_name(contents.folders) | {name: [] for name in contents.unreadable}
         self._bare = {folder: seen for folder, seen in self._bare.items() if folder in models.get(folder.name, ())}
         return models
@@ -58,43 +59,37 @@ class Catalogue:
         """Return how a model is served.
 
         Raises:
-            SettingsError: Its folder could not be read at the last look, or its ``serving.toml`` is wrong.
+            SettingsError: Its folder could not be read at the last look, or its ``serving.toml`` is not valid.
         """
         if name in self.unreadable:
             raise SettingsError(self.unreadable[name])
-        path = self._root / name / store.SERVING_FILE
-        if os.path.lexists(path) and not os.path.isfile(path):  # not to be taken for none
-            raise SettingsError(f"{path}: it is not a file")
-        try:
-            return read_model_settings(path, self._settings)
-        except OSError as error:
-            raise SettingsError(f"{path}: {error.strerror}") from None
+        return read_model_settings(self.root / name / store.SERVING_FILE, self._settings)
 
     def wanted(self, folders: Sequence[VersionFolder], settings: Settings) -> list[VersionFolder]:
-        """Return the versions that a model's settings name.
-
-        Raises:
-            SettingsError: Its setting ``versions`` is not valid.
-        """
+        """Return the versions that a model's settings name."""
         numbers = version_policy.wanted(settings.versions, (folder.version for folder in folders))
         return [folder for folder in folders if folder.version in numbers]
 
-    def plan(self, models: Models) -> Plan:
-        """Return settings and wanted versions of every model to load at the start; none of one that cannot be read.
+    def plan(self, models: Models) -> tuple[Plan, Mapping[str, str]]:
+        """Return settings and wanted versions of every model to load at the start, and of others why there are none.
 
         Raises:
-            SettingsError: The repository lacks what was asked for, or a setting is wrong.
+            SettingsError: The repository lacks what was asked for, or there is nothing to load.
         """
-        version_policy.wanted(self._settings.versions, ())  # check the setting even without models
         plan: Plan = {}
+        faults = {}
         for name in self._names_at_start(models):
-            settings = self._settings if name in self.unreadable else self.settings_of(name)
-            plan[name] = (settings, self.wanted(models[name], settings))
+            try:
+                settings = self.settings_of(name)
+            except SettingsError as error:
+                faults[name] = str(error)
+            else:
+                plan[name] = (settings, self.wanted(models[name], settings))
         if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
-            nothing = f"model repository {self._root} holds no MODEL/VERSION/model.onnx that the settings select"
-            unreadable = "".join(f"; {why}" for why in self.unreadable.values())
-            raise SettingsError(nothing + (unreadable or store.hint_above(self._root)))
-        return plan
+            nothing = f"model repository {self.root} holds no MODEL/VERSION/model.onnx that the settings select"
+            reasons = "".join(f"; {why}" for why in faults.values())
+            raise SettingsError(nothing + (reasons or store.hint_above(self.root)))
+        return plan, faults
 
     def is_whole(self, folder: VersionFolder) -> bool:
         """Return whether a version may be loaded now. One without a manifest waits for a second look: it may follow."""
@@ -114,5 +109,5 @@ class Catalogue:
             return sorted(models)
         for name in asked:
             if name not in models:
-                raise SettingsError(f"--load-models: the repository {self._root} has no model '{name}'")
+                raise SettingsError(f"--load-models: the repository {self.root} has no model '{name}'")
         return sorted(asked)

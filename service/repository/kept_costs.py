@@ -201,5 +201,5 @@ def machine() -> str:
 def _quantiles(samples: Sequence[float]) -> tuple[float, float, float]:
     """Return the least, the median and the 95 % quantile, at least a nanosecond each."""
     ordered = sorted(max(seconds, 1e-9) for seconds in samples)
-    high = ordered[min(len(ordered) - 1, int(_HIGH_QUANTILE * len(ordered)))]
+    high = ordered[int(_HIGH_QUANTILE * len(ordered))]
     return ordered[0], min(median(ordered), high), high

@@ -23,6 +23,7 @@ _LOG = logging.getLogger(__name__)
 State = Literal["LOADING", "READY", "UNLOADING", "UNAVAILABLE"]
 UNLOADED = "unloaded"
 UNREADABLE = "its folder cannot be read"
+MISCONFIGURED = "its serving.toml is not valid"
 
 
 @dataclass(frozen=True, slots=True)

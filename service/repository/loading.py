@@ -24,10 +24,10 @@ from service.batching.response_cache import ResponseCache
 from service.batching.run import Run
 from service.batching.sharing import SharedAnswers
 from service.cores import Cores, Taking
-from service.digests import check_digests, uncovered
+from service.digests import check_digests, digest_of, uncovered
 from service.errors import GraphNotRunnable, ManifestInvalid
 from service.golden import Golden
-from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, file_digest, read_manifest
+from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.preprocessing.image import ImageLimits
@@ -187,7 +187,7 @@ def _open(folder: VersionFolder, settings: Settings, attempt: Attempt) -> _Opene
             _LOG.warning(
                 "%s have no digest; `convserve-export seal` adds them", ", ".join(names), extra={"fields": fields}
             )
-    digest = manifest.model_digest if manifest is not None else file_digest(folder.path / MODEL_FILE)
+    digest = manifest.model_digest if manifest is not None else digest_of(folder.path / MODEL_FILE)
     pricing = Pricing(folder, digest, settings)
     backend = at_weight(
         settings.weight,

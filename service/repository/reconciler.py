@@ -9,13 +9,15 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Sequence
+from functools import partial
 
 from service.errors import LoadFailed, ModelNotFound, SettingsError
 from service.metrics import Metrics
 from service.repository import listing, version_policy
+from service.repository.absences import Absences
 from service.repository.attempt import Attempts
 from service.repository.catalogue import Catalogue, Models, Plan
-from service.repository.lifecycle import UNREADABLE, Lifecycle, VersionStatus
+from service.repository.lifecycle import MISCONFIGURED, UNREADABLE, Lifecycle, VersionStatus
 from service.repository.loading import load
 from service.repository.servable import Servable
 from service.repository.shortfalls import Shortfall, Shortfalls, shortfall_of
@@ -50,8 +52,11 @@ class Reconciler:
         self._lifecycle = lifecycle
         self.attempts = attempts or Attempts(settings.load_timeout_seconds)
         self._swapper = Swapper(metrics, lifecycle, load, self.attempts, settings.drain_seconds)
+        self._cuda_is_demanded = settings.device == "cuda"
         self.changing = threading.Lock()
+        self._shortfall = partial(shortfall_of, failure=self._swapper.failure)
         self._shortfalls = Shortfalls(metrics, lifecycle)
+        self._absences = Absences(lifecycle, self._catalogue.root)
         self._announced: tuple[Models, Plan] | None = None
 
     def announce(self) -> None:
@@ -60,7 +65,7 @@ class Reconciler:
         Call this before the server takes calls: a caller who comes early must try again, not hear of an unknown model.
 
         Raises:
-            SettingsError: The repository cannot be read or lacks what was asked for, or a setting is wrong.
+            SettingsError: The repository cannot be read, lacks what was asked for, or holds nothing to load.
         """
         with self.changing:
             self._announced = self._survey()
@@ -68,46 +73,43 @@ class Reconciler:
     def load_all(self) -> None:
         """Load what is to be served from the start, one version after the other.
 
-        A version that fails becomes UNAVAILABLE with its reason; the others are still loaded. If one fails that a
-        policy ``latest:N`` wants, an older one serves, as it would if the server had been running. In mode
-        ``explicit`` only the models named in ``load_models`` are loaded. What was announced is what is loaded, except
-        models that a call has loaded or unloaded since.
+        A version that fails becomes UNAVAILABLE with its reason, as do those of a model whose ``serving.toml`` is not
+        valid; the others are still loaded. If one fails that a policy ``latest:N`` wants, an older one serves, as it
+        would if the server had been running. In mode ``explicit`` only the models named in ``load_models`` are loaded.
+        What was announced is what is loaded, except models that a call has loaded or unloaded since.
 
         Raises:
             SettingsError: As for :meth:`announce`.
-            ProviderUnavailable: CUDA was demanded and does not run, so no version could be served.
+            ProviderUnavailable: CUDA does not run, and not only a model's ``serving.toml`` demands it.
         """
         with self.changing:
             models, plan = self._announced or self._survey()
             for name, (settings, wanted) in plan.items():
                 for folder in wanted:
-                    self._swapper.load(folder, settings, provider_must_be_there=True)
+                    self._swapper.load(folder, settings, provider_must_be_there=self._cuda_is_demanded)
                 self._stand_in(name, models[name], settings, lambda _: True)
-                self._shortfalls.note(name, self._shortfall(models[name], settings, wanted))
+                self._shortfalls.note(name, self._shortfall(models[name], settings.versions, wanted))
         self._lifecycle.start()
 
     def _survey(self) -> tuple[Models, Plan]:
-        """Look at the repository for the first time; show each version as LOADING, as left out or as unreadable."""
+        """Look at the repository for the first time; show each version as LOADING, left out or held back."""
         models = self._catalogue.models()
-        plan = self._catalogue.plan(models)
-        self._lifecycle.require(list(plan))
-        for name in [name for name in plan if not models[name]]:
-            del plan[name]
-            why = self._catalogue.unreadable[name]
-            self._lifecycle.set_status(VersionStatus(name, 0, "UNAVAILABLE", why, UNREADABLE))
-            self._shortfalls.note(name, Shortfall(why))
+        plan, faults = self._catalogue.plan(models)
+        self._lifecycle.require([*plan, *faults])
         for name, folders in models.items():
             _, asked = plan.get(name, (None, []))
             self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in asked])
             for folder in asked:
                 self._lifecycle.set_status(VersionStatus(name, folder.version, "LOADING"))
+        for name, why in faults.items():
+            self._hold_back(name, models[name], why)
         return models, plan
 
     def poll(self) -> None:
         """Look at the repository again and follow it. A version without a manifest must look the same twice first.
 
         An empty or unreadable repository counts as a lost disk, and serving goes on unchanged; so it does for a model
-        whose folder cannot be read.
+        whose folder cannot be read, and at the first look that misses something of a model that serves.
         """
         with self.changing:
             try:
@@ -120,15 +122,15 @@ class Reconciler:
                 self._shortfalls.note_repository("is empty")
                 return
             self._shortfalls.note_repository("")
-            for name in sorted(known | set(models) | self._shortfalls.names):
+            held = self._absences.look(models, self._catalogue.unreadable)
+            for name in sorted((known | set(models) | self._shortfalls.names) - held):
                 try:
-                    shortfall = self._follow(name, models.get(name), retry=False)
+                    self._shortfalls.note(name, self._follow(name, models.get(name), retry=False))
                 except SettingsError as error:
-                    shortfall = Shortfall(str(error))
+                    self._hold_back(name, models.get(name, ()), str(error))
                 except Exception:
-                    shortfall = Shortfall("it could not be brought up to date")
+                    self._shortfalls.note(name, Shortfall("it could not be brought up to date"))
                     _LOG.exception("a model could not be brought up to date", extra={"fields": {"model": name}})
-                self._shortfalls.note(name, shortfall)
 
     def load_model(self, name: str) -> None:
         """Load a model's wanted versions, or those that changed on disk, and unload its others.
@@ -151,9 +153,8 @@ class Reconciler:
             try:
                 shortfall = self._follow(name, folders, retry=True)
             except SettingsError as error:
-                self._shortfalls.note(name, Shortfall(str(error)))
-                what = "its serving.toml is not valid" if folders else UNREADABLE
-                raise LoadFailed(f"model '{name}': {what}") from None
+                self._hold_back(name, folders, str(error))
+                raise LoadFailed(f"model '{name}': {MISCONFIGURED if folders else UNREADABLE}") from None
             self._shortfalls.note(name, shortfall)
             if shortfall.problem:
                 raise LoadFailed(f"model '{name}' {shortfall.problem}")
@@ -229,7 +230,7 @@ class Reconciler:
             self._swapper.unload(ready[version], exists=version in on_disk)
         self._swapper.leave_out_unless_ready([folder for folder in folders if folder not in tried])
         self._swapper.forget_all_but(name, on_disk)  # last: a model without versions is required no more
-        return self._shortfall(folders, settings, wanted)
+        return self._shortfall(folders, settings.versions, wanted)
 
     def _stand_in(
         self,
@@ -256,10 +257,9 @@ class Reconciler:
                 self._swapper.load(folder, settings)
         return tried
 
-    def _shortfall(
-        self, folders: Sequence[VersionFolder], settings: Settings, wanted: Sequence[VersionFolder]
-    ) -> Shortfall:
-        return shortfall_of(folders, settings.versions, wanted, self._swapper.failure)
+    def _hold_back(self, name: str, folders: Sequence[VersionFolder], why: str) -> None:
+        self._swapper.hold_back(name, folders, why)
+        self._shortfalls.note(name, Shortfall(why))
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and stop lending it."""
@@ -292,7 +292,7 @@ class Reconciler:
                 self._swapper.load(folder, settings)
             else:
                 self._swapper.leave_out_unless_ready([folder])
-            self._shortfalls.note(name, self._shortfall(folders, settings, wanted))
+            self._shortfalls.note(name, self._shortfall(folders, settings.versions, wanted))
 
     @property
     def runs_on(self) -> bool:

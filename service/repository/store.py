@@ -43,15 +43,17 @@ class Contents:
     unreadable: Mapping[str, str]
 
 
-Fingerprint = tuple[tuple[str, int, int], ...]
+Fingerprint = tuple[tuple[str, int, int, int], ...]
 
 
 def fingerprint(folder: VersionFolder) -> Fingerprint:
-    """Return names, sizes and modification times of all the files of a version.
+    """Return names, sizes, modification times and change times of all the files of a version.
 
     That is cheap enough for polling; a digest of every model file would not be. A file that vanishes meanwhile or may
-    not be read is left out, which is a change like any other. Inode numbers and inode change times do not count: some
-    network file systems invent the former, and a backup by hard links changes the latter.
+    not be read is left out, which is a change like any other. Nobody can set the change time, so it tells a file from
+    another of the same size and modification time (``cp -p``, reproducible builds). It also changes without the
+    content: whether a READY version must be loaded anew, its :class:`~service.repository.origin.Origin` says. Inode
+    numbers do not count, since some network file systems invent them at every look.
     """
     files = [folder.path.parent / SERVING_FILE]
     try:
@@ -68,7 +70,7 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
             continue
         if not os.access(file, os.R_OK):
             continue
-        found.append((file.name, about.st_size, about.st_mtime_ns))
+        found.append((file.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     return tuple(found)
 
 

@@ -9,7 +9,7 @@ import collections
 import logging
 import threading
 import weakref
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
 from service.errors import (
@@ -26,7 +26,8 @@ from service.metrics import Metrics
 from service.repository import servable as servables
 from service.repository import store
 from service.repository.attempt import Attempt, Attempts
-from service.repository.lifecycle import UNLOADED, Lifecycle, VersionStatus
+from service.repository.lifecycle import MISCONFIGURED, UNLOADED, UNREADABLE, Lifecycle, VersionStatus
+from service.repository.origin import Origin
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings
@@ -83,12 +84,13 @@ class Swapper:
         self._drain_seconds = drain_seconds
         self._tried: dict[Place, Fingerprint] = {}
         self._in_vain: dict[Place, str] = {}
+        self._origins: dict[Place, Origin] = {}  # of those that are READY
         self._fallen: collections.deque[Fallen] = collections.deque()
         self._given_up: list[Servable] = []
         self._giving_up = threading.Lock()
 
     def needs_loading(self, folder: VersionFolder, *, retry: bool) -> bool:
-        """Return whether a wanted version must be loaded.
+        """Return whether a wanted version must be loaded, or at least be looked at closely, as :meth:`load` does.
 
         Args:
             folder: The version's folder.
@@ -111,13 +113,17 @@ class Swapper:
     def load(self, folder: VersionFolder, settings: Settings, *, provider_must_be_there: bool = False) -> None:
         """Load, prove and swap in one version. A READY one of the same number serves meanwhile, and after a failure.
 
+        Nothing changes if the READY one was loaded from the very same bytes and settings.
+
         Raises:
             ProviderUnavailable: The demanded provider does not run, and ``provider_must_be_there`` is set.
         """
         place = (folder.name, folder.version)
         tried = self._tried[place] = store.fingerprint(folder)
         self._in_vain.pop(place, None)
+        origin = self._origins.get(place)
         if not self._is_serving(folder):
+            origin = None
             self._lifecycle.set_status(VersionStatus(*place, "LOADING"))
         born: list[weakref.ref[Servable]] = []  # weak, since its batcher holds on_death: or it would keep itself alive
         died = threading.Event()
@@ -128,7 +134,9 @@ class Swapper:
                 if (servable := living()) is not None:
                     self._died(servable)
 
-        def attempt(attempt: Attempt) -> Servable:
+        def attempt(attempt: Attempt) -> Servable | None:
+            if origin is not None and origin.is_what_is_on_disk(folder, settings):
+                return None
             try:
                 return self._load(folder, settings, self._metrics, on_death, attempt)
             except LoadTimedOut:
@@ -150,13 +158,26 @@ class Swapper:
             _LOG.exception("loading failed")
             self._failed(folder, "loading failed, see the log", _HINTS[LoadError])
         else:
-            _LOG.info("model version is READY", extra={"fields": servables.summary(servable)})
-            replaced = self._lifecycle.put(servable)
+            if servable is None:
+                fields = {"model": folder.name, "version": folder.version}
+                _LOG.debug("files of a model version were touched, not changed", extra={"fields": fields})
+                return
+            replaced = self._put(servable, Origin.of(servable, tried, settings), folder)
             born.append(weakref.ref(servable))
             if died.is_set():  # before it was READY
                 self._died(servable)
             if replaced is not None:
                 self._drain(replaced)
+
+    def _put(self, servable: Servable, origin: Origin, folder: VersionFolder) -> Servable | None:
+        """Make a version READY; return the one that it replaces."""
+        _LOG.info("model version is READY", extra={"fields": servables.summary(servable)})
+        place = (folder.name, folder.version)
+        if store.fingerprint(folder) == origin.fingerprint:
+            self._origins[place] = origin
+        else:  # it may have been read half and half
+            self._origins.pop(place, None)
+        return self._lifecycle.put(servable)
 
     def unload(self, servable: Servable, *, exists: bool) -> None:
         """Withdraw and drain one READY version.
@@ -168,8 +189,7 @@ class Swapper:
         place = (servable.name, servable.version)
         self._lifecycle.withdraw(servable)
         self._drain(servable)
-        self._tried.pop(place, None)
-        self._in_vain.pop(place, None)
+        self._forget(place)
         self._metrics.settle()  # its last calls, which would bring its series back
         servable.metrics.close()
         _LOG.info("model version is unloaded", extra={"fields": {"model": servable.name, "version": servable.version}})
@@ -190,11 +210,32 @@ class Swapper:
             if status is None or status.has_failed:
                 self.leave_out(folder.name, folder.version, "it is not loaded")
 
+    def hold_back(self, name: str, folders: Sequence[VersionFolder], why: str) -> None:
+        """Show as UNAVAILABLE what cannot be loaded since the model's folder or its ``serving.toml`` cannot be read.
+
+        If a version is READY, the others are left as they are.
+
+        Args:
+            name: Model name.
+            folders: Its versions on disk; none if its folder cannot be read.
+            why: The reason, for the operator.
+        """
+        if self._lifecycle.servables(name):
+            return
+        known = {status.version: status for status in self._lifecycle.statuses_of(name)}
+        hint = MISCONFIGURED if folders else UNREADABLE
+        for version in [folder.version for folder in folders] or ([] if known else [0]):
+            status = VersionStatus(name, version, "UNAVAILABLE", why, hint)
+            before = known.get(version)
+            if before is None or before.is_left_out or (before.hint == hint and before != status):
+                self._lifecycle.set_status(status)
+
     def forget_all_but(self, name: str, versions: Collection[int]) -> None:
         """Know no more of a model's other versions that do not serve."""
         for status in self._lifecycle.statuses_of(name):
             if status.state == "UNAVAILABLE" and status.version not in versions:
                 self._lifecycle.forget(name, status.version)
+                self._forget((name, status.version))
 
     def give_up(self, servable: Servable) -> None:
         """Answer the callers of a version that hangs, and stop lending it."""
@@ -212,6 +253,10 @@ class Swapper:
     def runs_on(self) -> bool:
         """Whether a batch or a loading that was given up still runs in its thread."""
         return self._attempts.runs_on or any(servable.batcher.running for servable in self._given_up)
+
+    def _forget(self, place: Place) -> None:
+        for known in (self._tried, self._in_vain, self._origins):
+            known.pop(place, None)
 
     def _drain(self, servable: Servable) -> None:
         """Finish a withdrawn version's requests; give up what takes too long."""

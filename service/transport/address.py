@@ -59,6 +59,8 @@ def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]
         SettingsError: The door cannot be bound.
         OSError: Nor could another: :func:`service.shortage.shortage` says why.
     """
+    if not host:  # HTTP would take it for every interface
+        raise SettingsError(f"{host_flag}: expected an address to listen on, such as 127.0.0.1 or 0.0.0.0, got none")
     try:
         yield
     except (TypeError, UnicodeError):  # of a host that cannot be written as a name

@@ -22,7 +22,7 @@ from service.transport.status import Status, internal
 _LOG = logging.getLogger(__name__)
 
 _NO_RPC = ("stream", "http")  # transports whose requests are not RPCs: a whole stream is one, a web page none
-MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length
+MAX_REQUEST_ID = 128  # characters; a caller's own may be of any length, and answers with long metadata are lost
 
 _ids = itertools.count(1)
 _run_id = os.urandom(4).hex()
@@ -34,11 +34,17 @@ def new_request_id() -> str:
 
 
 def request_id_of(metadata: Metadata) -> str:
-    """Return the caller's ``x-request-id``, or a new one of ours."""
+    """Return the caller's ``x-request-id``, cut to ``MAX_REQUEST_ID``, or a new one of ours."""
     for key, value in metadata:
         if key == "x-request-id" and value and isinstance(value, str):
-            return value
+            return value[:MAX_REQUEST_ID]
     return new_request_id()
+
+
+def unexpected(request_id: str, method: str) -> Status:
+    """Log the exception being handled; return what the caller sees in its place."""
+    _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": method}})
+    return internal(request_id)
 
 
 class Responder(Protocol):
@@ -157,7 +163,12 @@ class Call:
         self._unsettled = [True]
 
     def find(self, name: str, version: str, task: str = "") -> Servable:
-        """Lend the servable, and label the call with it."""
+        """Lend the servable, and label the call with it.
+
+        Raises:
+            InvalidInput: It has another task than the one given (INVALID_ARGUMENT).
+            ServingError: As :meth:`DataPlane.find` raises it.
+        """
         lifecycle = self._calls.dataplane.lifecycle
         self._model = name if lifecycle.knows(name) else ""
         servable = self._calls.dataplane.find(name, version)
@@ -194,9 +205,7 @@ class Call:
 
     def unexpected(self) -> None:
         """Settle with INTERNAL and log the exception being handled."""
-        request_id = self.request_id
-        _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": self._method}})
-        self._fail(internal(request_id), "INTERNAL")
+        self._fail(unexpected(self.request_id, self._method), "INTERNAL")
 
     def _fail(self, status: Status, reason: str) -> None:
         if not self._settle():

@@ -16,10 +16,11 @@ from google.protobuf.message import DecodeError
 from service.checks import check_forms
 from service.dataplane import DataPlane, Ticket
 from service.errors import DeadlineUnmeetable, InvalidInput, ServingError, Unloading
+from service.manifest import Task
 from service.metrics import Metrics, taken
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as inference
-from service.preparation import Burst
+from service.preparation import Burst, Terms
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec, wire
@@ -122,9 +123,9 @@ class Calls:
             if not self._access.open_to_infer:
                 self.check_access(method, metadata)
             try:
-                return self._begin[method](call, payload, deadline)
+                return self._begin[method](call, payload)
             except Unloading:
-                return self._begin_anew(call, method, payload, deadline)
+                return self._begin_anew(call, method, payload)
         except ServingError as error:
             call.refuse(error)
         except DecodeError:
@@ -158,14 +159,14 @@ class Calls:
         finally:
             del error  # its traceback knows this frame: the message would wait for the garbage collector
 
-    def _begin_anew(self, call: Call, method: str, payload: bytes, deadline: float) -> Ticket:
+    def _begin_anew(self, call: Call, method: str, payload: bytes) -> Ticket:
         """Begin a call again whose version was just being swapped out; it has not been answered."""
         for _ in range(_SWAPS - 1):
             try:
-                return self._begin[method](call, payload, deadline)
+                return self._begin[method](call, payload)
             except Unloading:
                 continue
-        return self._begin[method](call, payload, deadline)
+        return self._begin[method](call, payload)
 
     def _enter(self, method: str, responder: Responder) -> None:
         self.in_flight.enter()
@@ -191,10 +192,10 @@ class Calls:
         """Translate an error as this server is set up to."""
         return status_of(error, request_id, self._overload_status)
 
-    def _model_infer(self, call: Call, payload: bytes, deadline: float) -> Ticket:
+    def _model_infer(self, call: Call, payload: bytes) -> Ticket:
         template = self._templates.find(payload)
         if template is not None and self.dataplane.lends(template.form.servable, template.model_version):
-            return self._infer_like(template, call, payload, deadline)
+            return self._infer_like(template, call, payload)
         request = wire.parse(inference.ModelInferRequest, payload, MAX_INFER_FIELDS)
         call.caller_id = request.id
         servable = call.find(request.model_name, request.model_version)
@@ -203,7 +204,7 @@ class Calls:
         if parameters:
             timeout_seconds = _timeout_seconds(parameters)
             priority = tensor_codec.integer(parameters, "priority")
-            wants_facts = "explain" in parameters and parameters["explain"].bool_param
+            wants_facts = _wants_facts(parameters)
         outputs = tensor_codec.requested_outputs(request, servable.outputs)
         for output in outputs:
             if output.region is not None:
@@ -211,29 +212,25 @@ class Calls:
         form = InferForm(servable, outputs, wants_facts=wants_facts)
         reply = InferReply(call, form, call.caller_id, self._shared_memory)
         inputs = tensor_codec.decode_inputs(request, self._shared_memory, partial(check_forms, servable))
-        deadline = min(deadline, call.arrival + timeout_seconds)
-        ticket = self.dataplane.infer(servable, inputs, deadline, call.arrival, reply, priority, call.burst)
+        terms = Terms(servable, call.arrival, call.deadline, timeout_seconds, priority, call.burst)
+        ticket = self.dataplane.infer(servable, inputs, terms, reply)
         template = template_of(payload, request, inputs, form, timeout_seconds, priority)
         if template is not None:
             self._templates.keep(payload, template)
             self._let_go_if_withdrawn(servable, request.model_version)
         return ticket
 
-    def _infer_like(self, template: Template, call: Call, payload: bytes, deadline: float) -> Ticket:
+    def _infer_like(self, template: Template, call: Call, payload: bytes) -> Ticket:
         """Take in a call that equals an earlier one apart from its tensors and id."""
-        call.lent(template.form.servable)
+        servable = template.form.servable
+        call.lent(servable)
         call.caller_id = template.request_id(payload)
-        deadline = min(deadline, call.arrival + template.timeout_seconds)
-        servable, arrival, priority = template.form.servable, call.arrival, template.priority
+        terms = Terms(servable, call.arrival, call.deadline, template.timeout_seconds, template.priority, call.burst)
         reply = InferReply(call, template.form, call.caller_id, self._shared_memory)
         if template.items:
-            items = template.encoded_items(payload)
-            return self.dataplane.infer_items(servable, items, deadline, arrival, reply, priority, call.burst)
-        inputs = template.inputs(payload)
+            return self.dataplane.infer_items(servable, template.encoded_items(payload), terms, reply)
         try:
-            return self.dataplane.submit(
-                servable, inputs, template.group, deadline, arrival, reply, priority, burst=call.burst
-            )
+            return self.dataplane.submit(servable, template.inputs(payload), template.group, terms, reply)
         except DeadlineUnmeetable as error:
             if self._may_repeat:
                 self.repeated = repeated_refusal(template, payload, error, call.request_id, self.status_of)
@@ -251,37 +248,44 @@ class Calls:
         if (repeated := self.repeated) is not None and repeated.template.form.servable is servable:
             self.repeated = None
 
-    def _classify_images(self, call: Call, payload: bytes, deadline: float) -> Ticket:
+    def _classify_images(self, call: Call, payload: bytes) -> Ticket:
         request = wire.parse(classification.ClassifyImagesRequest, payload, *self._classify_limits)
-        call.caller_id = request.request_id
-        servable = call.find(request.model_name, request.model_version, "image-classification")
         response = classification.ClassifyImagesResponse()
-        return self._classify(call, servable, request, request.images, response, deadline)
+        return self._classify(call, request, request.images, "image-classification", response)
 
-    def _classify_sentences(self, call: Call, payload: bytes, deadline: float) -> Ticket:
+    def _classify_sentences(self, call: Call, payload: bytes) -> Ticket:
         request = wire.parse(classification.ClassifySentencesRequest, payload, *self._classify_limits)
-        call.caller_id = request.request_id
-        servable = call.find(request.model_name, request.model_version, "sentence-classification")
         response = classification.ClassifySentencesResponse()
-        return self._classify(call, servable, request, request.sentences, response, deadline)
+        return self._classify(call, request, request.sentences, "sentence-classification", response)
 
     def _classify(
         self,
         call: Call,
-        servable: Servable,
         request: classification.ClassifyImagesRequest | classification.ClassifySentencesRequest,
         items: Sequence[Item],
+        task: Task,
         response: classification.ClassifyImagesResponse | classification.ClassifySentencesResponse,
-        deadline: float,
     ) -> Ticket:
+        call.caller_id = response.request_id = request.request_id
+        servable = call.find(request.model_name, request.model_version, task)
         if request.top_k < 0:
             raise InvalidInput(f"top_k: expected 0 or more, got {request.top_k}")
-        response.request_id = call.caller_id
         reply = ClassifyReply(call, servable, request.top_k or _DEFAULT_TOP_K, response, request.explain)
-        return self.dataplane.classify(servable, items, deadline, call.arrival, reply, call.burst)
+        terms = Terms(servable, call.arrival, call.deadline, burst=call.burst)
+        return self.dataplane.classify(servable, items, terms, reply)
 
 
 def _timeout_seconds(parameters: Mapping[str, inference.InferParameter]) -> float:
     """Read ``timeout``, in microseconds; without one, or below 1, there is no deadline."""
     microseconds = tensor_codec.integer(parameters, "timeout")
     return microseconds * 1e-6 if microseconds > 0 else math.inf
+
+
+def _wants_facts(parameters: Mapping[str, inference.InferParameter]) -> bool:
+    """Read ``explain``."""
+    if "explain" not in parameters:
+        return False
+    choice = parameters["explain"].WhichOneof("parameter_choice")
+    if choice != "bool_param":
+        raise InvalidInput(f"parameter 'explain': expected bool_param, got {choice or 'no value'}")
+    return parameters["explain"].bool_param

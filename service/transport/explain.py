@@ -41,7 +41,7 @@ def _facts(servable: Servable, request: PendingRequest, facts: BatchFacts) -> di
         "batch_size": facts.rows,
         "bucket": facts.bucket,
         "padding_ratio": facts.padding_ratio,
-        "instance": str(facts.instance) if facts.instance >= 0 else "",
+        "instance": str(facts.instance) if facts.ran else "",
         "execution_provider": servable.provider.actual,
         "device": servable.provider.device,
         "model_digest": servable.digest,

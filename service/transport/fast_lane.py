@@ -22,6 +22,7 @@ from service.cores import Cores
 from service.dataplane import Ticket
 from service.errors import ServingError
 from service.scheduling import Hurry
+from service.transport.access import Metadata
 from service.transport.call import request_id_of
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.limits import DoorLimits
@@ -34,7 +35,7 @@ _REST_MILLISECONDS = 3  # after a trip with refusals; network cards coalesce int
 _IO_THREAD = "grpc-native-io"
 _POLL_MILLISECONDS = 500  # how soon the intake thread notices that it must stop
 
-Details = tuple[Sequence[tuple[str, str | bytes]], str, float | None]
+Details = tuple[Metadata, str, float | None]
 
 
 class MessageTooLarge(ServingError):
@@ -196,13 +197,7 @@ class _NativeResponder:
     transport = "native"
     __slots__ = ("_call_id", "_front", "_metadata", "_request_id", "_tickets", "settled")
 
-    def __init__(
-        self,
-        front: NativeGrpcFront,
-        tickets: dict[int, Ticket],
-        call_id: int,
-        metadata: Sequence[tuple[str, str | bytes]],
-    ) -> None:
+    def __init__(self, front: NativeGrpcFront, tickets: dict[int, Ticket], call_id: int, metadata: Metadata) -> None:
         self.settled = False
         self._front = front
         self._tickets = tickets

@@ -16,11 +16,9 @@ import grpc
 from google.protobuf.message import DecodeError
 
 from service.errors import InvalidInput, ServingError
-from service.pb.convserve.classification.v1 import classification_pb2
-from service.pb.inference import grpc_service_pb2
 from service.scheduling import take_turns_at_once
 from service.transport.address import check_free
-from service.transport.call import request_id_of
+from service.transport.call import request_id_of, unexpected
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.departure import leaving
@@ -31,7 +29,7 @@ from service.transport.off_loop import OffLoop
 from service.transport.reply_queue import LoopResponder, ReplyQueue
 from service.transport.servicers import Method
 from service.transport.standard_services import add_reflection
-from service.transport.status import Status, abort, internal
+from service.transport.status import Status, abort
 from service.transport.streaming import MODEL_STREAM_INFER, Stream
 
 _LOG = logging.getLogger(__name__)
@@ -189,26 +187,22 @@ class GrpcioDoor:
             await asyncio.gather(self._leaving, self._server.stop(grace_seconds))
 
     def _register(self, server: grpc.aio.Server) -> None:
-        services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
-        for path in HOT_METHODS:
-            _, service, name = path.split("/")
-            services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(self._hot(path))
-        stream: grpc.RpcMethodHandler = grpc.stream_stream_rpc_method_handler(self._stream)
-        services["inference.GRPCInferenceService"]["ModelStreamInfer"] = stream
+        handlers: dict[str, grpc.RpcMethodHandler] = {
+            path: grpc.unary_unary_rpc_method_handler(self._hot(path)) for path in HOT_METHODS
+        }
+        handlers[MODEL_STREAM_INFER] = grpc.stream_stream_rpc_method_handler(self._stream)
         for method in self._methods:
-            _, service, name = method.path.split("/")
-            services.setdefault(service, {})[name] = grpc.unary_unary_rpc_method_handler(
-                self._cold(method),
-                response_serializer=method.response_type.SerializeToString,
+            handlers[method.path] = grpc.unary_unary_rpc_method_handler(
+                self._cold(method), response_serializer=method.response_type.SerializeToString
             )
-        handlers = [grpc.method_handlers_generic_handler(service, table) for service, table in services.items()]
-        server.add_generic_rpc_handlers(tuple(handlers))
-        names = (
-            grpc_service_pb2.DESCRIPTOR.services_by_name["GRPCInferenceService"].full_name,
-            classification_pb2.DESCRIPTOR.services_by_name["ClassificationService"].full_name,
-            self._health.register(server, self._calls.rpcs),
+        services: dict[str, dict[str, grpc.RpcMethodHandler]] = {}
+        for path, handler in handlers.items():
+            _, service, name = path.split("/")
+            services.setdefault(service, {})[name] = handler
+        server.add_generic_rpc_handlers(
+            tuple(grpc.method_handlers_generic_handler(service, table) for service, table in services.items())
         )
-        add_reflection(server, names, self._calls.rpcs)
+        add_reflection(server, (*services, self._health.register(server, self._calls.rpcs)), self._calls.rpcs)
 
     def _hot(self, path: str) -> Callable[[bytes, Any], Awaitable[bytes]]:
         """Return the handler of a hot method: raw bytes in, raw bytes out."""
@@ -289,8 +283,7 @@ class GrpcioDoor:
                 ended((left := leaves()).status, left.reason)
                 raise
             except Exception:
-                _LOG.exception("a call failed", extra={"fields": {"request_id": request_id, "method": method.path}})
-                status, reason = internal(request_id), "INTERNAL"
+                status, reason = unexpected(request_id, method.path), "INTERNAL"
             else:
                 ended("OK")
                 return response

@@ -10,6 +10,7 @@ import logging
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 from service.batching.refusal import Refusal
@@ -23,6 +24,8 @@ from service.transport.status import Status
 from service.transport.template import Template
 
 _LOG = logging.getLogger(__name__)
+
+StatusOf = Callable[[DeadlineUnmeetable, str], Status]
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,15 +83,9 @@ def repeated_refusal(
         return None
     if not refusal.is_for(template.rows, template.group, servable.priorities.handicap(template.priority)):
         return None
-
-    def status_for(own_id: str) -> Status:
-        return status_of(error, own_id)
-
     patience = min(template.timeout_seconds, servable.objective_seconds)
-    return RepeatedRefusal(template, len(payload), refusal, status_for, status_of(error, request_id), patience)
-
-
-StatusOf = Callable[[DeadlineUnmeetable, str], Status]
+    status_for = partial(status_of, error)
+    return RepeatedRefusal(template, len(payload), refusal, status_for, status_for(request_id), patience)
 
 
 class Refusals(Protocol):

@@ -21,8 +21,6 @@ _MAX_MESSAGE = 400  # characters; it travels twice in metadata, of which clients
 
 _NUMBERS: dict[str, int] = {code.name: code.value[0] for code in grpc.StatusCode}  # an Enum's attributes are slow
 
-Metadata = tuple[tuple[str, bytes], ...]
-
 
 @dataclass(frozen=True, slots=True)
 class Status:
@@ -36,7 +34,7 @@ class Status:
 
     name: str
     message: str
-    trailing_metadata: Metadata
+    trailing_metadata: tuple[tuple[str, bytes], ...]
 
     @property
     def code(self) -> grpc.StatusCode:

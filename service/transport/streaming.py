@@ -95,7 +95,7 @@ class Stream:
                 ticket = self._calls.begin(MODEL_INFER, payload, remaining, responder, self._metadata)
                 if ticket is None:  # who goes on sending to a server that stops must not keep it
                     self._sent(number)
-                elif not responder.settled:
+                else:
                     self._tickets[number] = ticket
                 number += 1
         finally:
@@ -126,22 +126,19 @@ class _StreamResponder:
     """Answers one request of a stream."""
 
     transport = "stream"
-    __slots__ = ("_number", "_payload", "_stream", "request_id", "settled")
+    __slots__ = ("_number", "_payload", "_stream", "request_id")
 
     def __init__(self, stream: Stream, number: int, request_id: str, payload: bytes) -> None:
         self._stream = stream
         self._number = number
         self._payload = payload
         self.request_id = request_id
-        self.settled = False
 
     def respond(self, payload: bytes) -> None:
-        self.settled = True
         message = payload + _FINAL
         self._stream.settle(self._number, _INFER_RESPONSE_TAG + write_varint(len(message)) + message)
 
     def fail(self, status: Status) -> None:
-        self.settled = True
         answer = inference.ModelStreamInferResponse(error_message=f"{status.name}: {status.message}")
         answer.infer_response.MergeFromString(_FINAL)
         try:

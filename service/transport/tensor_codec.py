@@ -279,10 +279,14 @@ def requested_outputs(request: pb.ModelInferRequest, specs: Sequence[TensorSpec]
         return [RequestedOutput(index) for index in range(len(specs))]
     places = {spec.name: index for index, spec in enumerate(specs)}
     wanted: list[RequestedOutput] = []
+    taken: set[int] = set()
     for output in request.outputs:
-        if output.name not in places:
+        index = places.get(output.name)
+        if index is None:
             raise InvalidInput(f"no output '{output.name}', expected {', '.join(places)}")
-        index = places.pop(output.name)
+        if index in taken:
+            raise InvalidInput(f"output '{output.name}' is requested twice")
+        taken.add(index)
         classes = _classes(output.parameters)
         if classes and specs[index].datatype in ("BYTES", "BOOL"):
             raise InvalidInput(

@@ -57,9 +57,10 @@ def server_credentials(files: TlsFiles) -> grpc.ServerCredentials:
         contents = files.read()
     except OSError as error:
         raise SettingsError(f"TLS: {error.filename}: {error.strerror}") from None
-    for name, data in zip(("certificate", "key", "client CA"), contents, strict=True):
+    paths = (files.certificate, files.key, files.client_ca)
+    for name, path, data in zip(("certificate", "key", "client-ca"), paths, contents, strict=True):
         if data is not None and b"-----BEGIN" not in data:
-            raise SettingsError(f"TLS: the {name} is not a PEM file")
+            raise SettingsError(f"TLS: --tls-{name} {path}: it is not a PEM file")
     if (fault := _fault(files)) is not None:
         raise SettingsError(f"TLS: {fault}")
     first = _configuration(contents)

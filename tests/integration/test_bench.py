@@ -6,6 +6,7 @@ Latencies of the stub have lower bounds that hold however busy the machine is; u
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import signal
 import subprocess
@@ -99,15 +100,24 @@ class Stub:
         asyncio.run(run())
 
 
-@pytest.fixture(scope="module")
-def stub() -> Iterator[Stub]:
+@contextlib.contextmanager
+def served() -> Iterator[tuple[Stub, threading.Event]]:
+    """Yield a stub that serves, and what stops it."""
     made, started, stop = Stub(), threading.Event(), threading.Event()
     thread = threading.Thread(target=made.serve, args=(started, stop))
     thread.start()
     assert started.wait(DEADLINE_SECONDS)
-    yield made
-    stop.set()
-    thread.join(DEADLINE_SECONDS)
+    try:
+        yield made, stop
+    finally:
+        stop.set()
+        thread.join(DEADLINE_SECONDS)
+
+
+@pytest.fixture(scope="module")
+def stub() -> Iterator[Stub]:
+    with served() as (made, _):
+        yield made
 
 
 def bench(path: Path, *arguments: str) -> tuple[int, dict[str, Any]]:
@@ -272,6 +282,29 @@ def test_a_search_that_can_find_nothing_ends(stub: Stub, tmp_path: Path, capsys:
     assert f"no rate passed; the lowest that was tried was 99.00 /s: {result['search']['why']}" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("search", [True, False], ids=["search", "curve"])
+def test_a_server_that_goes_away_ends_slo(search: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    """A search would otherwise go on to ever lower rates, which takes ever longer."""
+    arguments = ["--trial-seconds=0.3", "--start-rate=100"] if search else ["--curve", "--capacity=100"]
+    file = tmp_path / "result.json"
+    with served() as (stub, stop):
+
+        async def behave(number: int, context: Any) -> None:
+            if number == (10 if search else 40):  # on the way to the second point
+                stop.set()
+
+        what = ["slo", stub.begin(behave), "--model=stub", "--objective-seconds=1", "--arrivals=constant"]
+        more = ["--factors=0.5,1,2", "--seconds=0.6", "--percentile=50", "--confidence=0.5", f"--json={file}"]
+        assert main([*what, *arguments, *more, *CALM]) == 2
+    said = capsys.readouterr().err
+    assert "no gRPC server answers at this address" in said
+    assert said.count("\n") == 1
+    if not search:
+        kept = [point["factor"] for point in json.loads(file.read_text())["curve"]]
+        assert kept[0] == 0.5
+        assert 2.0 not in kept
 
 
 @pytest.mark.parametrize("model", ["lenet5-mnist", "textcnn-mr", "add-sub"])

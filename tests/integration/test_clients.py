@@ -169,6 +169,42 @@ def test_a_refused_call_is_made_again_within_its_deadline(stub: tuple[str, Stub]
     assert len(server.left) <= 1
 
 
+@pytest.mark.parametrize("kind", ["blocking", "asyncio"])
+def test_a_server_that_restarts_is_waited_for(small_repository: Path, transport: str, kind: str):
+    async def describe(address: str) -> str:
+        async with AsyncClient(address, attempts=9, timeout_seconds=DEADLINE_SECONDS) as client:
+            return (await client.describe("add-sub")).model_name
+
+    def described_by(address: str) -> str:
+        if kind == "asyncio":
+            return asyncio.run(describe(address))
+        with Client(address, attempts=9, timeout_seconds=DEADLINE_SECONDS) as client:
+            return client.describe("add-sub").model_name
+
+    with ServerProcess(small_repository, transport) as server:
+        address, port = f"127.0.0.1:{server.grpc_port}", str(server.grpc_port)
+    with Client(address) as client, pytest.raises(CallFailed, match="UNAVAILABLE: failed to connect"):
+        client.describe("add-sub")  # once, as it comes
+    with ThreadPoolExecutor(1) as pool:
+        call = pool.submit(described_by, address)
+        with ServerProcess(small_repository, transport, "--grpc-port", port):
+            assert call.result(DEADLINE_SECONDS) == "add-sub"
+
+
+def test_options_of_the_caller_go_before_those_of_the_client(stub: tuple[str, Stub]):
+    address, _ = stub
+    options = [("grpc.max_receive_message_length", 1)]
+    with Client(address, channel_options=options) as client, pytest.raises(CallFailed, match="larger than max"):
+        client.classify_sentences("m", ["x"])
+
+    async def run() -> None:
+        async with AsyncClient(address, channel_options=options) as client:
+            with pytest.raises(CallFailed, match="larger than max"):
+                await client.classify_sentences("m", ["x"])
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("credentials", [None, Credentials(token="reader")])
 def test_a_task_that_is_cancelled_takes_its_call_along(stub: tuple[str, Stub], credentials: Credentials | None):
     address, server = stub

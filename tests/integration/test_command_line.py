@@ -108,6 +108,24 @@ def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
     assert (ended.returncode, ended.stderr) == (1, "")
 
 
+def test_the_demo_takes_nothing_that_is_set_up_for_others(tmp_path: Path):
+    (tmp_path / "bin").mkdir()
+    stand_in = tmp_path / "bin" / "convserve"
+    stand_in.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
+    stand_in.chmod(0o755)
+    set_up = {"CONVSERVE_LOG_FORMAT": "text", "CONVSERVE_CLIENT_TLS": "1", "http_proxy": "http://127.0.0.1:9"}
+    ended = subprocess.run(
+        [ROOT / "examples" / "demo.sh"],
+        capture_output=True,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        env=os.environ | set_up | {"VENV": str(tmp_path)},
+        check=False,
+    )
+    assert (ended.returncode, ended.stderr) == (1, "demo: the server exited before it listened\n")
+    assert not set_up.keys() & {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
+
+
 @pytest.mark.parametrize("command", [["service", "inspect", "{}", "--measure-seconds", "0"], ["bench", "compare",
     "--show", "short", "--out", "bench/results/2026-11-29-compare"]], ids=["service", "bench"])  # fmt: skip
 def test_a_full_disk_or_no_output_is_one_line_at_most(small_repository: Path, command: list[str]):

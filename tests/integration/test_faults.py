@@ -148,6 +148,21 @@ class TestSlowReaders:
             assert running.metric("process_resident_memory_bytes") - before < 64 * MEBIBYTE
         assert answers(running.grpc_port)
 
+    def test_a_deadline_that_passes_before_the_answer_is_read_is_no_error_of_the_server(self, running: ServerProcess):
+        with http2.Connection(running.grpc_port, initial_window_size=0) as connection:
+            connection.send(
+                http2.call_headers(1, "/inference.GRPCInferenceService/ServerLive", (b"grpc-timeout", b"200m"))
+            )
+            connection.send(http2.message(1, b""))
+            eventually(
+                lambda: running.metric("grpc_server_handled_total", grpc_method="ServerLive") > 0, "it is answered"
+            )
+            # gRPC ends the call at its deadline, in whose trailers it says so; native passes nothing on.
+            if running.transport == "grpcio":
+                assert any(frame.flags & http2.END_STREAM for frame in iter(connection.read, None) if frame.stream == 1)
+        assert answers(running.grpc_port)
+        assert not [line for line in running.lines if "ExecuteBatchError" in line]
+
 
 class TestScrapers:
     def test_who_hangs_keeps_no_call_out_and_goes_after_a_while(self, running: ServerProcess):

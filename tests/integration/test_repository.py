@@ -112,6 +112,38 @@ def test_a_tampered_version_is_unavailable_while_others_serve(tmp_path: Path, wh
         check_the_others(server)
 
 
+MODES = {
+    "none": ("--model-control-mode", "none"),
+    "poll": ("--model-control-mode", "poll", "--repository-poll-seconds", "0.1"),
+    "explicit": ("--model-control-mode", "explicit", "--load-models", "*"),
+}
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_a_model_with_a_wrong_serving_toml_is_unavailable_while_others_serve(tmp_path: Path, mode: str):
+    serve_tampered(tmp_path, lambda folder: (folder.parent / "serving.toml").write_text("instance = 2\n"), 1)
+    with ServerProcess(tmp_path, "native", *MODES[mode], wait_ready=False) as server:
+        server.client.wait_ready("add-sub")
+        (told,) = server.logged("a model cannot be served as it is on disk: ")
+        assert "lenet5-mnist/serving.toml: unknown key 'instance'; known: " in told["message"]
+        failed = failure(server.client.infer, PICTURE)
+        assert failed.code is grpc.StatusCode.UNAVAILABLE
+        assert failed.message == "model 'lenet5-mnist' version 1 is UNAVAILABLE: its serving.toml is not valid"
+        index = server.client.inference.RepositoryIndex(pb.RepositoryIndexRequest())
+        assert [(model.name, model.state, model.reason) for model in index.models] == [
+            ("add-sub", "READY", ""),
+            ("lenet5-mnist", "UNAVAILABLE", "its serving.toml is not valid"),
+        ]
+        assert server.metric("convserve_model_change_failed", model="lenet5-mnist") == 1
+        check_the_others(server)
+        (tmp_path / "lenet5-mnist" / "serving.toml").write_text("instances = 2\n")
+        if mode == "explicit":
+            server.client.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="lenet5-mnist"))
+        if mode != "none":
+            server.client.wait_ready()
+            assert server.client.infer(PICTURE).model_version == "1"
+
+
 def check_the_others(server: ServerProcess) -> None:
     """The server as a whole is not ready, and says so everywhere; the healthy model answers."""
     client = server.client

@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from grpc_health.v1 import health_pb2
 
+from service.logs import _BOUNDS
 from service.pb.inference import grpc_service_pb2 as pb
 from service.transport.calls import MODEL_INFER
+from tests.integration.conftest import Embed
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -107,7 +109,7 @@ REFUSED = {
     "typed, wrong field": (typed("UINT8", [1, 3], int_contents=[1, 2, 3]), INVALID, "only in uint_contents"),
     "typed half floats": (typed("FP16", [1, 3], fp32_contents=[1, 2, 3]), INVALID, "expected datatype UINT8, got FP16"),
     "unknown output": (infer_request("add-sub", {}, ["product"]), INVALID, "no output 'product', expected sum, diff"),
-    "output twice": (infer_request("add-sub", {}, ["sum", "sum"]), INVALID, "no output 'sum'"),
+    "output twice": (infer_request("add-sub", {}, ["sum", "sum"]), INVALID, "output 'sum' is requested twice"),
     "no classes": (classes("scores", {}, "y", int64_param=0), INVALID, "positive int64_param"),
     "classes of text": (classes("scores", {}, "y", string_param="3"), INVALID, "positive int64_param"),
     "classes of strings": (classes("strings", {}, "y", int64_param=1), INVALID, "BYTES, whose values cannot be ranked"),
@@ -204,10 +206,35 @@ def test_failing_graphs_fill_no_log(server: ServerProcess):
     assert max(seconds.values()) <= 10
 
 
+def test_an_error_of_ours_in_a_method_that_answers_at_once_is_internal_and_fills_no_log(
+    embed: Embed, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+):
+    monkeypatch.setattr("service.transport.describe.PLATFORM", 1)
+    with embed() as running:
+        told = failure(running.client.inference.ModelMetadata, pb.ModelMetadataRequest(name="add-sub"))
+    assert told.code is grpc.StatusCode.INTERNAL
+    assert told.message.startswith("internal error (request id ")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.name in _BOUNDS
+
+
 def test_an_id_is_made_for_a_caller_who_brings_none(server: ServerProcess):
     failed = [failure(server.client.infer, infer_request("nothing", {})) for _ in range(2)]
     first, second = (each.info.metadata["request_id"] for each in failed if each.info)
     assert first != second
+
+
+def test_an_id_without_end_hides_no_status(server: ServerProcess):
+    """Clients take 8 KiB of metadata; with more, the status itself is lost."""
+    metadata = [("x-request-id", "i" * 7000)]
+    for call, request in (
+        (server.client.inference.ModelInfer, infer_request("nothing", {})),
+        (server.client.inference.ModelMetadata, pb.ModelMetadataRequest(name="nothing")),
+    ):
+        failed = failure(call, request, metadata=metadata, timeout=DEADLINE_SECONDS)
+        assert (failed.code, failed.message) == (NOT_FOUND, "no model 'nothing'")
+        assert failed.info is not None
+        assert failed.info.metadata["request_id"] == "i" * 128
 
 
 @pytest.mark.parametrize("field", ["int64_param", "uint64_param"])

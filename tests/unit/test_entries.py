@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import io
 import runpy
 import sys
 from collections.abc import Callable, Coroutine
@@ -33,6 +34,20 @@ def test_ctrl_c_is_one_line_and_130(
     monkeypatch.setattr(importlib.import_module(f"{package}.cli"), "main", press)
     assert entry(package)() == 130
     assert capsys.readouterr().err == f"{COMMANDS[package]}: interrupted\n"
+
+
+@pytest.mark.parametrize(("package", "command"), [("service", "classify"), ("bench", "slo"), ("export", "train")])
+def test_a_terminal_that_cannot_show_a_letter_is_given_help_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, package: str, command: str
+) -> None:
+    terminal = io.TextIOWrapper(io.BytesIO(), encoding="latin-1")
+    monkeypatch.setattr("sys.stdout", terminal)
+    monkeypatch.setattr("sys.argv", [package, command, "--help"])
+    with pytest.raises(SystemExit) as ended:
+        entry(package)()
+    terminal.flush()
+    assert ended.value.code == 0
+    assert b"--help" in terminal.buffer.getvalue()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize(

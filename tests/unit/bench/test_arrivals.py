@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.errors import OptionsInvalid
 from bench.load.arrivals import (
     Arrivals,
     Bursts,
@@ -20,7 +21,6 @@ from bench.load.arrivals import (
     schedule,
     share,
 )
-from bench.load.options import OptionsInvalid
 from bench.load.plan import Terms, closed_loop, open_loop
 
 PROCESSES = st.one_of(

@@ -9,10 +9,13 @@ from pathlib import Path
 
 import pytest
 
+import bench.run
 from bench.compare import machine, table
 from bench.compare.order import Turn, interleaved
-from bench.compare.results import About, FailureRow, LoadRow, Results, ResultsInvalid, Spread, StartRow, summaries
+from bench.compare.results import About, FailureRow, LoadRow, Results, Spread, StartRow, summaries
+from bench.output import OutputInvalid
 from bench.profile.results import Profiles
+from bench.run import ResultsInvalid, Run
 
 
 def load(peer: str, round_: int, per_second: float, cpu_us: float, in_flight: int = 16, model: str = "m") -> LoadRow:
@@ -53,14 +56,20 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
         file.write_bytes(text[: len(text) // 2].encode())
         raise KeyboardInterrupt
 
-    path = tmp_path / "results.json"
-    kept.write(path)
-    before = path.read_text()
+    run = Run(tmp_path, "compare")
+    kept.write(run)
+    before = run.results.read_text()
     kept.machine = {"cpu": "another"}
     monkeypatch.setattr(Path, "write_text", break_off)
     with pytest.raises(KeyboardInterrupt):
-        kept.write(path)
-    assert path.read_text() == before
+        kept.write(run)
+    assert run.results.read_text() == before
+
+
+def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path):
+    (tmp_path / "tables.md").mkdir()
+    with pytest.raises(OutputInvalid, match=r"tables\.md: Is a directory; give another --out"):
+        Run(tmp_path, "compare").write("tables.md", "text")
 
 
 def test_rounds_are_interleaved_within_a_model():
@@ -80,23 +89,23 @@ def test_a_median_has_its_spread():
 
 
 def test_what_is_written_is_read_again(tmp_path: Path):
-    path = tmp_path / "results.json"
-    results().write(path)
-    assert Results.read(path) == results()
-    Results().write(path)
-    assert Results.read(path) == Results()
+    run = Run(tmp_path, "compare")
+    results().write(run)
+    assert Results.read(run) == results()
+    Results().write(run)
+    assert Results.read(run) == Results()
 
 
 @pytest.mark.parametrize(
     "content", ["", "[]", "[" * 100_000, "{}", '{"machine": {}, "runs": [], "peers": {}, "loads": [{}]}']
 )
 def test_something_else_is_refused(tmp_path: Path, content: str):
-    path = tmp_path / "results.json"
-    path.write_text(content)
+    run = Run(tmp_path, "compare")
+    run.results.write_text(content)
     with pytest.raises(ResultsInvalid, match="no results of compare"):
-        Results.read(path)
+        Results.read(run)
     with pytest.raises(ResultsInvalid, match="No such file"):
-        Results.read(tmp_path / "absent.json")
+        Results.read(Run(tmp_path / "absent", "compare"))
 
 
 def test_rounds_go_on_where_they_ended():
@@ -126,7 +135,7 @@ def test_who_is_ahead_is_said_and_whether_clearly():
 
 
 def test_the_table_tells_all():
-    shown = table.text(results())
+    shown = table.shown(results(), "text")
     rows = {line.split("  ")[0]: line for line in reversed(shown.splitlines())}
     assert "m, 16 in flight: median of 3 round(s)" in shown
     assert re.search(r"1,000 \(800-1,200\) +1\.00 .* 41\.0 \(40\.0-42\.0\) +0\.49 ", rows["convserve"])
@@ -137,7 +146,7 @@ def test_the_table_tells_all():
 
 
 def test_markdown_has_as_many_cells_in_each_line_of_a_table():
-    for text in (table.markdown(results()), table.short_markdown(results())):
+    for text in (table.shown(results(), "markdown"), table.short_markdown(results())):
         for block in re.findall(r"(?:^\|.*\n?)+", text, re.MULTILINE):
             assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
@@ -158,8 +167,8 @@ def test_what_it_was_measured_on_is_told_with_every_commit_of_ours():
     both = results()
     both.loads.append(dataclasses.replace(load("convserve", 3, 1.0, 1.0), commit="def+"))
     both.loads.append(dataclasses.replace(load("other", 3, 1.0, 1.0), commit="xyz"))
-    for write in (table.text, table.markdown, table.short_markdown):
-        assert told in write(both)
+    for form in ("text", "markdown", "short"):
+        assert told in table.shown(both, form)
     assert "without convserve" in table.measured_on(Results(machine={}, runs=[]))
 
 
@@ -179,6 +188,6 @@ def test_the_csv_holds_every_measurement():
     assert rows[1] == {name: str(value) for name, value in dataclasses.asdict(results().loads[1]).items()}
 
 
-@pytest.mark.parametrize("module", [table, machine])
+@pytest.mark.parametrize("module", [table, bench.run, machine])
 def test_the_examples_are_true(module):
     assert doctest.testmod(module).failed == 0

@@ -9,6 +9,7 @@ import pytest
 
 from bench.conformance.model import Model
 from bench.conformance.tensors import Tensor
+from bench.errors import OptionsInvalid
 from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, origin, read_encoded
 from service.pb.inference import grpc_service_pb2 as pb
 
@@ -98,6 +99,12 @@ def test_free_axes_are_as_long_as_asked_for():
     sentences = dataclasses.replace(model(Tensor("ids", "INT64", (-1, -1))), free_axis=64)
     (request,) = generated_requests(sentences, 1, 2, "")
     assert list(pb.ModelInferRequest.FromString(request).inputs[0].shape) == [2, 64]
+
+
+def test_more_than_memory_holds_is_not_made_up():
+    sentences = dataclasses.replace(model(Tensor("ids", "INT64", (-1, -1))), free_axis=100_000_000)
+    with pytest.raises(OptionsInvalid, match="--distinct 16 requests of 800,000,000 bytes are more than"):
+        generated_requests(sentences, 16, 1, "")
 
 
 def test_what_differs_from_the_reference():

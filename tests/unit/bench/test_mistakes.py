@@ -11,7 +11,7 @@ from bench.cli import main
 
 
 @pytest.mark.parametrize(
-    "server", ["127.0.0.1:\u00b2", "127.0.0.1:" + "9" * 5000, ":8001", "[::1]", "host:0", "host:-1"]
+    "server", ["127.0.0.1:\u00b2", "127.0.0.1:" + "9" * 5000, ":8001", "[::1]", "::1:8001", "host:0", "host:-1"]
 )
 def test_what_is_no_address(server: str, capsys: pytest.CaptureFixture[str]):
     assert main(["load", server, "--model=m", "--rate=1"]) == 2
@@ -31,6 +31,13 @@ def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert (
         capsys.readouterr().err == f"convserve-bench: {tmp_path}: is a folder or cannot be written; give another file\n"
     )
+
+
+def test_two_results_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    one, same = tmp_path / "result", tmp_path / "x" / ".." / "result"
+    (tmp_path / "x").mkdir()
+    assert main(["load", "--rate=1", "127.0.0.1:1", "--model=m", f"--json={one}", f"--plot={same}"]) == 2
+    assert capsys.readouterr().err == f"convserve-bench: {one}: is given for two results; give each its own file\n"
 
 
 @pytest.mark.parametrize("command", ["compare", "profile"])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.load.options import OptionsInvalid
+from bench.errors import OptionsInvalid
 from bench.slo.optimum import BatchCosts, most_in_time
 
 COSTS = BatchCosts.parse("4:0.016,1:0.01")

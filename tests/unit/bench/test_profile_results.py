@@ -10,12 +10,12 @@ from xml.etree import ElementTree
 
 import pytest
 
-from bench.compare.results import ResultsInvalid
 from bench.profile import table
 from bench.profile.flame import svg
 from bench.profile.phases import Phase
 from bench.profile.results import Profile, Profiles
 from bench.profile.split import Cost
+from bench.run import ResultsInvalid, Run
 
 PHASES = {str(phase): 0.0 for phase in Phase} | {"HTTP/2": 10.0, "inference (ONNX Runtime)": 30.0}
 ONE = Profile("m", 1, "native", "h2load", "abc", 1000, 5000.0, 0.2, 1.0, 0.0, 40.0, PHASES, {"instances": 30.0},
@@ -28,9 +28,9 @@ def profiles() -> Profiles:
 
 
 def test_what_is_written_is_read(tmp_path: Path):
-    file = tmp_path / "results.json"
-    profiles().write(file)
-    again = Profiles.read(file)
+    run = Run(tmp_path, "profile")
+    profiles().write(run)
+    again = Profiles.read(run)
     assert again.date == profiles().date
     assert [dataclasses.asdict(one) | {"sampled_us": [45.0, 44.0], "samples": [900, 80]} for one in (ONE, MORE)] == [
         dataclasses.asdict(one) for one in again.profiles
@@ -47,19 +47,19 @@ def test_what_is_written_is_read(tmp_path: Path):
     ],
 )
 def test_another_file_is_told(tmp_path: Path, text: str | None, message: str):
-    file = tmp_path / "results.json"
+    run = Run(tmp_path, "profile")
     if text is not None:
-        file.write_text(text)
+        run.results.write_text(text)
     with pytest.raises(ResultsInvalid, match=message):
-        Profiles.read(file)
+        Profiles.read(run)
 
 
 def test_phases_of_another_time_are_told(tmp_path: Path):
-    file = tmp_path / "results.json"
-    profiles().write(file)
-    file.write_text(json.dumps(json.loads(file.read_text())).replace("HTTP/2", "HTTP/9"))
+    run = Run(tmp_path, "profile")
+    profiles().write(run)
+    run.results.write_text(json.dumps(json.loads(run.results.read_text())).replace("HTTP/2", "HTTP/9"))
     with pytest.raises(ResultsInvalid, match="no phase 'HTTP/9'"):
-        Profiles.read(file)
+        Profiles.read(run)
 
 
 def test_a_new_profile_takes_the_place_of_the_old_one():
@@ -81,8 +81,8 @@ def test_the_table_has_a_column_a_load_and_what_to_compare_with():
     assert shown["all but inference"] == ["10.0", "10.0"]
     assert shown["ONNX Runtime alone, same batch"] == ["28.0", "28.0"]
     assert shown["rows a batch"] == ["1.0", "8.2"]
-    assert table.text(profiles()).count("\n\n") == 1
-    assert table.markdown(profiles()).startswith("**m: CPU us")
+    assert table.shown(profiles(), "text").count("\n\n") == 1
+    assert table.shown(profiles(), "markdown").startswith("**m: CPU us")
     assert table.measured_on(profiles()) == (
         "Measured 2026-01-02: A CPU, 2 cores, 8 GB, Linux; convserve at abc; asked by h2load."
     )

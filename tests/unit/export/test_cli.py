@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from export import cli, provenance
+from service.manifest import read_labels
 from tests.unit.export.samples import change, tiny_text
 
 ROOT = Path(__file__).parents[3]
@@ -60,6 +61,16 @@ def test_verify_and_evaluate_a_published_version(
     train, test, _ = capsys.readouterr().out.splitlines()
     assert train.startswith("mnist, train: top-1 ")
     assert test.startswith("mnist, test: top-1 ")
+
+
+def test_another_file_than_the_manifests_is_not_evaluated(
+    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "1")
+    labels = read_labels(version / "labels.txt")
+    (version / "labels.txt").write_text("".join(f"{label}\n" for label in reversed(labels)))
+    assert _main("evaluate", version, "--data", pictures) == 2
+    assert "labels.txt" in capsys.readouterr().err
 
 
 def test_train_shows_balance_leaks_epochs_and_the_result(

@@ -156,6 +156,59 @@ def test_a_users_own_module(tmp_path: Path, labels: Path, preprocessing: Path, m
     assert (provenance.seed, provenance.dataset.name, provenance.recipe) == (None, "weights w.pt", "loaded")
 
 
+def _own(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    holder = types.ModuleType("mine")
+    holder.make = lambda: module
+    monkeypatch.setitem(sys.modules, "mine", holder)
+    return ["--from", "mine:make"]
+
+
+def test_a_module_keeps_the_weights_with_which_it_was_returned(
+    tmp_path: Path,
+    labels: Path,
+    preprocessing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = tiny()
+    with torch.no_grad():
+        module[1].weight.fill_(1.5)
+        module[1].running_mean.fill_(0.1)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
+    assert load(tmp_path, *_own(module, monkeypatch), *more) == 0
+    assert "the weights are those with which mine:make returned the network" in capsys.readouterr().out
+    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert read_manifest(tmp_path / "make" / "1").provenance.dataset.name == "weights of mine:make"
+
+
+class _WithState(nn.Module):
+    """Computes in bfloat16, and has state that is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = tiny()
+        self.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+
+    def get_extra_state(self) -> dict[str, int]:
+        return {"steps": 1}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        pass
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.inner(x) * self.scale.float()
+
+
+def test_a_module_with_bfloat16_and_state_that_is_no_tensor(
+    tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = _WithState()
+    torch.save(module.state_dict(), tmp_path / "w.pt")
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--weights", str(tmp_path / "w.pt")]
+    assert load(tmp_path, *_own(module, monkeypatch), *more) == 0
+
+
 def test_a_module_that_ends_in_softmax_is_refused(
     tmp_path: Path,
     labels: Path,
@@ -422,6 +475,18 @@ def test_a_torchscript_archive_is_refused_with_what_helps(tmp_path: Path) -> Non
             archive.writestr(f"w/{name}", content)
     with pytest.raises(WeightsInvalid, match=r"TorchScript archive; save torch\.jit\.load\(FILE\)\.state_dict\(\)"):
         read_state(tmp_path / "w.pt")
+
+
+def test_weights_with_one_wrong_byte_are_damaged(tmp_path: Path) -> None:
+    path = tmp_path / "w.pt"
+    torch.save({"a": torch.arange(1000.0)}, path)
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # torch.load alone reads it
+    path.write_bytes(content)
+    with pytest.raises(
+        WeightsInvalid, match=r"w\.pt: is damaged, its checksum does not match; save or download it again"
+    ):
+        read_state(path)
 
 
 def test_a_folder_in_place_of_weights_is_called_one(tmp_path: Path) -> None:

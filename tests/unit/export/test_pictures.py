@@ -207,7 +207,17 @@ def test_a_class_without_pictures_to_learn_from_is_named(tmp_path: Path) -> None
     (tmp_path / "test" / "2" / "a.png").unlink()
     assert open_data(RECIPE, Source(tmp_path)).test is not None, "what is only not tested can be learnt"
     (tmp_path / "train" / "3" / "a.png").unlink()
-    with pytest.raises(DataInvalid, match=r"train/3: is empty; each label of the recipe needs pictures to learn from"):
+    with pytest.raises(
+        DataInvalid, match=r"has no training examples of class 3 \(3\); each label of the recipe needs some"
+    ):
+        open_data(RECIPE, Source(tmp_path))
+
+
+def test_a_class_that_an_archive_lacks_is_named(tmp_path: Path) -> None:
+    images, labels = picture_arrays(2, seed=1)
+    np.savez(tmp_path / "train.npz", images=images[labels != 9], labels=labels[labels != 9])
+    np.savez(tmp_path / "test.npz", images=images, labels=labels)
+    with pytest.raises(DataInvalid, match=r"has no training examples of class 9 \(9\)"):
         open_data(RECIPE, Source(tmp_path))
 
 

@@ -182,6 +182,18 @@ def test_another_test_split_than_the_runs_is_refused(
     assert not (tmp_path / "models").exists()
 
 
+def test_a_run_with_another_vocabulary_is_refused(tmp_path: Path, sentence_run: Path) -> None:
+    run = shutil.copytree(sentence_run, tmp_path / "run")
+    tokenizer = json.loads((run / "tokenizer.json").read_text())
+    words = tokenizer["model"]["vocab"]
+    tokenizer["model"]["vocab"] = {word: number and len(words) - number for word, number in words.items()}
+    (run / "tokenizer.json").write_text(json.dumps(tokenizer))
+    with pytest.raises(
+        RunInvalid, match=r"has a top-1 of .*%, but run\.json says .*%; its weights or its tokenizer have"
+    ):
+        publish_run(run, tmp_path / "models", None, None, _quiet)
+
+
 def test_a_run_without_a_digest_of_its_test_split_can_be_published(tmp_path: Path, sentence_run: Path) -> None:
     run = shutil.copytree(sentence_run, tmp_path / "run")
     record = json.loads((run / "run.json").read_text())

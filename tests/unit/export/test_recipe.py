@@ -56,6 +56,13 @@ def test_specs_are_the_services_own() -> None:
         (change(LENET, max_batch_size="0"), "serving.max_batch_size: must be at least 1, got 0"),
         (change(TEXTCNN, folds="1"), "data.folds: expected 0 or at least 2, got 1"),
         (change(TEXTCNN, table='"int8"'), "architecture.table: expected one of 'float16', 'float32', got 'int8'"),
+        (LENET.replace('name = "lenet5-mnist"', 'name = "my model"'), "name: no server reads a model named 'my model'"),
+        (
+            change(LENET, labels='["a\\\\nb", "c"]'),
+            "data.labels: expected one line of text for each label, got 'a\\nb'",
+        ),
+        (change(LENET, labels='["a", ""]'), "data.labels: expected one line of text for each label, got ''"),
+        (change(TEXTCNN, max_tokens="0"), "preprocessing: max_tokens must be at least 1, got 0"),
         ("name = ", "Invalid value"),
     ],
 )

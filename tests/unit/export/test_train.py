@@ -2,16 +2,18 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from export import run as run_files
 from export.data import Source
-from export.errors import RunInvalid
+from export.errors import DataInvalid, RunInvalid
 from export.progress import Reporter
 from export.recipe import parse_recipe
 from export.run import (
@@ -25,7 +27,7 @@ from export.run import (
     with_epochs,
 )
 from export.runner import Plan, choose_device, load_classifier, run_all
-from tests.unit.export.samples import change, tiny_text
+from tests.unit.export.samples import change, picture_arrays, tiny_text
 
 
 class Silent:
@@ -45,6 +47,11 @@ class StopIn(Silent):
     def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
         if epoch == self._epoch:
             raise KeyboardInterrupt
+
+
+class Untouched(Silent):
+    def step(self, epoch: int, step: int, steps: int, loss: float) -> None:
+        pytest.fail("it trained")
 
 
 def _using(reporter: Reporter) -> Callable[[str, int], AbstractContextManager[Reporter]]:
@@ -284,6 +291,50 @@ def test_a_damaged_run_is_named(tmp_path: Path, pictures: Path) -> None:
     (run / RECORD_FILE).write_text(json.dumps(record))
     with pytest.raises(RunInvalid, match=r"run\.json: cannot be read \(missing key 'seed'\)"):
         read_run(run)
+
+
+def test_a_checkpoint_with_one_wrong_byte_is_damaged(tmp_path: Path) -> None:
+    path = tmp_path / CHECKPOINT_FILE
+    run_files.save_tensors(path, {"a": torch.arange(1000.0)})
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1  # torch.load alone reads it
+    path.write_bytes(content)
+    with pytest.raises(RunInvalid, match=r"checkpoint\.pt: is damaged"):
+        load_tensors(path)
+
+
+def test_a_second_training_into_the_folder_is_refused(tmp_path: Path, pictures: Path) -> None:
+    run = tmp_path / "run"
+    with run_files.hold_run(run):
+        for resume in (False, True):
+            with pytest.raises(RunInvalid, match=r"run: another training writes into it; wait for its end, or choose"):
+                _run(_plan(run, "lenet5-mnist", pictures, resume=resume, epochs=1))
+        assert run.exists(), "it belongs to the first"
+    assert not run.exists(), "it stayed empty"
+
+
+def test_a_run_goes_on_with_its_own_test_split_only(tmp_path: Path, pictures: Path) -> None:
+    run, other = tmp_path / "run", shutil.copytree(pictures, tmp_path / "other")
+    with suppress(KeyboardInterrupt):
+        _run(_plan(run, "lenet5-mnist", pictures, epochs=2), StopIn(2))
+    images, labels = picture_arrays(5, seed=9)
+    np.savez(other / "test.npz", images=images, labels=labels)
+    with pytest.raises(RunInvalid, match=r"was started with test_digest sha256:.*, not sha256:"):
+        _run(_plan(run, "lenet5-mnist", other, resume=True, epochs=2))
+    _run(_plan(run, "lenet5-mnist", pictures, resume=True, epochs=2))
+    assert read_run(run)[1].state == "finished"
+
+
+def test_an_unreadable_test_sentence_costs_no_training(tmp_path: Path, sentences: Path) -> None:
+    for split in ("train", "test"):
+        (tmp_path / f"{split}.tsv").write_bytes(sentences.read_bytes() + b"1\t...\n" * (split == "test"))
+    with pytest.raises(DataInvalid, match="sentence has no tokens"):
+        _run(_plan(tmp_path / "run", "textcnn-mr", tmp_path), Untouched())
+
+
+def test_a_loss_that_is_no_number_ends_training(tmp_path: Path, pictures: Path) -> None:
+    with pytest.raises(RunInvalid, match=r"run: the loss is nan in step \d+ of epoch 1; lower training\.learning_rate"):
+        _run(_plan(tmp_path / "run", "lenet5-mnist", pictures, learning_rate="1e30"))
 
 
 @pytest.mark.parametrize("held", [b"a text\n", b"h\x05.", b"\x80\x02K", [torch.zeros(1)], {1: torch.zeros(1)}])

@@ -155,10 +155,13 @@ def test_what_is_not_utf8_is_one_line(capsys: pytest.CaptureFixture[str], argume
     assert (code, error) == (2, "convserve: classify: '\\udcff' is not UTF-8\n")
 
 
-@pytest.mark.parametrize("server", ["127.0.0.1", "http://127.0.0.1:8002", "https://there:8001", "there:70000"])
-def test_an_address_without_a_port_or_with_http_is_refused(capsys: pytest.CaptureFixture[str], server: str) -> None:
+@pytest.mark.parametrize(
+    "server", ["127.0.0.1", "http://127.0.0.1:8002", "https://there:8001", "there:70000", "::1", "::1:8001"]
+)
+def test_what_is_no_host_and_port_is_refused(capsys: pytest.CaptureFixture[str], server: str) -> None:
     code, _, error = main(capsys, "classify", "--server", server, "--model", "m", "--text", "fine")
-    assert (code, error) == (2, f"convserve: --server: expected HOST:PORT, such as 127.0.0.1:8001, got '{server}'\n")
+    expected = "expected HOST:PORT, such as 127.0.0.1:8001 or [::1]:8001"
+    assert (code, error) == (2, f"convserve: --server: {expected}, got '{server}'\n")
 
 
 def test_what_failed_alone_is_told_by_the_name_of_its_status(
@@ -219,6 +222,14 @@ def test_the_parser_ends_the_command(capsys: pytest.CaptureFixture[str], argumen
     assert caught.value.code == code
     output = capsys.readouterr()
     assert arguments != ["--version"] or output.out == f"convserve {__version__}\n"
+
+
+def test_a_flag_without_a_value_is_told_in_two_lines(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["serve", "--grpc-port"])
+    usage, error = capsys.readouterr().err.splitlines()
+    assert usage.startswith("usage: convserve serve ")
+    assert error == "convserve serve: error: argument --grpc-port: expected one argument"
 
 
 def test_the_package_can_be_run(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

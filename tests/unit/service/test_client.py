@@ -132,8 +132,38 @@ def test_a_refused_call_is_made_again_when_the_server_says_so(
     assert Terms(give_up, (), attempts).wait_seconds(REFUSED, attempt, 10.0, chance) == wait
 
 
-def test_a_failure_without_a_hint_is_final() -> None:
-    failed = CallFailed(grpc.StatusCode.UNAVAILABLE, "gone")
+@pytest.mark.parametrize(
+    ("attempt", "give_up", "chance", "wait"),
+    [
+        (1, None, 0.0, 1.0),
+        (1, None, 1.0, 1.5),  # spread, as they were all cut off at once
+        (3, None, 0.0, 4.0),
+        (5, None, 0.0, 8.0),  # no longer than that
+        (10**6 - 1, None, 0.0, 8.0),
+        (10**6, None, 0.0, None),
+        (3, 14.0, 0.0, None),  # the deadline leaves no time
+    ],
+)
+def test_a_call_that_no_server_answered_is_made_again_less_and_less_often(
+    attempt: int, give_up: float | None, chance: float, wait: float | None
+) -> None:
+    unanswered = CallFailed(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
+    assert Terms(give_up, (), 10**6).wait_seconds(unanswered, attempt, 10.0, chance) == wait
+    assert Terms(None, (), 1).wait_seconds(unanswered, 1, 10.0, chance) is None  # as it comes, nothing is made twice
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        CallFailed(grpc.StatusCode.UNAVAILABLE, "it failed to load", reason="MODEL_NOT_READY"),  # so a server answered
+        CallFailed(grpc.StatusCode.RESOURCE_EXHAUSTED, "larger than a proxy's limit"),
+        CallFailed(grpc.StatusCode.DEADLINE_EXCEEDED, "late"),
+        CallFailed(grpc.StatusCode.CANCELLED, "gone"),
+        CallFailed(grpc.StatusCode.INTERNAL, "failed"),
+    ],
+    ids=lambda failed: failed.code.name,
+)
+def test_what_no_repetition_would_change_is_final(failed: CallFailed) -> None:
     assert Terms(None, (), 9).wait_seconds(failed, 1, 0.0, 0.0) is None
 
 

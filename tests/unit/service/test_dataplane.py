@@ -31,7 +31,7 @@ from service.errors import (
     ServingError,
 )
 from service.logs import _BOUNDS
-from service.preparation import Burst
+from service.preparation import Burst, Terms
 from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
 from service.repository.servable import Servable
@@ -123,16 +123,21 @@ class World:
         self.reply = RecordingReply()
         self.items = RecordingItems()
 
-    def infer(self, inputs: dict[str, np.ndarray], servable: Servable | None = None, **when: float) -> Ticket:
-        when = {"deadline": math.inf, "arrival": self.clock.now, **when}
-        return self.plane.infer(servable or self.servable, inputs, reply=self.reply, **when)
+    def terms(self, servable: Servable, deadline: float = math.inf, **asked: Any) -> Terms:
+        return Terms(servable, **{"arrival": self.clock.now, "deadline": deadline, **asked})
 
-    def infer_pictures(self, pictures: Sequence[bytes], **when: float) -> Ticket:
-        return self.infer({"images": objects(pictures)}, **when)
+    def infer(self, inputs: dict[str, np.ndarray], servable: Servable | None = None, **asked: Any) -> Ticket:
+        servable = servable or self.servable
+        return self.plane.infer(servable, inputs, self.terms(servable, **asked), self.reply)
 
-    def classify(self, pictures: Sequence[bytes], burst: Burst | None = None, **when: float) -> Ticket:
-        when = {"deadline": math.inf, "arrival": self.clock.now, **when}
-        return self.plane.classify(self.servable, pictures, reply=self.items, burst=burst, **when)
+    def infer_pictures(self, pictures: Sequence[bytes], **asked: Any) -> Ticket:
+        return self.infer({"images": objects(pictures)}, **asked)
+
+    def infer_item(self, item: bytes, reply: RecordingReply, burst: Burst) -> Ticket:
+        return self.plane.infer_items(self.servable, [item], self.terms(self.servable, burst=burst), reply)
+
+    def classify(self, pictures: Sequence[bytes], **asked: Any) -> Ticket:
+        return self.plane.classify(self.servable, pictures, self.terms(self.servable, **asked), self.items)
 
     def answer(self, number: int = 0) -> None:
         """Answer a submitted request: each picture with its first pixel and its place in the batch."""
@@ -193,7 +198,7 @@ def test_the_objective_bounds_the_deadline(world: World) -> None:
 def test_the_priority_of_a_call_is_its_requests_handicap(world: World) -> None:
     """Of three levels; none asked for is the middle one."""
     for priority in (1, 2, 3, 0):
-        world.plane.infer(world.servable, images(), math.inf, 100.0, world.reply, priority)
+        world.infer(images(), priority=priority)
     assert [request.handicap for request in world.batcher.requests] == [0.0, 1.0, 2.0, 1.0]
 
 
@@ -215,8 +220,31 @@ def test_only_who_came_alone_may_be_run_by_the_thread_that_brings_it(
     burst = None if alone is None else world.plane.burst()
     if burst is not None:
         burst.alone = bool(alone)
-    world.plane.infer(world.servable, images(), math.inf, 100.0, world.reply, burst=burst)
+    world.infer(images(), burst=burst)
     assert offered == [inline]
+
+
+@pytest.mark.parametrize(
+    ("item", "alone", "inline"),
+    [(GOOD[0], None, False), (GOOD[0], False, False), (GOOD[0], True, True), (LARGE, True, False)],
+)
+def test_items_that_came_alone_may_be_run_by_the_thread_that_decodes_them_but_not_by_the_pool(
+    world: World, monkeypatch: pytest.MonkeyPatch, item: bytes, alone: bool | None, inline: bool
+) -> None:
+    submitted: list[bool] = []
+
+    def submit(_request: PendingRequest, inline: bool = False) -> None:
+        world.batcher.release()
+        submitted.append(inline)
+
+    monkeypatch.setattr(world.batcher, "submit", submit)
+    burst = None if alone is None else world.plane.burst()
+    world.classify([item], burst=burst)
+    if burst is not None:
+        burst.alone = bool(alone)
+        burst.finish()
+    world.pool.run_all()
+    assert submitted == [inline]
 
 
 def test_inputs_are_put_into_the_graphs_order(world: World) -> None:
@@ -459,6 +487,7 @@ def test_an_error_of_ours_is_logged_and_its_text_kept(world: World, caplog: pyte
     (error,) = world.items.errors
     assert (error.status, error.message) == ("INTERNAL", "preparing the items failed")
     assert "ZeroDivisionError: secret" in caplog.text
+    assert {record.name for record in caplog.records} <= set(_BOUNDS), "callers can have it logged without end"
 
 
 def test_a_batcher_that_breaks_settles_the_call(world: World) -> None:
@@ -521,7 +550,7 @@ def test_calls_of_a_burst_are_submitted_together_at_its_end(world: World) -> Non
     replies = [RecordingReply() for _ in range(3)]
     burst = world.plane.burst()
     for value, reply in enumerate(replies):
-        world.plane.infer_items(world.servable, GOOD[value : value + 1], math.inf, 100.0, reply, 0, burst)
+        world.infer_item(GOOD[value], reply, burst)
     assert (world.batcher.reserved, world.batcher.requests) == (3, [])
     burst.finish()
     assert not world.pool.waiting
@@ -548,12 +577,23 @@ def test_what_would_keep_a_burst_waiting_goes_to_the_pool(world: World, items: l
     assert len(world.firsts) == len(items)
 
 
+@pytest.mark.parametrize(("count", "waits"), [(16, True), (17, False)])
+def test_a_burst_keeps_no_call_of_many_items_whatever_a_batch_holds(count: int, waits: bool) -> None:
+    world = World()
+    world.plane.max_items = 17
+    world.servable = make_servable(batcher=world.batcher, max_batch_size=64)
+    burst = world.plane.burst()
+    world.classify((3 * GOOD)[:count], burst=burst)
+    assert (len(burst.parts) == 1) == waits
+    assert bool(world.pool.waiting) != waits
+
+
 @pytest.mark.parametrize("with_others", [False, True])
 def test_items_keep_the_deadline_arrival_and_priority_of_their_call(world: World, with_others: bool) -> None:
     burst = world.plane.burst() if with_others else None
     servable = make_servable(batcher=world.batcher, objective_seconds=2.0)
-    world.plane.infer_items(servable, GOOD[:1], 200.0, 99.5, world.reply, 3, burst)
-    world.plane.classify(servable, GOOD[:1], 101.0, 99.0, world.items, burst)
+    world.plane.infer_items(servable, GOOD[:1], Terms(servable, 99.5, 200.0, priority=3, burst=burst), world.reply)
+    world.plane.classify(servable, GOOD[:1], Terms(servable, 99.0, 101.0, burst=burst), world.items)
     if burst is not None:
         burst.finish()
     world.pool.run_all()
@@ -573,7 +613,7 @@ def test_a_burst_of_damaged_and_good_calls_refuses_only_the_damaged(world: World
     replies = [RecordingReply() for _ in range(3)]
     burst = world.plane.burst()
     for item, reply in zip([GOOD[1], TRUNCATED, GOOD[2]], replies, strict=True):
-        world.plane.infer_items(world.servable, [item], math.inf, 100.0, reply, 0, burst)
+        world.infer_item(item, reply, burst)
     burst.finish()
     for number in range(2):
         world.answer(number)
@@ -588,7 +628,7 @@ def test_who_expired_or_left_before_the_end_of_a_burst_is_not_decoded(
     left = RecordingReply()
     burst = world.plane.burst()
     world.classify(GOOD[:1], deadline=101.0, burst=burst)
-    world.plane.infer_items(world.servable, GOOD[:1], math.inf, 100.0, left, 0, burst).cancel()
+    world.infer_item(GOOD[0], left, burst).cancel()
     world.clock.advance(1.0)
     burst.finish()
     assert [type(error) for error in world.items.errors] == [DeadlineExceeded]
@@ -600,7 +640,7 @@ def test_a_burst_without_a_place_in_the_queue_is_refused_before_it_is_decoded(wo
     burst = world.plane.burst()
     world.classify(GOOD[:1], burst=burst)
     with pytest.raises(QueueFull):
-        world.plane.infer_items(world.servable, GOOD[:1], math.inf, 100.0, world.reply, 0, burst)
+        world.infer_item(GOOD[0], world.reply, burst)
     burst.finish()
     world.answer()
 
@@ -614,7 +654,7 @@ def test_a_long_burst_is_finished_by_the_pool(world: World, monkeypatch: pytest.
     replies = [RecordingReply() for _ in range(8)]
     burst = world.plane.burst()
     for item, reply in zip(GOOD, replies, strict=True):
-        world.plane.infer_items(world.servable, [item], math.inf, 100.0, reply, 0, burst)
+        world.infer_item(item, reply, burst)
     burst.finish()
     assert len(world.batcher.requests) == 3
     assert len(world.pool.waiting) == 2
@@ -772,7 +812,8 @@ class TestMoreRowsThanABatchHolds:
 
     def offer(self, wide: World) -> tuple[Ticket, RecordingReply]:
         reply = RecordingReply()
-        return wide.plane.infer(wide.servable, {"x": self.ROWS}, 101.0, 100.0, reply, priority=1), reply
+        terms = wide.terms(wide.servable, deadline=101.0, priority=1)
+        return wide.plane.infer(wide.servable, {"x": self.ROWS}, terms, reply), reply
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (2, 1, 0)])
     def test_come_back_in_order_whichever_batch_ends_first(self, wide: World, order: Sequence[int]) -> None:
@@ -819,6 +860,18 @@ class TestMoreRowsThanABatchHolds:
         assert submitted == [4]
         assert wide.batcher.reserved == 0
 
+    def test_no_part_is_run_by_the_thread_that_brings_it(self, wide: World, monkeypatch: pytest.MonkeyPatch) -> None:
+        """It takes calls in, and the other parts wait for it."""
+        submitted: list[bool] = []
+
+        def submit(_request: PendingRequest, inline: bool = False) -> None:
+            wide.batcher.release()
+            submitted.append(inline)
+
+        monkeypatch.setattr(wide.batcher, "submit", submit)
+        self.offer(wide)
+        assert submitted == [False] * 3
+
     def test_parts_that_do_not_fit_together_fail_the_call(self, wide: World, caplog: pytest.LogCaptureFixture) -> None:
         _, reply = self.offer(wide)
         for width, part in enumerate(wide.batcher.requests, 1):
@@ -849,7 +902,7 @@ class TestMoreRowsThanABatchHolds:
     def test_pictures_as_well(self, world: World) -> None:
         world.servable = make_servable(batcher=world.batcher, max_rows=8)
         reply, items = RecordingReply(), np.array(GOOD, object)
-        world.plane.infer(world.servable, {"images": items}, 101.0, 100.0, reply)
+        world.plane.infer(world.servable, {"images": items}, world.terms(world.servable, deadline=101.0), reply)
         world.pool.run_all()
         assert [part.rows for part in world.batcher.requests] == [4, 4]
         for part in reversed(world.batcher.requests):
@@ -883,12 +936,12 @@ class Counts:
 
 
 class RememberingWorld(World):
-    """A world whose version keeps answers."""
+    """A world whose version keeps answers, unless there is no room for any."""
 
     def __init__(self, limit_bytes: int = 1_000_000, *, merges: bool = False) -> None:
         super().__init__()
         self.counts = Counts()
-        shelf = ResponseCache(limit_bytes).shelf()
+        shelf = ResponseCache(limit_bytes).shelf() if limit_bytes else None
         shared = SharedAnswers(
             self.batcher, identity="pictures 1", names=["images"], observer=self.counts, cache=shelf, merges=merges,
             clock=self.clock,
@@ -972,6 +1025,15 @@ def test_who_shares_a_run_is_no_miss_besides() -> None:
     world.renew()
     world.classify(GOOD[:1])
     assert world.counts.told[-1] == "hit"
+
+
+def test_items_share_a_run_where_no_answers_are_kept() -> None:
+    world = RememberingWorld(0, merges=True)
+    for _ in range(2):
+        world.classify(GOOD[:1])
+    world.run_all()
+    assert [len(outcomes) for outcomes in world.items.outcomes] == [1, 1]
+    assert world.counts.told == ["merged"]
 
 
 def test_known_items_come_too_late_after_the_deadline() -> None:

@@ -80,6 +80,25 @@ def test_serving_toml_is_obeyed(capsys: pytest.CaptureFixture[str], tmp_path: Pa
     assert any(line.startswith("  chosen      3 instances of 1 thread; ") for line in report(capsys, folder.path))
 
 
+def test_a_wrong_serving_toml_does_not_hide_the_others(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        write_model(tmp_path, doubling(), name)
+    wrong = tmp_path / "a" / "serving.toml"
+    wrong.write_text("instances = 0.5\n")
+    assert print_report(str(tmp_path)) == 1
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:3] == ["a/1", f"  UNAVAILABLE: {wrong}: instances: expected int, got 0.5", "b/1"]
+
+
+def test_a_wrong_setting_of_the_environment_is_told_before_anything_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_model(tmp_path, doubling())
+    monkeypatch.setenv("CONVSERVE_INSTANCES", "x")
+    with pytest.raises(SettingsError, match=r"^CONVSERVE_INSTANCES: expected int, got 'x'$"):
+        print_report(str(tmp_path))
+
+
 def test_every_layout_is_measured_and_the_choice_is_kept_for_the_server(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

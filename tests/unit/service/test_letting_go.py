@@ -27,6 +27,7 @@ from service.errors import ServingError
 from service.gather import TensorGather
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
+from service.preparation import Terms
 from service.repository.lifecycle import Lifecycle
 from service.repository.metered import MeteredBatches
 from tests.fakes import GUARD_SECONDS, FakeBackend, FakeClock, linear_cost
@@ -93,6 +94,9 @@ class World:
         with self._ended:
             assert self._ended.wait_for(lambda: len(self.endings) == count, GUARD_SECONDS), self.endings
 
+    def terms(self, seconds: float = math.inf) -> Terms:
+        return Terms(self.servable, self.clock.now, self.clock.now + seconds)
+
     def call(self, begin: Callable[[Ending], Ticket]) -> Ticket | None:
         """Begin a call whose reply is watched, as a door does."""
         reply = Ending(self)
@@ -107,19 +111,14 @@ class World:
 
     def tensor(self, rows: int = 1, seconds: float = math.inf, value: int = 1) -> Ticket | None:
         images = np.full((rows, 2, 3, 1), value, np.uint8)
-        deadline = self.clock.now + seconds
-        return self.call(
-            lambda reply: self.plane.infer(self.servable, {"images": images}, deadline, self.clock.now, reply)
-        )
+        return self.call(lambda reply: self.plane.infer(self.servable, {"images": images}, self.terms(seconds), reply))
 
     def pictures(self, *items: bytes) -> Ticket | None:
         array = np.array([*items, None], object)[:-1]  # bytes objects, whatever they hold
-        return self.call(
-            lambda reply: self.plane.infer(self.servable, {"images": array}, math.inf, self.clock.now, reply)
-        )
+        return self.call(lambda reply: self.plane.infer(self.servable, {"images": array}, self.terms(), reply))
 
     def classify(self, *items: bytes) -> Ticket | None:
-        return self.call(lambda reply: self.plane.classify(self.servable, items, math.inf, self.clock.now, reply))
+        return self.call(lambda reply: self.plane.classify(self.servable, items, self.terms(), reply))
 
     def hold(self) -> None:
         """Begin a batch that stays."""

@@ -112,3 +112,9 @@ def test_what_callers_can_bring_about_is_logged_at_a_bounded_rate() -> None:
 
 def test_metadata_that_are_not_utf_8_are_not_repeated() -> None:
     assert not Bounded().filter(record("Invalid encoding on %s", b"Bearer \xff"))
+
+
+def test_who_leaves_while_being_answered_writes_no_line_with_a_path_of_their_own() -> None:
+    said = "ExecuteBatchError raised in core by servicer method [/of/the/caller]"  # grpc/_cython/_cygrpc/aio
+    assert not Bounded().filter(record(said, failed=True))
+    assert Bounded().filter(record("ValueError raised in core by servicer method [/x]", failed=True))

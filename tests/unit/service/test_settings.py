@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.errors import SettingsError
-from service.settings import ModelSettings, Settings, add_flags, read_model_settings, resolve
+from service.settings import Settings, add_flags, resolve
 
 BOUNDS: dict[str, tuple[float, float]] = {
     "grpc_port": (0, 65535),
@@ -43,6 +43,31 @@ BOUNDS: dict[str, tuple[float, float]] = {
     "trace_sample_rate": (0, 1),
     "repository_poll_seconds": (0.1, 86400),
 }
+
+PER_MODEL = [
+    "versions",
+    "device",
+    "cuda_execution",
+    "cudnn_search",
+    "tf32",
+    "tensorrt",
+    "instances",
+    "intra_op_threads",
+    "lone_threads",
+    "weight",
+    "measuring_seconds",
+    "max_batch_size",
+    "max_request_rows",
+    "advertised_input",
+    "max_queue_delay_seconds",
+    "max_queued_requests",
+    "refusals",
+    "response_cache",
+    "merge_identical_requests",
+    "priority_levels",
+    "default_priority_level",
+    "latency_objective_seconds",
+]
 
 
 def flags(*arguments: str) -> argparse.Namespace:
@@ -86,9 +111,11 @@ def test_the_file_may_be_named_by_the_environment_and_the_flag_wins(tmp_path: Pa
     (tmp_path / "b.toml").write_text('models = "b"\n')
     assert resolved(CONFIG=str(tmp_path / "a.toml")).models == "a"
     assert resolved("--config", str(tmp_path / "b.toml"), CONFIG=str(tmp_path / "a.toml")).models == "b"
+    assert refusal("--config", "", CONFIG=str(tmp_path / "a.toml")) == "no model repository: give --models DIR"
 
 
 SAMPLES: dict[Any, tuple[Any, str]] = {int: (7, "7"), float: (0.5, "0.5"), str: ("x", "x"), bool: (True, "true")}
+TEXTS = {"otlp_endpoint": "http://collector:4317", "versions": "1,3"}
 
 
 @pytest.mark.parametrize("field", dataclasses.fields(Settings), ids=lambda field: field.name)
@@ -97,8 +124,7 @@ def test_every_setting_can_be_given_in_every_way(tmp_path: Path, field: dataclas
     value, text = SAMPLES.get(hint) or ((choice := hint.__args__[-1]), choice)
     if field.name == "max_message_bytes":
         value, text = 4096, "4096"
-    if field.name == "otlp_endpoint":
-        value = text = "http://collector:4317"
+    value, text = (TEXTS.get(field.name, given) for given in (value, text))
     flag = "--" + field.name.replace("_", "-")
     file = tmp_path / "c.toml"
     written = f'"{value}"' if isinstance(value, str) else str(value).lower()
@@ -122,6 +148,7 @@ def test_every_setting_has_a_help_text() -> None:
     for field in dataclasses.fields(Settings):
         assert "--" + field.name.replace("_", "-") in text
         assert len(field.metadata["help"]) > 10
+    assert " ".join(text.split()).count("; also in MODEL/serving.toml)") == len(PER_MODEL)
 
 
 def test_a_switch_can_be_turned_off_by_flag() -> None:
@@ -163,6 +190,33 @@ def test_a_wrong_flag_is_named() -> None:
     assert refusal("--models", "m", "--max-batch-size", "many") == "--max-batch-size: expected int, got 'many'"
     assert refusal("--models", "m", "--max-batch-size", "-1") == "max_batch_size: expected 0 to 4096, got -1"
     assert refusal("--models", "m", "--device", "tpu") == "--device: expected one of auto, cpu, cuda, got 'tpu'"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    ["", "newest", "latest", "latest:", "latest:0", "latest:-1", "latest:01", "All", "0", "1,", ",1", "1, 2", "\u0661"],
+)
+def test_versions_are_the_newest_all_or_numbers(policy: str) -> None:
+    told = refusal("--models", "m", "--versions", policy)
+    assert told == f"versions: expected latest:N, all, or numbers such as 1,3, got {policy!r}"
+
+
+@pytest.mark.parametrize("host", ["collector", "10.0.0.1", "[fd00::1]", "a-b.example.org"])
+def test_a_collector_has_a_host_and_may_have_a_port(host: str) -> None:
+    for endpoint in (f"http://{host}:4317", f"https://{host}", f"http://{host}:4317/"):
+        assert resolved("--models", "m", "--otlp-endpoint", endpoint).otlp_endpoint == endpoint
+
+
+@pytest.mark.parametrize("endpoint", ["collector:4317", "http://", "http://:4317", "http://a b:1", "http://\udcff:1"])
+def test_what_is_no_collector_is_refused(endpoint: str) -> None:
+    told = refusal("--models", "m", "--otlp-endpoint", endpoint)
+    assert told == f"otlp_endpoint: expected http(s)://HOST:PORT, got {endpoint!r}"
+
+
+def test_numbers_of_versions_have_at_most_18_digits() -> None:
+    for policy in ("9" * 18, "latest:" + "9" * 18):
+        assert resolved("--models", "m", "--versions", policy).versions == policy
+        refusal("--models", "m", "--versions", policy + "9" * 5000)
 
 
 def test_a_repository_is_required() -> None:
@@ -228,72 +282,3 @@ def test_models_are_named_for_the_start_in_mode_explicit_only(mode: str) -> None
     told = refusal("--models", "m", "--load-models", "a", "--model-control-mode", mode)
     assert told == "--load-models needs --model-control-mode explicit"
     assert resolved("--models", "m", "--load-models", "a", "--model-control-mode", "explicit").load_models == "a"
-
-
-# serving.toml
-
-
-def test_without_a_file_the_servers_settings_hold(tmp_path: Path) -> None:
-    settings = Settings(models="m")
-    assert read_model_settings(tmp_path / "serving.toml", settings) is settings
-
-
-def test_a_models_file_overrides_what_it_names(tmp_path: Path) -> None:
-    path = tmp_path / "serving.toml"
-    path.write_text('device = "cpu"\nmax_queue_delay_seconds = 1\n')
-    merged = read_model_settings(path, Settings(models="m", instances=3))
-    assert merged == Settings(models="m", instances=3, device="cpu", max_queue_delay_seconds=1)
-
-
-def test_a_model_may_override_only_what_exists() -> None:
-    hints = get_type_hints(Settings)
-    for name, hint in get_type_hints(ModelSettings).items():
-        assert hint == hints[name] | None
-
-
-@pytest.mark.parametrize(
-    ("content", "message"),
-    [
-        ("grpc_port = 1", "unknown key 'grpc_port'; known: versions, "),
-        ("instances = 1.5", "instances: expected int, got 1.5"),
-        ("instances = 257", "instances: expected 0 to 256, got 257"),
-        ('device = "gpu"', "device: expected one of 'auto', 'cpu', 'cuda', got 'gpu'"),
-        ("=", "not readable as TOML ("),
-        ("a = " + "[" * 10_000, "not readable as TOML ("),
-    ],
-)
-def test_a_wrong_models_file_is_named_with_its_key(tmp_path: Path, content: str, message: str) -> None:
-    path = tmp_path / "serving.toml"
-    path.write_text(content)
-    with pytest.raises(SettingsError) as caught:
-        read_model_settings(path, Settings(models="m"))
-    assert str(caught.value).startswith(f"{path}: {message}")
-
-
-@pytest.mark.parametrize("service", ["", "PREDICTOR_", "ENVOY_", "X_2_", "GRPC_", "HTTP_"])
-@pytest.mark.parametrize(
-    ("link", "value"),
-    [
-        ("SERVICE_HOST", "10.0.0.1"),
-        ("SERVICE_PORT", "8001"),
-        ("SERVICE_PORT_GRPC", "8001"),
-        ("PORT", "tcp://10.0.0.1:8001"),
-        ("PORT", "udp://[fd00::1]:8001"),
-        ("PORT_8001_TCP", "tcp://10.0.0.1:8001"),
-        ("PORT_8001_TCP_PROTO", "tcp"),
-        ("PORT_8001_TCP_PORT", "8001"),
-        ("PORT_8001_SCTP_ADDR", "10.0.0.1"),
-    ],
-)
-def test_what_kubernetes_writes_of_services_named_like_this_is_passed_over(service: str, link: str, value: str) -> None:
-    assert resolved("--models", "m", **{service + link: value}) == Settings(models="m")
-
-
-@pytest.mark.parametrize("variable", ["PORTS", "PORT", "GRCP_PORT", "SERVICE", "PORT_8001", "HTTP_HOST_SERVICE"])
-def test_what_only_looks_like_it_is_still_no_setting(variable: str) -> None:
-    told = refusal("--models", "m", **{variable: "8001"})
-    assert told == f"environment variable CONVSERVE_{variable}: there is no such setting"
-
-
-def test_a_port_of_this_server_goes_on_counting() -> None:
-    assert resolved("--models", "m", GRPC_PORT="18001").grpc_port == 18001

@@ -98,7 +98,8 @@ def test_cuda_refuses_a_fallback_in_one_line(monkeypatch: pytest.MonkeyPatch, ru
     runtime.put_in(monkeypatch)
     with pytest.raises(ProviderUnavailable) as refused:
         onnx.OnnxBackend(GRAPH, "cuda")
-    expected = f"device 'cuda' was requested, but CUDA does not work here: {why}. Use --device auto to allow the CPU"
+    remedy = 'Use --device auto (in serving.toml: device = "auto") to allow the CPU'
+    expected = f"device 'cuda' was requested, but CUDA does not work here: {why}. {remedy}"
     assert str(refused.value) == expected
 
 

@@ -161,6 +161,23 @@ class TestRepeatedRefusals:
         assert door.admission.last_refusal is None
         assert not door.admission.repeats(last, NOW + 0.012, NOW)
 
+    def test_none_holds_once_somebody_has_left_the_queue(self) -> None:
+        door = Door()
+        waiting = make_request(arrival=NOW)
+        door.queue.append(waiting)
+        assert door.refusal(limited(0.012)) is not None
+        last = door.admission.last_refusal
+        assert last is not None
+        assert door.admission.repeats(last, NOW + 0.012, NOW)
+        door.queue.remove(waiting)
+        assert not door.admission.repeats(last, NOW + 0.012, NOW)
+
+    def test_none_holds_once_an_instance_was_found_idle(self) -> None:
+        door = Door()
+        assert door.refusal(limited(0.012)) is not None
+        assert door.refusal(limited(0.02), [IDLE]) is None
+        assert door.admission.last_refusal is None
+
 
 class TestPromises:
     """A batch of one row, so that each broken promise makes all waits 0.3 longer: 12.5 ms become 16.25."""

@@ -272,6 +272,18 @@ class TestDeadlines:
         release = released(noisy, queue_of(*requests))
         assert (release.requests, release.late) == (requests, [])
 
+    def test_an_answer_at_the_very_deadline_is_in_time(self) -> None:
+        """In binary fractions of a second, which add up exactly: of two one runs, and the other is not given up yet."""
+        policy = BatchingPolicy(CostModel([1, 2], {"numbers": [[0.25], [0.5]]}), 2)
+        first, second = due(0.25, 0.5)
+        release = released(policy, queue_of(first, second))
+        assert (release.requests, release.late) == ([first], [])
+
+    def test_a_network_that_takes_seconds_is_batched_like_one_that_takes_milliseconds(self) -> None:
+        policy = BatchingPolicy(linear_cost(20.0, 5.0), 8)
+        requests = due(*[45.0] * 8)
+        assert released(policy, queue_of(*requests)).requests == requests[:4]
+
     def test_the_hopeless_are_dropped(self, policy: BatchingPolicy) -> None:
         requests = due(-1.0, 0.0, 0.002)
         release = released(policy, queue_of(*requests))

@@ -85,12 +85,13 @@ OPERATIONS = st.lists(
 
 @given(OPERATIONS)
 def test_agrees_with_a_sorted_list(operations: list[tuple[str, str, int, float, float]]) -> None:
-    queue, model = RequestQueue(), []
+    queue, model, appended = RequestQueue(), [], 0
     for clock, (operation, group, number, deadline, handicap) in enumerate(operations):
         own = [request for request in model if request.group == group]
         if operation == "append":
             request = make_request(*range(number), group=group, deadline=deadline, arrival=clock / 8, handicap=handicap)
             queue.append(request)
+            appended += 1
             model = sorted([*model, request], key=lambda request: request.turn)
         elif operation == "remove" and model:
             victim = model[number % len(model)]
@@ -100,6 +101,7 @@ def test_agrees_with_a_sorted_list(operations: list[tuple[str, str, int, float, 
             queue.take(group, own[-number:])
             model = [request for request in model if request not in own[-number:]]
         assert len(queue) == len(model)
+        assert queue.departures == appended - len(model)
         assert queue.rows == sum(request.rows for request in model)
         patient = [request for request in model if request.deadline == math.inf]
         for turn in (0.0, clock / 8, clock / 8 + 1.0, math.inf):

@@ -81,6 +81,11 @@ def test_items_have_keys_of_their_own(items: list[str | bytes]) -> None:
     assert not keys & requests
 
 
+def test_a_sentence_that_reads_like_a_tensors_form_is_no_tensor() -> None:
+    empty = np.zeros((1, 0), dtype="<f4")
+    assert item_key("m 1", "<f4 (1, 0)") != key(("m 1", [("text", empty)]))
+
+
 def test_a_view_of_a_picture_is_the_picture() -> None:
     assert item_key("m 1", memoryview(b"picture")) == item_key("m 1", b"picture")
 

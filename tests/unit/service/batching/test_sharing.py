@@ -181,25 +181,33 @@ def test_a_hit_needs_no_place() -> None:
     assert got_own_rows(stage.ask())
 
 
-def test_a_reservation_is_given_back_to_the_batcher() -> None:
-    stage = Stage(10_000, merges=True)
-    stage.batcher.reserved = 2
-    stage.shared.release()
-    assert stage.batcher.reserved == 1
-
-
 def test_a_hit_whose_deadline_has_passed_or_whose_caller_left_is_refused() -> None:
     stage = Stage(10_000)
     stage.ask()
     stage.batcher.run()
     with pytest.raises(DeadlineExceeded):
         stage.ask(deadline=stage.clock())
+    gone = make_request(1.0)
+    stage.shared.cancel(gone)
+    with pytest.raises(RequestCancelled):
+        stage.shared.offer(gone)
+    assert reply_of(gone).times_settled == 0  # whoever offered it answers
+    assert stage.told.counts["hit"] == 0
+    assert stage.told.counts[DeadlineExceeded.reason.lower()] == 1
+    assert stage.told.counts[RequestCancelled.reason.lower()] == 1
+
+
+@pytest.mark.parametrize("merges", [False, True])
+def test_who_left_while_it_was_prepared_joins_nobody_and_gives_its_place_back(merges: bool) -> None:
+    stage = Stage(10_000, merges=merges)
+    stage.ask()
     stage.batcher.reserved = 1
     gone = make_request(1.0)
     stage.shared.cancel(gone)
     with pytest.raises(RequestCancelled):
         stage.shared.submit(gone)
     assert stage.batcher.reserved == 0
+    assert stage.shared.joined == 0
     assert reply_of(gone).times_settled == 0  # whoever submitted it answers
 
 

@@ -119,9 +119,20 @@ def test_what_was_given_up_shows_nothing() -> None:
 
 def test_what_has_committed_is_waited_for() -> None:
     attempt = Attempt()
+    interrupted: list[str] = []
+    attempt.interruptible_by(lambda: interrupted.append("a session"))
     attempt.commit()
     assert not attempt.give_up()
     attempt.commit()
+    assert not attempt.interrupted
+    assert interrupted == []
+
+
+def test_what_had_nothing_to_interrupt_was_not_interrupted() -> None:
+    """So it ended because whatever delayed it is over, and may be tried again."""
+    attempt = Attempt()
+    assert attempt.give_up()
+    assert not attempt.interrupted
 
 
 def test_what_is_given_up_is_interrupted_and_goes_no_further() -> None:
@@ -129,6 +140,7 @@ def test_what_is_given_up_is_interrupted_and_goes_no_further() -> None:
     interrupted: list[str] = []
     attempt.interruptible_by(lambda: interrupted.append("a session"))
     assert attempt.give_up()
+    assert attempt.interrupted
     assert interrupted == ["a session"]
     with pytest.raises(LoadTimedOut):
         attempt.interruptible_by(lambda: interrupted.append("another"))

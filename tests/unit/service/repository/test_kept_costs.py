@@ -49,6 +49,12 @@ def test_any_samples_can_be_kept(tmp_path_factory: pytest.TempPathFactory, sampl
     assert kept(folder).read(KEY) == Entry(KEY, "CPU", (table,))
 
 
+def test_of_many_samples_the_slowest_are_not_kept() -> None:
+    """Else one pause of the machine among hundreds of runs would be a bound for good."""
+    hundred = [float(number) for number in range(1, 101)]
+    assert summarise(Layout(1, 1), {None: [hundred]}, [1]).costs[0].seconds == (1.0, 50.5, 96.0)
+
+
 def test_a_table_without_a_cell_that_is_needed_is_none() -> None:
     table = summarise(Layout(1, 1), MEASURED, BUCKETS)
     assert table.samples([None], [1, 8]) is None
@@ -67,6 +73,14 @@ def test_a_foreign_table_is_ignored_with_a_line_and_left_in_place(
     kept(tmp_path).write(entry())
     assert kept(tmp_path).read(KEY) == entry()
     assert kept(tmp_path).read(other) == entry(other)
+
+
+def test_where_there_is_no_foreign_table_none_is_spoken_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    kept(tmp_path).read(KEY)
+    kept(tmp_path).write(entry())
+    kept(tmp_path).read(KEY)
+    assert not caplog.records
 
 
 def test_machines_that_share_a_repository_do_not_fill_it(tmp_path: Path) -> None:
@@ -105,6 +119,8 @@ GOOD: dict[str, Any] = {"group": None, "bucket": 1, "seconds": [1.0, 2.0, 3.0]}
             ).encode()
             for change in (
                 {"seconds": [3.0, 2.0, 1.0]},
+                {"seconds": [2.0, 1.0, 3.0]},
+                {"seconds": [1.0, 3.0, 2.0]},
                 {"seconds": [0.0, 1.0, 2.0]},
                 {"seconds": [1.0]},
                 {"seconds": [1.0, float("nan"), 2.0]},

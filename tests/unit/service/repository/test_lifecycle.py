@@ -280,9 +280,20 @@ def test_the_state_is_a_metric(tmp_path: Path) -> None:
 
 
 def test_a_missing_provider_stops_everything(tmp_path: Path) -> None:
-    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")}))
+    loader = FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")})
+    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader, device="cuda")
     with pytest.raises(ProviderUnavailable, match="no CUDA"):
         cycle.load_all()
+    assert not cycle.is_ready
+
+
+def test_a_provider_that_one_model_demands_is_missing_for_that_model_alone(tmp_path: Path) -> None:
+    loader = FakeLoader(**{"a/1": ProviderUnavailable("no CUDA")})
+    repository(tmp_path, "a/1", "b/1")
+    (tmp_path / "a" / "serving.toml").write_text('device = "cuda"\n')
+    cycle = lifecycle(tmp_path, loader)
+    cycle.load_all()
+    assert states(cycle) == {"a/1": "UNAVAILABLE", "b/1": "READY"}
     assert not cycle.is_ready
 
 

@@ -208,6 +208,18 @@ def test_a_manifest_that_the_disk_refuses_to_tell_of_is_not_taken_for_none(
         loaded(folder)
 
 
+@pytest.mark.parametrize("left", ["nothing", "a folder", "a pipe"])
+def test_a_bare_graph_that_vanishes_before_it_is_read_is_refused_with_the_reason(tmp_path: Path, left: str) -> None:
+    file = tmp_path / "bare" / "1" / "model.onnx"
+    file.parent.mkdir(parents=True)
+    if left == "a folder":
+        file.mkdir()
+    elif left == "a pipe":
+        os.mkfifo(file)
+    with pytest.raises(GraphInvalid, match=r"model.onnx: no such file$"):
+        load(VersionFolder("bare", 1, file.parent), SETTINGS, Metrics("0", "test"))
+
+
 @pytest.mark.parametrize("put", [lambda path: path.symlink_to("nowhere"), Path.mkdir, os.mkfifo])
 def test_a_manifest_that_cannot_be_read_makes_no_bare_graph(tmp_path: Path, put: Callable[[Path], object]) -> None:
     """It would be served unproven though somebody has said what it must answer."""

@@ -28,8 +28,9 @@ def test_nothing_happens_while_all_is_well(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1", "b/1").start()
     loaded: list[str] = []
     stage.loader.during = loaded.append
-    watched(stage).look()
-    assert loaded == []
+    threads: list[str] = []
+    watched(stage, start=lambda name, _work: threads.append(name)).look()
+    assert (loaded, threads) == ([], [])
     assert stage.states == {"a/1": "READY", "b/1": "READY"}
 
 
@@ -138,15 +139,44 @@ def test_after_the_process_stood_still_batches_are_given_their_time_anew(tmp_pat
     assert batcher.abandoned, "it does hang"
 
 
-def test_a_look_that_is_a_little_late_finds_what_hangs(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("late_seconds", "judges"), [(1.0, True), (2.5, True), (2.6, False)])
+def test_a_look_that_is_late_by_no_more_than_half_the_limit_finds_what_hangs(
+    tmp_path: Path, late_seconds: float, judges: bool
+) -> None:
     stage = Stage(tmp_path, "a/1").start()
     batcher = stage.loader.batchers["a/1"]
     batcher.wedged = True
-    watched(stage, 5.0).look(late_seconds=1.0)
-    assert batcher.abandoned
+    watched(stage, 5.0).look(late_seconds=late_seconds)
+    assert batcher.abandoned == judges
 
 
-def test_what_falls_again_and_again_stays_down_until_it_changes(tmp_path: Path) -> None:
+def test_a_look_is_told_how_late_it_is_which_the_one_before_does_not_count_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = FakeClock()
+    watchdog = watched(Stage(tmp_path, "a/1").start(), clock=clock)
+    waits = iter([1.0, 30.0, 1.0])  # the process stood still
+    told: list[float] = []
+
+    def wait(seconds: float) -> bool:
+        assert seconds == 1.0
+        took = next(waits, None)
+        clock.advance(took or 0.0)
+        return took is None
+
+    def look(late_seconds: float) -> None:
+        told.append(late_seconds)
+        clock.advance(5.0)
+
+    monkeypatch.setattr(watchdog._stop, "wait", wait)
+    monkeypatch.setattr(watchdog, "look", look)
+    watchdog._watch()
+    assert told == [0.0, 29.0, 0.0]
+
+
+def test_what_falls_again_and_again_stays_down_until_it_changes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     stage = Stage(tmp_path, "a/1").start()
     watchdog = watched(stage)
     for _ in range(3):
@@ -156,6 +186,8 @@ def test_what_falls_again_and_again_stays_down_until_it_changes(tmp_path: Path) 
     stage.loader.on_death["a/1"]()
     watchdog.look()
     watchdog.look()
+    told = [record.__dict__["fields"] for record in caplog.records if record.name == "service.repository.watchdog"]
+    assert [fields["times"] for fields in told] == [1, 2, 3, 4]
     assert stage.states == {"a/1": "UNAVAILABLE"}
     stage.change("a/1")
     stage.reconciler.poll()
@@ -200,16 +232,18 @@ def test_one_whose_folder_is_away_for_a_moment_comes_back(
 ) -> None:
     stage = Stage(tmp_path / "models", "a/1", "b/1", model_control_mode=mode).start()
     watchdog = watched(stage)
-    (tmp_path / away).rename(tmp_path / "away")
-    stage.loader.on_death["a/1"]()
-    with caplog.at_level(logging.ERROR):
-        for _ in range(3):
-            watchdog.look()
-    assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
-    assert len(caplog.records) == 1, "not at every look"
-    (tmp_path / "away").rename(tmp_path / away)
-    watchdog.look()
-    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+    for _ in range(2):
+        (tmp_path / away).rename(tmp_path / "away")
+        stage.loader.on_death["a/1"]()
+        caplog.clear()
+        with caplog.at_level(logging.ERROR):
+            for _ in range(3):
+                watchdog.look()
+        assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
+        assert len(caplog.records) == 1, "each time, but not at every look"
+        (tmp_path / "away").rename(tmp_path / away)
+        watchdog.look()
+        assert stage.states == {"a/1": "READY", "b/1": "READY"}
 
 
 def test_a_look_that_fails_does_not_end_the_watch(

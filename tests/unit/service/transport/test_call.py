@@ -32,6 +32,11 @@ def test_a_callers_own_id_is_taken() -> None:
     assert request_id_of([("user-agent", "x"), ("x-request-id", "theirs"), ("x-request-id", "second")]) == "theirs"
 
 
+def test_a_long_id_of_a_caller_is_cut() -> None:
+    """It goes into the metadata of errors and into the log."""
+    assert request_id_of([("x-request-id", "i" * 7000)]) == "i" * 128
+
+
 @pytest.mark.parametrize("metadata", [(), [("x-request-id", "")], [("x-request-id", b"bytes")], [("other", "theirs")]])
 def test_without_an_id_of_the_caller_there_is_one_of_ours(metadata: list[tuple[str, str | bytes]]) -> None:
     first, second = request_id_of(metadata), request_id_of(metadata)

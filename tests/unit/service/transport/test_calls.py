@@ -29,6 +29,7 @@ from service.errors import (
     ServingError,
     Unloading,
 )
+from service.logs import _BOUNDS
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
@@ -220,13 +221,13 @@ def test_a_call_reaches_the_data_plane_with_its_arrival_and_deadline(world: Worl
     assert world.infer(time_remaining=2.5) is world.plane.ticket
     (call,) = world.plane.submitted
     assert call["inputs"]["x"].tolist() == [[1, 2]]
-    assert (call["arrival"], call["deadline"]) == (100.0, 102.5)
+    assert (call["terms"].arrival, call["terms"].deadline) == (100.0, 102.5)
     assert world.calls.in_flight.count == 1
 
 
 def test_without_a_deadline_there_is_none(world: World) -> None:
     world.infer()
-    assert world.plane.submitted[0]["deadline"] == math.inf
+    assert world.plane.submitted[0]["terms"].deadline == math.inf
 
 
 @pytest.mark.parametrize(
@@ -241,19 +242,27 @@ def test_without_a_deadline_there_is_none(world: World) -> None:
 )
 def test_tritons_timeout_only_shortens_the_deadline(world: World, value: dict[str, Any], deadline: float) -> None:
     world.infer(time_remaining=2.0, parameters={"timeout": inference.InferParameter(**value)})
-    assert world.plane.submitted[0]["deadline"] == deadline
+    assert world.plane.submitted[0]["terms"].deadline == deadline
 
 
-@pytest.mark.parametrize("value", [{"uint64_param": 2}, {"int64_param": 2}])
+@pytest.mark.parametrize("value", [{"uint64_param": 3}, {"int64_param": 3}])
 def test_a_priority_is_passed_on(world: World, value: dict[str, Any]) -> None:
     world.infer(parameters={"priority": inference.InferParameter(**value)})
-    assert world.plane.submitted[0]["priority"] == 2
+    assert world.plane.submitted[0]["terms"].handicap == 2.0
 
 
-@pytest.mark.parametrize("name", ["timeout", "priority"])
-def test_a_number_that_is_none_is_refused(world: World, name: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("timeout", "int64_param or uint64_param"),
+        ("priority", "int64_param or uint64_param"),
+        ("explain", "bool_param"),
+    ],
+)
+def test_a_parameter_of_another_type_is_refused(world: World, name: str, expected: str) -> None:
     world.infer(parameters={name: inference.InferParameter(string_param="soon")})
     assert world.responder.code == "INVALID_ARGUMENT"
+    assert world.responder.statuses[0].message == f"parameter '{name}': expected {expected}, got string_param"
     assert world.calls.in_flight.count == 0
 
 
@@ -272,7 +281,7 @@ def test_a_version_that_only_ever_leaves_is_unavailable(world: World) -> None:
 
 def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(world: World) -> None:
     parameters = {
-        "priority": inference.InferParameter(uint64_param=2),
+        "priority": inference.InferParameter(uint64_param=3),
         "timeout": inference.InferParameter(int64_param=500_000),
     }
     world.infer(parameters=parameters, id="first")
@@ -281,7 +290,8 @@ def test_a_message_like_an_earlier_one_is_not_parsed_again_and_means_the_same(wo
     world.begin(MODEL_INFER, message)
     call = world.plane.submitted[1]
     assert [array.tolist() for array in call["arrays"]] == [[[3, 4]]]
-    assert (call["priority"], call["deadline"], call["arrival"]) == (2, 100.5, 100.0)
+    terms = call["terms"]
+    assert (terms.handicap, terms.deadline, terms.arrival) == (2.0, 100.5, 100.0)
     world.reply.answer([np.array([[2, 4]], np.float32)], REQUEST, FACTS)
     response = inference.ModelInferResponse.FromString(world.responder.payloads[0])
     assert (response.id, [list(output.shape) for output in response.outputs]) == ("other", [[1, 2]])
@@ -458,8 +468,8 @@ def test_pictures_like_earlier_ones_are_not_parsed_again_and_mean_the_same(world
         world.calls.begin(MODEL_INFER, payload, time_remaining, world.responder, burst=burst)  # type: ignore[arg-type]
     first, second = world.plane.submitted
     assert first["inputs"]["images"].tolist() == [b"one"]
-    assert (second["items"], second["deadline"]) == ([b"another"], 100.5)
-    assert first["burst"] is second["burst"] is burst
+    assert (second["items"], second["terms"].deadline) == ([b"another"], 100.5)
+    assert first["terms"].burst is second["terms"].burst is burst
     world.reply.answer([ROW], REQUEST, FACTS)
     response = inference.ModelInferResponse.FromString(world.responder.payloads[0])
     assert (response.id, list(response.outputs[0].shape)) == ("mine", [1, 3])
@@ -594,6 +604,7 @@ def test_the_unexpected_is_internal_with_the_request_id_and_without_text(
     assert status.message == "internal error (request id id-1)"
     assert b"secret" not in status.trailing_metadata[0][1]
     assert "secret" in caplog.text
+    assert {record.name for record in caplog.records} <= set(_BOUNDS), "callers can have it logged without end"
     assert world.calls.in_flight.count == 0
 
 
@@ -793,7 +804,7 @@ def test_a_call_is_settled_once_whatever_comes(world: World, first: Settle, seco
 def test_items_reach_the_data_plane(world: World) -> None:
     assert world.begin(CLASSIFY_IMAGES, images_request(), 1.0) is world.plane.ticket
     (call,) = world.plane.submitted
-    assert (call["items"], call["deadline"]) == ([b"a", b"b"], 101.0)
+    assert (call["items"], call["terms"].deadline) == ([b"a", b"b"], 101.0)
 
 
 def test_outcomes_become_results_in_order(world: World) -> None:

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 from prometheus_client.openmetrics.parser import text_string_to_metric_families
 
+from service.logs import _BOUNDS
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.transport import http_endpoint
@@ -196,6 +197,7 @@ def test_a_page_that_fails_says_nothing_of_why(get: Get, caplog: pytest.LogCaptu
     status, _, body = get("/fail")
     assert (status, body) == (500, b"internal error\n")
     assert "/secret/path" in caplog.text
+    assert {record.name for record in caplog.records} <= set(_BOUNDS), "callers can have it logged without end"
 
 
 def test_a_body_is_read_to_its_declared_length(send: Callable[[str], bytes]) -> None:

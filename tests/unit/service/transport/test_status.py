@@ -98,3 +98,9 @@ def test_a_message_that_repeats_a_callers_text_still_fits_into_metadata(letter: 
     assert status.message.endswith("… (1000011 characters)")
     assert len(status.message) < 500
     assert 3 * len(status.message.encode()) + len(status.trailing_metadata[0][1]) * 4 / 3 < 8 * 1024
+
+
+@pytest.mark.parametrize(("characters", "cut"), [(400, False), (401, True)])
+def test_a_message_is_cut_only_where_it_is_too_long(characters: int, cut: bool) -> None:
+    shown = status_of(errors.InvalidInput("x" * characters), "id").message
+    assert shown == ("x" * 400 + " … (401 characters)" if cut else "x" * 400)

@@ -142,6 +142,14 @@ def test_items_of_other_lengths_fit(data: st.DataObject) -> None:
     assert templates.find(payload) is template
 
 
+@pytest.mark.parametrize("size", [127, 128, 16384])
+def test_items_of_any_length_teach_where_items_are(size: int) -> None:
+    """The bytes of a length may be all zeros but for the bit that says that another one follows."""
+    template = learned_of_items(pictures([bytes(size - 4)]))
+    assert template is not None
+    assert template.encoded_items(pictures([b"abc"]).SerializeToString()) == [b"abc"]
+
+
 @given(st.data())
 def test_a_message_of_items_that_differs_does_not_fit(data: st.DataObject) -> None:
     request = pictures([b"abc"])
@@ -330,7 +338,7 @@ def test_what_is_kept_is_bounded() -> None:
             templates.keep(request.SerializeToString(), template)
             if number > 3:
                 break
-    assert len(templates._by_length) <= _MAX_LENGTHS
+        assert len(templates._by_length) <= _MAX_LENGTHS
     assert max(map(len, templates._by_length.values())) <= _MAX_A_LENGTH
 
 

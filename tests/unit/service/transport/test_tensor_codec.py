@@ -474,9 +474,16 @@ def test_all_outputs_are_sent_unless_some_are_named() -> None:
     assert wanted("p", binary_data=("bool_param", True)) == [(0, 0)]
 
 
-@pytest.mark.parametrize("names", [("q",), ("p", "p"), ("",)])
-def test_an_unknown_output_or_one_asked_for_twice_is_refused(names: tuple[str, ...]) -> None:
-    with pytest.raises(InvalidInput, match=f"'{names[-1]}'"):
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (("q",), "no output 'q', expected p, text, flag"),
+        (("p", ""), "no output '', expected p, text, flag"),
+        (("p", "text", "p"), "output 'p' is requested twice"),
+    ],
+)
+def test_an_unknown_output_or_one_requested_twice_is_refused(names: tuple[str, ...], message: str) -> None:
+    with pytest.raises(InvalidInput, match=f"^{message}$"):
         wanted(*names)
 
 

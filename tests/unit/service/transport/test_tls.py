@@ -91,6 +91,14 @@ def test_files_that_are_of_no_use_are_named_at_the_start(pair: TlsFiles, changed
     assert said in str(caught.value)
 
 
+@pytest.mark.parametrize("setting", ["certificate", "key", "client_ca"])
+def test_what_is_no_pem_is_named_with_its_flag(pair: TlsFiles, tmp_path: Path, setting: str) -> None:
+    (tmp_path / "nonsense").touch()
+    with pytest.raises(SettingsError) as caught:
+        server_credentials(replace(pair, **{setting: tmp_path / "nonsense"}))
+    assert str(caught.value) == f"TLS: --tls-{setting.replace('_', '-')} {tmp_path}/nonsense: it is not a PEM file"
+
+
 def test_a_half_renewed_pair_is_not_taken_and_named_once(
     pair: TlsFiles, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -104,7 +112,9 @@ def test_a_half_renewed_pair_is_not_taken_and_named_once(
     assert follower() is None
     assert follower() is None
     (said,) = caplog.messages
-    assert said.startswith("TLS files cannot be used, the current certificates stay in use: --tls-certificate ")
+    said, _, fault = said.partition(": ")
+    assert f"`{said}`" in Path("docs/operations.md").read_text()
+    assert fault.startswith("--tls-certificate ")
     files.key.write_bytes(pair.key.read_bytes())
     os.utime(files.key, ns=(2, 2))
     assert follower() is not None

@@ -1,0 +1,9 @@
+"""What ends a command of ``convserve-bench`` in one line: ``bench.cli`` prints it, and the exit code is 2."""
+
+
+class BenchError(Exception):
+    """A fault that the user can mend; the message says on one line what it is."""
+
+
+class OptionsInvalid(BenchError):
+    """Arguments do not fit together, or something that they need is missing; the message says what to do."""

@@ -1,0 +1,87 @@
+"""What commands leave behind: files that the user named, and pictures by matplotlib of the extra ``bench``."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bench.errors import BenchError, OptionsInvalid
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class OutputInvalid(BenchError):
+    """A result cannot be written; the message says why."""
+
+
+def check_outputs(*paths: Path | None) -> None:
+    """Check before a long run that its results can be written.
+
+    Raises:
+        OutputInvalid: One of the folders is missing, or cannot be written to, or two results would share a file.
+    """
+    given = [path for path in paths if path is not None]
+    for path in given:
+        if not os.access(path.parent, os.W_OK):
+            raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
+        if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
+            raise OutputInvalid(f"{path}: is a folder or cannot be written; give another file")
+    if len({path.resolve() for path in given}) < len(given):
+        raise OutputInvalid(f"{given[0]}: is given for two results; give each its own file")
+
+
+def write_json(path: Path, content: dict[str, Any], *, indent: int = 1) -> None:
+    """Write results.
+
+    Raises:
+        OutputInvalid: It cannot be written.
+    """
+    try:
+        path.write_text(json.dumps(content, indent=indent) + "\n")
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another file") from None
+
+
+def make_folder(path: Path, flag: str) -> None:
+    """Make a folder, unless it is there.
+
+    Raises:
+        OutputInvalid: It cannot be made; names the flag that chooses another.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another {flag}") from None
+
+
+def require_matplotlib(what: str = "--plot") -> None:
+    """Require that pictures can be drawn, as ``what`` on the command line needs it.
+
+    Raises:
+        OptionsInvalid: They cannot.
+    """
+    if importlib.util.find_spec("matplotlib") is None:
+        raise OptionsInvalid(f"{what} needs matplotlib: pip install '.[bench]' in the checkout")
+
+
+def new_figure(width: float, height: float) -> Figure:
+    """Make an empty picture, without a window."""
+    from matplotlib.figure import Figure  # noqa: PLC0415 - slow, and only some commands draw
+
+    return Figure(figsize=(width, height), layout="constrained")
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a picture as PNG, whatever the file's name.
+
+    Raises:
+        OutputInvalid: It cannot be written.
+    """
+    try:
+        figure.savefig(path, format="png", dpi=120)
+    except OSError as error:
+        raise OutputInvalid(f"{path}: {error.strerror}; give another file") from None
