@@ -185,23 +185,36 @@ class LoadError(Exception):
     """A model version cannot be served; the message is for the operator and names what is wrong.
 
     Callers of an affected model see :class:`ModelNotReady`, never this text in full.
+
+    Attributes:
+        hint: What callers are told instead.
     """
+
+    hint = "loading failed"
 
 
 class ManifestInvalid(LoadError):
     """manifest.json is missing, has an unknown or missing key, or contradicts the graph."""
 
+    hint = "its manifest, labels or golden answers are not valid"
+
 
 class GraphInvalid(LoadError):
     """model.onnx is missing, damaged, of another digest, or not servable."""
+
+    hint = "its model file is damaged or differs from its manifest"
 
 
 class GraphNotRunnable(GraphInvalid):
     """model.onnx is intact, but uses what the runtime or the protocol lacks; the message names the remedy."""
 
+    hint = "its graph has something that this server cannot run; the log says what"
+
 
 class OutOfMemory(LoadError):
     """Memory ran out while model.onnx was opened; the file may be right."""
+
+    hint = "memory ran out"
 
 
 class ProviderUnavailable(LoadError):
@@ -211,9 +224,13 @@ class ProviderUnavailable(LoadError):
 class LoadTimedOut(LoadError):
     """Loading did not end in time and was given up."""
 
+    hint = "loading did not end in time"
+
 
 class GoldenMismatch(LoadError):
     """A golden vector was not reproduced within the manifest's tolerance."""
+
+    hint = "it did not reproduce its golden answers"
 
 
 class SettingsError(Exception):

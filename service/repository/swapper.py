@@ -12,16 +12,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
-from service.errors import (
-    GoldenMismatch,
-    GraphInvalid,
-    GraphNotRunnable,
-    LoadError,
-    LoadTimedOut,
-    ManifestInvalid,
-    OutOfMemory,
-    ProviderUnavailable,
-)
+from service.errors import GoldenMismatch, LoadError, LoadTimedOut, ProviderUnavailable
 from service.metrics import Metrics
 from service.repository import servable as servables
 from service.repository import store
@@ -34,15 +25,6 @@ from service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 
-_HINTS: dict[type[LoadError], str] = {
-    GoldenMismatch: "it did not reproduce its golden answers",
-    ManifestInvalid: "its manifest, labels or golden answers are not valid",
-    GraphNotRunnable: "its graph has something that this server cannot run; the log says what",
-    GraphInvalid: "its model file is damaged or differs from its manifest",
-    OutOfMemory: "memory ran out",
-    LoadTimedOut: "loading did not end in time",
-    LoadError: "loading failed",
-}
 Loader = Callable[[VersionFolder, Settings, Metrics, Callable[[], None], Attempt], Servable]
 Place = tuple[str, int]
 
@@ -149,14 +131,14 @@ class Swapper:
         except ProviderUnavailable as error:
             if provider_must_be_there:
                 raise
-            self._failed(folder, str(error), _HINTS[LoadError])
+            self._failed(folder, str(error), error.hint)
         except LoadError as error:
             if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-            self._failed(folder, str(error), next(text for kind, text in _HINTS.items() if isinstance(error, kind)))
+            self._failed(folder, str(error), error.hint)
         except Exception:
             _LOG.exception("loading failed")
-            self._failed(folder, "loading failed, see the log", _HINTS[LoadError])
+            self._failed(folder, "loading failed, see the log", LoadError.hint)
         else:
             if servable is None:
                 fields = {"model": folder.name, "version": folder.version}
