@@ -21,7 +21,7 @@ from bench.load.progress import steps
 from bench.output import OutputInvalid, make_folder, require_matplotlib
 from bench.peers import PEERS
 from bench.peers.cases import NAMES
-from bench.run import Run
+from bench.run_folder import RunFolder
 
 _ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU time of all the server's
 processes per inference, memory, start time, size. In each turn, a peer is started, its answers are checked, load is
@@ -58,7 +58,7 @@ def add_command(commands: Any) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    kept = Run.at(flags.out, "compare")
+    kept = RunFolder.at(flags.out, "compare")
     if not flags.show:
         flags.models = flags.models or ["lenet5-mnist"]
         return _measured(flags, kept)
@@ -69,7 +69,7 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(flags: argparse.Namespace, kept: Run) -> int:
+def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
     programs = find_programs(flags.client)
     require_matplotlib("compare")
     require_checkout("compare")
@@ -89,12 +89,12 @@ def _measured(flags: argparse.Namespace, kept: Run) -> int:
         Stand(work, results, kept, progress).take(turns, flags.concurrency, terms)
     kept.write("loads.csv", table.csv_text(results))
     kept.write("tables.md", table.shown(results, "markdown") + "\n")
-    draw(results, kept.folder / "compare.png")
+    draw(results, kept.path / "compare.png")
     print(table.shown(results, "text"))
     return 1 if len(results.failures) > before else 0
 
 
-def _opened(flags: argparse.Namespace, kept: Run) -> Results:
+def _opened(flags: argparse.Namespace, kept: RunFolder) -> Results:
     """Return the results to add to.
 
     Raises:
@@ -102,7 +102,7 @@ def _opened(flags: argparse.Namespace, kept: Run) -> Results:
         ResultsInvalid: Something else is there.
     """
     if not kept.results.exists():
-        make_folder(kept.folder, "--out")
+        make_folder(kept.path, "--out")
         return Results()
     if not (flags.append or flags.replace):
         raise OutputInvalid(

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.run import Run
+from bench.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +136,7 @@ class Results:
         self.starts = [row for row in self.starts if row.peer not in peers or row.model not in models]
         self.failures = [row for row in self.failures if row.peer not in peers or row.model not in models]
 
-    def write(self, run: Run) -> None:
+    def write(self, run: RunFolder) -> None:
         """Write them, one row a line."""
         run.write_results(
             {"machine": self.machine, "runs": self.runs, "peers": self.peers},
@@ -144,7 +144,7 @@ class Results:
         )
 
     @classmethod
-    def read(cls, run: Run) -> Results:
+    def read(cls, run: RunFolder) -> Results:
         """Read them.
 
         Raises:

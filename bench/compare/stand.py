@@ -13,13 +13,13 @@ from bench.compare.results import About, FailureRow, Results
 from bench.load.progress import Steps
 from bench.peers import PEERS
 from bench.peers.environment import InstallFailed
-from bench.run import Run
+from bench.run_folder import RunFolder
 
 
 class Stand:
     """Where peers are measured."""
 
-    def __init__(self, work: Path | None, results: Results, run: Run, progress: Steps) -> None:
+    def __init__(self, work: Path | None, results: Results, run: RunFolder, progress: Steps) -> None:
         """Prepare.
 
         Args:

@@ -8,7 +8,7 @@ import io
 from collections.abc import Callable, Sequence
 
 from bench.compare.results import LoadRow, LoadSummary, Results, Spread, summaries
-from bench.run import Rows, document, measured, number, piped
+from bench.run_folder import Rows, document, measured, number, piped
 
 OURS = "convserve"
 LEAST = "bare-1-thread"

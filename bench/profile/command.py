@@ -25,7 +25,7 @@ from bench.profile.results import Profile, Profiles
 from bench.profile.samplers import SamplerFailed
 from bench.profile.split import Cost
 from bench.profile.watching import find_samplers
-from bench.run import Run
+from bench.run_folder import RunFolder
 
 _ABOUT = """Show what this server's CPU time is spent on: by thread, from /proc; in the model, the kernel and Python,
 from perf; and by Python function, from py-spy. The same load runs once without a sampler, which gives the CPU times,
@@ -58,7 +58,7 @@ def add_command(commands: Any) -> None:
 
 def run(flags: argparse.Namespace) -> int:
     """Do what the command says; return the exit code."""
-    kept = Run.at(flags.out, "profile")
+    kept = RunFolder.at(flags.out, "profile")
     if not flags.show:
         return _measured(flags, kept)
     profiles = Profiles.read(kept)
@@ -67,14 +67,14 @@ def run(flags: argparse.Namespace) -> int:
     return 0
 
 
-def _measured(flags: argparse.Namespace, kept: Run) -> int:
+def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
     tools = find_samplers()
     programs = find_programs(flags.client, among=("h2load",))
     require_matplotlib("profile")
     require_checkout("profile")
     if flags.work:
         make_folder(flags.work, "--work")
-    make_folder(kept.folder, "--out")
+    make_folder(kept.path, "--out")
     profiles = Profiles.read(kept) if kept.results.exists() else Profiles()
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     profiles.machine, profiles.date = machine(), date
@@ -99,6 +99,6 @@ def _measured(flags: argparse.Namespace, kept: Run) -> int:
             except (SamplerFailed, *measure.FAULTS) as error:
                 failures.append(f"{model}: {' '.join(str(error).split())}")
     kept.write("tables.md", table.shown(profiles, "markdown") + "\n")
-    draw(profiles, kept.folder / "profile.png")
+    draw(profiles, kept.path / "profile.png")
     print("\n\n".join([table.shown(profiles, "text"), *failures]))
     return 1 if failures else 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.profile.phases import Phase
-from bench.run import Run
+from bench.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,13 +76,13 @@ class Profiles:
         place = places.get(profile.key, len(self.profiles))
         self.profiles[place : place + 1] = [profile]
 
-    def write(self, run: Run) -> None:
+    def write(self, run: RunFolder) -> None:
         """Write them, one profile a line."""
         rows = [_rounded(dataclasses.asdict(profile)) for profile in self.profiles]
         run.write_results({"machine": self.machine, "date": self.date}, {"profiles": rows})
 
     @classmethod
-    def read(cls, run: Run) -> Profiles:
+    def read(cls, run: RunFolder) -> Profiles:
         """Read them.
 
         Raises:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from bench.profile.phases import Phase
 from bench.profile.results import Profile, Profiles
-from bench.run import Rows, document, measured, number
+from bench.run_folder import Rows, document, measured, number
 
 _LEAST = 0.0005  # a phase that nobody has as much of is left out
 _NAMES = {"native": "", "grpcio": ", grpcio"}

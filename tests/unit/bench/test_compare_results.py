@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-import bench.run
+import bench.run_folder
 from bench.compare import machine, table
 from bench.compare.order import Turn, interleaved
 from bench.compare.results import About, FailureRow, LoadRow, Results, Spread, StartRow, summaries
 from bench.output import OutputInvalid
 from bench.profile.results import Profiles
-from bench.run import ResultsInvalid, Run
+from bench.run_folder import ResultsInvalid, RunFolder
 
 
 def load(peer: str, round_: int, per_second: float, cpu_us: float, in_flight: int = 16, model: str = "m") -> LoadRow:
@@ -56,7 +56,7 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
         file.write_bytes(text[: len(text) // 2].encode())
         raise KeyboardInterrupt
 
-    run = Run(tmp_path, "compare")
+    run = RunFolder(tmp_path, "compare")
     kept.write(run)
     before = run.results.read_text()
     kept.machine = {"cpu": "another"}
@@ -69,7 +69,7 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "tables.md").mkdir()
     with pytest.raises(OutputInvalid, match=r"tables\.md: Is a directory; give another --out"):
-        Run(tmp_path, "compare").write("tables.md", "text")
+        RunFolder(tmp_path, "compare").write("tables.md", "text")
 
 
 def test_rounds_are_interleaved_within_a_model():
@@ -89,7 +89,7 @@ def test_a_median_has_its_spread():
 
 
 def test_what_is_written_is_read_again(tmp_path: Path):
-    run = Run(tmp_path, "compare")
+    run = RunFolder(tmp_path, "compare")
     results().write(run)
     assert Results.read(run) == results()
     Results().write(run)
@@ -100,12 +100,12 @@ def test_what_is_written_is_read_again(tmp_path: Path):
     "content", ["", "[]", "[" * 100_000, "{}", '{"machine": {}, "runs": [], "peers": {}, "loads": [{}]}']
 )
 def test_something_else_is_refused(tmp_path: Path, content: str):
-    run = Run(tmp_path, "compare")
+    run = RunFolder(tmp_path, "compare")
     run.results.write_text(content)
     with pytest.raises(ResultsInvalid, match="no results of compare"):
         Results.read(run)
     with pytest.raises(ResultsInvalid, match="No such file"):
-        Results.read(Run(tmp_path / "absent", "compare"))
+        Results.read(RunFolder(tmp_path / "absent", "compare"))
 
 
 def test_rounds_go_on_where_they_ended():
@@ -188,6 +188,6 @@ def test_the_csv_holds_every_measurement():
     assert rows[1] == {name: str(value) for name, value in dataclasses.asdict(results().loads[1]).items()}
 
 
-@pytest.mark.parametrize("module", [table, bench.run, machine])
+@pytest.mark.parametrize("module", [table, bench.run_folder, machine])
 def test_the_examples_are_true(module):
     assert doctest.testmod(module).failed == 0

@@ -1,4 +1,4 @@
-"""A run of ``compare`` or ``profile``: its folder, whose ``results.json`` holds every sample, and its tables."""
+"""The folder of a run of ``compare`` or ``profile``: ``results.json`` holds every sample, and tables show it."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ class ResultsInvalid(BenchError):
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class RunFolder:
     """The folder of a run, which may not exist yet.
 
     Attributes:
-        folder: Its path.
+        path: Where it is.
         command: The command that writes it.
     """
 
-    folder: Path
+    path: Path
     command: str
 
     @classmethod
-    def at(cls, out: Path | None, command: str) -> Run:
-        """Return the run in ``--out``, by default today's in ``bench/results``."""
+    def at(cls, out: Path | None, command: str) -> RunFolder:
+        """Return the folder of ``--out``, by default today's in ``bench/results``."""
         today = datetime.datetime.now(datetime.UTC).date()
         return cls(out or ROOT / "bench" / "results" / f"{today}-{command}", command)
 
     @property
     def results(self) -> Path:
         """The file that everything else in the folder is made from."""
-        return self.folder / "results.json"
+        return self.path / "results.json"
 
     def read(self, parse: Callable[[Any], _T]) -> _T:
         """Read the results; ``parse`` makes them of what the JSON holds.
@@ -78,7 +78,7 @@ class Run:
         Raises:
             OutputInvalid: It cannot be written.
         """
-        path, aside = self.folder / name, self.folder / f".{name}.aside"
+        path, aside = self.path / name, self.path / f".{name}.aside"
         try:
             aside.write_text(text)
             os.replace(aside, path)
