@@ -32,8 +32,8 @@ def test_quotes_tabs_in_the_text_and_odd_line_ends_are_text(tmp_path: Path) -> N
 def test_a_folder_is_searched(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.parent.mkdir(exist_ok=True)
-    path.write_text("0\tx\n")
-    assert _open(tmp_path).texts == ("x",)
+    path.write_text("0\tx\n1\ty\n")
+    assert _open(tmp_path).texts == ("x", "y")
 
 
 def test_a_folder_with_both_splits_has_a_test_split(tmp_path: Path) -> None:
