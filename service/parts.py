@@ -87,7 +87,9 @@ def choose_transport(settings: Settings) -> str:
     else:
         chosen, why = _suitable_transport(settings)
     if settings.transport != "auto":
-        chosen, why = settings.transport, "asked for"
+        suitable, chosen, why = chosen, settings.transport, "asked for"
+        if (suitable, chosen) == ("grpcio", "native"):
+            _LOG.warning("the native transport faces a network but bounds neither messages nor connections")
     _LOG.info("transport %s: %s", chosen, why)
     if chosen == "native" and settings.max_connection_age_seconds:
         _LOG.warning(

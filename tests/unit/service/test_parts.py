@@ -54,6 +54,22 @@ def test_an_age_that_the_chosen_door_does_not_know_is_told(
     assert [record.levelname for record in caplog.records if "age" in record.message] == ["WARNING"] * warned
 
 
+@pytest.mark.parametrize(
+    ("settings", "warned"),
+    [
+        ({"host": "0.0.0.0", "transport": "native"}, True),
+        ({"host": "0.0.0.0", "transport": "native", "trust_clients": True}, False),
+        ({"host": "0.0.0.0", "transport": "grpcio"}, False),
+        ({"transport": "native"}, False),
+    ],
+)
+def test_the_door_that_bounds_no_message_is_told_of_where_strangers_reach_it(
+    settings: dict[str, Any], warned: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    choose_transport(Settings(models="models", **settings))
+    assert ["WARNING"] * warned == [record.levelname for record in caplog.records if "a network but" in record.message]
+
+
 def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "pygrpc_native", None)
     assert choose_transport(Settings(models="models")) == "grpcio"
