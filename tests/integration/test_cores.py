@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.integration.harness import MODELS, ServerProcess, infer_request
+from tests.integration.threads import of_each_thread
 
 MODEL = "resnet20-cifar10"
 PATIENCE_SECONDS = 60.0
@@ -19,8 +20,9 @@ PATIENCE_SECONDS = 60.0
 
 def doors(pid: int) -> list[Path]:
     """Return the tasks of the listener; the intake's is the one that follows the same way, but has no name."""
-    tasks = Path(f"/proc/{pid}/task").iterdir()
-    return [task for task in tasks if (task / "comm").read_text().strip() == "grpc-native-io"]
+    tasks = Path(f"/proc/{pid}/task")
+    names = of_each_thread(pid, lambda thread: (tasks / str(thread) / "comm").read_text().strip())
+    return [tasks / str(thread) for thread, name in names.items() if name == "grpc-native-io"]
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="threads are bound to cores on Linux")

@@ -31,6 +31,7 @@ from service.backend.onnx import OnnxBackend
 from service.server import Server
 from service.settings import Settings
 from tests.integration.harness import DEADLINE_SECONDS, MODELS, Gate, ServerProcess, eventually, infer_request
+from tests.integration.threads import of_each_thread
 from tests.unit.service.samples import encoded
 
 MODEL, IN_FLIGHT = "lenet5-mnist", 64
@@ -133,8 +134,10 @@ def _burst(port: int, link: socket.socket) -> Callable[[], None]:
 
 
 def _cpu_seconds(pid: int) -> float:
-    threads = Path(f"/proc/{pid}/task").glob("*/schedstat")
-    return sum(int(thread.read_text().split()[0]) for thread in threads) / 1e9
+    def nanoseconds(thread: int) -> int:
+        return int(Path(f"/proc/{pid}/task/{thread}/schedstat").read_text().split()[0])
+
+    return sum(of_each_thread(pid, nanoseconds).values()) / 1e9
 
 
 class FakeFront:

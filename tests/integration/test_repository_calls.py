@@ -30,6 +30,7 @@ from tests.integration.harness import (
     failure,
     infer_request,
 )
+from tests.integration.threads import of_each_thread
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -375,8 +376,7 @@ def test_trace_settings_are_not_here_and_the_answer_says_where_they_are(explicit
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="the system has no such policy")
 def test_instances_of_a_model_that_a_call_loaded_wait_for_their_turn_as_others_do(explicit: ServerProcess):
     def policies() -> dict[int, int]:
-        threads = [int(task.name) for task in Path(f"/proc/{explicit.process.pid}/task").iterdir()]
-        return {thread: os.sched_getscheduler(thread) for thread in threads}
+        return of_each_thread(explicit.process.pid, os.sched_getscheduler)
 
     before = policies()
     if os.SCHED_BATCH not in before.values():

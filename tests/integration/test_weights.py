@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from tests.integration.harness import MODELS, ServerProcess, infer_request
+from tests.integration.threads import of_each_thread
 
 MODEL = "resnet20-cifar10"
 LIGHT, HEAVY = "light", "heavy"
@@ -29,8 +30,8 @@ def test_a_quarter_of_the_weight_is_about_a_quarter_of_the_time(tmp_path: Path):
     (tmp_path / LIGHT / "serving.toml").write_text("weight = 0.25\n")
     batch = np.zeros((32, 32, 32, 3), np.uint8)
     with ServerProcess(tmp_path, "native", "--instances", "1", "--intra-op-threads", "1") as server:
-        for thread in os.listdir(f"/proc/{server.process.pid}/task"):
-            os.sched_setaffinity(int(thread), {min(os.sched_getaffinity(0))})
+        core = {min(os.sched_getaffinity(0))}
+        of_each_thread(server.process.pid, lambda thread: os.sched_setaffinity(thread, core))
         stop = time.monotonic() + SECONDS
 
         def keep_busy(name: str) -> None:
