@@ -216,12 +216,10 @@ def test_a_module_that_ends_in_softmax_is_refused(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    module = types.ModuleType("mine")
-    module.make = lambda: nn.Sequential(*tiny(), nn.Softmax(dim=1))
-    monkeypatch.setitem(sys.modules, "mine", module)
-    torch.save(module.make().state_dict(), tmp_path / "w.pt")
+    module = nn.Sequential(*tiny(), nn.Softmax(dim=1))
+    torch.save(module.state_dict(), tmp_path / "w.pt")
     more = ["--weights", str(tmp_path / "w.pt"), "--labels", str(labels), "--preprocessing", str(preprocessing)]
-    assert load(tmp_path, "--from", "mine:make", *more) == 2
+    assert load(tmp_path, *_own(module, monkeypatch), *more) == 2
     assert "mine:make: returns probabilities, expected logits; remove its softmax" in capsys.readouterr().err
     assert not (tmp_path / "make").exists()
 

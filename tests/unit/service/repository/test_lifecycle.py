@@ -64,6 +64,11 @@ class FakeLoader:
         if place in self.failures:
             raise self.failures[place]
         attempt.commit()
+        return self.make(folder, metrics)
+
+    def make(self, folder: VersionFolder, metrics: Metrics) -> Servable:
+        """Return what serves a version from now on."""
+        place = f"{folder.name}/{folder.version}"
         self.batchers[place] = FakeBatcher()
         return bare_servable(
             name=folder.name,

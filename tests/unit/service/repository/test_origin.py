@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +11,6 @@ import pytest
 
 from service.manifest import Manifest, file_digest, read_manifest, write_manifest
 from service.metrics import Metrics
-from service.repository.attempt import Attempt
 from service.repository.origin import Origin
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder, fingerprint
@@ -27,16 +25,8 @@ SETTINGS = Settings(models="models")
 class DigestingLoader(FakeLoader):
     """Its servables have the digest of what was on disk; they are bare graphs."""
 
-    def __call__(
-        self,
-        folder: VersionFolder,
-        settings: Settings,
-        metrics: Metrics,
-        on_death: Callable[[], None],
-        attempt: Attempt,
-    ) -> Servable:
-        digest = file_digest(folder.path / "model.onnx")
-        return replace(super().__call__(folder, settings, metrics, on_death, attempt), digest=digest)
+    def make(self, folder: VersionFolder, metrics: Metrics) -> Servable:
+        return replace(super().make(folder, metrics), digest=file_digest(folder.path / "model.onnx"))
 
 
 def staged(root: Path) -> Stage:

@@ -6,7 +6,6 @@ import contextlib
 import os
 import shutil
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 
 from hypothesis import settings
@@ -17,10 +16,8 @@ from service.errors import LoadFailed, ManifestInvalid, ModelNotFound, SettingsE
 from service.manifest import file_digest
 from service.metrics import Metrics
 from service.repository import version_policy
-from service.repository.attempt import Attempt
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
-from service.settings import Settings
 from tests.unit.service.repository.test_origin import DigestingLoader
 from tests.unit.service.repository.test_reconciler import Stage, change_failed
 
@@ -36,18 +33,10 @@ class Loader(DigestingLoader):
         super().__init__()
         self.made: list[Servable] = []
 
-    def __call__(
-        self,
-        folder: VersionFolder,
-        settings: Settings,
-        metrics: Metrics,
-        on_death: Callable[[], None],
-        attempt: Attempt,
-    ) -> Servable:
+    def make(self, folder: VersionFolder, metrics: Metrics) -> Servable:
         if (folder.path / "model.onnx").read_bytes().startswith(b"bad"):
-            self.during(f"{folder.name}/{folder.version}")
             raise ManifestInvalid("bad")
-        self.made.append(super().__call__(folder, settings, metrics, on_death, attempt))
+        self.made.append(super().make(folder, metrics))
         return self.made[-1]
 
 
