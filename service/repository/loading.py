@@ -289,6 +289,7 @@ def _interrupt(backend: OnnxBackend, taking: Taking[..., list[np.ndarray]] | Non
 def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:
     labels = (servable.name, str(servable.version))
     provider = servable.provider
+    metrics.forget_facts(*labels)
     metrics.provider_info.labels(*labels, provider.requested, provider.actual, provider.device).set(1)
     metrics.golden_passed.labels(*labels).set(servable.verified)
     if servable.golden is not None:

@@ -133,9 +133,9 @@ class Swapper:
                 raise
             self._failed(folder, str(error), error.hint)
         except LoadError as error:
+            self._failed(folder, str(error), error.hint)
             if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-            self._failed(folder, str(error), error.hint)
         except Exception:
             _LOG.exception("loading failed")
             self._failed(folder, "loading failed, see the log", LoadError.hint)

@@ -176,6 +176,20 @@ def test_a_version_is_in_exactly_one_state(metrics: Metrics, state: str) -> None
     assert values == {name: float(name == state) for name in STATES}
 
 
+@pytest.mark.parametrize("state", STATES)
+def test_facts_are_shown_of_what_is_loaded_only(metrics: Metrics, state: str) -> None:
+    """A bare graph that stops working must not look like one whose golden answers were wrong."""
+    fill(metrics, "m", "1")
+    fill(metrics, "m", "2")
+    metrics.set_state("m", "1", state)
+    facts = ("execution_provider_info", "golden_check_passed", "golden_check_max_abs_error", "batch_cost_seconds")
+    text = metrics.negotiate("")[0].decode()
+    for version, loaded in (("1", state in ("READY", "UNLOADING")), ("2", True)):
+        for name in facts:
+            series = rf'convserve_{name}\{{.*model="m".*version="{version}"'
+            assert bool(re.search(series, text)) == loaded, (name, version)
+
+
 def test_the_queue_is_read_at_the_scrape(metrics: Metrics) -> None:
     class Queue:
         queued = 3
