@@ -31,6 +31,7 @@ from service.errors import (
     ServingError,
 )
 from service.logs import _BOUNDS
+from service.metrics import Metrics
 from service.preparation import Burst, Terms
 from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
@@ -438,13 +439,17 @@ def test_a_call_that_finds_no_room_for_all_its_parts_gives_all_back(world: World
         world.classify(GOOD[:4])
 
 
-def test_a_deadline_that_passed_before_decoding_is_exceeded(world: World) -> None:
+def test_a_deadline_that_passed_before_decoding_is_exceeded_and_counted_once(world: World) -> None:
+    metrics = Metrics("0", "fake")
+    world.servable = make_servable(batcher=world.batcher, metrics=metrics)
     world.classify(GOOD[:4], deadline=101.0)
     world.clock.advance(1.0)
     world.pool.run_all()
     (error,) = world.items.errors
     assert isinstance(error, DeadlineExceeded)
     assert world.batcher.requests == []
+    labels = {"model": "pictures", "version": "1", "reason": "deadline_exceeded"}
+    assert metrics.registry.get_sample_value("convserve_rejected_total", labels) == 1
 
 
 def test_the_objective_bounds_the_deadline_of_items(world: World) -> None:
