@@ -113,7 +113,6 @@ class ModelMetrics:
         self._request_seconds = metrics.request_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
         self._padding_ratio = metrics.padding_ratio.labels(*labels)
-        self._confidence = metrics.confidence.labels(*labels)
         self._phase = {
             phase: metrics.phase_seconds.labels(*labels, phase)
             for phase in ("decode", "queue", "assemble", "infer", "postprocess")
@@ -296,4 +295,6 @@ class ModelMetrics:
         counts = np.bincount(np.concatenate([classes for classes, _, _ in best]))
         for place in counts.nonzero()[0].tolist():
             self._families.predictions.labels(*self._labels, labels[place]).inc(int(counts[place]))
-        self._confidence.observe(np.concatenate([probabilities for _, probabilities, _ in best]))
+        self._families.confidence.labels(*self._labels).observe(
+            np.concatenate([probabilities for _, probabilities, _ in best])
+        )

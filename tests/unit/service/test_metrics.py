@@ -251,6 +251,13 @@ def test_predictions_are_counted_by_class(metrics: Metrics) -> None:
     assert value(metrics, "convserve_merged_requests_total", **labels) == 1
 
 
+def test_a_version_without_classes_shows_no_predictions(metrics: Metrics) -> None:
+    bound = version_metrics(metrics)
+    bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
+    assert 'model="m"' in (text := metrics.negotiate("")[0].decode())
+    assert not re.search(r"convserve_prediction\w*\{", text)
+
+
 def test_statistics_add_up_as_triton_counts_them(metrics: Metrics) -> None:
     bound = fill(metrics)
     bound.observe_batch([0.2], rows=1, padding=0.0, assemble=0.03, infer=0.04, reason="idle")
