@@ -185,7 +185,8 @@ class Lifecycle:
 
     def withdraw(self, servable: Servable) -> None:
         """Stop lending a version. The caller closes it and then sets its new state."""
-        self._replace(VersionStatus(servable.name, servable.version, "UNLOADING"), None)
+        hint = "it takes no more requests"
+        self._replace(VersionStatus(servable.name, servable.version, "UNLOADING", hint=hint), None)
 
     def when_withdrawn(self, let_go: Callable[[Servable], None]) -> None:
         """Call ``let_go`` with each servable that is no longer lent, on the thread that withdrew it.

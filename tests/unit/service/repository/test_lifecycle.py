@@ -452,7 +452,7 @@ def test_closing_unloads_everything_within_one_time_limit(tmp_path: Path) -> Non
     cycle.close(3600.0)
     assert set(states(cycle).values()) == {"UNLOADING"}
     error = refusal(cycle, "a")
-    assert error.message == "model 'a' version 2 is UNLOADING: try again"
+    assert error.message == "model 'a' version 2 is UNLOADING: it takes no more requests"
     assert error.retry_after_seconds is None, "nothing says that it comes back"
     graces = [grace for place in ("a/2", "a/1", "b/1") for grace in loader.batchers[place].closed_with]
     first, second, third = (grace for grace in graces if grace is not None)
