@@ -249,9 +249,9 @@ def _called(source: str, function: Callable[[], object]) -> nn.Module:
         raise RecipeInvalid(f"{source}: cannot be called ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")
-    if not isinstance(made, nn.Module):
-        raise RecipeInvalid(f"{source}: returned {type(made).__name__}, expected a torch.nn.Module")
-    return made
+    if not isinstance(made, nn.Module) or isinstance(made, torch.jit.ScriptModule):
+        raise RecipeInvalid(f"{source}: returned {type(made).__name__}, expected a torch.nn.Module, not TorchScript")
+    return getattr(made, "_orig_mod", made)  # of torch.compile, whose graph is not what is converted
 
 
 def _settle(network: Network, spec: ImageSpec) -> None:
@@ -261,7 +261,7 @@ def _settle(network: Network, spec: ImageSpec) -> None:
     a deep random network become so large that the rounding of any runtime shows in the probabilities.
 
     Raises:
-        RecipeInvalid: The network cannot take pictures of this size.
+        RecipeInvalid: The network cannot take such pictures.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -277,14 +277,17 @@ def _pass_through(network: Network, spec: ImageSpec, pictures: np.ndarray) -> No
     """Run a network on pictures.
 
     Raises:
-        RecipeInvalid: The network cannot take pictures of this size.
+        RecipeInvalid: The network cannot take such pictures.
     """
     try:
         with torch.no_grad():
             network(PictureFront(spec)(torch.from_numpy(pictures)))
-    except Exception as error:  # each layer raises its own class
+    except (Exception, SystemExit) as error:  # each layer raises its own class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeInvalid(f"the network cannot take pictures of {spec.height} x {spec.width} ({reason})") from None
+        raise RecipeInvalid(
+            f"the network cannot take pictures of {spec.height} x {spec.width} in mode {spec.mode} ({reason}); it is "
+            "given float32 (N, C, H, W) on the CPU, of the size and mode that --size and --preprocessing say"
+        ) from None
 
 
 def _digest(module: nn.Module) -> str:
