@@ -19,6 +19,7 @@ from export.data.inputs import Preprocessing
 from export.errors import DataInvalid, ExportError
 from export.evaluate import evaluate_graph
 from export.progress import Bar, Reporter
+from export.provenance import LOADED
 from export.publish import publish_run
 from export.recipe import Recipe, find_recipe
 from export.report import write_report
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         complaints.print(f"convserve-export: {error} ({reason})", markup=False, highlight=False)
         return FAILED
     except KeyboardInterrupt:
-        complaints.print("convserve-export: interrupted before anything was complete", markup=False)
+        complaints.print("convserve-export: interrupted before anything new was complete", markup=False)
         return INTERRUPTED
 
 
@@ -189,6 +190,8 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     check_digests(manifest, folder)  # otherwise the figure would be another file's
     if manifest.preprocessing is None or manifest.labels_file is None:
         raise DataInvalid(f"{folder}: cannot be evaluated; expected a classifier of pictures or sentences")
+    if arguments.recipe is None and manifest.provenance.recipe == LOADED:
+        raise DataInvalid(f"{folder}: was loaded, not trained; give --recipe RECIPE|FILE.toml, which reads such data")
     recipe = find_recipe(arguments.recipe or manifest.provenance.recipe)
     # The version's own labels decide the class index of each folder of pictures.
     recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))

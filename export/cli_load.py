@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.cli_numbers import positive
-from export.errors import PublishFailed
+from export.errors import PublishFailed, RecipeInvalid, WeightsInvalid
 from export.foreign import publish_foreign
 from export.load import Order, load_network
 from export.publish_loaded import publish_loaded
@@ -109,6 +109,10 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
     order = Order(
         network, arguments.weights, arguments.renames, arguments.labels, arguments.preprocessing, arguments.size
     )
+    if arguments.renames is not None and arguments.weights is None:
+        raise WeightsInvalid("--renames changes names in the weights; give --weights FILE too")
+    if arguments.logits and not network.endswith(".onnx"):
+        raise RecipeInvalid(f"{network}: --logits is for ONNX files; other networks always return logits")
     name = arguments.name or (Path(network).stem if network.endswith(".onnx") else network.rpartition(":")[2])
     if "/" in name or not name.strip("."):
         raise PublishFailed(f"{name!r} cannot be the name of a folder; give --name MODEL")

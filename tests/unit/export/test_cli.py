@@ -116,6 +116,8 @@ def test_an_interrupted_run_says_how_to_go_on(
         (["train", "textcnn-mr", "--data", "x", "--folds", "1,x"], "--folds: expected an integer of at least 0"),
         (["publish", "gone", "--models", "m"], "gone: holds no run (recipe.toml is missing)"),
         (["verify", "gone"], "gone/manifest.json: no such file"),
+        (["load", "lenet5", "--models", "m", "--renames", "r"], "--renames changes names in the weights"),
+        (["load", "lenet5", "--models", "m", "--logits"], "lenet5: --logits is for ONNX files; other networks always"),
         (
             ["verify", ROOT / "models/lenet5-mnist"],
             f"{ROOT}/models/lenet5-mnist: is the folder of a model; give the folder of a version, ",
@@ -166,6 +168,30 @@ def test_a_wrong_argument_is_exit_code_2(
         cli.main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_the_data_of_a_loaded_version_need_a_recipe(
+    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "1")
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest["provenance"]["recipe"] = "loaded"
+    manifest["accuracy"] = []
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    assert _main("evaluate", version, "--data", pictures) == 2
+    assert "was loaded, not trained; give --recipe RECIPE|FILE.toml, which reads" in capsys.readouterr().err
+    assert _main("evaluate", version, "--data", pictures, "--recipe", "lenet5-mnist") == 0
+
+
+def test_a_resumed_run_that_is_interrupted_early_does_not_say_that_nothing_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_all", press)
+    assert _main("train", "lenet5-mnist", "--data", tmp_path, "--resume") == 130
+    assert capsys.readouterr().err == "convserve-export: interrupted before anything new was complete\n"
 
 
 def test_a_bare_graph_has_nothing_to_evaluate(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
