@@ -82,8 +82,17 @@ def test_a_budget_buys_more_samples_of_the_small() -> None:
     backend = Timed()
     measuring = backend.measuring([1, 2, 4])
     measuring.know({1: [3.0], 2: [5.0], 4: [9.0]})
-    measuring.measure(14)
-    assert backend.shapes == [(1, 2), (2, 2), (1, 2), (1, 2)]
+    measuring.measure(16)
+    assert backend.shapes == [(1, 2), (2, 2), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("budget", "runs"), [(118, True), (117, False)])
+def test_what_was_never_run_is_expected_to_take_longer_in_proportion_to_its_length(budget: float, runs: bool) -> None:
+    backend = Timed()
+    measuring = backend.measuring([1], 64)
+    measuring.know({1: [17.0]}, tokens=16)
+    measuring.measure(budget)  # 17 s for 16 tokens, 33 s for 32, and then it expects 17 / 16 * 64 = 68 s for 64
+    assert ((1, 64) in backend.shapes) == runs
 
 
 @given(st.floats(0, 500), st.sampled_from([None, 10, 100, 4096]), st.booleans())
@@ -122,6 +131,18 @@ def test_lengths_without_a_measurement_are_scaled_from_their_neighbour() -> None
     }
 
 
+def test_a_length_between_two_that_were_measured_is_scaled_from_the_shorter_one() -> None:
+    measuring = Timed().measuring([1, 2], 100)
+    measuring.know({1: [2.0], 2: [4.0]}, tokens=16)
+    measuring.know({1: [20.0], 2: [40.0]}, tokens=64)
+    assert measuring.measure(0) == {
+        16: [[2.0], [4.0]],
+        32: [[4.0], [8.0]],
+        64: [[20.0], [40.0]],
+        128: [[40.0], [80.0]],
+    }
+
+
 def test_a_batch_without_a_measurement_is_at_best_as_quick_as_a_smaller_one() -> None:
     backend = Timed(unable=2)
     measuring = backend.measuring([1, 2, 4])
@@ -141,6 +162,7 @@ def test_a_free_dimension_is_run_as_a_short_sentence_or_small_picture_if_it_can_
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         if max(inputs[0].shape) > longest:
             raise BackendFailed("longer than this graph knows")
+        assert {array.dtype for array in inputs} == {np.dtype(np.float32)}
         shapes.update(array.shape for array in inputs)
         return []
 
