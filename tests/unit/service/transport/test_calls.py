@@ -36,7 +36,7 @@ from service.pb.convserve.classification.v1 import classification_pb2 as classif
 from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
-from service.transport import call, tensor_codec
+from service.transport import call, replies, tensor_codec
 from service.transport.access import Access, TokenFile
 from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
@@ -692,6 +692,40 @@ def test_heads_of_other_shapes_and_graphs_are_not_mixed_up(world: World) -> None
         assert [(output.name, list(output.shape)) for output in other.answered().outputs] == [
             (f"y-{digest[-1]}", [rows, 2])
         ]
+
+
+def test_heads_of_shapes_without_end_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "_MAX_HEADS", 2)
+    form, kept = replies.InferForm(bare_servable(), [tensor_codec.RequestedOutput(0)]), []
+    for rows in range(1, 6):
+        form.head(((rows, 2),))
+        kept.append(len(form._heads))
+    assert kept == [1, 2, 1, 2, 1]
+
+
+def test_text_is_sent_as_text(world: World) -> None:
+    world.plane.servables["bare"] = bare_servable(outputs=(TensorSpec("y", "BYTES", (-1, 1)),))
+    world.infer()
+    world.reply.answer([np.array([["seven"]], dtype=object)], REQUEST, FACTS)
+    assert world.answered().raw_output_contents == [b"\x05\0\0\0seven"]
+
+
+def test_what_goes_into_shared_memory_is_not_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(SharedMemory, "check", lambda *_: None)
+    monkeypatch.setattr(SharedMemory, "write", lambda _, *part: written.append(part))
+    output = inference.ModelInferRequest.InferRequestedOutputTensor(name="y")
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": 8, "shared_memory_offset": 4}
+    for name, value in region.items():
+        kind = "string_param" if isinstance(value, str) else "int64_param"
+        setattr(output.parameters[name], kind, value)
+    world.infer(outputs=[output])
+    row = np.array([[2, 4]], np.float32)
+    world.reply.answer([row], REQUEST, FACTS)
+    assert written == [("r", 4, 8, row.tobytes())]
+    response = world.answered()
+    assert response.raw_output_contents == [b""]
+    assert response.outputs[0].parameters == output.parameters
 
 
 def test_only_the_outputs_asked_for_are_sent_in_that_order(world: World) -> None:
