@@ -70,6 +70,5 @@ class KnownItems:
         started = self._clock()
         evicted = 0
         for row, key in enumerate(keys):
-            if key not in self._shelf.keys:  # kept a moment ago for another caller, as good as this one
-                evicted += self._shelf.put(key, [output[row : row + 1] for output in outputs])
+            evicted += self._shelf.put(key, [output[row : row + 1] for output in outputs])
         self._observer.cache_miss(self._clock() - started, evicted, calls)
