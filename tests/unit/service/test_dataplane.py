@@ -804,23 +804,26 @@ class TestMoreRowsThanABatchHolds:
     """Where the operator allows them they are run in several batches, and the caller gets one answer."""
 
     ROWS = np.arange(20, dtype=np.float32).reshape(10, 2)
+    GAIN = np.ones(1, np.float32)
 
     @pytest.fixture
     def wide(self, world: World) -> World:
-        world.servable = bare_servable(batcher=world.batcher, max_rows=12)
+        optional = (TensorSpec("gain", "FP32", (1,)),)
+        world.servable = bare_servable(batcher=world.batcher, max_rows=12, optional_inputs=optional)
         return world
 
     def offer(self, wide: World) -> tuple[Ticket, RecordingReply]:
         reply = RecordingReply()
-        terms = wide.terms(wide.servable, deadline=101.0, priority=1)
-        return wide.plane.infer(wide.servable, {"x": self.ROWS}, terms, reply), reply
+        terms = wide.terms(wide.servable, deadline=101.0, priority=3)
+        return wide.plane.infer(wide.servable, {"x": self.ROWS, "gain": self.GAIN}, terms, reply), reply
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (2, 1, 0)])
     def test_come_back_in_order_whichever_batch_ends_first(self, wide: World, order: Sequence[int]) -> None:
         _, reply = self.offer(wide)
         parts = wide.batcher.requests
-        assert [(part.rows, part.deadline, part.arrival) for part in parts] == [
-            (4, 101.0, 100.0), (4, 101.0, 100.0), (2, 101.0, 100.0),
+        gain = {"gain": self.GAIN}
+        assert [(part.rows, part.deadline, part.arrival, part.handicap, part.overrides) for part in parts] == [
+            (4, 101.0, 100.0, 2.0, gain), (4, 101.0, 100.0, 2.0, gain), (2, 101.0, 100.0, 2.0, gain),
         ]  # fmt: skip
         for place in order:
             assert not reply.answers
@@ -896,7 +899,7 @@ class TestMoreRowsThanABatchHolds:
         assert reply.status == "CANCELLED"
 
     def test_there_is_a_bound(self, wide: World) -> None:
-        wide.servable = bare_servable(batcher=wide.batcher, max_rows=9)
+        wide.servable = dataclasses.replace(wide.servable, max_rows=9)
         assert refusal(lambda: self.offer(wide)) == "batch of 10, expected 1 to 9"
 
     def test_pictures_as_well(self, world: World) -> None:
