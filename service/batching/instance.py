@@ -112,7 +112,7 @@ class Instance:
             batch = self._buffer.assemble(requests, bucket)
             padding = padding_ratio(requests, batch)
             assembled = self._clock()
-            outputs = run(batch, overrides) if overrides else run(batch)
+            outputs = run(batch, overrides)
             _check_rows(outputs, bucket)
         except Exception as error:
             self._observer.failed(requests)
