@@ -93,6 +93,8 @@ class ServerProcess:
         self.transport = transport
         self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
         self.lines: list[str] = []
+        self.log_is_read = threading.Event()  # while it is set
+        self.log_is_read.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -109,6 +111,7 @@ class ServerProcess:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
+            self.log_is_read.wait()
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -121,6 +124,7 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
+        self.log_is_read.set()
         self._reader.join(DEADLINE_SECONDS)
         assert self.process.stderr is not None
         self.process.stderr.close()
