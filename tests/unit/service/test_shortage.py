@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 
 import pytest
@@ -38,10 +39,11 @@ def test_what_the_system_does_not_give_is_one_line_with_the_remedy(error: BaseEx
 
 
 def test_python_says_so_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    starts = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+    monkeypatch.setattr(threading, starts, refuse)
     with pytest.raises(SettingsError, match="no thread can be started"), shortages_named():
         threading.Thread().start()
 
