@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.cli_numbers import positive
-from export.errors import PublishFailed
+from export.errors import PublishFailed, RecipeInvalid
 from export.foreign import publish_foreign
 from export.load import Order, load_network
 from export.publish_loaded import publish_loaded
@@ -62,7 +62,7 @@ def _list(arguments: argparse.Namespace, console: Console) -> int:
         return _list_layers(arguments.name, console)
     console.print("[bold]recipes[/bold]")
     for name in bundled_recipes():
-        console.print(f"  {name:24} {escape(find_recipe(name).summary)}", highlight=False)
+        console.print(f"  {name:24} {escape(find_recipe(name).summary)}")
     console.print("[bold]architectures[/bold]  (list ARCHITECTURE shows the layers)")
     table = Table(box=None, pad_edge=False)
     for title in ("name", "paper", "input"):
@@ -103,8 +103,10 @@ def _list_layers(name: str, console: Console) -> int:
 
 def _load(arguments: argparse.Namespace, console: Console) -> int:
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False)
 
+    if ":" not in (arguments.source or ":"):
+        raise RecipeInvalid(f"--from: expected MODULE:FUNCTION, got '{arguments.source}'")
     network = arguments.source or arguments.network
     order = Order(
         network, arguments.weights, arguments.renames, arguments.labels, arguments.preprocessing, arguments.size

@@ -28,6 +28,7 @@ from export.zoo import find_known
 from service import strict
 from service.spec import ImageSpec
 
+_PICTURES_ONLY = "load takes networks for pictures, train has one for sentences, and a bare model.onnx can be served"
 _TIMM = "timm:"
 _RANDOM_FACTOR = 0.2
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training uses
@@ -164,9 +165,7 @@ def _recipe_description(order: Order, notes: list[str]) -> tuple[ImageSpec, tupl
         )
     recipe = find_recipe(name)
     if not isinstance(recipe.spec, ImageSpec):
-        raise RecipeInvalid(
-            f"{name}: is a recipe for sentences, expected one for pictures; sentence networks cannot be loaded"
-        )
+        raise RecipeInvalid(f"{name}: is a recipe for sentences; {_PICTURES_ONLY}")
     notes.append(
         f"preprocessing and labels are those of the recipe {name} "
         f"(mean {_listed(recipe.spec.mean)}, std {_listed(recipe.spec.std)}); --preprocessing overrides them"
@@ -182,6 +181,8 @@ def _read_preprocessing(path: Path) -> ImageSpec:
     """Read the table ``[preprocessing]`` of a TOML file, which may be a complete recipe."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        if table.get("kind") == "text":
+            raise RecipeInvalid(f"{path}: is for sentences; {_PICTURES_ONLY}")
         return strict.parse(ImageSpec, table, "preprocessing")
     except KeyError:
         raise RecipeInvalid(f"{path}: has no table [preprocessing]") from None
@@ -211,7 +212,7 @@ def _builder(network: str) -> Callable[[Sizes], Network]:
     if ":" not in network:
         known = find_known(network)
         if known.sizes.vocabulary:
-            raise RecipeInvalid(f"{network}: is a network for sentences, which train supports and load does not")
+            raise RecipeInvalid(f"{network}: is a network for sentences; {_PICTURES_ONLY}")
         return known.build
     if network.startswith(_TIMM):
         return _timm(network.removeprefix(_TIMM))

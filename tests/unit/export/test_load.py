@@ -30,6 +30,8 @@ from service.manifest import MODEL_FILE, read_labels, read_manifest
 from service.preprocessing import image
 from tests.unit.export.samples import ready
 
+_RECIPES = Path(__file__).parents[3] / "export" / "recipes"
+
 
 def load(models: Path, *arguments: str) -> int:
     return cli.main(["load", *arguments, "--models", str(models), "--max-batch-size", "2", "--threads", "1"])
@@ -319,9 +321,13 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
         (Order("alexnet", size_px=16), r"cannot take pictures of 16 x 16 \("),
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
-        (Order("resnet21"), r"no architecture 'resnet21'; known: "),
-        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences"),
+        (Order("resnet21"), r"no architecture 'resnet21', did you mean "),
+        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences; load takes networks for pictures"),
         (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
+        (
+            Order("lenet5", preprocessing=str(_RECIPES / "textcnn-mr.toml")),
+            r"textcnn-mr\.toml: is for sentences; load takes networks for pictures",
+        ),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
     ],
