@@ -174,7 +174,8 @@ class Call:
         servable = self._calls.dataplane.find(name, version)
         self._servable = servable
         if task and servable.task != task:
-            raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}")
+            instead = "; it takes tensors alone, by ModelInfer" if servable.task == "tensor" else ""
+            raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}{instead}")
         return servable
 
     def lent(self, servable: Servable) -> None:

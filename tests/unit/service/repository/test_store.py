@@ -243,7 +243,7 @@ def test_what_is_not_served_is_named_with_why(tmp_path: Path) -> None:
         "cut/1": "it holds no model.onnx",
         "empty": "it holds no VERSION/model",
         "good/3": "it holds no model.onnx",
-        "good/config.pbtxt": "it is not read: use servi",
+        "good/config.pbtxt": "Triton's settings are not",
         "good/v2": "a version's name is a pos",
         "named/01": "a version's name is a pos",
         "two words": "a model's name has at mos",

@@ -851,6 +851,14 @@ def test_a_model_of_another_task_is_refused(world: World) -> None:
     assert world.counts() == {("pictures", "ClassifySentences", "INVALID_ARGUMENT"): 1}
 
 
+def test_who_asks_a_bare_graph_for_labels_learns_what_it_takes(world: World) -> None:
+    world.plane.servables["bare"] = bare_servable(name="bare", task="tensor")
+    world.begin(CLASSIFY_SENTENCES, classification.ClassifySentencesRequest(model_name="bare", sentences=["good"]))
+    assert world.responder.statuses[0].message == (
+        "model 'bare' has task tensor, this method needs sentence-classification; it takes tensors alone, by ModelInfer"
+    )
+
+
 def test_sentences_are_text(world: World) -> None:
     world.plane.servables["s"] = bare_servable(name="s", task="sentence-classification")
     world.begin(CLASSIFY_SENTENCES, classification.ClassifySentencesRequest(model_name="s", sentences=["gut", "ü"]))
