@@ -104,7 +104,7 @@ def test_something_else_is_refused(tmp_path: Path, content: str):
     run.results.write_text(content)
     with pytest.raises(ResultsInvalid, match="no results of compare"):
         Results.read(run)
-    with pytest.raises(ResultsInvalid, match="No such file"):
+    with pytest.raises(ResultsInvalid, match="No such file or directory; --out names the folder of a run"):
         Results.read(RunFolder(tmp_path / "absent", "compare"))
 
 
