@@ -81,6 +81,7 @@ class Instance:
     def run(self, batch: Batch) -> None:
         """Run one batch and settle its requests."""
         unsettled = deque(batch.release.requests)
+        error: ServingError | None = None
         try:
             error = self._run(batch.release.requests, batch, unsettled)
             if error is not None and len(unsettled) == 1:
@@ -88,6 +89,7 @@ class Instance:
             elif error is not None:
                 self._run_alone(batch.release, unsettled)
         finally:
+            del error  # its traceback knows this frame: the requests would wait for the garbage collector
             # Requests are left here only by an error of ours, which goes on to end the thread.
             for request in unsettled:
                 request.refuse(InternalError("the batch failed"))
@@ -97,6 +99,7 @@ class Instance:
             error = self._run([request], Batch(release, self._clock()), unsettled)
             if error is not None:
                 unsettled.popleft().refuse(error)
+            del error  # as above
 
     def _run(
         self, requests: Sequence[PendingRequest], given: Batch, unsettled: deque[PendingRequest]

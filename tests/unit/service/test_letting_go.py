@@ -23,7 +23,7 @@ from service.batching.policy import BatchingPolicy
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
 from service.dataplane import DataPlane, Ticket
-from service.errors import ServingError
+from service.errors import BackendFailed, ServingError
 from service.gather import TensorGather
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
@@ -231,9 +231,15 @@ def test_who_becomes_late_in_the_queue(world: World) -> None:
     assert sorted(world.endings) == ["DEADLINE_EXCEEDED"] * 4 + ["OK"]
 
 
-def test_whose_batch_fails(world: World) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, BackendFailed])
+def test_whose_batch_fails(world: World, kind: type[Exception]) -> None:
+    """With an error of anybody's, or one of ours, as the real backend makes of the runtime's."""
+
     def fail(batch: object) -> list[np.ndarray]:
-        raise RuntimeError("no")
+        try:
+            raise ValueError("the runtime's")
+        except ValueError as error:
+            raise kind("no") from error
 
     world.backend.behaviour = fail
     world.backend.open()
