@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -118,6 +119,27 @@ def test_a_failed_version_is_tried_again_only_when_it_changed(tmp_path: Path) ->
     stage.reconciler.poll()
     assert tried == ["a/1"]
     assert stage.states == {"a/1": "READY"}
+
+
+def test_a_version_for_which_too_many_files_were_open_is_tried_again_at_the_next_look(tmp_path: Path) -> None:
+    """Nothing about it was wrong, so nothing about it will change."""
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    shortage = ManifestInvalid("not readable")
+    shortage.__context__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    stage.loader.failures |= {"a/2": shortage, "b/1": shortage}
+    stage.add("a/2")
+    stage.change("b/1")
+    old = stage.lifecycle.find("b")
+    stage.reconciler.poll()
+    assert (stage.serving("a"), stage.lifecycle.find("b")) == ([1], old)
+    assert change_failed(stage, "a")
+    assert change_failed(stage, "b")
+    stage.loader.failures.clear()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2]
+    assert stage.lifecycle.find("b") is not old
+    assert not change_failed(stage, "a")
+    assert not change_failed(stage, "b")
 
 
 def test_a_changed_version_is_replaced_under_its_number(tmp_path: Path) -> None:
