@@ -245,11 +245,12 @@ class Lifecycle:
         replaced = versions.pop(status.version, None)
         if servable is not None:
             versions[status.version] = servable
-            self._required |= {status.name}
         newest_first = dict(sorted(versions.items(), reverse=True))
         # Before _ready, by which readiness is judged.
         self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
         self._ready = {**self._ready, status.name: newest_first}
+        if servable is not None:  # after _ready: the server would seem not to be ready for a moment
+            self._required |= {status.name}
         self._names = self._names | {status.name}
         if status.is_left_out:  # no series reports an unwanted version as UNAVAILABLE
             self._metrics.forget(status.name, str(status.version))

@@ -398,6 +398,23 @@ def test_who_keeps_servables_lets_go_of_each_that_is_lent_no_more(tmp_path: Path
     assert let_go == [servable]
 
 
+def test_the_server_is_ready_at_every_instant_in_which_a_further_model_becomes_ready() -> None:
+    class Watched(Lifecycle):
+        """Looks whether it is ready after each of its steps."""
+
+        seen: frozenset[bool] = frozenset()
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name != "seen" and self.__dict__.get("_started"):
+                self.seen |= {self.is_ready}
+
+    watched = Watched(Metrics("0", "test"))
+    watched.start()
+    watched.put(bare_servable())
+    assert watched.seen == {True}
+
+
 def test_a_model_is_known_and_required_as_long_as_it_has_a_version(tmp_path: Path) -> None:
     loader = FakeLoader()
     cycle = lifecycle(repository(tmp_path, "a/1", "a/2"), loader, versions="all")
