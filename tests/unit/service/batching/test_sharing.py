@@ -225,7 +225,7 @@ def test_who_leaves_the_queue_is_refused_and_nothing_is_kept() -> None:
     stage.shared.cancel(request)
     assert stage.reply.status == "CANCELLED"
     assert stage.cache is not None
-    assert len(stage.cache) == 0
+    assert len(stage.cache.keys) == 0
 
 
 def test_optional_inputs_are_not_shared() -> None:
