@@ -155,9 +155,6 @@ class RecordingObserver:
     def replied(self, requests: Sequence[PendingRequest], _facts: BatchFacts, _seconds: float) -> None:
         self.events.append(("replied", len(requests)))
 
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        self.events.append(("failed", len(requests)))
-
     def rejected(self, reason: str, count: int = 1) -> None:
         self.events.extend([("rejected", reason)] * count)
 
@@ -174,10 +171,6 @@ class RaisingObserver(RecordingObserver):
 
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         super().replied(requests, facts, seconds)
-        raise RuntimeError("broken metrics")
-
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        super().failed(requests)
         raise RuntimeError("broken metrics")
 
     def rejected(self, reason: str, count: int = 1) -> None:

@@ -115,7 +115,6 @@ class Instance:
             outputs = run(batch, overrides) if overrides else run(batch)
             _check_rows(outputs, bucket)
         except Exception as error:
-            self._observer.failed(requests)
             _LOG.exception("a batch failed")
             return error if isinstance(error, ServingError) else BackendFailed("the batch failed")
         finished = self._clock()

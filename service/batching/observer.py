@@ -22,9 +22,6 @@ class Observer(Protocol):
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """All requests of a batch were answered, ``seconds`` after the backend had returned."""
 
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """A batch failed in the backend; if it had several requests, each is tried alone next."""
-
     def rejected(self, reason: str, count: int = 1) -> None:
         """``count`` requests were refused; ``reason`` is the error's reason in lower case."""
 
@@ -45,10 +42,6 @@ class ShieldedObserver:
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """A batch was answered."""
         self._tell(lambda: self._observer.replied(requests, facts, seconds))
-
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """A batch failed in the backend."""
-        self._tell(lambda: self._observer.failed(requests))
 
     def rejected(self, reason: str, count: int = 1) -> None:
         """Requests were refused."""

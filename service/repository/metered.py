@@ -38,9 +38,6 @@ class MeteredBatches:
         """Count the time that the replies took."""
         self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
 
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """Count nothing: every request's call counts its own failure."""
-
     def rejected(self, reason: str, count: int = 1) -> None:
         """Count refusals."""
         self._metrics.rejected(reason, count)
