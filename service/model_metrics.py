@@ -137,14 +137,14 @@ class ModelMetrics:
         """Report the response cache's size in bytes at every scrape."""
         self._families.cache_bytes.labels(*self._labels).set_function(size)
 
-    def observe_cache_hit(self, seconds: float) -> None:
+    def cache_hit(self, seconds: float) -> None:
         """Count an answer from the cache and the time to find it; as in Triton it was queued, but is no inference."""
         self._families.cache_hits.labels(*self._labels).inc()
         with self._lock:
             self._statistics.cache_hit.add(1, seconds)
             self._statistics.queue.add(1, 0.0)
 
-    def observe_cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
         """Count an answer that the cache lacked, the time to seek and to keep it, and the entries evicted for it."""
         self._families.cache_misses.labels(*self._labels).inc(calls)
         if evicted:
@@ -152,7 +152,7 @@ class ModelMetrics:
         with self._lock:
             self._statistics.cache_miss.add(calls, seconds)
 
-    def observe_merged(self) -> None:
+    def merged(self) -> None:
         """Count a request that shared another's run."""
         self._families.merged.labels(*self._labels).inc()
 

@@ -99,7 +99,7 @@ def load(
         lone = LoneSession(folder, fingerprint, LonePricing(opened.pricing, settings), subject, opened.prove, cores)
         taking = cores.taken_by(graph.run, layout.threads)
     batcher = _batcher(opened, taking or graph.run, cost, observer, on_death)
-    shared = _shared_answers(opened, batcher, observer, cache)
+    shared = _shared_answers(opened, batcher, model_metrics, cache)
     if shared is not None and (shelf := shared.cache) is not None:
         model_metrics.watch_cache(lambda: shelf.size_bytes)
     at_weight(settings.weight, lambda: batcher.start(folder.name))
@@ -261,7 +261,7 @@ def _batcher(
 
 
 def _shared_answers(
-    opened: _Opened, batcher: Batcher, observer: MeteredBatches, cache: ResponseCache | None
+    opened: _Opened, batcher: Batcher, metrics: ModelMetrics, cache: ResponseCache | None
 ) -> SharedAnswers | None:
     settings, folder = opened.settings, opened.folder
     shelf = cache.shelf() if cache is not None and settings.response_cache else None
@@ -271,7 +271,7 @@ def _shared_answers(
         batcher,
         identity=f"{folder.name} {folder.version} {opened.digest}",
         names=[spec.name for spec in opened.graph.inputs],
-        observer=observer,
+        metrics=metrics,
         cache=shelf,
         merges=settings.merge_identical_requests,
         most_joined=settings.max_queued_requests,

@@ -13,7 +13,7 @@ _MAX_COUNTED_CLASSES = 1000  # each class is a series; a model with more has its
 
 
 class MeteredBatches:
-    """Counts what a batcher and its shared answers report."""
+    """Counts what a batcher reports."""
 
     def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
         self._metrics = metrics
@@ -41,18 +41,6 @@ class MeteredBatches:
     def rejected(self, reason: str, count: int = 1) -> None:
         """Count refusals."""
         self._metrics.rejected(reason, count)
-
-    def cache_hit(self, seconds: float) -> None:
-        """Count an answer from the cache."""
-        self._metrics.observe_cache_hit(seconds)
-
-    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        """Count an answer that was not in the cache."""
-        self._metrics.observe_cache_miss(seconds, evicted, calls)
-
-    def merged(self) -> None:
-        """Count a request that shared another's run."""
-        self._metrics.observe_merged()
 
     def cancelled(self, stage: str) -> None:
         """Count a caller who left."""

@@ -943,7 +943,7 @@ class RememberingWorld(World):
         self.counts = Counts()
         shelf = ResponseCache(limit_bytes).shelf() if limit_bytes else None
         shared = SharedAnswers(
-            self.batcher, identity="pictures 1", names=["images"], observer=self.counts, cache=shelf, merges=merges,
+            self.batcher, identity="pictures 1", names=["images"], metrics=self.counts, cache=shelf, merges=merges,
             clock=self.clock,
         )  # fmt: skip
         self.servable = make_servable(batcher=self.batcher, shared=shared)

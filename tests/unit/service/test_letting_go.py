@@ -57,21 +57,21 @@ class World:
         self.clock = FakeClock()
         self.backend = FakeBackend(open_gate=False)
         metrics = Metrics("0", "fake")
-        observer = MeteredBatches(ModelMetrics(metrics, "pictures", "1", lambda: 0), ())
+        counts = ModelMetrics(metrics, "pictures", "1", lambda: 0)
         specs = manifest().inputs
         self.batcher = Batcher(
             self.backend,
             BatchingPolicy(linear_cost(groups=[None]), 4),
             limits=BatcherLimits(BOUND, 1),
             new_buffer=lambda: BatchBuffer(specs, 4),
-            observer=observer,
+            observer=MeteredBatches(counts, ()),
             clock=self.clock,
         )
         shared = SharedAnswers(
             self.batcher,
             identity="pictures",
             names=["images"],
-            observer=observer,
+            metrics=counts,
             cache=ResponseCache(10_000).shelf() if cache else None,
             merges=merges,
             clock=self.clock,

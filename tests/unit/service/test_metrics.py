@@ -66,9 +66,9 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     bound.observe_success(0.5)
     bound.observe_failure(0.25, "QUEUE_FULL")
     bound.watch_cache(lambda: 4096)
-    bound.observe_cache_hit(0.0001)
-    bound.observe_cache_miss(0.0002, 3)
-    bound.observe_merged()
+    bound.cache_hit(0.0001)
+    bound.cache_miss(0.0002, 3)
+    bound.merged()
     bound.observe_predictions(np.array([0, 1, 0]), np.array([0.75, 0.5, 0.25]), ["cat", "dog", "mouse"])
     bound.rejected("queue_full")
     bound.cancelled("queued")
@@ -195,7 +195,7 @@ def test_what_ends_after_the_series_are_gone_does_not_bring_them_back(metrics: M
     metrics.forget("m", "1")
     bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
     bound.observe_predictions(np.array([0]), np.array([1.0]), ["cat"])
-    bound.observe_merged()
+    bound.merged()
     assert 'model="m"' not in metrics.negotiate("")[0].decode()
 
 

@@ -131,7 +131,7 @@ class Stage:
             self.batcher,
             identity="m 1",
             names=["numbers"],
-            observer=self.told,
+            metrics=self.told,
             cache=self.cache,
             merges=merges,
             most_joined=most_joined,
@@ -382,7 +382,7 @@ def test_a_run_that_ends_before_it_is_known_is_joined_by_nobody() -> None:
 
     stage.batcher.offer = at_once  # type: ignore[method-assign]
     stage.shared = SharedAnswers(
-        stage.batcher, identity="m 1", names=["numbers"], observer=stage.told, merges=True, clock=stage.clock
+        stage.batcher, identity="m 1", names=["numbers"], metrics=stage.told, merges=True, clock=stage.clock
     )
     assert got_own_rows(stage.ask())
     assert got_own_rows(stage.ask())
@@ -547,7 +547,7 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
             clock=self.clock,
         )
         self.shared = SharedAnswers(
-            self.batcher, identity="m", names=["numbers"], observer=Told(), merges=True, clock=self.clock
+            self.batcher, identity="m", names=["numbers"], metrics=Told(), merges=True, clock=self.clock
         )
         self.batcher.start("m")
         self.running = make_request(1.0)
@@ -629,7 +629,7 @@ def test_in_front_of_a_real_batcher_everybody_is_answered_once_whoever_leaves() 
     )
     batcher.start("m")
     shared = SharedAnswers(
-        batcher, identity="m", names=["numbers"], observer=Told(), cache=ResponseCache(3000).shelf(), merges=True
+        batcher, identity="m", names=["numbers"], metrics=Told(), cache=ResponseCache(3000).shelf(), merges=True
     )
     asked: list[list[tuple[PendingRequest, bool]]] = [[] for _ in range(4)]
 

@@ -67,7 +67,7 @@ class SharingMachine(RuleBasedStateMachine):
             self.batcher,
             identity="m",
             names=["numbers"],
-            observer=self.observer,
+            metrics=self.observer,
             cache=shelf,
             merges=True,
             clock=self.clock,

@@ -141,7 +141,7 @@ def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
     def sharing() -> Servable:
         shelf = cache.shelf()
         shelf.put(b"key", [np.zeros((1, 2))])
-        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], observer=Silent(), cache=shelf)
+        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], metrics=Silent(), cache=shelf)
         return bare_servable(name="a", version=1, shared=shared)
 
     servable, other = sharing(), sharing()
