@@ -75,7 +75,6 @@ class Counts:
         codes: Calls by gRPC status code.
         latency: Seconds from intake to reply of successful calls.
         queue: Seconds in the queue.
-        infer: Seconds in the backend, by batch.
         batch: Rows of each batch.
         padding: Share of padding of each batch.
     """
@@ -83,7 +82,6 @@ class Counts:
     codes: Mapping[str, int]
     latency: Histogram
     queue: Histogram
-    infer: Histogram
     batch: Histogram
     padding: Histogram
 
@@ -95,7 +93,6 @@ class Counts:
             {code: count - earlier.codes.get(code, 0) for code, count in self.codes.items()},
             self.latency.minus(earlier.latency),
             self.queue.minus(earlier.queue),
-            self.infer.minus(earlier.infer),
             self.batch.minus(earlier.batch),
             self.padding.minus(earlier.padding),
         )
@@ -122,11 +119,10 @@ def read(metrics: Metrics, versions: Iterable[Key], now: float) -> Reading:
     for key in versions:
         latency = _histogram(metrics.request_seconds, key)
         queue = _histogram(metrics.phase_seconds, (*key, "queue"))
-        infer = _histogram(metrics.phase_seconds, (*key, "infer"))
         batch = _histogram(metrics.batch_size, key)
         padding = _histogram(metrics.padding_ratio, key)
-        if latency and queue and infer and batch and padding:
-            found[key] = Counts(codes.get(key, {}), latency, queue, infer, batch, padding)
+        if latency and queue and batch and padding:
+            found[key] = Counts(codes.get(key, {}), latency, queue, batch, padding)
     return Reading(now, found)
 
 
