@@ -48,7 +48,8 @@ class Cores:
         self._here = here if len(self._allowed) > 1 else None
         self._followers: tuple[int, ...] = ()
         self._busy = 0
-        self._begun = 0
+        self.begun = 0
+        """Batches that have begun so far, of all models."""
         self._gathered = False
         self._lock = threading.Lock()
 
@@ -62,11 +63,6 @@ class Cores:
         """Whether no batch runs on any of them."""
         return not self._busy
 
-    @property
-    def begun(self) -> int:
-        """Batches that have begun so far, of all models."""
-        return self._begun
-
     def roam(self) -> None:
         """Let the calling thread run on every core: a thread inherits the cores of the one that started it."""
         self._send([threading.get_native_id()], self._allowed)
@@ -79,7 +75,7 @@ class Cores:
         """Count a batch that begins and takes ``threads`` cores."""
         with self._lock:
             self._busy += threads
-            self._begun += 1
+            self.begun += 1
             self._free()
 
     def end(self, threads: int) -> None:

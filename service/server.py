@@ -242,7 +242,7 @@ class Server:
             self._http.close()
         if self._tracing is not None:
             self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
-        self._shared_memory.close()
+        self._shared_memory.unregister()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._socket_folder is not None:
             self._socket_folder.cleanup()

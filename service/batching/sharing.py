@@ -77,12 +77,8 @@ class SharedAnswers:
         self._flights: dict[bytes, _Flight] = {}
         self._members: dict[PendingRequest, _Flight] = {}
         self._most_joined = most_joined
-        self._joined = 0
-
-    @property
-    def joined(self) -> int:
+        self.joined = 0
         """How many requests wait for others' runs."""
-        return self._joined
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Answer, merge or queue a request; never run it inline, since others may want its answer.
@@ -113,7 +109,7 @@ class SharedAnswers:
             if flight is not None:
                 carrier = flight.carrier
                 flight.members.remove(request)
-                self._joined -= request is not flight.first
+                self.joined -= request is not flight.first
                 alone = not flight.members
                 if alone:
                     self._end(flight)
@@ -162,14 +158,14 @@ class SharedAnswers:
         """
         with self._lock:
             flight = self._flights.get(key)
-            if flight is None or self._joined >= self._most_joined:
+            if flight is None or self.joined >= self._most_joined:
                 return False
             carrier = flight.carrier
             if request.deadline < carrier.deadline or request.turn < carrier.turn:
                 return False
             if not request.cancelled and request.deadline > now:
                 flight.members.append(request)
-                self._joined += 1
+                self.joined += 1
                 self._members[request] = flight
             return True
 
@@ -240,7 +236,7 @@ class SharedAnswers:
         members, flight.members = flight.members, []
         for member in members:
             self._members.pop(member, None)
-            self._joined -= member is not flight.first
+            self.joined -= member is not flight.first
         return members
 
 

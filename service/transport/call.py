@@ -78,31 +78,27 @@ class InFlight:
     """Counts the calls taken in and not yet settled. Thread-safe."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
+        """How many calls are in flight."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-
-    @property
-    def count(self) -> int:
-        """How many calls are in flight."""
-        return self._count
 
     def enter(self) -> None:
         """Count a call in."""
         with self._lock:
-            self._count += 1
+            self.count += 1
 
     def leave(self) -> None:
         """Count it out."""
         with self._lock:
-            self._count -= 1
-            if not self._count:
+            self.count -= 1
+            if not self.count:
                 self._changed.notify_all()
 
     def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is in flight; return False if the time ran out first."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._count, timeout_seconds)
+            return self._changed.wait_for(lambda: not self.count, timeout_seconds)
 
 
 class Ledger(Protocol):

@@ -31,7 +31,7 @@ def key() -> Iterator[str]:
 def memory() -> Iterator[SharedMemory]:
     shared = SharedMemory()
     yield shared
-    shared.close()
+    shared.unregister()
 
 
 def open_descriptors() -> int:
