@@ -180,15 +180,14 @@ class Server:
             with shortages_named():
                 self._watchdog.start()  # first: versions are called as soon as they are loaded
                 self.reconciler.load_all()
+                self._widening.start()
+                if self._settings.model_control_mode == "poll":
+                    self._watcher.start()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
         except Exception as error:
             _LOG.exception("loading the repository failed")
             self._die(error)
-        else:
-            self._widening.start()
-            if self._settings.model_control_mode == "poll":
-                self._watcher.start()
         self.loaded.set()
 
     def _die(self, error: Exception) -> None:
