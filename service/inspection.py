@@ -16,7 +16,8 @@ from service.metrics import Metrics
 from service.repository import store
 from service.repository.batch_view import batch_view
 from service.repository.loading import load
-from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
+from service.repository.measuring import Subject
+from service.repository.pricing import Pricing, costs_of, useful_batch_size
 from service.repository.servable import Servable
 from service.repository.store import Contents, VersionFolder
 from service.spec import TextSpec

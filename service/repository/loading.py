@@ -38,8 +38,9 @@ from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import LonePricing
 from service.repository.lone_session import LoneSession
+from service.repository.measuring import Subject
 from service.repository.metered import MeteredBatches
-from service.repository.pricing import Pricing, Subject, useful_batch_size
+from service.repository.pricing import Pricing, useful_batch_size
 from service.repository.rows_apart import answers_rows_apart
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder

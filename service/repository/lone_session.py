@@ -18,7 +18,8 @@ from service.repository import store
 from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import Disturbed, LonePricing
-from service.repository.pricing import Subject, useful_batch_size
+from service.repository.measuring import Subject
+from service.repository.pricing import useful_batch_size
 from service.repository.store import Fingerprint, VersionFolder
 
 _LOG = logging.getLogger(__name__)

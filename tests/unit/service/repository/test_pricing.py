@@ -13,7 +13,8 @@ from service.backend.base import Provider
 from service.batching.choice import Layout, default_layout
 from service.batching.cost import CostModel
 from service.repository.batch_view import BatchView
-from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
+from service.repository.measuring import Subject
+from service.repository.pricing import Pricing, costs_of, useful_batch_size
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.tensors import TensorSpec
