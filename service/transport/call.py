@@ -13,6 +13,7 @@ from service.dataplane import DataPlane
 from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.preparation import Burst
 from service.repository.servable import Servable
+from service.rpc_counts import RpcCounts
 from service.transport.access import Metadata
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.departure import departure
@@ -102,18 +103,21 @@ class InFlight:
 
 
 class Ledger(Protocol):
-    """What a call needs in order to be counted."""
+    """What calls need in order to be counted."""
 
     in_flight: InFlight
     recorder: Recorder
+    rpcs: RpcCounts
 
     @property
     def dataplane(self) -> DataPlane:
         """The core."""
         ...
 
-    def count(self, method: str, code: str, model: str = "", version: str = "", *, rpc: bool = True) -> None:
-        """Count a call that ended."""
+    def count(
+        self, method: str, code: str, model: str = "", version: str = "", number: int = 1, *, rpc: bool = True
+    ) -> None:
+        """Count calls that ended alike."""
         ...
 
     def status_of(self, error: ServingError, request_id: str) -> Status:

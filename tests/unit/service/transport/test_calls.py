@@ -152,7 +152,9 @@ class World:
     def __init__(self, overload_status: str = "RESOURCE_EXHAUSTED", recorder: Recorder | None = None) -> None:
         self.metrics = Metrics("0", "fake")
         self.plane = FakePlane(self.metrics)
-        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status, recorder=recorder)  # type: ignore[arg-type]
+        access = Access(None, None, local=True)
+        recorder = recorder or Recorder(AccessLog(0.0, lambda: 0.0))
+        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status, access, recorder)  # type: ignore[arg-type]
         self.responder = FakeResponder()
 
     def begin(self, method: str, message: Any, time_remaining: float | None = None) -> Any:
@@ -559,7 +561,7 @@ def test_a_call_without_a_credential_is_let_go_at_once(world: World, tmp_path: P
     tokens = tmp_path / "tokens"
     tokens.write_text("sesame\n", encoding="utf-8")
     access = Access(TokenFile(tokens), None, local=True)
-    calls = Calls(world.plane, world.metrics, SharedMemory(), "RESOURCE_EXHAUSTED", access)  # type: ignore[arg-type]
+    calls = Calls(world.plane, world.metrics, SharedMemory(), "RESOURCE_EXHAUSTED", access, world.calls.recorder)  # type: ignore[arg-type]
     responder = FakeResponder()
     gone = weakref.ref(responder)
     gc.disable()
