@@ -130,7 +130,7 @@ def _print_lone(servable: Servable) -> None:
         return
     print(f"  alone       on {runs.threads} threads, in ms by batch size")
     for group, rows in runs.policy.cost.table().items():
-        cells = "  ".join(f"{size}: {mean * 1e3:.3g}" for size, mean, _ in rows if size in runs.quicker[group])
+        cells = "  ".join(f"{size}: {mean * 1e3:.3g}" for size, mean in rows if size in runs.quicker[group])
         if cells:
             print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
 

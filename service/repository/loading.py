@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from service.backend.cuda import CudaOptions
 from service.backend.onnx import OnnxBackend
 from service.batching.admission import BatcherLimits
@@ -279,7 +277,7 @@ def _shared_answers(
     )
 
 
-def _interrupt(backend: OnnxBackend, taking: Taking[..., list[np.ndarray]] | None, lone: LoneSession | None) -> None:
+def _interrupt(backend: OnnxBackend, taking: Taking | None, lone: LoneSession | None) -> None:
     backend.interrupt()
     if taking is not None:
         taking.give_up()
@@ -296,5 +294,5 @@ def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> No
         metrics.golden_error.labels(*labels).set(servable.golden.max_abs_error)
     metrics.load_seconds.labels(*labels).set(servable.load_seconds)
     for group, rows in cost.table().items():
-        for bucket, seconds, _ in rows:
+        for bucket, seconds in rows:
             metrics.batch_cost.labels(*labels, "" if group is None else str(group), str(bucket)).set(seconds)

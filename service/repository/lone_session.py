@@ -6,8 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
 from service.backend.onnx import OnnxBackend
 from service.batching.batcher import Batcher
 from service.batching.lone import LoneRuns
@@ -60,7 +58,7 @@ class LoneSession:
         self._prove = prove
         self._cores = cores
         self._backend: OnnxBackend | None = None
-        self._taking: Taking[..., list[np.ndarray]] | None = None
+        self._taking: Taking | None = None
         self._in_vain = self._left_out = 0
         self.settled = False
         self.runs: LoneRuns | None = None

@@ -49,7 +49,7 @@ def test_a_second_start_measures_nothing(tmp_path: Path) -> None:
     assert first.runs > 0
     assert second.runs == 0
     assert again.buckets == cost.buckets
-    assert [bucket for bucket, _, _ in again.table()[None]] == [1, 2, 4]
+    assert [bucket for bucket, _ in again.table()[None]] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("gpu", ["", "NVIDIA A10"])
