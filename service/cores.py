@@ -116,8 +116,8 @@ class Taking:
 
     def __call__(self, *args: Any) -> Any:
         """Run a batch."""
+        self._under_way.append(None)  # first, so that whoever gives up from now on counts this run out
         self._cores.begin(self._threads)
-        self._under_way.append(None)
         try:
             return self._run(*args)
         finally:
