@@ -128,11 +128,9 @@ class Swapper:
 
         try:
             servable = self._attempts.make(f"load {folder.name}/{folder.version}", attempt)
-        except ProviderUnavailable as error:
-            if provider_must_be_there:
-                raise
-            self._failed(folder, str(error), error.hint)
         except LoadError as error:
+            if provider_must_be_there and isinstance(error, ProviderUnavailable):
+                raise
             if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
             self._failed(folder, str(error), error.hint)
