@@ -225,34 +225,25 @@ class ModelMetrics:
     def settle(self) -> None:
         """Add up what was noted. Never raises: what cannot be added up is logged and lost."""
         with self._lock:
-            # Replies before batches: if a batch is noted meanwhile, both wait for the next time.
-            replies, batches, best = taken(self._replies), taken(self._batches), taken(self._best)
-            decoded, succeeded, failed = taken(self._decoded), taken(self._succeeded), taken(self._failed)
-            rejected = taken(self._rejected)
             try:
-                self._settle_calls(decoded, succeeded, failed, rejected)
-                self._settle_batches(batches)
+                replies = taken(self._replies)  # before batches: if a batch is noted meanwhile, both wait
+                self._settle_batches(taken(self._batches))
                 self._settle_replies(replies)
-                self._settle_predictions(best)
+                self._settle_predictions(taken(self._best))
+                self._settle_calls()
             except Exception:
                 _LOG.exception("some of what happened could not be counted")
 
-    def _settle_calls(
-        self,
-        decoded: Sequence[float],
-        succeeded: Sequence[float],
-        failed: Sequence[tuple[float, str]],
-        rejected: Sequence[str],
-    ) -> None:
-        if decoded:
+    def _settle_calls(self) -> None:
+        if decoded := taken(self._decoded):
             self._phase["decode"].observe(decoded)
-        if succeeded:
+        if succeeded := taken(self._succeeded):
             self._request_seconds.observe(succeeded)
             self._statistics.success.add(len(succeeded), sum(succeeded))
-        if failed:
+        if failed := taken(self._failed):
             self._statistics.fail.add(len(failed), sum(seconds for seconds, _ in failed))
             self._statistics.failures.update(reason for _, reason in failed)
-        for reason, count in Counts(rejected).items():
+        for reason, count in Counts(taken(self._rejected)).items():
             self._families.rejected.labels(*self._labels, reason).inc(count)
 
     def _settle_batches(self, batches: Sequence[_Batch]) -> None:
