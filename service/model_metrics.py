@@ -37,7 +37,7 @@ class Duration:
 
 @dataclass(slots=True)
 class BatchDurations:
-    """Phases of the executions of one batch size."""
+    """Phases of the executions, of one batch size or of all."""
 
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
@@ -45,7 +45,7 @@ class BatchDurations:
 
 
 @dataclass(slots=True)
-class Statistics:
+class Statistics(BatchDurations):
     """What ModelStatistics reports of a version since it was loaded. Guarded by ``ModelMetrics``."""
 
     last_inference_ms: int = 0
@@ -54,9 +54,6 @@ class Statistics:
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
     cache_hit: Duration = field(default_factory=Duration)
     cache_miss: Duration = field(default_factory=Duration)
     by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
@@ -263,13 +260,11 @@ class ModelMetrics:
             stats.execution_count += 1
             stats.last_inference_ms = max(stats.last_inference_ms, batch.ended_ms)
             stats.queue.add(requests, sum(batch.queue_seconds))
-            stats.compute_input.add(requests, requests * batch.assemble)
-            stats.compute_infer.add(requests, requests * batch.infer)
-            stats.compute_output.add(requests, 0.0)
             own = stats.by_batch_size.setdefault(batch.rows, BatchDurations())
-            own.compute_input.add(1, batch.assemble)
-            own.compute_infer.add(1, batch.infer)
-            own.compute_output.add(1, 0.0)
+            for durations, count in ((stats, requests), (own, 1)):
+                durations.compute_input.add(count, count * batch.assemble)
+                durations.compute_infer.add(count, count * batch.infer)
+                durations.compute_output.add(count, 0.0)
 
     def _settle_replies(self, replies: Sequence[tuple[int, int, float]]) -> None:
         if not replies:
