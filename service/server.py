@@ -217,7 +217,7 @@ class Server:
         hurry.wait(settings.lame_duck_seconds)
         if self.transport == "grpcio":  # the native door's library cannot tell callers to go
             self._grpcio.leave()
-        self.dataplane.start_refusing()
+        self.dataplane.draining = True
         give_up = time.monotonic() + (0 if hurry.is_set() else settings.drain_seconds)
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
             self._calls.in_flight.wait_idle(0.1)

@@ -61,8 +61,7 @@ def load(
 ) -> Servable:
     """Load one version and prove that it answers as it did at export.
 
-    Blocking, from tens of milliseconds to seconds; call it from the loader's thread. Nothing is
-    registered: the lifecycle decides what becomes READY.
+    Blocks, from tens of milliseconds to seconds. Nothing is registered: the lifecycle decides what becomes READY.
 
     Args:
         folder: The version's folder.

@@ -741,7 +741,7 @@ def test_find_lends_until_the_lame_duck_is_over(world: World) -> None:
     assert world.plane.find("pictures", "3").version == 3
     with pytest.raises(ModelNotFound):
         world.plane.find("nothing")
-    world.plane.start_refusing()
+    world.plane.draining = True
     with pytest.raises(Draining) as caught:
         world.plane.find("pictures")
     assert caught.value.retry_after_seconds == 1.0, "another server takes its place"
@@ -754,7 +754,7 @@ def test_lends_what_the_repository_lends_until_the_lame_duck_is_over(world: Worl
     assert lends == [(world.servable, "3")]
     assert not world.plane.lends(world.servable, "3")
     lends.clear()
-    world.plane.start_refusing()
+    world.plane.draining = True
     assert not world.plane.lends(world.servable, "3")
 
 
