@@ -162,26 +162,6 @@ class RecordingObserver:
         self.events.append(("cancelled", stage))
 
 
-class RaisingObserver(RecordingObserver):
-    """Fails at every event, after having recorded it."""
-
-    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        super().batch(requests, outputs, facts)
-        raise RuntimeError("broken metrics")
-
-    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
-        super().replied(requests, facts, seconds)
-        raise RuntimeError("broken metrics")
-
-    def rejected(self, reason: str, count: int = 1) -> None:
-        super().rejected(reason, count)
-        raise RuntimeError("broken metrics")
-
-    def cancelled(self, stage: str) -> None:
-        super().cancelled(stage)
-        raise RuntimeError("broken metrics")
-
-
 def make_request(
     *values: float,
     group: Hashable = "numbers",

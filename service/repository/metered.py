@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from service.batching.request import BatchFacts, PendingRequest
 from service.model_metrics import ModelMetrics
 
+_LOG = logging.getLogger(__name__)
 _MAX_COUNTED_CLASSES = 1000  # each class is a series; a model with more has its predictions uncounted
 
 
@@ -29,10 +31,16 @@ class MeteredBatches:
             infer=facts.infer_seconds,
             reason=facts.release_reason,
         )
+        try:
+            self._count_predictions(outputs, facts.rows)
+        except Exception:  # counting must never harm a caller
+            _LOG.exception("the predictions of a batch cannot be counted")
+
+    def _count_predictions(self, outputs: Sequence[np.ndarray], rows: int) -> None:
         if self._labels and _are_of_classes(outputs[0], len(self._labels)):
-            probabilities = outputs[0][: facts.rows]
+            probabilities = outputs[0][:rows]
             best = probabilities.argmax(axis=1)
-            self._metrics.observe_predictions(best, probabilities[np.arange(facts.rows), best], self._labels)
+            self._metrics.observe_predictions(best, probabilities[np.arange(rows), best], self._labels)
 
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """Count the time that the replies took."""

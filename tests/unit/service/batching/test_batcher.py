@@ -17,7 +17,6 @@ import pytest
 from service.batching import answering
 from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher, BatcherLimits
-from service.batching.observer import Observer
 from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.errors import (
@@ -35,7 +34,6 @@ from tests.fakes import (
     NUMBERS,
     FakeBackend,
     FakeClock,
-    RaisingObserver,
     RaisingReply,
     RecordingObserver,
     RecordingReply,
@@ -65,7 +63,6 @@ class Stage:
         runs_inline: bool = False,
         answers_apart: bool = False,
         scale: float = 1.0,
-        observer: Observer | None = None,
         new_buffer: Callable[[], BatchBuffer] = number_buffer,
     ) -> None:
         self.clock = FakeClock()
@@ -78,7 +75,7 @@ class Stage:
             BatchingPolicy(linear_cost(0.002 * scale, 0.0005 * scale), 8, max_queue_delay_seconds),
             limits=BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline, answers_apart=answers_apart),
             new_buffer=new_buffer,
-            observer=observer or self.seen,
+            observer=self.seen,
             clock=self.clock,
             on_death=self.on_death,
         )
@@ -378,34 +375,6 @@ class TestFailure:
         stage.submit(*requests)
         stage.start()
         assert stage.finish(requests) == ["INTERNAL"] * 3
-
-    def test_an_observer_that_raises_harms_nobody(self) -> None:
-        """At every one of its events: a batch, a refusal, a caller who left."""
-        observer = RaisingObserver()
-        stage = Stage(observer=observer, max_queued_requests=4)
-        failing = [stage.start_busy()]
-        answered = stage.submit(make_request(1), make_request(2), make_request(3))
-        (late,) = stage.submit(make_request(4, deadline=stage.clock.now + 0.01))
-        with pytest.raises(QueueFull):
-            stage.batcher.reserve()
-        stage.batcher.cancel(answered[0])
-        with pytest.raises(DeadlineExceeded):
-            stage.submit(make_request(deadline=0.0))
-        stage.clock.advance(1.0)
-        stage.backend.behaviour = lambda batch: per_row(batch)[:0] if 2.0 in batch[0] else [np.zeros(0)]
-        stage.backend.let_one_pass()
-        stage.backend.wait_for_batches(2)
-        stage.batcher.cancel(answered[1])
-        stage.backend.behaviour = per_row
-        assert stage.finish([*failing, *answered, late]) == [
-            "INTERNAL",
-            "CANCELLED",
-            "CANCELLED",
-            "OK",
-            "DEADLINE_EXCEEDED",
-        ]
-        assert {event for event, _ in observer.events} == {"batch", "replied", "rejected", "cancelled"}
-        assert stage.deaths == 0
 
 
 class HeldReply(RecordingReply):
