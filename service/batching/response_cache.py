@@ -93,7 +93,7 @@ class Shelf:
 
     Attributes:
         size_bytes: Bytes that its entries take.
-        keys: The keys of its entries. Only the cache's lock allows to change them.
+        keys: The keys of its entries; changed under the cache's lock only.
     """
 
     __slots__ = ("_cache", "_closed", "keys", "size_bytes")

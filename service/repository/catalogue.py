@@ -25,11 +25,7 @@ class Catalogue:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Know of nothing yet.
-
-        Args:
-            settings: The server's.
-        """
+        """Know of nothing yet; the settings are the server's."""
         self._settings = settings
         self.root = Path(settings.models)
         self.unreadable: Mapping[str, str] = {}
