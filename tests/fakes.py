@@ -7,12 +7,18 @@ timeout is a guard that turns a hang into a failure.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from service.batching.admission import BatcherLimits
 from service.batching.assembly import BatchBuffer
+from service.batching.batcher import Batcher
 from service.batching.cost import CostModel
+from service.batching.observer import Observer
+from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.errors import ServingError
 from service.tensors import TensorSpec
@@ -189,6 +195,32 @@ class RaisingObserver(RecordingObserver):
         raise RuntimeError("broken metrics")
 
 
+class Told:
+    """Counts what it is told of shared answers."""
+
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.seconds: list[float] = []
+
+    def cache_hit(self, seconds: float) -> None:
+        self.counts["hit"] += 1
+        self.seconds.append(seconds)
+
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
+        self.counts["miss"] += calls
+        self.seconds.append(seconds)
+        self.counts["evicted"] += evicted
+
+    def merged(self) -> None:
+        self.counts["merged"] += 1
+
+    def cancelled(self, stage: str) -> None:
+        self.counts[f"cancelled {stage}"] += 1
+
+    def rejected(self, reason: str) -> None:
+        self.counts[reason] += 1
+
+
 def make_request(
     *values: float,
     group: Hashable = "numbers",
@@ -234,3 +266,19 @@ def linear_cost(
 def number_buffer(max_batch_size: int = 8) -> BatchBuffer:
     """A buffer for the requests of :func:`make_request`."""
     return BatchBuffer([NUMBERS], max_batch_size)
+
+
+def number_batcher(
+    run: FakeBackend,
+    limits: BatcherLimits,
+    *,
+    cost: CostModel | None = None,
+    max_batch_size: int = 8,
+    max_queue_delay_seconds: float = 0.0,
+    observer: Observer | None = None,
+    **around: Any,
+) -> Batcher:
+    """A batcher for the requests of :func:`make_request`; what is around it is passed on."""
+    policy = BatchingPolicy(cost or linear_cost(), max_batch_size, max_queue_delay_seconds)
+    around.setdefault("new_buffer", number_buffer)
+    return Batcher(run, policy, limits=limits, observer=observer or RecordingObserver(), **around)

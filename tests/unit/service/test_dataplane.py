@@ -36,7 +36,7 @@ from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
-from tests.fakes import FakeClock, RecordingReply
+from tests.fakes import FakeClock, RecordingReply, Told
 from tests.unit.service.samples import (
     IMAGE,
     FakeBatcher,
@@ -913,37 +913,15 @@ class TestMoreRowsThanABatchHolds:
 # Items that were answered before.
 
 
-class Counts:
-    """Is told of shared answers."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def cache_hit(self, _seconds: float) -> None:
-        self.told.append("hit")
-
-    def cache_miss(self, _seconds: float, _evicted: int, calls: int = 1) -> None:
-        self.told += ["miss"] * calls
-
-    def merged(self) -> None:
-        self.told.append("merged")
-
-    def cancelled(self, stage: str) -> None:
-        self.told.append(stage)
-
-    def rejected(self, reason: str) -> None:
-        self.told.append(reason)
-
-
 class RememberingWorld(World):
     """A world whose version keeps answers, unless there is no room for any."""
 
     def __init__(self, limit_bytes: int = 1_000_000, *, merges: bool = False) -> None:
         super().__init__()
-        self.counts = Counts()
+        self.told = Told()
         shelf = ResponseCache(limit_bytes).shelf() if limit_bytes else None
         shared = SharedAnswers(
-            self.batcher, identity="pictures 1", names=["images"], observer=self.counts, cache=shelf, merges=merges,
+            self.batcher, identity="pictures 1", names=["images"], observer=self.told, cache=shelf, merges=merges,
             clock=self.clock,
         )  # fmt: skip
         self.servable = make_servable(batcher=self.batcher, shared=shared)
@@ -977,7 +955,7 @@ def test_known_items_need_no_place_no_decoding_and_no_run() -> None:
     assert (request.rows, request.deadline, request.arrival) == (2, 200.0, 99.0)
     with pytest.raises(QueueFull):
         world.classify([GOOD[2], GOOD[5]])
-    assert world.counts.told == ["miss", "hit"]
+    assert world.told.counts == {"miss": 1, "hit": 1, "evicted": 0}
 
 
 def test_an_item_is_known_whatever_is_made_of_it() -> None:
@@ -997,7 +975,7 @@ def test_an_item_that_has_no_answer_is_not_known() -> None:
         world.classify([GOOD[1], b"broken"])
         world.run_all()
         assert isinstance(world.items.outcomes[0][1], InvalidInput)
-    assert "hit" not in world.counts.told
+    assert "hit" not in world.told.counts
 
 
 @pytest.mark.parametrize("items", [[b"broken", GOOD[0]], [GOOD[0], b"broken"], GOOD[:3]])
@@ -1005,7 +983,7 @@ def test_a_call_that_ran_is_one_miss_whichever_of_its_items_could(items: list[by
     world = RememberingWorld()
     world.classify(items)
     world.run_all()
-    assert world.counts.told == ["miss"]
+    assert world.told.counts == {"miss": 1, "evicted": 0}
 
 
 def test_a_call_of_which_nothing_could_run_is_no_miss() -> None:
@@ -1013,7 +991,7 @@ def test_a_call_of_which_nothing_could_run_is_no_miss() -> None:
     world.classify([b"broken", b"too"])
     world.run_all()
     assert world.items.times_settled == 1
-    assert world.counts.told == []
+    assert world.told.counts == {}
 
 
 def test_who_shares_a_run_is_no_miss_besides() -> None:
@@ -1021,10 +999,10 @@ def test_who_shares_a_run_is_no_miss_besides() -> None:
     for _ in range(3):
         world.classify(GOOD[:1])
     world.run_all()
-    assert sorted(world.counts.told) == ["merged", "merged", "miss"]
+    assert world.told.counts == {"merged": 2, "miss": 1, "evicted": 0}
     world.renew()
     world.classify(GOOD[:1])
-    assert world.counts.told[-1] == "hit"
+    assert world.told.counts["hit"] == 1
 
 
 def test_items_share_a_run_where_no_answers_are_kept() -> None:
@@ -1033,7 +1011,7 @@ def test_items_share_a_run_where_no_answers_are_kept() -> None:
         world.classify(GOOD[:1])
     world.run_all()
     assert [len(outcomes) for outcomes in world.items.outcomes] == [1, 1]
-    assert world.counts.told == ["merged"]
+    assert world.told.counts == {"merged": 1}
 
 
 def test_known_items_come_too_late_after_the_deadline() -> None:
@@ -1044,7 +1022,7 @@ def test_known_items_come_too_late_after_the_deadline() -> None:
     with pytest.raises(DeadlineExceeded):
         world.classify(GOOD[:1], deadline=world.clock.now)
     assert world.items.times_settled == 0  # the door tells it
-    assert world.counts.told == ["miss", "deadline_exceeded"]
+    assert world.told.counts == {"miss": 1, "evicted": 0, "deadline_exceeded": 1}
 
 
 @given(

@@ -7,7 +7,7 @@ until there is a thread. So every test knows which requests share a batch, and n
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -18,7 +18,6 @@ from service.batching import answering
 from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.observer import Observer
-from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.errors import (
     BackendFailed,
@@ -42,7 +41,7 @@ from tests.fakes import (
     got_own_rows,
     linear_cost,
     make_request,
-    number_buffer,
+    number_batcher,
     per_row,
     reply_of,
     statuses,
@@ -66,21 +65,22 @@ class Stage:
         answers_apart: bool = False,
         scale: float = 1.0,
         observer: Observer | None = None,
-        new_buffer: Callable[[], BatchBuffer] = number_buffer,
+        **around: Any,
     ) -> None:
         self.clock = FakeClock()
         self.backend = FakeBackend(open_gate=False)
         self.seen = RecordingObserver()
         self.deaths = 0
         self.died = threading.Event()
-        self.batcher = Batcher(
+        self.batcher = number_batcher(
             self.backend,
-            BatchingPolicy(linear_cost(0.002 * scale, 0.0005 * scale), 8, max_queue_delay_seconds),
-            limits=BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline, answers_apart=answers_apart),
-            new_buffer=new_buffer,
+            BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline, answers_apart=answers_apart),
+            cost=linear_cost(0.002 * scale, 0.0005 * scale),
+            max_queue_delay_seconds=max_queue_delay_seconds,
             observer=observer or self.seen,
             clock=self.clock,
             on_death=self.on_death,
+            **around,
         )
 
     def on_death(self) -> None:

@@ -29,6 +29,7 @@ from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
 from service.settings import Settings
+from tests.fakes import Told
 from tests.unit.service.samples import FakeBatcher, bare_servable
 
 
@@ -87,16 +88,6 @@ def repository(root: Path, *places: str) -> Path:
     return root
 
 
-class Silent:
-    """Is told of shared answers and counts nothing."""
-
-    def cache_hit(self, seconds: float) -> None: ...
-    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None: ...
-    def merged(self) -> None: ...
-    def cancelled(self, stage: str) -> None: ...
-    def rejected(self, reason: str) -> None: ...
-
-
 class Cycle(Lifecycle):
     """A lifecycle and the reconciler that fills it."""
 
@@ -141,7 +132,7 @@ def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
     def sharing() -> Servable:
         shelf = cache.shelf()
         shelf.put(b"key", [np.zeros((1, 2))])
-        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], observer=Silent(), cache=shelf)
+        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], observer=Told(), cache=shelf)
         return bare_servable(name="a", version=1, shared=shared)
 
     servable, other = sharing(), sharing()
