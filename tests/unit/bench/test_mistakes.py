@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
+from bench.output import OutputInvalid, check_outputs
 
 
 @pytest.mark.parametrize(
@@ -52,6 +53,16 @@ def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert (
         capsys.readouterr().err == f"convserve-bench: {tmp_path}: is a folder or cannot be written; give another file\n"
     )
+
+
+def test_a_file_that_is_there_may_be_in_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As /dev/stdout is."""
+    there, new = tmp_path / "there", tmp_path / "new"
+    there.touch()
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    check_outputs(there)
+    with pytest.raises(OutputInvalid, match="the folder is missing or cannot be written"):
+        check_outputs(new)
 
 
 def test_two_results_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
