@@ -96,7 +96,7 @@ def test_a_missing_sampler_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
 )
 def test_a_sampler_that_sees_nothing_is_told(code: int, message: str, tmp_path: Path):
     script = tmp_path / "perf"
-    script.write_text(f"#!/bin/sh\necho 'Permission denied' >&2\ntouch {tmp_path}/said\nexit {code}\n")
+    script.write_text(f"#!/bin/sh\ntrap '' INT\necho 'Permission denied' >&2\ntouch {tmp_path}/said\nexit {code}\n")
     script.chmod(0o755)
     with (
         pytest.raises(SamplerFailed, match=message),
