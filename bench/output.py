@@ -26,10 +26,10 @@ def check_outputs(*paths: Path | None) -> None:
     """
     given = [path for path in paths if path is not None]
     for path in given:
-        if not os.access(path.parent, os.W_OK):
-            raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
         if path.is_dir() or (path.exists() and not os.access(path, os.W_OK)):
             raise OutputInvalid(f"{path}: is a folder or cannot be written; give another file")
+        if not path.exists() and not os.access(path.parent, os.W_OK):
+            raise OutputInvalid(f"{path}: the folder is missing or cannot be written; give another file")
     if len({path.resolve() for path in given}) < len(given):
         raise OutputInvalid(f"{given[0]}: is given for two results; give each its own file")
 

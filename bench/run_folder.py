@@ -55,7 +55,7 @@ class RunFolder:
         try:
             return parse(json.loads(self.results.read_text()))
         except OSError as error:
-            raise ResultsInvalid(f"{self.results}: {error.strerror}") from None
+            raise ResultsInvalid(f"{self.results}: {error.strerror}; --out names the folder of a run") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
             raise ResultsInvalid(f"{self.results}: has no results of {self.command} ({what})") from None

@@ -19,8 +19,9 @@ from export.data.inputs import Preprocessing
 from export.errors import DataInvalid, ExportError
 from export.evaluate import evaluate_graph
 from export.progress import Bar, Reporter
+from export.provenance import LOADED
 from export.publish import publish_run
-from export.recipe import Recipe, find_recipe
+from export.recipe import Recipe, bundled_recipes, find_recipe
 from export.report import write_report
 from export.run import with_epochs
 from export.runner import Plan, load_classifier, open_divided, run_all
@@ -42,20 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after an error, which is printed in one line; 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    console, complaints = Console(soft_wrap=True), Console(stderr=True, soft_wrap=True)
+    console = Console(soft_wrap=True, highlight=False)  # else MODULE:FUNCTION has an IPv6 address in colour
+    complaints = Console(stderr=True, soft_wrap=True, highlight=False)
     torch.set_num_threads(arguments.threads)
     try:
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
         return command(arguments, console)
     except (ExportError, LoadError, OSError) as error:
-        complaints.print(f"convserve-export: {error}", markup=False, highlight=False)
+        complaints.print(f"convserve-export: {error}", markup=False)
         return FAILED
     except BackendFailed as error:
         reason = " ".join(str(error.__cause__).split())
-        complaints.print(f"convserve-export: {error} ({reason})", markup=False, highlight=False)
+        complaints.print(f"convserve-export: {error} ({reason})", markup=False)
         return FAILED
     except KeyboardInterrupt:
-        complaints.print("convserve-export: interrupted before anything was complete", markup=False)
+        complaints.print("convserve-export: interrupted before anything new was complete", markup=False)
         return INTERRUPTED
 
 
@@ -189,6 +191,11 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     check_digests(manifest, folder)  # otherwise the figure would be another file's
     if manifest.preprocessing is None or manifest.labels_file is None:
         raise DataInvalid(f"{folder}: cannot be evaluated; expected a classifier of pictures or sentences")
+    if arguments.recipe is None and manifest.provenance.recipe == LOADED:
+        raise DataInvalid(
+            f"{folder}: was loaded, so no recipe says how to read the data; "
+            f"give --recipe {'|'.join(bundled_recipes())}|FILE.toml whose [data] fits"
+        )
     recipe = find_recipe(arguments.recipe or manifest.provenance.recipe)
     # The version's own labels decide the class index of each folder of pictures.
     recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))
@@ -229,4 +236,4 @@ def _folds(text: str | None, recipe: Recipe) -> list[int | None]:
 
 
 def _say(console: Console) -> Callable[[str], None]:
-    return lambda line: console.print(line, markup=False, highlight=False)
+    return lambda line: console.print(line, markup=False)

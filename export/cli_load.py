@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from export.cli_numbers import positive
-from export.errors import PublishFailed
+from export.errors import PublishFailed, RecipeInvalid, WeightsInvalid
 from export.foreign import publish_foreign
 from export.load import Order, load_network
 from export.publish_loaded import publish_loaded
@@ -62,7 +62,7 @@ def _list(arguments: argparse.Namespace, console: Console) -> int:
         return _list_layers(arguments.name, console)
     console.print("[bold]recipes[/bold]")
     for name in bundled_recipes():
-        console.print(f"  {name:24} {escape(find_recipe(name).summary)}", highlight=False)
+        console.print(f"  {name:24} {escape(find_recipe(name).summary)}")
     console.print("[bold]architectures[/bold]  (list ARCHITECTURE shows the layers)")
     table = Table(box=None, pad_edge=False)
     for title in ("name", "paper", "input"):
@@ -103,12 +103,18 @@ def _list_layers(name: str, console: Console) -> int:
 
 def _load(arguments: argparse.Namespace, console: Console) -> int:
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False)
 
+    if ":" not in (arguments.source or ":"):
+        raise RecipeInvalid(f"--from: expected MODULE:FUNCTION, got '{arguments.source}'")
     network = arguments.source or arguments.network
     order = Order(
         network, arguments.weights, arguments.renames, arguments.labels, arguments.preprocessing, arguments.size
     )
+    if arguments.renames is not None and arguments.weights is None:
+        raise WeightsInvalid("--renames changes names in the weights; give --weights FILE too")
+    if arguments.logits and not network.endswith(".onnx"):
+        raise RecipeInvalid(f"{network}: --logits is for ONNX files; other networks always return logits")
     name = arguments.name or (Path(network).stem if network.endswith(".onnx") else network.rpartition(":")[2])
     if "/" in name or not name.strip("."):
         raise PublishFailed(f"{name!r} cannot be the name of a folder; give --name MODEL")

@@ -36,7 +36,7 @@ def _quantize(arguments: argparse.Namespace, console: Console) -> int:
     wish = Wish(arguments.method, arguments.limit, arguments.force, arguments.recipe)
 
     def say(line: str) -> None:
-        console.print(line, markup=False, highlight=False)
+        console.print(line, markup=False)
 
     quantize_version(arguments.version_dir, arguments.data, arguments.to, wish, say)
     return 0

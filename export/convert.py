@@ -24,6 +24,7 @@ OPSET = 18
 OUTPUT = "probabilities"
 _EXAMPLE_BATCH = 2  # torch.export treats sizes 0 and 1 as constants
 _EXAMPLE_TOKENS = 7
+_INSIDE = "classifier.network."
 
 
 def input_spec(spec: ImageSpec | TextSpec) -> TensorSpec:
@@ -51,8 +52,10 @@ def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path
         ConversionFailed: The model is in training mode (dropout and batch statistics would be
             frozen into the graph), torch cannot convert it, or the graph is not what the server expects.
     """
-    if any(module.training for module in model.modules()):
-        raise ConversionFailed("the model is in training mode; call eval() before converting it")
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        part = training[-1].removeprefix(_INSIDE).removeprefix("inner.")
+        raise ConversionFailed(f"the model is in training mode, at least its part '{part}'; eval() must reach it")
     graph = _export(model, input_spec(spec))
     _strip(graph)
     try:
@@ -102,9 +105,14 @@ def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
                 verbose=False,
             )
         except Exception as error:  # the exporter raises its own classes and any of torch's
-            reason = error.__cause__ or error  # the exporter's own text is general advice with colour codes
+            reason: BaseException = error  # the exporter's own text is general advice with colour codes
+            while reason.__cause__ is not None:
+                reason = reason.__cause__
             first = (str(reason).strip().splitlines() or [""])[0]
-            raise ConversionFailed(f"torch cannot convert this model ({type(reason).__name__}: {first})") from error
+            raise ConversionFailed(
+                f"torch cannot convert this model ({type(reason).__name__}: {first}); its forward must use operators "
+                "that ONNX has, and must not branch on the values of a tensor or on the size of the batch"
+            ) from error
     assert program is not None
     graph: onnx.ModelProto = program.model_proto
     return graph

@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-import importlib
-import sys
 import tomllib
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,16 +16,15 @@ from torch import nn
 from export import presets
 from export.architectures import Network, Sizes
 from export.architectures.torchvision_nets import SCALES_TWICE, Wrapped
+from export.builder import PICTURES_ONLY, TIMM, find_builder
 from export.classifier import PictureFront
 from export.data.inputs import proving_pictures
 from export.errors import RecipeInvalid
 from export.recipe import find_recipe
 from export.weights import fit_state, read_renames, read_state
-from export.zoo import find_known
 from service import strict
 from service.spec import ImageSpec
 
-_TIMM = "timm:"
 _RANDOM_FACTOR = 0.2
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training uses
 
@@ -88,7 +84,7 @@ def load_network(order: Order) -> Loaded:
         WeightsInvalid: The weights cannot be read or do not fit.
     """
     torch.manual_seed(order.seed)
-    build = _builder(order.network)
+    build = find_builder(order.network)
     notes: list[str] = []
     state: dict[str, torch.Tensor] | None = None
     named = presets.named(order.network, order.weights) if order.weights else None
@@ -99,7 +95,7 @@ def load_network(order: Order) -> Loaded:
     target = network.inner if isinstance(network, Wrapped) else network
     if named is not None:
         state = presets.fetch(named)
-    if state is None and ":" in order.network and not order.network.startswith(_TIMM):
+    if state is None and ":" in order.network and not order.network.startswith(TIMM):
         notes.append(f"the weights are those with which {order.network} returned the network")
         _pass_through(network.eval(), spec, proving_pictures(spec)[:2])
         source = f"of {order.network}"
@@ -164,9 +160,7 @@ def _recipe_description(order: Order, notes: list[str]) -> tuple[ImageSpec, tupl
         )
     recipe = find_recipe(name)
     if not isinstance(recipe.spec, ImageSpec):
-        raise RecipeInvalid(
-            f"{name}: is a recipe for sentences, expected one for pictures; sentence networks cannot be loaded"
-        )
+        raise RecipeInvalid(f"{name}: is a recipe for sentences; {PICTURES_ONLY}")
     notes.append(
         f"preprocessing and labels are those of the recipe {name} "
         f"(mean {_listed(recipe.spec.mean)}, std {_listed(recipe.spec.std)}); --preprocessing overrides them"
@@ -182,6 +176,8 @@ def _read_preprocessing(path: Path) -> ImageSpec:
     """Read the table ``[preprocessing]`` of a TOML file, which may be a complete recipe."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
+        if table.get("kind") == "text":
+            raise RecipeInvalid(f"{path}: is for sentences; {PICTURES_ONLY}")
         return strict.parse(ImageSpec, table, "preprocessing")
     except KeyError:
         raise RecipeInvalid(f"{path}: has no table [preprocessing]") from None
@@ -202,58 +198,6 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     return labels
 
 
-def _builder(network: str) -> Callable[[Sizes], Network]:
-    """Return the function that builds a network. It is found first, so an unknown name is refused at once.
-
-    Raises:
-        RecipeInvalid: The name is unknown, or the network is one for sentences.
-    """
-    if ":" not in network:
-        known = find_known(network)
-        if known.sizes.vocabulary:
-            raise RecipeInvalid(f"{network}: is a network for sentences, which train supports and load does not")
-        return known.build
-    if network.startswith(_TIMM):
-        return _timm(network.removeprefix(_TIMM))
-    return _function(network)
-
-
-def _timm(name: str) -> Callable[[Sizes], Network]:
-    try:
-        timm = importlib.import_module("timm")
-    except ModuleNotFoundError:
-        raise RecipeInvalid(f"timm:{name}: the package timm is not installed; pip install timm") from None
-    if not timm.is_model(name):
-        raise RecipeInvalid(f"timm:{name}: timm has no such model")
-    return lambda sizes: Wrapped(timm.create_model(name, pretrained=False, num_classes=sizes.classes))
-
-
-def _function(source: str) -> Callable[[Sizes], Network]:
-    """Import ``package.module:function``, also from the current folder, and return a function that calls it."""
-    module_name, _, name = source.partition(":")
-    sys.path.insert(0, "")
-    try:
-        function = getattr(importlib.import_module(module_name), name)
-    except (Exception, SystemExit) as error:  # the user's code may raise anything
-        raise RecipeInvalid(f"{source}: cannot be imported ({type(error).__name__}: {error})") from None
-    finally:
-        sys.path.remove("")
-    return lambda _: Wrapped(_called(source, function))
-
-
-def _called(source: str, function: Callable[[], object]) -> nn.Module:
-    sys.path.insert(0, "")
-    try:
-        made = function()
-    except (Exception, SystemExit) as error:  # likewise
-        raise RecipeInvalid(f"{source}: cannot be called ({type(error).__name__}: {error})") from None
-    finally:
-        sys.path.remove("")
-    if not isinstance(made, nn.Module):
-        raise RecipeInvalid(f"{source}: returned {type(made).__name__}, expected a torch.nn.Module")
-    return made
-
-
 def _settle(network: Network, spec: ImageSpec) -> None:
     """Give batch norm the statistics of the pictures that verify the network, and factors smaller than one.
 
@@ -261,7 +205,7 @@ def _settle(network: Network, spec: ImageSpec) -> None:
     a deep random network become so large that the rounding of any runtime shows in the probabilities.
 
     Raises:
-        RecipeInvalid: The network cannot take pictures of this size.
+        RecipeInvalid: The network cannot take such pictures.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
@@ -277,14 +221,17 @@ def _pass_through(network: Network, spec: ImageSpec, pictures: np.ndarray) -> No
     """Run a network on pictures.
 
     Raises:
-        RecipeInvalid: The network cannot take pictures of this size.
+        RecipeInvalid: The network cannot take such pictures.
     """
     try:
         with torch.no_grad():
             network(PictureFront(spec)(torch.from_numpy(pictures)))
-    except Exception as error:  # each layer raises its own class
+    except (Exception, SystemExit) as error:  # each layer raises its own class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeInvalid(f"the network cannot take pictures of {spec.height} x {spec.width} ({reason})") from None
+        raise RecipeInvalid(
+            f"the network cannot take pictures of {spec.height} x {spec.width} in mode {spec.mode} ({reason}); it is "
+            "given float32 (N, C, H, W) on the CPU, of the size and mode that --size and --preprocessing say"
+        ) from None
 
 
 def _digest(module: nn.Module) -> str:

@@ -11,6 +11,7 @@ from pathlib import Path
 from service.manifest import Dataset, Provenance
 
 _LIBRARIES = ("torch", "onnx", "onnxscript", "onnxruntime", "onnxruntime-gpu", "numpy", "pillow", "tokenizers")
+LOADED = "loaded"  # in place of a recipe's name
 _PACKAGE = Path(__file__).resolve().parent
 # What can change a model: the exporter and what it shares with the server.
 _SOURCES = ("export", "service/preprocessing", "service/backend", "service/spec.py", "service/tensors.py")
@@ -47,7 +48,7 @@ def of_loaded(architecture: str, dataset: Dataset) -> Provenance:
     """Return the provenance of weights trained elsewhere; ``dataset`` holds their name and digest instead."""
     return Provenance(
         architecture=architecture,
-        recipe="loaded",
+        recipe=LOADED,
         seed=None,
         dataset=dataset,
         libraries=library_versions(),

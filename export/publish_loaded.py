@@ -18,6 +18,8 @@ from export.verify import are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, Dataset, write_manifest
 
+_ROUNDING = 1e-4  # of a probability; what rounds as much would not pass verification either
+
 
 def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
     """Publish a loaded network.
@@ -61,12 +63,15 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
 
 
 def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs) -> None:
-    """Refuse a network that does not return logits. Softmax applied twice would answer almost uniformly.
+    """Refuse a network that does not return logits, or not always the same ones for the same picture.
+
+    Softmax applied twice would answer almost uniformly.
 
     Raises:
-        ConversionFailed: It returns probabilities, values that are not numbers, or another shape than (N, K).
+        ConversionFailed: It returns probabilities, values that are not numbers, another type than float32 or another
+            shape than (N, K), or answers that depend on chance or on the other pictures of a batch.
     """
-    _answers(loaded, classifier, inputs, 1)  # some networks drop an axis of size 1
+    alone = _answers(loaded, classifier, inputs, 1)  # some networks drop an axis of size 1
     answers = _answers(loaded, classifier, inputs, 2)
     if answers.softmax(dim=1).isnan().any():
         raise ConversionFailed(
@@ -76,6 +81,21 @@ def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs)
         raise ConversionFailed(
             f"{loaded.name}: returns probabilities, expected logits; remove its softmax, load adds one"
         )
+    if _differ(answers, _answers(loaded, classifier, inputs, 2)):
+        raise ConversionFailed(
+            f"{loaded.name}: answers the same pictures differently each time; its forward is random or keeps state, "
+            "such as F.dropout without training=self.training"
+        )
+    if _differ(alone, _answers(loaded, classifier, inputs, len(inputs))[:1]):
+        raise ConversionFailed(
+            f"{loaded.name}: answers a picture differently in a batch; its forward must not mix the rows of a batch, "
+            "as batch norm without running statistics does"
+        )
+
+
+def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Return whether answers (N, K) differ by more than rounding does."""
+    return bool((one.softmax(dim=1) - other.softmax(dim=1)).abs().max() > _ROUNDING)
 
 
 def _answers(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, count: int) -> torch.Tensor:
@@ -98,4 +118,6 @@ def _answers(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, coun
             f"{name}: returns shape {tuple(answers.shape)} for a batch of {count}, expected ({count}, {classes}): "
             f"one logit for each of the {classes} labels"
         )
+    if answers.dtype != torch.float32:
+        raise ConversionFailed(f"{name}: returns {answers.dtype}, expected torch.float32; end its forward in .float()")
     return answers

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -77,7 +78,9 @@ def _unpickled(path: Path) -> Any:
     try:
         if path.is_file() and not is_intact(path):
             raise WeightsInvalid(f"{path}: is damaged, its checksum does not match; save or download it again")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of a TorchScript archive before it refuses it
+            return torch.load(path, map_location="cpu", weights_only=True)
     except WeightsInvalid:
         raise
     except FileNotFoundError:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -68,9 +69,10 @@ def find_known(name: str) -> Known:
         return ZOO[name]
     if name in classifiers():
         return _torchvision(name, "torchvision")
+    close = get_close_matches(name, dict.fromkeys((*ZOO, *classifiers())))
     raise RecipeInvalid(
-        f"no architecture '{name}'; known: {', '.join(ZOO)}, and torchvision's other classifiers: "
-        f"{', '.join(other for other in classifiers() if other not in ZOO)}"
+        f"no architecture '{name}'{', did you mean ' * bool(close)}{' or '.join(close)}; "
+        "convserve-export list shows them, and every classifier of torchvision.models is one too"
     )
 
 

@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     0 means success, 1 that a call failed or that inspect found a version unfit to be served, 2 a wrong setting.
     """
+    _fill_descriptors()
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     parser = _parser()
@@ -43,6 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"convserve: the output cannot be written: {error.strerror}", file=sys.stderr)
         return 1
     return code
+
+
+def _fill_descriptors() -> None:
+    """Open those of standard input, output and error that are closed, as nothing.
+
+    A socket would become descriptor 2 otherwise, and get what libraries write to standard error.
+    """
+    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
+        pass
+    os.close(descriptor)
 
 
 def _drop_output() -> None:

@@ -8,10 +8,8 @@ import os
 import sys
 import threading
 from collections.abc import Callable, Iterable
-from typing import Generic, ParamSpec, TypeVar
+from typing import Any
 
-_Given = ParamSpec("_Given")
-_Result = TypeVar("_Result")
 Move = Callable[[int, Iterable[int]], None]
 
 
@@ -48,7 +46,8 @@ class Cores:
         self._here = here if len(self._allowed) > 1 else None
         self._followers: tuple[int, ...] = ()
         self._busy = 0
-        self._begun = 0
+        self.begun = 0
+        """Batches that have begun so far, of all models."""
         self._gathered = False
         self._lock = threading.Lock()
 
@@ -62,16 +61,11 @@ class Cores:
         """Whether no batch runs on any of them."""
         return not self._busy
 
-    @property
-    def begun(self) -> int:
-        """Batches that have begun so far, of all models."""
-        return self._begun
-
     def roam(self) -> None:
         """Let the calling thread run on every core: a thread inherits the cores of the one that started it."""
         self._send([threading.get_native_id()], self._allowed)
 
-    def taken_by(self, run: Callable[_Given, _Result], threads: int) -> Taking[_Given, _Result]:
+    def taken_by(self, run: Callable[..., Any], threads: int) -> Taking:
         """Wrap what runs batches, so that each run counts as taking ``threads`` cores."""
         return Taking(self, run, threads)
 
@@ -79,7 +73,7 @@ class Cores:
         """Count a batch that begins and takes ``threads`` cores."""
         with self._lock:
             self._busy += threads
-            self._begun += 1
+            self.begun += 1
             self._free()
 
     def end(self, threads: int) -> None:
@@ -111,21 +105,21 @@ class Cores:
                     self._move(follower, cores)
 
 
-class Taking(Generic[_Given, _Result]):
+class Taking:
     """Runs batches, and counts the cores that each takes. Thread-safe."""
 
-    def __init__(self, cores: Cores, run: Callable[_Given, _Result], threads: int) -> None:
+    def __init__(self, cores: Cores, run: Callable[..., Any], threads: int) -> None:
         self._cores = cores
         self._run = run
         self._threads = threads
         self._under_way: list[None] = []  # an entry per run; whoever removes it counts the run out
 
-    def __call__(self, *args: _Given.args, **kwargs: _Given.kwargs) -> _Result:
+    def __call__(self, *args: Any) -> Any:
         """Run a batch."""
+        self._under_way.append(None)  # first, so that whoever gives up from now on counts this run out
         self._cores.begin(self._threads)
-        self._under_way.append(None)
         try:
-            return self._run(*args, **kwargs)
+            return self._run(*args)
         finally:
             if self._was_under_way():
                 self._cores.end(self._threads)

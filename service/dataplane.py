@@ -51,11 +51,7 @@ class DataPlane:
         self.max_items = max_items
         """Most items in one call."""
         self.draining = False
-        """Whether every call is refused with UNAVAILABLE."""
-
-    def start_refusing(self) -> None:
-        """End the lame duck: every later call is refused with UNAVAILABLE."""
-        self.draining = True
+        """Whether every call is refused with UNAVAILABLE; set when the lame duck is over."""
 
     def find(self, name: str, version: str = "") -> Servable:
         """Lend the servable of a call.

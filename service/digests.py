@@ -6,7 +6,6 @@ A manifest of schema version 1 has the digest of model.onnx only: labels in anot
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable
 from pathlib import Path
 
 from service.errors import GraphInvalid, LoadError, ManifestInvalid
@@ -47,21 +46,17 @@ def check_digests(manifest: Manifest, version_dir: Path) -> None:
     for name, expected in (manifest.digests or {}).items():
         if (digest := digest_of(version_dir / name)) != expected:
             raise ManifestInvalid(f"{version_dir / name}: has digest {digest}, the manifest says {expected}")
-    _check_covered(external_files(model), manifest)
-
-
-def uncovered(manifest: Manifest) -> list[str]:
-    """Return the names of the files without a digest: in schema version 1, all but model.onnx."""
-    return [] if manifest.digests is not None else companions(manifest)
-
-
-def _check_covered(external: Iterable[str], manifest: Manifest) -> None:
-    for name in external:
+    for name in external_files(model):
         if name not in (manifest.digests or {}):
             raise GraphInvalid(
                 f"model file has weights in {name!r}, for which the manifest has no digest: "
                 "save the model with its weights inside, or run `convserve-export seal` on the version"
             )
+
+
+def uncovered(manifest: Manifest) -> list[str]:
+    """Return the names of the files without a digest: in schema version 1, all but model.onnx."""
+    return [] if manifest.digests is not None else companions(manifest)
 
 
 def digest_of(path: Path) -> str:

@@ -166,7 +166,6 @@ class Unimplemented(ServingError):
 class BackendFailed(ServingError):
     """The runtime failed on a batch; every member gets this (INTERNAL)."""
 
-    status = "INTERNAL"
     reason = "BACKEND_FAILED"
 
 

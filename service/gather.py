@@ -239,16 +239,6 @@ class TensorGather(Gather):
             else:
                 self.submit(part)
 
-    def part_answered(
-        self, places: Sequence[int], outputs: Sequence[np.ndarray], request: PendingRequest, facts: BatchFacts
-    ) -> None:
-        """Keep the rows; pass them on as they are if they are those of all items."""
-        if len(places) != len(self.items):
-            super().part_answered(places, outputs, request, facts)
-        elif self._settle():
-            self._requests.clear()
-            self._reply.answer(outputs, request, facts)
-
     def item_failed(self, place: int, error: InvalidInput) -> None:
         """Fail the whole call, naming the item."""
         raise InvalidInput(f"item {place}: {error.message}")
@@ -259,10 +249,10 @@ class TensorGather(Gather):
 
     def deliver(self, last: tuple[PendingRequest, BatchFacts] | None) -> None:
         """Answer with every output, its rows in the order of the items; refuse what does not fit together."""
-        parts = [self._rows[place] for place in sorted(self._rows)]
         assert last is not None
+        parts = [self._rows[place] for place in sorted(self._rows)]
         try:
-            outputs = [np.concatenate(output) for output in zip(*parts, strict=True)]
+            outputs = parts[0] if len(parts) == 1 else [np.concatenate(output) for output in zip(*parts, strict=True)]
         except Exception:  # with some graphs the sizes depend on the batch; or there is no memory
             _LOG.exception("the outputs of the batches of a call cannot be joined")
             self._reply.refuse(

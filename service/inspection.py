@@ -16,7 +16,8 @@ from service.metrics import Metrics
 from service.repository import store
 from service.repository.batch_view import batch_view
 from service.repository.loading import load
-from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
+from service.repository.measuring import Subject
+from service.repository.pricing import Pricing, costs_of, useful_batch_size
 from service.repository.servable import Servable
 from service.repository.store import Contents, VersionFolder
 from service.spec import TextSpec
@@ -104,7 +105,7 @@ def _print_costs(servable: Servable, pricing: Pricing, folder: VersionFolder, se
         print(f"  cost in ms by batch size, median and 95 %, {_said(layout)}")
         for group in dict.fromkeys(cost.group for cost in table.costs):
             cells = "  ".join(
-                f"{cost.bucket}: {cost.seconds[1] * 1e3:.3g} {cost.seconds[2] * 1e3:.3g}"
+                f"{cost.bucket}: {_milliseconds(cost.seconds[1])} {_milliseconds(cost.seconds[2])}"
                 for cost in table.costs
                 if cost.group == group
             )
@@ -129,9 +130,13 @@ def _print_lone(servable: Servable) -> None:
         return
     print(f"  alone       on {runs.threads} threads, in ms by batch size")
     for group, rows in runs.policy.cost.table().items():
-        cells = "  ".join(f"{size}: {mean * 1e3:.3g}" for size, mean, _ in rows if size in runs.quicker[group])
+        cells = "  ".join(f"{size}: {_milliseconds(mean)}" for size, mean in rows if size in runs.quicker[group])
         if cells:
             print(f"    {'' if group is None else f'{group} tokens  '}{cells}")
+
+
+def _milliseconds(seconds: float) -> str:
+    return f"{seconds * 1e3:.3g}" if seconds < 0.9995 else f"{seconds * 1e3:.0f}"  # not 1.04e+03
 
 
 def _said(layout: choice.Layout) -> str:

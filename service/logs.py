@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import os
+import select
 import sys
 from datetime import UTC, datetime
-from typing import Literal
+from typing import Literal, TextIO
 
 LogFormat = Literal["json", "text"]
 
 _LINES_PER_SECOND = 10
+_PATIENCE_SECONDS = 0.1  # with a reader that has fallen behind
+_PIECE_CHARACTERS = select.PIPE_BUF // 4  # of UTF-8: where poll reports room, so much is written without waiting
 # Loggers that a caller can make write a line, or a traceback, for each call: gRPC, our own of batches that fail, of
 # parts that fail or do not fit together and of unexpected errors in calls and HTTP pages, Pillow (damaged pictures),
 # OpenTelemetry (trace contexts).
@@ -65,6 +69,48 @@ class TextFormatter(logging.Formatter):
         return "\n  ".join(_printable(part) for part in (line, *trace))
 
 
+class LossyHandler(logging.StreamHandler[TextIO]):
+    """Writes to standard error, and loses lines rather than wait for a reader that takes none.
+
+    A collector that hangs would otherwise hang each thread that logs: all calls, and the drain.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """Begin with nothing lost."""
+        super().__init__(stream)
+        self._lost = 0
+        self._cut = ""  # ends a line that was written in part
+        self._poll: select.poll | None = None
+        with contextlib.suppress(OSError):  # a stream within the program, as in tests, has none: it never waits
+            descriptor = stream.fileno()
+            self._poll = select.poll()
+            self._poll.register(descriptor, select.POLLOUT)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Write a line if somebody reads, and before it how many were lost."""
+        try:
+            if self._lost and self._write(self.format(_lost_lines(self._lost))):
+                self._lost = 0
+            if self._lost or not self._write(self.format(record)):
+                self._lost += 1
+        except Exception:
+            self.handleError(record)
+
+    def _write(self, text: str) -> bool:
+        line = self._cut + text + self.terminator
+        for at in range(0, len(line), _PIECE_CHARACTERS):
+            if not self._has_room():
+                return False
+            self.stream.write(line[at : at + _PIECE_CHARACTERS])
+            self.stream.flush()
+            self._cut = self.terminator
+        self._cut = ""
+        return True
+
+    def _has_room(self) -> bool:
+        return self._poll is None or bool(self._poll.poll(0 if self._lost else _PATIENCE_SECONDS * 1000))
+
+
 class Bounded(logging.Filter):
     """Passes ten lines a second, and none that repeats what a caller sent."""
 
@@ -94,7 +140,7 @@ def set_up(level: str, log_format: LogFormat) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     for name, bound in _BOUNDS.items():
         logging.getLogger(name).addFilter(bound)
-    handler = logging.StreamHandler(sys.stderr)
+    handler = LossyHandler(sys.stderr) if sys.stderr is not None else logging.NullHandler()
     handler.setFormatter(JsonFormatter() if log_format == "json" else TextFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
 
@@ -113,6 +159,11 @@ def settings() -> dict[str, bool | int]:
         "log_error": level <= logging.ERROR,
         "log_verbose_level": int(level <= logging.DEBUG),
     }
+
+
+def _lost_lines(count: int) -> logging.LogRecord:
+    fields = {"name": __name__, "levelname": "WARNING", "msg": "log lines were lost: nobody read standard error"}
+    return logging.makeLogRecord({**fields, "fields": {"lines": count}})
 
 
 def _printable(line: str) -> str:

@@ -183,10 +183,9 @@ def read_manifest(version_dir: Path) -> Manifest:
     except (OSError, ValueError, RecursionError) as error:  # ValueError also for numbers of too many digits
         raise ManifestInvalid(f"{path}: not readable as JSON ({error})") from error
     try:
-        manifest = parse_manifest(data)
+        return parse_manifest(data)
     except ManifestInvalid as error:
         raise ManifestInvalid(f"{path}: {error}") from None
-    return manifest
 
 
 def parse_manifest(data: Any) -> Manifest:

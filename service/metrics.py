@@ -147,9 +147,16 @@ class Metrics:
         self._pending.add(owner)
 
     def set_state(self, model: str, version: str, state: str) -> None:
-        """Show ``state`` as the only state of a version; one of :data:`STATES`."""
+        """Show ``state`` as the only state of a version; one of :data:`STATES`. What is not loaded shows no facts."""
+        if state in ("LOADING", "UNAVAILABLE"):
+            self.forget_facts(model, version)
         for candidate in STATES:
             self.state.labels(model, version, candidate).set(candidate == state)
+
+    def forget_facts(self, model: str, version: str) -> None:
+        """Drop what loading found out about a version: loaded anew, it may run elsewhere and at other batch sizes."""
+        for family in (self.provider_info, self.golden_passed, self.golden_error, self.load_seconds, self.batch_cost):
+            family.remove_by_labels({"model": model, "version": version})
 
     def forget(self, model: str, version: str) -> None:
         """Drop every series of an unloaded version."""

@@ -37,7 +37,7 @@ class Duration:
 
 @dataclass(slots=True)
 class BatchDurations:
-    """Phases of the executions of one batch size."""
+    """Phases of the executions, of one batch size or of all."""
 
     compute_input: Duration = field(default_factory=Duration)
     compute_infer: Duration = field(default_factory=Duration)
@@ -45,7 +45,7 @@ class BatchDurations:
 
 
 @dataclass(slots=True)
-class Statistics:
+class Statistics(BatchDurations):
     """What ModelStatistics reports of a version since it was loaded. Guarded by ``ModelMetrics``."""
 
     last_inference_ms: int = 0
@@ -54,9 +54,6 @@ class Statistics:
     success: Duration = field(default_factory=Duration)
     fail: Duration = field(default_factory=Duration)
     queue: Duration = field(default_factory=Duration)
-    compute_input: Duration = field(default_factory=Duration)
-    compute_infer: Duration = field(default_factory=Duration)
-    compute_output: Duration = field(default_factory=Duration)
     cache_hit: Duration = field(default_factory=Duration)
     cache_miss: Duration = field(default_factory=Duration)
     by_batch_size: dict[int, BatchDurations] = field(default_factory=dict)
@@ -113,7 +110,6 @@ class ModelMetrics:
         self._request_seconds = metrics.request_seconds.labels(*labels)
         self._batch_size = metrics.batch_size.labels(*labels)
         self._padding_ratio = metrics.padding_ratio.labels(*labels)
-        self._confidence = metrics.confidence.labels(*labels)
         self._phase = {
             phase: metrics.phase_seconds.labels(*labels, phase)
             for phase in ("decode", "queue", "assemble", "infer", "postprocess")
@@ -137,14 +133,14 @@ class ModelMetrics:
         """Report the response cache's size in bytes at every scrape."""
         self._families.cache_bytes.labels(*self._labels).set_function(size)
 
-    def observe_cache_hit(self, seconds: float) -> None:
+    def cache_hit(self, seconds: float) -> None:
         """Count an answer from the cache and the time to find it; as in Triton it was queued, but is no inference."""
         self._families.cache_hits.labels(*self._labels).inc()
         with self._lock:
             self._statistics.cache_hit.add(1, seconds)
             self._statistics.queue.add(1, 0.0)
 
-    def observe_cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
         """Count an answer that the cache lacked, the time to seek and to keep it, and the entries evicted for it."""
         self._families.cache_misses.labels(*self._labels).inc(calls)
         if evicted:
@@ -152,7 +148,7 @@ class ModelMetrics:
         with self._lock:
             self._statistics.cache_miss.add(calls, seconds)
 
-    def observe_merged(self) -> None:
+    def merged(self) -> None:
         """Count a request that shared another's run."""
         self._families.merged.labels(*self._labels).inc()
 
@@ -225,34 +221,25 @@ class ModelMetrics:
     def settle(self) -> None:
         """Add up what was noted. Never raises: what cannot be added up is logged and lost."""
         with self._lock:
-            # Replies before batches: if a batch is noted meanwhile, both wait for the next time.
-            replies, batches, best = taken(self._replies), taken(self._batches), taken(self._best)
-            decoded, succeeded, failed = taken(self._decoded), taken(self._succeeded), taken(self._failed)
-            rejected = taken(self._rejected)
             try:
-                self._settle_calls(decoded, succeeded, failed, rejected)
-                self._settle_batches(batches)
+                replies = taken(self._replies)  # before batches: if a batch is noted meanwhile, both wait
+                self._settle_batches(taken(self._batches))
                 self._settle_replies(replies)
-                self._settle_predictions(best)
+                self._settle_predictions(taken(self._best))
+                self._settle_calls()
             except Exception:
                 _LOG.exception("some of what happened could not be counted")
 
-    def _settle_calls(
-        self,
-        decoded: Sequence[float],
-        succeeded: Sequence[float],
-        failed: Sequence[tuple[float, str]],
-        rejected: Sequence[str],
-    ) -> None:
-        if decoded:
+    def _settle_calls(self) -> None:
+        if decoded := taken(self._decoded):
             self._phase["decode"].observe(decoded)
-        if succeeded:
+        if succeeded := taken(self._succeeded):
             self._request_seconds.observe(succeeded)
             self._statistics.success.add(len(succeeded), sum(succeeded))
-        if failed:
+        if failed := taken(self._failed):
             self._statistics.fail.add(len(failed), sum(seconds for seconds, _ in failed))
             self._statistics.failures.update(reason for _, reason in failed)
-        for reason, count in Counts(rejected).items():
+        for reason, count in Counts(taken(self._rejected)).items():
             self._families.rejected.labels(*self._labels, reason).inc(count)
 
     def _settle_batches(self, batches: Sequence[_Batch]) -> None:
@@ -272,13 +259,11 @@ class ModelMetrics:
             stats.execution_count += 1
             stats.last_inference_ms = max(stats.last_inference_ms, batch.ended_ms)
             stats.queue.add(requests, sum(batch.queue_seconds))
-            stats.compute_input.add(requests, requests * batch.assemble)
-            stats.compute_infer.add(requests, requests * batch.infer)
-            stats.compute_output.add(requests, 0.0)
             own = stats.by_batch_size.setdefault(batch.rows, BatchDurations())
-            own.compute_input.add(1, batch.assemble)
-            own.compute_infer.add(1, batch.infer)
-            own.compute_output.add(1, 0.0)
+            for durations, count in ((stats, requests), (own, 1)):
+                durations.compute_input.add(count, count * batch.assemble)
+                durations.compute_infer.add(count, count * batch.infer)
+                durations.compute_output.add(count, 0.0)
 
     def _settle_replies(self, replies: Sequence[tuple[int, int, float]]) -> None:
         if not replies:
@@ -296,4 +281,6 @@ class ModelMetrics:
         counts = np.bincount(np.concatenate([classes for classes, _, _ in best]))
         for place in counts.nonzero()[0].tolist():
             self._families.predictions.labels(*self._labels, labels[place]).inc(int(counts[place]))
-        self._confidence.observe(np.concatenate([probabilities for _, probabilities, _ in best]))
+        self._families.confidence.labels(*self._labels).observe(
+            np.concatenate([probabilities for _, probabilities, _ in best])
+        )

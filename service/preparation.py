@@ -202,6 +202,7 @@ class Preparation:
             return None
         started = self._clock()
         if started >= terms.deadline:
+            servable.metrics.rejected(DeadlineExceeded.reason.lower())
             raise DeadlineExceeded("the deadline passed before the items were decoded")
         rows: list[np.ndarray] = []
         places: list[int] = []

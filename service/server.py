@@ -180,15 +180,14 @@ class Server:
             with shortages_named():
                 self._watchdog.start()  # first: versions are called as soon as they are loaded
                 self.reconciler.load_all()
+                self._widening.start()
+                if self._settings.model_control_mode == "poll":
+                    self._watcher.start()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
         except Exception as error:
             _LOG.exception("loading the repository failed")
             self._die(error)
-        else:
-            self._widening.start()
-            if self._settings.model_control_mode == "poll":
-                self._watcher.start()
         self.loaded.set()
 
     def _die(self, error: Exception) -> None:
@@ -218,7 +217,7 @@ class Server:
         hurry.wait(settings.lame_duck_seconds)
         if self.transport == "grpcio":  # the native door's library cannot tell callers to go
             self._grpcio.leave()
-        self.dataplane.start_refusing()
+        self.dataplane.draining = True
         give_up = time.monotonic() + (0 if hurry.is_set() else settings.drain_seconds)
         while self._calls.in_flight.count and time.monotonic() < give_up and not hurry.is_set():
             self._calls.in_flight.wait_idle(0.1)
@@ -242,7 +241,7 @@ class Server:
             self._http.close()
         if self._tracing is not None:
             self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
-        self._shared_memory.close()
+        self._shared_memory.unregister()
         self._pool.shutdown(wait=False, cancel_futures=True)
         if self._socket_folder is not None:
             self._socket_folder.cleanup()

@@ -1,4 +1,4 @@
-"""What the system does not give a server that starts: said in one line with the remedy."""
+"""What the system does not give: to a server that starts, told in one line; told from other errors where it passes."""
 
 from __future__ import annotations
 
@@ -15,6 +15,9 @@ _PANIC = "PanicException"  # of that library, if it gets no thread; the class is
 _FILES = "too many open files: allow more (ulimit -n, LimitNOFILE= of systemd)"
 _THREADS = "no thread can be started: allow more threads or memory (ulimit -u and -v, the container's limits)"
 _MEMORY = "memory ran out: allow more (ulimit -v, the container's limit)"
+_FILE_NUMBERS = (errno.EMFILE, errno.ENFILE)
+# How tokenizers (Rust) and ONNX Runtime end their texts; Python's own errors have a number.
+_OF_FILES = re.compile(rf"(?:\(os error|system error number) (?:{'|'.join(map(str, _FILE_NUMBERS))})\)?$")
 _BY_NUMBER = {errno.EMFILE: _FILES, errno.ENFILE: _FILES, errno.ENOMEM: _MEMORY}
 
 
@@ -30,6 +33,15 @@ def shortage(error: BaseException) -> str:
         if told := _OF_RUST.search(str(error)):
             return (_BY_NUMBER | {errno.EAGAIN: _THREADS}).get(int(told[1]), "")
     return ""
+
+
+def is_of_open_files(error: BaseException | None) -> bool:
+    """Return whether too many open files caused an error, or one that it was made of."""
+    while error is not None:
+        if (isinstance(error, OSError) and error.errno in _FILE_NUMBERS) or _OF_FILES.search(str(error)):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 @contextmanager

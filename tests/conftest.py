@@ -1,8 +1,9 @@
-"""Settings for all tests: property tests are repeatable and never fail for a busy machine."""
+"""Settings for all tests: property tests are repeatable and never fail for a busy machine; no proxy is asked."""
 
 from __future__ import annotations
 
 import gc
+import os
 from collections.abc import Iterator
 
 import pytest
@@ -10,6 +11,9 @@ from hypothesis import settings
 
 settings.register_profile("convserve", deadline=None, derandomize=True)
 settings.load_profile("convserve")
+
+for name in [name for name in os.environ if name.lower() in {"http_proxy", "https_proxy", "grpc_proxy", "all_proxy"}]:
+    del os.environ[name]  # what the tests call is here, and gRPC would ask a proxy even for 127.0.0.1
 
 
 @pytest.fixture

@@ -7,12 +7,18 @@ timeout is a guard that turns a hang into a failure.
 from __future__ import annotations
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
+from service.batching.admission import BatcherLimits
 from service.batching.assembly import BatchBuffer
+from service.batching.batcher import Batcher
 from service.batching.cost import CostModel
+from service.batching.observer import Observer
+from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.errors import ServingError
 from service.tensors import TensorSpec
@@ -155,9 +161,6 @@ class RecordingObserver:
     def replied(self, requests: Sequence[PendingRequest], _facts: BatchFacts, _seconds: float) -> None:
         self.events.append(("replied", len(requests)))
 
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        self.events.append(("failed", len(requests)))
-
     def rejected(self, reason: str, count: int = 1) -> None:
         self.events.extend([("rejected", reason)] * count)
 
@@ -165,28 +168,30 @@ class RecordingObserver:
         self.events.append(("cancelled", stage))
 
 
-class RaisingObserver(RecordingObserver):
-    """Fails at every event, after having recorded it."""
+class Told:
+    """Counts what it is told of shared answers."""
 
-    def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
-        super().batch(requests, outputs, facts)
-        raise RuntimeError("broken metrics")
+    def __init__(self) -> None:
+        self.counts: Counter[str] = Counter()
+        self.seconds: list[float] = []
 
-    def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
-        super().replied(requests, facts, seconds)
-        raise RuntimeError("broken metrics")
+    def cache_hit(self, seconds: float) -> None:
+        self.counts["hit"] += 1
+        self.seconds.append(seconds)
 
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        super().failed(requests)
-        raise RuntimeError("broken metrics")
+    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
+        self.counts["miss"] += calls
+        self.seconds.append(seconds)
+        self.counts["evicted"] += evicted
 
-    def rejected(self, reason: str, count: int = 1) -> None:
-        super().rejected(reason, count)
-        raise RuntimeError("broken metrics")
+    def merged(self) -> None:
+        self.counts["merged"] += 1
 
     def cancelled(self, stage: str) -> None:
-        super().cancelled(stage)
-        raise RuntimeError("broken metrics")
+        self.counts[f"cancelled {stage}"] += 1
+
+    def rejected(self, reason: str) -> None:
+        self.counts[reason] += 1
 
 
 def make_request(
@@ -234,3 +239,19 @@ def linear_cost(
 def number_buffer(max_batch_size: int = 8) -> BatchBuffer:
     """A buffer for the requests of :func:`make_request`."""
     return BatchBuffer([NUMBERS], max_batch_size)
+
+
+def number_batcher(
+    run: FakeBackend,
+    limits: BatcherLimits,
+    *,
+    cost: CostModel | None = None,
+    max_batch_size: int = 8,
+    max_queue_delay_seconds: float = 0.0,
+    observer: Observer | None = None,
+    **around: Any,
+) -> Batcher:
+    """A batcher for the requests of :func:`make_request`; what is around it is passed on."""
+    policy = BatchingPolicy(cost or linear_cost(), max_batch_size, max_queue_delay_seconds)
+    around.setdefault("new_buffer", number_buffer)
+    return Batcher(run, policy, limits=limits, observer=observer or RecordingObserver(), **around)

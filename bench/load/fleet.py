@@ -27,6 +27,7 @@ _START_SECONDS = 120.0  # a guard against a process that never comes up
 _LEAD_SECONDS = 0.05  # from giving the start to the start
 _TICK_SECONDS = 0.2
 _GRACE_SECONDS = 30.0
+_ENDED = "a client process ended unexpectedly"
 
 
 class FleetFailed(BenchError):
@@ -111,15 +112,21 @@ class Fleet:
         Raises:
             FleetFailed: A process could not carry out its plan.
         """
-        for (_, pipe), plan in zip(self._members, plans, strict=True):
-            pipe.send(plan)
+        self._tell(plans)
         self._gather(_START_SECONDS)
         start = time.monotonic() + _LEAD_SECONDS  # one clock for all processes of a machine
-        for _, pipe in self._members:
-            pipe.send(start)
+        self._tell([start] * self._count)
         longest = max(plan.seconds + plan.drain_seconds for plan in plans)
         parts: list[Part] = self._gather(longest + _GRACE_SECONDS, lambda: progress(time.monotonic() - start))
         return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
+
+    def _tell(self, words: Sequence[Any]) -> None:
+        """Give each process its word."""
+        for (_, pipe), word in zip(self._members, words, strict=True):
+            try:
+                pipe.send(word)
+            except OSError:
+                raise FleetFailed(_ENDED) from None
 
     def _gather(self, seconds: float, tick: Callable[[], None] = lambda: None) -> list[Any]:
         """Return the next message of each process."""
@@ -138,8 +145,8 @@ class Fleet:
     def _heard(self, pipe: Pipe) -> Any:
         try:
             word = pipe.recv()
-        except EOFError:
-            raise FleetFailed("a client process ended unexpectedly") from None
+        except (EOFError, OSError):
+            raise FleetFailed(_ENDED) from None
         if isinstance(word, Exception):
             raise FleetFailed(str(word)) from None
         return word

@@ -30,6 +30,7 @@ _OF_HTTP = {
     for value in (status, bytes.fromhex(huffman))
 }
 _NAME = (b"grpc-status", bytes.fromhex("9acac8b21234da8f"))  # plain, and in the Huffman code
+_UNITS = ((b"u", 1), (b"m", 1000), (b"S", 1_000_000))  # of a timeout, in microseconds
 _DIGITS = dict(enumerate(("07", "0f", "17", "67", "6b", "6f", "73", "77", "7b", "7f")))
 _TEENS = dict(enumerate(("083f", "087f", "08bf", "0b3f", "0b5f", "0b7f", "0b9f"), start=10))
 _CODES = {str(code).encode(): code for code in range(17)} | {
@@ -49,6 +50,13 @@ def literal(name: bytes, value: bytes) -> bytes:
 def secret(name: bytes, value: bytes) -> bytes:
     """Write a field that no intermediary may index either (RFC 7541, section 7.1.3)."""
     return b"\x10" + _string(name) + _string(value)
+
+
+def timeout(seconds: float) -> bytes:
+    """Write how long a call may take, in the finest unit in which it has the eight digits that gRPC allows."""
+    micros = max(1, round(seconds * 1e6))
+    unit, size = next(((unit, size) for unit, size in _UNITS if micros < size * 10**8), _UNITS[-1])
+    return literal(b"grpc-timeout", b"%d%s" % (min(micros // size, 10**8 - 1), unit))
 
 
 def request_block(authority: str, path: str, *, secure: bool = False, token: str = "") -> bytes:

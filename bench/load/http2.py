@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from bench.load import codes, frames
 from bench.load.frames import Frame, FrameReader, ProtocolFailed
-from bench.load.hpack import STATUS_200, grpc_status, literal
+from bench.load.hpack import STATUS_200, grpc_status, timeout
 
 _RENEW = 1 << 28  # bytes received before they are given back to the server's window
 # What gRPC makes of a stream that is reset (gRPC over HTTP2, "Errors"); INTERNAL otherwise.
@@ -179,8 +179,7 @@ class Connection:
         self._numbers[tag] = stream
         block = self._block
         if deadline is not None:
-            left_micros = min(max(1, round((deadline - now) * 1e6)), 99_999_999)  # eight digits at most
-            block += literal(b"grpc-timeout", b"%du" % left_micros)
+            block += timeout(deadline - now)
         self._out.append(frames.frame_bytes(frames.HEADERS, frames.END_HEADERS, stream, block))
         size = len(message)
         if size <= min(self._frame_size, self._window, self._first_window):

@@ -33,7 +33,7 @@ def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path
         ("refused", summary.refusal_latency),
         ("generator's lag", summary.lag),
     ):
-        if histogram.total:
+        if histogram.percentile(100) > 0:  # something was counted; a closed loop has no lag
             axes.plot(nines, [histogram.percentile(100 * (1 - 1 / nine)) * 1e3 for nine in nines], label=name)
     if objective_seconds is not None:
         axes.axhline(objective_seconds * 1e3, color="grey", linestyle=":", label="objective")

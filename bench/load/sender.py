@@ -25,6 +25,7 @@ from service.client import Credentials
 _BURST = 32  # calls made before their bytes are written
 _RETRY_SECONDS = 0.1
 _PATIENCE_SECONDS = 0.5  # the longest sleep
+_BEHIND_SECONDS = 10.0  # after the plan's end nothing more is sent: that would be no test of the server
 
 IsWrong = Callable[[int, bytes], bool]
 
@@ -35,7 +36,7 @@ class Part:
 
     Attributes:
         records: Of its requests.
-        cpu_share: What it used of one core, over the time of the plan.
+        cpu_share: What it used of one core while it had requests to send.
     """
 
     records: Records
@@ -124,14 +125,11 @@ class Sender:
         """
         self._start = start
         gc.disable()  # a collection would be lag
-        cpu, wall = time.process_time(), time.monotonic()
         try:
-            self._loop()
+            cpu_share = self._loop()
         finally:
             gc.enable()
-        cpu, wall = time.process_time() - cpu, time.monotonic() - wall
-        # A process without a request to send is done at once, and busy until then.
-        return Part(self._log.records(), cpu / max(wall, self._plan.seconds))
+        return Part(self._log.records(), cpu_share)
 
     def close(self) -> None:
         """Close every connection."""
@@ -139,13 +137,18 @@ class Sender:
             link.socket.close()
         self._link, self._leaving = None, []
 
-    def _loop(self) -> None:
-        give_up = float("inf")
+    def _loop(self) -> float:
+        """Send and receive until all is answered or given up; return the share of a core that sending took."""
+        give_up, cpu_share = float("inf"), 0.0
+        cpu, wall = time.process_time(), time.monotonic()
         while True:
             now = self._now()
             wake = self._send_due(now)
             if wake is None:
-                give_up = min(give_up, now + self._plan.drain_seconds)
+                if give_up == float("inf"):
+                    # Over the whole plan: a process without a request to send is done at once, and busy until then.
+                    cpu_share = (time.process_time() - cpu) / max(time.monotonic() - wall, self._plan.seconds)
+                    give_up = now + self._plan.drain_seconds
                 if not self._open or now >= give_up:
                     break
                 wake = give_up
@@ -160,6 +163,7 @@ class Sender:
                 self._settle(link.connection.abandon(NO_CONNECTION if link.connecting else UNANSWERED))
                 link.socket.close()
             self._link, self._leaving = None, []
+        return cpu_share
 
     def _wait(self, seconds: float) -> None:
         """Sleep until something arrives or the time is over; take in what arrived."""
@@ -210,6 +214,10 @@ class Sender:
             self._call(instants[self._next], now)
             now = self._now()
             burst += 1
+        if now > self._plan.seconds + _BEHIND_SECONDS:
+            for intended in instants[self._next :]:  # unanswered, with a lag that tells why
+                self._log.begin(intended, now)
+            self._next = total
         return instants[self._next] if self._next < total else None
 
     def _send_closed(self, now: float) -> float | None:

@@ -146,6 +146,8 @@ def sampling(command: Sequence[str], out: Path) -> Iterator[None]:
                 raise SamplerFailed(f"{Path(command[0]).name} did not end") from None
             raise
     if not out.exists() or not out.stat().st_size:
+        if sampler.returncode == 0:
+            raise SamplerFailed(f"{Path(command[0]).name} took no sample: give more --seconds")
         last = (said.strip().splitlines() or ["it said nothing"])[-1]
         raise SamplerFailed(f"{Path(command[0]).name} recorded nothing: {last[:160]}")
 

@@ -27,27 +27,20 @@ class Provider:
 
 
 class Backend(Protocol):
-    """One loaded graph. ``run`` may be called from several threads at once."""
+    """One loaded graph. ``run`` may be called from several threads at once.
 
-    @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """Inputs in the order of ``run``'s argument, the batch dimension included."""
-        ...
+    Attributes:
+        inputs: Inputs in the order of ``run``'s argument, the batch dimension included.
+        optional_inputs: Inputs that have a default in the graph (ONNX: initializers named among the inputs), as they
+            stand there.
+        outputs: Outputs in the order of ``run``'s result.
+        provider: What really runs, read back from the session.
+    """
 
-    @property
-    def optional_inputs(self) -> Sequence[TensorSpec]:
-        """Inputs that have a default in the graph (ONNX: initializers named among the inputs), as they stand there."""
-        ...
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """Outputs in the order of ``run``'s result."""
-        ...
-
-    @property
-    def provider(self) -> Provider:
-        """What really runs, read back from the session."""
-        ...
+    inputs: Sequence[TensorSpec]
+    optional_inputs: Sequence[TensorSpec]
+    outputs: Sequence[TensorSpec]
+    provider: Provider
 
     def run(
         self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /

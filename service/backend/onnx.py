@@ -19,7 +19,7 @@ from service.backend.ranks import without_shape
 from service.backend.remedies import not_opened, wrong_type
 from service.backend.weights import read_weights
 from service.errors import BackendFailed, GraphNotRunnable, OutputNotText, ProviderUnavailable
-from service.tensors import BF16, DTYPES, AnyRank, TensorSpec
+from service.tensors import BF16, AnyRank, TensorSpec
 
 RUNTIME = f"onnxruntime {ort.__version__}"
 _CPU = "CPUExecutionProvider"
@@ -59,7 +59,7 @@ _share_an_arena()  # before any session is opened
 
 
 class OnnxBackend:
-    """An ONNX Runtime session. ``run`` is thread-safe."""
+    """An ONNX Runtime session; see :class:`service.backend.base.Backend`. ``run`` is thread-safe."""
 
     def __init__(
         self,
@@ -117,23 +117,23 @@ class OnnxBackend:
         on_cuda = actual in (CUDA, TENSORRT)
         if device == "cuda" and not on_cuda:
             raise ProviderUnavailable(_no_cuda(f"the session runs on {actual}"))
-        self._provider = Provider(device, actual, "cuda:0" if on_cuda else "cpu")
+        self.provider = Provider(device, actual, "cuda:0" if on_cuda else "cpu")
         if device == "auto" and not on_cuda and CUDA in ort.get_available_providers():
             why = _missing_driver() or "see ONNX Runtime's own lines above"
             _LOG.warning("CUDA does not work here, so the CPU is used: %s", why, extra={"fields": {"graph": str(path)}})
         ends = [*self._session.get_inputs(), *self._session.get_outputs()]
         open_ranks = frozenset() if all(node.shape for node in ends) else without_shape(path)
-        self._inputs = [_spec(node, path, open_ranks) for node in self._session.get_inputs()]
+        self.inputs: Sequence[TensorSpec] = [_spec(node, path, open_ranks) for node in self._session.get_inputs()]
         # One of a type that no caller can send keeps its default.
         defaults = [node for node in self._session.get_overridable_initializers() if node.type in _DATATYPES]
-        self._optional_inputs = [_spec(node, path) for node in defaults]
-        self._outputs = [_spec(node, path, open_ranks) for node in self._session.get_outputs()]
-        self._input_names = [spec.name for spec in self._inputs]
-        self._output_names = [spec.name for spec in self._outputs]
+        self.optional_inputs: Sequence[TensorSpec] = [_spec(node, path) for node in defaults]
+        self.outputs: Sequence[TensorSpec] = [_spec(node, path, open_ranks) for node in self._session.get_outputs()]
+        self._input_names = [spec.name for spec in self.inputs]
+        self._output_names = [spec.name for spec in self.outputs]
         self._local = threading.local()
         self._run_options: list[ort.RunOptions] = []
         self._interrupted = False
-        datatypes = {spec.datatype for spec in (*self._inputs, *self._optional_inputs, *self._outputs)}
+        datatypes = {spec.datatype for spec in (*self.inputs, *self.optional_inputs, *self.outputs)}
         self._has_bf16 = "BF16" in datatypes
         if datatypes >= {"BF16", "BYTES"}:
             raise GraphNotRunnable(f"{path}: has BF16 and string tensors, which the runtime's Python API cannot mix")
@@ -141,30 +141,10 @@ class OnnxBackend:
         self._captures = cuda.execution == "graph"
 
     @property
-    def inputs(self) -> Sequence[TensorSpec]:
-        """See :class:`service.backend.base.Backend`."""
-        return self._inputs
-
-    @property
-    def optional_inputs(self) -> Sequence[TensorSpec]:
-        """See :class:`service.backend.base.Backend`."""
-        return self._optional_inputs
-
-    @property
     def first_axes(self) -> Sequence[str]:
         """What the graph calls the first axis of each input; empty where it has no name."""
         firsts = [node.shape[0] if node.shape else "" for node in self._session.get_inputs()]
         return [first if isinstance(first, str) else "" for first in firsts]
-
-    @property
-    def outputs(self) -> Sequence[TensorSpec]:
-        """See :class:`service.backend.base.Backend`."""
-        return self._outputs
-
-    @property
-    def provider(self) -> Provider:
-        """See :class:`service.backend.base.Backend`."""
-        return self._provider
 
     def run(
         self, inputs: Sequence[np.ndarray], overrides: Mapping[str, np.ndarray] | None = None, /
@@ -187,7 +167,7 @@ class OnnxBackend:
 
     def _not_text(self, feeds: Mapping[str, np.ndarray]) -> BackendFailed:
         """Tell which output it is; if there are several of text, by having each alone."""
-        names = [spec.name for spec in self._outputs if spec.datatype == "BYTES"]
+        names = [spec.name for spec in self.outputs if spec.datatype == "BYTES"]
         name = names[0] if len(names) == 1 else next((name for name in names if self._is_not_text(name, feeds)), None)
         if name is None:
             return BackendFailed("the runtime failed on this batch")
@@ -238,7 +218,7 @@ class OnnxBackend:
             for name, array in feeds.items()
         }
         results = self._session.run_with_ort_values(self._output_names, values, self._options())
-        return [_array(value, spec) for value, spec in zip(results, self._outputs, strict=True)]
+        return [_array(value, spec) for value, spec in zip(results, self.outputs, strict=True)]
 
 
 def _array(value: ort.OrtValue, spec: TensorSpec) -> np.ndarray:
@@ -282,7 +262,7 @@ def _no_cuda(why: str) -> str:
 
 
 def _spec(node: ort.NodeArg, path: Path, open_ranks: Collection[str] = ()) -> TensorSpec:
-    if node.type not in _DATATYPES or _DATATYPES[node.type] not in DTYPES:
+    if node.type not in _DATATYPES:
         raise GraphNotRunnable(f"{path}: {wrong_type(node.name, node.type)}")
     shape = tuple(size if isinstance(size, int) and size >= 0 else -1 for size in node.shape)
     kind = AnyRank if not shape and node.name in open_ranks else TensorSpec  # of others it infers the shape

@@ -16,7 +16,7 @@ from service.batching.answering import Answering
 from service.batching.assembly import BatchBuffer
 from service.batching.instance import Batch, Instance
 from service.batching.lone import LoneRuns
-from service.batching.observer import Observer, ShieldedObserver
+from service.batching.observer import Observer
 from service.batching.occupancy import INLINE, Occupancy
 from service.batching.policy import BatchingPolicy, Release, WaitUntil
 from service.batching.queue import RequestQueue
@@ -76,7 +76,7 @@ class Batcher:
             policy: The batching rule.
             limits: Bounds.
             new_buffer: Makes one instance's buffers.
-            observer: Told of batches, refusals and cancellations.
+            observer: Told of batches, refusals and cancellations; must not raise.
             clock: Monotonic, in seconds.
             on_death: Called once if an instance's thread, or the one that answers, dies of an error of ours. Called on
                 that thread, after everything queued has been refused; nothing is admitted any more.
@@ -85,7 +85,7 @@ class Batcher:
         self._run = run
         self._limits = limits
         self._new_buffer = new_buffer
-        self._observer = ShieldedObserver(observer)
+        self._observer = observer
         self._clock = clock
         self._lone: LoneRuns | None = None
         self._had_company = False  # the last batch that began

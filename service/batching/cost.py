@@ -162,13 +162,10 @@ class CostModel:
             if cell is not ran:
                 cell.follow(ran)
 
-    def table(self) -> dict[Hashable, list[tuple[int, float, float]]]:
-        """Return each group's rows (bucket, mean seconds, bound seconds)."""
+    def table(self) -> dict[Hashable, list[tuple[int, float]]]:
+        """Return the mean seconds of each group's buckets."""
         return {
-            group: [
-                (bucket, cell.mean, cell.mean + _DEVIATIONS * cell.deviation)
-                for bucket, cell in zip(self.buckets, cells, strict=True)
-            ]
+            group: [(bucket, cell.mean) for bucket, cell in zip(self.buckets, cells, strict=True)]
             for group, cells in self._cells.copy().items()  # a copy: observe adds groups meanwhile
         }
 

@@ -81,6 +81,7 @@ class Instance:
     def run(self, batch: Batch) -> None:
         """Run one batch and settle its requests."""
         unsettled = deque(batch.release.requests)
+        error: ServingError | None = None
         try:
             error = self._run(batch.release.requests, batch, unsettled)
             if error is not None and len(unsettled) == 1:
@@ -88,6 +89,7 @@ class Instance:
             elif error is not None:
                 self._run_alone(batch.release, unsettled)
         finally:
+            del error  # its traceback knows this frame: the requests would wait for the garbage collector
             # Requests are left here only by an error of ours, which goes on to end the thread.
             for request in unsettled:
                 request.refuse(InternalError("the batch failed"))
@@ -97,6 +99,7 @@ class Instance:
             error = self._run([request], Batch(release, self._clock()), unsettled)
             if error is not None:
                 unsettled.popleft().refuse(error)
+            del error  # as above
 
     def _run(
         self, requests: Sequence[PendingRequest], given: Batch, unsettled: deque[PendingRequest]
@@ -112,10 +115,9 @@ class Instance:
             batch = self._buffer.assemble(requests, bucket)
             padding = padding_ratio(requests, batch)
             assembled = self._clock()
-            outputs = run(batch, overrides) if overrides else run(batch)
+            outputs = run(batch, overrides)
             _check_rows(outputs, bucket)
         except Exception as error:
-            self._observer.failed(requests)
             _LOG.exception("a batch failed")
             return error if isinstance(error, ServingError) else BackendFailed("the batch failed")
         finished = self._clock()

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from service.batching.front import SharingObserver
 from service.batching.response_cache import Rows, Shelf, item_key
 from service.errors import DeadlineExceeded
+from service.model_metrics import ModelMetrics
 
 
 class KnownItems:
@@ -17,18 +17,18 @@ class KnownItems:
     A row does not depend on its neighbours, so an item is known whichever call brought it.
     """
 
-    def __init__(self, identity: str, shelf: Shelf, observer: SharingObserver, clock: Callable[[], float]) -> None:
+    def __init__(self, identity: str, shelf: Shelf, metrics: ModelMetrics, clock: Callable[[], float]) -> None:
         """Know nothing yet.
 
         Args:
             identity: Model, version and digest of its file.
             shelf: Where answers are kept.
-            observer: Told of hits and misses.
+            metrics: Counts hits and misses.
             clock: The batcher's.
         """
         self._identity = identity
         self._shelf = shelf
-        self._observer = observer
+        self._metrics = metrics
         self._clock = clock
 
     def keys_of(self, items: Sequence[bytes | memoryview | str]) -> list[bytes]:
@@ -54,9 +54,9 @@ class KnownItems:
             found.append(rows)
         now = self._clock()
         if deadline <= now:
-            self._observer.rejected(DeadlineExceeded.reason.lower())
+            self._metrics.rejected(DeadlineExceeded.reason.lower())
             raise DeadlineExceeded("the deadline had passed before the items could be answered")
-        self._observer.cache_hit(now - started)
+        self._metrics.cache_hit(now - started)
         return found
 
     def keep(self, keys: Sequence[bytes], calls: int, outputs: Sequence[np.ndarray]) -> None:
@@ -70,6 +70,5 @@ class KnownItems:
         started = self._clock()
         evicted = 0
         for row, key in enumerate(keys):
-            if key not in self._shelf.keys:  # kept a moment ago for another caller, as good as this one
-                evicted += self._shelf.put(key, [output[row : row + 1] for output in outputs])
-        self._observer.cache_miss(self._clock() - started, evicted, calls)
+            evicted += self._shelf.put(key, [output[row : row + 1] for output in outputs])
+        self._metrics.cache_miss(self._clock() - started, evicted, calls)

@@ -121,16 +121,16 @@ class BatchingPolicy:
         limit = self._share(waiting, idle_instances, soonest - now)
         if _rows(waiting) <= limit and now + self.cost.bound_seconds(limit, waiting[0].group) <= soonest:
             taken = self._trim(waiting)  # nobody to choose between, as mostly below capacity
-            return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
+            return Release(waiting[0].group, taken, [], self._reason(waiting, taken, False, draining, now))
         if soonest == math.inf:
             taken = self._trim(self._fill(waiting, limit, now, self.cost.seconds)[0])
-            return Release(waiting[0].group, taken, [], self._reason(taken, False, draining))
+            return Release(waiting[0].group, taken, [], self._reason(waiting, taken, False, draining, now))
         taken, deadline_bound = self._choose(waiting, limit, now, self.cost.bound_seconds)
         if not taken:
             # None is likely to be answered in time; take those that would be with luck.
             taken, deadline_bound = self._choose(waiting, limit, now, self.cost.least_seconds)
         late = self._late(waiting, taken, now, alone=instances == 1)
-        return Release(waiting[0].group, taken, late, self._reason(taken, deadline_bound, draining))
+        return Release(waiting[0].group, taken, late, self._reason(waiting, taken, deadline_bound, draining, now))
 
     def _share(self, waiting: Sequence[PendingRequest], idle_instances: int, left_seconds: float) -> int:
         """Return the most rows this instance takes: idle instances share the queue, with one more share if it is cheap.
@@ -229,14 +229,26 @@ class BatchingPolicy:
             and free + self.cost.least_seconds(request.rows, request.group) > request.deadline
         ]
 
-    def _reason(self, taken: Sequence[PendingRequest], deadline_bound: bool, draining: bool) -> str:
+    def _reason(
+        self,
+        waiting: Sequence[PendingRequest],
+        taken: Sequence[PendingRequest],
+        deadline_bound: bool,
+        draining: bool,
+        now: float,
+    ) -> str:
         if draining:
             return "drain"
         if deadline_bound:
             return "deadline"
         if _rows(taken) >= self.enough:
             return "full"
-        return "delay" if self.max_queue_delay_seconds else "idle"
+        if not self.max_queue_delay_seconds:
+            return "idle"
+        if _rows(waiting) >= self.enough:  # more would not fit, so nobody waited for company
+            return "full"
+        oldest = min([request.arrival for request in waiting])
+        return "delay" if oldest + self.max_queue_delay_seconds <= now else "deadline"
 
 
 def _rows(requests: Sequence[PendingRequest]) -> int:

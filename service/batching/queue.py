@@ -21,7 +21,8 @@ class RequestQueue:
     def __init__(self) -> None:
         self._groups: dict[Hashable, deque[PendingRequest]] = {}
         self._count = 0
-        self._rows = 0
+        self.rows = 0
+        """Number of waiting rows."""
         self._patient_rows = 0
         self._latest_turn = -math.inf
         self.departures = 0
@@ -31,15 +32,10 @@ class RequestQueue:
         """Number of waiting requests."""
         return self._count
 
-    @property
-    def rows(self) -> int:
-        """Number of waiting rows."""
-        return self._rows
-
     def rows_before(self, turn: float) -> int:
         """Return how many rows have their turn at ``turn`` or before."""
         if turn >= self._latest_turn:
-            return self._rows
+            return self.rows
         return sum(request.rows for request in self if request.turn <= turn)
 
     def patient_rows_before(self, turn: float) -> int:
@@ -68,18 +64,27 @@ class RequestQueue:
         group = self._groups.get(request.group, ())
         if request not in group:
             return False
-        self._forget(request.group, [request])
+        self.take(request.group, [request])
         return True
 
     def take(self, group: Hashable, requests: Iterable[PendingRequest]) -> None:
         """Take out requests of one group that are known to wait."""
-        self._forget(group, requests)
+        waiting = self._groups[group]
+        for request in requests:
+            if waiting[0] is request:
+                waiting.popleft()
+            else:
+                waiting.remove(request)
+            self._account(request, -1)
+            self.departures += 1
+        if not waiting:
+            del self._groups[group]
 
     def drain(self) -> list[PendingRequest]:
         """Take everything out, oldest first."""
         everything = sorted(self, key=lambda request: request.arrival)
         self._groups.clear()
-        self._count = self._rows = self._patient_rows = 0
+        self._count = self.rows = self._patient_rows = 0
         return everything
 
     def groups_by_age(self) -> list[Hashable]:
@@ -98,21 +103,9 @@ class RequestQueue:
         for group in self._groups.values():
             yield from group
 
-    def _forget(self, key: Hashable, requests: Iterable[PendingRequest]) -> None:
-        group = self._groups[key]
-        for request in requests:
-            if group[0] is request:
-                group.popleft()
-            else:
-                group.remove(request)
-            self._account(request, -1)
-            self.departures += 1
-        if not group:
-            del self._groups[key]
-
     def _account(self, request: PendingRequest, sign: int) -> None:
         self._count += sign
-        self._rows += sign * request.rows
+        self.rows += sign * request.rows
         if request.deadline == math.inf:
             self._patient_rows += sign * request.rows
 

@@ -56,74 +56,34 @@ class _Entry(NamedTuple):
 
 
 class ResponseCache:
-    """The server's memory of answers, which all versions share. Thread-safe; the lock covers dictionary work only.
+    """The server's memory of answers, of which each version has a :class:`Shelf`. Thread-safe.
 
     Worst case: ``max_bytes`` of entries, Python's own share included. Every operation is O(1), apart from
     evictions.
+
+    Attributes:
+        max_bytes: Most bytes of all entries.
+        size_bytes: Bytes that they take.
+        entries: Those of all shelves, the least recently used first.
+        lock: Held by the shelves, for dictionary work only.
     """
 
     def __init__(self, max_bytes: int) -> None:
         """Hold nothing yet, and never more than ``max_bytes``."""
-        self._max_bytes = max_bytes
-        self._entries: OrderedDict[tuple[Shelf, bytes], _Entry] = OrderedDict()
-        self._bytes = 0
-        self._lock = threading.Lock()
-
-    @property
-    def size_bytes(self) -> int:
-        """Bytes that the entries take."""
-        return self._bytes
-
-    def __len__(self) -> int:
-        """Number of entries."""
-        return len(self._entries)
+        self.max_bytes = max_bytes
+        self.size_bytes = 0
+        self.entries: OrderedDict[tuple[Shelf, bytes], _Entry] = OrderedDict()
+        self.lock = threading.Lock()
 
     def shelf(self) -> Shelf:
         """Return the part of one version."""
         return Shelf(self)
 
-    def get(self, shelf: Shelf, key: bytes) -> Rows | None:
-        """See :meth:`Shelf.get`."""
-        with self._lock:
-            entry = self._entries.get((shelf, key))
-            if entry is None:
-                return None
-            self._entries.move_to_end((shelf, key))
-            return entry.rows
-
-    def put(self, shelf: Shelf, key: bytes, outputs: Sequence[np.ndarray]) -> int:
-        """See :meth:`Shelf.put`."""
-        size = _ENTRY_BYTES + sum(_ARRAY_BYTES + output.nbytes for output in outputs)
-        if size > self._max_bytes or any(output.dtype == object for output in outputs):
-            return 0
-        rows = tuple(np.array(output) for output in outputs)  # a view would keep the whole batch
-        for row in rows:
-            row.flags.writeable = False
-        evicted = 0
-        with self._lock:
-            if shelf.closed:
-                return 0
-            self._drop(shelf, key)
-            while self._bytes + size > self._max_bytes:
-                self._drop(*next(iter(self._entries)))
-                evicted += 1
-            self._entries[shelf, key] = _Entry(rows, size)
-            self._bytes += size
-            shelf.size_bytes += size
-            shelf.keys.add(key)
-        return evicted
-
-    def close(self, shelf: Shelf) -> None:
-        """See :meth:`Shelf.close`."""
-        with self._lock:
-            shelf.closed = True
-            for key in list(shelf.keys):
-                self._drop(shelf, key)
-
-    def _drop(self, shelf: Shelf, key: bytes) -> None:
-        entry = self._entries.pop((shelf, key), None)
+    def drop(self, shelf: Shelf, key: bytes) -> None:
+        """Forget an entry, if there is one. Call it under the lock."""
+        entry = self.entries.pop((shelf, key), None)
         if entry is not None:
-            self._bytes -= entry.size_bytes
+            self.size_bytes -= entry.size_bytes
             shelf.size_bytes -= entry.size_bytes
             shelf.keys.remove(key)
 
@@ -133,36 +93,59 @@ class Shelf:
 
     Attributes:
         size_bytes: Bytes that its entries take.
-        closed: Whether its version is gone. Only the cache changes this and the keys, under its lock.
-        keys: The keys of its entries.
+        keys: The keys of its entries; changed under the cache's lock only.
     """
 
-    __slots__ = ("_cache", "closed", "keys", "size_bytes")
+    __slots__ = ("_cache", "_closed", "keys", "size_bytes")
 
     def __init__(self, cache: ResponseCache) -> None:
         self._cache = cache
+        self._closed = False
         self.size_bytes = 0
-        self.closed = False
         self.keys: set[bytes] = set()
-
-    def __len__(self) -> int:
-        """Number of its entries."""
-        return len(self.keys)
 
     def get(self, key: bytes) -> Rows | None:
         """Return the outputs kept under a key, which nobody may write to, and mark them as used."""
-        return self._cache.get(self, key)
+        cache = self._cache
+        with cache.lock:
+            entry = cache.entries.get((self, key))
+            if entry is None:
+                return None
+            cache.entries.move_to_end((self, key))
+            return entry.rows
 
     def put(self, key: bytes, outputs: Sequence[np.ndarray]) -> int:
         """Keep a copy of outputs under a key; return how many entries, of any version, were evicted for it.
 
         Outputs that are text, larger than the whole cache, or of a closed shelf are not kept.
         """
-        return self._cache.put(self, key, outputs)
+        cache = self._cache
+        size = _ENTRY_BYTES + sum(_ARRAY_BYTES + output.nbytes for output in outputs)
+        if size > cache.max_bytes or any(output.dtype == object for output in outputs):
+            return 0
+        rows = tuple(np.array(output) for output in outputs)  # a view would keep the whole batch
+        for row in rows:
+            row.flags.writeable = False
+        evicted = 0
+        with cache.lock:
+            if self._closed:
+                return 0
+            cache.drop(self, key)
+            while cache.size_bytes + size > cache.max_bytes:
+                cache.drop(*next(iter(cache.entries)))
+                evicted += 1
+            cache.entries[self, key] = _Entry(rows, size)
+            cache.size_bytes += size
+            self.size_bytes += size
+            self.keys.add(key)
+        return evicted
 
     def close(self) -> None:
         """Drop everything and keep nothing more, not even what is being computed."""
-        self._cache.close(self)
+        with self._cache.lock:
+            self._closed = True
+            for key in list(self.keys):
+                self._cache.drop(self, key)
 
 
 def _add(digest: hashlib._Hash, part: bytes) -> None:

@@ -13,12 +13,13 @@ from functools import partial
 
 import numpy as np
 
-from service.batching.front import Runner, SharingObserver
+from service.batching.batcher import Batcher
 from service.batching.keeping import Keep, Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import Shelf, request_key
 from service.errors import DeadlineExceeded, DeadlineUnmeetable, RequestCancelled, ServingError
+from service.model_metrics import ModelMetrics
 
 Queue = Callable[[PendingRequest], None]
 
@@ -42,11 +43,11 @@ class SharedAnswers:
 
     def __init__(
         self,
-        batcher: Runner,
+        batcher: Batcher,
         *,
         identity: str,
         names: Sequence[str],
-        observer: SharingObserver,
+        metrics: ModelMetrics,
         cache: Shelf | None = None,
         merges: bool = False,
         most_joined: int = 1024,
@@ -58,30 +59,26 @@ class SharedAnswers:
             batcher: Runs what has to be run.
             identity: Model, version and digest of its file.
             names: The inputs' names.
-            observer: Told of hits, misses and merging.
+            metrics: Counts hits, misses and merged requests.
             cache: Where the version's answers are kept; None for no cache.
             merges: Whether identical requests in flight run once.
             most_joined: Most requests that may wait for others' runs, since they take no place in the queue.
             clock: The batcher's.
         """
         self.cache = cache
-        self.items = KnownItems(identity, cache, observer, clock) if cache is not None else None
+        self.items = KnownItems(identity, cache, metrics, clock) if cache is not None else None
         self.merges = merges
         self._batcher = batcher
         self._identity = identity
         self._names = names
-        self._observer = observer
+        self._metrics = metrics
         self._clock = clock
         self._lock = threading.Lock()
         self._flights: dict[bytes, _Flight] = {}
         self._members: dict[PendingRequest, _Flight] = {}
         self._most_joined = most_joined
-        self._joined = 0
-
-    @property
-    def joined(self) -> int:
+        self.joined = 0
         """How many requests wait for others' runs."""
-        return self._joined
 
     def offer(self, request: PendingRequest, inline: bool = False) -> None:
         """Answer, merge or queue a request; never run it inline, since others may want its answer.
@@ -112,7 +109,7 @@ class SharedAnswers:
             if flight is not None:
                 carrier = flight.carrier
                 flight.members.remove(request)
-                self._joined -= request is not flight.first
+                self.joined -= request is not flight.first
                 alone = not flight.members
                 if alone:
                     self._end(flight)
@@ -126,7 +123,7 @@ class SharedAnswers:
                 carrier.refuse(left)
             self._batcher.cancel(carrier)
         elif was_unsettled:
-            self._observer.cancelled("merged")
+            self._metrics.cancelled("merged")
 
     def _take(self, request: PendingRequest, queue: Queue, give_back: Callable[[], None], cache: Shelf | None) -> None:
         if request.overrides or (cache is None and not self.merges):
@@ -140,7 +137,7 @@ class SharedAnswers:
             now = self._clock()
             if rows is not None:
                 self._check(request, now)
-                self._observer.cache_hit(now - started)
+                self._metrics.cache_hit(now - started)
                 request.answer(rows, cached_facts(request.rows, now))
                 return
             keep = partial(self._keep, key, now - started)
@@ -150,7 +147,7 @@ class SharedAnswers:
         elif self._join(key, request, now := self._clock()):
             give_back()
             self._check(request, now)
-            self._observer.merged()
+            self._metrics.merged()
         else:
             self._start(key, request, queue, keep)
 
@@ -161,14 +158,14 @@ class SharedAnswers:
         """
         with self._lock:
             flight = self._flights.get(key)
-            if flight is None or self._joined >= self._most_joined:
+            if flight is None or self.joined >= self._most_joined:
                 return False
             carrier = flight.carrier
             if request.deadline < carrier.deadline or request.turn < carrier.turn:
                 return False
             if not request.cancelled and request.deadline > now:
                 flight.members.append(request)
-                self._joined += 1
+                self.joined += 1
                 self._members[request] = flight
             return True
 
@@ -196,7 +193,7 @@ class SharedAnswers:
         assert self.cache is not None
         started = self._clock()
         evicted = self.cache.put(key, outputs)
-        self._observer.cache_miss(looked_seconds + self._clock() - started, evicted)
+        self._metrics.cache_miss(looked_seconds + self._clock() - started, evicted)
 
     def land(self, flight: _Flight) -> list[PendingRequest]:
         """End a flight whose carrier was settled; return the requests that wait for it."""
@@ -223,10 +220,10 @@ class SharedAnswers:
             DeadlineExceeded: Its deadline has passed (DEADLINE_EXCEEDED).
         """
         if request.cancelled:
-            self._observer.rejected(RequestCancelled.reason.lower())
+            self._metrics.rejected(RequestCancelled.reason.lower())
             raise RequestCancelled("the caller left")
         if request.deadline <= now:
-            self._observer.rejected(DeadlineExceeded.reason.lower())
+            self._metrics.rejected(DeadlineExceeded.reason.lower())
             raise DeadlineExceeded("the deadline had passed before the request could be answered")
 
     def _end(self, flight: _Flight) -> list[PendingRequest]:
@@ -239,7 +236,7 @@ class SharedAnswers:
         members, flight.members = flight.members, []
         for member in members:
             self._members.pop(member, None)
-            self._joined -= member is not flight.first
+            self.joined -= member is not flight.first
         return members
 
 

@@ -184,21 +184,13 @@ def check_terms(timeout_seconds: float | None, attempts: int) -> None:
 
 
 def _expect_number(name: str, value: object, kind: type[Integral | Real]) -> None:
-    """Go on unless a value is no such number, NumPy's among them.
-
-    Raises:
-        TypeError: It is none.
-    """
+    """Refuse with a TypeError what is no such number; NumPy's are."""
     if not isinstance(value, kind):
         expected = "int" if kind is Integral else "float"
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
 
 
 def _expect_text(name: str, value: object) -> None:
-    """Go on unless a value is no text, of which protobuf's errors name neither.
-
-    Raises:
-        TypeError: It is none.
-    """
+    """Refuse with a TypeError what is no text: protobuf's errors name neither the value nor what is expected."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected str, got {type(value).__name__}")

@@ -18,12 +18,7 @@ class Absences:
     """Remembers what the last look missed. Call it under the reconciler's lock."""
 
     def __init__(self, lifecycle: Lifecycle, root: Path) -> None:
-        """Miss nothing yet.
-
-        Args:
-            lifecycle: Knows what serves.
-            root: The repository.
-        """
+        """Miss nothing yet; ``root`` is the repository."""
         self._lifecycle = lifecycle
         self._root = root
         self._missing: Mapping[str, set[str]] = {}

@@ -25,11 +25,7 @@ class Catalogue:
     """
 
     def __init__(self, settings: Settings) -> None:
-        """Know of nothing yet.
-
-        Args:
-            settings: The server's.
-        """
+        """Know of nothing yet; the settings are the server's."""
         self._settings = settings
         self.root = Path(settings.models)
         self.unreadable: Mapping[str, str] = {}
@@ -86,9 +82,10 @@ class Catalogue:
             else:
                 plan[name] = (settings, self.wanted(models[name], settings))
         if not any(wanted for _, wanted in plan.values()) and self._settings.model_control_mode != "explicit":
+            if faults:
+                raise SettingsError(f"model repository {self.root} has nothing to serve: {'; '.join(faults.values())}")
             nothing = f"model repository {self.root} holds no MODEL/VERSION/model.onnx that the settings select"
-            reasons = "".join(f"; {why}" for why in faults.values())
-            raise SettingsError(nothing + (reasons or store.hint_above(self.root)))
+            raise SettingsError(nothing + store.hint_above(self.root))
         return plan, faults
 
     def is_whole(self, folder: VersionFolder) -> bool:

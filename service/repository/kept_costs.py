@@ -146,13 +146,14 @@ class KeptCosts:
         if cache_folder:
             self._path = Path(cache_folder) / f"{model_digest.replace(':', '-')}.json"
         self._may_be_missing = bool(cache_folder)
+        self._said: set[str] = set()
 
     def read(self, key: Key) -> Entry | None:
         """Return what was measured under this key, if anything was."""
         entries = self._entries()
         found = next((entry for entry in entries if entry.key == key), None)
         if entries and found is None:
-            _LOG.info("%s: costs are kept only for other machines or models, so they are measured again", self._path)
+            self._say(logging.INFO, "costs are kept only for other machines or models, so they are measured again")
         return found
 
     def write(self, entry: Entry) -> bool:
@@ -173,7 +174,7 @@ class KeptCosts:
             finally:
                 aside.unlink(missing_ok=True)
         except OSError as error:
-            _LOG.info("%s: costs cannot be kept, so every start measures them: %s", self._path, error.strerror)
+            self._say(logging.INFO, f"costs cannot be kept, so every start measures them: {error.strerror}")
             return False
         return True
 
@@ -188,9 +189,15 @@ class KeptCosts:
         except FileNotFoundError:
             return ()
         except (OSError, ValueError, RecursionError) as error:
-            _LOG.warning("%s: ignored, so costs are measured again: %s", self._path, error)
+            self._say(logging.WARNING, f"ignored, so costs are measured again: {error}")
             return ()
         return file.entries
+
+    def _say(self, level: int, what: str) -> None:
+        """Log what is wrong with the file, once: it is read again and again."""
+        if what not in self._said:
+            self._said.add(what)
+            _LOG.log(level, "%s: %s", self._path, what)
 
 
 def machine() -> str:

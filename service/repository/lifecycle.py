@@ -1,8 +1,8 @@
 """The states of every model version, and the loan of a servable to a request.
 
-LOADING -> READY -> UNLOADING -> gone, or LOADING -> UNAVAILABLE with a reason. The reconciler's
-thread changes them; requests only read dictionaries that are replaced as a whole, so a look-up takes
-no lock and never meets a half-loaded model.
+LOADING -> READY -> UNLOADING -> gone, or LOADING -> UNAVAILABLE with a reason. The reconciler changes them, and an
+instance that dies; requests only read dictionaries that are replaced as a whole, so a look-up takes no lock and never
+meets a half-loaded model.
 """
 
 from __future__ import annotations
@@ -185,7 +185,8 @@ class Lifecycle:
 
     def withdraw(self, servable: Servable) -> None:
         """Stop lending a version. The caller closes it and then sets its new state."""
-        self._replace(VersionStatus(servable.name, servable.version, "UNLOADING"), None)
+        hint = "it takes no more requests"
+        self._replace(VersionStatus(servable.name, servable.version, "UNLOADING", hint=hint), None)
 
     def when_withdrawn(self, let_go: Callable[[Servable], None]) -> None:
         """Call ``let_go`` with each servable that is no longer lent, on the thread that withdrew it.
@@ -245,11 +246,12 @@ class Lifecycle:
         replaced = versions.pop(status.version, None)
         if servable is not None:
             versions[status.version] = servable
-            self._required |= {status.name}
         newest_first = dict(sorted(versions.items(), reverse=True))
         # Before _ready, by which readiness is judged.
         self._newest = {**self._newest, status.name: next(iter(newest_first.values()), None)}
         self._ready = {**self._ready, status.name: newest_first}
+        if servable is not None:  # after _ready: the server would seem not to be ready for a moment
+            self._required |= {status.name}
         self._names = self._names | {status.name}
         if status.is_left_out:  # no series reports an unwanted version as UNAVAILABLE
             self._metrics.forget(status.name, str(status.version))

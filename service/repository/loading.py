@@ -10,8 +10,6 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from service.backend.cuda import CudaOptions
 from service.backend.onnx import OnnxBackend
 from service.batching.admission import BatcherLimits
@@ -38,8 +36,9 @@ from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import LonePricing
 from service.repository.lone_session import LoneSession
+from service.repository.measuring import Subject
 from service.repository.metered import MeteredBatches
-from service.repository.pricing import Pricing, Subject, useful_batch_size
+from service.repository.pricing import Pricing, useful_batch_size
 from service.repository.rows_apart import answers_rows_apart
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
@@ -62,8 +61,7 @@ def load(
 ) -> Servable:
     """Load one version and prove that it answers as it did at export.
 
-    Blocking, from tens of milliseconds to seconds; call it from the loader's thread. Nothing is
-    registered: the lifecycle decides what becomes READY.
+    Blocks, from tens of milliseconds to seconds. Nothing is registered: the lifecycle decides what becomes READY.
 
     Args:
         folder: The version's folder.
@@ -99,7 +97,7 @@ def load(
         lone = LoneSession(folder, fingerprint, LonePricing(opened.pricing, settings), subject, opened.prove, cores)
         taking = cores.taken_by(graph.run, layout.threads)
     batcher = _batcher(opened, taking or graph.run, cost, observer, on_death)
-    shared = _shared_answers(opened, batcher, observer, cache)
+    shared = _shared_answers(opened, batcher, model_metrics, cache)
     if shared is not None and (shelf := shared.cache) is not None:
         model_metrics.watch_cache(lambda: shelf.size_bytes)
     at_weight(settings.weight, lambda: batcher.start(folder.name))
@@ -261,7 +259,7 @@ def _batcher(
 
 
 def _shared_answers(
-    opened: _Opened, batcher: Batcher, observer: MeteredBatches, cache: ResponseCache | None
+    opened: _Opened, batcher: Batcher, metrics: ModelMetrics, cache: ResponseCache | None
 ) -> SharedAnswers | None:
     settings, folder = opened.settings, opened.folder
     shelf = cache.shelf() if cache is not None and settings.response_cache else None
@@ -271,14 +269,14 @@ def _shared_answers(
         batcher,
         identity=f"{folder.name} {folder.version} {opened.digest}",
         names=[spec.name for spec in opened.graph.inputs],
-        observer=observer,
+        metrics=metrics,
         cache=shelf,
         merges=settings.merge_identical_requests,
         most_joined=settings.max_queued_requests,
     )
 
 
-def _interrupt(backend: OnnxBackend, taking: Taking[..., list[np.ndarray]] | None, lone: LoneSession | None) -> None:
+def _interrupt(backend: OnnxBackend, taking: Taking | None, lone: LoneSession | None) -> None:
     backend.interrupt()
     if taking is not None:
         taking.give_up()
@@ -289,11 +287,12 @@ def _interrupt(backend: OnnxBackend, taking: Taking[..., list[np.ndarray]] | Non
 def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:
     labels = (servable.name, str(servable.version))
     provider = servable.provider
+    metrics.forget_facts(*labels)
     metrics.provider_info.labels(*labels, provider.requested, provider.actual, provider.device).set(1)
     metrics.golden_passed.labels(*labels).set(servable.verified)
     if servable.golden is not None:
         metrics.golden_error.labels(*labels).set(servable.golden.max_abs_error)
     metrics.load_seconds.labels(*labels).set(servable.load_seconds)
     for group, rows in cost.table().items():
-        for bucket, seconds, _ in rows:
+        for bucket, seconds in rows:
             metrics.batch_cost.labels(*labels, "" if group is None else str(group), str(bucket)).set(seconds)

@@ -9,12 +9,12 @@ from service.batching.choice import Layout
 from service.batching.cost import CostModel
 from service.processors import usable_cores
 from service.repository.kept_costs import Entry, Samples, summarise
-from service.repository.pricing import Pricing, Subject, measuring_of, samples_of
+from service.repository.measuring import Measuring, Subject
+from service.repository.pricing import Pricing, samples_of
 from service.settings import Settings
 
 _WORTH_SECONDS = 3e-4  # a row that takes less gains little from more threads, and a session costs memory
 _MEASURING_SECONDS = 0.25  # for each number of threads, besides one run of every batch size
-_SAMPLES = 5
 
 Quicker = Mapping[Hashable, frozenset[int]]
 
@@ -90,12 +90,13 @@ class LonePricing:
     def _table(self, subject: Subject, threads: int, undisturbed: Callable[[], bool]) -> Samples:
         table = self._known(subject, threads)
         if table is None:
-            layout = Layout(1, threads)
-            table = measuring_of(subject, layout, _SAMPLES).measure(_MEASURING_SECONDS)
+            table = Measuring(subject).measure(_MEASURING_SECONDS)
             if not undisturbed():
                 raise Disturbed
             self._measured[threads] = table
-            self._pricing.kept.write(self._entry(subject).updated_lone(summarise(layout, table, subject.buckets)))
+            self._pricing.kept.write(
+                self._entry(subject).updated_lone(summarise(Layout(1, threads), table, subject.buckets))
+            )
         return table
 
     def _quicker(self, subject: Subject, alone: Samples, threads: int, lone: Samples) -> Quicker:

@@ -6,8 +6,6 @@ import dataclasses
 import logging
 from collections.abc import Callable, Iterable
 
-import numpy as np
-
 from service.backend.onnx import OnnxBackend
 from service.batching.batcher import Batcher
 from service.batching.lone import LoneRuns
@@ -18,7 +16,8 @@ from service.repository import store
 from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView, batch_view
 from service.repository.lone_pricing import Disturbed, LonePricing
-from service.repository.pricing import Subject, useful_batch_size
+from service.repository.measuring import Subject
+from service.repository.pricing import useful_batch_size
 from service.repository.store import Fingerprint, VersionFolder
 
 _LOG = logging.getLogger(__name__)
@@ -59,7 +58,7 @@ class LoneSession:
         self._prove = prove
         self._cores = cores
         self._backend: OnnxBackend | None = None
-        self._taking: Taking[..., list[np.ndarray]] | None = None
+        self._taking: Taking | None = None
         self._in_vain = self._left_out = 0
         self.settled = False
         self.runs: LoneRuns | None = None

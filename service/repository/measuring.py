@@ -5,11 +5,13 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 
 import numpy as np
 
-from service.batching.run import Run
+from service.backend.base import Provider
 from service.errors import BackendFailed
+from service.repository.batch_view import BatchView
 from service.repository.proof import LENGTH_GROUPS, length_group
 from service.tensors import TensorSpec
 
@@ -21,6 +23,16 @@ _QUICK_SECONDS = 1e-3  # runs this short are repeated several times in a row, so
 _IN_A_ROW = 3
 _TELLING = 10  # samples; fewer may stem from one moment
 _Row = list[list[float]]  # samples of every bucket
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """What is measured: a graph, its batch sizes and the most tokens of a sentence (None: no sentences)."""
+
+    graph: BatchView
+    provider: Provider
+    buckets: Sequence[int]
+    max_tokens: int | None
 
 
 def groups_of(max_tokens: int | None) -> Sequence[int | None]:
@@ -40,37 +52,26 @@ class Measuring:
     """Times batches of zeros, or of empty strings, until there is no time left."""
 
     def __init__(
-        self,
-        run: Run,
-        inputs: Sequence[TensorSpec],
-        buckets: Sequence[int],
-        *,
-        max_tokens: int | None,
-        threads: int = 1,
-        samples: int = 5,
-        clock: Callable[[], float] = time.perf_counter,
+        self, subject: Subject, threads: int = 1, samples: int = 5, clock: Callable[[], float] = time.perf_counter
     ) -> None:
         """Know nothing yet.
 
         Args:
-            run: The backend.
-            inputs: The graph's inputs.
-            buckets: Batch sizes, ascending.
-            max_tokens: Length of the longest sentence, which is the free trailing dimension; None for no sentences.
+            subject: What is measured. The length of sentences is the free trailing dimension.
             threads: How many runs to make at once: as many as there will be instances.
             samples: How many samples of each batch are enough.
             clock: Returns seconds.
         """
-        self._run = run
-        self._inputs = inputs
-        self._buckets = buckets
+        self._run = subject.graph.run
+        self._inputs = subject.graph.inputs
+        self._buckets = subject.buckets
         self._clock = clock
         self._threads = threads
         self._enough = samples
-        self._groups = groups_of(max_tokens)
+        self._groups = groups_of(subject.max_tokens)
         timed = [group for group in self._groups if group is None or group <= _LONGEST_MEASURED]
         self._samples: dict[tuple[int | None, int], list[float]] = {
-            (group, bucket): [] for group in timed for bucket in buckets
+            (group, bucket): [] for group in timed for bucket in subject.buckets
         }
         self._failed: set[tuple[int | None, int]] = set()
         self._free_size = 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,11 +10,12 @@ import numpy as np
 from service.batching.request import BatchFacts, PendingRequest
 from service.model_metrics import ModelMetrics
 
+_LOG = logging.getLogger(__name__)
 _MAX_COUNTED_CLASSES = 1000  # each class is a series; a model with more has its predictions uncounted
 
 
 class MeteredBatches:
-    """Counts what a batcher and its shared answers report."""
+    """Counts what a batcher reports."""
 
     def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
         self._metrics = metrics
@@ -29,33 +31,24 @@ class MeteredBatches:
             infer=facts.infer_seconds,
             reason=facts.release_reason,
         )
+        try:
+            self._count_predictions(outputs, facts.rows)
+        except Exception:  # counting must never harm a caller
+            _LOG.exception("the predictions of a batch cannot be counted")
+
+    def _count_predictions(self, outputs: Sequence[np.ndarray], rows: int) -> None:
         if self._labels and _are_of_classes(outputs[0], len(self._labels)):
-            probabilities = outputs[0][: facts.rows]
+            probabilities = outputs[0][:rows]
             best = probabilities.argmax(axis=1)
-            self._metrics.observe_predictions(best, probabilities[np.arange(facts.rows), best], self._labels)
+            self._metrics.observe_predictions(best, probabilities[np.arange(rows), best], self._labels)
 
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """Count the time that the replies took."""
         self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
 
-    def failed(self, requests: Sequence[PendingRequest]) -> None:
-        """Count nothing: every request's call counts its own failure."""
-
     def rejected(self, reason: str, count: int = 1) -> None:
         """Count refusals."""
         self._metrics.rejected(reason, count)
-
-    def cache_hit(self, seconds: float) -> None:
-        """Count an answer from the cache."""
-        self._metrics.observe_cache_hit(seconds)
-
-    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        """Count an answer that was not in the cache."""
-        self._metrics.observe_cache_miss(seconds, evicted, calls)
-
-    def merged(self) -> None:
-        """Count a request that shared another's run."""
-        self._metrics.observe_merged()
 
     def cancelled(self, stage: str) -> None:
         """Count a caller who left."""

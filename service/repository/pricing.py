@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 from service.backend.base import Provider
 from service.backend.cuda import CudaOptions, gpu_name
@@ -14,25 +13,15 @@ from service.batching.choice import Layout
 from service.batching.cost import CostModel
 from service.manifest import MODEL_FILE
 from service.processors import usable_cores
-from service.repository.batch_view import BatchView, batch_view
+from service.repository.batch_view import batch_view
 from service.repository.kept_costs import Entry, KeptCosts, Key, LayoutCosts, Samples, machine, summarise
-from service.repository.measuring import Measuring, groups_of
+from service.repository.measuring import Measuring, Subject, groups_of
 from service.repository.proof import Proof
 from service.repository.store import VersionFolder
 from service.settings import Settings
 
 _LOG = logging.getLogger(__name__)
 _COMPARED_SAMPLES = 25
-
-
-@dataclass(frozen=True, slots=True)
-class Subject:
-    """What is measured: a graph, its batch sizes and the most tokens of a sentence (None: no sentences)."""
-
-    graph: BatchView
-    provider: Provider
-    buckets: Sequence[int]
-    max_tokens: int | None
 
 
 class Pricing:
@@ -70,7 +59,7 @@ class Pricing:
             self._entry = None
         table = samples_of(self._entry.of(self.layout) if self._entry else None, subject)
         if table is None:
-            measuring = measuring_of(subject, self.layout, samples=5)
+            measuring = Measuring(subject, self.layout.instances)
             if golden is not None:
                 measuring.know(golden.seconds, golden.row_shape[0] if subject.max_tokens is not None else None)
             table = measuring.measure(self._settings.measuring_seconds)
@@ -101,7 +90,7 @@ class Pricing:
             )
             graph = batch_view(backend, subject.graph.batched)
             again = Subject(graph, backend.provider, subject.buckets, subject.max_tokens)
-            measured = measuring_of(again, layout, samples=_COMPARED_SAMPLES).measure(seconds)
+            measured = Measuring(again, layout.instances, _COMPARED_SAMPLES).measure(seconds)
             tables[layout] = summarise(layout, measured, subject.buckets)
         self._keep(subject.provider, *tables.values())
         self.layout = self._choose(self._entry)
@@ -166,18 +155,6 @@ def _cost_model(table: Samples, buckets: Sequence[int]) -> CostModel:
     useful = choice.useful_buckets(buckets, list(table.values()))
     places = [buckets.index(bucket) for bucket in useful]
     return CostModel(useful, {group: [row[place] for place in places] for group, row in table.items()})
-
-
-def measuring_of(subject: Subject, layout: Layout, samples: int) -> Measuring:
-    """Return a measuring of a version with all instances of a layout running, and that many samples of each batch."""
-    return Measuring(
-        subject.graph.run,
-        subject.graph.inputs,
-        subject.buckets,
-        max_tokens=subject.max_tokens,
-        threads=layout.instances,
-        samples=samples,
-    )
 
 
 def _device(settings: Settings) -> str:

@@ -9,7 +9,6 @@ import numpy as np
 
 from service.backend.base import Provider
 from service.batching.batcher import Batcher
-from service.batching.front import Front
 from service.batching.priority import Priorities
 from service.batching.sharing import SharedAnswers
 from service.manifest import Manifest, Task
@@ -80,7 +79,7 @@ class Servable:
     shared: SharedAnswers | None = None
 
     @property
-    def front(self) -> Front:
+    def front(self) -> Batcher | SharedAnswers:
         """Takes the requests: the shared answers or, without them, the batcher."""
         return self.shared or self.batcher
 

@@ -57,12 +57,7 @@ class Shortfalls:
     """The last shortfall of each model. Call it under the reconciler's lock."""
 
     def __init__(self, metrics: Metrics, lifecycle: Lifecycle) -> None:
-        """Know of none.
-
-        Args:
-            metrics: Shows them.
-            lifecycle: Knows which models exist.
-        """
+        """Know of none."""
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._said: dict[str, Shortfall] = {}

@@ -183,7 +183,9 @@ def _passed_over_in(model: Path) -> dict[str, str]:
     if not found and not served and not _versions(model):
         found[model.name] = f"it holds no VERSION/{MODEL_FILE}"
     if os.path.exists(model / _TRITONS_FILE):
-        found[f"{model.name}/{_TRITONS_FILE}"] = f"it is not read: use {SERVING_FILE} instead"
+        found[f"{model.name}/{_TRITONS_FILE}"] = (
+            f"Triton's settings are not read; {SERVING_FILE} sets what must differ from the defaults"
+        )
     return found
 
 

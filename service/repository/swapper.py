@@ -22,6 +22,7 @@ from service.repository.origin import Origin
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings
+from service.shortage import is_of_open_files
 
 _LOG = logging.getLogger(__name__)
 
@@ -128,14 +129,14 @@ class Swapper:
 
         try:
             servable = self._attempts.make(f"load {folder.name}/{folder.version}", attempt)
-        except ProviderUnavailable as error:
-            if provider_must_be_there:
-                raise
-            self._failed(folder, str(error), error.hint)
         except LoadError as error:
+            if provider_must_be_there and isinstance(error, ProviderUnavailable):
+                raise
+            if is_of_open_files(error):  # which passes: the next look tries again, as with files that cannot be read
+                self._tried[place] = ()
+            self._failed(folder, str(error), error.hint)
             if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-            self._failed(folder, str(error), error.hint)
         except Exception:
             _LOG.exception("loading failed")
             self._failed(folder, "loading failed, see the log", LoadError.hint)

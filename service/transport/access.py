@@ -132,9 +132,6 @@ class Access:
         return Unauthenticated("the token is not known")
 
 
-OPEN = Access(None, None, local=True)
-
-
 def _bearer(metadata: Metadata) -> str:
     for key, value in metadata:
         if key == "authorization" and isinstance(value, str):

@@ -13,6 +13,7 @@ from service.dataplane import DataPlane
 from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.preparation import Burst
 from service.repository.servable import Servable
+from service.rpc_counts import RpcCounts
 from service.transport.access import Metadata
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.departure import departure
@@ -78,46 +79,45 @@ class InFlight:
     """Counts the calls taken in and not yet settled. Thread-safe."""
 
     def __init__(self) -> None:
-        self._count = 0
+        self.count = 0
+        """How many calls are in flight."""
         self._lock = threading.Lock()
         self._changed = threading.Condition(self._lock)
-
-    @property
-    def count(self) -> int:
-        """How many calls are in flight."""
-        return self._count
 
     def enter(self) -> None:
         """Count a call in."""
         with self._lock:
-            self._count += 1
+            self.count += 1
 
     def leave(self) -> None:
         """Count it out."""
         with self._lock:
-            self._count -= 1
-            if not self._count:
+            self.count -= 1
+            if not self.count:
                 self._changed.notify_all()
 
     def wait_idle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is in flight; return False if the time ran out first."""
         with self._changed:
-            return self._changed.wait_for(lambda: not self._count, timeout_seconds)
+            return self._changed.wait_for(lambda: not self.count, timeout_seconds)
 
 
 class Ledger(Protocol):
-    """What a call needs in order to be counted."""
+    """What calls need in order to be counted."""
 
     in_flight: InFlight
     recorder: Recorder
+    rpcs: RpcCounts
 
     @property
     def dataplane(self) -> DataPlane:
         """The core."""
         ...
 
-    def count(self, method: str, code: str, model: str = "", version: str = "", *, rpc: bool = True) -> None:
-        """Count a call that ended."""
+    def count(
+        self, method: str, code: str, model: str = "", version: str = "", number: int = 1, *, rpc: bool = True
+    ) -> None:
+        """Count calls that ended alike."""
         ...
 
     def status_of(self, error: ServingError, request_id: str) -> Status:
@@ -174,7 +174,8 @@ class Call:
         servable = self._calls.dataplane.find(name, version)
         self._servable = servable
         if task and servable.task != task:
-            raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}")
+            instead = "; it takes tensors alone, by ModelInfer" if servable.task == "tensor" else ""
+            raise InvalidInput(f"model '{name}' has task {servable.task}, this method needs {task}{instead}")
         return servable
 
     def lent(self, servable: Servable) -> None:

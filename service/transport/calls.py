@@ -24,9 +24,9 @@ from service.preparation import Burst, Terms
 from service.preprocessing.prepare import Item
 from service.repository.servable import Servable
 from service.transport import tensor_codec, wire
-from service.transport.access import OPEN, Access, Metadata
+from service.transport.access import Access, Metadata
 from service.transport.call import Call, InFlight, Responder, is_rpc
-from service.transport.recorder import Recorder, failures_only
+from service.transport.recorder import Recorder
 from service.transport.repeated import RepeatedRefusal, Shedder, repeated_refusal
 from service.transport.replies import ClassifyReply, InferForm, InferReply
 from service.transport.shared_memory import SharedMemory
@@ -54,8 +54,8 @@ class Calls:
         metrics: Metrics,
         shared_memory: SharedMemory,
         overload_status: str,
-        access: Access = OPEN,
-        recorder: Recorder | None = None,
+        access: Access,
+        recorder: Recorder,
     ) -> None:
         """Wire up.
 
@@ -65,10 +65,10 @@ class Calls:
             shared_memory: The registered regions.
             overload_status: As in :class:`service.settings.Settings`.
             access: Decides who may call what.
-            recorder: Watches calls; None for one that logs only failures.
+            recorder: Watches calls.
         """
         self._access = access
-        self.recorder = recorder or failures_only()
+        self.recorder = recorder
         self.dataplane = dataplane
         self.in_flight = InFlight()
         self._metrics = metrics

@@ -22,7 +22,6 @@ from service.transport.call import request_id_of, unexpected
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
 from service.transport.departure import leaving
-from service.transport.grpcio_options import channel_arguments
 from service.transport.health import Health
 from service.transport.limits import DoorLimits
 from service.transport.off_loop import OffLoop
@@ -123,7 +122,7 @@ class GrpcioDoor:
         return port
 
     async def _listen(self, address: str) -> int:
-        server = grpc.aio.server(options=channel_arguments(self._limits))
+        server = grpc.aio.server(options=self._limits.channel_arguments())
         self._register(server)
         check_free(address)
         try:

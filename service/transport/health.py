@@ -10,20 +10,19 @@ leaves, it no longer tells the other of changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from service.repository.lifecycle import Lifecycle
 from service.rpc_counts import RpcCounts
-from service.transport.standard_services import add_health
+from service.transport.standard_services import States, add_health
 
 _CLASSIFICATION = "convserve.classification.v1.ClassificationService"
 _INFERENCE = "inference.GRPCInferenceService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
 _NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
-_SERVICE_UNKNOWN = health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
 
 
 class Health:
@@ -40,7 +39,7 @@ class Health:
         self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._is_draining = is_draining
-        self._states = _States()
+        self._states = States()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_due = False
 
@@ -68,30 +67,3 @@ class Health:
             states[f"{status.name}/{status.version}"] = serving
             states[status.name] = serving or states.get(status.name, False)
         self._states.update({name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()})
-
-
-class _States:
-    """Holds the states by name; for the loop's thread only."""
-
-    def __init__(self) -> None:
-        self._states: dict[str, int] = {}
-        self._changed = asyncio.Event()
-
-    def update(self, states: dict[str, int]) -> None:
-        """Replace every state and wake every Watch."""
-        self._states = states
-        self._changed.set()
-        self._changed = asyncio.Event()
-
-    def of(self, name: str) -> int | None:
-        return self._states.get(name)
-
-    async def changes(self, name: str) -> AsyncIterator[int]:
-        told = None
-        while True:
-            changed = self._changed
-            state = self._states.get(name, _SERVICE_UNKNOWN)
-            if state != told:
-                told = state
-                yield state
-            await changed.wait()

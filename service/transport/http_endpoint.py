@@ -22,6 +22,7 @@ _TIMEOUT_SECONDS = 10  # for request line and headers, for a body, for an answer
 _MAX_CONNECTIONS = 64
 _MAX_KEPT = 48  # of them; with more, a connection ends with its answer: who asks again and again shuts nobody out
 _PAUSE_SECONDS = 0.1
+_NOT_FOUND = "not found: here are /metrics, /livez, /readyz and the status page; inference is gRPC, on another port"
 _MAX_DISCARDED_BYTES = 1 << 20
 
 
@@ -177,7 +178,7 @@ class _Handler(BaseHTTPRequestHandler):
         page = self.routes.get((method, path))
         if page is None:
             known = any(path == other for _, other in self.routes)
-            return text(405, "method not allowed") if known else text(404, "not found")
+            return text(405, "method not allowed") if known else text(404, _NOT_FOUND)
         try:
             return page(request)
         except OSError:  # the body did not come, so nobody waits for an answer

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 from service.distribution import DistributionFamily
 from service.metrics import Metrics
 
+_SPAN_SECONDS = 10.0  # over which rates are shown
+_KEEP_SECONDS = 60.0  # older readings are not compared with
+
 Key = tuple[str, str]
 """Model and version."""
 
@@ -72,7 +75,6 @@ class Counts:
         codes: Calls by gRPC status code.
         latency: Seconds from intake to reply of successful calls.
         queue: Seconds in the queue.
-        infer: Seconds in the backend, by batch.
         batch: Rows of each batch.
         padding: Share of padding of each batch.
     """
@@ -80,7 +82,6 @@ class Counts:
     codes: Mapping[str, int]
     latency: Histogram
     queue: Histogram
-    infer: Histogram
     batch: Histogram
     padding: Histogram
 
@@ -92,7 +93,6 @@ class Counts:
             {code: count - earlier.codes.get(code, 0) for code, count in self.codes.items()},
             self.latency.minus(earlier.latency),
             self.queue.minus(earlier.queue),
-            self.infer.minus(earlier.infer),
             self.batch.minus(earlier.batch),
             self.padding.minus(earlier.padding),
         )
@@ -117,16 +117,12 @@ def read(metrics: Metrics, versions: Iterable[Key], now: float) -> Reading:
             by_code[labels["code"]] = by_code.get(labels["code"], 0) + int(sample.value)
     found: dict[Key, Counts] = {}
     for key in versions:
-        series = (
-            _histogram(metrics.request_seconds, key),
-            _histogram(metrics.phase_seconds, (*key, "queue")),
-            _histogram(metrics.phase_seconds, (*key, "infer")),
-            _histogram(metrics.batch_size, key),
-            _histogram(metrics.padding_ratio, key),
-        )
-        latency, queue, infer, batch, padding = series
-        if latency and queue and infer and batch and padding:
-            found[key] = Counts(codes.get(key, {}), latency, queue, infer, batch, padding)
+        latency = _histogram(metrics.request_seconds, key)
+        queue = _histogram(metrics.phase_seconds, (*key, "queue"))
+        batch = _histogram(metrics.batch_size, key)
+        padding = _histogram(metrics.padding_ratio, key)
+        if latency and queue and batch and padding:
+            found[key] = Counts(codes.get(key, {}), latency, queue, batch, padding)
     return Reading(now, found)
 
 
@@ -136,24 +132,17 @@ class History:
     At most one reading a second is kept, and none for longer than is needed.
     """
 
-    def __init__(self, span_seconds: float = 10.0, keep_seconds: float = 60.0) -> None:
-        """Set the spans.
-
-        Args:
-            span_seconds: What :meth:`earlier` aims at.
-            keep_seconds: Older readings are not compared with.
-        """
-        self._span = span_seconds
-        self._keep = keep_seconds
+    def __init__(self) -> None:
+        """Have none yet."""
         self._readings: deque[Reading] = deque()
 
     def earlier(self, now: float) -> Reading | None:
-        """Return the youngest reading of at least the span's age, else the oldest; None if there is none of use."""
-        while self._readings and now - self._readings[0].at > self._keep:
+        """Return the youngest reading of at least ten seconds' age, else the oldest; None if there is none of use."""
+        while self._readings and now - self._readings[0].at > _KEEP_SECONDS:
             self._readings.popleft()
         found = None
         for reading in self._readings:
-            if found is None or now - reading.at >= self._span:
+            if found is None or now - reading.at >= _SPAN_SECONDS:
                 found = reading
         return found
 

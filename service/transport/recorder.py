@@ -7,7 +7,6 @@ two at its end.
 from __future__ import annotations
 
 import logging
-import random
 from typing import Protocol
 
 from service.transport.access import Metadata
@@ -66,8 +65,3 @@ class Recorder:
     def left_out(self, count: int) -> None:
         """Pass on how many calls failed of which nothing else is recorded."""
         self._access_log.left_out(count)
-
-
-def failures_only() -> Recorder:
-    """Return a recorder that draws no call."""
-    return Recorder(AccessLog(0.0, random.random))

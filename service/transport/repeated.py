@@ -14,12 +14,9 @@ from functools import partial
 from typing import Protocol
 
 from service.batching.refusal import Refusal
-from service.dataplane import DataPlane
 from service.errors import DeadlineUnmeetable
-from service.rpc_counts import RpcCounts
 from service.transport.access import Metadata
-from service.transport.call import MAX_REQUEST_ID
-from service.transport.recorder import Recorder
+from service.transport.call import MAX_REQUEST_ID, Ledger
 from service.transport.status import Status
 from service.transport.template import Template
 
@@ -88,17 +85,10 @@ def repeated_refusal(
     return RepeatedRefusal(template, len(payload), refusal, status_for, status_for(request_id), patience)
 
 
-class Refusals(Protocol):
+class Refusals(Ledger, Protocol):
     """Holds the last refusal, and counts calls."""
 
-    dataplane: DataPlane
-    recorder: Recorder
     repeated: RepeatedRefusal | None
-    rpcs: RpcCounts
-
-    def count(self, method: str, code: str, model: str = "", version: str = "", number: int = 1) -> None:
-        """Count calls that ended alike."""
-        ...
 
 
 class Shedder:

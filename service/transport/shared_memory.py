@@ -144,10 +144,6 @@ class SharedMemory:
                     f"shared memory region '{name}' has no room for {len(data)} bytes: it was shrunk or memory is full"
                 )
 
-    def close(self) -> None:
-        """Forget everything."""
-        self.unregister()
-
     def _find(self, name: str) -> Region:
         region = self._regions.get(name)
         if region is None:

@@ -6,9 +6,10 @@ traceback. Neither service asks for a token.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
-from typing import Any, NoReturn, Protocol
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf import descriptor_pb2, descriptor_pool
@@ -26,16 +27,34 @@ _REFLECTION_V1 = "grpc.reflection.v1.ServerReflection"
 _REFLECTIONS: tuple[str, ...] = (_REFLECTION_V1, reflection.SERVICE_NAME)
 
 
-class States(Protocol):
-    """The states that the health service reports; used on the loop's thread."""
+class States:
+    """The states that the health service reports; for the loop's thread only."""
+
+    def __init__(self) -> None:
+        """Know of no service."""
+        self._states: dict[str, int] = {}
+        self._changed = asyncio.Event()
+
+    def update(self, states: dict[str, int]) -> None:
+        """Replace every state and wake every Watch."""
+        self._states = states
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def of(self, name: str) -> int | None:
         """Return the status of a service; None for one that is not known."""
-        ...
+        return self._states.get(name)
 
-    def changes(self, name: str) -> AsyncIterator[int]:
+    async def changes(self, name: str) -> AsyncIterator[int]:
         """Yield the status of a service, now and after each change, without end."""
-        ...
+        told = None
+        while True:
+            changed = self._changed
+            state = self._states.get(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if state != told:
+                told = state
+                yield state
+            await changed.wait()
 
 
 def add_health(server: grpc.aio.Server, states: States, rpcs: RpcCounts) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Callable, Iterable, Sequence
-from typing import NamedTuple
+from operator import attrgetter
 
 from prometheus_client import Metric
 from prometheus_client.registry import Collector
@@ -29,47 +29,22 @@ _REASONS = {
 _OTHER = "OTHER"
 
 
-class _Counter(NamedTuple):
-    name: str
-    text: str
-    read: Callable[[Statistics], int]
-
-
+# Name, help and statistic; nanoseconds are shown as microseconds.
 _COUNTERS = (
-    _Counter("inference_request_success", "Requests answered", lambda stats: stats.success.count),
-    _Counter("inference_count", "Rows run; what comes from the cache is not", lambda stats: stats.inference_count),
-    _Counter("inference_exec_count", "Batches run", lambda stats: stats.execution_count),
-    _Counter(
-        "inference_request_duration_us",
-        "Time from intake to reply of requests answered",
-        lambda stats: _us(stats.success.ns),
-    ),
-    _Counter("inference_queue_duration_us", "Time requests waited", lambda stats: _us(stats.queue.ns)),
-    _Counter(
-        "inference_compute_input_duration_us",
-        "Time requests spent while inputs were prepared",
-        lambda stats: _us(stats.compute_input.ns),
-    ),
-    _Counter(
-        "inference_compute_infer_duration_us",
-        "Time requests spent in the backend",
-        lambda stats: _us(stats.compute_infer.ns),
-    ),
-    _Counter(
-        "inference_compute_output_duration_us",
-        "Time requests spent while outputs were handed out",
-        lambda stats: _us(stats.compute_output.ns),
-    ),
+    ("inference_request_success", "Requests answered", "success.count"),
+    ("inference_count", "Rows run; what comes from the cache is not", "inference_count"),
+    ("inference_exec_count", "Batches run", "execution_count"),
+    ("inference_request_duration_us", "Time from intake to reply of requests answered", "success.ns"),
+    ("inference_queue_duration_us", "Time requests waited", "queue.ns"),
+    ("inference_compute_input_duration_us", "Time requests spent while inputs were prepared", "compute_input.ns"),
+    ("inference_compute_infer_duration_us", "Time requests spent in the backend", "compute_infer.ns"),
+    ("inference_compute_output_duration_us", "Time requests spent while outputs were handed out", "compute_output.ns"),
 )
 _CACHE_COUNTERS = (
-    _Counter("cache_num_hits_per_model", "Requests answered from the cache", lambda stats: stats.cache_hit.count),
-    _Counter("cache_num_misses_per_model", "Requests not found there", lambda stats: stats.cache_miss.count),
-    _Counter("cache_hit_duration_per_model", "Time to find answers, in us", lambda stats: _us(stats.cache_hit.ns)),
-    _Counter(
-        "cache_miss_duration_per_model",
-        "Time to look for answers in vain and to keep them, in us",
-        lambda stats: _us(stats.cache_miss.ns),
-    ),
+    ("cache_num_hits_per_model", "Requests answered from the cache", "cache_hit.count"),
+    ("cache_num_misses_per_model", "Requests not found there", "cache_miss.count"),
+    ("cache_hit_duration_per_model", "Time to find answers, in us", "cache_hit.ns"),
+    ("cache_miss_duration_per_model", "Time to look for answers in vain and to keep them, in us", "cache_miss.ns"),
 )
 
 
@@ -89,10 +64,11 @@ class TritonMetrics(Collector):
             if servable.shared is not None and servable.shared.cache is not None
         ]
         for counters, shown in ((_COUNTERS, versions), (_CACHE_COUNTERS, cached)):
-            for name, text, read in counters:
+            for name, text, statistic in counters:
                 family = Metric(f"nv_{name}", text, "unknown")
+                read, unit = attrgetter(statistic), 1000 if statistic.endswith(".ns") else 1
                 for servable, stats in shown:
-                    family.add_sample(family.name, _labels(servable), read(stats))
+                    family.add_sample(family.name, _labels(servable), read(stats) // unit)
                 yield family
         yield _failures(versions)
         pending = Metric("nv_inference_pending_request_count", "Requests that wait to be run", "gauge")
@@ -114,7 +90,3 @@ def _failures(versions: Iterable[tuple[Servable, Statistics]]) -> Metric:
 
 def _labels(servable: Servable) -> dict[str, str]:
     return {"model": servable.name, "version": str(servable.version)}
-
-
-def _us(nanoseconds: int) -> int:
-    return nanoseconds // 1000

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import socket
 import subprocess
 import uuid
 from collections.abc import Iterator
@@ -19,6 +18,8 @@ from dataclasses import dataclass
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from tests.deploy.conftest import free_ports
 
 READY_WITHIN_SECONDS = 60
 HARDENED = (
@@ -89,7 +90,7 @@ def container(engine: Engine) -> Iterator[Container]:
 @contextmanager
 def started(engine: Engine) -> Iterator[Container]:
     """Run a server until it is ready, and remove it afterwards."""
-    grpc_port, http_port = _free_ports(2)
+    grpc_port, http_port = free_ports(2)
     name = f"convserve-test-{uuid.uuid4().hex[:12]}"
     ports = ["--env", f"CONVSERVE_GRPC_PORT={grpc_port}", "--env", f"CONVSERVE_HTTP_PORT={http_port}"]
     engine("run", "--detach", "--pull=never", "--name", name, *HARDENED, *ports, engine.tag)
@@ -112,12 +113,3 @@ def _wait_until_ready(container: Container) -> None:
         except (grpc.RpcError, StopIteration) as error:
             pytest.fail(f"not ready within {READY_WITHIN_SECONDS} s: {error!r}\n{container.logs()}")
         watch.cancel()
-
-
-def _free_ports(count: int) -> list[int]:
-    """Find ports that are free now; they are let go before the container takes them."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports

@@ -7,6 +7,7 @@ import os
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.error
@@ -91,8 +92,12 @@ class ServerProcess:
         command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--transport", transport]
         command += ["--grpc-port", "0", "--http-port", "0", *flags]
         self.transport = transport
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
+        self._temporary = tempfile.TemporaryDirectory()  # a server that is killed does not remove its socket's folder
+        variables = environment() | {"TMPDIR": self._temporary.name}
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=variables)
         self.lines: list[str] = []
+        self.log_is_read = threading.Event()  # while it is set
+        self.log_is_read.set()
         self._reader = threading.Thread(target=self._read, daemon=True)
         self._reader.start()
         try:
@@ -109,6 +114,7 @@ class ServerProcess:
         assert self.process.stderr is not None
         for line in self.process.stderr:
             self.lines.append(line)
+            self.log_is_read.wait()
 
     def __enter__(self) -> ServerProcess:
         return self
@@ -121,9 +127,11 @@ class ServerProcess:
         if self.process.poll() is None:
             self.process.kill()
         self.process.wait(DEADLINE_SECONDS)
+        self.log_is_read.set()
         self._reader.join(DEADLINE_SECONDS)
         assert self.process.stderr is not None
         self.process.stderr.close()
+        self._temporary.cleanup()
 
     def logged(self, message: str) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in list(self.lines) if line.startswith("{")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -51,3 +52,20 @@ def test_by_default_failures_only(small_repository: Path, transport: str):
         assert unknown.info is not None
         assert lines[0]["request_id"] == "i" * 128 == unknown.info.metadata["request_id"]
         assert max(len(line) for line in server.lines if '"call"' in line) < 1000
+
+
+def test_a_log_that_nobody_reads_holds_up_neither_calls_nor_the_drain(small_repository: Path, transport: str):
+    """As where a log collector hangs. A pipe and a reader's buffer hold less than 500 lines."""
+    with ServerProcess(small_repository, transport, "--access-log-sample-rate", "1") as server:
+
+        def call_unread() -> None:
+            server.log_is_read.clear()
+            for _ in range(500):
+                server.client.infer(ADD_SUB)
+
+        call_unread()
+        server.log_is_read.set()
+        eventually(lambda: server.client.infer(ADD_SUB) and server.logged("log lines were lost"), "the loss is told")
+        call_unread()
+        server.signal(signal.SIGTERM)
+        assert server.process.wait(DEADLINE_SECONDS) == 0

@@ -150,6 +150,21 @@ def test_a_full_disk_or_no_output_is_one_line_at_most(small_repository: Path, co
     ]
 
 
+def test_no_socket_takes_the_place_of_a_closed_standard_error():
+    """As in ``convserve serve 2>&-``: the runtime's warnings would be written into it."""
+    code = "import os, service.cli as cli\ntry: cli.main(['--help'])\nfinally: print(os.readlink('/proc/self/fd/2'))"
+    ended = subprocess.run(
+        ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        timeout=DEADLINE_SECONDS,
+        env=environment(),
+        check=False,
+    )
+    assert ended.stdout.splitlines()[-1] == os.devnull
+
+
 @pytest.mark.parametrize(
     ("installed", "words"),
     [

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
@@ -16,7 +17,12 @@ import grpc
 import numpy as np
 import pytest
 
+from service.repository.watcher import Watcher
+from service.repository.widening import Widening
+from service.server import Server
+from service.settings import Settings
 from tests.deploy.conftest import free_ports
+from tests.fakes import GUARD_SECONDS
 from tests.integration import graphs, http2
 from tests.integration.harness import (
     ADD_SUB,
@@ -217,3 +223,25 @@ class TestDisk:
         finally:
             process.kill()
             process.wait()
+
+
+@pytest.mark.parametrize("kind", [Widening, Watcher])
+def test_a_server_that_gets_no_thread_after_it_has_loaded_stops_and_says_so(
+    small_repository: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Widening | Watcher]
+):
+    """Otherwise it would seem to follow its repository."""
+
+    def refuse(_: object) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(kind, "start", refuse)
+    settings = Settings(models=str(small_repository), grpc_port=0, http_port=0, model_control_mode="poll")
+    server, hurry = Server(settings), threading.Event()
+    server.start()
+    try:
+        assert server.loaded.wait(GUARD_SECONDS)
+        assert server.failed.is_set()
+        assert str(server.fatal).startswith("cannot start: no thread can be started")
+    finally:
+        hurry.set()
+        server.drain(hurry)

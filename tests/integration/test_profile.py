@@ -35,10 +35,11 @@ def test_a_server_is_profiled(tmp_path: Path, samplers: watching.Samplers, capsy
         load = ["--models=lenet5-mnist", "--client=load", f"--seconds={seconds}", "--concurrency=4"]
         code = main(["profile", f"--out={out}", *load])
         printed = capsys.readouterr().out
-        assert code == 0, printed
-        (profile,) = json.loads((out / "results.json").read_text())["profiles"]
-        if all(profile["phases"][phase] for phase in SEEN):
+        assert code == 0 or "took no sample" in printed, printed
+        profiles = json.loads((out / "results.json").read_text())["profiles"] if code == 0 else []
+        if profiles and all(profiles[0]["phases"][phase] for phase in SEEN):
             break  # else it hardly had a core in that time, so few samples were taken
+    (profile,) = profiles
     assert (profile["model"], profile["in_flight"], profile["transport"]) == ("lenet5-mnist", 4, "native")
     # The table adds up to what /proc says, by phase and by thread.
     assert sum(profile["phases"].values()) == pytest.approx(profile["cpu_us"], rel=1e-3)
@@ -89,12 +90,16 @@ def test_a_missing_sampler_is_named_with_its_remedy(tmp_path: Path, monkeypatch:
         watching.find_samplers()
 
 
-def test_a_sampler_that_may_not_look_is_told(tmp_path: Path):
+@pytest.mark.parametrize(
+    ("code", "message"),
+    [(255, "perf recorded nothing: Permission denied"), (0, "perf took no sample: give more --seconds")],
+)
+def test_a_sampler_that_sees_nothing_is_told(code: int, message: str, tmp_path: Path):
     script = tmp_path / "perf"
-    script.write_text(f"#!/bin/sh\necho 'Permission denied' >&2\ntouch {tmp_path}/said\nexit 255\n")
+    script.write_text(f"#!/bin/sh\ntrap '' INT\necho 'Permission denied' >&2\ntouch {tmp_path}/said\nexit {code}\n")
     script.chmod(0o755)
     with (
-        pytest.raises(SamplerFailed, match="perf recorded nothing: Permission denied"),
+        pytest.raises(SamplerFailed, match=message),
         watching.sampling([str(script), "record"], tmp_path / "out"),
     ):
         eventually((tmp_path / "said").exists, "it has said why")

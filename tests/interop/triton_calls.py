@@ -9,6 +9,7 @@ Its descriptors of package ``inference`` and ours cannot live in one process.
 from __future__ import annotations
 
 import asyncio
+import os
 import queue
 import sys
 import threading
@@ -189,12 +190,13 @@ def streaming(client: triton.InferenceServerClient) -> None:
 def system_shared_memory(client: triton.InferenceServerClient) -> None:
     golden = Golden(LENET)
     pictures, size = golden.inputs[:4], golden.outputs[:4].nbytes
-    inside = shm.create_shared_memory_region("pictures", "/convserve-interop-in", pictures.nbytes)
-    outside = shm.create_shared_memory_region("answers", "/convserve-interop-out", size)
+    keys = [f"/convserve-interop-{os.getpid()}-{name}" for name in ("in", "out")]  # of this run of the tests alone
+    inside = shm.create_shared_memory_region("pictures", keys[0], pictures.nbytes)
+    outside = shm.create_shared_memory_region("answers", keys[1], size)
     try:
         shm.set_shared_memory_region(inside, [pictures])
-        client.register_system_shared_memory("pictures", "/convserve-interop-in", pictures.nbytes)
-        client.register_system_shared_memory("answers", "/convserve-interop-out", size)
+        client.register_system_shared_memory("pictures", keys[0], pictures.nbytes)
+        client.register_system_shared_memory("answers", keys[1], size)
         assert set(client.get_system_shared_memory_status().regions) >= {"pictures", "answers"}
         images = triton.InferInput("images", pictures.shape, "UINT8")
         images.set_shared_memory("pictures", pictures.nbytes)

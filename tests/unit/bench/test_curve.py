@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -69,6 +70,13 @@ def test_pictures_are_drawn_even_of_little(tmp_path: Path):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
     with pytest.raises(OutputInvalid, match="give another file"):
         draw_latencies(summary(1, 0), None, tmp_path / "absent" / "x.png")
+
+
+def test_a_closed_loop_has_no_lag_to_be_drawn(monkeypatch: pytest.MonkeyPatch):
+    drawn: list[Any] = []
+    monkeypatch.setattr("bench.load.plot.save", lambda figure, _: drawn.append(figure))
+    draw_latencies(summary(3, 0), None, Path("x.png"))
+    assert drawn[0].axes[0].get_legend_handles_labels()[1] == ["OK"]
 
 
 def flags(*arguments: str) -> argparse.Namespace:

@@ -25,6 +25,19 @@ def test_a_process_whose_plans_come_no_more_ends(error: type[Exception], monkeyp
     fleet._serve(gone, fleet.Work("127.0.0.1", 1, (), None))
 
 
+@pytest.mark.parametrize("error", [BrokenPipeError, ConnectionResetError])
+def test_a_process_that_was_killed_between_two_plans_is_told(error: type[Exception]):
+    """Not taken for a reader of standard output who has left."""
+    killed = MagicMock(send=MagicMock(side_effect=error))
+    made = fleet.Fleet(fleet.Work("127.0.0.1", 1, (), None), 1)
+    made._members = [(MagicMock(), killed)]
+    with pytest.raises(fleet.FleetFailed, match="a client process ended unexpectedly"):
+        made.run([MagicMock()])
+    killed.recv.side_effect = error
+    with pytest.raises(fleet.FleetFailed, match="a client process ended unexpectedly"):
+        made._heard(killed)
+
+
 def test_ctrl_c_is_for_the_process_that_was_started_by_hand():
     before = signal.getsignal(signal.SIGINT)
     with fleet._deaf_to_ctrl_c():

@@ -66,6 +66,16 @@ def test_greetings():
     ]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "told"),
+    [(-1, b"1u"), (0.25, b"250000u"), (99.999999, b"99999999u"), (300, b"300000m"), (1e9, b"99999999S")],
+)
+def test_the_server_is_told_how_long_a_call_may_take(seconds: float, told: bytes):
+    made = connection()
+    made.call(1, framed(b""), now=10.0, deadline=10.0 + seconds)
+    assert sent(made)[0].payload.endswith(literal(b"grpc-timeout", told))
+
+
 def test_calls_and_answers_in_any_order():
     made = connection()
     made.call(10, framed(b"one"), now=0.0)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
+from bench.output import OutputInvalid, check_outputs
 
 
 @pytest.mark.parametrize(
@@ -20,10 +21,31 @@ def test_what_is_no_address(server: str, capsys: pytest.CaptureFixture[str]):
     assert said.count("\n") == 1
 
 
-@pytest.mark.parametrize("command", [["conformance"], ["load", "--rate=1"]], ids=["conformance", "load"])
-def test_a_result_that_would_have_no_place(command: list[str], capsys: pytest.CaptureFixture[str]):
-    assert main([*command, "127.0.0.1:1", "--model=m", "--json=/no/such/result.json"]) == 2
-    assert capsys.readouterr().err.startswith("convserve-bench: /no/such/result.json: the folder is missing or cannot")
+@pytest.mark.parametrize(
+    ("command", "flags", "message"),
+    [
+        ("load", ["--rate=1", "--json=/no/such/result.json"], "/no/such/result.json: the folder is missing or cannot"),
+        ("load", [], "give --rate R for an open loop, or --concurrency N for a closed one"),
+        ("load", ["--concurrency=1", "--processes=2"], "--concurrency 1 is less than --processes 2"),
+        ("load", ["--rate=1", "--arrivals=trace"], "--arrivals trace and --trace FILE go together: give both, or only"),
+        ("slo", ["--objective-seconds=1", "--capacity=5"], "--capacity, --costs and --plot are for the curve: add"),
+        ("slo", ["--objective-seconds=1", "--percentile=100"], "--percentile 100: expected 50 or more and less than"),
+        ("conformance", ["--json=/no/such/result.json"], "/no/such/result.json: the folder is missing or cannot"),
+        (
+            "conformance",
+            ["--identity=other"],
+            "--identity other: no --model other is asked, so it would have no effect",
+        ),
+        ("conformance", ["--identity=m=out"], "--identity m=out: expected OUTPUT:INPUT, got 'out'"),
+    ],
+)
+def test_what_is_told_before_the_server_is_asked(
+    command: str, flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
+):
+    assert main([command, "127.0.0.1:1", "--model=m", *flags]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"convserve-bench: {message}")
+    assert said.count("\n") == 1
 
 
 def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -31,6 +53,16 @@ def test_a_result_in_place_of_a_folder(tmp_path: Path, capsys: pytest.CaptureFix
     assert (
         capsys.readouterr().err == f"convserve-bench: {tmp_path}: is a folder or cannot be written; give another file\n"
     )
+
+
+def test_a_file_that_is_there_may_be_in_a_folder_that_is_not_ours(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    """As /dev/stdout is."""
+    there, new = tmp_path / "there", tmp_path / "new"
+    there.touch()
+    monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
+    check_outputs(there)
+    with pytest.raises(OutputInvalid, match="the folder is missing or cannot be written"):
+        check_outputs(new)
 
 
 def test_two_results_in_one_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
@@ -75,15 +107,3 @@ def test_what_is_no_seed(command: str, seed: str, capsys: pytest.CaptureFixture[
         main([command, "127.0.0.1:1", "--model=m", "--seed", seed, "--objective-seconds=1"])
     assert ended.value.code == 2
     assert "argument --seed: " in capsys.readouterr().err
-
-
-@pytest.mark.parametrize(
-    ("identity", "said"),
-    [
-        ("other", "--identity other: no --model other is asked, so it would have no effect"),
-        ("m=out", "--identity m=out: expected OUTPUT:INPUT, got 'out'"),
-    ],
-)
-def test_an_identity_that_would_have_no_effect(identity: str, said: str, capsys: pytest.CaptureFixture[str]):
-    assert main(["conformance", "127.0.0.1:1", "--model=m", f"--identity={identity}"]) == 2
-    assert capsys.readouterr().err == f"convserve-bench: {said}\n"

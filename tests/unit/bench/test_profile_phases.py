@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import ast
-import doctest
 from pathlib import Path
 
 import pytest
 
-from bench.profile import phases, samplers
+from bench.profile import samplers
 from bench.profile.phases import RULES, Phase, phase_of_machine_code, phase_of_stack, phase_of_thread, thread_kind
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -120,7 +119,3 @@ def _qualified(node: ast.AST, prefix: str = ""):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
             yield prefix + child.name
             yield from _qualified(child, f"{prefix}{child.name}.")
-
-
-def test_the_examples_are_true():
-    assert doctest.testmod(phases).failed == 0

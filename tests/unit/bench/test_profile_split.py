@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import doctest
 from collections import Counter
 from pathlib import Path
 
@@ -99,4 +98,3 @@ def test_a_batch_of_so_many_rows_on_average_lies_between_two():
     assert measure.around(0.9) == (1, 1)
     assert measure.between({4: 100.0}, 4.0) == 100.0
     assert measure.between({1: 100.0, 2: 60.0}, 1.5) == pytest.approx((100 + 120) / 3)
-    assert doctest.testmod(measure).failed == 0

@@ -27,6 +27,18 @@ def test_list_names_recipes_and_architectures(capsys: pytest.CaptureFixture[str]
         assert word in out
 
 
+def test_a_terminal_shows_no_address_in_module_and_function(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    monkeypatch.setenv("TERM", "xterm")
+    assert cli.main(["list"]) == 0
+    out = capsys.readouterr().out
+    assert "\x1b[1mrecipes" in out  # it is in colour
+    assert " --from MODULE:FUNCTION " in out
+
+
 @pytest.mark.parametrize("columns", ["80", "40"])
 def test_no_figure_of_a_list_is_cut(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
@@ -73,6 +85,18 @@ def test_another_file_than_the_manifests_is_not_evaluated(
     assert "labels.txt" in capsys.readouterr().err
 
 
+def test_a_loaded_version_is_evaluated_by_a_recipe_that_is_given(
+    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "1")
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest["provenance"]["recipe"] = provenance.LOADED
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    assert _main("evaluate", version, "--data", pictures) == 2
+    assert f"{version}: was loaded, so no recipe says how to read the data; give --recipe " in capsys.readouterr().err
+    assert _main("evaluate", version, "--data", pictures, "--recipe", "lenet5-mnist") == 0
+
+
 def test_train_shows_balance_leaks_epochs_and_the_result(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -115,7 +139,10 @@ def test_an_interrupted_run_says_how_to_go_on(
         (["train", "lenet5-mnist", "--data", "x", "--folds", "all"], "lenet5-mnist: has no folds"),
         (["train", "textcnn-mr", "--data", "x", "--folds", "1,x"], "--folds: expected an integer of at least 0"),
         (["publish", "gone", "--models", "m"], "gone: holds no run (recipe.toml is missing)"),
+        (["load", "--from", "mine.network", "--models", "m"], "--from: expected MODULE:FUNCTION, got 'mine.network'"),
         (["verify", "gone"], "gone/manifest.json: no such file"),
+        (["load", "lenet5", "--models", "m", "--renames", "r"], "--renames changes names in the weights"),
+        (["load", "lenet5", "--models", "m", "--logits"], "lenet5: --logits is for ONNX files; other networks always"),
         (
             ["verify", ROOT / "models/lenet5-mnist"],
             f"{ROOT}/models/lenet5-mnist: is the folder of a model; give the folder of a version, ",
@@ -166,6 +193,17 @@ def test_a_wrong_argument_is_exit_code_2(
         cli.main(arguments)
     assert caught.value.code == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_resumed_run_that_is_interrupted_early_does_not_say_that_nothing_is_complete(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def press(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(cli, "run_all", press)
+    assert _main("train", "lenet5-mnist", "--data", tmp_path, "--resume") == 130
+    assert capsys.readouterr().err == "convserve-export: interrupted before anything new was complete\n"
 
 
 def test_a_bare_graph_has_nothing_to_evaluate(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -56,7 +56,7 @@ def test_a_model_in_training_mode_is_refused(tmp_path: Path, sentence_run: Path)
     recipe, _, _, classifier = load_classifier(sentence_run)
     model = Probabilities(classifier).eval()
     classifier.network.train()
-    with pytest.raises(ConversionFailed, match=r"the model is in training mode; call eval\(\)"):
+    with pytest.raises(ConversionFailed, match=r"in training mode, at least its part 'output'; eval\(\) must"):
         convert(model, recipe.spec, 2, tmp_path / MODEL_FILE)
 
 
@@ -70,6 +70,11 @@ class Mean(Network):
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         means = inputs.mean(dim=(1, 2, 3))
         return torch.stack([means, -means], dim=1).repeat(1, self.times)
+
+
+class Eigenvalues(Network):
+    def forward(self, inputs: torch.Tensor) -> torch.Tensor:
+        return torch.linalg.eigvals(inputs).real.float().mean(dim=2).repeat(1, 2)
 
 
 class ReadsItself(Network):
@@ -92,6 +97,12 @@ def test_a_graph_with_another_number_of_classes_is_refused(tmp_path: Path) -> No
     check_graph(tmp_path / MODEL_FILE, input_spec(PICTURES), output_spec(4))
     with pytest.raises(ConversionFailed, match=r"expected the input pictures UINT8 \[-1\]"):
         check_graph(tmp_path / MODEL_FILE, TensorSpec("pictures", "UINT8", (-1,)), output_spec(4))
+
+
+def test_an_operator_that_onnx_lacks_is_named(tmp_path: Path) -> None:
+    model = Probabilities(Classifier(Eigenvalues(), PICTURES)).eval()
+    with pytest.raises(ConversionFailed, match=r"aten\.linalg_eig.*; its forward must use operators that ONNX has"):
+        convert(model, PICTURES, 2, tmp_path / MODEL_FILE)
 
 
 def test_what_torch_cannot_convert_is_said_in_one_line(tmp_path: Path) -> None:

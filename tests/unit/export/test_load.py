@@ -6,6 +6,7 @@ import re
 import sys
 import types
 import urllib.error
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -16,6 +17,7 @@ import pytest
 import torch
 from PIL import Image
 from torch import nn
+from torch.jit import ScriptModule
 from torchvision import models as torchvision_models
 
 from export import cli
@@ -29,6 +31,8 @@ from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, read_labels, read_manifest
 from service.preprocessing import image
 from tests.unit.export.samples import ready
+
+_RECIPES = Path(__file__).parents[3] / "export" / "recipes"
 
 
 def load(models: Path, *arguments: str) -> int:
@@ -250,6 +254,13 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
         (lambda logits: logits[:, :2], "returns shape (1, 2) for a batch of 1, expected (1, 3)"),
         (lambda logits: logits * float("inf"), "returns NaN or infinity; its weights are damaged"),
         (_only_pairs, "fails on a batch of 1 (RuntimeError: shape '[2, 3]' is invalid"),
+        (
+            lambda logits: logits.bfloat16(),
+            "returns torch.bfloat16, expected torch.float32; end its forward in .float()",
+        ),
+        (lambda logits: logits.double(), "returns torch.float64, expected torch.float32; end its forward in .float()"),
+        (nn.functional.dropout, "answers the same pictures differently each time; its forward is random or"),
+        (lambda logits: logits - logits.mean(0), "answers a picture differently in a batch; its forward must not mix"),
     ],
 )
 def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
@@ -272,6 +283,20 @@ def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
     assert not (tmp_path / "make").exists()
 
 
+def test_what_was_compiled_is_loaded_of_a_compiled_module(
+    labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tiny()
+    order = Order(_own(torch.compile(module), monkeypatch)[1], labels=labels, preprocessing=str(preprocessing))
+    assert load_network(order).network.inner is module
+
+
+def test_a_torchscript_module_is_refused(labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order(_own(ScriptModule(), monkeypatch)[1], labels=labels, preprocessing=str(preprocessing))
+    with pytest.raises(RecipeInvalid, match=r"returned ScriptModule, expected a torch\.nn\.Module, not TorchScript"):
+        load_network(order)
+
+
 def test_a_module_that_leaves_the_program_is_refused(labels: Path, preprocessing: Path) -> None:
     module = types.ModuleType("mine")
     module.make = sys.exit
@@ -291,7 +316,7 @@ def test_pictures_of_another_size_than_the_weights_want_are_refused(
     monkeypatch.setitem(sys.modules, "mine", module)
     torch.save(module.make().state_dict(), tmp_path / "w.pt")
     order = Order("mine:make", str(tmp_path / "w.pt"), labels=labels, preprocessing=str(preprocessing))
-    with pytest.raises(RecipeInvalid, match=r"cannot take pictures of 8 x 8 \("):
+    with pytest.raises(RecipeInvalid, match=r"cannot take pictures of 8 x 8 in mode RGB \(.*\); it is given float32 "):
         load_network(order)
     assert load_network(dataclasses.replace(order, size_px=16)).labels == ("cat", "dog", "fox")
 
@@ -316,12 +341,16 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
         (Order("nothing:here"), r"nothing:here: cannot be imported"),
         (Order("json:loads"), r"json:loads: no preprocessing is known; give --preprocessing"),
         (Order("json:loads", preprocessing="resnet20-cifar10"), r"json:loads: cannot be called \(TypeError: "),
-        (Order("alexnet", size_px=16), r"cannot take pictures of 16 x 16 \("),
+        (Order("alexnet", size_px=16), r"cannot take pictures of 16 x 16 in mode RGB \("),
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
-        (Order("resnet21"), r"no architecture 'resnet21'; known: "),
-        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences"),
+        (Order("resnet21"), r"no architecture 'resnet21', did you mean "),
+        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences; load takes networks for pictures"),
         (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
+        (
+            Order("lenet5", preprocessing=str(_RECIPES / "textcnn-mr.toml")),
+            r"textcnn-mr\.toml: is for sentences; load takes networks for pictures",
+        ),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
     ],
@@ -471,8 +500,12 @@ def test_a_torchscript_archive_is_refused_with_what_helps(tmp_path: Path) -> Non
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:  # as torch.jit.save writes, so far as torch.load looks
         for name, content in (("data.pkl", b"\x80\x02}."), ("constants.pkl", b"\x80\x02)."), ("version", b"3\n")):
             archive.writestr(f"w/{name}", content)
-    with pytest.raises(WeightsInvalid, match=r"TorchScript archive; save torch\.jit\.load\(FILE\)\.state_dict\(\)"):
-        read_state(tmp_path / "w.pt")
+    message = r"TorchScript archive; save torch\.jit\.load\(FILE\)\.state_dict\(\)"
+    with warnings.catch_warnings(record=True) as warned:
+        warnings.simplefilter("always")
+        with pytest.raises(WeightsInvalid, match=message):
+            read_state(tmp_path / "w.pt")
+    assert not warned  # it would be printed beside the one line
 
 
 def test_weights_with_one_wrong_byte_are_damaged(tmp_path: Path) -> None:

@@ -106,7 +106,11 @@ def test_a_pattern_that_does_not_come_out_is_refused(changes: dict[str, int], me
         _pattern(**changes).build()
 
 
-def test_an_unknown_name_is_answered_with_the_known_ones() -> None:
+def test_an_unknown_name_is_answered_with_those_like_it() -> None:
     assert find_known("mobilenet_v2").architecture == "torchvision"
-    with pytest.raises(RecipeInvalid, match="no architecture 'resnet21'; known: lenet5, alexnet, "):
-        find_known("resnet21")
+    with pytest.raises(
+        RecipeInvalid, match=r"no architecture 'mobilenet', did you mean mobilenet_v2 or .*; convserve-exp"
+    ):
+        find_known("mobilenet")
+    with pytest.raises(RecipeInvalid, match=r"^no architecture 'garment\.garment'; convserve-export list shows them"):
+        find_known("garment.garment")

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
 import argparse
+import os
 import runpy
+from collections.abc import Iterator
 from typing import Any
+from unittest.mock import patch
 
 import grpc
 import pytest
@@ -14,10 +17,11 @@ from service.settings import Settings
 
 
 @pytest.fixture(autouse=True)
-def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("os.environ", {})
+def _plain_environment(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(cli, "_is_installed", lambda name: name == "onnxruntime")
     monkeypatch.setattr(logs, "set_up", lambda *_: None)
+    with patch.dict(os.environ, clear=True):  # the mapping itself, which `settings.resolve` took when it was imported
+        yield
 
 
 def main(capsys: pytest.CaptureFixture[str], *arguments: str) -> tuple[int, str, str]:

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import gc
 import io
 import math
 import pickle
 import weakref
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -79,7 +78,7 @@ def test_each_flag_is_a_variable_too_and_turns_tls_on(
 def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("filed\n# a second line\n")
     assert resolved("--tls-ca", "a", TLS_CA="b").ca == "a"
-    assert resolved(TOKEN=" t ").token == "t"
+    assert resolved("--tls-ca", "a", TOKEN=" t~ ") == Credentials(ca="a", token="t~")
     assert resolved(TOKEN_FILE=str(tmp_path / "token")).token == "filed"
     assert resolved("--token-file", str(tmp_path / "token"), TOKEN="t").token == "filed"
 
@@ -88,11 +87,13 @@ def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     ("variables", "message"),
     [
         ({"TLS_CAT": "x"}, "environment variable CONVSERVE_CLIENT_TLS_CAT: there is no such client setting"),
+        ({"Tls": "1"}, "environment variable CONVSERVE_CLIENT_Tls: there is no such client setting"),
         ({"TLS_CA": "", "TOKEN": "tick"}, "CONVSERVE_CLIENT_TLS_CA: expected a value, got none"),
         ({"TLS": "yes"}, "CONVSERVE_CLIENT_TLS: expected true or false, got 'yes'"),
         ({"TOKEN": "tick", "TOKEN_FILE": "f"}, "CONVSERVE_CLIENT_TOKEN and CONVSERVE_CLIENT_TOKEN_FILE are both set"),
         ({"TOKEN": "two words"}, "the token has spaces or letters that cannot be sent"),
         ({"TLS_SERVER_NAME": ".models"}, "'.models' is not a valid server name"),
+        ({"TLS_SERVER_NAME": "a\tb"}, r"'a\tb' is not a valid server name"),
         ({"TLS_SERVER_NAME": "two words"}, "'two words' is not a valid server name"),
         ({"TLS_KEY": "k"}, "the client's certificate needs its key"),
     ],
@@ -101,6 +102,11 @@ def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], 
     said = refusal(**variables)
     assert said.startswith(message)
     assert variables.get("TOKEN", "no token") not in said
+
+
+def test_a_file_without_a_token_on_its_first_line_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "token").write_text(" \ntick\n")
+    assert refusal(TOKEN_FILE=str(tmp_path / "token")).endswith("holds no token on its first line")
 
 
 def test_links_of_kubernetes_are_no_variables_of_ours() -> None:
@@ -150,6 +156,8 @@ def test_a_call_that_no_server_answered_is_made_again_less_and_less_often(
     unanswered = CallFailed(grpc.StatusCode.UNAVAILABLE, "failed to connect to all addresses")
     assert Terms(give_up, (), 10**6).wait_seconds(unanswered, attempt, 10.0, chance) == wait
     assert Terms(None, (), 1).wait_seconds(unanswered, 1, 10.0, chance) is None  # as it comes, nothing is made twice
+    unanswered.retry_after_seconds = 5.0  # somebody says so, whoever it is
+    assert Terms(None, (), 2).wait_seconds(unanswered, 1, 10.0, 0.0) == 5.0
 
 
 @pytest.mark.parametrize(
@@ -192,6 +200,11 @@ def test_a_failure_comes_back_from_another_process() -> None:
 def test_options_of_the_call_are_not_fields_of_the_request() -> None:
     request = images_request("m", [b"x"], {"top_k": 2, "timeout_seconds": 1.0, "metadata": ()})
     assert (request.model_name, request.images, request.top_k) == ("m", [b"x"], 2)
+
+
+def test_sentences_may_be_utf8() -> None:
+    request = sentences_request("m", [b"caf\xc3\xa9"], {})  # type: ignore[list-item]
+    assert (request.model_name, request.sentences) == ("m", ["caf\u00e9"])
 
 
 def test_one_string_is_no_sequence_of_sentences() -> None:
@@ -238,6 +251,7 @@ def test_inputs_may_come_from_a_generator() -> None:
         (lambda: sentences_request("m", [float("nan")], {}), "sentence 0: expected str, got float"),  # type: ignore[list-item]
         (lambda: sentences_request(1, ["a"], {}), "model: expected str, got int"),  # type: ignore[arg-type]
         (lambda: images_request(1, [b"a"], {}), "model: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: describe_request(1, "", {}), "model: expected str, got int"),  # type: ignore[arg-type]
         (lambda: describe_request("m", 1, {}), "version: expected str, got int"),  # type: ignore[arg-type]
         (lambda: health_request(1, {}), "model: expected str, got int"),  # type: ignore[arg-type]
         (lambda: health_request("m", {"metadata": {"k": "v"}}), "metadata: expected pairs"),  # type: ignore[typeddict-item]
@@ -261,19 +275,11 @@ def test_numbers_of_numpy_are_numbers() -> None:
     Client("127.0.0.1:1", attempts=np.int64(3), timeout_seconds=np.float64(2.0)).close()  # type: ignore[arg-type]
 
 
-@pytest.fixture
-def uncollected() -> Iterator[None]:
-    """Without Python's garbage collector, for which nothing shall wait."""
-    gc.disable()
-    yield
-    gc.enable()
-
-
 def refuse(*_: object, **__: object) -> None:
     raise Ended(grpc.StatusCode.NOT_FOUND, "no model", ())
 
 
-@pytest.mark.usefixtures("uncollected")
+@pytest.mark.usefixtures("without_garbage_collection")
 def test_a_failure_is_let_go_with_its_request() -> None:
     with Client("127.0.0.1:1") as client:
         try:
@@ -283,7 +289,7 @@ def test_a_failure_is_let_go_with_its_request() -> None:
         assert gone() is None
 
 
-@pytest.mark.usefixtures("uncollected")
+@pytest.mark.usefixtures("without_garbage_collection")
 def test_a_failure_is_let_go_in_asyncio_too() -> None:
     async def refuse_later(*_: object, **__: object) -> None:
         refuse()

@@ -103,6 +103,20 @@ def test_a_run_that_is_given_up_takes_no_core_any_more_even_if_it_ends(returns: 
     assert (seen[2], system.cores.idle) == (False, True)
 
 
+def test_a_run_that_just_begins_is_given_up_with_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    system = System()
+    begin, seen = system.cores.begin, []
+
+    def overtaken(threads: int) -> None:
+        begin(threads)
+        given_up.give_up()
+
+    monkeypatch.setattr(system.cores, "begin", overtaken)
+    given_up = system.cores.taken_by(lambda: seen.append(system.cores.idle), 2)
+    given_up()
+    assert (seen, system.cores.idle) == ([True], True)
+
+
 def test_who_is_given_up_leaves_others_where_they_are_and_sends_nobody() -> None:
     system = System()
     other = system.cores.taken_by(lambda: None, 1)
@@ -111,7 +125,7 @@ def test_who_is_given_up_leaves_others_where_they_are_and_sends_nobody() -> None
 
 
 def test_what_a_run_is_given_goes_on() -> None:
-    assert System().cores.taken_by(lambda *given, **named: (given, named), 1)(1, a=2) == ((1,), {"a": 2})
+    assert System().cores.taken_by(lambda *given: given, 1)(1, 2) == (1, 2)
 
 
 def test_one_core_leaves_nothing_to_choose() -> None:

@@ -31,12 +31,13 @@ from service.errors import (
     ServingError,
 )
 from service.logs import _BOUNDS
+from service.metrics import Metrics
 from service.preparation import Burst, Terms
 from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
-from tests.fakes import FakeClock, RecordingReply
+from tests.fakes import FakeClock, RecordingReply, Told
 from tests.unit.service.samples import (
     IMAGE,
     FakeBatcher,
@@ -438,13 +439,17 @@ def test_a_call_that_finds_no_room_for_all_its_parts_gives_all_back(world: World
         world.classify(GOOD[:4])
 
 
-def test_a_deadline_that_passed_before_decoding_is_exceeded(world: World) -> None:
+def test_a_deadline_that_passed_before_decoding_is_exceeded_and_counted_once(world: World) -> None:
+    metrics = Metrics("0", "fake")
+    world.servable = make_servable(batcher=world.batcher, metrics=metrics)
     world.classify(GOOD[:4], deadline=101.0)
     world.clock.advance(1.0)
     world.pool.run_all()
     (error,) = world.items.errors
     assert isinstance(error, DeadlineExceeded)
     assert world.batcher.requests == []
+    labels = {"model": "pictures", "version": "1", "reason": "deadline_exceeded"}
+    assert metrics.registry.get_sample_value("convserve_rejected_total", labels) == 1
 
 
 def test_the_objective_bounds_the_deadline_of_items(world: World) -> None:
@@ -741,7 +746,7 @@ def test_find_lends_until_the_lame_duck_is_over(world: World) -> None:
     assert world.plane.find("pictures", "3").version == 3
     with pytest.raises(ModelNotFound):
         world.plane.find("nothing")
-    world.plane.start_refusing()
+    world.plane.draining = True
     with pytest.raises(Draining) as caught:
         world.plane.find("pictures")
     assert caught.value.retry_after_seconds == 1.0, "another server takes its place"
@@ -754,7 +759,7 @@ def test_lends_what_the_repository_lends_until_the_lame_duck_is_over(world: Worl
     assert lends == [(world.servable, "3")]
     assert not world.plane.lends(world.servable, "3")
     lends.clear()
-    world.plane.start_refusing()
+    world.plane.draining = True
     assert not world.plane.lends(world.servable, "3")
 
 
@@ -804,23 +809,26 @@ class TestMoreRowsThanABatchHolds:
     """Where the operator allows them they are run in several batches, and the caller gets one answer."""
 
     ROWS = np.arange(20, dtype=np.float32).reshape(10, 2)
+    GAIN = np.ones(1, np.float32)
 
     @pytest.fixture
     def wide(self, world: World) -> World:
-        world.servable = bare_servable(batcher=world.batcher, max_rows=12)
+        optional = (TensorSpec("gain", "FP32", (1,)),)
+        world.servable = bare_servable(batcher=world.batcher, max_rows=12, optional_inputs=optional)
         return world
 
     def offer(self, wide: World) -> tuple[Ticket, RecordingReply]:
         reply = RecordingReply()
-        terms = wide.terms(wide.servable, deadline=101.0, priority=1)
-        return wide.plane.infer(wide.servable, {"x": self.ROWS}, terms, reply), reply
+        terms = wide.terms(wide.servable, deadline=101.0, priority=3)
+        return wide.plane.infer(wide.servable, {"x": self.ROWS, "gain": self.GAIN}, terms, reply), reply
 
     @pytest.mark.parametrize("order", [(0, 1, 2), (2, 0, 1), (2, 1, 0)])
     def test_come_back_in_order_whichever_batch_ends_first(self, wide: World, order: Sequence[int]) -> None:
         _, reply = self.offer(wide)
         parts = wide.batcher.requests
-        assert [(part.rows, part.deadline, part.arrival) for part in parts] == [
-            (4, 101.0, 100.0), (4, 101.0, 100.0), (2, 101.0, 100.0),
+        gain = {"gain": self.GAIN}
+        assert [(part.rows, part.deadline, part.arrival, part.handicap, part.overrides) for part in parts] == [
+            (4, 101.0, 100.0, 2.0, gain), (4, 101.0, 100.0, 2.0, gain), (2, 101.0, 100.0, 2.0, gain),
         ]  # fmt: skip
         for place in order:
             assert not reply.answers
@@ -896,7 +904,7 @@ class TestMoreRowsThanABatchHolds:
         assert reply.status == "CANCELLED"
 
     def test_there_is_a_bound(self, wide: World) -> None:
-        wide.servable = bare_servable(batcher=wide.batcher, max_rows=9)
+        wide.servable = dataclasses.replace(wide.servable, max_rows=9)
         assert refusal(lambda: self.offer(wide)) == "batch of 10, expected 1 to 9"
 
     def test_pictures_as_well(self, world: World) -> None:
@@ -913,37 +921,15 @@ class TestMoreRowsThanABatchHolds:
 # Items that were answered before.
 
 
-class Counts:
-    """Is told of shared answers."""
-
-    def __init__(self) -> None:
-        self.told: list[str] = []
-
-    def cache_hit(self, _seconds: float) -> None:
-        self.told.append("hit")
-
-    def cache_miss(self, _seconds: float, _evicted: int, calls: int = 1) -> None:
-        self.told += ["miss"] * calls
-
-    def merged(self) -> None:
-        self.told.append("merged")
-
-    def cancelled(self, stage: str) -> None:
-        self.told.append(stage)
-
-    def rejected(self, reason: str) -> None:
-        self.told.append(reason)
-
-
 class RememberingWorld(World):
     """A world whose version keeps answers, unless there is no room for any."""
 
     def __init__(self, limit_bytes: int = 1_000_000, *, merges: bool = False) -> None:
         super().__init__()
-        self.counts = Counts()
+        self.told = Told()
         shelf = ResponseCache(limit_bytes).shelf() if limit_bytes else None
         shared = SharedAnswers(
-            self.batcher, identity="pictures 1", names=["images"], observer=self.counts, cache=shelf, merges=merges,
+            self.batcher, identity="pictures 1", names=["images"], metrics=self.told, cache=shelf, merges=merges,
             clock=self.clock,
         )  # fmt: skip
         self.servable = make_servable(batcher=self.batcher, shared=shared)
@@ -977,7 +963,7 @@ def test_known_items_need_no_place_no_decoding_and_no_run() -> None:
     assert (request.rows, request.deadline, request.arrival) == (2, 200.0, 99.0)
     with pytest.raises(QueueFull):
         world.classify([GOOD[2], GOOD[5]])
-    assert world.counts.told == ["miss", "hit"]
+    assert world.told.counts == {"miss": 1, "hit": 1, "evicted": 0}
 
 
 def test_an_item_is_known_whatever_is_made_of_it() -> None:
@@ -997,7 +983,7 @@ def test_an_item_that_has_no_answer_is_not_known() -> None:
         world.classify([GOOD[1], b"broken"])
         world.run_all()
         assert isinstance(world.items.outcomes[0][1], InvalidInput)
-    assert "hit" not in world.counts.told
+    assert "hit" not in world.told.counts
 
 
 @pytest.mark.parametrize("items", [[b"broken", GOOD[0]], [GOOD[0], b"broken"], GOOD[:3]])
@@ -1005,7 +991,7 @@ def test_a_call_that_ran_is_one_miss_whichever_of_its_items_could(items: list[by
     world = RememberingWorld()
     world.classify(items)
     world.run_all()
-    assert world.counts.told == ["miss"]
+    assert world.told.counts == {"miss": 1, "evicted": 0}
 
 
 def test_a_call_of_which_nothing_could_run_is_no_miss() -> None:
@@ -1013,7 +999,7 @@ def test_a_call_of_which_nothing_could_run_is_no_miss() -> None:
     world.classify([b"broken", b"too"])
     world.run_all()
     assert world.items.times_settled == 1
-    assert world.counts.told == []
+    assert world.told.counts == {}
 
 
 def test_who_shares_a_run_is_no_miss_besides() -> None:
@@ -1021,10 +1007,10 @@ def test_who_shares_a_run_is_no_miss_besides() -> None:
     for _ in range(3):
         world.classify(GOOD[:1])
     world.run_all()
-    assert sorted(world.counts.told) == ["merged", "merged", "miss"]
+    assert world.told.counts == {"merged": 2, "miss": 1, "evicted": 0}
     world.renew()
     world.classify(GOOD[:1])
-    assert world.counts.told[-1] == "hit"
+    assert world.told.counts["hit"] == 1
 
 
 def test_items_share_a_run_where_no_answers_are_kept() -> None:
@@ -1033,7 +1019,7 @@ def test_items_share_a_run_where_no_answers_are_kept() -> None:
         world.classify(GOOD[:1])
     world.run_all()
     assert [len(outcomes) for outcomes in world.items.outcomes] == [1, 1]
-    assert world.counts.told == ["merged"]
+    assert world.told.counts == {"merged": 1}
 
 
 def test_known_items_come_too_late_after_the_deadline() -> None:
@@ -1044,7 +1030,7 @@ def test_known_items_come_too_late_after_the_deadline() -> None:
     with pytest.raises(DeadlineExceeded):
         world.classify(GOOD[:1], deadline=world.clock.now)
     assert world.items.times_settled == 0  # the door tells it
-    assert world.counts.told == ["miss", "deadline_exceeded"]
+    assert world.told.counts == {"miss": 1, "evicted": 0, "deadline_exceeded": 1}
 
 
 @given(

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.inspection import print_report
+from service.inspection import _milliseconds, print_report
 from tests.unit.service.samples import doubling, write_model, write_picture_version, write_sentence_version
 
 
@@ -41,6 +41,15 @@ def test_a_version_tells_all_it_knows(capsys: pytest.CaptureFixture[str], tmp_pa
         "chosen      1 instance of 1 thread; buckets 1, 2, 4; largest useful batch 4",
     ):
         assert part in text
+
+
+def test_a_batch_of_a_second_and_more_is_a_plain_number() -> None:
+    assert [_milliseconds(seconds) for seconds in (0.00008484, 0.9994, 0.9996, 1.0404)] == [
+        "0.0848",
+        "999",
+        "1000",
+        "1040",
+    ]
 
 
 def test_a_bare_graph_is_not_verified(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ from service.batching.policy import BatchingPolicy
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
 from service.dataplane import DataPlane, Ticket
-from service.errors import ServingError
+from service.errors import BackendFailed, ServingError
 from service.gather import TensorGather
 from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
@@ -57,21 +57,21 @@ class World:
         self.clock = FakeClock()
         self.backend = FakeBackend(open_gate=False)
         metrics = Metrics("0", "fake")
-        observer = MeteredBatches(ModelMetrics(metrics, "pictures", "1", lambda: 0), ())
+        counts = ModelMetrics(metrics, "pictures", "1", lambda: 0)
         specs = manifest().inputs
         self.batcher = Batcher(
             self.backend,
             BatchingPolicy(linear_cost(groups=[None]), 4),
             limits=BatcherLimits(BOUND, 1),
             new_buffer=lambda: BatchBuffer(specs, 4),
-            observer=observer,
+            observer=MeteredBatches(counts, ()),
             clock=self.clock,
         )
         shared = SharedAnswers(
             self.batcher,
             identity="pictures",
             names=["images"],
-            observer=observer,
+            metrics=counts,
             cache=ResponseCache(10_000).shelf() if cache else None,
             merges=merges,
             clock=self.clock,
@@ -231,9 +231,15 @@ def test_who_becomes_late_in_the_queue(world: World) -> None:
     assert sorted(world.endings) == ["DEADLINE_EXCEEDED"] * 4 + ["OK"]
 
 
-def test_whose_batch_fails(world: World) -> None:
+@pytest.mark.parametrize("kind", [RuntimeError, BackendFailed])
+def test_whose_batch_fails(world: World, kind: type[Exception]) -> None:
+    """With an error of anybody's, or one of ours, as the real backend makes of the runtime's."""
+
     def fail(batch: object) -> list[np.ndarray]:
-        raise RuntimeError("no")
+        try:
+            raise ValueError("the runtime's")
+        except ValueError as error:
+            raise kind("no") from error
 
     world.backend.behaviour = fail
     world.backend.open()

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import io
 import json
 import logging
+import os
 import sys
 from collections.abc import Iterator
 from datetime import datetime
@@ -9,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from service.logs import Bounded, JsonFormatter, TextFormatter, set_up
+from service import logs
+from service.logs import Bounded, JsonFormatter, LossyHandler, TextFormatter, set_up
 
 
 def record(message: str, *arguments: object, fields: Any = None, failed: bool = False) -> logging.LogRecord:
@@ -118,3 +121,50 @@ def test_who_leaves_while_being_answered_writes_no_line_with_a_path_of_their_own
     said = "ExecuteBatchError raised in core by servicer method [/of/the/caller]"  # grpc/_cython/_cygrpc/aio
     assert not Bounded().filter(record(said, failed=True))
     assert Bounded().filter(record("ValueError raised in core by servicer method [/x]", failed=True))
+
+
+@pytest.fixture
+def handler(monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[LossyHandler, io.FileIO]]:
+    """A handler before a pipe, and the end that reads."""
+    monkeypatch.setattr(logs, "_PATIENCE_SECONDS", 0)
+    reading, writing = os.pipe()
+    os.set_blocking(reading, False)
+    with open(writing, "w", encoding="utf-8") as stream, open(reading, "rb", buffering=0) as reader:
+        made = LossyHandler(stream)
+        made.setFormatter(JsonFormatter())
+        yield made, reader
+
+
+def read(reader: io.FileIO) -> str:
+    return b"".join(iter(lambda: reader.read(2**16) or b"", b"")).decode()
+
+
+def test_lines_that_nobody_reads_are_lost_and_counted(handler: tuple[LossyHandler, io.FileIO]) -> None:
+    lossy, reader = handler
+    for number in range(3000):  # more than a pipe holds
+        lossy.handle(record("number %d", number))
+    written = [json.loads(line)["message"] for line in read(reader).splitlines()]
+    assert written == [f"number {number}" for number in range(len(written))]
+    lossy.handle(record("read again"))
+    lost, last = (json.loads(line) for line in read(reader).splitlines())
+    assert (lost["level"], lost["lines"], last["message"]) == ("warning", 3000 - len(written), "read again")
+
+
+def test_a_long_line_that_is_cut_spoils_no_other(handler: tuple[LossyHandler, io.FileIO]) -> None:
+    lossy, reader = handler
+    for _ in range(4):
+        lossy.handle(record("\N{SNOWMAN}" * 10_000))
+    lossy.handle(record("lost"))
+    *whole, cut = read(reader).splitlines()
+    assert {json.loads(line)["message"] for line in whole} == {"\N{SNOWMAN}" * 10_000}
+    assert cut
+    lossy.handle(record("read again"))
+    end_of_cut, lost, last = read(reader).splitlines()
+    assert (end_of_cut, json.loads(lost)["lines"], json.loads(last)["message"]) == ("", 5 - len(whole), "read again")
+
+
+def test_a_stream_within_the_program_is_written_to() -> None:
+    stream = io.StringIO()
+    lossy = LossyHandler(stream)
+    lossy.handle(record("x"))
+    assert stream.getvalue() == "x\n"

@@ -66,9 +66,9 @@ def fill(metrics: Metrics, model: str = "m", version: str = "1") -> ModelMetrics
     bound.observe_success(0.5)
     bound.observe_failure(0.25, "QUEUE_FULL")
     bound.watch_cache(lambda: 4096)
-    bound.observe_cache_hit(0.0001)
-    bound.observe_cache_miss(0.0002, 3)
-    bound.observe_merged()
+    bound.cache_hit(0.0001)
+    bound.cache_miss(0.0002, 3)
+    bound.merged()
     bound.observe_predictions(np.array([0, 1, 0]), np.array([0.75, 0.5, 0.25]), ["cat", "dog", "mouse"])
     bound.rejected("queue_full")
     bound.cancelled("queued")
@@ -176,6 +176,20 @@ def test_a_version_is_in_exactly_one_state(metrics: Metrics, state: str) -> None
     assert values == {name: float(name == state) for name in STATES}
 
 
+@pytest.mark.parametrize("state", STATES)
+def test_facts_are_shown_of_what_is_loaded_only(metrics: Metrics, state: str) -> None:
+    """A bare graph that stops working must not look like one whose golden answers were wrong."""
+    fill(metrics, "m", "1")
+    fill(metrics, "m", "2")
+    metrics.set_state("m", "1", state)
+    facts = ("execution_provider_info", "golden_check_passed", "golden_check_max_abs_error", "batch_cost_seconds")
+    text = metrics.negotiate("")[0].decode()
+    for version, loaded in (("1", state in ("READY", "UNLOADING")), ("2", True)):
+        for name in facts:
+            series = rf'convserve_{name}\{{.*model="m".*version="{version}"'
+            assert bool(re.search(series, text)) == loaded, (name, version)
+
+
 def test_the_queue_is_read_at_the_scrape(metrics: Metrics) -> None:
     class Queue:
         queued = 3
@@ -195,7 +209,7 @@ def test_what_ends_after_the_series_are_gone_does_not_bring_them_back(metrics: M
     metrics.forget("m", "1")
     bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
     bound.observe_predictions(np.array([0]), np.array([1.0]), ["cat"])
-    bound.observe_merged()
+    bound.merged()
     assert 'model="m"' not in metrics.negotiate("")[0].decode()
 
 
@@ -235,6 +249,13 @@ def test_predictions_are_counted_by_class(metrics: Metrics) -> None:
     assert value(metrics, "convserve_response_cache_evictions_total", **labels) == 3
     assert value(metrics, "convserve_response_cache_bytes", **labels) == 4096
     assert value(metrics, "convserve_merged_requests_total", **labels) == 1
+
+
+def test_a_version_without_classes_shows_no_predictions(metrics: Metrics) -> None:
+    bound = version_metrics(metrics)
+    bound.observe_batch([0.1], rows=1, padding=0.0, assemble=0.0, infer=0.0, reason="idle")
+    assert 'model="m"' in (text := metrics.negotiate("")[0].decode())
+    assert not re.search(r"convserve_prediction\w*\{", text)
 
 
 def test_statistics_add_up_as_triton_counts_them(metrics: Metrics) -> None:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 import threading
 
 import pytest
 
-from service.errors import SettingsError
-from service.shortage import shortages_named
+from service.errors import ManifestInvalid, SettingsError
+from service.shortage import is_of_open_files, shortages_named
 from service.transport.address import listening
 
 
@@ -38,10 +39,11 @@ def test_what_the_system_does_not_give_is_one_line_with_the_remedy(error: BaseEx
 
 
 def test_python_says_so_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*_: object) -> None:
+    def refuse(*_: object, **__: object) -> None:
         raise RuntimeError("can't start new thread")
 
-    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    starts = "_start_joinable_thread" if sys.version_info >= (3, 13) else "_start_new_thread"
+    monkeypatch.setattr(threading, starts, refuse)
     with pytest.raises(SettingsError, match="no thread can be started"), shortages_named():
         threading.Thread().start()
 
@@ -73,3 +75,29 @@ def test_no_other_address_helps_where_no_file_can_be_opened() -> None:
         listening("grpc", "::1", 1, "--host"),
     ):
         raise OSError(errno.EMFILE, "Too many open files")
+
+
+@pytest.mark.parametrize("given", ["context", "cause", "itself"])
+@pytest.mark.parametrize(
+    ("error", "expected"),
+    [
+        (OSError(errno.EMFILE, os.strerror(errno.EMFILE), "/some/file"), True),
+        (OSError(errno.ENFILE, os.strerror(errno.ENFILE)), True),
+        (Exception("Too many open files (os error 24)"), True),  # tokenizers
+        (RuntimeError("Load model from /m/model.onnx failed:system error number 24"), True),  # ONNX Runtime
+        (Exception("No such file or directory (os error 2)"), False),
+        (RuntimeError("Load model from /m/model.onnx failed:system error number 240"), False),
+        (OSError(errno.ENOENT, "No such file"), False),
+    ],
+    ids=str,
+)
+def test_too_many_open_files_are_told_from_other_errors(error: Exception, expected: bool, given: str) -> None:
+    """Whatever was made of them."""
+    made: Exception = ManifestInvalid("not readable")
+    if given == "context":
+        made.__context__, made.__suppress_context__ = error, True  # as `from None` leaves it
+    elif given == "cause":
+        made.__cause__ = error
+    else:
+        made = error
+    assert is_of_open_files(made) == expected

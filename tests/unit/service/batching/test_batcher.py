@@ -7,7 +7,7 @@ until there is a thread. So every test knows which requests share a batch, and n
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -17,8 +17,6 @@ import pytest
 from service.batching import answering
 from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher, BatcherLimits
-from service.batching.observer import Observer
-from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.errors import (
     BackendFailed,
@@ -35,14 +33,13 @@ from tests.fakes import (
     NUMBERS,
     FakeBackend,
     FakeClock,
-    RaisingObserver,
     RaisingReply,
     RecordingObserver,
     RecordingReply,
     got_own_rows,
     linear_cost,
     make_request,
-    number_buffer,
+    number_batcher,
     per_row,
     reply_of,
     statuses,
@@ -65,22 +62,22 @@ class Stage:
         runs_inline: bool = False,
         answers_apart: bool = False,
         scale: float = 1.0,
-        observer: Observer | None = None,
-        new_buffer: Callable[[], BatchBuffer] = number_buffer,
+        **around: Any,
     ) -> None:
         self.clock = FakeClock()
         self.backend = FakeBackend(open_gate=False)
         self.seen = RecordingObserver()
         self.deaths = 0
         self.died = threading.Event()
-        self.batcher = Batcher(
+        self.batcher = number_batcher(
             self.backend,
-            BatchingPolicy(linear_cost(0.002 * scale, 0.0005 * scale), 8, max_queue_delay_seconds),
-            limits=BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline, answers_apart=answers_apart),
-            new_buffer=new_buffer,
-            observer=observer or self.seen,
+            BatcherLimits(max_queued_requests, instances, runs_inline=runs_inline, answers_apart=answers_apart),
+            cost=linear_cost(0.002 * scale, 0.0005 * scale),
+            max_queue_delay_seconds=max_queue_delay_seconds,
+            observer=self.seen,
             clock=self.clock,
             on_death=self.on_death,
+            **around,
         )
 
     def on_death(self) -> None:
@@ -334,7 +331,7 @@ class TestFailure:
         assert all("secret" not in reply_of(request).errors[0].message for request in requests)
         stage.backend.behaviour = per_row
         assert stage.finish(stage.submit(*four())) == ["OK"] * 4, "the next batch is fine"
-        assert stage.seen.events.count(("failed", 4)) == 1
+        assert stage.backend.sizes == [4, 1, 1, 1, 1, 4], "together once, then one by one"
 
     @pytest.mark.parametrize("rows", [0, 3, 5])
     def test_the_wrong_number_of_rows_comes_back(self, stage: Stage, rows: int) -> None:
@@ -378,34 +375,6 @@ class TestFailure:
         stage.submit(*requests)
         stage.start()
         assert stage.finish(requests) == ["INTERNAL"] * 3
-
-    def test_an_observer_that_raises_harms_nobody(self) -> None:
-        """At every one of its events: a batch, a failure, a refusal, a caller who left."""
-        observer = RaisingObserver()
-        stage = Stage(observer=observer, max_queued_requests=4)
-        failing = [stage.start_busy()]
-        answered = stage.submit(make_request(1), make_request(2), make_request(3))
-        (late,) = stage.submit(make_request(4, deadline=stage.clock.now + 0.01))
-        with pytest.raises(QueueFull):
-            stage.batcher.reserve()
-        stage.batcher.cancel(answered[0])
-        with pytest.raises(DeadlineExceeded):
-            stage.submit(make_request(deadline=0.0))
-        stage.clock.advance(1.0)
-        stage.backend.behaviour = lambda batch: per_row(batch)[:0] if 2.0 in batch[0] else [np.zeros(0)]
-        stage.backend.let_one_pass()
-        stage.backend.wait_for_batches(2)
-        stage.batcher.cancel(answered[1])
-        stage.backend.behaviour = per_row
-        assert stage.finish([*failing, *answered, late]) == [
-            "INTERNAL",
-            "CANCELLED",
-            "CANCELLED",
-            "OK",
-            "DEADLINE_EXCEEDED",
-        ]
-        assert {event for event, _ in observer.events} == {"batch", "replied", "failed", "rejected", "cancelled"}
-        assert stage.deaths == 0
 
 
 class HeldReply(RecordingReply):

@@ -14,7 +14,7 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import BatcherLimits
 from service.batching.instance import Batch, Instance
 from service.batching.lone import LoneRuns
 from service.batching.policy import BatchingPolicy
@@ -29,6 +29,7 @@ from tests.fakes import (
     got_own_rows,
     linear_cost,
     make_request,
+    number_batcher,
     number_buffer,
     per_row,
     reply_of,
@@ -51,15 +52,8 @@ class BatcherMachine(RuleBasedStateMachine):
         super().__init__()
         self.clock = FakeClock()
         self.backend = FakeBackend()
-        self.observer = RecordingObserver()
-        self.batcher = Batcher(
-            self.backend,
-            BatchingPolicy(linear_cost(groups="ab"), 8),
-            limits=BatcherLimits(BOUND, 2, runs_inline=True),
-            new_buffer=number_buffer,
-            observer=self.observer,
-            clock=self.clock,
-        )
+        limits = BatcherLimits(BOUND, 2, runs_inline=True)
+        self.batcher = number_batcher(self.backend, limits, cost=linear_cost(groups="ab"), clock=self.clock)
         self.batcher._inline = self.batcher._new_instance(2)
         self.cores_idle = True
         policy = BatchingPolicy(linear_cost(0.001, 0.00025, groups="ab"), 8)
@@ -71,7 +65,7 @@ class BatcherMachine(RuleBasedStateMachine):
                 self.backend,
                 cost=self.batcher.policy.cost,
                 buffer=number_buffer(),
-                observer=self.observer,
+                observer=RecordingObserver(),
                 clock=self.clock,
             )
             for number in range(2)

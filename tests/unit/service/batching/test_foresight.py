@@ -59,6 +59,13 @@ def test_a_pause_of_the_machine_counts_as_one_batch_and_is_forgotten_in_seconds(
     assert foresight.factor(NOW + 60) < 1.001
 
 
+def test_it_never_takes_a_wait_for_more_than_twice_as_long() -> None:
+    foresight = Foresight(15)
+    for _ in range(10):
+        foresight.was_wrong(15)
+    assert foresight.factor(NOW) == 2.0
+
+
 @given(st.lists(st.tuples(st.booleans(), st.integers(0, 10**6), st.floats(0, 100)), max_size=50))
 def test_the_factor_is_bounded(events: list[tuple[bool, int, float]]) -> None:
     foresight, now = Foresight(15), NOW

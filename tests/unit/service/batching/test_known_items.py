@@ -8,8 +8,7 @@ import pytest
 from service.batching.known_items import KnownItems
 from service.batching.response_cache import ResponseCache
 from service.errors import DeadlineExceeded
-from tests.fakes import TickingClock
-from tests.unit.service.batching.test_sharing import Told
+from tests.fakes import TickingClock, Told
 
 LATER = float("inf")
 

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 import numpy as np
 import pytest
 
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import BatcherLimits
 from service.batching.lone import LoneRuns
 from service.batching.policy import BatchingPolicy
 from service.batching.request import PendingRequest
@@ -17,11 +17,10 @@ from tests.fakes import (
     GUARD_SECONDS,
     FakeBackend,
     FakeClock,
-    RecordingObserver,
     got_own_rows,
     linear_cost,
     make_request,
-    number_buffer,
+    number_batcher,
     per_row,
     reply_of,
     statuses,
@@ -45,12 +44,11 @@ class Stage:
         self.clock = FakeClock()
         self.instances, self.alone = FakeBackend(open_gate=False), FakeBackend(open_gate=False)
         self.cores_idle = True
-        self.batcher = Batcher(
+        self.batcher = number_batcher(
             self.instances,
-            BatchingPolicy(linear_cost(0.02, 0.005), 8, max_queue_delay_seconds),
-            limits=BatcherLimits(100, instances, runs_inline=runs_inline),
-            new_buffer=number_buffer,
-            observer=RecordingObserver(),
+            BatcherLimits(100, instances, runs_inline=runs_inline),
+            cost=linear_cost(0.02, 0.005),
+            max_queue_delay_seconds=max_queue_delay_seconds,
             clock=self.clock,
         )
         policy = BatchingPolicy(linear_cost(0.02 * share, 0.005 * share), 8, max_queue_delay_seconds)

@@ -177,6 +177,11 @@ class TestDelay:
     def test_a_full_batch_does_not_wait(self, patient: BatchingPolicy) -> None:
         assert released(patient, queue_of(make_request(*range(8)))).reason == "full"
 
+    def test_a_batch_that_the_next_request_does_not_fit_into_is_full(self, patient: BatchingPolicy) -> None:
+        first, second = (make_request(*range(5)) for _ in range(2))
+        release = released(patient, queue_of(first, second))
+        assert (release.requests, release.reason) == ([first], "full")
+
     def test_a_full_batch_does_not_wait_for_another_group_to_fill(self, patient: BatchingPolicy) -> None:
         full = make_request(*range(8), group="full", arrival=NOW)
         release = released(patient, queue_of(make_request(group="lonely", arrival=NOW - 0.01), full))
@@ -202,7 +207,7 @@ class TestDelay:
         assert isinstance(decision, WaitUntil)
         release = patient.next(queue, 1, decision.instant)
         assert isinstance(release, Release)
-        assert release.requests == [request]
+        assert (release.requests, release.reason) == ([request], "deadline")
         assert decision.instant + patient.cost.seconds(1, "numbers") < request.deadline
 
     def test_draining_does_not_wait(self, patient: BatchingPolicy) -> None:

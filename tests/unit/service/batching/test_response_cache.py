@@ -146,7 +146,7 @@ class Machine(RuleBasedStateMachine):
     def it_holds_what_it_should_within_its_bound(self) -> None:
         if not hasattr(self, "cache"):
             return
-        assert len(self.cache) == len(self.model)
+        assert len(self.cache.entries) == len(self.model)
         assert self.cache.size_bytes == self.size() <= self.limit
         assert [shelf.size_bytes for shelf in self.shelves] == [self.size(0), self.size(1)]
 
@@ -173,7 +173,7 @@ def test_the_bound_covers_what_python_needs(make: Callable[[int], list[np.ndarra
         taken = tracemalloc.get_traced_memory()[0] - before
     finally:
         tracemalloc.stop()
-    assert len(cache) == 1000
+    assert len(cache.entries) == 1000
     assert taken <= cache.size_bytes <= 2 * taken
 
 
@@ -192,4 +192,4 @@ def test_what_is_kept_is_a_copy_that_nobody_can_change() -> None:
 def test_text_is_not_kept() -> None:
     cache = ResponseCache(10_000)
     cache.shelf().put(b"k", [np.array(["long" * 1000], dtype=object)])
-    assert len(cache) == 0
+    assert len(cache.entries) == 0

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import threading
-from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -14,9 +13,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
 from service.batching.admission import BatcherLimits
-from service.batching.batcher import Batcher
 from service.batching.keeping import cached_facts
-from service.batching.policy import BatchingPolicy
 from service.batching.request import BatchFacts, PendingRequest
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
@@ -35,10 +32,10 @@ from tests.fakes import (
     RecordingObserver,
     RecordingReply,
     TickingClock,
+    Told,
     got_own_rows,
-    linear_cost,
     make_request,
-    number_buffer,
+    number_batcher,
     per_row,
     reply_of,
 )
@@ -89,30 +86,6 @@ class HeldBatcher:
         self.queue.pop(place).refuse(error)
 
 
-class Told:
-    def __init__(self) -> None:
-        self.counts: Counter[str] = Counter()
-        self.seconds: list[float] = []
-
-    def cache_hit(self, seconds: float) -> None:
-        self.counts["hit"] += 1
-        self.seconds.append(seconds)
-
-    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        self.counts["miss"] += calls
-        self.seconds.append(seconds)
-        self.counts["evicted"] += evicted
-
-    def merged(self) -> None:
-        self.counts["merged"] += 1
-
-    def cancelled(self, stage: str) -> None:
-        self.counts[f"cancelled {stage}"] += 1
-
-    def rejected(self, reason: str) -> None:
-        self.counts[reason] += 1
-
-
 class Stage:
     def __init__(
         self,
@@ -131,7 +104,7 @@ class Stage:
             self.batcher,
             identity="m 1",
             names=["numbers"],
-            observer=self.told,
+            metrics=self.told,
             cache=self.cache,
             merges=merges,
             most_joined=most_joined,
@@ -225,7 +198,7 @@ def test_who_leaves_the_queue_is_refused_and_nothing_is_kept() -> None:
     stage.shared.cancel(request)
     assert stage.reply.status == "CANCELLED"
     assert stage.cache is not None
-    assert len(stage.cache) == 0
+    assert len(stage.cache.keys) == 0
 
 
 def test_optional_inputs_are_not_shared() -> None:
@@ -382,7 +355,7 @@ def test_a_run_that_ends_before_it_is_known_is_joined_by_nobody() -> None:
 
     stage.batcher.offer = at_once  # type: ignore[method-assign]
     stage.shared = SharedAnswers(
-        stage.batcher, identity="m 1", names=["numbers"], observer=stage.told, merges=True, clock=stage.clock
+        stage.batcher, identity="m 1", names=["numbers"], metrics=stage.told, merges=True, clock=stage.clock
     )
     assert got_own_rows(stage.ask())
     assert got_own_rows(stage.ask())
@@ -536,18 +509,11 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
     def backend(self) -> FakeBackend:
         return FakeBackend(open_gate=False)
 
-    def ask(self, backend: FakeBackend, observer: RecordingObserver, bound: int) -> None:
+    def ask(self, backend: FakeBackend, observer: RecordingObserver | None, bound: int) -> None:
         self.clock = FakeClock()
-        self.batcher = Batcher(
-            backend,
-            BatchingPolicy(linear_cost(), 8),
-            limits=BatcherLimits(bound, 1),
-            new_buffer=number_buffer,
-            observer=observer,
-            clock=self.clock,
-        )
+        self.batcher = number_batcher(backend, BatcherLimits(bound, 1), observer=observer, clock=self.clock)
         self.shared = SharedAnswers(
-            self.batcher, identity="m", names=["numbers"], observer=Told(), merges=True, clock=self.clock
+            self.batcher, identity="m", names=["numbers"], metrics=Told(), merges=True, clock=self.clock
         )
         self.batcher.start("m")
         self.running = make_request(1.0)
@@ -581,7 +547,7 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
         assert (self.batcher.queued, self.batcher._reserved, self.batcher._leaving, self.shared.joined) == (0, 0, 0, 0)
 
     def test_needs_no_other_place_for_a_later_deadline_or_an_earlier_turn(self, backend: FakeBackend) -> None:
-        self.ask(backend, RecordingObserver(), 1)
+        self.ask(backend, None, 1)
         others = [make_request(2.0, deadline=deadline, arrival=arrival) for deadline, arrival in OTHERS]
         for other in others:
             self.shared.offer(other)
@@ -594,7 +560,7 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
 
     def test_is_answered_though_others_are_as_late(self, backend: FakeBackend) -> None:
         """Each of their runs had a place of its own, and the queue is full of them."""
-        self.ask(backend, RecordingObserver(), 3)
+        self.ask(backend, None, 3)
         others = [make_request(value, deadline=deadline) for value in (3.0, 4.0) for deadline in (101.0, LATER)]
         for other in others:
             self.shared.offer(other)
@@ -606,7 +572,7 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
         self.batcher.close(GUARD_SECONDS)
 
     def test_is_answered_though_the_batcher_closes(self, backend: FakeBackend) -> None:
-        self.ask(backend, RecordingObserver(), 2)
+        self.ask(backend, None, 2)
         closer = threading.Thread(target=self.batcher.close)
         closer.start()
         with self.batcher._lock:
@@ -620,16 +586,10 @@ class TestWhoseRunIsRefusedForAnEarlierDeadline:
 
 def test_in_front_of_a_real_batcher_everybody_is_answered_once_whoever_leaves() -> None:
     backend = FakeBackend()
-    batcher = Batcher(
-        backend,
-        BatchingPolicy(linear_cost(), 8),
-        limits=BatcherLimits(10_000, 2),
-        new_buffer=number_buffer,
-        observer=RecordingObserver(),
-    )
+    batcher = number_batcher(backend, BatcherLimits(10_000, 2))
     batcher.start("m")
     shared = SharedAnswers(
-        batcher, identity="m", names=["numbers"], observer=Told(), cache=ResponseCache(3000).shelf(), merges=True
+        batcher, identity="m", names=["numbers"], metrics=Told(), cache=ResponseCache(3000).shelf(), merges=True
     )
     asked: list[list[tuple[PendingRequest, bool]]] = [[] for _ in range(4)]
 

@@ -12,9 +12,8 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from service.batching.batcher import Batcher, BatcherLimits
+from service.batching.batcher import BatcherLimits
 from service.batching.instance import Batch
-from service.batching.policy import BatchingPolicy
 from service.batching.request import PendingRequest
 from service.batching.response_cache import ResponseCache
 from service.batching.sharing import SharedAnswers
@@ -22,29 +21,15 @@ from service.errors import ServingError
 from tests.fakes import (
     FakeBackend,
     FakeClock,
-    RecordingObserver,
+    Told,
     got_own_rows,
-    linear_cost,
     make_request,
-    number_buffer,
+    number_batcher,
     reply_of,
 )
 
 INSTANCES = 1
 ALIKE = st.lists(st.sampled_from([0.003, 0.006, 0.01, 0.02, math.inf, math.inf]), min_size=1, max_size=4)
-
-
-class Sharing(RecordingObserver):
-    """Told by both."""
-
-    def cache_hit(self, seconds: float) -> None:
-        self.events.append(("hit", seconds))
-
-    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None:
-        self.events.append(("miss", calls))
-
-    def merged(self) -> None:
-        self.events.append(("merged", 1))
 
 
 class SharingMachine(RuleBasedStateMachine):
@@ -53,21 +38,15 @@ class SharingMachine(RuleBasedStateMachine):
     @initialize(bound=st.integers(1, 3), cache=st.booleans())
     def build(self, bound: int, cache: bool) -> None:
         self.bound = bound
-        self.clock, self.backend, self.observer = FakeClock(), FakeBackend(), Sharing()
-        self.batcher = Batcher(
-            self.backend,
-            BatchingPolicy(linear_cost(), 1),
-            limits=BatcherLimits(bound, INSTANCES, prompt=False),
-            new_buffer=number_buffer,
-            observer=self.observer,
-            clock=self.clock,
-        )
+        self.clock, self.backend = FakeClock(), FakeBackend()
+        limits = BatcherLimits(bound, INSTANCES, prompt=False)
+        self.batcher = number_batcher(self.backend, limits, max_batch_size=1, clock=self.clock)
         shelf = ResponseCache(3000).shelf() if cache else None
         self.shared = SharedAnswers(
             self.batcher,
             identity="m",
             names=["numbers"],
-            observer=self.observer,
+            metrics=Told(),
             cache=shelf,
             merges=True,
             clock=self.clock,

@@ -85,7 +85,7 @@ def test_where_there_is_no_foreign_table_none_is_spoken_of(tmp_path: Path, caplo
 
 def test_machines_that_share_a_repository_do_not_fill_it(tmp_path: Path) -> None:
     keys = [Key("cpu", "r", f"machine {number}", "sha256:1234") for number in range(20)]
-    for key in keys:
+    for key in (*keys, keys[-1]):  # which replaces its own alone
         kept(tmp_path).write(entry(key))
     assert [kept(tmp_path).read(key) is not None for key in keys] == [False] * 12 + [True] * 8
 
@@ -157,9 +157,25 @@ def test_where_nothing_can_be_written_nothing_is_kept(tmp_path: Path, caplog: py
     assert [path.name for path in tmp_path.iterdir()] == ["cost.json"]
 
 
+@pytest.mark.parametrize("damaged", [True, False])
+def test_what_is_read_again_and_again_is_spoken_of_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bool
+) -> None:
+    """A server whose cores are never idle looks every second whether there are costs of batches that run alone."""
+    caplog.set_level(logging.INFO)
+    if damaged:
+        (tmp_path / "cost.json").write_bytes(b"{")
+    else:
+        kept(tmp_path).write(entry(Key("cpu", "r", "another machine", "sha256:1234")))
+    costs = kept(tmp_path)
+    assert [costs.read(KEY) for _ in range(3)] == [None] * 3
+    assert len(caplog.records) == 1
+
+
 def test_a_folder_of_its_own_is_made_and_holds_tables_by_model(tmp_path: Path) -> None:
     folder = tmp_path / "cache" / "costs"
     apart = KeptCosts(tmp_path, KEY.model_digest, str(folder))
+    assert apart.write(entry())
     assert apart.write(entry())
     assert [path.name for path in folder.iterdir()] == ["sha256-1234.json"]
     assert KeptCosts(tmp_path / "copy", KEY.model_digest, str(folder)).read(KEY) == entry()

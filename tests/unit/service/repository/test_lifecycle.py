@@ -29,6 +29,7 @@ from service.repository.reconciler import Reconciler
 from service.repository.servable import Servable
 from service.repository.store import VersionFolder
 from service.settings import Settings
+from tests.fakes import Told
 from tests.unit.service.samples import FakeBatcher, bare_servable
 
 
@@ -87,16 +88,6 @@ def repository(root: Path, *places: str) -> Path:
     return root
 
 
-class Silent:
-    """Is told of shared answers and counts nothing."""
-
-    def cache_hit(self, seconds: float) -> None: ...
-    def cache_miss(self, seconds: float, evicted: int, calls: int = 1) -> None: ...
-    def merged(self) -> None: ...
-    def cancelled(self, stage: str) -> None: ...
-    def rejected(self, reason: str) -> None: ...
-
-
 class Cycle(Lifecycle):
     """A lifecycle and the reconciler that fills it."""
 
@@ -141,12 +132,12 @@ def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
     def sharing() -> Servable:
         shelf = cache.shelf()
         shelf.put(b"key", [np.zeros((1, 2))])
-        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], observer=Silent(), cache=shelf)
+        shared = SharedAnswers(FakeBatcher(), identity="a 1", names=["x"], metrics=Told(), cache=shelf)
         return bare_servable(name="a", version=1, shared=shared)
 
     servable, other = sharing(), sharing()
     cycle.put(servable)
-    assert len(cache) == 2
+    assert len(cache.entries) == 2
     if how == "withdrawn":
         cycle.withdraw(servable)
     elif how == "replaced":
@@ -155,8 +146,8 @@ def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
         cycle.set_status(VersionStatus("a", 1, "UNAVAILABLE"))
     assert servable.shared is not None
     assert servable.shared.cache is not None
-    assert len(servable.shared.cache) == 0  # although somebody, a template for one, still holds the servable
-    assert len(cache) == 1
+    assert not servable.shared.cache.keys  # although somebody, a template for one, still holds the servable
+    assert len(cache.entries) == 1
 
 
 def test_only_the_wanted_versions_are_loaded(tmp_path: Path) -> None:
@@ -398,6 +389,23 @@ def test_who_keeps_servables_lets_go_of_each_that_is_lent_no_more(tmp_path: Path
     assert let_go == [servable]
 
 
+def test_the_server_is_ready_at_every_instant_in_which_a_further_model_becomes_ready() -> None:
+    class Watched(Lifecycle):
+        """Looks whether it is ready after each of its steps."""
+
+        seen: frozenset[bool] = frozenset()
+
+        def __setattr__(self, name: str, value: object) -> None:
+            super().__setattr__(name, value)
+            if name != "seen" and self.__dict__.get("_started"):
+                self.seen |= {self.is_ready}
+
+    watched = Watched(Metrics("0", "test"))
+    watched.start()
+    watched.put(bare_servable())
+    assert watched.seen == {True}
+
+
 def test_a_model_is_known_and_required_as_long_as_it_has_a_version(tmp_path: Path) -> None:
     loader = FakeLoader()
     cycle = lifecycle(repository(tmp_path, "a/1", "a/2"), loader, versions="all")
@@ -452,7 +460,7 @@ def test_closing_unloads_everything_within_one_time_limit(tmp_path: Path) -> Non
     cycle.close(3600.0)
     assert set(states(cycle).values()) == {"UNLOADING"}
     error = refusal(cycle, "a")
-    assert error.message == "model 'a' version 2 is UNLOADING: try again"
+    assert error.message == "model 'a' version 2 is UNLOADING: it takes no more requests"
     assert error.retry_after_seconds is None, "nothing says that it comes back"
     graces = [grace for place in ("a/2", "a/1", "b/1") for grace in loader.batchers[place].closed_with]
     first, second, third = (grace for grace in graces if grace is not None)

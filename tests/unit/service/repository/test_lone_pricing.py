@@ -14,8 +14,8 @@ from service.backend.base import Provider
 from service.batching.choice import Layout
 from service.repository.batch_view import BatchView
 from service.repository.lone_pricing import Disturbed, LonePricing
-from service.repository.measuring import Measuring
-from service.repository.pricing import Pricing, Subject
+from service.repository.measuring import Measuring, Subject
+from service.repository.pricing import Pricing
 from service.repository.proof import Proof
 from service.repository.store import VersionFolder
 from service.settings import Settings
@@ -32,12 +32,10 @@ class Timed:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.now = 0.0
         self.runs = 0
-        monkeypatch.setattr("service.repository.lone_pricing.measuring_of", self.measuring)
+        monkeypatch.setattr("service.repository.lone_pricing.Measuring", self.measuring)
 
-    def measuring(self, subject: Subject, layout: Layout, samples: int) -> Measuring:
-        assert layout.instances == 1
-        graph = subject.graph
-        return Measuring(graph.run, graph.inputs, BUCKETS, max_tokens=None, samples=samples, clock=lambda: self.now)
+    def measuring(self, subject: Subject) -> Measuring:
+        return Measuring(subject, clock=lambda: self.now)
 
     def subject(self, row_seconds: float) -> Subject:
         def run(inputs: Sequence[np.ndarray], _: object = None, /) -> list[np.ndarray]:

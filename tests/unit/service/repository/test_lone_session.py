@@ -25,7 +25,7 @@ from service.repository.attempt import Attempt
 from service.repository.batch_view import BatchView
 from service.repository.lone_pricing import Disturbed
 from service.repository.lone_session import LoneSession
-from service.repository.pricing import Subject
+from service.repository.measuring import Subject
 from tests.fakes import linear_cost
 from tests.unit.service.samples import doubling, write_model
 

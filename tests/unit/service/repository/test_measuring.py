@@ -1,14 +1,17 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.backend.base import Provider
 from service.errors import BackendFailed
-from service.repository.measuring import Measuring
+from service.repository.batch_view import BatchView
+from service.repository.measuring import Measuring, Subject
 from service.repository.proof import LENGTH_GROUPS
 from service.tensors import TensorSpec
 from tests.fakes import FakeClock
@@ -16,6 +19,13 @@ from tests.fakes import FakeClock
 FREE = TensorSpec("ids", "INT64", (-1, -1))
 PAIR = TensorSpec("x", "FP32", (-1, 2))
 PLENTY = 1e6
+
+
+def subject_of(
+    run: Any, inputs: Sequence[TensorSpec], buckets: Sequence[int], max_tokens: int | None = None
+) -> Subject:
+    provider = Provider("cpu", "CPUExecutionProvider", "cpu")
+    return Subject(BatchView(tuple(inputs), (), True, run), provider, buckets, max_tokens)
 
 
 class Timed:
@@ -35,8 +45,8 @@ class Timed:
         return []
 
     def measuring(self, buckets: Sequence[int], max_tokens: int | None = None) -> Measuring:
-        inputs = [PAIR if max_tokens is None else FREE]
-        return Measuring(self, inputs, buckets, max_tokens=max_tokens, clock=self.clock)
+        subject = subject_of(self, [PAIR if max_tokens is None else FREE], buckets, max_tokens)
+        return Measuring(subject, clock=self.clock)
 
 
 def test_every_bucket_is_timed() -> None:
@@ -82,8 +92,17 @@ def test_a_budget_buys_more_samples_of_the_small() -> None:
     backend = Timed()
     measuring = backend.measuring([1, 2, 4])
     measuring.know({1: [3.0], 2: [5.0], 4: [9.0]})
-    measuring.measure(14)
-    assert backend.shapes == [(1, 2), (2, 2), (1, 2), (1, 2)]
+    measuring.measure(16)
+    assert backend.shapes == [(1, 2), (2, 2), (1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize(("budget", "runs"), [(118, True), (117, False)])
+def test_what_was_never_run_is_expected_to_take_longer_in_proportion_to_its_length(budget: float, runs: bool) -> None:
+    backend = Timed()
+    measuring = backend.measuring([1], 64)
+    measuring.know({1: [17.0]}, tokens=16)
+    measuring.measure(budget)  # 17 s for 16 tokens, 33 s for 32, and then it expects 17 / 16 * 64 = 68 s for 64
+    assert ((1, 64) in backend.shapes) == runs
 
 
 @given(st.floats(0, 500), st.sampled_from([None, 10, 100, 4096]), st.booleans())
@@ -122,6 +141,18 @@ def test_lengths_without_a_measurement_are_scaled_from_their_neighbour() -> None
     }
 
 
+def test_a_length_between_two_that_were_measured_is_scaled_from_the_shorter_one() -> None:
+    measuring = Timed().measuring([1, 2], 100)
+    measuring.know({1: [2.0], 2: [4.0]}, tokens=16)
+    measuring.know({1: [20.0], 2: [40.0]}, tokens=64)
+    assert measuring.measure(0) == {
+        16: [[2.0], [4.0]],
+        32: [[4.0], [8.0]],
+        64: [[20.0], [40.0]],
+        128: [[40.0], [80.0]],
+    }
+
+
 def test_a_batch_without_a_measurement_is_at_best_as_quick_as_a_smaller_one() -> None:
     backend = Timed(unable=2)
     measuring = backend.measuring([1, 2, 4])
@@ -141,10 +172,11 @@ def test_a_free_dimension_is_run_as_a_short_sentence_or_small_picture_if_it_can_
     def run(inputs: Sequence[np.ndarray]) -> list[np.ndarray]:
         if max(inputs[0].shape) > longest:
             raise BackendFailed("longer than this graph knows")
+        assert {array.dtype for array in inputs} == {np.dtype(np.float32)}
         shapes.update(array.shape for array in inputs)
         return []
 
-    measuring = Measuring(run, [TensorSpec("x", "FP32", (-1, *free, 3)), PAIR], [1, 2], max_tokens=None)
+    measuring = Measuring(subject_of(run, [TensorSpec("x", "FP32", (-1, *free, 3)), PAIR], [1, 2]))
     assert len(measuring.measure(PLENTY)[None][0]) > 1
     assert shapes == {(1, *run_at, 3), (2, *run_at, 3), (1, 2), (2, 2)}
 
@@ -154,14 +186,14 @@ def test_text_is_run_as_text() -> None:
         assert inputs[0].tolist() == [[""], [""]]
         return []
 
-    assert len(Measuring(run, [TensorSpec("s", "BYTES", (-1, 1))], [2], max_tokens=None).measure(0)[None]) == 1
+    assert len(Measuring(subject_of(run, [TensorSpec("s", "BYTES", (-1, 1))], [2])).measure(0)[None]) == 1
 
 
 def test_a_graph_that_does_not_run_on_zeros_is_given_a_guess_that_grows() -> None:
     def fail(_: Sequence[np.ndarray]) -> list[np.ndarray]:
         raise BackendFailed("no")
 
-    small, large = Measuring(fail, [PAIR], [1, 8], max_tokens=None).measure(PLENTY)[None]
+    small, large = Measuring(subject_of(fail, [PAIR], [1, 8])).measure(PLENTY)[None]
     assert 0 < max(small) < max(large)
 
 

@@ -41,3 +41,10 @@ def test_the_best_class_of_each_live_row_is_counted() -> None:
 )
 def test_of_what_is_no_number_a_class_no_predictions_are_counted(output: np.ndarray) -> None:
     assert counted(output) == {}
+
+
+def test_what_cannot_be_counted_is_logged_and_harms_nobody(caplog: pytest.LogCaptureFixture) -> None:
+    bound = ModelMetrics(Metrics("0", "fake"), "m", "1", lambda: 0)
+    MeteredBatches(bound, ("cat", "dog")).batch([make_request(1, 2)], [], FACTS)
+    assert bound.snapshot().inference_count == 2
+    assert "the predictions of a batch cannot be counted" in caplog.text

@@ -137,5 +137,5 @@ def test_a_version_that_failed_before_keeps_its_own_reason(tmp_path: Path) -> No
 def test_where_nothing_else_is_to_be_served_the_start_says_so(tmp_path: Path) -> None:
     repository(tmp_path, "a/1")
     path = misconfigure(tmp_path, "instance = 3\n")
-    with pytest.raises(SettingsError, match=rf"that the settings select; {path}: unknown key 'instance'; known: ver"):
+    with pytest.raises(SettingsError, match=rf"has nothing to serve: {path}: unknown key 'instance'; known: ver"):
         Stage(tmp_path).start()

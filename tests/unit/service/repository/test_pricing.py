@@ -13,7 +13,9 @@ from service.backend.base import Provider
 from service.batching.choice import Layout, default_layout
 from service.batching.cost import CostModel
 from service.repository.batch_view import BatchView
-from service.repository.pricing import Pricing, Subject, costs_of, useful_batch_size
+from service.repository.kept_costs import Entry, Key, Samples, machine, summarise
+from service.repository.measuring import Subject
+from service.repository.pricing import RUNTIME, Pricing, costs_of, first_costs, useful_batch_size
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.tensors import TensorSpec
@@ -48,7 +50,7 @@ def test_a_second_start_measures_nothing(tmp_path: Path) -> None:
     assert first.runs > 0
     assert second.runs == 0
     assert again.buckets == cost.buckets
-    assert [bucket for bucket, _, _ in again.table()[None]] == [1, 2, 4]
+    assert [bucket for bucket, _ in again.table()[None]] == [1, 2, 4]
 
 
 @pytest.mark.parametrize("gpu", ["", "NVIDIA A10"])
@@ -173,6 +175,46 @@ def test_the_layout_that_was_measured_to_be_best_is_taken_at_the_next_start(
     threads = dataclasses.replace(settings, intra_op_threads=3)
     assert Pricing(model, "sha256:1", threads).layout == Layout(2, 3)
     assert costs_of(tables[pricing.layout], subject(Counting())).buckets[-1] == 4
+
+
+LIGHT = [[4e-6, 9e-6]] * 3  # a row costs 1 us at best
+HEAVY = [[0.1 * size] for size in (1, 2, 4)]
+
+
+@pytest.mark.parametrize(
+    ("groups", "asked", "device", "instances"),
+    [
+        pytest.param({16: LIGHT}, 0, "cpu", 1, id="light"),
+        pytest.param({16: HEAVY}, 0, "cpu", 4, id="heavy"),
+        pytest.param({16: LIGHT, 32: HEAVY}, 0, "cpu", 4, id="heavy in one group"),
+        pytest.param({16: LIGHT}, 4, "cpu", 4, id="as the operator says"),
+        pytest.param({16: LIGHT}, 0, "cuda:0", 4, id="not on these cores"),
+    ],
+)
+def test_instances_leave_cores_to_what_feeds_them(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, groups: Samples, asked: int, device: str, instances: int
+) -> None:
+    monkeypatch.setattr("service.repository.pricing.usable_cores", lambda: 4)
+    settings = Settings(device="cpu", instances=asked)
+    before = Pricing(folder(tmp_path), "sha256:1", settings)
+    before.kept.write(Entry(before.key, CPU.actual, (summarise(Layout(4, 1), groups, (1, 2, 4)),)))
+    pricing, run = Pricing(folder(tmp_path), "sha256:1", settings), Counting()
+    there = subject(run, dataclasses.replace(CPU, device=device))
+    pricing.price(dataclasses.replace(there, max_tokens=max(map(int, groups))), None)
+    assert (run.runs, pricing.instances, pricing.spares_a_core) == (0, instances, instances < 4)
+    assert pricing.row_seconds == pytest.approx(1e-6 if LIGHT in groups.values() else 0.1)
+
+
+def test_layouts_are_compared_by_the_medians_of_the_first_group() -> None:
+    table = summarise(Layout(1, 1), {16: [[1.0, 2.0, 9.0], [3.0]], 32: [[5.0], [6.0]]}, (1, 2))
+    assert first_costs(table) == [(1, 2.0), (2, 3.0)]
+
+
+def test_what_is_kept_is_known_by_device_runtime_machine_and_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("service.repository.pricing.gpu_name", lambda: "NVIDIA A10")  # which does not matter here
+    assert Pricing(folder(tmp_path), "sha256:1", SETTINGS).key == Key("cpu", RUNTIME, machine(), "sha256:1")
 
 
 def test_of_several_groups_the_largest_useful_batch_counts() -> None:

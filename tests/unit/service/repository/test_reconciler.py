@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import shutil
@@ -120,6 +121,27 @@ def test_a_failed_version_is_tried_again_only_when_it_changed(tmp_path: Path) ->
     assert stage.states == {"a/1": "READY"}
 
 
+def test_a_version_for_which_too_many_files_were_open_is_tried_again_at_the_next_look(tmp_path: Path) -> None:
+    """Nothing about it was wrong, so nothing about it will change."""
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+    shortage = ManifestInvalid("not readable")
+    shortage.__context__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    stage.loader.failures |= {"a/2": shortage, "b/1": shortage}
+    stage.add("a/2")
+    stage.change("b/1")
+    old = stage.lifecycle.find("b")
+    stage.reconciler.poll()
+    assert (stage.serving("a"), stage.lifecycle.find("b")) == ([1], old)
+    assert change_failed(stage, "a")
+    assert change_failed(stage, "b")
+    stage.loader.failures.clear()
+    stage.reconciler.poll()
+    assert stage.serving("a") == [2]
+    assert stage.lifecycle.find("b") is not old
+    assert not change_failed(stage, "a")
+    assert not change_failed(stage, "b")
+
+
 def test_a_changed_version_is_replaced_under_its_number(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1").start()
     old, old_batcher = stage.lifecycle.find("a"), stage.loader.batchers["a/1"]
@@ -236,7 +258,7 @@ def test_a_model_that_cannot_be_read_at_the_start_is_as_one_that_fails_to_load(t
 def test_a_start_where_no_model_can_be_read_says_so(tmp_path: Path) -> None:
     stage = Stage(tmp_path, "a/1")
     lock(tmp_path / "a", "a loop")
-    with pytest.raises(SettingsError, match=r"that the settings select; .*/a: Too many levels of symbolic links$"):
+    with pytest.raises(SettingsError, match=r"has nothing to serve: .*/a: Too many levels of symbolic links$"):
         stage.start()
 
 

@@ -122,6 +122,18 @@ def test_a_published_version_is_loaded_proven_and_answers(tmp_path: Path, loaded
         assert cost > 0
 
 
+def test_a_version_loaded_anew_shows_nothing_of_before(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
+    folder = write_picture_version(tmp_path)
+    loaded(folder, device="auto")
+    loaded(folder, device="cpu", max_batch_size=1)
+    labels = {"model": "pictures", "version": "1"}
+    for requested, shown in (("auto", None), ("cpu", 1)):
+        runs = {"requested": requested, "actual": "CPUExecutionProvider", "device": "cpu"}
+        assert value(metrics, "execution_provider_info", **labels, **runs) == shown
+    assert value(metrics, "batch_cost_seconds", **labels, group="", bucket="1") is not None
+    assert value(metrics, "batch_cost_seconds", **labels, group="", bucket="4") is None
+
+
 def test_batches_are_counted(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
     servable = loaded(write_picture_version(tmp_path))
     ask(servable, picture_golden().inputs[0])

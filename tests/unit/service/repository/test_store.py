@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -90,23 +91,23 @@ def test_links_are_followed_and_broken_ones_told(tmp_path: Path) -> None:
     }
 
 
-def refuse(monkeypatch: pytest.MonkeyPatch, function: str, *places: str) -> None:
-    """Have a function of ``os`` refused at these places, as root, who may read all, is refused by a broken disk."""
-    original = getattr(os, function)
+def refuse(monkeypatch: pytest.MonkeyPatch, owner: Any, function: str, *places: str) -> None:
+    """Have a function refused at these places, as root, who may read all, is refused by a broken disk."""
+    original = getattr(owner, function)
 
     def refusing(path: Any, *args: Any, **kwargs: Any) -> Any:
         if os.fspath(path) in places:
             raise PermissionError(13, "Permission denied", path)
         return original(path, *args, **kwargs)
 
-    monkeypatch.setattr(os, function, refusing)
+    monkeypatch.setattr(owner, function, refusing)
 
 
 def test_a_model_that_cannot_be_read_is_told_and_the_others_are_found(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(tmp_path, "a/1", "b/1", "b/v2")
-    refuse(monkeypatch, "listdir", f"{tmp_path}/a")
+    refuse(monkeypatch, Path, "iterdir", f"{tmp_path}/a")
     assert found(tmp_path) == ["b/1"]
     assert scan(tmp_path).unreadable == {"a": "Permission denied"}
     assert list(passed_over(tmp_path)) == ["b/v2"]
@@ -114,14 +115,14 @@ def test_a_model_that_cannot_be_read_is_told_and_the_others_are_found(
 
 def test_a_version_that_cannot_be_looked_at_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(tmp_path, "a/1", "a/2")
-    refuse(monkeypatch, "stat", f"{tmp_path}/a/2/model.onnx")
+    refuse(monkeypatch, os, "stat", f"{tmp_path}/a/2/model.onnx")
     assert found(tmp_path) == ["a/1", "a/2"]
     assert passed_over(tmp_path) == {}
 
 
 def test_a_model_that_lets_nobody_in_cannot_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     add(tmp_path, "a/1", "b/1")
-    refuse(monkeypatch, "stat", f"{tmp_path}/a/1/model.onnx", f"{tmp_path}/a/.")
+    refuse(monkeypatch, os, "stat", f"{tmp_path}/a/1/model.onnx", f"{tmp_path}/a/.")
     assert found(tmp_path) == ["b/1"]
     assert scan(tmp_path).unreadable == {"a": "Permission denied"}
 
@@ -138,17 +139,17 @@ def test_a_model_that_is_replaced_while_it_is_looked_at_is_not_taken_for_gone(
         new.symlink_to(".new")
     else:
         (tmp_path / ".old").rename(model)
-    listdir = os.listdir
+    iterdir = Path.iterdir
 
-    def replacing(path: Any) -> list[str]:
-        names = listdir(path)
-        if os.fspath(path) == str(model) and new.exists():
+    def replacing(path: Path) -> Iterator[Path]:
+        entries = [*iterdir(path)]
+        if path == model and new.exists():
             if how == "a rename":
                 model.rename(tmp_path / ".old")
             new.replace(model)
-        return names
+        return iter(entries)
 
-    monkeypatch.setattr(os, "listdir", replacing)
+    monkeypatch.setattr(Path, "iterdir", replacing)
     assert found(tmp_path) == ["a/2"]
 
 
@@ -156,8 +157,10 @@ def test_a_model_whose_versions_come_and_go_all_the_time_is_looked_at_no_longer_
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     add(tmp_path, "a/1")
-    listdir = os.listdir
-    monkeypatch.setattr(os, "listdir", lambda path: [*listdir(path), *(["2"] if os.fspath(path).endswith("a") else [])])
+    iterdir = Path.iterdir
+    monkeypatch.setattr(
+        Path, "iterdir", lambda path: iter([*iterdir(path), *([path / "2"] if path.name == "a" else [])])
+    )
     assert found(tmp_path) == ["a/1"]
 
 
@@ -243,7 +246,7 @@ def test_what_is_not_served_is_named_with_why(tmp_path: Path) -> None:
         "cut/1": "it holds no model.onnx",
         "empty": "it holds no VERSION/model",
         "good/3": "it holds no model.onnx",
-        "good/config.pbtxt": "it is not read: use servi",
+        "good/config.pbtxt": "Triton's settings are not",
         "good/v2": "a version's name is a pos",
         "named/01": "a version's name is a pos",
         "two words": "a model's name has at mos",

@@ -7,6 +7,7 @@ from service.repository.version_policy import stand_ins, to_unload, wanted
 from service.settings import Settings
 
 _versions = st.sets(st.integers(1, 10**18 - 1), max_size=6)
+_few = st.sets(st.integers(1, 6))  # two such sets meet
 
 
 @given(_versions)
@@ -37,7 +38,7 @@ def test_any_text_is_a_policy_or_no_setting(policy: str, versions: set[int]) -> 
     assert set(wanted(policy, versions)) <= versions
 
 
-@given(ready=_versions, asked=_versions)
+@given(ready=_few, asked=_few)
 def test_an_old_version_leaves_only_for_one_that_serves(ready: set[int], asked: set[int]) -> None:
     leaving = set(to_unload(ready, asked))
     assert leaving <= ready - asked
@@ -46,7 +47,7 @@ def test_an_old_version_leaves_only_for_one_that_serves(ready: set[int], asked: 
         assert leaving == ready - asked
 
 
-@given(ready=_versions, on_disk=_versions, n=st.integers(1, 4))
+@given(ready=_few, on_disk=_few, n=st.integers(1, 4))
 def test_of_the_latest_as_many_stay_as_are_wanted(ready: set[int], on_disk: set[int], n: int) -> None:
     policy = f"latest:{n}"
     asked = set(wanted(policy, on_disk))

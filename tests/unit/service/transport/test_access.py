@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from service.errors import SettingsError
-from service.transport.access import OPEN, Access, TokenFile
+from service.transport.access import Access, TokenFile
 
 INFER = "/inference.GRPCInferenceService/ModelInfer"
 DESCRIBE = "/convserve.classification.v1.ClassificationService/DescribeModel"
@@ -48,8 +48,9 @@ def test_an_empty_file_at_the_start_is_told_once_and_speaks_of_no_present_tokens
 
 
 def test_without_files_everything_is_open() -> None:
-    assert OPEN.open_to_infer
-    assert [status(OPEN, method) for method in (INFER, DESCRIBE, LOAD, *REGIONS, *FREE)] == ["OK"] * 8
+    access = Access(None, None, local=True)
+    assert access.open_to_infer
+    assert [status(access, method) for method in (INFER, DESCRIBE, LOAD, *REGIONS, *FREE)] == ["OK"] * 8
 
 
 def test_away_from_loopback_nobody_administers_without_a_file() -> None:

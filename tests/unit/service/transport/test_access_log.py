@@ -12,7 +12,7 @@ from service.batching.request import BatchFacts, PendingRequest
 from service.logs import JsonFormatter
 from service.transport.access_log import AccessLog, Allowance, fields
 from service.transport.call_record import CallRecord, EndedCall
-from service.transport.recorder import Recorder, failures_only
+from service.transport.recorder import Recorder
 from tests.fakes import RecordingReply
 
 METHOD = "/inference.GRPCInferenceService/ModelInfer"
@@ -136,5 +136,5 @@ def test_recording_never_raises(caplog: pytest.LogCaptureFixture) -> None:
 
 
 def test_without_a_rate_nothing_is_drawn() -> None:
-    assert not failures_only().draws
+    assert not Recorder(AccessLog(0.0, lambda: 0.0)).draws
     assert Recorder(AccessLog(0.001, lambda: 0.0)).draws

@@ -36,7 +36,7 @@ from service.pb.convserve.classification.v1 import classification_pb2 as classif
 from service.pb.inference import grpc_service_pb2 as inference
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
-from service.transport import call, tensor_codec
+from service.transport import call, replies, tensor_codec
 from service.transport.access import Access, TokenFile
 from service.transport.access_log import AccessLog
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES, MODEL_INFER, Calls
@@ -152,7 +152,9 @@ class World:
     def __init__(self, overload_status: str = "RESOURCE_EXHAUSTED", recorder: Recorder | None = None) -> None:
         self.metrics = Metrics("0", "fake")
         self.plane = FakePlane(self.metrics)
-        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status, recorder=recorder)  # type: ignore[arg-type]
+        access = Access(None, None, local=True)
+        recorder = recorder or Recorder(AccessLog(0.0, lambda: 0.0))
+        self.calls = Calls(self.plane, self.metrics, SharedMemory(), overload_status, access, recorder)  # type: ignore[arg-type]
         self.responder = FakeResponder()
 
     def begin(self, method: str, message: Any, time_remaining: float | None = None) -> Any:
@@ -559,7 +561,7 @@ def test_a_call_without_a_credential_is_let_go_at_once(world: World, tmp_path: P
     tokens = tmp_path / "tokens"
     tokens.write_text("sesame\n", encoding="utf-8")
     access = Access(TokenFile(tokens), None, local=True)
-    calls = Calls(world.plane, world.metrics, SharedMemory(), "RESOURCE_EXHAUSTED", access)  # type: ignore[arg-type]
+    calls = Calls(world.plane, world.metrics, SharedMemory(), "RESOURCE_EXHAUSTED", access, world.calls.recorder)  # type: ignore[arg-type]
     responder = FakeResponder()
     gone = weakref.ref(responder)
     gc.disable()
@@ -692,6 +694,40 @@ def test_heads_of_other_shapes_and_graphs_are_not_mixed_up(world: World) -> None
         assert [(output.name, list(output.shape)) for output in other.answered().outputs] == [
             (f"y-{digest[-1]}", [rows, 2])
         ]
+
+
+def test_heads_of_shapes_without_end_are_not_all_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(replies, "_MAX_HEADS", 2)
+    form, kept = replies.InferForm(bare_servable(), [tensor_codec.RequestedOutput(0)]), []
+    for rows in range(1, 6):
+        form.head(((rows, 2),))
+        kept.append(len(form._heads))
+    assert kept == [1, 2, 1, 2, 1]
+
+
+def test_text_is_sent_as_text(world: World) -> None:
+    world.plane.servables["bare"] = bare_servable(outputs=(TensorSpec("y", "BYTES", (-1, 1)),))
+    world.infer()
+    world.reply.answer([np.array([["seven"]], dtype=object)], REQUEST, FACTS)
+    assert world.answered().raw_output_contents == [b"\x05\0\0\0seven"]
+
+
+def test_what_goes_into_shared_memory_is_not_sent(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[Any] = []
+    monkeypatch.setattr(SharedMemory, "check", lambda *_: None)
+    monkeypatch.setattr(SharedMemory, "write", lambda _, *part: written.append(part))
+    output = inference.ModelInferRequest.InferRequestedOutputTensor(name="y")
+    region = {"shared_memory_region": "r", "shared_memory_byte_size": 8, "shared_memory_offset": 4}
+    for name, value in region.items():
+        kind = "string_param" if isinstance(value, str) else "int64_param"
+        setattr(output.parameters[name], kind, value)
+    world.infer(outputs=[output])
+    row = np.array([[2, 4]], np.float32)
+    world.reply.answer([row], REQUEST, FACTS)
+    assert written == [("r", 4, 8, row.tobytes())]
+    response = world.answered()
+    assert response.raw_output_contents == [b""]
+    assert response.outputs[0].parameters == output.parameters
 
 
 def test_only_the_outputs_asked_for_are_sent_in_that_order(world: World) -> None:
@@ -849,6 +885,14 @@ def test_a_model_of_another_task_is_refused(world: World) -> None:
         "model 'pictures' has task image-classification, this method needs sentence-classification"
     )
     assert world.counts() == {("pictures", "ClassifySentences", "INVALID_ARGUMENT"): 1}
+
+
+def test_who_asks_a_bare_graph_for_labels_learns_what_it_takes(world: World) -> None:
+    world.plane.servables["bare"] = bare_servable(name="bare", task="tensor")
+    world.begin(CLASSIFY_SENTENCES, classification.ClassifySentencesRequest(model_name="bare", sentences=["good"]))
+    assert world.responder.statuses[0].message == (
+        "model 'bare' has task tensor, this method needs sentence-classification; it takes tensors alone, by ModelInfer"
+    )
 
 
 def test_sentences_are_text(world: World) -> None:

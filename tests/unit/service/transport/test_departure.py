@@ -19,7 +19,10 @@ from service.transport.departure import departure, leaving
         (10.5, 10.5, "DEADLINE_EXCEEDED"),
         (10.5, 11.0, "DEADLINE_EXCEEDED"),
         (11.12, 11.111, "DEADLINE_EXCEEDED"),  # 1.111 s, as gRPC sends it
-        (11.12, 11.10, "CANCELLED"),
+        (11.12, 11.09, "DEADLINE_EXCEEDED"),  # the call waited to be read
+        (11.12, 11.08, "CANCELLED"),
+        (10.05, 10.045, "DEADLINE_EXCEEDED"),
+        (10.05, 10.04, "CANCELLED"),
         (9.0, 10.0, "DEADLINE_EXCEEDED"),  # it had passed when the call came
     ],
 )

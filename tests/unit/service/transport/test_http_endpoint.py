@@ -171,7 +171,8 @@ def test_who_does_not_ask_gets_plain_text(get: Get, accept: str) -> None:
 def test_a_query_is_ignored_and_another_path_not_found(get: Get) -> None:
     assert get("/livez?verbose=1")[0] == 200
     for path in ("/nothing", "/metrics/", "/../metrics"):
-        assert get(path)[0] == 404
+        status, _, body = get(path)
+        assert (status, b"inference is gRPC" in body) == (404, True)
 
 
 def test_head_sends_the_length_but_no_body(get: Get) -> None:

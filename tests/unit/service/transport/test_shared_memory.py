@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from service.errors import AlreadyExists, InvalidInput, NotFound
+from service.transport import shared_memory
 from service.transport.shared_memory import SharedMemory
 
 FOLDER = Path("/dev/shm")
@@ -31,7 +32,7 @@ def key() -> Iterator[str]:
 def memory() -> Iterator[SharedMemory]:
     shared = SharedMemory()
     yield shared
-    shared.close()
+    shared.unregister()
 
 
 def open_descriptors() -> int:
@@ -104,14 +105,25 @@ def test_names_and_sizes_have_bounds(memory: SharedMemory, key: str, name: str, 
         memory.register(name, key, 0, size)
 
 
-@pytest.mark.parametrize(("offset", "size"), [(0, 17), (16, 1), (9, 8)])
+@pytest.mark.parametrize(("offset", "size"), [(0, 17), (16, 1), (9, 8), (-1, 8)])
 def test_a_tensor_lies_within_its_region(memory: SharedMemory, key: str, offset: int, size: int) -> None:
-    memory.register("in", key, 0, 16)
+    memory.register("in", key, 8, 16)
     for use in (memory.check, memory.read):
         with pytest.raises(InvalidInput, match="'in' has 16 bytes"):
             use("in", offset, size)
     with pytest.raises(InvalidInput, match="'in' has 16 bytes"):
         memory.write("in", offset, size, b"")
+
+
+def test_there_are_so_many_regions_at_most(memory: SharedMemory, key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shared_memory, "_MAX_REGIONS", 2)
+    for name in ("a", "b"):
+        memory.register(name, key, 0, 64)
+    with pytest.raises(InvalidInput, match="2 shared memory regions are registered, unregister some"):
+        memory.register("c", key, 0, 64)
+    memory.unregister("a")
+    memory.register("c", key, 0, 64)
+    assert [region.name for region in memory.regions()] == ["b", "c"]
 
 
 def test_an_output_must_fit(memory: SharedMemory, key: str) -> None:
@@ -133,8 +145,11 @@ def test_an_object_that_shrinks_is_an_error_and_does_not_grow_again(memory: Shar
         memory.read("in", 0, 64)
     with pytest.raises(InvalidInput, match="it was shrunk"):
         memory.write("in", 0, 64, b"x" * 64)
+    with pytest.raises(InvalidInput, match="it was shrunk"):
+        memory.write("in", 4, 8, b"x" * 8)
     assert (FOLDER / key).stat().st_size == 8
-    assert memory.read("in", 0, 8) == bytes(range(8))
+    memory.write("in", 4, 8, b"abcd")
+    assert memory.read("in", 0, 8) == b"\0\1\2\3abcd"
 
 
 def test_an_object_that_is_unlinked_stays_until_it_is_unregistered(memory: SharedMemory, key: str) -> None:

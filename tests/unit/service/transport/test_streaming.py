@@ -60,6 +60,8 @@ def test_reads_no_faster_than_the_caller() -> None:
 class AnswersNever(AnswersAtOnce):
     """Calls that take in every request but the first, and answer none of those."""
 
+    cancelled = 0
+
     def begin(self, _method: str, payload: bytes, remaining: float | None, responder: Any, _metadata: Any) -> Any:
         self.remaining.append(remaining)
         if len(self.remaining) > 1:
@@ -68,12 +70,13 @@ class AnswersNever(AnswersAtOnce):
         return None
 
     def cancel(self) -> None:
-        pass
+        self.cancelled += 1
 
 
 def test_a_drain_waits_for_what_was_taken_in_until_the_caller_has_left() -> None:
     """Not for what was refused at once: who goes on sending would keep the server."""
     unsent = []
+    calls: Any = AnswersNever()
 
     async def scenario() -> None:
         replies = ReplyQueue(asyncio.get_running_loop())
@@ -82,17 +85,60 @@ def test_a_drain_waits_for_what_was_taken_in_until_the_caller_has_left() -> None
             for _ in range(4):
                 yield b"request"
                 unsent.append(replies.unsent)
+            try:
+                await asyncio.Event().wait()
+            finally:
+                unsent.append("read no more")
 
-        calls: Any = AnswersNever()
         answers = Stream(calls, replies, None, "id").run(requests())
         await anext(answers)
         while len(unsent) < 4:
             await asyncio.sleep(0)
         await answers.aclose()
         unsent.append(replies.unsent)
+        await asyncio.sleep(0)
+        assert unsent == [0, 1, 2, 3, 0, "read no more"]
+        assert calls.cancelled == 3
 
     asyncio.run(scenario())
-    assert unsent == [0, 1, 2, 3, 0]
+
+
+def test_a_drain_waits_no_longer_for_what_the_caller_has_read() -> None:
+    class Answers(AnswersAtOnce):
+        def begin(self, *given: Any) -> Any:
+            super().begin(*given)
+            return AnswersNever()
+
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"first"
+        yield b"second"
+        await asyncio.Event().wait()
+
+    async def scenario() -> None:
+        replies = ReplyQueue(asyncio.get_running_loop())
+        calls: Any = Answers()
+        answers = Stream(calls, replies, None, "id").run(requests())
+        for _ in range(2):
+            await anext(answers)
+        assert replies.unsent == 1, "gRPC has taken the first"
+        await answers.aclose()
+
+    asyncio.run(scenario())
+
+
+def test_a_stream_that_cannot_be_read_on_fails_behind_the_last_answer() -> None:
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"request"
+        raise ConnectionResetError
+
+    async def scenario() -> None:
+        calls: Any = AnswersAtOnce()
+        answers = Stream(calls, ReplyQueue(asyncio.get_running_loop()), None, "id").run(requests())
+        assert b"request" in await anext(answers)
+        with pytest.raises(ConnectionResetError):
+            await anext(answers)
+
+    asyncio.run(scenario())
 
 
 @pytest.mark.parametrize(("time_remaining", "expected"), [(2.0, [2.0, 0.5, -1.0]), (None, [None] * 3)])
