@@ -360,6 +360,12 @@ def test_what_cannot_be_built_is_said(order: Order, message: str) -> None:
         load_network(order)
 
 
+def test_preprocessing_that_is_no_table_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text("preprocessing = 3\n")
+    with pytest.raises(RecipeInvalid, match=r"odd\.toml: preprocessing: expected a table, got 3"):
+        load_network(Order("lenet5", preprocessing=str(tmp_path / "odd.toml")))
+
+
 def test_weights_that_cannot_be_fetched_are_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network")
