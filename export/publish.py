@@ -136,6 +136,7 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
             "beginning with a letter, digit or _"
         )
     try:
+        made = [folder for folder in (model_dir, *model_dir.parents) if not folder.exists()]
         model_dir.mkdir(parents=True, exist_ok=True)
         version = version or _next_version(model_dir)
         target = model_dir / str(version)
@@ -161,8 +162,9 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         raise PublishFailed(f"{target}: cannot be published ({reason})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # usually it is not empty
-            model_dir.rmdir()
+        with contextlib.suppress(OSError):  # usually they are not empty
+            for empty in made:
+                empty.rmdir()
 
 
 def _remove_abandoned(model_dir: Path, now: float) -> None:

@@ -502,6 +502,22 @@ def test_safetensors_of_a_type_that_is_not_read_are_named(tmp_path: Path) -> Non
         read_state(tmp_path / "w.safetensors")
 
 
+@pytest.mark.parametrize("network", [["lenet5", "--weights", "damaged/lenet5.onnx"], ["damaged/lenet5.onnx"]])
+def test_a_version_that_exists_is_told_before_weights_are_read(
+    tmp_path: Path, network: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("damaged", "models/lenet5/1"):
+        Path(folder).mkdir(parents=True)
+    Path("damaged/lenet5.onnx").write_text("damaged")
+    arguments = [*network, "--preprocessing", "lenet5-mnist", "--version"]
+    assert load(Path("models"), *arguments, "1") == 2
+    assert "models/lenet5/1: exists already; leave --version out to take" in capsys.readouterr().err
+    assert load(Path("models"), *arguments, "2") == 2
+    assert "damaged/lenet5.onnx: " in capsys.readouterr().err
+    assert [path.name for path in Path("models/lenet5").iterdir()] == ["1"]
+
+
 def test_a_torchscript_archive_is_refused_with_what_helps(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "w.pt", "w") as archive:  # as torch.jit.save writes, so far as torch.load looks
         for name, content in (("data.pkl", b"\x80\x02}."), ("constants.pkl", b"\x80\x02)."), ("version", b"3\n")):

@@ -141,7 +141,7 @@ def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(
 def test_a_disk_that_is_full_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(PublishFailed, match=r"m/1: cannot be published \(No space left"),
-        write_aside(tmp_path / "m", 1),
+        write_aside(tmp_path / "new" / "m", 1),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []
