@@ -135,6 +135,9 @@ def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(
         write_aside(tmp_path / "_a.b-c", None),
     ):
         pass
+    with pytest.raises(PublishFailed, match="no server reads this"), write_aside(tmp_path / "new" / "m", 10**18):
+        pass
+    assert not (tmp_path / "new").exists()
     assert passed_over(tmp_path) == {}
 
 
