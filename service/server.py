@@ -84,10 +84,10 @@ class Server:
         self._cores = Cores()
         load = functools.partial(loading.load, cache=cache, cores=self._cores)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
-        self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
+        self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds, on_death=self._die)
         self._widening = Widening(self.lifecycle, self.reconciler)
         self._overlooked = Overlooked(Path(settings.models))
-        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds)
+        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds, self._die)
         threads = settings.decode_threads or min(4, usable_cores())
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
@@ -109,9 +109,8 @@ class Server:
             max_connection_age_seconds=settings.max_connection_age_seconds if self.transport == "grpcio" else 0.0,
             age_grace_seconds=settings.drain_seconds,
         )
-        self._grpcio = GrpcioDoor(
-            self._calls, [*servicers.methods(), *admin.methods()], self._health, self._limits, credentials(settings)
-        )
+        methods = [*servicers.methods(), *admin.methods()]
+        self._grpcio = GrpcioDoor(self._calls, methods, self._health, self._limits, credentials(settings), self._die)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
         self._http: HttpEndpoint | None = None
@@ -133,7 +132,7 @@ class Server:
         self.reconciler.announce()  # before anybody can call: they would hear that there is no such model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
-            self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
+            self._http = HttpEndpoint(http_address, self._pages(http_address[0]), self._die)
             self.http_port = self._http.port
             self._http.start()
         with listening("grpc", settings.host, settings.grpc_port, "--host"):
@@ -170,7 +169,7 @@ class Server:
             self._calls,
             limits=self._limits,
             cores=self._cores,
-            on_death=lambda: self._die(RuntimeError("the intake thread died")),
+            on_death=self._die,
         )
         self.grpc_port = self._fast_lane.port
         self._fast_lane.start()
@@ -259,7 +258,7 @@ def run(settings: Settings) -> int:
         stop, hurry = _listen_for_signals()
         server = Server(settings)
         server.start()
-    while not stop.wait(0.5) and not server.failed.is_set():
+    while not stop.wait(0.5) and server.fatal is None:
         pass
     if server.fatal is not None:
         hurry.set()

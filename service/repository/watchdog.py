@@ -13,6 +13,7 @@ from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.store import Fingerprint
 from service.repository.swapper import Fallen
+from service.vital import OnDeath, vital_thread
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
@@ -31,6 +32,8 @@ class Watchdog:
         run_timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         start: Start = on_a_thread,
+        *,
+        on_death: OnDeath,
     ) -> None:
         """Wire up; see :meth:`start`.
 
@@ -40,6 +43,7 @@ class Watchdog:
             run_timeout_seconds: A batch that runs longer counts as hanging; 0 for no limit.
             clock: Monotonic, in seconds.
             start: Starts work on a thread with the given name.
+            on_death: Called if the thread that looks dies.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler
@@ -52,7 +56,7 @@ class Watchdog:
         self._told: set[Fallen] = set()
         self._reviving = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = vital_thread("watchdog", self._watch, on_death)
 
     def start(self) -> None:
         """Look at intervals from now on."""

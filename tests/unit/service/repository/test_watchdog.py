@@ -22,7 +22,9 @@ def watched(
     clock: FakeClock | None = None,
     start: Start = lambda _name, work: work(),
 ) -> Watchdog:
-    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock(), start)
+    return Watchdog(
+        stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock(), start, on_death=pytest.fail
+    )
 
 
 def fields_of(record: logging.LogRecord) -> Any:
