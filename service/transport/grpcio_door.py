@@ -150,6 +150,7 @@ class GrpcioDoor:
         while self._leaving is None and self._server is not None:
             try:
                 await self._server.wait_for_termination(_LOOK_SECONDS)
+                self._replies.flush()
             except Exception as error:
                 _LOG.error("the grpcio server ended unexpectedly and is being restarted: %s", error)
                 self._ended = {task for task in self._ended if not task.done()}

@@ -76,3 +76,26 @@ def test_the_server_hears_that_the_loop_died_and_stopping_does_not_wait_for_it()
     assert [str(death) for death in died] == ["the thread grpcio died"]
     made.stop(0.0)
     made._loop.close()
+
+
+def test_an_answer_for_which_the_loop_could_not_be_woken_goes_out_at_the_next_look(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = door([])
+    answered: list[str] = []
+
+    class Serving:
+        async def wait_for_termination(self, _seconds: float) -> None:
+            made._server = None  # ends the watch
+
+    def no_memory(_: object) -> None:
+        raise MemoryError
+
+    made._server = Serving()
+    with monkeypatch.context() as shortage:
+        shortage.setattr(made._loop, "call_soon_threadsafe", no_memory)
+        with pytest.raises(MemoryError):
+            made._replies.call(lambda: answered.append("call"))
+    made._loop.run_until_complete(made._keep("here"))
+    made._loop.close()
+    assert answered == ["call"]

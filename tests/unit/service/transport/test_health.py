@@ -97,3 +97,18 @@ def test_a_change_before_the_loop_runs_is_seen_when_it_does(monkeypatch: pytest.
     stage.change("READY")
     stage.loop.run()
     assert stage.served.of("a") == SERVING
+
+
+def test_a_look_for_which_there_was_no_memory_keeps_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+
+    def no_memory(_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(stage.loop, "call_soon_threadsafe", no_memory)
+        with pytest.raises(MemoryError):
+            stage.health.refresh()
+    stage.health.refresh()
+    stage.loop.run()
+    assert stage.looks == 1
