@@ -11,7 +11,6 @@ import signal
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +49,7 @@ from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
 from service.transport.triton_metrics import TritonMetrics
+from service.workers import Workers
 
 if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
@@ -89,8 +89,8 @@ class Server:
         self._overlooked = Overlooked(Path(settings.models))
         self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds, self._die)
         threads = settings.decode_threads or min(4, usable_cores())
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
-        self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
+        self._workers = Workers("prepare", threads, self._die, self._cores.roam)
+        self.dataplane = DataPlane(self.lifecycle, self._workers, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory(settings.max_message_bytes)
         self._tracing = tracing(settings, self.dataplane)
         recorder = Recorder(AccessLog(settings.access_log_sample_rate, random.random), self._tracing)
@@ -128,6 +128,7 @@ class Server:
             SettingsError: A port cannot be bound, or it shows at once that nothing can be served.
         """
         settings = self._settings
+        self._workers.start()
         self._overlooked.tell()  # first: it may say why there is nothing to load
         self.reconciler.announce()  # before anybody can call: they would hear that there is no such model
         http_address = (settings.http_host or settings.host, settings.http_port)
@@ -224,7 +225,7 @@ class Server:
         while self._unsent() and time.monotonic() < give_up and not hurry.wait(_LOOK_SECONDS):
             pass
         hurry.wait(_LAST_BYTES_SECONDS)
-        self._close(hurry)
+        finished &= self._close(hurry)
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         return finished and not self.reconciler.runs_on and self.loaded.is_set() and self._widening.stop()
 
@@ -232,7 +233,8 @@ class Server:
         """Return how many calls have answers that have not gone out completely: callers take a while to read some."""
         return self._grpcio.unsent + (0 if self._fast_lane is None else self._fast_lane.unsent)
 
-    def _close(self, hurry: threading.Event) -> None:
+    def _close(self, hurry: threading.Event) -> bool:
+        """Close everything; return whether nothing is decoded any more."""
         if self._fast_lane is not None:
             self._fast_lane.close()
         self._grpcio.stop(grace_seconds=1.0)
@@ -241,9 +243,10 @@ class Server:
         if self._tracing is not None:
             self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
         self._shared_memory.unregister()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        prepared = self._workers.close()
         if self._socket_folder is not None:
             self._socket_folder.cleanup()
+        return prepared
 
 
 def run(settings: Settings) -> int:
