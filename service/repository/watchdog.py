@@ -6,7 +6,7 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from service.repository.attempt import Start, on_a_thread
 from service.repository.lifecycle import Lifecycle
@@ -88,7 +88,7 @@ class Watchdog:
             self._reviving = True
             try:
                 self._start("revival", lambda: self._revive(due))
-            except RuntimeError:  # no thread
+            except BaseException:  # no thread, or no memory
                 self._due, self._reviving = due, False
                 raise
 
@@ -105,20 +105,22 @@ class Watchdog:
         _LOG.warning("model version is being reloaded", extra={"fields": fields})
         return True
 
-    def _revive(self, due: Sequence[Fallen]) -> None:
-        """Try each version once; those that cannot be loaded are due again."""
+    def _revive(self, due: list[Fallen]) -> None:
+        """Try each version once; those that cannot be loaded, or were not tried, are due again."""
         try:
-            for fallen in due:
+            while due:
+                fallen = due.pop(0)
                 try:
                     self._reconciler.revive(fallen.name, fallen.version)
                     self._told.discard(fallen)
-                except Exception as error:
-                    self._tell(fallen, error)
+                except BaseException as error:
                     self._due.append(fallen)
+                    self._tell(fallen, error)
         finally:
+            self._due += due
             self._reviving = False
 
-    def _tell(self, fallen: Fallen, error: Exception) -> None:
+    def _tell(self, fallen: Fallen, error: BaseException) -> None:
         if fallen not in self._told:
             self._told.add(fallen)
             fields = {"model": fallen.name, "version": fallen.version}
