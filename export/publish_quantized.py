@@ -169,7 +169,8 @@ def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
     manifest = read_manifest(version_dir)
     if manifest.preprocessing is None or manifest.labels_file is None or not manifest.accuracy:
         raise QuantizationRefused(
-            f"{version_dir}: has no accuracy in its manifest, so there is nothing to compare with"
+            f"{version_dir}: has no accuracy in its manifest, as one that was loaded, so there is nothing to compare "
+            "with; give a version that publish made"
         )
     check_digests(manifest, version_dir)  # otherwise damaged files would be copied and given valid digests
     recipe = recipe_of(version_dir, manifest, wish.recipe)
