@@ -19,9 +19,9 @@ from export.data.inputs import Preprocessing
 from export.errors import DataInvalid, ExportError
 from export.evaluate import evaluate_graph
 from export.progress import Bar, Reporter
-from export.provenance import LOADED
 from export.publish import publish_run
-from export.recipe import Recipe, bundled_recipes, find_recipe
+from export.reading import recipe_of
+from export.recipe import Recipe, find_recipe
 from export.report import write_report
 from export.run import with_epochs
 from export.runner import Plan, load_classifier, open_divided, run_all
@@ -30,7 +30,7 @@ from export.verify import verify_run, verify_version
 from service.backend.onnx import OnnxBackend
 from service.digests import check_digests
 from service.errors import BackendFailed, LoadError
-from service.manifest import MODEL_FILE, Manifest, read_labels, read_manifest
+from service.manifest import MODEL_FILE, Manifest, read_manifest
 
 FAILED = 2
 INTERRUPTED = 130  # 128 + SIGINT, as shells count
@@ -191,14 +191,7 @@ def _evaluate(arguments: argparse.Namespace, console: Console) -> int:
     check_digests(manifest, folder)  # otherwise the figure would be another file's
     if manifest.preprocessing is None or manifest.labels_file is None:
         raise DataInvalid(f"{folder}: cannot be evaluated; expected a classifier of pictures or sentences")
-    if arguments.recipe is None and manifest.provenance.recipe == LOADED:
-        raise DataInvalid(
-            f"{folder}: was loaded, so no recipe says how to read the data; "
-            f"give --recipe {'|'.join(bundled_recipes())}|FILE.toml whose [data] fits"
-        )
-    recipe = find_recipe(arguments.recipe or manifest.provenance.recipe)
-    # The version's own labels decide the class index of each folder of pictures.
-    recipe = recipe.with_labels(read_labels(folder / manifest.labels_file))
+    recipe = recipe_of(folder, manifest, arguments.recipe)
     backend = OnnxBackend(folder / MODEL_FILE, "cpu", arguments.threads)
     preprocessing = Preprocessing.from_dir(manifest.preprocessing, folder)
     for name, split in _splits_to_evaluate(arguments, recipe, manifest):

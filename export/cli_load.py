@@ -12,7 +12,7 @@ from rich.table import Table
 from export.cli_numbers import positive
 from export.errors import PublishFailed, RecipeInvalid, WeightsInvalid
 from export.foreign import publish_foreign
-from export.load import Order, load_network
+from export.load import Order
 from export.publish_loaded import publish_loaded
 from export.recipe import bundled_recipes, find_recipe
 from export.zoo import ZOO, find_known
@@ -122,5 +122,5 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
     if network.endswith(".onnx"):
         publish_foreign(order, arguments.logits, target, arguments.version, arguments.max_batch_size, say)
     else:
-        publish_loaded(load_network(order), target, arguments.version, arguments.max_batch_size, say)
+        publish_loaded(order, target, arguments.version, arguments.max_batch_size, say)
     return 0

@@ -91,10 +91,10 @@ def publish_foreign(
     spec, labels = describe(order, None, notes)
     for note in notes:
         say(f"note: {note}")
-    reference = Foreign(path, spec, logits=logits)
-    inputs = PictureInputs(proving_pictures(spec))
-    _check_answers(path, reference.own_answer(inputs.batch(np.arange(2))), len(labels), logits=logits)
     with write_aside(target, version) as (aside, folder):
+        reference = Foreign(path, spec, logits=logits)
+        inputs = PictureInputs(proving_pictures(spec))
+        _check_answers(path, reference.own_answer(inputs.batch(np.arange(2))), len(labels), logits=logits)
         (aside / MODEL_FILE).write_bytes(
             wrap(onnx.load(path), spec, len(labels), logits=logits).SerializeToString(deterministic=True)
         )

@@ -176,7 +176,7 @@ def _read_preprocessing(path: Path) -> ImageSpec:
     """Read the table ``[preprocessing]`` of a TOML file, which may be a complete recipe."""
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
-        if table.get("kind") == "text":
+        if isinstance(table, dict) and table.get("kind") == "text":
             raise RecipeInvalid(f"{path}: is for sentences; {PICTURES_ONLY}")
         return strict.parse(ImageSpec, table, "preprocessing")
     except KeyError:

@@ -129,20 +129,20 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         PublishFailed: The version exists already, no server would read its name or number, or the repository
             cannot be written.
     """
-    target: Path | None = None
     if not MODEL_NAME.fullmatch(model_dir.absolute().name):
         raise PublishFailed(
             f"{model_dir}: no server reads a model of this name; expected at most 128 letters, digits and _.-, "
             "beginning with a letter, digit or _"
         )
     try:
-        model_dir.mkdir(parents=True, exist_ok=True)
         version = version or _next_version(model_dir)
         target = model_dir / str(version)
         if version > _LARGEST_VERSION:
             raise PublishFailed(f"{target}: no server reads this version number; expected at most {_LARGEST_VERSION}")
         if target.exists():
             raise PublishFailed(f"{target}: exists already; leave --version out to take the next free number")
+        made = [folder for folder in (model_dir, *model_dir.parents) if not folder.exists()]
+        model_dir.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(model_dir, time.time())
         aside = Path(tempfile.mkdtemp(prefix=f"{_ASIDE}{target.name}-", dir=model_dir))
     except OSError as error:
@@ -161,8 +161,9 @@ def write_aside(model_dir: Path, version: int | None) -> Iterator[tuple[Path, Pa
         raise PublishFailed(f"{target}: cannot be published ({reason})") from None
     finally:
         shutil.rmtree(aside, ignore_errors=True)
-        with contextlib.suppress(OSError):  # usually it is not empty
-            model_dir.rmdir()
+        with contextlib.suppress(OSError):  # usually they are not empty
+            for empty in made:
+                empty.rmdir()
 
 
 def _remove_abandoned(model_dir: Path, now: float) -> None:
@@ -246,7 +247,8 @@ def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: 
 
 
 def _next_version(model_dir: Path) -> int:
-    return max((int(entry.name) for entry in model_dir.iterdir() if entry.name.isdecimal()), default=0) + 1
+    there = model_dir.iterdir() if model_dir.is_dir() else ()
+    return max((int(entry.name) for entry in there if entry.name.isdecimal()), default=0) + 1
 
 
 def _sync(path: Path) -> None:

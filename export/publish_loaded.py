@@ -12,7 +12,7 @@ from export.classifier import Classifier, Probabilities
 from export.convert import convert
 from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
 from export.errors import ConversionFailed
-from export.load import Loaded
+from export.load import Loaded, Order, load_network
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
 from export.verify import are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
@@ -21,14 +21,14 @@ from service.manifest import MODEL_FILE, Dataset, write_manifest
 _ROUNDING = 1e-4  # of a probability; what rounds as much would not pass verification either
 
 
-def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
-    """Publish a loaded network.
+def publish_loaded(order: Order, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
+    """Load a network and publish it. Whether it can be written is found out before its weights are read.
 
     Without a test set, no accuracy can be measured and none is claimed. torch and the graph are
     compared on the golden pictures and on noise.
 
     Args:
-        loaded: The network.
+        order: What to load.
         target: Folder of the model, ``<repository>/<name>``.
         version: Positive integer, or None for the next free one.
         max_batch_size: Largest batch to verify.
@@ -38,16 +38,20 @@ def publish_loaded(loaded: Loaded, target: Path, version: int | None, max_batch_
         The version folder.
 
     Raises:
+        RecipeInvalid: See :func:`export.load.load_network`.
+        WeightsInvalid: Likewise.
         ConversionFailed: The network does not return logits, or the graph is not what the server expects.
         VerificationFailed: The graph does not reproduce torch's answers.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
-    for note in loaded.notes:
-        say(f"note: {note}")
-    classifier, inputs = Classifier(loaded.network, loaded.spec).eval(), PictureInputs(proving_pictures(loaded.spec))
-    _check_logits(loaded, classifier, inputs)
-    model = Probabilities(classifier).eval()
     with write_aside(target, version) as (aside, folder):
+        loaded = load_network(order)
+        for note in loaded.notes:
+            say(f"note: {note}")
+        classifier = Classifier(loaded.network, loaded.spec).eval()
+        inputs = PictureInputs(proving_pictures(loaded.spec))
+        _check_logits(loaded, classifier, inputs)
+        model = Probabilities(classifier).eval()
         convert(model, loaded.spec, len(loaded.labels), aside / MODEL_FILE)
         say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")

@@ -17,7 +17,7 @@ from export.errors import QuantizationRefused
 from export.evaluate import Score, evaluate_graph
 from export.publish import Say, write_aside
 from export.quantize import METHODS, choose_excluded, quantize_int8, shrink_tables, to_float16
-from export.recipe import find_recipe
+from export.reading import recipe_of
 from export.runner import open_divided
 from export.verify import BATCH_SIZES, largest_difference, verify_version
 from service.backend.onnx import OnnxBackend
@@ -31,7 +31,6 @@ from service.manifest import (
     Parity,
     Quantization,
     file_digest,
-    read_labels,
     read_manifest,
     write_manifest,
 )
@@ -170,11 +169,11 @@ def _open(version_dir: Path, data_path: Path, wish: Wish) -> _Subject:
     manifest = read_manifest(version_dir)
     if manifest.preprocessing is None or manifest.labels_file is None or not manifest.accuracy:
         raise QuantizationRefused(
-            f"{version_dir}: has no accuracy in its manifest, so there is nothing to compare with"
+            f"{version_dir}: has no accuracy in its manifest, as one that was loaded, so there is nothing to compare "
+            "with; give a version that publish made"
         )
     check_digests(manifest, version_dir)  # otherwise damaged files would be copied and given valid digests
-    recipe = find_recipe(wish.recipe or manifest.provenance.recipe)
-    recipe = recipe.with_labels(read_labels(version_dir / manifest.labels_file))
+    recipe = recipe_of(version_dir, manifest, wish.recipe)
     fold = fold_of(manifest.accuracy[0].split, recipe.data.folds)
     data, _ = open_divided(recipe, Source(data_path), manifest.provenance.seed or 0, fold)
     _check_same_data(version_dir, manifest, data)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol
 
 import numpy as np
@@ -21,6 +20,7 @@ from service.preparation import Burst, Preparation, Terms
 from service.preprocessing.prepare import Item
 from service.repository.lifecycle import Lifecycle
 from service.repository.servable import Servable
+from service.workers import Workers
 
 Clock = Callable[[], float]
 
@@ -36,18 +36,18 @@ class Ticket(Protocol):
 class DataPlane:
     """Admission, look-up, checks and preparation in front of the batchers."""
 
-    def __init__(self, lifecycle: Lifecycle, pool: ThreadPoolExecutor, max_items: int, clock: Clock = time.monotonic):
+    def __init__(self, lifecycle: Lifecycle, workers: Workers, max_items: int, clock: Clock = time.monotonic):
         """Wire up.
 
         Args:
             lifecycle: Lends servables.
-            pool: Decodes and tokenises. What waits for it is bounded by the batchers' reservations.
+            workers: Decode and tokenise. What waits for them is bounded by the batchers' reservations.
             max_items: Most items in one call.
             clock: The batchers' clock.
         """
         self.lifecycle = lifecycle
         self.clock = clock
-        self._preparation = Preparation(pool, clock)
+        self._preparation = Preparation(workers, clock)
         self.max_items = max_items
         """Most items in one call."""
         self.draining = False

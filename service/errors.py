@@ -91,13 +91,6 @@ class Draining(ServingError):
     reason = "DRAINING"
 
 
-class NoThread(ServingError):
-    """The server could start no thread to decode with; another server may have one (UNAVAILABLE)."""
-
-    status = "UNAVAILABLE"
-    reason = "NO_THREAD"
-
-
 class QueueFull(ServingError):
     """A bounded queue is at its bound; refused at the door (RESOURCE_EXHAUSTED)."""
 

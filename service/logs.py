@@ -80,11 +80,12 @@ class LossyHandler(logging.StreamHandler[TextIO]):
         super().__init__(stream)
         self._lost = 0
         self._cut = ""  # ends a line that was written in part
+        self._descriptor = -1
         self._poll: select.poll | None = None
         with contextlib.suppress(OSError):  # a stream within the program, as in tests, has none: it never waits
-            descriptor = stream.fileno()
+            self._descriptor = _opened_anew(stream.fileno())
             self._poll = select.poll()
-            self._poll.register(descriptor, select.POLLOUT)
+            self._poll.register(self._descriptor, select.POLLOUT)
 
     def emit(self, record: logging.LogRecord) -> None:
         """Write a line if somebody reads, and before it how many were lost."""
@@ -98,17 +99,21 @@ class LossyHandler(logging.StreamHandler[TextIO]):
 
     def _write(self, text: str) -> bool:
         line = self._cut + text + self.terminator
+        if self._poll is None:
+            self.stream.write(line)
+            return True
         for at in range(0, len(line), _PIECE_CHARACTERS):
-            if not self._has_room():
-                return False
-            self.stream.write(line[at : at + _PIECE_CHARACTERS])
-            self.stream.flush()
-            self._cut = self.terminator
+            piece = line[at : at + _PIECE_CHARACTERS].encode(self.stream.encoding, "backslashreplace")
+            while piece:
+                if not self._poll.poll(0 if self._lost else _PATIENCE_SECONDS * 1000):
+                    return False
+                try:
+                    piece = piece[os.write(self._descriptor, piece) :]
+                except BlockingIOError:
+                    return False
+                self._cut = self.terminator
         self._cut = ""
         return True
-
-    def _has_room(self) -> bool:
-        return self._poll is None or bool(self._poll.poll(0 if self._lost else _PATIENCE_SECONDS * 1000))
 
 
 class Bounded(logging.Filter):
@@ -159,6 +164,14 @@ def settings() -> dict[str, bool | int]:
         "log_error": level <= logging.ERROR,
         "log_verbose_level": int(level <= logging.DEBUG),
     }
+
+
+def _opened_anew(descriptor: int) -> int:
+    """Open a terminal again, for writes that never wait: poll reports room there if it has some for a single byte."""
+    try:
+        return os.open(os.ttyname(descriptor), os.O_WRONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:  # it is none, or another user's
+        return descriptor
 
 
 def _lost_lines(count: int) -> logging.LogRecord:

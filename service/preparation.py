@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import NamedTuple
 
@@ -17,10 +16,10 @@ import numpy as np
 from service.batching.keeping import Keeping, cached_facts
 from service.batching.known_items import KnownItems
 from service.batching.request import PendingRequest, Reply
-from service.errors import DeadlineExceeded, Draining, InvalidInput, NoThread
+from service.errors import DeadlineExceeded, InvalidInput
 from service.gather import Gather, PartReply
-from service.metrics import taken
 from service.repository.servable import Servable
+from service.workers import Workers
 
 # The most that may keep the thread of a burst from other calls: this time, and so many items of one call.
 _BURST_SECONDS = 0.02
@@ -69,15 +68,14 @@ class Preparation:
     Contract: every part uses up its reservation, and is either submitted or settles its call, whatever happens.
     """
 
-    def __init__(self, pool: ThreadPoolExecutor, clock: Callable[[], float]) -> None:
+    def __init__(self, workers: Workers, clock: Callable[[], float]) -> None:
         """Wire up.
 
         Args:
-            pool: Decodes and tokenises. What waits for it is bounded by the batchers' reservations.
+            workers: Decode and tokenise. What waits for them is bounded by the batchers' reservations.
             clock: The batchers' clock.
         """
-        self._pool = pool
-        self._pool_threads = pool._max_workers
+        self._workers = workers
         self._clock = clock
 
     def begin(self, gather: Gather, terms: Terms) -> None:
@@ -101,13 +99,11 @@ class Preparation:
             gather.reserve(1)
             burst.parts.append(Part(gather, range(items), terms))
             return
-        size = min(-(-items // self._pool_threads), servable.max_batch_size)
+        size = min(-(-items // self._workers.threads), servable.max_batch_size)
         parts = [Part(gather, range(start, min(start + size, items)), terms) for start in range(0, items, size)]
         gather.reserve(len(parts))
-        for number, part in enumerate(parts):
-            if not self._hand_over([part]):
-                self._refuse(parts[number + 1 :])
-                break
+        for part in parts:
+            self._hand_over([part])
 
     def _answer_known(self, gather: Gather, known: KnownItems, terms: Terms) -> bool:
         """Answer a call if the answers to all its items are kept; tell whether they are.
@@ -126,21 +122,14 @@ class Preparation:
         gather.answer_known(rows, request, cached_facts(len(rows), self._clock()))
         return True
 
-    def _hand_over(self, parts: Sequence[Part]) -> bool:
-        """Give parts to a thread of the pool. Refuse them if it is shut down or cannot start one; tell if none was."""
-        handed = list(parts)  # a pool that cannot start a thread keeps what it was given
+    def _hand_over(self, parts: Sequence[Part]) -> None:
+        """Give parts to a worker; what keeps it from taking them settles their calls."""
         try:
-            self._pool.submit(lambda: self.prepare(taken(handed)))
-        except RuntimeError:
-            self._refuse(refused := taken(handed))
-            return not refused
-        return True
-
-    def _refuse(self, parts: Sequence[Part]) -> None:
-        kind, why = (Draining, "the server is stopping") if self._pool._shutdown else (NoThread, "no thread to decode")
-        for part in parts:
-            part.gather.release()
-            part.gather.refuse(kind(why))
+            self._workers.submit(partial(self.prepare, parts))
+        except BaseException as error:
+            for part in parts:
+                part.gather.release()
+                part.gather.fail(error)
 
     def finish(self, parts: Sequence[Part], alone: bool) -> None:
         """Prepare the parts of a burst: the quick ones on this thread, for a limited time, the rest on the pool.
@@ -151,7 +140,7 @@ class Preparation:
         """
         until = self._clock() + _BURST_SECONDS
         rest = parts[self.prepare(parts, until, alone) :]
-        size = -(-len(rest) // self._pool_threads)
+        size = -(-len(rest) // self._workers.threads)
         for start in range(0, len(rest), size or 1):
             self._hand_over(rest[start : start + size])
 
@@ -166,6 +155,14 @@ class Preparation:
         Returns:
             How many parts were begun; the others still hold their reservations.
         """
+        try:
+            return self._prepare(parts, quick_until, alone)
+        except BaseException as error:  # no memory, even to settle a call: the thread dies, and no call waits for it
+            for part in parts:
+                part.gather.fail(error)
+            raise
+
+    def _prepare(self, parts: Sequence[Part], quick_until: float | None, alone: bool) -> int:
         ready: list[tuple[Gather, PendingRequest]] = []
         done = 0
         for part in parts:

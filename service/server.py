@@ -11,7 +11,6 @@ import signal
 import tempfile
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -50,6 +49,7 @@ from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
 from service.transport.triton_metrics import TritonMetrics
+from service.workers import Workers
 
 if TYPE_CHECKING:
     from service.transport.fast_lane import FastLane
@@ -84,13 +84,13 @@ class Server:
         self._cores = Cores()
         load = functools.partial(loading.load, cache=cache, cores=self._cores)
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
-        self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds)
+        self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds, on_death=self._die)
         self._widening = Widening(self.lifecycle, self.reconciler)
         self._overlooked = Overlooked(Path(settings.models))
-        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds)
+        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds, self._die)
         threads = settings.decode_threads or min(4, usable_cores())
-        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="prepare", initializer=self._cores.roam)
-        self.dataplane = DataPlane(self.lifecycle, self._pool, settings.max_sentences_or_pictures)
+        self._workers = Workers("prepare", threads, self._die, self._cores.roam)
+        self.dataplane = DataPlane(self.lifecycle, self._workers, settings.max_sentences_or_pictures)
         self._shared_memory = SharedMemory(settings.max_message_bytes)
         self._tracing = tracing(settings, self.dataplane)
         recorder = Recorder(AccessLog(settings.access_log_sample_rate, random.random), self._tracing)
@@ -109,9 +109,8 @@ class Server:
             max_connection_age_seconds=settings.max_connection_age_seconds if self.transport == "grpcio" else 0.0,
             age_grace_seconds=settings.drain_seconds,
         )
-        self._grpcio = GrpcioDoor(
-            self._calls, [*servicers.methods(), *admin.methods()], self._health, self._limits, credentials(settings)
-        )
+        methods = [*servicers.methods(), *admin.methods()]
+        self._grpcio = GrpcioDoor(self._calls, methods, self._health, self._limits, credentials(settings), self._die)
         self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
         self._http: HttpEndpoint | None = None
@@ -129,11 +128,12 @@ class Server:
             SettingsError: A port cannot be bound, or it shows at once that nothing can be served.
         """
         settings = self._settings
+        self._workers.start()
         self._overlooked.tell()  # first: it may say why there is nothing to load
         self.reconciler.announce()  # before anybody can call: they would hear that there is no such model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
-            self._http = HttpEndpoint(http_address, self._pages(http_address[0]))
+            self._http = HttpEndpoint(http_address, self._pages(http_address[0]), self._die)
             self.http_port = self._http.port
             self._http.start()
         with listening("grpc", settings.host, settings.grpc_port, "--host"):
@@ -170,7 +170,7 @@ class Server:
             self._calls,
             limits=self._limits,
             cores=self._cores,
-            on_death=lambda: self._die(RuntimeError("the intake thread died")),
+            on_death=self._die,
         )
         self.grpc_port = self._fast_lane.port
         self._fast_lane.start()
@@ -225,7 +225,7 @@ class Server:
         while self._unsent() and time.monotonic() < give_up and not hurry.wait(_LOOK_SECONDS):
             pass
         hurry.wait(_LAST_BYTES_SECONDS)
-        self._close(hurry)
+        finished &= self._close(hurry)
         _LOG.info("stopped", extra={"fields": {"in_flight": self._calls.in_flight.count}})
         return finished and not self.reconciler.runs_on and self.loaded.is_set() and self._widening.stop()
 
@@ -233,7 +233,8 @@ class Server:
         """Return how many calls have answers that have not gone out completely: callers take a while to read some."""
         return self._grpcio.unsent + (0 if self._fast_lane is None else self._fast_lane.unsent)
 
-    def _close(self, hurry: threading.Event) -> None:
+    def _close(self, hurry: threading.Event) -> bool:
+        """Close everything; return whether nothing is decoded any more."""
         if self._fast_lane is not None:
             self._fast_lane.close()
         self._grpcio.stop(grace_seconds=1.0)
@@ -242,9 +243,10 @@ class Server:
         if self._tracing is not None:
             self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
         self._shared_memory.unregister()
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        prepared = self._workers.close()
         if self._socket_folder is not None:
             self._socket_folder.cleanup()
+        return prepared
 
 
 def run(settings: Settings) -> int:
@@ -259,7 +261,7 @@ def run(settings: Settings) -> int:
         stop, hurry = _listen_for_signals()
         server = Server(settings)
         server.start()
-    while not stop.wait(0.5) and not server.failed.is_set():
+    while not stop.wait(0.5) and server.fatal is None:
         pass
     if server.fatal is not None:
         hurry.set()

@@ -95,9 +95,11 @@ class Trials:
             summary, limit = self.run(probe.rate, seconds)
             last = seen(probe.rate, summary)
             if limit:
-                limits[probe.rate] = f"at {probe.rate:.1f} /s {limit}"
                 search.give_up_rate()
                 say(_line(probe.rate, summary, "generator was the limit"))
+                if not limits:
+                    say(limit)  # now: a search is long, and may end at a lower rate
+                limits[probe.rate] = f"at {probe.rate:.1f} /s {limit}"
             else:
                 verdict = search.tell(summary.offered, summary.missed)
                 say(_line(probe.rate, summary, verdict.value))

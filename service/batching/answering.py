@@ -81,7 +81,9 @@ class Answering:
         try:
             answer(unsettled)
         except BaseException:
-            _LOG.exception("answering a batch failed")
-            for request in unsettled:
-                request.refuse(InternalError("the batch failed"))
-            on_death()
+            try:
+                for request in unsettled:
+                    request.refuse(InternalError("the batch failed"))
+            finally:
+                on_death()
+            _LOG.exception("answering a batch failed")  # last: without memory the log may fail as well

@@ -290,8 +290,8 @@ class Batcher:
         try:
             self._inline.run(batch)
         except BaseException:
-            _LOG.exception("a batch failed on the thread that submitted it")
             self._die()
+            _LOG.exception("a batch failed on the thread that submitted it")
         finally:
             with self._lock:
                 self._end_batch(INLINE)
@@ -364,10 +364,12 @@ class Batcher:
                 instance.run(batch)
                 del batch  # nothing of it is kept until the next one comes
         except BaseException:
-            _LOG.exception("an instance's thread died")
-            with self._lock:
-                self._end_batch(number)  # whose requests are settled: who drains it is not to wait for it
-            self._die()
+            try:
+                with self._lock:
+                    self._end_batch(number)  # whose requests are settled: who drains it is not to wait for it
+            finally:
+                self._die()
+            _LOG.exception("an instance's thread died")  # last: without memory the log may fail as well
 
     def _new_instance(self, number: int) -> Instance:
         return Instance(

@@ -1,8 +1,8 @@
 """The states of every model version, and the loan of a servable to a request.
 
-LOADING -> READY -> UNLOADING -> gone, or LOADING -> UNAVAILABLE with a reason. The reconciler changes them, and an
-instance that dies; requests only read dictionaries that are replaced as a whole, so a look-up takes no lock and never
-meets a half-loaded model.
+LOADING -> READY -> UNLOADING -> gone, or LOADING -> UNAVAILABLE with a reason. The reconciler changes them, and so do
+an instance that dies and the watchdog; requests only read dictionaries that are replaced as a whole, so a look-up takes
+no lock and never meets a half-loaded model.
 """
 
 from __future__ import annotations

@@ -6,13 +6,14 @@ import logging
 import math
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from service.repository.attempt import Start, on_a_thread
 from service.repository.lifecycle import Lifecycle
 from service.repository.reconciler import Reconciler
 from service.repository.store import Fingerprint
 from service.repository.swapper import Fallen
+from service.vital import OnDeath, vital_thread
 
 _LOG = logging.getLogger(__name__)
 _LOOK_EVERY_SECONDS = 1.0
@@ -31,6 +32,8 @@ class Watchdog:
         run_timeout_seconds: float,
         clock: Callable[[], float] = time.monotonic,
         start: Start = on_a_thread,
+        *,
+        on_death: OnDeath,
     ) -> None:
         """Wire up; see :meth:`start`.
 
@@ -40,6 +43,7 @@ class Watchdog:
             run_timeout_seconds: A batch that runs longer counts as hanging; 0 for no limit.
             clock: Monotonic, in seconds.
             start: Starts work on a thread with the given name.
+            on_death: Called if the thread that looks dies.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler
@@ -52,7 +56,7 @@ class Watchdog:
         self._told: set[Fallen] = set()
         self._reviving = False
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
+        self._thread = vital_thread("watchdog", self._watch, on_death)
 
     def start(self) -> None:
         """Look at intervals from now on."""
@@ -84,7 +88,7 @@ class Watchdog:
             self._reviving = True
             try:
                 self._start("revival", lambda: self._revive(due))
-            except RuntimeError:  # no thread
+            except BaseException:  # no thread, or no memory
                 self._due, self._reviving = due, False
                 raise
 
@@ -101,20 +105,22 @@ class Watchdog:
         _LOG.warning("model version is being reloaded", extra={"fields": fields})
         return True
 
-    def _revive(self, due: Sequence[Fallen]) -> None:
-        """Try each version once; those that cannot be loaded are due again."""
+    def _revive(self, due: list[Fallen]) -> None:
+        """Try each version once; those that cannot be loaded, or were not tried, are due again."""
         try:
-            for fallen in due:
+            while due:
+                fallen = due.pop(0)
                 try:
                     self._reconciler.revive(fallen.name, fallen.version)
                     self._told.discard(fallen)
-                except Exception as error:
-                    self._tell(fallen, error)
+                except BaseException as error:
                     self._due.append(fallen)
+                    self._tell(fallen, error)
         finally:
+            self._due += due
             self._reviving = False
 
-    def _tell(self, fallen: Fallen, error: Exception) -> None:
+    def _tell(self, fallen: Fallen, error: BaseException) -> None:
         if fallen not in self._told:
             self._told.add(fallen)
             fields = {"model": fallen.name, "version": fallen.version}

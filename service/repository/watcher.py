@@ -7,6 +7,7 @@ import threading
 
 from service.repository.overlooked import Overlooked
 from service.repository.reconciler import Reconciler
+from service.vital import OnDeath, vital_thread
 
 _LOG = logging.getLogger(__name__)
 
@@ -14,13 +15,13 @@ _LOG = logging.getLogger(__name__)
 class Watcher:
     """Polls the repository from its own thread. Owned by the server, which stops it."""
 
-    def __init__(self, reconciler: Reconciler, overlooked: Overlooked, every_seconds: float) -> None:
-        """Wire up; see :meth:`start`."""
+    def __init__(self, reconciler: Reconciler, overlooked: Overlooked, every_seconds: float, on_death: OnDeath) -> None:
+        """Wire up; see :meth:`start`. ``on_death`` is called if the thread that looks dies."""
         self._reconciler = reconciler
         self._overlooked = overlooked
         self._every_seconds = every_seconds
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="watcher", daemon=True)
+        self._thread = vital_thread("watcher", self._watch, on_death)
 
     def start(self) -> None:
         """Look at intervals from now on."""

@@ -9,10 +9,9 @@ All other methods go on to the grpcio server behind it, over a Unix socket.
 from __future__ import annotations
 
 import contextlib
-import logging
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +27,8 @@ from service.transport.calls import HOT_METHODS, Calls
 from service.transport.limits import DoorLimits
 from service.transport.lone_calls import LoneCalls
 from service.transport.status import Status
+from service.vital import OnDeath, vital_thread
 
-_LOG = logging.getLogger(__name__)
 _CALLS_A_TRIP = 256
 _REST_MILLISECONDS = 3  # after a trip with refusals; network cards coalesce interrupts in the same way
 _IO_THREAD = "grpc-native-io"
@@ -56,7 +55,7 @@ class FastLane:
         *,
         limits: DoorLimits,
         cores: Cores,
-        on_death: Callable[[], None],
+        on_death: OnDeath,
     ) -> None:
         """Bind, without accepting yet.
 
@@ -77,7 +76,6 @@ class FastLane:
         self._shedder = calls.shedder()
         self._max_message_bytes = limits.max_message_bytes
         self._cores = cores
-        self._on_death = on_death
         self._tickets: dict[int, Ticket] = {}
         self._closing = False
         self._front = NativeGrpcFront(
@@ -92,7 +90,7 @@ class FastLane:
             max_metadata_size=limits.max_metadata_bytes,
         )
         self._front.set_fallback(fallback_socket)
-        self._thread = threading.Thread(target=self._intake, name="intake", daemon=True)
+        self._thread = vital_thread("intake", self._intake, on_death)
 
     @property
     def port(self) -> int:
@@ -118,32 +116,28 @@ class FastLane:
         self._thread.join(timeout=5)
 
     def _intake(self) -> None:
-        try:
-            hurry, lone = Hurry(), LoneCalls()
-            led = False
-            while not self._closing:
-                asked = time.monotonic()
-                # In a hurry, wait no longer than a rest: a batch may keep the listener from the core, and the end of
-                # the wait interrupts the batch.
-                patience = _REST_MILLISECONDS if hurry.is_on else _POLL_MILLISECONDS
-                events = self._front.recv_batch_details(_CALLS_A_TRIP, patience)
-                if events is None:
-                    break
-                if events and not led:  # with an event, the listener's thread exists and has its name
-                    self._cores.lead([threading.get_native_id(), *_io_threads()])
-                    led = True
-                waited = time.monotonic() - asked
-                self._burst.alone = lone.note(len(events), self._calls.in_flight.count, waited)
-                refused = self._take(events)
-                del events  # which hold the messages, while the next call may be long in coming
-                self._burst.finish()
-                self._shedder.settle()
-                hurry.note(refused, time.monotonic())
-                if refused:
-                    time.sleep(_REST_MILLISECONDS / 1000)
-        except BaseException:
-            _LOG.exception("the intake thread died")
-            self._on_death()
+        hurry, lone = Hurry(), LoneCalls()
+        led = False
+        while not self._closing:
+            asked = time.monotonic()
+            # In a hurry, wait no longer than a rest: a batch may keep the listener from the core, and the end of
+            # the wait interrupts the batch.
+            patience = _REST_MILLISECONDS if hurry.is_on else _POLL_MILLISECONDS
+            events = self._front.recv_batch_details(_CALLS_A_TRIP, patience)
+            if events is None:
+                break
+            if events and not led:  # with an event, the listener's thread exists and has its name
+                self._cores.lead([threading.get_native_id(), *_io_threads()])
+                led = True
+            waited = time.monotonic() - asked
+            self._burst.alone = lone.note(len(events), self._calls.in_flight.count, waited)
+            refused = self._take(events)
+            del events  # which hold the messages, while the next call may be long in coming
+            self._burst.finish()
+            self._shedder.settle()
+            hurry.note(refused, time.monotonic())
+            if refused:
+                time.sleep(_REST_MILLISECONDS / 1000)
 
     def _take(self, events: Sequence[tuple[Any, ...]]) -> bool:
         """Take a trip's calls in, and note who has left; return whether any call was refused at once."""

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import threading
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
@@ -30,6 +29,7 @@ from service.transport.servicers import Method
 from service.transport.standard_services import add_reflection
 from service.transport.status import Status, abort
 from service.transport.streaming import MODEL_STREAM_INFER, Stream
+from service.vital import OnDeath, vital_thread
 
 _LOG = logging.getLogger(__name__)
 _PATIENCE_SECONDS = 5.0  # with a loop that should answer at once
@@ -49,7 +49,8 @@ class GrpcioDoor:
         methods: Sequence[Method],
         health: Health,
         limits: DoorLimits,
-        credentials: grpc.ServerCredentials | None = None,
+        credentials: grpc.ServerCredentials | None,
+        on_death: OnDeath,
     ) -> None:
         """Wire up; nothing listens yet.
 
@@ -59,6 +60,7 @@ class GrpcioDoor:
             health: The health service.
             limits: Bounds.
             credentials: For TLS; None for none.
+            on_death: Called if the loop, or what starts the server again, dies.
         """
         self._credentials = credentials
         self._calls = calls
@@ -66,7 +68,8 @@ class GrpcioDoor:
         self._health = health
         self._limits = limits
         self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._run_loop, name="grpcio", daemon=True)
+        self._thread = vital_thread("grpcio", self._run_loop, on_death)
+        self._on_death = on_death
         self._server: grpc.aio.Server | None = None
         self._replies = ReplyQueue(self._loop)
         self._off_loop = OffLoop()
@@ -103,6 +106,9 @@ class GrpcioDoor:
 
     def _wait_for(self, step: Coroutine[Any, Any, None], seconds: float) -> None:
         """Run a step on the loop that should take ``seconds``; do not wait for a loop that has died or hangs."""
+        if not self._thread.is_alive():
+            step.close()
+            return
         try:
             asyncio.run_coroutine_threadsafe(step, self._loop).result(seconds + _PATIENCE_SECONDS)
         except TimeoutError:
@@ -119,6 +125,7 @@ class GrpcioDoor:
         port = await self._listen(address)
         again = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
         self._keeper = self._loop.create_task(self._keep(again))
+        self._keeper.add_done_callback(self._kept)
         return port
 
     async def _listen(self, address: str) -> int:
@@ -126,10 +133,8 @@ class GrpcioDoor:
         self._register(server)
         check_free(address)
         try:
-            if self._credentials is None:
-                port = server.add_insecure_port(address)
-            else:
-                port = server.add_secure_port(address, self._credentials)
+            keys = self._credentials
+            port = server.add_secure_port(address, keys) if keys else server.add_insecure_port(address)
         except RuntimeError as error:
             raise OSError(f"cannot listen on {address}") from error
         await server.start()
@@ -145,6 +150,7 @@ class GrpcioDoor:
         while self._leaving is None and self._server is not None:
             try:
                 await self._server.wait_for_termination(_LOOK_SECONDS)
+                self._replies.flush()
             except Exception as error:
                 _LOG.error("the grpcio server ended unexpectedly and is being restarted: %s", error)
                 self._ended = {task for task in self._ended if not task.done()}
@@ -152,10 +158,14 @@ class GrpcioDoor:
                 while self._leaving is None and not await self._listens_again(address):
                     await asyncio.sleep(_LOOK_SECONDS)
 
+    def _kept(self, keeper: asyncio.Task[None]) -> None:
+        if not keeper.cancelled() and isinstance(error := keeper.exception(), Exception):
+            self._on_death(error)
+
     async def _listens_again(self, address: str) -> bool:
         try:
             await self._listen(address)
-        except OSError as error:
+        except Exception as error:
             _LOG.error("the grpcio server cannot listen again yet: %s", error)
             return False
         return True
@@ -219,9 +229,7 @@ class GrpcioDoor:
                 if ticket is not None:
                     ticket.cancel()
                 raise
-            if isinstance(outcome, Status):
-                return await abort(context, outcome)
-            return outcome
+            return await abort(context, outcome) if isinstance(outcome, Status) else outcome
 
         return handle
 

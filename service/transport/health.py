@@ -56,7 +56,11 @@ class Health:
         """Bring Check and every Watch up to date, soon; many changes at once are one look at all models."""
         if not self._is_due and self._loop is not None and self._loop.is_running():
             self._is_due = True
-            self._loop.call_soon_threadsafe(self._refresh)
+            try:
+                self._loop.call_soon_threadsafe(self._refresh)
+            except BaseException:  # no memory
+                self._is_due = False  # or nobody would ever look again
+                raise
 
     def _refresh(self) -> None:
         self._is_due = False  # before looking: a change from now on may be missed, and is due again

@@ -16,6 +16,7 @@ from urllib.parse import parse_qsl, urlsplit
 
 from service.transport.address import bare, family
 from service.transport.http_message import SAFE_HEADERS, Request, Response, Routes, text
+from service.vital import OnDeath, vital_thread
 
 _LOG = logging.getLogger(__name__)
 _TIMEOUT_SECONDS = 10  # for request line and headers, for a body, for an answer: who is slower holds a thread no longer
@@ -29,14 +30,14 @@ _MAX_DISCARDED_BYTES = 1 << 20
 class HttpEndpoint:
     """Owns the listener and its threads."""
 
-    def __init__(self, address: tuple[str, int], routes: Routes) -> None:
-        """Bind.
+    def __init__(self, address: tuple[str, int], routes: Routes, on_death: OnDeath) -> None:
+        """Bind. ``on_death`` is called if the thread that takes connections in dies.
 
         Raises:
             OSError: The address cannot be bound.
         """
         self._server = _Server(address, type("Handler", (_Handler,), {"routes": routes}))
-        self._thread = threading.Thread(target=self._server.serve_forever, name="http", daemon=True)
+        self._thread = vital_thread("http", self._server.serve_forever, on_death)
 
     @property
     def port(self) -> int:

@@ -50,16 +50,18 @@ class ReplyQueue:
                 return
             self._scheduled = True
         try:
-            self._loop.call_soon_threadsafe(self._flush)
+            self._loop.call_soon_threadsafe(self.flush)
         except RuntimeError:
             _LOG.warning("an answer came after the loop had ended")
 
-    def _flush(self) -> None:
-        with self._lock:
-            settled, self._waiting = self._waiting, collections.deque()
-            self._scheduled = False
-        for settle in settled:
-            settle()
+    def flush(self) -> None:
+        """Settle what waits, on the loop's thread: when woken, and now and then, since waking it takes memory."""
+        self._scheduled = False  # before looking: what comes from now on wakes the loop again
+        for _ in range(len(self._waiting)):
+            try:
+                self._waiting.popleft()()
+            except Exception:  # keeps no other answer
+                _LOG.exception("an answer could not be passed on")
 
 
 class LoopResponder:

@@ -87,11 +87,11 @@ class Stream:
         try:
             async for payload in requests:
                 await self._room.acquire()
-                self._unanswered += 1
                 responder = _StreamResponder(self, number, f"{self._request_id}-{number}", payload)
                 remaining = None if self._deadline is None else self._deadline - self._clock()
                 self._unsent.add(number)
                 self._replies.unsent += 1
+                self._unanswered += 1  # last: nothing but ``begin`` answers it, and the stream waits for that
                 ticket = self._calls.begin(MODEL_INFER, payload, remaining, responder, self._metadata)
                 if ticket is None:  # who goes on sending to a server that stops must not keep it
                     self._sent(number)

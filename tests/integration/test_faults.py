@@ -245,3 +245,31 @@ def test_a_server_that_gets_no_thread_after_it_has_loaded_stops_and_says_so(
     finally:
         hurry.set()
         server.drain(hurry)
+
+
+@pytest.mark.parametrize("thread", ["grpcio", "prepare", "watchdog", "watcher", "http"])
+def test_a_server_whose_thread_dies_is_not_ready_and_stops(small_repository: Path, thread: str):
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    settings = Settings(models=str(small_repository), grpc_port=0, http_port=0, model_control_mode="poll")
+    server, hurry = Server(settings), threading.Event()
+    kill = {
+        "grpcio": lambda: server._grpcio._loop.call_soon_threadsafe(die),
+        "prepare": lambda: server._workers.submit(die),
+        "watchdog": lambda: setattr(server._watchdog, "look", die),
+        "watcher": lambda: setattr(server._watcher, "_every_seconds", "no number"),
+        "http": lambda: setattr(server._http._server, "service_actions", die),
+    }
+    server._watcher._every_seconds = 0.1
+    server.start()
+    try:
+        assert server.loaded.wait(GUARD_SECONDS)
+        assert server.is_ready()
+        kill[thread]()
+        assert server.failed.wait(GUARD_SECONDS)
+        assert not server.is_ready()
+        assert str(server.fatal).startswith(f"the thread {thread}")
+    finally:
+        hurry.set()
+        server.drain(hurry)

@@ -12,11 +12,14 @@ import numpy as np
 import pytest
 
 from bench.cli import main
+from bench.load.arrivals import Gamma
 from bench.load.codes import NO_CONNECTION, OK
 from bench.load.fleet import FleetFailed
 from bench.load.records import Records, Summary
 from bench.slo import command
 from bench.slo.curve import Point
+from bench.slo.search import RateSearch
+from bench.slo.trials import Trials
 
 CURVE = ["slo", "127.0.0.1:1", "--model=m", "--objective-seconds=1", "--curve", "--capacity=10", "--factors=1,2"]
 
@@ -91,3 +94,18 @@ def test_failures_in_a_curve_are_said_and_are_no_success(trials: type[FakeTrials
     trials.points = summary(OK, OK), summary(OK, 8)  # refusals are no failures
     assert main(CURVE) == 0
     assert "failed" not in capsys.readouterr().out
+
+
+def test_what_limits_the_generator_is_said_at_once_and_once(monkeypatch: pytest.MonkeyPatch):
+    flags, said = SimpleNamespace(objective_seconds=1.0, trial_seconds=1.0, seed=0), list[str]()
+    trials = Trials(flags, SimpleNamespace(terms=None), None, Gamma())
+    results = [(summary(OK), "use more --processes"), (summary(OK), "use two"), (summary(*[OK] * 2000), None)]
+    monkeypatch.setattr(trials, "run", lambda rate, seconds: results.pop(0))
+    found, limit = trials.search(RateSearch(400.0, precision=1.0), said.append)
+    assert (found.passed, found.failed, limit) == (100.0, 200.0, "at 200.0 /s use two")
+    assert [line.rpartition("  ")[2] for line in said] == [
+        "generator was the limit",
+        "use more --processes",
+        "generator was the limit",
+        "passed",
+    ]

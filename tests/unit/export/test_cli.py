@@ -97,6 +97,19 @@ def test_a_loaded_version_is_evaluated_by_a_recipe_that_is_given(
     assert _main("evaluate", version, "--data", pictures, "--recipe", "lenet5-mnist") == 0
 
 
+@pytest.mark.parametrize("command", ["evaluate", "quantize"])
+def test_a_version_of_a_recipe_that_is_not_bundled_names_the_flag_and_the_file(
+    tmp_path: Path, models: Path, pictures: Path, command: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    version = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "1")
+    manifest = json.loads((version / "manifest.json").read_text())
+    manifest["provenance"]["recipe"] = "mine"
+    (version / "manifest.json").write_text(json.dumps(manifest))
+    assert _main(command, version, "--data", pictures) == 2
+    expected = f"{version}: its recipe 'mine' is not a bundled one; give --recipe RUN_DIR/recipe.toml of its run"
+    assert expected in capsys.readouterr().err
+
+
 def test_train_shows_balance_leaks_epochs_and_the_result(
     tmp_path: Path, pictures: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -360,6 +360,12 @@ def test_what_cannot_be_built_is_said(order: Order, message: str) -> None:
         load_network(order)
 
 
+def test_preprocessing_that_is_no_table_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "odd.toml").write_text("preprocessing = 3\n")
+    with pytest.raises(RecipeInvalid, match=r"odd\.toml: preprocessing: expected a table, got 3"):
+        load_network(Order("lenet5", preprocessing=str(tmp_path / "odd.toml")))
+
+
 def test_weights_that_cannot_be_fetched_are_one_line_with_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: object, **__: object) -> None:
         raise urllib.error.URLError("no network")
@@ -494,6 +500,22 @@ def test_safetensors_of_a_type_that_is_not_read_are_named(tmp_path: Path) -> Non
     (tmp_path / "w.safetensors").write_bytes(_safetensors({"a": torch.zeros(3)}).replace(b"F32", b"F8 "))
     with pytest.raises(WeightsInvalid, match=r"has tensors of type F8 ; save them as F32$"):
         read_state(tmp_path / "w.safetensors")
+
+
+@pytest.mark.parametrize("network", [["lenet5", "--weights", "damaged/lenet5.onnx"], ["damaged/lenet5.onnx"]])
+def test_a_version_that_exists_is_told_before_weights_are_read(
+    tmp_path: Path, network: list[str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    for folder in ("damaged", "models/lenet5/1"):
+        Path(folder).mkdir(parents=True)
+    Path("damaged/lenet5.onnx").write_text("damaged")
+    arguments = [*network, "--preprocessing", "lenet5-mnist", "--version"]
+    assert load(Path("models"), *arguments, "1") == 2
+    assert "models/lenet5/1: exists already; leave --version out to take" in capsys.readouterr().err
+    assert load(Path("models"), *arguments, "2") == 2
+    assert "damaged/lenet5.onnx: " in capsys.readouterr().err
+    assert [path.name for path in Path("models/lenet5").iterdir()] == ["1"]
 
 
 def test_a_torchscript_archive_is_refused_with_what_helps(tmp_path: Path) -> None:

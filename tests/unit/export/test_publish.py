@@ -135,13 +135,16 @@ def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(
         write_aside(tmp_path / "_a.b-c", None),
     ):
         pass
+    with pytest.raises(PublishFailed, match="no server reads this"), write_aside(tmp_path / "new" / "m", 10**18):
+        pass
+    assert not (tmp_path / "new").exists()
     assert passed_over(tmp_path) == {}
 
 
 def test_a_disk_that_is_full_is_said_and_leaves_nothing(tmp_path: Path) -> None:
     with (
         pytest.raises(PublishFailed, match=r"m/1: cannot be published \(No space left"),
-        write_aside(tmp_path / "m", 1),
+        write_aside(tmp_path / "new" / "m", 1),
     ):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
     assert list(tmp_path.iterdir()) == []

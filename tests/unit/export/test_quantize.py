@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import shutil
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from export.errors import QuantizationRefused
 from export.publish_quantized import Wish, judge, measure_speed
 from export.quantize import choose_excluded, shrink_tables, to_float16, weighty_nodes
 from service.backend.onnx import OnnxBackend
-from service.manifest import MODEL_FILE, read_manifest
+from service.manifest import MODEL_FILE, read_manifest, write_manifest
 from tests.unit.export.samples import picture_arrays, ready
 
 
@@ -86,6 +87,18 @@ def test_a_source_that_is_not_what_its_manifest_means_is_refused(
     assert cli.main(["quantize", str(source), *arguments]) == 2
     assert "has digest sha256:" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir()] == ["m"]
+
+
+def test_a_version_without_an_accuracy_is_refused_with_the_remedy(
+    models: Path, pictures: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    source = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "m" / "1")
+    manifest = read_manifest(source)
+    write_manifest(dataclasses.replace(manifest, accuracy=()), source)
+    assert cli.main(["quantize", str(source), "--data", str(pictures)]) == 2
+    said = capsys.readouterr().err
+    assert "has no accuracy in its manifest" in said
+    assert said.endswith("give a version that publish made\n")
 
 
 def test_another_number_of_folds_is_refused(

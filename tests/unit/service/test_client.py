@@ -11,6 +11,7 @@ import weakref
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import grpc
@@ -28,6 +29,7 @@ from service.client import (
     credentials_of,
     explained,
 )
+from service.client.bearer import interceptor
 from service.client.requests import Terms, describe_request, health_request, images_request, sentences_request
 from service.errors import DeadlineUnmeetable, ModelNotFound
 from service.transport.status import status_of
@@ -310,6 +312,23 @@ def test_a_deadline_that_never_comes_is_not_taken_for_the_past(seconds: float) -
     left = Terms.of({"timeout_seconds": seconds}, None, 1, now=5.0).left_seconds(6.0)
     assert left is not None
     assert 1e7 < left < 1e9, "gRPC ends a call at once whose deadline it cannot count"
+
+
+def test_a_token_joins_what_a_call_brings_and_changes_nothing_else() -> None:
+    given = {
+        "method": "/m",
+        "timeout": 2.0,
+        "credentials": "c",
+        "wait_for_ready": True,
+        "compression": grpc.Compression.Gzip,
+    }
+    for kind in ("unary_unary", "unary_stream", "stream_stream"):
+        way: Any = getattr(interceptor("t"), f"intercept_{kind}")
+        for metadata in (None, (("a", "b"),)):
+            call, request = way(lambda *sent: sent, SimpleNamespace(metadata=metadata, **given), b"request")
+            bearer = ("authorization", "Bearer t")
+            assert call._asdict() == {**given, "metadata": (*(metadata or ()), bearer)}
+            assert request == b"request"
 
 
 def test_a_client_for_asyncio_is_made_where_a_loop_runs() -> None:

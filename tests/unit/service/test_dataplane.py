@@ -1,9 +1,9 @@
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import math
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +25,11 @@ from service.errors import (
     Draining,
     InvalidInput,
     ModelNotFound,
-    NoThread,
     QueueFull,
     RequestCancelled,
     ServingError,
 )
+from service.gather import Gather
 from service.logs import _BOUNDS
 from service.metrics import Metrics
 from service.preparation import Burst, Terms
@@ -37,6 +37,7 @@ from service.preprocessing import image
 from service.preprocessing.prepare import Preparer
 from service.repository.servable import Servable
 from service.tensors import TensorSpec
+from service.workers import Workers
 from tests.fakes import FakeClock, RecordingReply, Told
 from tests.unit.service.samples import (
     IMAGE,
@@ -57,23 +58,21 @@ TRUNCATED = encoded(Image.linear_gradient("L").resize((64, 64)), "JPEG")[:-40]
 FACTS = BatchFacts(1, 1, 0.0, 0, "idle", 100.0, 0.0, 0.001)
 
 
-class StepPool(ThreadPoolExecutor):
-    """A pool without threads: what is submitted waits until the test runs it, in any order."""
+class StepPool(Workers):
+    """Workers without threads: what is submitted waits until the test runs it, in any order."""
 
     def __init__(self, threads: int = 2) -> None:
-        super().__init__(threads)
-        self.waiting: list[Callable[[], None]] = []
+        super().__init__("prepare", threads, pytest.fail)
+        self.waiting: list[Callable[[], object]] = []
         self.room = 1000
-        self.starts_threads = True
+        self.has_memory = True
 
-    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
+    def submit(self, work: Callable[[], object]) -> None:
         if self.room == len(self.waiting):
-            self._shutdown = True
-            raise RuntimeError("cannot schedule new futures after shutdown")
-        self.waiting.append(lambda: fn(*args, **kwargs))
-        if not self.starts_threads:  # as the pools of the standard library: too late, it waits
-            raise RuntimeError("can't start new thread")
-        return Future()
+            raise Draining("the server is stopping")
+        if not self.has_memory:
+            raise MemoryError
+        self.waiting.append(work)
 
     def run(self, number: int = 0) -> None:
         self.waiting.pop(number)()
@@ -514,38 +513,34 @@ def test_a_pool_that_is_shut_down_settles_the_call(world: World, room: int) -> N
 
 
 @pytest.mark.parametrize("burst", [False, True])
-def test_a_pool_that_can_start_no_thread_settles_the_call_and_gives_its_places_back_once(
+def test_a_call_that_no_memory_is_left_to_hand_over_is_settled_and_gives_its_places_back_once(
     world: World, burst: bool
 ) -> None:
-    world.pool.starts_threads = False
+    world.pool.has_memory = False
     together = world.plane.burst() if burst else None
     world.classify([LARGE] * 4, burst=together)
     if together is not None:
         together.finish()
-    assert [(type(error), error.message) for error in world.items.errors] == [(NoThread, "no thread to decode")]
+    assert [(error.status, error.message) for error in world.items.errors] == [
+        ("INTERNAL", "preparing the items failed")
+    ]
     assert world.batcher.reserved == 0
-    world.pool.run_all()  # one of its other threads has come to them
-    assert world.batcher.reserved == 0
-    assert world.batcher.requests == []
+
+
+@pytest.mark.parametrize("error", [MemoryError, SystemExit, RuntimeError])
+@pytest.mark.parametrize("place", ["add", "submit", "release", "_clock"])
+def test_a_call_ends_whose_thread_dies(monkeypatch: pytest.MonkeyPatch, place: str, error: type[BaseException]) -> None:
+    world = World()  # whose reservations end with the server
+
+    def die(*_: object) -> None:
+        raise error
+
+    world.classify([TRUNCATED if place == "release" else GOOD[0]])
+    with monkeypatch.context() as shortage:
+        shortage.setattr(*((world.plane._preparation, place) if place == "_clock" else (Gather, place)), die)
+        with contextlib.suppress(error):
+            world.pool.run_all()
     assert world.items.times_settled == 1
-
-
-def test_what_a_thread_has_begun_is_not_refused_since_no_other_could_be_started(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    submit = world.pool.submit
-
-    def begun_meanwhile(fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Future[Any]:
-        submit(fn, *args, **kwargs)
-        world.pool.run_all()
-        raise RuntimeError("can't start new thread")
-
-    monkeypatch.setattr(world.pool, "submit", begun_meanwhile)
-    world.classify(GOOD[:4])
-    world.answer(0)
-    world.answer(1)
-    assert world.firsts == [0, 1, 2, 3]
-    assert world.batcher.reserved == 0
 
 
 # Calls that came together.

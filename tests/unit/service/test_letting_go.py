@@ -11,7 +11,6 @@ import math
 import threading
 import weakref
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -30,6 +29,7 @@ from service.model_metrics import ModelMetrics
 from service.preparation import Terms
 from service.repository.lifecycle import Lifecycle
 from service.repository.metered import MeteredBatches
+from service.workers import Workers
 from tests.fakes import GUARD_SECONDS, FakeBackend, FakeClock, linear_cost
 from tests.unit.service.samples import make_servable, manifest, picture
 
@@ -77,7 +77,8 @@ class World:
             clock=self.clock,
         )
         self.servable = make_servable(batcher=self.batcher, shared=shared, metrics=metrics, max_rows=8)  # type: ignore[arg-type]
-        self.pool = ThreadPoolExecutor(1)
+        self.pool = Workers("prepare", 1, pytest.fail)
+        self.pool.start()
         self.plane = DataPlane(Lifecycle(metrics), self.pool, 8, self.clock)
         self.let_go: list[threading.Event] = []
         self.endings: list[str] = []
@@ -141,7 +142,7 @@ def world(request: pytest.FixtureRequest) -> Iterator[World]:
         logging.disable(logging.NOTSET)
         made.backend.open()
         made.batcher.close(GUARD_SECONDS)
-        made.pool.shutdown()
+        made.pool.close()
 
 
 def test_who_is_answered(world: World) -> None:

@@ -163,6 +163,19 @@ def test_a_long_line_that_is_cut_spoils_no_other(handler: tuple[LossyHandler, io
     assert (end_of_cut, json.loads(lost)["lines"], json.loads(last)["message"]) == ("", 5 - len(whole), "read again")
 
 
+@pytest.mark.parametrize("characters", [10, 300])
+def test_a_terminal_that_nobody_reads_holds_up_nobody(characters: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_PATIENCE_SECONDS", 0)
+    screen, terminal = os.openpty()
+    with open(terminal, "w", encoding="utf-8") as stream, open(screen, "rb", buffering=0):
+        lossy = LossyHandler(stream)
+        lost = 0
+        for _ in range(100_000 // characters):  # more than a terminal holds
+            lossy.handle(record("x" * characters))
+            lost += lossy._lost
+        assert lost
+
+
 def test_a_stream_within_the_program_is_written_to() -> None:
     stream = io.StringIO()
     lossy = LossyHandler(stream)

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from service.batching import answering
 from service.batching.answering import Answering, Unsettled
 from tests.fakes import GUARD_SECONDS, make_request, reply_of
 
@@ -112,3 +113,16 @@ def test_it_may_be_closed_more_than_once_and_by_itself(stage: Stage) -> None:
     assert closed.wait(GUARD_SECONDS)
     stage.answering.close()
     assert not stage.answering._thread.is_alive()
+
+
+def test_without_memory_to_log_an_error_of_ours_it_is_told(stage: Stage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(threading, "excepthook", lambda _: None)
+    monkeypatch.setattr(answering._LOG, "exception", no_memory)
+    left = make_request(1)
+    assert stage.answering.take(16, no_memory, [left])
+    assert reply_of(left).wait() == "INTERNAL"
+    stage.answering.close()
+    assert stage.deaths == 1

@@ -6,6 +6,7 @@ until there is a thread. So every test knows which requests share a batch, and n
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Iterator, Sequence
 from copy import copy
@@ -14,7 +15,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from service.batching import answering
+from service.batching import answering, batcher
 from service.batching.assembly import BatchBuffer
 from service.batching.batcher import Batcher, BatcherLimits
 from service.batching.request import BatchFacts, PendingRequest
@@ -458,6 +459,29 @@ class TestDeath:
         with pytest.raises(ModelNotReady):
             stage.batcher.reserve()
         assert stage.deaths == 1
+
+    @pytest.mark.parametrize("inline", [False, True])
+    def test_without_memory_to_log_it(self, monkeypatch: pytest.MonkeyPatch, inline: bool) -> None:
+        def die(*_: object) -> list[np.ndarray]:
+            raise Death
+
+        def no_memory(*_: object) -> None:
+            raise MemoryError
+
+        monkeypatch.setattr(threading, "excepthook", lambda _: None)
+        monkeypatch.setattr(batcher._LOG, "exception", no_memory)
+        stage = Stage(runs_inline=inline)
+        stage.backend.open()
+        stage.backend.behaviour = die
+        stage.start()
+        if inline:
+            monkeypatch.setattr(stage.batcher, "_may_run_inline", lambda *_: True)
+        stage.batcher.reserve()
+        with contextlib.suppress(MemoryError):
+            stage.batcher.submit(make_request(), inline)
+        assert stage.died.wait(GUARD_SECONDS)
+        with pytest.raises(ModelNotReady):
+            stage.batcher.reserve()
 
     def test_between_two_answers(self, stage: Stage) -> None:
         class DeadlyReply(RecordingReply):

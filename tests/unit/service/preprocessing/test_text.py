@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import processors
 
 from service.errors import InvalidInput, ManifestInvalid
 from service.preprocessing.text import MAX_BYTES_PER_TOKEN, SentenceEncoder, pad
@@ -107,10 +108,11 @@ def test_the_tokenizer_file_is_read(tmp_path: Path) -> None:
     assert SentenceEncoder.from_dir(TEXT, tmp_path).encode("film").tolist() == [4]
 
 
-def test_a_tokenizer_file_may_neither_cut_nor_pad(tmp_path: Path) -> None:
+def test_a_tokenizer_file_may_neither_cut_nor_pad_nor_add_tokens(tmp_path: Path) -> None:
     cutting = tokenizer()
     cutting.enable_truncation(2)
     cutting.enable_padding(length=5)
+    cutting.post_processor = processors.TemplateProcessing(single="film $A", special_tokens=[("film", 4)])
     cutting.save(str(tmp_path / "tokenizer.json"))
     assert SentenceEncoder.from_dir(TEXT, tmp_path).encode("good good film").tolist() == [2, 2, 4]
 

@@ -122,10 +122,28 @@ def test_what_has_committed_is_waited_for() -> None:
     interrupted: list[str] = []
     attempt.interruptible_by(lambda: interrupted.append("a session"))
     attempt.commit()
+    assert not attempt.interrupted
     assert not attempt.give_up()
     attempt.commit()
     assert not attempt.interrupted
     assert interrupted == []
+
+
+def test_what_has_committed_when_its_time_is_over_is_waited_for() -> None:
+    committed, is_over = threading.Event(), threading.Event()
+
+    def work(attempt: Attempt) -> int:
+        attempt.commit()
+        committed.set()
+        assert is_over.wait(GUARD_SECONDS)
+        return 7
+
+    def time_out(_: threading.Event, seconds: float) -> bool:
+        assert committed.wait(GUARD_SECONDS)
+        is_over.set()
+        return False
+
+    assert Attempts(1.0, wait=time_out).make("load a/1", work) == 7
 
 
 def test_what_had_nothing_to_interrupt_was_not_interrupted() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -22,7 +23,9 @@ def watched(
     clock: FakeClock | None = None,
     start: Start = lambda _name, work: work(),
 ) -> Watchdog:
-    return Watchdog(stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock(), start)
+    return Watchdog(
+        stage.lifecycle, stage.reconciler, run_timeout_seconds, clock or FakeClock(), start, on_death=pytest.fail
+    )
 
 
 def fields_of(record: logging.LogRecord) -> Any:
@@ -82,18 +85,19 @@ def test_what_hangs_is_given_up_while_another_is_loaded_anew_or_waits_for_that(t
     assert stage.states == {"a/1": "READY", "b/1": "READY"}
 
 
-def test_where_no_thread_can_be_had_it_is_loaded_anew_later(tmp_path: Path) -> None:
+@pytest.mark.parametrize("error", [RuntimeError("can't start new thread"), MemoryError()])
+def test_where_no_thread_can_be_had_it_is_loaded_anew_later(tmp_path: Path, error: Exception) -> None:
     stage = Stage(tmp_path, "a/1").start()
     threads = iter([False, True])
 
     def start(_name: str, work: Callable[[], None]) -> None:
         if not next(threads):
-            raise RuntimeError("can't start new thread")
+            raise error
         work()
 
     watchdog = watched(stage, start=start)
     stage.loader.on_death["a/1"]()
-    with pytest.raises(RuntimeError):
+    with pytest.raises(type(error)):
         watchdog.look()
     watchdog.look()
     assert stage.states == {"a/1": "READY"}
@@ -228,6 +232,30 @@ def test_one_that_cannot_be_brought_back_now_keeps_no_other_down_and_is_tried_ag
     watchdog.look()
     assert stage.states == {"a/1": "UNAVAILABLE", "b/1": "READY"}
     settings.unlink()
+    watchdog.look()
+    assert stage.states == {"a/1": "READY", "b/1": "READY"}
+
+
+@pytest.mark.parametrize("silent", [False, True])
+def test_a_revival_that_dies_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, silent: bool) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
+
+    def start(_name: str, work: Callable[[], None]) -> None:
+        with contextlib.suppress(SystemExit):  # as a thread does
+            work()
+
+    watchdog = watched(stage, start=start)
+
+    def die(*_: object) -> None:
+        raise SystemExit
+
+    stage.loader.on_death["a/1"]()
+    stage.loader.on_death["b/1"]()
+    with monkeypatch.context() as shortage:
+        shortage.setattr(stage.reconciler, "revive", die)
+        if silent:
+            shortage.setattr(watchdog, "_tell", die)
+        watchdog.look()
     watchdog.look()
     assert stage.states == {"a/1": "READY", "b/1": "READY"}
 

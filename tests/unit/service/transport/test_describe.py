@@ -91,18 +91,20 @@ def test_a_bare_graph_claims_nothing() -> None:
 def test_the_configuration_of_a_picture_model() -> None:
     message = model_config(make_servable())
     assert (message.name, message.platform, message.backend) == ("pictures", "onnxruntime_onnx", "onnxruntime")
-    assert message.max_batch_size == 4
+    assert (message.max_batch_size, message.default_model_filename) == (4, "model.onnx")
     (images,) = message.input
     assert images.format == config.ModelInput.FORMAT_NHWC
     assert (images.data_type, list(images.dims)) == (config.TYPE_UINT8, [2, 3, 1])
     (probabilities,) = message.output
+    assert (images.name, probabilities.name) == ("images", "probabilities")
     assert (probabilities.data_type, list(probabilities.dims)) == (config.TYPE_FP32, [3])
     assert probabilities.label_filename == "labels.txt"
     assert message.dynamic_batching.max_queue_delay_microseconds == 250_000
     assert message.dynamic_batching.priority_levels == 3
     assert message.dynamic_batching.default_priority_level == 2
+    assert not message.response_cache.enable
     (group,) = message.instance_group
-    assert (group.count, group.kind) == (2, config.ModelInstanceGroup.KIND_CPU)
+    assert (group.name, group.count, group.kind) == ("pictures", 2, config.ModelInstanceGroup.KIND_CPU)
     assert message.parameters["verified"].string_value == "true"
 
 
@@ -211,7 +213,8 @@ def test_every_instant_that_a_manifest_may_hold_is_told(created: str) -> None:
 def test_a_bare_graph_describes_its_tensors_only() -> None:
     message = describe_model(bare_servable(**FIXED))
     assert (message.task, message.verified, message.max_batch_size) == ("tensor", False, 0)
-    assert [list(tensor.shape) for tensor in (*message.inputs, *message.outputs)] == [[2, 3], [2, 3]]
+    tensors = [(tensor.name, tensor.datatype, list(tensor.shape)) for tensor in (*message.inputs, *message.outputs)]
+    assert tensors == [("x", "FP32", [2, 3]), ("y", "FP32", [2, 3])]
     for field in ("golden_check", "parity", "provenance"):
         assert not message.HasField(field)
     assert message.preprocessing_json == ""

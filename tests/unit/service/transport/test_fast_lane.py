@@ -5,11 +5,12 @@ from __future__ import annotations
 import threading
 import time
 import weakref
-from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+
+from service.vital import OnDeath
 
 fast_lane = pytest.importorskip("service.transport.fast_lane", exc_type=ImportError)
 
@@ -49,7 +50,7 @@ class Calls:
     def begin(self, *_: object) -> None: ...
 
 
-def lane_of(monkeypatch: pytest.MonkeyPatch, listener: Any, on_death: Callable[[], None] = lambda: None) -> Any:
+def lane_of(monkeypatch: pytest.MonkeyPatch, listener: Any, on_death: OnDeath = lambda _: None) -> Any:
     """Return a lane that has this listener."""
     monkeypatch.setattr(fast_lane, "NativeGrpcFront", lambda *_, **__: listener)
     return fast_lane.FastLane(
@@ -72,7 +73,7 @@ def waits(monkeypatch: pytest.MonkeyPatch, *trips: int) -> tuple[list[int], list
     """Return how long the intake waited for calls, and how long it rested, for trips of so many calls."""
     listener, rests, died = Listener(*trips), [], []
     monkeypatch.setattr(fast_lane, "time", SimpleNamespace(monotonic=time.monotonic, sleep=rests.append))
-    lane = lane_of(monkeypatch, listener, lambda: died.append(None))
+    lane = lane_of(monkeypatch, listener, died.append)
     lane.start()
     assert listener.ended.wait(5)
     lane.close()

@@ -36,30 +36,49 @@ class Loop:
 
 
 class Stage:
-    """Health of a server whose one model changes its state; the states are watched where they are served."""
+    """Health of a server whose one model changes its state while its next version loads; seen where it is served."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.looks = 0
         self.state: Any = "LOADING"
+        self.draining = False
         self.meanwhile: Callable[[], None] = lambda: None
         self.loop = Loop()
-        self.health = Health(SimpleNamespace(statuses=self._statuses), lambda: True, lambda: False)  # type: ignore[arg-type]
+        self.health = Health(
+            SimpleNamespace(statuses=self._statuses),  # type: ignore[arg-type]
+            lambda: not self.draining,
+            lambda: self.draining,
+        )
         served: list[Any] = []
         monkeypatch.setattr(module, "add_health", lambda _server, states, _rpcs: served.append(states))
         self.health.register(None, None)  # type: ignore[arg-type]
         (self.served,) = served
+        self.health.refresh()  # a model may be loaded before there is a loop
         self.health.attach(self.loop)  # type: ignore[arg-type]
         self.looks = 0
 
     def _statuses(self) -> list[VersionStatus]:
         self.looks += 1
-        seen = [VersionStatus("a", 1, self.state)]
+        seen = [VersionStatus("a", 1, self.state), VersionStatus("a", 2, "LOADING")]
         self.meanwhile()
         return seen
 
     def change(self, state: str) -> None:
         self.state = state
         self.health.refresh()
+
+
+def test_a_server_that_drains_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+    names = ("", "a", "a/1")
+    assert [stage.served.of(name) for name in names] == [SERVING, NOT_SERVING, NOT_SERVING], "known from the start"
+    stage.change("READY")
+    stage.loop.run()
+    assert [stage.served.of(name) for name in names] == [SERVING] * 3
+    stage.draining = True
+    stage.health.refresh()
+    stage.loop.run()
+    assert [stage.served.of(name) for name in names] == [NOT_SERVING] * 3
 
 
 def test_many_changes_at_once_are_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -93,7 +112,23 @@ def test_a_change_before_the_loop_runs_is_seen_when_it_does(monkeypatch: pytest.
     stage = Stage(monkeypatch)
     monkeypatch.setattr(stage.loop, "is_running", lambda: False)
     stage.change("READY")
+    assert not stage.loop.due, "one that is closed would take nothing"
     monkeypatch.undo()
     stage.change("READY")
     stage.loop.run()
     assert stage.served.of("a") == SERVING
+
+
+def test_a_look_for_which_there_was_no_memory_keeps_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    stage = Stage(monkeypatch)
+
+    def no_memory(_: object) -> None:
+        raise MemoryError
+
+    with monkeypatch.context() as shortage:
+        shortage.setattr(stage.loop, "call_soon_threadsafe", no_memory)
+        with pytest.raises(MemoryError):
+            stage.health.refresh()
+    stage.health.refresh()
+    stage.loop.run()
+    assert stage.looks == 1

@@ -95,7 +95,7 @@ def send(monkeypatch: pytest.MonkeyPatch, ready: list[bool]) -> Callable[[str], 
     bound.settle()
     routes = for_machines(metrics, lambda: ready[0])
     others = {("POST", "/echo"): echo, ("POST", "/ignore"): ignore, ("GET", "/fail"): fail}
-    HttpEndpoint(("127.0.0.1", 0), {**routes, **others})
+    HttpEndpoint(("127.0.0.1", 0), {**routes, **others}, pytest.fail)
 
     def exchange(request: str, on_byte: Callable[[], None] | None = None) -> bytes:
         connection = Connection(request.encode(), on_byte)
@@ -258,7 +258,7 @@ def test_the_server_does_not_tell_its_python(get: Get) -> None:
 
 def test_starting_and_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(http_endpoint, "_Server", FakeServer)
-    endpoint = HttpEndpoint(("127.0.0.1", 0), {})
+    endpoint = HttpEndpoint(("127.0.0.1", 0), {}, pytest.fail)
     assert endpoint.port == 4242
     endpoint.start()
     endpoint.close()

@@ -47,12 +47,13 @@ def test_a_reading_has_what_was_counted_even_if_it_is_not_settled() -> None:
     model = counted(metrics)
     model.observe_batch([0.001, 0.3], rows=3, padding=0.25, assemble=1e-4, infer=0.002, reason="idle")
     model.observe_success(0.01)
+    model.observe_success(0.03)
     metrics.requests.labels("m", "1", "ModelInfer", "OK").inc(2)
     metrics.requests.labels("m", "1", "ClassifyImages", "OK").inc()
     metrics.requests.labels("other", "1", "ModelInfer", "NOT_FOUND").inc()
     counts = live.read(metrics, [KEY], now=5.0).versions[KEY]
     assert counts.codes == {"OK": 3}
-    assert (counts.latency.count, counts.queue.count) == (1, 2)
+    assert (counts.latency.count, counts.latency.mean, counts.queue.count) == (2, pytest.approx(0.02), 2)
     assert (counts.batch.count, counts.batch.mean, counts.padding.mean) == (1, 3.0, 0.25)
     assert 0.2 < counts.queue.quantile(1.0) <= 0.4
 
@@ -75,6 +76,7 @@ def test_between_two_readings_is_what_came_between() -> None:
     between = live.read(metrics, [KEY], now=1.0).versions[KEY].since(first)
     assert between.codes == {"OK": 1, "INTERNAL": 1}
     assert (between.latency.count, between.latency.mean) == (1, pytest.approx(3.0))
+    assert first.since(first).latency.count == 0, "nothing came"
 
 
 def test_a_version_that_was_loaded_anew_counts_from_its_loading() -> None:

@@ -7,6 +7,8 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
+import pytest
+
 from service.transport.off_loop import OffLoop
 from service.transport.servicers import Method
 from tests.fakes import GUARD_SECONDS
@@ -54,6 +56,24 @@ def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
     assert change.begun == ["a", "c"], "who left before its turn changed nothing"
 
 
+def test_only_what_blocks_leaves_the_loop_and_what_changes_lets_batches_finish(monkeypatch: pytest.MonkeyPatch) -> None:
+    waiting: list[threading.Thread] = []
+    monkeypatch.setattr("service.transport.off_loop.wait_for_turns", lambda: waiting.append(threading.current_thread()))
+    off_loop = OffLoop()
+
+    async def thread(**kind: bool) -> Any:
+        return await off_loop.answer(method(lambda _: threading.current_thread(), **kind), None)
+
+    async def calls() -> None:
+        loop = threading.current_thread()
+        assert await thread() is loop
+        assert await thread(blocking=True) not in (loop, *waiting)
+        assert [await thread(changes=True)] == waiting
+
+    asyncio.run(calls())
+    off_loop.close()
+
+
 def test_what_waits_when_it_closes_is_dropped() -> None:
     off_loop, change = OffLoop(), Changes()
 
@@ -63,6 +83,7 @@ def test_what_waits_when_it_closes_is_dropped() -> None:
         off_loop.close()
         change.gate.set()
         await asyncio.wait(changing)
+        assert changing[0].result() == "a", "nobody waited for what was under way"
         assert changing[1].cancelled()
 
     asyncio.run(calls())

@@ -15,7 +15,6 @@ TABLE = {
     errors.ModelNotFound: "NOT_FOUND",
     errors.ModelNotReady: "UNAVAILABLE",
     errors.Draining: "UNAVAILABLE",
-    errors.NoThread: "UNAVAILABLE",
     errors.QueueFull: "RESOURCE_EXHAUSTED",
     errors.DeadlineUnmeetable: "RESOURCE_EXHAUSTED",
     errors.DeadlineExceeded: "DEADLINE_EXCEEDED",

@@ -6,9 +6,10 @@ from typing import Any
 
 import pytest
 
+from service.transport import streaming
 from service.transport.reply_queue import ReplyQueue
 from service.transport.streaming import MAX_IN_FLIGHT, Stream
-from tests.fakes import FakeClock
+from tests.fakes import GUARD_SECONDS, FakeClock
 
 
 class AnswersAtOnce:
@@ -158,3 +159,20 @@ def test_each_request_has_what_is_left_of_the_streams_time(
 
     asyncio.run(scenario())
     assert calls.remaining == expected
+
+
+def test_a_stream_ends_that_had_no_memory_for_a_request(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def requests() -> AsyncIterator[bytes]:
+        yield b"request"
+
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    async def scenario() -> None:
+        calls: Any = AnswersAtOnce()
+        answers = Stream(calls, ReplyQueue(asyncio.get_running_loop()), None, "id").run(requests())
+        await asyncio.wait_for(anext(answers), GUARD_SECONDS)
+
+    monkeypatch.setattr(streaming, "_StreamResponder", no_memory)
+    with pytest.raises(MemoryError):
+        asyncio.run(scenario())
