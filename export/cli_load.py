@@ -9,12 +9,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from export.cli_numbers import positive
-from export.errors import PublishFailed, RecipeInvalid, WeightsInvalid
+from export.cli_numbers import positive, tolerance
+from export.errors import PublishFailed, RecipeInvalid, VerificationFailed, WeightsInvalid
 from export.foreign import publish_foreign
 from export.load import Order
 from export.publish_loaded import publish_loaded
 from export.recipe import bundled_recipes, find_recipe
+from export.verify import TOLERANCE
 from export.zoo import ZOO, find_known
 
 _ANY_WIDTH = 1000
@@ -54,6 +55,13 @@ def add_load(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--version", type=positive, metavar="N", help="version number (default: the next free one)")
     parser.add_argument(
         "--max-batch-size", type=positive, default=32, metavar="N", help="largest batch to verify (default: 32)"
+    )
+    parser.add_argument(
+        "--tolerance",
+        type=tolerance,
+        default=TOLERANCE,
+        metavar="P",
+        help=f"largest difference of a probability between torch and the graph (default: {TOLERANCE:g})",
     )
 
 
@@ -109,7 +117,13 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
         raise RecipeInvalid(f"--from: expected MODULE:FUNCTION, got '{arguments.source}'")
     network = arguments.source or arguments.network
     order = Order(
-        network, arguments.weights, arguments.renames, arguments.labels, arguments.preprocessing, arguments.size
+        network,
+        arguments.weights,
+        arguments.renames,
+        arguments.labels,
+        arguments.preprocessing,
+        arguments.size,
+        tolerance=arguments.tolerance,
     )
     if arguments.renames is not None and arguments.weights is None:
         raise WeightsInvalid("--renames changes names in the weights; give --weights FILE too")
@@ -119,8 +133,12 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
     if "/" in name or not name.strip("."):
         raise PublishFailed(f"{name!r} cannot be the name of a folder; give --name MODEL")
     target = arguments.models / name
-    if network.endswith(".onnx"):
-        publish_foreign(order, arguments.logits, target, arguments.version, arguments.max_batch_size, say)
-    else:
-        publish_loaded(order, target, arguments.version, arguments.max_batch_size, say)
+    try:
+        if network.endswith(".onnx"):
+            publish_foreign(order, arguments.logits, target, arguments.version, arguments.max_batch_size, say)
+        else:
+            publish_loaded(order, target, arguments.version, arguments.max_batch_size, say)
+    except VerificationFailed as error:
+        why = "if float32 itself rounds so much in this network, give a greater --tolerance"
+        raise VerificationFailed(f"{error}; {why}") from None
     return 0

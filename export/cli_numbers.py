@@ -28,6 +28,17 @@ def naturals(text: str) -> list[int]:
     return numbers
 
 
+def tolerance(text: str) -> float:
+    """Read a difference of probabilities: greater than 0, at most 0.01."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number <= 0.01:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, at most 0.01, got {text!r}")
+    return number
+
+
 def limit(text: str) -> float:
     """Read a finite number of at least 0; with ``nan``, every loss would be accepted."""
     try:

@@ -21,6 +21,7 @@ from export.classifier import PictureFront
 from export.data.inputs import proving_pictures
 from export.errors import RecipeInvalid
 from export.recipe import find_recipe
+from export.verify import TOLERANCE
 from export.weights import fit_state, read_renames, read_state
 from service import strict
 from service.spec import ImageSpec
@@ -41,6 +42,7 @@ class Order:
         preprocessing: TOML file with a table ``[preprocessing]``, or a recipe's name, or None.
         size_px: Height and width instead of the preprocessing's, or None.
         seed: Seed of random weights.
+        tolerance: Largest difference of a probability between torch and the graph that is accepted.
     """
 
     network: str
@@ -50,6 +52,7 @@ class Order:
     preprocessing: str | None = None
     size_px: int | None = None
     seed: int = 0
+    tolerance: float = TOLERANCE
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,11 +14,11 @@ from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
 from export.errors import ConversionFailed
 from export.load import Loaded, Order, load_network
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
-from export.verify import are_probabilities, verify_graph, verify_version
+from export.verify import TOLERANCE, are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, Dataset, write_manifest
 
-_ROUNDING = 1e-4  # of a probability; what rounds as much would not pass verification either
+_BY_ROUNDING = 10  # times the tolerance: what rounds as much would not pass verification either
 
 
 def publish_loaded(order: Order, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
@@ -50,12 +50,12 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
             say(f"note: {note}")
         classifier = Classifier(loaded.network, loaded.spec).eval()
         inputs = PictureInputs(proving_pictures(loaded.spec))
-        _check_logits(loaded, classifier, inputs)
+        _check_logits(loaded, classifier, inputs, _BY_ROUNDING * max(order.tolerance, TOLERANCE))
         model = Probabilities(classifier).eval()
         convert(model, loaded.spec, len(loaded.labels), aside / MODEL_FILE)
         say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
-        parity = verify_graph(model, backend, inputs, max_batch_size)
+        parity = verify_graph(model, backend, inputs, max_batch_size, order.tolerance)
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
         write_parts(aside, loaded.labels, Preprocessing(loaded.spec, None), model)
         about = provenance.of_loaded(loaded.name, Dataset(f"weights {loaded.weights}", loaded.digest))
@@ -66,10 +66,10 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
     return folder
 
 
-def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs) -> None:
+def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, rounding: float) -> None:
     """Refuse a network that does not return logits, or not always the same ones for the same picture.
 
-    Softmax applied twice would answer almost uniformly.
+    Softmax applied twice would answer almost uniformly. Probabilities that differ by ``rounding`` count as the same.
 
     Raises:
         ConversionFailed: It returns probabilities, values that are not numbers, another type than float32 or another
@@ -85,21 +85,21 @@ def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs)
         raise ConversionFailed(
             f"{loaded.name}: returns probabilities, expected logits; remove its softmax, load adds one"
         )
-    if _differ(answers, _answers(loaded, classifier, inputs, 2)):
+    if _difference(answers, _answers(loaded, classifier, inputs, 2)) > rounding:
         raise ConversionFailed(
             f"{loaded.name}: answers the same pictures differently each time; its forward is random or keeps state, "
             "such as F.dropout without training=self.training"
         )
-    if _differ(alone, _answers(loaded, classifier, inputs, len(inputs))[:1]):
+    if _difference(alone, _answers(loaded, classifier, inputs, len(inputs))[:1]) > rounding:
         raise ConversionFailed(
             f"{loaded.name}: answers a picture differently in a batch; its forward must not mix the rows of a batch, "
             "as batch norm without running statistics does"
         )
 
 
-def _differ(one: torch.Tensor, other: torch.Tensor) -> bool:
-    """Return whether answers (N, K) differ by more than rounding does."""
-    return bool((one.softmax(dim=1) - other.softmax(dim=1)).abs().max() > _ROUNDING)
+def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
+    """Return the largest difference between the probabilities of answers (N, K)."""
+    return float((one.softmax(dim=1) - other.softmax(dim=1)).abs().max())
 
 
 def _answers(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, count: int) -> torch.Tensor:

@@ -714,6 +714,23 @@ def test_a_file_made_elsewhere_becomes_a_verified_version(
     assert read_manifest(tmp_path / "theirs" / "1").provenance.dataset.name == "file theirs.onnx"
 
 
+def test_a_version_is_proven_with_the_tolerance_that_is_given(
+    tmp_path: Path,
+    labels: Path,
+    preprocessing: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    own, foreign = _own(tiny(), monkeypatch), [str(_foreign(tmp_path / "theirs.onnx")), "--logits"]
+    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--name", "m"]
+    for version, network in enumerate((own, foreign), start=1):
+        assert load(tmp_path, *network, *more, "--tolerance", "1e-12") == 2
+        complaint = " ".join(capsys.readouterr().err.split())
+        assert re.search(r"expected at most 1e-12; if float32 .* give a greater --tolerance$", complaint)
+        assert load(tmp_path, *network, *more, "--tolerance", "0.001") == 0
+        assert read_manifest(tmp_path / "m" / str(version)).parity.tolerance == 0.001
+
+
 def test_an_old_file_whose_weights_stand_among_its_inputs(tmp_path: Path, labels: Path, preprocessing: Path) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     model.ir_version, model.opset_import[0].version = 3, 9
