@@ -81,7 +81,7 @@ class Preparation:
     def begin(self, gather: Gather, terms: Terms) -> None:
         """Reserve places for all parts of a call, then have each part decoded.
 
-        Parts are small enough to keep every thread of the pool busy, and no larger than a batch. A small call of a
+        Parts are small enough to keep every worker busy, and no larger than a batch. A small call of a
         burst waits for the end of the burst.
 
         Raises:
@@ -132,7 +132,7 @@ class Preparation:
                 part.gather.fail(error)
 
     def finish(self, parts: Sequence[Part], alone: bool) -> None:
-        """Prepare the parts of a burst: the quick ones on this thread, for a limited time, the rest on the pool.
+        """Prepare the parts of a burst: the quick ones on this thread, for a limited time, the rest on workers.
 
         Args:
             parts: In the order of their arrival.
@@ -149,7 +149,7 @@ class Preparation:
 
         Args:
             parts: In the order of their arrival.
-            quick_until: If given, slow parts go to the pool, and no part is begun after this instant.
+            quick_until: If given, slow parts go to a worker, and no part is begun after this instant.
             alone: Whether this thread may run them as well.
 
         Returns:
@@ -177,7 +177,7 @@ class Preparation:
         return done
 
     def _request(self, part: Part, quick: bool) -> PendingRequest | None:
-        """Decode a part; None if there is nothing to submit: its reservation is given back, or passed to the pool."""
+        """Decode a part; None if there is nothing to submit: its reservation is given back, or passed to a worker."""
         try:
             request = self._decode(part, quick)
         except _Slow:
