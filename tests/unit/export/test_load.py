@@ -259,8 +259,8 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
             "returns torch.bfloat16, expected torch.float32; end its forward in .float()",
         ),
         (lambda logits: logits.double(), "returns torch.float64, expected torch.float32; end its forward in .float()"),
-        (nn.functional.dropout, "answers the same pictures differently each time; its forward is random or"),
-        (lambda logits: logits - logits.mean(0), "answers a picture differently in a batch; its forward must not mix"),
+        (nn.functional.dropout, "answers the same inputs differently each time; its forward is random or"),
+        (lambda logits: logits - logits.mean(0), "answers an input differently in a batch; its forward must not mix"),
     ],
 )
 def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
@@ -345,11 +345,11 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
         (Order("resnet21"), r"no architecture 'resnet21', did you mean "),
-        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences; load takes networks for pictures"),
+        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences; give --tokenizer FILE and --labels FILE"),
         (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
         (
             Order("lenet5", preprocessing=str(_RECIPES / "textcnn-mr.toml")),
-            r"textcnn-mr\.toml: is for sentences; load takes networks for pictures",
+            r"textcnn-mr\.toml: is for sentences; give --tokenizer FILE",
         ),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
