@@ -8,7 +8,6 @@ import os
 import queue
 import random
 import signal
-import tempfile
 import threading
 import time
 from dataclasses import asdict
@@ -35,7 +34,7 @@ from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.shortage import shortages_named
 from service.transport.access_log import AccessLog
-from service.transport.address import is_loopback, listening, socket_folder, target
+from service.transport.address import ABSTRACT, is_loopback, listening, new_name, target
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
@@ -111,7 +110,6 @@ class Server:
         )
         methods = [*servicers.methods(), *admin.methods()]
         self._grpcio = GrpcioDoor(self._calls, methods, self._health, self._limits, credentials(settings), self._die)
-        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
         self._http: HttpEndpoint | None = None
         self.grpc_port = 0
@@ -161,12 +159,11 @@ class Server:
             return
         from service.transport.fast_lane import FastLane  # noqa: PLC0415 - the extra `fast` may be absent
 
-        self._socket_folder = socket_folder()
-        socket = str(Path(self._socket_folder.name) / "grpcio.sock")
-        self._grpcio.start(f"unix:{socket}")
+        name = new_name()
+        self._grpcio.start(ABSTRACT + name)
         self._fast_lane = FastLane(
             address,
-            socket,
+            name,
             self._calls,
             limits=self._limits,
             cores=self._cores,
@@ -243,10 +240,7 @@ class Server:
         if self._tracing is not None:
             self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
         self._shared_memory.unregister()
-        prepared = self._workers.close()
-        if self._socket_folder is not None:
-            self._socket_folder.cleanup()
-        return prepared
+        return self._workers.close()
 
 
 def run(settings: Settings) -> int:

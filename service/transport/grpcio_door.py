@@ -1,7 +1,7 @@
 """The complete door: one grpc.aio server with every servicer, on its own thread and loop.
 
 Hot calls are begun on the loop and answered from the instances' threads; the replies of a batch reach the loop by one
-``call_soon_threadsafe``. Behind the native fast lane the same server listens on a Unix socket and takes all others.
+``call_soon_threadsafe``. Behind the native fast lane it listens on an abstract Unix socket and takes all other calls.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from service.errors import InvalidInput, ServingError
 from service.scheduling import take_turns_at_once
-from service.transport.address import check_free
+from service.transport.address import ABSTRACT, check_free
 from service.transport.call import request_id_of, unexpected
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
@@ -123,7 +123,7 @@ class GrpcioDoor:
     async def _start(self, address: str) -> int:
         self._health.attach(self._loop)
         port = await self._listen(address)
-        again = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        again = address if address.startswith(ABSTRACT) else f"{address.rpartition(':')[0]}:{port}"
         self._keeper = self._loop.create_task(self._keep(again))
         self._keeper.add_done_callback(self._kept)
         return port

@@ -7,7 +7,6 @@ import os
 import struct
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 import urllib.error
@@ -92,9 +91,7 @@ class ServerProcess:
         command = [sys.executable, "-m", "service", "serve", "--models", str(models), "--transport", transport]
         command += ["--grpc-port", "0", "--http-port", "0", *flags]
         self.transport = transport
-        self._temporary = tempfile.TemporaryDirectory()  # a server that is killed does not remove its socket's folder
-        variables = environment() | {"TMPDIR": self._temporary.name}
-        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=variables)
+        self.process = subprocess.Popen(command, cwd=ROOT, stderr=subprocess.PIPE, text=True, env=environment())
         self.lines: list[str] = []
         self.log_is_read = threading.Event()  # while it is set
         self.log_is_read.set()
@@ -131,7 +128,6 @@ class ServerProcess:
         self._reader.join(DEADLINE_SECONDS)
         assert self.process.stderr is not None
         self.process.stderr.close()
-        self._temporary.cleanup()
 
     def logged(self, message: str) -> list[dict[str, Any]]:
         entries = [json.loads(line) for line in list(self.lines) if line.startswith("{")]
