@@ -137,7 +137,7 @@ class Swapper:
             self._failed(folder, str(error), error.hint)
             if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-        except Exception:
+        except BaseException:  # a tokenizer's panic is no Exception, and must not end a thread of the server
             _LOG.exception("loading failed")
             self._failed(folder, "loading failed, see the log", LoadError.hint)
         else:

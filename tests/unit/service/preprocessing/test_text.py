@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -119,7 +120,10 @@ def test_a_tokenizer_file_may_neither_cut_nor_pad_nor_add_tokens(tmp_path: Path)
 
 def test_a_missing_or_damaged_tokenizer_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    for content in (None, "", "{}", '{"model": 3}'):
+    panics = json.dumps(
+        json.loads(tokenizer().to_str()) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    )
+    for content in (None, "", "{}", '{"model": 3}', panics):
         if content is not None:
             path.write_text(content)
         with pytest.raises(ManifestInvalid) as caught:
