@@ -60,7 +60,7 @@ class GrpcioDoor:
             health: The health service.
             limits: Bounds.
             credentials: For TLS; None for none.
-            on_death: Called if the loop, or what starts the server again, dies.
+            on_death: Called if the loop, what starts the server again, or a thread of calls that block dies.
         """
         self._credentials = credentials
         self._calls = calls
@@ -72,7 +72,7 @@ class GrpcioDoor:
         self._on_death = on_death
         self._server: grpc.aio.Server | None = None
         self._replies = ReplyQueue(self._loop)
-        self._off_loop = OffLoop()
+        self._off_loop = OffLoop(on_death)
         self._hold: asyncio.Event | None = None
         self._picked_up = 0
         self._leaving: asyncio.Task[None] | None = None
@@ -85,11 +85,12 @@ class GrpcioDoor:
         return self._replies.unsent
 
     def start(self, address: str) -> int:
-        """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
+        """Listen on ``HOST:PORT`` or ``unix-abstract:NAME``; return the port.
 
         Raises:
             OSError: The address cannot be bound.
         """
+        self._off_loop.start()
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
 
@@ -272,9 +273,8 @@ class GrpcioDoor:
 
             def ended(code: str, reason: str = "") -> None:
                 self._calls.count(method.path, code)
-                seconds = self._calls.dataplane.clock() - arrival
-                call = EndedCall(method.path, "grpcio", request_id, code, seconds, arrival, reason, record=record)
-                recorder.ended(call)
+                took = self._calls.dataplane.clock() - arrival
+                recorder.ended(EndedCall(method.path, "grpcio", request_id, code, took, arrival, reason, record=record))
 
             try:
                 await self._pass()
