@@ -240,11 +240,18 @@ def test_a_version_that_fails_leaves_the_others_alone(tmp_path: Path, failure: E
 
 
 def test_the_operator_sees_why_a_version_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    failures = {"a/1": ManifestInvalid("task: wrong"), "b/1": RuntimeError("a bug"), "c/1": Panic("a tokenizer's")}
+    failures = {
+        "a/1": ManifestInvalid("task: wrong"),
+        "b/1": RuntimeError("a bug"),
+        "c/1": Panic("a tokenizer's"),
+        "d/1": MemoryError(),
+    }
     cycle = lifecycle(repository(tmp_path, *failures), FakeLoader(**failures))
     with caplog.at_level(logging.ERROR):
         cycle.load_all()
-    assert [status.reason for status in cycle.statuses()] == ["task: wrong", *["loading failed, see the log"] * 2]
+    unexpected = "loading failed, see the log"
+    lacking = "memory ran out: allow more (ulimit -v, the container's limit)"
+    assert [status.reason for status in cycle.statuses()] == ["task: wrong", unexpected, unexpected, lacking]
     assert "task: wrong" in caplog.text
     assert "RuntimeError: a bug" in caplog.text
     assert "Panic: a tokenizer's" in caplog.text

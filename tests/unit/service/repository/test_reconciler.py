@@ -29,6 +29,8 @@ from service.repository.servable import Servable
 from service.settings import Settings
 from tests.unit.service.repository.test_lifecycle import FakeLoader, refusal, repository, states
 
+NO_THREAD = RuntimeError("can't start new thread")
+
 
 class Stage:
     """A repository on disk, its lifecycle, and the reconciler between them."""
@@ -121,11 +123,18 @@ def test_a_failed_version_is_tried_again_only_when_it_changed(tmp_path: Path) ->
     assert stage.states == {"a/1": "READY"}
 
 
-def test_a_version_for_which_too_many_files_were_open_is_tried_again_at_the_next_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lacking", [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), NO_THREAD], ids=["file", "thread"]
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_version_for_which_there_was_no_file_or_thread_is_tried_again_at_the_next_look(
+    tmp_path: Path, lacking: Exception, named: bool
+) -> None:
     """Nothing about it was wrong, so nothing about it will change."""
     stage = Stage(tmp_path, "a/1", "b/1").start()
-    shortage = ManifestInvalid("not readable")
-    shortage.__context__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    shortage = ManifestInvalid("not readable") if named else lacking
+    if named:
+        shortage.__context__ = lacking
     stage.loader.failures |= {"a/2": shortage, "b/1": shortage}
     stage.add("a/2")
     stage.change("b/1")
