@@ -127,6 +127,24 @@ def test_every_wanted_version_becomes_ready(tmp_path: Path) -> None:
     assert cycle.is_ready
 
 
+def test_what_loading_found_out_shows_although_the_replaced_one_died_just_before(tmp_path: Path) -> None:
+    metrics = Metrics("0", "test")
+    cycle = Cycle(Settings(models=str(repository(tmp_path, "a/1"))), metrics, FakeLoader())
+    cycle.load_all()
+
+    def seconds() -> float | None:
+        return metrics.registry.get_sample_value(
+            "convserve_model_load_duration_seconds", {"model": "a", "version": "1"}
+        )
+
+    old, replacement = cycle.find("a"), bare_servable(name="a", version=1)
+    assert seconds() == old.load_seconds
+    cycle.drop(old, VersionStatus("a", 1, "UNAVAILABLE", "it died"))
+    assert seconds() is None
+    cycle.put(replacement)
+    assert seconds() == replacement.load_seconds
+
+
 @pytest.mark.parametrize("how", ["withdrawn", "replaced", "fallen"])
 def test_answers_kept_go_with_their_version(tmp_path: Path, how: str) -> None:
     cycle = lifecycle(repository(tmp_path, "a/1"), FakeLoader())
