@@ -48,6 +48,7 @@ from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
 from service.transport.triton_metrics import TritonMetrics
+from service.vital import vital_thread
 from service.workers import Workers
 
 if TYPE_CHECKING:
@@ -138,7 +139,7 @@ class Server:
             self._start_doors(target(settings.host, settings.grpc_port))
         fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
         _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
-        threading.Thread(target=self._load, name="loader", daemon=True).start()
+        vital_thread("loader", self._load, self._die).start()
 
     def _pages(self, host: str) -> Routes:
         """Return what the HTTP endpoint answers when it listens on a host."""
@@ -182,10 +183,8 @@ class Server:
                     self._watcher.start()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
-        except Exception as error:
-            _LOG.exception("loading the repository failed")
-            self._die(error)
-        self.loaded.set()
+        finally:
+            self.loaded.set()
 
     def _die(self, error: Exception) -> None:
         self.fatal = error

@@ -280,7 +280,7 @@ def test_a_server_that_is_killed_leaves_no_file(
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize("thread", ["grpcio", "prepare", "watchdog", "watcher", "http"])
+@pytest.mark.parametrize("thread", ["grpcio", "changes", "prepare", "loader", "watchdog", "watcher", "http"])
 def test_a_server_whose_thread_dies_is_not_ready_and_stops(small_repository: Path, thread: str):
     def die(*_: object) -> None:
         raise SystemExit
@@ -289,16 +289,20 @@ def test_a_server_whose_thread_dies_is_not_ready_and_stops(small_repository: Pat
     server, hurry = Server(settings), threading.Event()
     kill = {
         "grpcio": lambda: server._grpcio._loop.call_soon_threadsafe(die),
+        "changes": lambda: server._grpcio._off_loop._changes.submit(die),
         "prepare": lambda: server._workers.submit(die),
+        "loader": lambda: None,
         "watchdog": lambda: setattr(server._watchdog, "look", die),
         "watcher": lambda: setattr(server._watcher, "_every_seconds", "no number"),
         "http": lambda: setattr(server._http._server, "service_actions", die),
     }
     server._watcher._every_seconds = 0.1
+    if thread == "loader":
+        server.reconciler.load_all = die  # type: ignore[method-assign]
     server.start()
     try:
         assert server.loaded.wait(GUARD_SECONDS)
-        assert server.is_ready()
+        assert server.is_ready() is (thread != "loader")
         kill[thread]()
         assert server.failed.wait(GUARD_SECONDS)
         assert not server.is_ready()
