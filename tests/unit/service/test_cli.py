@@ -175,10 +175,13 @@ def test_what_failed_alone_is_told_by_the_name_of_its_status(
     response.results.add().error.MergeFrom(pb.ItemError(code=3, message="too long"))
     response.results.add().error.MergeFrom(pb.ItemError(code=99, message="odd"))
     monkeypatch.setattr(client.Client, "classify_sentences", lambda *_, **__: response)
-    monkeypatch.setattr(client.Client, "describe", lambda *_: pb.DescribeModelResponse())
+    about = pb.DescribeModelResponse(actual_execution_provider="P")
+    monkeypatch.setattr(client.Client, "describe", lambda *_: about)
     code, out, _ = main(capsys, "classify", "--model", "m", "--text", "a", "b")
     assert code == 1
-    assert out.splitlines()[1:] == ["a", "  INVALID_ARGUMENT: too long", "b", "  status 99: odd"]
+    what_ran, *answers = out.splitlines()
+    assert what_ran == "m version 1 on P, not verified"
+    assert answers == ["a", "  INVALID_ARGUMENT: too long", "b", "  status 99: odd"]
 
 
 def test_answers_are_printed_though_nothing_tells_what_gave_them(

@@ -77,6 +77,11 @@ def test_each_flag_is_a_variable_too_and_turns_tls_on(
     assert expected.secure
 
 
+@pytest.mark.parametrize(("value", "tls"), [("1", True), ("true", True), ("0", False), ("False", False)])
+def test_a_variable_turns_tls_on_or_leaves_it_off(value: str, tls: bool) -> None:
+    assert resolved(TLS=value) == Credentials(tls=tls)
+
+
 def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("filed\n# a second line\n")
     assert resolved("--tls-ca", "a", TLS_CA="b").ca == "a"
@@ -107,8 +112,11 @@ def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], 
 
 
 def test_a_file_without_a_token_on_its_first_line_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(" \ntick\n")
-    assert refusal(TOKEN_FILE=str(tmp_path / "token")).endswith("holds no token on its first line")
+    token = tmp_path / "token"
+    token.write_text(" \ntick\n")
+    assert refusal(TOKEN_FILE=str(token)) == f"token file {token}: holds no token on its first line"
+    token.write_bytes(b"\xff")
+    assert refusal(TOKEN_FILE=str(token)) == f"token file {token}: is not UTF-8"
 
 
 def test_links_of_kubernetes_are_no_variables_of_ours() -> None:
