@@ -23,6 +23,7 @@ from torchvision import models as torchvision_models
 from export import cli
 from export.architectures import Sizes
 from export.architectures.torchvision_nets import Wrapped
+from export.builder import find_builder
 from export.errors import RecipeInvalid, WeightsInvalid
 from export.load import Order, load_network
 from export.weights import fit_state, read_renames, read_state
@@ -160,6 +161,20 @@ def test_a_users_own_module(tmp_path: Path, labels: Path, preprocessing: Path, m
     assert (provenance.seed, provenance.dataset.name, provenance.recipe) == (None, "weights w.pt", "loaded")
 
 
+def test_a_function_and_what_it_imports_are_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_whole.py").write_text("def make():\n    from mine_part import nn\n    return nn.Identity()\n")
+    (tmp_path / "mine_part.py").write_text("from torch import nn\n")
+    monkeypatch.chdir(tmp_path)
+    before = [*sys.path]
+    network = find_builder("mine_whole:make")(Sizes(3, 8, 8, 3))
+    assert isinstance(network.inner, nn.Identity)
+    assert sys.path == before
+    for name in ("mine_whole", "mine_part"):
+        del sys.modules[name]
+
+
 def _own(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     holder = types.ModuleType("mine")
     holder.make = lambda: module
@@ -275,7 +290,6 @@ def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
     module = types.ModuleType("mine")
     module.make = lambda: _Odd(answer)
     monkeypatch.setitem(sys.modules, "mine", module)
-    monkeypatch.setattr("export.load._settle", lambda *_: None)  # it runs the network on 32 pictures
     assert load(tmp_path, "--from", "mine:make", "--labels", str(labels), "--preprocessing", str(preprocessing)) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith(f"convserve-export: mine:make: {message}")
@@ -328,9 +342,11 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
         load_network(more)
     fake = types.ModuleType("timm")
     fake.is_model = lambda name: name == "little"
-    fake.create_model = lambda name, pretrained, num_classes: tiny()
+    asked = []
+    fake.create_model = lambda name, **how: (asked.append((name, how)), tiny())[1]
     monkeypatch.setitem(sys.modules, "timm", fake)
     assert load_network(more).labels == ("cat", "dog", "fox")
+    assert asked == [("little", {"pretrained": False, "num_classes": 3})]
     with pytest.raises(RecipeInvalid, match="timm has no such model"):
         load_network(Order("timm:large"))
 
