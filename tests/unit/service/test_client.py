@@ -315,6 +315,51 @@ def test_a_failure_is_let_go_in_asyncio_too() -> None:
     asyncio.run(run())
 
 
+def test_a_deadline_and_metadata_go_out_with_a_call_of_either_client() -> None:
+    asked: Any = {"timeout_seconds": 5.0, "metadata": [("k", "v")]}
+    sent: list[dict[str, Any]] = []
+    with Client("127.0.0.1:1") as client:
+        client._call(lambda _, **how: sent.append(how), b"request", asked)
+
+    async def run() -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            await client._call(lambda _, **how: asyncio.to_thread(sent.append, how), b"request", asked)
+
+    asyncio.run(run())
+    assert [how["metadata"] for how in sent] == [[("k", "v")]] * 2
+    assert all(0 < how["timeout"] <= 5 for how in sent)
+
+
+def test_a_client_for_asyncio_is_closed_at_the_end_of_its_block_and_checks_its_arguments() -> None:
+    async def run() -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            pass
+        with pytest.raises(ValueError, match="the client is closed"):
+            await client.describe("m")
+        with pytest.raises(TypeError, match="attempts: expected int, got str"):
+            AsyncClient("127.0.0.1:1", attempts="3")  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+def test_a_task_that_is_cancelled_when_its_client_has_been_closed_ends_cancelled() -> None:
+    async def run() -> None:
+        client, begun = AsyncClient("127.0.0.1:1"), asyncio.Event()
+
+        async def wait(*_: object, **__: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(client._call(wait, b"request", {}))
+        await begun.wait()
+        await client.close()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("seconds", [math.inf, 1e30])
 def test_a_deadline_that_never_comes_is_not_taken_for_the_past(seconds: float) -> None:
     left = Terms.of({"timeout_seconds": seconds}, None, 1, now=5.0).left_seconds(6.0)
