@@ -86,6 +86,8 @@ def test_rows_are_padded_on_the_right() -> None:
 
 def test_ids_in_range_pass() -> None:
     encoder().check_ids(np.array([[0, len(WORDS) - 1]]))
+    encoder().check_ids(np.array([[2]]))
+    encoder().check_ids(np.array([[2] * TEXT.max_tokens]))
 
 
 @pytest.mark.parametrize(
