@@ -222,6 +222,18 @@ def test_a_resumed_run_that_is_interrupted_early_does_not_say_that_nothing_is_co
     assert capsys.readouterr().err == "convserve-export: interrupted before anything new was complete\n"
 
 
+@pytest.mark.parametrize("more", [[], ["--all"]])
+def test_a_test_set_alone_is_evaluated_with_any_recipe_for_pictures(
+    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    shutil.copy(pictures / "test.npz", tmp_path)
+    version = models / "lenet5-mnist" / "1"
+    assert _main("evaluate", version, "--data", tmp_path, "--recipe", "resnet20-cifar10", *more) == 0
+    answer, _ = capsys.readouterr().out.splitlines()
+    assert answer.startswith("cifar10, test: top-1 ")
+    assert " of 50, " in answer
+
+
 def test_a_bare_graph_has_nothing_to_evaluate(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     version = shutil.copytree(models / "lenet5-mnist" / "1", tmp_path / "1")
     manifest = json.loads((version / "manifest.json").read_text())
