@@ -452,6 +452,20 @@ def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dic
     assert torch.equal(target.a.weight, source.a.weight)
 
 
+def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left_out() -> None:
+    torch.manual_seed(1)
+    source, target = _two(), _two()
+    state = {f"model.{name}": value for name, value in source.state_dict().items()}
+    fitted = fit_state(target, {"criterion.weight": torch.ones(2)} | state)
+    assert fitted.notes == (
+        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight",
+    )
+    assert torch.equal(target.a.weight, source.a.weight)
+    averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
+    with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
+        fit_state(target, state | averaged)
+
+
 _SAFE_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
 
 
