@@ -22,7 +22,7 @@ import numpy as np
 from export.classifier import Probabilities
 from export.convert import convert, input_spec, output_spec
 from export.data import DataSet, Source
-from export.data.golden import golden_raw
+from export.data.golden import doubted_pictures, golden_raw
 from export.data.inputs import Preprocessing
 from export.errors import PublishFailed, RunInvalid
 from export.evaluate import Score, evaluate_graph
@@ -200,8 +200,14 @@ def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing
     """Write labels, tokenizer and golden vectors."""
     (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     preprocessing.save(aside)
+
+    def tensors(raw: Sequence[bytes]) -> np.ndarray:
+        return preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+
     raw = golden_raw(preprocessing.spec)
-    inputs = preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+    if isinstance(preprocessing.spec, ImageSpec):
+        raw += doubted_pictures(raw, lambda pictures: model.answer(tensors(pictures)))
+    inputs = tensors(raw)
     write_golden(Golden(raw, (inputs,), (model.answer(inputs),)), aside / GOLDEN_FILE)
 
 
