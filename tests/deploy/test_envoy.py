@@ -229,6 +229,17 @@ def test_the_largest_request_passes_and_a_larger_one_is_refused_as_the_server_wo
         client.close()
 
 
+def test_an_error_names_the_request_id_of_the_caller(small_repository: Path, tmp_path: Path):
+    """Envoy would put one of its own in place of it."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        client = Client(proxy.port)
+        unknown = infer_request("unknown", {"a": np.zeros((1, 4), np.float32)})
+        refused = failure(client.infer, unknown, metadata=[("x-request-id", "the-callers-own")])
+        assert refused.info is not None
+        assert refused.info.metadata["request_id"] == "the-callers-own"
+        client.close()
+
+
 def test_streams_pass_and_what_would_change_one_server_only_is_refused(small_repository: Path, tmp_path: Path):
     with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
         client = Client(proxy.port)
