@@ -160,6 +160,19 @@ def test_no_call_is_lost_when_a_server_is_killed_and_others_are_rolled(
         assert proxy.stat("upstream_rq_retry_success") > 0  # so some calls did meet the dying server
 
 
+def test_no_call_is_lost_while_all_servers_miss_a_health_check(small_repository: Path, tmp_path: Path):
+    """As when the machine stalls for a second."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        client = Client(proxy.port)
+        server.signal(signal.SIGSTOP)
+        eventually(lambda: proxy.stat("health_check.failure") > 0, "a check has no answer")
+        call = client.inference.ModelInfer.future(ADD_SUB, timeout=DEADLINE_SECONDS)
+        eventually(lambda: call.done() or proxy.stat("upstream_rq_active") > 0, "the call waits at the server")
+        server.signal(signal.SIGCONT)
+        assert call.result().model_name == "add-sub"
+        client.close()
+
+
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 def test_a_message_of_two_gibibytes_meets_a_limit(small_repository: Path, tmp_path: Path, method: str):
     with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
