@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from collections import Counter
@@ -20,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import grpc_service_pb2_grpc as rpc
 from tests.deploy.conftest import DEPLOY, check, free_ports, program, running
-from tests.integration.endless import send_endlessly
+from tests.integration.endless import begin, send, send_endlessly
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -46,8 +47,9 @@ FLAGS = ("--device", "cpu", "--instances", "1", "--max-queue-delay-seconds", "0.
 class Envoy:
     """A running Envoy."""
 
-    def __init__(self, port: int, admin_port: int) -> None:
+    def __init__(self, port: int, admin_port: int, pid: int) -> None:
         self.port = port
+        self.pid = pid
         self._admin_port = admin_port
 
     def stat(self, name: str) -> int:
@@ -77,7 +79,7 @@ def envoy(servers: list[int], folder: Path) -> Iterator[Envoy]:
     with (folder / "envoy.log").open("wb") as log:
         command = (binary, "-c", path, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id")
         with running(command, log) as process:
-            proxy = Envoy(port, admin_port)
+            proxy = Envoy(port, admin_port, process.pid)
 
             def ready() -> bool:
                 assert process.poll() is None, (folder / "envoy.log").read_text()
@@ -182,6 +184,31 @@ def test_a_message_of_two_gibibytes_meets_a_limit(small_repository: Path, tmp_pa
         assert stopped.sent < 128 * 2**20
         assert server.metric("process_resident_memory_bytes") - before < 64 * 2**20
         assert Client(proxy.port).infer(ADD_SUB).model_name == "add-sub"  # and the next caller is served
+
+
+def test_requests_that_are_arriving_do_not_fill_the_memory_that_compose_gives(small_repository: Path, tmp_path: Path):
+    """Each is of a size that is allowed, and stops before its end."""
+    found = re.search(r"mem_limit: (\d+)m$", (DEPLOY / "compose.replicas.yaml").read_text(), re.MULTILINE)
+    assert found is not None
+    limit = int(found[1]) * 2**20
+    each = 12 * 2**20
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        with ExitStack() as stack:
+            for _ in range(limit // each + 6):
+                connection = stack.enter_context(begin(proxy.port, "/inference.GRPCInferenceService/ModelInfer"))
+                send(connection, each)
+        (most,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{proxy.pid}/status").read_text(), re.MULTILINE)
+        assert int(most) * 1024 < limit
+        client = Client(proxy.port)
+
+        def served() -> bool:
+            try:
+                return bool(client.infer(ADD_SUB).model_name == "add-sub")
+            except grpc.RpcError:
+                return False
+
+        eventually(served, "others are served again")
+        client.close()
 
 
 def test_a_compressed_request_is_refused_before_it_is_unpacked(small_repository: Path, tmp_path: Path):
