@@ -169,6 +169,18 @@ def test_models_do_not_come_over_the_wire(explicit: ServerProcess):
     assert failure(load, explicit, "a", repository_name="other").code is grpc.StatusCode.NOT_FOUND
 
 
+def test_the_field_in_which_kserve_names_the_model_is_told(explicit: ServerProcess):
+    """KServe's contract has ``model_name`` where Triton's has ``repository_name``."""
+    stub = explicit.client.inference
+    for call, request in (
+        (stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(repository_name="a")),
+        (stub.RepositoryModelUnload, pb.RepositoryModelUnloadRequest(repository_name="a")),
+    ):
+        told = failure(call, request)
+        assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "expected model_name (field 2), got only repository_name (field 1) 'a'" in told.message
+
+
 def test_without_the_mode_nobody_loads(server: ServerProcess):
     for change in (load, unload):
         told = failure(change, server, "add-sub")
