@@ -20,7 +20,7 @@ from service.client.requests import (
     CallOptions,
     Options,
     Terms,
-    check_terms,
+    check_client,
     describe_request,
     health_request,
     images_request,
@@ -52,7 +52,7 @@ class AsyncClient:
             RuntimeError: No loop runs; gRPC would take another one than the calls are made in.
         """
         asyncio.get_running_loop()
-        check_terms(timeout_seconds, attempts)
+        check_client(server, timeout_seconds, attempts)
         self._channel = (credentials or Credentials()).aio_channel(server, [*channel_options, *CHANNEL_OPTIONS])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import io
 import math
 import pickle
@@ -264,11 +265,57 @@ def test_inputs_may_come_from_a_generator() -> None:
         (lambda: Client("127.0.0.1:1", timeout_seconds="3"), "timeout_seconds: expected float, got str"),  # type: ignore[arg-type]
         (lambda: Client("127.0.0.1:1", attempts="3"), "attempts: expected int, got str"),  # type: ignore[arg-type]
         (lambda: Client("127.0.0.1:1", attempts=2.5), "attempts: expected int, got float"),  # type: ignore[arg-type]
+        (lambda: Client(8001), "server: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: sentences_request("m", None, {}), "expected a sequence of sentences, got NoneType"),  # type: ignore[arg-type]
+        (lambda: health_request("m", {"metadata": "k: v"}), "metadata: expected pairs .*, got str"),  # type: ignore[typeddict-item]
+        (lambda: health_request("m", {"metadata": (pair for pair in ())}), "metadata: .*, got generator"),  # type: ignore[typeddict-item]
+        (lambda: health_request("m", {"metadata": [("k", "v", "w")]}), "metadata: .*, got \\('k', 'v', 'w'\\)"),  # type: ignore[list-item]
+        (lambda: health_request("m", {"metadata": [("k", 1)]}), "metadata k: expected str, got int"),  # type: ignore[list-item]
+        (lambda: health_request("m", {"metadata": [("k-bin", "v")]}), "metadata k-bin: expected bytes, got str"),
     ],
 )
 def test_what_is_of_another_type_is_named(build: Callable[[], Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: Client("localhost"), "server: expected HOST:PORT, such as .*, got 'localhost'"),
+        (
+            lambda: Client("http://127.0.0.1:8001"),
+            "server: expected HOST:PORT, such as .*, got 'http://127.0.0.1:8001'",
+        ),
+        (lambda: Client("127.0.0.1:1", attempts=0), "attempts: expected at least 1, got 0"),
+        (lambda: sentences_request("m", ["fine", "\ud83d"], {}), "sentence 1: .* got a lone surrogate"),
+        (lambda: sentences_request("m", ["a"], {"request_id": "\ud83d"}), "request_id: .* got a lone surrogate"),
+        (
+            lambda: health_request("m", {"metadata": [("X-Trace", "v")]}),
+            "metadata: expected a key of .*, got 'X-Trace'",
+        ),
+        (lambda: health_request("m", {"metadata": [("k", "v\n")]}), "metadata k: expected printable ASCII"),
+        (lambda: health_request("m", {"metadata": [("k", "é")]}), "metadata k: expected printable ASCII"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_named(build: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()
+
+
+def test_what_can_be_sent_is() -> None:
+    for target in ("unix:/run/convserve.sock", "dns:///convserve:8001", "[::1]:8001"):
+        Client(target).close()
+    assert sentences_request("m", ["é", "é".encode()], {}).sentences == ["é", "é"]  # type: ignore[list-item]
+    for metadata in ([], [("k", "v"), ("k-bin", b"\x00")], {"k": "v"}.items(), None):
+        health_request("m", {"metadata": metadata})  # type: ignore[typeddict-item]
+
+
+def test_help_shows_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default is printed with the signature, so that it may not hold what the environment does."""
+    monkeypatch.setenv("CONVSERVE_CLIENT_TOKEN", "secret")
+    assert "secret" not in str(inspect.signature(credentials_of))
+    assert credentials_of().token == "secret"
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
