@@ -33,8 +33,8 @@ from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb
 class AsyncClient:
     """:class:`service.client.Client` with ``await``: same arguments, same answers, same errors.
 
-    Make and use it in one running loop. Use ``async with``, or :meth:`close` it. Cancelling a call's task also cancels
-    the call at the server.
+    Make and use it in one running loop; in another its calls are a RuntimeError. Use ``async with``, or :meth:`close`
+    it. Cancelling a call's task also cancels the call at the server.
     """
 
     def __init__(
@@ -51,7 +51,7 @@ class AsyncClient:
         Raises:
             RuntimeError: No loop runs; gRPC would take another one than the calls are made in.
         """
-        asyncio.get_running_loop()
+        self._loop = asyncio.get_running_loop()
         check_client(server, timeout_seconds, attempts)
         self._channel = (credentials or Credentials()).aio_channel(server, [*channel_options, *CHANNEL_OPTIONS])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
@@ -105,6 +105,8 @@ class AsyncClient:
     async def _call(self, method: Any, request: Any, options: CallOptions) -> Any:
         if self._closed:
             raise ValueError("the client is closed")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the client was made in another event loop: make one in the loop that uses it")
         terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())
         attempt = 1
         while True:

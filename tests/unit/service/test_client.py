@@ -383,6 +383,15 @@ def test_a_client_for_asyncio_is_made_where_a_loop_runs() -> None:
         AsyncClient("127.0.0.1:1")
 
 
+def test_a_client_for_asyncio_stays_in_the_loop_that_it_was_made_in() -> None:
+    async def make() -> AsyncClient:
+        return AsyncClient("127.0.0.1:1")
+
+    client = asyncio.run(make())
+    with pytest.raises(RuntimeError, match="made in another event loop: make one in the loop that uses it"):
+        asyncio.run(client.is_ready())
+
+
 class Ended(grpc.RpcError):
     """A call that ended, as gRPC raises it."""
 
