@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -80,6 +80,10 @@ class Client:
     ) -> None:
         """Close the channel."""
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied, in words: gRPC's name neither the client nor what to do."""
+        raise TypeError("a client holds a connection and cannot be pickled or copied: make one in each process")
 
     def close(self) -> None:
         """Close the channel; calls in flight end CANCELLED, later ones are a ValueError."""

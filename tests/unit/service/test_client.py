@@ -378,6 +378,15 @@ def test_a_token_joins_what_a_call_brings_and_changes_nothing_else() -> None:
             assert request == b"request"
 
 
+def test_a_client_cannot_be_pickled_and_says_what_to_do() -> None:
+    async def make() -> AsyncClient:
+        return AsyncClient("127.0.0.1:1")
+
+    for client in (Client("127.0.0.1:1"), asyncio.run(make())):
+        with pytest.raises(TypeError, match="cannot be pickled or copied: make one in each process"):
+            pickle.dumps(client)
+
+
 def test_a_client_for_asyncio_is_made_where_a_loop_runs() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         AsyncClient("127.0.0.1:1")
