@@ -266,6 +266,8 @@ def test_inputs_may_come_from_a_generator() -> None:
         (lambda: Client("127.0.0.1:1", attempts="3"), "attempts: expected int, got str"),  # type: ignore[arg-type]
         (lambda: Client("127.0.0.1:1", attempts=2.5), "attempts: expected int, got float"),  # type: ignore[arg-type]
         (lambda: Client(8001), "server: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: Credentials(token=None), "token: expected str, got NoneType"),  # type: ignore[arg-type]
+        (lambda: Credentials(server_name=None), "server_name: expected str, got NoneType"),  # type: ignore[arg-type]
         (lambda: sentences_request("m", None, {}), "expected a sequence of sentences, got NoneType"),  # type: ignore[arg-type]
         (lambda: health_request("m", {"metadata": "k: v"}), "metadata: expected pairs .*, got str"),  # type: ignore[typeddict-item]
         (lambda: health_request("m", {"metadata": (pair for pair in ())}), "metadata: .*, got generator"),  # type: ignore[typeddict-item]
