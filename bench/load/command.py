@@ -9,7 +9,7 @@ from bench.errors import OptionsInvalid
 from bench.load import plan, report
 from bench.load.arrivals import Arrivals, Trace
 from bench.load.fleet import Fleet, Run
-from bench.load.options import add_shared, arrivals_of, count, describe, max_lag_seconds, positive
+from bench.load.options import add_shared, arrivals_of, count, max_lag_seconds, positive
 from bench.load.plot import draw_latencies
 from bench.load.progress import bar
 from bench.load.records import Summary, generator_limit
@@ -51,7 +51,7 @@ def run(flags: argparse.Namespace) -> int:
     window = ran.records.between(flags.warm_up_seconds, flags.warm_up_seconds + flags.seconds)
     summary = Summary.of(window, flags.seconds, flags.objective_seconds)
     limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
-    load = f"{flags.concurrency} in flight" if rate is None else describe(arrivals)
+    load = f"{flags.concurrency} in flight" if rate is None else str(arrivals)
     try:
         print(f"{session.server}, model {flags.model}: {load}\n")
         print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))

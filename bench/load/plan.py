@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.errors import OptionsInvalid
-from bench.load.arrivals import Arrivals, schedule, share
+from bench.load.arrivals import Arrivals, schedule
 
 _MOST_REQUESTS = 20_000_000  # of one run: their instants, inputs and records fill 1 GB or so
 
@@ -65,8 +65,8 @@ def open_loop(arrivals: Arrivals, rate: float, seconds: float, seed: int, terms:
     picks = np.random.default_rng([seed, 1]).integers(0, terms.inputs, len(instants))
     return [
         Plan(
-            picks=share(picks, part, terms.processes),
-            instants=share(instants, part, terms.processes),
+            picks=picks[part :: terms.processes],
+            instants=instants[part :: terms.processes],
             concurrency=0,
             seconds=seconds,
             deadline_seconds=terms.deadline_seconds,

@@ -11,7 +11,7 @@ from bench.load import plan
 from bench.load.arrivals import Arrivals, Constant, Gamma
 from bench.load.codes import NO_CONNECTION
 from bench.load.fleet import Fleet
-from bench.load.options import describe, max_lag_seconds
+from bench.load.options import max_lag_seconds
 from bench.load.progress import bar
 from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session, require_server
@@ -58,7 +58,7 @@ class Trials:
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
         plans = plan.open_loop(self._arrivals, rate, whole, self._seed, self._terms)
-        with bar(f"{rate:.1f}/s, {describe(self._arrivals)}", whole) as progress:
+        with bar(f"{rate:.1f}/s, {self._arrivals}", whole) as progress:
             ran = self._fleet.run(plans, progress)
         window = ran.records.between(flags.warm_up_seconds, whole)
         if (window.code == NO_CONNECTION).any():

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace
-from bench.load.options import add_shared, arrivals_of, describe, max_lag_seconds
+from bench.load.options import add_shared, arrivals_of, max_lag_seconds
 from bench.load.plot import draw_latencies
 from bench.load.records import Records, Summary
 from bench.output import OutputInvalid
@@ -99,7 +99,7 @@ def flags(*arguments: str) -> argparse.Namespace:
 def test_arrivals_as_asked_for(arguments: list[str], arrivals: Arrivals, words: str, tmp_path: Path):
     (tmp_path / "trace").write_text("5\n7\n")
     assert arrivals_of(flags(*(part.replace("TRACE", str(tmp_path / "trace")) for part in arguments))) == arrivals
-    assert describe(arrivals) == words
+    assert str(arrivals) == words
 
 
 def test_how_much_lag_is_borne():
