@@ -8,11 +8,11 @@ from typing import Any
 from bench.errors import OptionsInvalid
 from bench.load import plan, report
 from bench.load.arrivals import Arrivals, Trace
-from bench.load.fleet import Fleet, Run
+from bench.load.fleet import Fleet
 from bench.load.options import add_shared, arrivals_of, count, max_lag_seconds, positive
 from bench.load.plot import draw_latencies
 from bench.load.progress import bar
-from bench.load.records import Summary, generator_limit
+from bench.load.records import Run, Summary, generator_limit
 from bench.load.session import Session, open_session
 from bench.output import check_outputs, require_matplotlib, write_json
 

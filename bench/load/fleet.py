@@ -19,8 +19,8 @@ from bench.load.frames import ProtocolFailed
 from bench.load.hpack import HeadersInvalid
 from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
-from bench.load.records import Records
-from bench.load.sender import Part, Sender
+from bench.load.records import Records, Run
+from bench.load.sender import Sender
 from service.client import Credentials, CredentialsInvalid
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
@@ -51,19 +51,6 @@ class Work:
     messages: tuple[bytes, ...]
     reference: Reference | None
     credentials: Credentials = field(default_factory=Credentials)
-
-
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What all processes saw.
-
-    Attributes:
-        records: In the order of intended instants.
-        cpu_share: Of the busiest process.
-    """
-
-    records: Records
-    cpu_share: float
 
 
 class Fleet:
@@ -117,7 +104,7 @@ class Fleet:
         start = time.monotonic() + _LEAD_SECONDS  # one clock for all processes of a machine
         self._tell([start] * self._count)
         longest = max(plan.seconds + plan.drain_seconds for plan in plans)
-        parts: list[Part] = self._gather(longest + _GRACE_SECONDS, lambda: progress(time.monotonic() - start))
+        parts: list[Run] = self._gather(longest + _GRACE_SECONDS, lambda: progress(time.monotonic() - start))
         return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
 
     def _tell(self, words: Sequence[Any]) -> None:
