@@ -7,3 +7,7 @@ class BenchError(Exception):
 
 class OptionsInvalid(BenchError):
     """Arguments do not fit together, or something that they need is missing; the message says what to do."""
+
+
+class PeerFailed(Exception):
+    """A peer cannot be had, does not come up, or answers wrongly; the message says why, on one line."""

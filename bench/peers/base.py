@@ -19,10 +19,6 @@ MOST_ROWS = 64  # rows a run, where a peer batches: all that is in flight at mos
 Door = Literal["grpc", "http", "none"]
 
 
-class PeerFailed(Exception):
-    """A peer cannot be had, does not come up, or answers wrongly; the message says why, on one line."""
-
-
 @dataclass(frozen=True, eq=False, slots=True)
 class Case:
     """A model that is served, and what it is asked.

@@ -13,7 +13,8 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from bench.peers.base import ROOT, Case, PeerFailed
+from bench.errors import PeerFailed
+from bench.peers.base import ROOT, Case
 
 _ROWS = 8  # answers that are checked
 _BUNDLED = ROOT / "models"

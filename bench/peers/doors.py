@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from bench.peers.base import Case, Door, Peer, PeerFailed
+from bench.errors import PeerFailed
+from bench.peers.base import Case, Door, Peer
 from service.pb.inference import grpc_service_pb2 as pb
 
 

@@ -13,7 +13,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Self
 
-from bench.peers.base import ROOT, Command, PeerFailed
+from bench.errors import PeerFailed
+from bench.peers.base import ROOT, Command
 from bench.peers.proc import Stat, family, parse_kilobytes, parse_stat
 
 _TAG = "BENCH_RUN"  # in the environment of a peer's processes, wherever they end up in the tree
