@@ -5,17 +5,17 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from bench.compare import measure, table
-from bench.compare.grounds import HERE
+from bench.compare.grounds import HERE, Grounds
 from bench.compare.machine import commit, machine, require_checkout
-from bench.compare.order import interleaved
 from bench.compare.plot import draw
 from bench.compare.results import Results
 from bench.compare.sending import find_programs
-from bench.compare.stand import Stand
+from bench.compare.stand import interleaved, take
 from bench.load.options import count, counts, names, positive
 from bench.load.progress import steps
 from bench.output import OutputInvalid, make_folder, require_matplotlib
@@ -78,15 +78,16 @@ def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
     results = _opened(flags, kept)
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)
-    turns = [*interleaved(flags.peers, flags.models, flags.rounds, first)]
+    turns = interleaved(flags.peers, flags.models, flags.rounds, first)
     arguments = {name: value for name, value in vars(flags).items() if name not in {"run", "show", "work", "out"}}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **arguments}
     results.machine, results.runs = machine(), [*results.runs, run_about]
-    with steps("compare", len(turns)) as progress:
+    with steps("compare", len(turns)) as progress, tempfile.TemporaryDirectory() as scratch:
         terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
         work = flags.work.resolve() if flags.work else None
-        Stand(work, results, kept, progress).take(turns, flags.concurrency, terms)
+        grounds = Grounds(work, Path(scratch), progress.say)
+        take(turns, flags.concurrency, terms, grounds, results, kept, progress)
     kept.write("loads.csv", table.csv_text(results))
     kept.write("tables.md", table.shown(results, "markdown") + "\n")
     draw(results, kept.path / "compare.png")

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from bench.compare.clients import ClientFailed, Load
-from bench.compare.order import Turn
-from bench.compare.results import LoadRow, StartRow
+from bench.compare.results import LoadRow, StartRow, Turn
 from bench.compare.sending import Programs, Sender, Sent
+from bench.errors import PeerFailed
 from bench.load.fleet import FleetFailed
 from bench.peers import asking
 from bench.peers.bare import Bare
-from bench.peers.base import Case, Peer, PeerFailed, Place
+from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
 
 _END_SECONDS = 10.0
@@ -75,7 +75,7 @@ def take_turn(
         seconds = asking.wait_right(peer, case, place, running, expected[0])
         answer_bytes = asking.check(peer, case, place, expected)
         memory = running.rss_bytes(), running.pss_bytes()
-        start = StartRow(peer.name, turn.model, turn.round, terms.commit, seconds, *memory)
+        start = StartRow(*turn, terms.commit, seconds, *memory)
         sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
         rows = []
         for in_flight in loads:
@@ -114,9 +114,11 @@ def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[
 
 
 def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -> LoadRow:
-    seen = (sent.load.answers, sent.load.per_second, sent.load.p50_ms, sent.load.p99_ms)
-    used = (sent.cpu_us, sent.rss_bytes, sent.pss_bytes)
-    return LoadRow(turn.peer, turn.model, turn.round, in_flight, sent.client, terms.commit, *seen, *used, note)
+    load = sent.load
+    return LoadRow(
+        *turn, in_flight, sent.client, terms.commit, load.answers, load.per_second, load.p50_ms, load.p99_ms,
+        sent.cpu_us, sent.rss_bytes, sent.pss_bytes, note,
+    )  # fmt: skip
 
 
 def _answers(running: Running, case: Case, place: Place) -> list[int]:

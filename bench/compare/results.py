@@ -5,9 +5,23 @@ from __future__ import annotations
 import statistics
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from bench.run_folder import RunFolder
+
+
+class Turn(NamedTuple):
+    """One peer's go at one model; each row begins with it.
+
+    Attributes:
+        peer: Name.
+        model: Name.
+        round: From 0 on.
+    """
+
+    peer: str
+    model: str
+    round: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from bench.compare import measure
 from bench.compare.grounds import Grounds
-from bench.compare.order import Turn
+from bench.compare.results import Turn
 from bench.compare.sending import Sender
 from bench.peers import PEERS, asking
 from bench.peers.bare import Bare
@@ -136,7 +136,7 @@ def _alone(case: Case, grounds: Grounds, batches: Iterable[int], terms: measure.
     bare = PEERS[BARE]
     assert isinstance(bare, Bare)
     terms = replace(terms, seconds=min(terms.seconds, _ALONE_SECONDS))
-    rows = measure.bare_loop(Turn(0, case.name, BARE), bare, case, grounds.place(bare), sorted(batches), terms)
+    rows = measure.bare_loop(Turn(BARE, case.name, 0), bare, case, grounds.place(bare), sorted(batches), terms)
     return {row.in_flight: row.cpu_us for row in rows}
 
 

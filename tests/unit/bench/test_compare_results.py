@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from bench.compare import table
-from bench.compare.order import Turn, interleaved
-from bench.compare.results import About, FailureRow, LoadRow, Results, Spread, StartRow, summaries
+from bench.compare.results import About, FailureRow, LoadRow, Results, Spread, StartRow, Turn, summaries
+from bench.compare.stand import interleaved
 from bench.output import OutputInvalid
 from bench.profile.results import Profiles
 from bench.run_folder import ResultsInvalid, RunFolder
@@ -71,7 +71,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path):
 
 
 def test_rounds_are_interleaved_within_a_model():
-    turns = [*interleaved(["a", "b"], ["m", "n"], rounds=2, first_round=5)]
+    turns = interleaved(["a", "b"], ["m", "n"], rounds=2, first_round=5)
     assert [(turn.model, turn.round, turn.peer) for turn in turns] == [
         ("m", 5, "a"), ("m", 5, "b"), ("m", 6, "a"), ("m", 6, "b"),
         ("n", 5, "a"), ("n", 5, "b"), ("n", 6, "a"), ("n", 6, "b"),
