@@ -183,14 +183,10 @@ def load_of(latencies_seconds: Sequence[float] | np.ndarray, seconds: float) -> 
         ClientFailed: There are none.
     """
     took = np.asarray(latencies_seconds, dtype=np.float64)
-    return Load(len(took), seconds, *_percentiles_ms(took))
-
-
-def _percentiles_ms(seconds: np.ndarray) -> tuple[float, float]:
-    if not seconds.size:
+    if not took.size:
         raise ClientFailed("nothing was answered")
-    p50, p99 = np.percentile(seconds, (50, 99), method="inverted_cdf") * 1e3
-    return float(p50), float(p99)
+    p50, p99 = np.percentile(took, (50, 99), method="inverted_cdf") * 1e3
+    return Load(len(took), seconds, float(p50), float(p99))
 
 
 def _number(pattern: str, said: str) -> int:

@@ -42,14 +42,9 @@ class HeadersInvalid(Exception):
     """A header block is not what the connection allows."""
 
 
-def literal(name: bytes, value: bytes) -> bytes:
-    """Write a field that shall not be indexed, without the Huffman code."""
-    return b"\x00" + _string(name) + _string(value)
-
-
-def secret(name: bytes, value: bytes) -> bytes:
-    """Write a field that no intermediary may index either (RFC 7541, section 7.1.3)."""
-    return b"\x10" + _string(name) + _string(value)
+def literal(name: bytes, value: bytes, *, secret: bool = False) -> bytes:
+    """Write a field that shall not be indexed, a secret by no intermediary either (RFC 7541, section 6.2.3)."""
+    return (b"\x10" if secret else b"\x00") + _string(name) + _string(value)
 
 
 def timeout(seconds: float) -> bytes:
@@ -70,7 +65,7 @@ def request_block(authority: str, path: str, *, secure: bool = False, token: str
             literal(b"te", b"trailers"),
             literal(b"content-type", b"application/grpc"),
             literal(b"user-agent", b"convserve-bench"),
-            secret(b"authorization", b"Bearer " + token.encode()) if token else b"",
+            literal(b"authorization", b"Bearer " + token.encode(), secret=True) if token else b"",
         )
     )
 

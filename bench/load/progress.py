@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 Progress = Callable[[float], None]
@@ -31,20 +31,20 @@ class Steps:
 @contextmanager
 def bar(title: str, seconds: float) -> Iterator[Progress]:
     """Show a bar over a time while the context lasts; call what it yields with the seconds that have passed."""
-    with _shown(title, seconds, ("TextColumn", "BarColumn", "TimeRemainingColumn")) as update:
+    with _shown(title, seconds) as update:
         yield lambda passed: update(completed=min(max(passed, 0.0), seconds))
 
 
 @contextmanager
 def steps(title: str, total: int) -> Iterator[Steps]:
     """Show a bar over a number of steps while the context lasts."""
-    with _shown(title, total, ("BarColumn", "MofNCompleteColumn", "TimeElapsedColumn", "TextColumn")) as update:
+    with _shown(title, total) as update:
         yield Steps(update)
 
 
 @contextmanager
-def _shown(title: str, total: float, columns: Sequence[str]) -> Iterator[Update]:
-    """Yield what updates a bar of these columns of rich's; it does nothing without rich."""
+def _shown(title: str, total: float) -> Iterator[Update]:
+    """Yield what updates a bar of rich's; it does nothing without rich."""
     try:
         from rich import progress as rich  # noqa: PLC0415 - of the extra `bench`, which numbers do not need
         from rich.console import Console  # noqa: PLC0415
@@ -52,9 +52,6 @@ def _shown(title: str, total: float, columns: Sequence[str]) -> Iterator[Update]
         yield lambda **_: None
         return
     console = Console(file=sys.stderr)
-    made = [
-        rich.TextColumn("{task.description}") if name == "TextColumn" else getattr(rich, name)() for name in columns
-    ]
-    with rich.Progress(*made, console=console, transient=True, disable=not console.is_terminal) as shown:
+    with rich.Progress(console=console, transient=True, disable=not console.is_terminal) as shown:
         task = shown.add_task(title, total=total)
         yield lambda **change: shown.update(task, **change)

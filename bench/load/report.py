@@ -18,12 +18,12 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
         *(_share(name, number, summary.offered) for name, number in _counts(summary)),
         "",
         "milliseconds      " + "".join(f"{name:>10}" for name in _COLUMNS),
-        latencies("OK", summary.latency),
+        _latencies("OK", summary.latency),
     ]
     if summary.refusal_latency.total:
-        lines.append(latencies("refused", summary.refusal_latency))
+        lines.append(_latencies("refused", summary.refusal_latency))
     if open_loop:
-        lines.append(latencies("generator's lag", summary.lag))
+        lines.append(_latencies("generator's lag", summary.lag))
     lines.append(f"\nbusiest client process: {cpu_share:.0%} of a core; garbage collector off while sending")
     others = {name: number for name, number in summary.codes.items() if name != "OK"}
     if others:
@@ -31,7 +31,7 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
     return "\n".join(lines)
 
 
-def latencies(name: str, histogram: Histogram) -> str:
+def _latencies(name: str, histogram: Histogram) -> str:
     """Write one row of percentiles, in milliseconds."""
     values = histogram.percentiles()
     cells = (values[column] for column in _COLUMNS)

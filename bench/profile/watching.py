@@ -19,7 +19,6 @@ from typing import Self
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.peers.proc import parse_stat
-from bench.profile import samplers
 from bench.profile.samplers import SamplerFailed
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -158,7 +157,7 @@ def thread_names(program: str, pid: int) -> dict[int, str]:
     Raises:
         SamplerFailed: py-spy failed.
     """
-    threads = json.loads(_output_of(samplers.spy_dump_command(program, pid)))
+    threads = json.loads(_output_of([program, "dump", "--json", "--pid", str(pid)]))
     return {int(thread["os_thread_id"]): str(thread["thread_name"] or "unnamed") for thread in threads}
 
 
@@ -168,7 +167,7 @@ def perf_script(program: str, recorded: Path) -> str:
     Raises:
         SamplerFailed: It cannot read the recording.
     """
-    return _output_of(samplers.perf_script_command(program, recorded))
+    return _output_of([program, "script", "-i", str(recorded), "-F", "tid,ip,sym,dso"])
 
 
 def _output_of(command: Sequence[str]) -> str:
