@@ -25,19 +25,24 @@ class InputInvalid(BenchError):
     """There is nothing to send; the message says why."""
 
 
-def read_encoded(path: Path) -> list[bytes]:
+def read_encoded(path: Path) -> dict[str, bytes]:
     """Return the pictures of a folder in the order of their names, the sentences of a text file, or one picture.
+
+    Returns:
+        Each by where it came from.
 
     Raises:
         InputInvalid: There is none, or the path cannot be read.
     """
     try:
         if path.is_dir():
-            found = [file.read_bytes() for file in _pictures(path)]
+            files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+            found = {str(file): file.read_bytes() for file in files}
         elif path.suffix in _SENTENCES:
-            found = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+            lines = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+            found = {f"{path}, sentence {number}": line for number, line in enumerate(lines, start=1)}
         else:
-            found = [path.read_bytes()]
+            found = {str(path): path.read_bytes()}
     except OSError as error:
         raise InputInvalid(f"--input {path}: {error.strerror}") from None
     if not found:
@@ -45,17 +50,6 @@ def read_encoded(path: Path) -> list[bytes]:
             f"--input {path}: expected a folder with pictures, or a text file with one sentence per line"
         )
     return found
-
-
-def origin(path: Path, place: int) -> str:
-    """Say where one of what :func:`read_encoded` returned came from."""
-    if path.is_dir():
-        return str(_pictures(path)[place])
-    return f"{path}, sentence {place + 1}" if path.suffix in _SENTENCES else str(path)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
 
 
 def generated_requests(model: Model, count: int, rows: int, version: str) -> list[bytes]:

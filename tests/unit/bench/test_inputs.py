@@ -10,7 +10,7 @@ import pytest
 from bench.conformance.model import Model
 from bench.conformance.tensors import Tensor
 from bench.errors import OptionsInvalid
-from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, origin, read_encoded
+from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, read_encoded
 from service.pb.inference import grpc_service_pb2 as pb
 
 
@@ -43,22 +43,17 @@ def test_pictures_come_in_the_order_of_their_names(tmp_path: Path):
     for name in ("b.png", "a.jpg", ".hidden"):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "folder").mkdir()
-    assert read_encoded(tmp_path) == [b"a.jpg", b"b.png"]
-    assert read_encoded(tmp_path / "b.png") == [b"b.png"]
-
-
-def test_what_a_server_does_not_take_can_be_named(tmp_path: Path):
-    for name in ("b.png", "a.jpg", ".hidden"):
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "questions.txt").write_text("who ?\n\n  what größer ?  \n")
-    assert origin(tmp_path, 1) == str(tmp_path / "b.png")
-    assert origin(tmp_path / "b.png", 0) == str(tmp_path / "b.png")
-    assert origin(tmp_path / "questions.txt", 1) == f"{tmp_path / 'questions.txt'}, sentence 2"
+    one, other = tmp_path / "a.jpg", tmp_path / "b.png"
+    assert [*read_encoded(tmp_path).items()] == [(str(one), b"a.jpg"), (str(other), b"b.png")]
+    assert read_encoded(other) == {str(other): b"b.png"}
 
 
 def test_sentences_are_the_lines_of_a_text(tmp_path: Path):
     (tmp_path / "questions.txt").write_text("who ?\n\n  what größer ?  \n")
-    assert read_encoded(tmp_path / "questions.txt") == [b"who ?", "what größer ?".encode()]
+    assert read_encoded(text := tmp_path / "questions.txt") == {
+        f"{text}, sentence 1": b"who ?",
+        f"{text}, sentence 2": "what größer ?".encode(),
+    }
 
 
 @pytest.mark.parametrize("name", ["absent", "empty.txt", "."])
