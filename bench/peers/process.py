@@ -85,13 +85,11 @@ class Running:
         """Return the CPU time that its processes have used, user and system."""
         return sum(stat.ticks for stat in self.stats()) / _TICK
 
-    def rss_bytes(self) -> int:
-        """Return the RAM of its processes; a page that several share counts for each of them."""
-        return sum(parse_kilobytes(_read(stat.pid, "status"), "VmRSS") for stat in self.stats())
-
-    def pss_bytes(self) -> int:
-        """Return the RAM of its processes; a page that several share is divided among them."""
-        return sum(parse_kilobytes(_read(stat.pid, "smaps_rollup"), "Pss") for stat in self.stats())
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the RAM of its processes: a page that several share counted for each, and divided among them (PSS)."""
+        pids = [stat.pid for stat in self.stats()]
+        rss = sum(parse_kilobytes(_read(pid, "status"), "VmRSS") for pid in pids)
+        return rss, sum(parse_kilobytes(_read(pid, "smaps_rollup"), "Pss") for pid in pids)
 
     def last_words(self) -> str:
         """Return the last line of its output, for a message."""
