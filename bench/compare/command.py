@@ -17,8 +17,7 @@ from bench.compare.results import Results
 from bench.compare.sending import find_programs
 from bench.compare.stand import interleaved, take
 from bench.load.options import count, counts, names, positive
-from bench.load.progress import steps
-from bench.output import OutputInvalid, make_folder, require_matplotlib
+from bench.output import OutputInvalid, make_folder, require_matplotlib, show
 from bench.peers import PEERS
 from bench.peers.cases import NAMES
 from bench.run_folder import RunFolder
@@ -83,14 +82,15 @@ def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **arguments}
     results.machine, results.runs = machine(), [*results.runs, run_about]
-    with steps("compare", len(turns)) as progress, tempfile.TemporaryDirectory() as scratch:
-        terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
+    with tempfile.TemporaryDirectory() as scratch:
+        terms = measure.Terms(flags.seconds, programs, run_about["commit"])
         work = flags.work.resolve() if flags.work else None
-        grounds = Grounds(work, Path(scratch), progress.say)
-        take(turns, flags.concurrency, terms, grounds, results, kept, progress)
+        grounds = Grounds(work, Path(scratch))
+        take(turns, flags.concurrency, terms, grounds, results, kept)
     kept.write("loads.csv", table.csv_text(results))
     kept.write("tables.md", table.shown(results, "markdown") + "\n")
     draw(results, kept.path / "compare.png")
+    show("")
     print(table.shown(results, "text"))
     return 1 if len(results.failures) > before else 0
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from bench.compare import measure
 from bench.errors import PeerFailed
+from bench.output import show
 from bench.peers import PEERS
 from bench.peers.bare import Bare
 from bench.peers.base import Case, Peer, Place, free_port
@@ -21,16 +21,15 @@ HERE = ("bare", "convserve")  # environments that the present one can replace
 class Grounds:
     """Makes each environment and each model once."""
 
-    def __init__(self, work: Path | None, scratch: Path, say: Callable[[str], None], *, install: bool = True) -> None:
+    def __init__(self, work: Path | None, scratch: Path, *, install: bool = True) -> None:
         """Prepare.
 
         Args:
             work: Folder for environments and models, kept from one run to the next; None: only peers that need neither.
             scratch: Folder for what is not kept.
-            say: Shows what is going on.
             install: Whether peers get environments of their own in ``work``; otherwise the present one serves all.
         """
-        self._work, self._scratch, self._say = work, scratch, say
+        self._work, self._scratch = work, scratch
         self.installs = install and work is not None
         self._homes: dict[str, Environment | PeerFailed] = {}  # or why there is none
         self._cases: dict[str, tuple[Case, tuple[int, ...]] | PeerFailed] = {}
@@ -51,7 +50,7 @@ class Grounds:
                 raise PeerFailed("it needs an environment of its own: give --work DIR")
             return Environment.own()
         if peer.home not in self._homes:
-            self._say("installing")
+            show(f"installing {peer.home}")
             made = Environment(self._work / "environments" / peer.home)
             try:
                 made.make(peer.requirements)
@@ -67,7 +66,7 @@ class Grounds:
             PeerFailed: The model cannot be had.
         """
         if model not in self._cases:
-            self._say("asking ONNX Runtime for the right answers")
+            show(f"{model}: asking ONNX Runtime for the right answers")
             bare = PEERS["bare"]
             assert isinstance(bare, Bare)
             try:

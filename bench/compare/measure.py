@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,6 +14,7 @@ from bench.compare.results import LoadRow, StartRow, Turn
 from bench.compare.sending import Programs, Sender, Sent
 from bench.errors import PeerFailed
 from bench.load.fleet import FleetFailed
+from bench.output import show
 from bench.peers import asking
 from bench.peers.bare import Bare
 from bench.peers.base import Case, Peer, Place
@@ -31,13 +32,11 @@ class Terms:
         seconds: Length of a measurement.
         programs: Clients.
         commit: Of this tree.
-        say: Shows what is going on.
     """
 
     seconds: float
     programs: Programs
     commit: str
-    say: Callable[[str], None]
 
 
 def reference(bare: Bare, case: Case, place: Place) -> tuple[int, ...]:
@@ -71,15 +70,15 @@ def take_turn(
     if isinstance(peer, Bare):
         return [], bare_loop(turn, peer, case, place, loads, terms)
     with Running(peer.command(case, place), place.folder / "log") as running:
-        terms.say("starting")
+        show(f"{turn}: starting")
         seconds = asking.wait_right(peer, case, place, running, expected[0])
         answer_bytes = asking.check(peer, case, place, expected)
-        memory = running.rss_bytes(), running.pss_bytes()
+        memory = running.memory_bytes()
         start = StartRow(*turn, terms.commit, seconds, *memory)
         sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
         rows = []
         for in_flight in loads:
-            terms.say(f"{in_flight} in flight")
+            show(f"{turn}: {in_flight} in flight")
             rows.append(_row(turn, in_flight, terms, sender.measure(in_flight, terms.seconds)))
         asking.check(peer, case, place, expected)
     return [start], rows
@@ -103,10 +102,10 @@ def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[
     with Running(peer.command(case, place), place.folder / "log", pipes=True) as running:
         _answers(running, case, place)
         for in_flight in loads:
-            terms.say(f"{in_flight} rows at once")
+            show(f"{turn}: {in_flight} rows at once")
             said = _ask(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
             load = Load(said["answers"], said["seconds"], said["p50_ms"], said["p99_ms"])
-            memory = running.rss_bytes(), running.pss_bytes()
+            memory = running.memory_bytes()
             sent = Sent(load, said["cpu_seconds"] / load.answers * 1e6, *memory, "in process")
             note = f"{said['loops']} x batch {said['batch']}, {said['threads']} thread(s) a run"
             measured.append(_row(turn, in_flight, terms, sent, note))

@@ -23,6 +23,9 @@ class Turn(NamedTuple):
     model: str
     round: int
 
+    def __str__(self) -> str:
+        return f"{self.model}, {self.peer}, round {self.round + 1}"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadRow:

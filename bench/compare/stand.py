@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from bench.compare import measure
 from bench.compare.grounds import Grounds
 from bench.compare.results import About, FailureRow, Results, Turn
-from bench.load.progress import Steps
+from bench.output import show
 from bench.peers import PEERS
 from bench.run_folder import RunFolder
 
@@ -20,7 +20,7 @@ def interleaved(peers: Sequence[str], models: Sequence[str], rounds: int, first_
 
 def take(
     turns: Sequence[Turn], concurrency: Sequence[int] | None, terms: measure.Terms, grounds: Grounds,
-    results: Results, kept: RunFolder, progress: Steps,
+    results: Results, kept: RunFolder,
 ) -> None:  # fmt: skip
     """Take all turns; one that fails is noted with its reason, and left out in later rounds.
 
@@ -31,11 +31,10 @@ def take(
         grounds: Environments and models.
         results: Rounds are added to them.
         kept: Where they are written after each turn, so that nothing is lost.
-        progress: Shows which turn it is.
     """
     failed: set[tuple[str, str]] = set()
-    for turn in turns:
-        progress.begin(f"{turn.model}, {turn.peer}, round {turn.round + 1}")
+    for number, turn in enumerate(turns, start=1):
+        show(f"{number} of {len(turns)}: {turn}")
         if (turn.model, turn.peer) in failed:
             continue
         try:

@@ -11,7 +11,6 @@ from bench.load.arrivals import Arrivals, Trace
 from bench.load.fleet import Fleet
 from bench.load.options import add_shared, arrivals_of, count, max_lag_seconds, positive
 from bench.load.plot import draw_latencies
-from bench.load.progress import bar
 from bench.load.records import Run, Summary, generator_limit
 from bench.load.session import Session, open_session
 from bench.output import check_outputs, require_matplotlib, write_json
@@ -91,5 +90,5 @@ def _sent(flags: argparse.Namespace, session: Session, arrivals: Arrivals, rate:
         plans = plan.closed_loop(flags.concurrency, seconds, flags.seed, session.terms)
     else:
         plans = plan.open_loop(arrivals, rate, seconds, flags.seed, session.terms)
-    with Fleet(session.work, flags.processes) as fleet, bar(f"load on {flags.model}", seconds) as progress:
-        return fleet.run(plans, progress)
+    with Fleet(session.work, flags.processes) as fleet:
+        return fleet.run(plans, f"load on {flags.model}")

@@ -21,6 +21,7 @@ from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
 from bench.load.records import Records, Run
 from bench.load.sender import Sender
+from bench.output import show
 from service.client import Credentials, CredentialsInvalid
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
@@ -89,12 +90,12 @@ class Fleet:
         """End the processes."""
         self._stop()
 
-    def run(self, plans: Sequence[Plan], progress: Callable[[float], None] = lambda _: None) -> Run:
+    def run(self, plans: Sequence[Plan], doing: str = "") -> Run:
         """Let each process carry out its plan, all from one start.
 
         Args:
             plans: One per process.
-            progress: Called now and then with the seconds since the start.
+            doing: Shown meanwhile.
 
         Raises:
             FleetFailed: A process could not carry out its plan.
@@ -104,7 +105,13 @@ class Fleet:
         start = time.monotonic() + _LEAD_SECONDS  # one clock for all processes of a machine
         self._tell([start] * self._count)
         longest = max(plan.seconds + plan.drain_seconds for plan in plans)
-        parts: list[Run] = self._gather(longest + _GRACE_SECONDS, lambda: progress(time.monotonic() - start))
+        seconds = max(plan.seconds for plan in plans)
+
+        def tick() -> None:
+            show(f"{doing}: {min(max(time.monotonic() - start, 0.0), seconds):.0f} of {seconds:.0f} s")
+
+        parts: list[Run] = self._gather(longest + _GRACE_SECONDS, tick)
+        show("")
         return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
 
     def _tell(self, words: Sequence[Any]) -> None:

@@ -12,6 +12,7 @@ from bench.compare import measure
 from bench.compare.grounds import Grounds
 from bench.compare.results import Turn
 from bench.compare.sending import Sender
+from bench.output import show
 from bench.peers import PEERS, asking
 from bench.peers.bare import Bare
 from bench.peers.base import Case, Place
@@ -65,7 +66,7 @@ def profile_model(
     case, expected = grounds.case(model)
     place = grounds.place(peer)
     with Running(peer.command(case, place), place.folder / "log") as running:
-        terms.say("starting")
+        show(f"{model}: starting")
         asking.wait_right(peer, case, place, running, expected[0])
         answer_bytes = asking.check(peer, case, place, expected)
         sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
@@ -82,7 +83,7 @@ def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
     """Measure without samplers, then find out with each of them what the CPU was used for."""
     sender, terms, tools = watched.sender, watched.terms, watched.samplers
     clock, batches = ThreadClock(watched.pid), BatchCounter(watched.place.spare_port)
-    terms.say(f"{in_flight} in flight")
+    show(f"{watched.model}: {in_flight} in flight")
     # The clock within the counter, whose scrapes cost the server something too.
     sent = sender.measure(in_flight, terms.seconds, _beside(batches, clock))
     files = [watched.place.folder / name for name in ("perf.data", "spy.txt")]
@@ -92,7 +93,7 @@ def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
     ]
     costs_of_looking = []
     for command, file in zip(commands, files, strict=True):
-        terms.say(f"{in_flight} in flight, with {Path(command[0]).name}")
+        show(f"{watched.model}: {in_flight} in flight, with {Path(command[0]).name}")
         costs_of_looking.append(sender.measure(in_flight, terms.seconds, sampling(command, file)).cpu_us)
     on_core = [*samplers.parse_perf(perf_script(tools.perf, files[0]))]
     in_python = samplers.parse_spy(files[1].read_text())

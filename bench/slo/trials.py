@@ -12,7 +12,6 @@ from bench.load.arrivals import Arrivals, Constant, Gamma
 from bench.load.codes import NO_CONNECTION
 from bench.load.fleet import Fleet
 from bench.load.options import max_lag_seconds
-from bench.load.progress import bar
 from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session, require_server
 from bench.slo.curve import Point
@@ -52,8 +51,7 @@ class Trials:
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
         plans = plan.open_loop(self._arrivals, rate, whole, self._seed, self._terms)
-        with bar(f"{rate:.1f}/s, {self._arrivals}", whole) as progress:
-            ran = self._fleet.run(plans, progress)
+        ran = self._fleet.run(plans, f"{rate:.1f}/s, {self._arrivals}")
         window = ran.records.between(flags.warm_up_seconds, whole)
         if (window.code == NO_CONNECTION).any():
             require_server(flags)  # nothing is found out by trying other rates of a server that is gone
