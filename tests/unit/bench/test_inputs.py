@@ -3,11 +3,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.conformance.model import Model
+from bench.conformance.model import Model, learn
+from bench.conformance.outcome import CheckFailed
 from bench.conformance.tensors import Tensor
 from bench.errors import OptionsInvalid
 from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, read_encoded
@@ -100,6 +103,14 @@ def test_more_than_memory_holds_is_not_made_up():
     sentences = dataclasses.replace(model(Tensor("ids", "INT64", (-1, -1))), free_axis=100_000_000)
     with pytest.raises(OptionsInvalid, match="--distinct 16 requests of 800,000,000 bytes are more than"):
         generated_requests(sentences, 16, 1, "")
+
+
+def test_a_model_that_names_no_tensors_is_told_on_one_line():
+    metadata = pb.ModelMetadataResponse(name="m", versions=["1"], platform="none")
+    target: Any = SimpleNamespace(call=lambda *_: metadata)
+    with pytest.raises(CheckFailed, match="ModelMetadata of 'm': expected inputs and outputs, got name: ") as failed:
+        learn(target, "m", {})
+    assert "\n" not in str(failed.value)
 
 
 def test_what_differs_from_the_reference():
