@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -69,19 +70,33 @@ def take_turn(
     """
     if isinstance(peer, Bare):
         return [], bare_loop(turn, peer, case, place, loads, terms)
-    with Running(peer.command(case, place), place.folder / "log") as running:
-        show(f"{turn}: starting")
-        seconds = asking.wait_right(peer, case, place, running, expected[0])
-        answer_bytes = asking.check(peer, case, place, expected)
-        memory = running.memory_bytes()
-        start = StartRow(*turn, terms.commit, seconds, *memory)
-        sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
+    with checked(peer, case, place, expected, terms) as (running, seconds, sender):
+        start = StartRow(turn.peer, turn.model, turn.round, terms.commit, seconds, *running.memory_bytes())
         rows = []
         for in_flight in loads:
             show(f"{turn}: {in_flight} in flight")
             rows.append(_row(turn, in_flight, terms, sender.measure(in_flight, terms.seconds)))
-        asking.check(peer, case, place, expected)
     return [start], rows
+
+
+@contextmanager
+def checked(
+    peer: Peer, case: Case, place: Place, expected: tuple[int, ...], terms: Terms
+) -> Iterator[tuple[Running, float, Sender]]:
+    """Run a peer, and check its answers before and after.
+
+    Yields:
+        The peer, the seconds from its start to its first right answer, and what sends load to it.
+
+    Raises:
+        PeerFailed: It did not come up, or answered wrongly.
+    """
+    show(f"{case.name}, {peer.name}: starting")
+    with Running(peer.command(case, place), place.folder / "log") as running:
+        seconds = asking.wait_right(peer, case, place, running, expected[0])
+        answer_bytes = asking.check(peer, case, place, expected)
+        yield running, seconds, Sender(peer, case, place, answer_bytes, running, terms.programs)
+        asking.check(peer, case, place, expected)
 
 
 def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[int], terms: Terms) -> list[LoadRow]:
@@ -114,10 +129,8 @@ def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[
 
 def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -> LoadRow:
     load = sent.load
-    return LoadRow(
-        *turn, in_flight, sent.client, terms.commit, load.answers, load.per_second, load.p50_ms, load.p99_ms,
-        sent.cpu_us, sent.rss_bytes, sent.pss_bytes, note,
-    )  # fmt: skip
+    seen = (load.answers, load.per_second, load.p50_ms, load.p99_ms, sent.cpu_us, sent.rss_bytes, sent.pss_bytes)
+    return LoadRow(turn.peer, turn.model, turn.round, in_flight, sent.client, terms.commit, *seen, note)
 
 
 def _answers(running: Running, case: Case, place: Place) -> list[int]:

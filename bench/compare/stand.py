@@ -41,7 +41,8 @@ def take(
             _take(turn, concurrency, terms, grounds, results)
         except measure.FAULTS as error:
             failed.add((turn.model, turn.peer))
-            results.failures.append(FailureRow(*turn, " ".join(str(error).split())))
+            reason = " ".join(str(error).split())
+            results.failures.append(FailureRow(turn.peer, turn.model, turn.round, reason))
         results.write(kept)
 
 

@@ -13,10 +13,9 @@ from bench.compare.grounds import Grounds
 from bench.compare.results import Turn
 from bench.compare.sending import Sender
 from bench.output import show
-from bench.peers import PEERS, asking
+from bench.peers import PEERS
 from bench.peers.bare import Bare
 from bench.peers.base import Case, Place
-from bench.peers.process import Running
 from bench.profile import samplers
 from bench.profile.results import Profile
 from bench.profile.split import Cost, Thread, by_phase, by_thread, split
@@ -65,15 +64,10 @@ def profile_model(
     peer = PEERS[DOORS[transport]]
     case, expected = grounds.case(model)
     place = grounds.place(peer)
-    with Running(peer.command(case, place), place.folder / "log") as running:
-        show(f"{model}: starting")
-        asking.wait_right(peer, case, place, running, expected[0])
-        answer_bytes = asking.check(peer, case, place, expected)
-        sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
+    with measure.checked(peer, case, place, expected, terms) as (running, _, sender):
         names = thread_names(tools.spy, running.process.pid)
         watched = Watched(model, transport, sender, place, running.process.pid, names, tools, terms)
         found = [_under_load(watched, in_flight) for in_flight in loads or case.in_flight or (1, 16, 64)]
-        asking.check(peer, case, place, expected)
     alone = _alone(case, grounds, {rows for one, _ in found for rows in around(one.rows_a_batch)}, terms)
     for one, costs in found:
         keep(replace(one, bare_us=between(alone, one.rows_a_batch)), costs)

@@ -13,7 +13,6 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
@@ -67,9 +66,7 @@ class ThreadClock:
         self._before = {number: ticks for number, (_, ticks) in self._read().items()}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End."""
         now = self._read()
         used = {number: (name, (ticks - self._before.get(number, 0)) / _TICK) for number, (name, ticks) in now.items()}
@@ -104,9 +101,7 @@ class BatchCounter:
         self._before = self._read()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """End."""
         if error is not None:
             return
