@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.load.histogram import Histogram
 from bench.load.records import Summary
 
+_OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "wrong")
 _COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max")
 
 
@@ -15,7 +16,7 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
         f"goodput    {summary.goodput:10.1f} /s   right answers"
         + ("" if objective_seconds is None else f" within {objective_seconds * 1e3:g} ms"),
         "",
-        *(_share(name, number, summary.offered) for name, number in _counts(summary)),
+        *(_count(name, getattr(summary, name), summary.offered) for name in _OUTCOMES),
         "",
         "milliseconds      " + "".join(f"{name:>10}" for name in _COLUMNS),
         _latencies("OK", summary.latency),
@@ -38,16 +39,5 @@ def _latencies(name: str, histogram: Histogram) -> str:
     return f"{name:<18}" + "".join(f"{'-' if cell is None else f'{cell * 1e3:.3f}':>10}" for cell in cells)
 
 
-def _counts(summary: Summary) -> list[tuple[str, int]]:
-    return [
-        ("on time", summary.on_time),
-        ("late", summary.late),
-        ("refused", summary.refused),
-        ("expired", summary.expired),
-        ("failed", summary.failed),
-        ("wrong", summary.wrong),
-    ]
-
-
-def _share(name: str, number: int, offered: int) -> str:
-    return f"{name:<10} {number:10d}      {number / offered if offered else 0.0:8.3%}"
+def _count(name: str, number: int, offered: int) -> str:
+    return f"{name.replace('_', ' '):<10} {number:10d}      {number / offered if offered else 0.0:8.3%}"
