@@ -15,7 +15,6 @@ from typing import Any, Self
 from bench.errors import BenchError
 from bench.load.answers import Reference
 from bench.load.frames import ProtocolFailed
-from bench.load.hpack import HeadersInvalid
 from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
 from bench.load.records import Records, Run
@@ -178,5 +177,5 @@ def _serve(pipe: Pipe, work: Work) -> None:
             pipe.send(sender.run(pipe.recv()))
     except (EOFError, ConnectionError):  # whoever sends plans has gone
         return
-    except (ConnectFailed, CredentialsInvalid, ProtocolFailed, HeadersInvalid) as error:
+    except (ConnectFailed, CredentialsInvalid, ProtocolFailed) as error:
         pipe.send(FleetFailed(str(error)))

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.load.codes import INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN
+from bench.load.frames import ProtocolFailed
 
 _STATIC = 61  # entries of the static table; an index beyond it would be of the dynamic one
 _MAX_INTEGER_BYTES = 5  # after the prefix: more than any block is long
@@ -36,10 +37,6 @@ _TEENS = dict(enumerate(("083f", "087f", "08bf", "0b3f", "0b5f", "0b7f", "0b9f")
 _CODES = {str(code).encode(): code for code in range(17)} | {
     bytes.fromhex(huffman): code for code, huffman in (_DIGITS | _TEENS).items()
 }
-
-
-class HeadersInvalid(Exception):
-    """A header block is not what the connection allows."""
 
 
 def literal(name: bytes, value: bytes, *, secret: bool = False) -> bytes:
@@ -74,7 +71,7 @@ def grpc_status(block: bytes) -> int:
     """Return the gRPC code of a block of trailers; if it has none, the code that gRPC gives the HTTP status.
 
     Raises:
-        HeadersInvalid: The block cannot be read.
+        ProtocolFailed: The block cannot be read.
     """
     code, of_http = None, UNKNOWN
     try:
@@ -84,7 +81,7 @@ def grpc_status(block: bytes) -> int:
             elif name in _STATUS_NAME:
                 of_http = _OF_HTTP.get(value, UNKNOWN)
     except IndexError:
-        raise HeadersInvalid("a header block ends too early") from None
+        raise ProtocolFailed("a header block ends too early") from None
     return of_http if code is None else code
 
 
@@ -109,7 +106,7 @@ def _fields(block: bytes) -> Iterator[tuple[bytes | int, bytes]]:
 
 def _checked(index: int) -> int:
     if index > _STATIC:
-        raise HeadersInvalid("the server uses a dynamic header table although none is allowed")
+        raise ProtocolFailed("the server uses a dynamic header table although none is allowed")
     return index
 
 
@@ -125,7 +122,7 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
         value += (byte & 0x7F) << shift
         if not byte & 0x80:
             return value, at
-    raise HeadersInvalid("a header block has a number that is too long")
+    raise ProtocolFailed("a header block has a number that is too long")
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:

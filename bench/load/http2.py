@@ -128,7 +128,6 @@ class Connection:
 
         Raises:
             ProtocolFailed: They are no HTTP/2, or not what was agreed on.
-            HeadersInvalid: A header block cannot be read.
         """
         answers: list[Answer] = []
         for frame in self._reader.feed(data):
