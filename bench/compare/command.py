@@ -16,8 +16,9 @@ from bench.compare.plot import draw
 from bench.compare.results import Results
 from bench.compare.sending import find_programs
 from bench.compare.stand import interleaved, take
+from bench.errors import OptionsInvalid
 from bench.load.options import count, counts, names, positive
-from bench.output import OutputInvalid, make_folder, require_matplotlib, show
+from bench.output import make_folder, require_matplotlib, show
 from bench.peers import PEERS
 from bench.peers.cases import NAMES
 from bench.run_folder import RunFolder
@@ -99,14 +100,14 @@ def _opened(flags: argparse.Namespace, kept: RunFolder) -> Results:
     """Return the results to add to.
 
     Raises:
-        OutputInvalid: There are some, and nothing says what to do with them; or the folder cannot be made.
-        ResultsInvalid: Something else is there.
+        OptionsInvalid: There are some, and nothing says what to do with them; or the folder cannot be made.
+        OptionsInvalid: Something else is there.
     """
     if not kept.results.exists():
         make_folder(kept.path, "--out")
         return Results()
     if not (flags.append or flags.replace):
-        raise OutputInvalid(
+        raise OptionsInvalid(
             f"{kept.results} exists already: give --append to add rounds, or --replace to measure these peers again"
         )
     results = Results.read(kept)

@@ -148,7 +148,7 @@ class Results:
         """Read them.
 
         Raises:
-            ResultsInvalid: There are none.
+            OptionsInvalid: There are none.
         """
         return run.read(
             lambda found: cls(

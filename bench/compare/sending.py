@@ -16,6 +16,7 @@ from bench.compare.clients import ClientFailed, Load
 from bench.load import plan
 from bench.load.fleet import Fleet, Work
 from bench.load.http2 import framed
+from bench.output import last_line
 from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
 
@@ -213,8 +214,7 @@ class Sender:
                 raise
         self._running.check_alive()
         if client.returncode:
-            last = (said.strip().splitlines() or ["it said nothing"])[-1]
-            raise ClientFailed(f"{Path(command[0]).name} ended with {client.returncode}: {last[:160]}")
+            raise ClientFailed(f"{Path(command[0]).name} ended with {client.returncode}: {last_line(said)}")
         return said, memory, (after - before) / (ended - begun)
 
 

@@ -14,15 +14,11 @@ from bench.conformance.model import Arrays, Model, outputs_of
 from bench.conformance.outcome import CheckFailed
 from bench.conformance.tensors import DTYPES, same
 from bench.conformance.tensors import to_raw as raw_contents
-from bench.errors import BenchError, OptionsInvalid
+from bench.errors import OptionsInvalid
 from service.pb.inference import grpc_service_pb2 as pb
 
 _SENTENCES = (".txt", ".text")
 _MOST_BYTES = 4_000_000_000  # of the requests that are made up; every client process has them
-
-
-class InputInvalid(BenchError):
-    """There is nothing to send; the message says why."""
 
 
 def read_encoded(path: Path) -> dict[str, bytes]:
@@ -32,7 +28,7 @@ def read_encoded(path: Path) -> dict[str, bytes]:
         Each by where it came from.
 
     Raises:
-        InputInvalid: There is none, or the path cannot be read.
+        OptionsInvalid: There is none, or the path cannot be read.
     """
     try:
         if path.is_dir():
@@ -44,9 +40,9 @@ def read_encoded(path: Path) -> dict[str, bytes]:
         else:
             found = {str(path): path.read_bytes()}
     except OSError as error:
-        raise InputInvalid(f"--input {path}: {error.strerror}") from None
+        raise OptionsInvalid(f"--input {path}: {error.strerror}") from None
     if not found:
-        raise InputInvalid(
+        raise OptionsInvalid(
             f"--input {path}: expected a folder with pictures, or a text file with one sentence per line"
         )
     return found
@@ -77,11 +73,11 @@ def encoded_requests(model: Model, encoded: Sequence[bytes], rows: int, version:
         version: Of the model.
 
     Raises:
-        InputInvalid: The model has several inputs.
+        OptionsInvalid: The model has several inputs.
     """
     if len(model.inputs) != 1:
         names = ", ".join(tensor.name for tensor in model.inputs)
-        raise InputInvalid(f"--input is for models with one input; '{model.name}' has {names}: leave it out")
+        raise OptionsInvalid(f"--input is for models with one input; '{model.name}' has {names}: leave it out")
     tensor = model.inputs[0]
     shape = model.shape(tensor, rows) if tensor.datatype == "BYTES" else (rows,)
     shape = tuple(1 if place and size > 1 else size for place, size in enumerate(shape))

@@ -9,11 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.errors import BenchError
-
-
-class TraceInvalid(BenchError):
-    """A trace cannot be used; the message says why."""
+from bench.errors import OptionsInvalid
 
 
 @dataclass(frozen=True, slots=True)
@@ -123,7 +119,7 @@ def parse_trace(lines: Sequence[str]) -> Trace:
     """Read a trace: one instant in seconds per line, or first on a line of CSV; a heading and empty lines are skipped.
 
     Raises:
-        TraceInvalid: There are fewer than two instants, or they do not ascend.
+        OptionsInvalid: There are fewer than two instants, or they do not ascend.
     """
     instants: list[float] = []
     for number, line in enumerate(lines, start=1):
@@ -135,14 +131,16 @@ def parse_trace(lines: Sequence[str]) -> Trace:
         except ValueError:
             if number == 1:
                 continue
-            raise TraceInvalid(f"line {number}: expected seconds, got '{cell}'") from None
+            raise OptionsInvalid(f"line {number}: expected seconds, got '{cell}'") from None
         if not math.isfinite(instant):
-            raise TraceInvalid(f"line {number}: expected seconds, got '{cell}'")
+            raise OptionsInvalid(f"line {number}: expected seconds, got '{cell}'")
         if instants and instant < instants[-1]:
-            raise TraceInvalid(f"line {number}: expected at least {instants[-1]}, as in the line before, got {instant}")
+            raise OptionsInvalid(
+                f"line {number}: expected at least {instants[-1]}, as in the line before, got {instant}"
+            )
         instants.append(instant)
     if not instants or instants[-1] == instants[0]:
-        raise TraceInvalid("expected at least two different instants")
+        raise OptionsInvalid("expected at least two different instants")
     return Trace(tuple(instant - instants[0] for instant in instants))
 
 
@@ -150,9 +148,9 @@ def read_trace(path: Path) -> Trace:
     """Read a trace from a file; see :func:`parse_trace`.
 
     Raises:
-        TraceInvalid: It cannot be read, or is no trace.
+        OptionsInvalid: It cannot be read, or is no trace.
     """
     try:
         return parse_trace(path.read_text().splitlines())
-    except (OSError, UnicodeDecodeError, TraceInvalid) as error:
-        raise TraceInvalid(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except (OSError, UnicodeDecodeError, OptionsInvalid) as error:
+        raise OptionsInvalid(f"{path}: {getattr(error, 'strerror', None) or error}") from None

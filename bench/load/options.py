@@ -98,7 +98,7 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
 
     Raises:
         OptionsInvalid: The trace is missing, or not wanted.
-        TraceInvalid: The file is no trace.
+        OptionsInvalid: The file is no trace.
     """
     name = flags.arrivals or ("trace" if flags.trace else "poisson")
     if (name == "trace") != (flags.trace is not None):

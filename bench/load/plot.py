@@ -14,7 +14,7 @@ def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path
     """Draw latency over percentile.
 
     Raises:
-        OutputInvalid: The file cannot be written.
+        OptionsInvalid: The file cannot be written.
     """
     figure = new_figure(7, 4.5)
     axes = figure.subplots()

@@ -14,7 +14,7 @@ from bench.conformance.model import Model, learn
 from bench.conformance.outcome import CallFailed
 from bench.conformance.target import Target
 from bench.errors import OptionsInvalid
-from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, read_encoded
+from bench.load.answers import Reference, encoded_requests, generated_requests, read_encoded
 from bench.load.fleet import Work
 from bench.load.http2 import framed
 from bench.load.plan import Terms
@@ -48,7 +48,7 @@ def open_session(flags: argparse.Namespace) -> Session:
         CallFailed: The server does not know the model, or refuses the first request.
         CredentialsInvalid: TLS files or tokens cannot be used.
         CheckFailed: The server's description of the model makes no sense.
-        InputInvalid: There is nothing to send, or the model does not take what was given.
+        OptionsInvalid: There is nothing to send, or the model does not take what was given.
         OptionsInvalid: The address is invalid, or no call can be made to it; says the remedy.
     """
     host, port = _address(flags.server)
@@ -94,7 +94,7 @@ def _alone(target: Target, requests: Sequence[bytes], origins: Sequence[str]) ->
 
     Raises:
         CallFailed: A request failed that was made up here.
-        InputInvalid: A request failed that was given; names it.
+        OptionsInvalid: A request failed that was given; names it.
     """
     answers = []
     for place, request in enumerate(requests):
@@ -103,7 +103,7 @@ def _alone(target: Target, requests: Sequence[bytes], origins: Sequence[str]) ->
         except CallFailed as failed:
             if not origins:
                 raise
-            raise InputInvalid(f"--input {origins[place]}: {failed}") from None
+            raise OptionsInvalid(f"--input {origins[place]}: {failed}") from None
     return answers
 
 

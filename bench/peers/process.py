@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import IO, Self
 
 from bench.errors import PeerFailed
+from bench.output import last_line
 from bench.peers.base import ROOT, Command
 from bench.peers.proc import Stat, family, parse_kilobytes, parse_stat
 
@@ -90,8 +91,7 @@ class Running:
 
     def last_words(self) -> str:
         """Return the last line of its output, for a message."""
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:160] if lines else "it said nothing"
+        return last_line(self._log.read_text(errors="replace"))
 
     def check_alive(self) -> None:
         """Require that it runs.

@@ -82,7 +82,7 @@ class Profiles:
         """Read them.
 
         Raises:
-            ResultsInvalid: There are none.
+            OptionsInvalid: There are none.
         """
         return run.read(cls._of)
 

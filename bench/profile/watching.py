@@ -17,6 +17,7 @@ from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.output import last_line
 from bench.peers.proc import parse_stat
 from bench.profile.samplers import SamplerFailed
 
@@ -142,8 +143,7 @@ def sampling(command: Sequence[str], out: Path) -> Iterator[None]:
     if not out.exists() or not out.stat().st_size:
         if sampler.returncode == 0:
             raise SamplerFailed(f"{Path(command[0]).name} took no sample: give more --seconds")
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
-        raise SamplerFailed(f"{Path(command[0]).name} recorded nothing: {last[:160]}")
+        raise SamplerFailed(f"{Path(command[0]).name} recorded nothing: {last_line(said)}")
 
 
 def thread_names(program: str, pid: int) -> dict[int, str]:
@@ -168,6 +168,5 @@ def perf_script(program: str, recorded: Path) -> str:
 def _output_of(command: Sequence[str]) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_END_SECONDS)
     if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SamplerFailed(f"{Path(command[0]).name} {command[1]}: {last[:160]}")
+        raise SamplerFailed(f"{Path(command[0]).name} {command[1]}: {last_line(ran.stderr)}")
     return ran.stdout

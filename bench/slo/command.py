@@ -105,7 +105,7 @@ def _kept(file: Path | None, facts: dict[str, Any], result: dict[str, Any]) -> I
     """Write the result at the end; where the end comes early, what there is of it.
 
     Raises:
-        OutputInvalid: It cannot be written.
+        OptionsInvalid: It cannot be written.
     """
     try:
         yield

@@ -9,17 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import OptionsInvalid
-from bench.load.arrivals import (
-    Arrivals,
-    Bursts,
-    Constant,
-    Gamma,
-    Trace,
-    TraceInvalid,
-    parse_trace,
-    read_trace,
-    schedule,
-)
+from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, parse_trace, read_trace, schedule
 from bench.load.plan import Terms, closed_loop, open_loop
 
 PROCESSES = st.one_of(
@@ -127,11 +117,11 @@ def test_traces_are_read():
     ],
 )
 def test_what_is_no_trace_is_refused(lines: list[str], message: str):
-    with pytest.raises(TraceInvalid) as caught:
+    with pytest.raises(OptionsInvalid) as caught:
         parse_trace(lines)
     assert str(caught.value) == message
 
 
 def test_a_trace_names_its_file(tmp_path: Path):
-    with pytest.raises(TraceInvalid, match=r"absent\.csv: No such file"):
+    with pytest.raises(OptionsInvalid, match=r"absent\.csv: No such file"):
         read_trace(tmp_path / "absent.csv")

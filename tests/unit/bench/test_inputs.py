@@ -13,7 +13,7 @@ from bench.conformance.model import Model, learn
 from bench.conformance.outcome import CheckFailed
 from bench.conformance.tensors import Tensor
 from bench.errors import OptionsInvalid
-from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, read_encoded
+from bench.load.answers import Reference, encoded_requests, generated_requests, read_encoded
 from service.pb.inference import grpc_service_pb2 as pb
 
 
@@ -63,7 +63,7 @@ def test_sentences_are_the_lines_of_a_text(tmp_path: Path):
 def test_nothing_to_send_is_a_mistake(name: str, tmp_path: Path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "empty.txt").touch()
-    with pytest.raises(InputInvalid, match="--input"):
+    with pytest.raises(OptionsInvalid, match="--input"):
         read_encoded(tmp_path / name if name == "." else tmp_path / "sub" / name)
 
 
@@ -82,7 +82,7 @@ def test_a_model_of_bytes_keeps_its_shape():
 
 
 def test_several_inputs_cannot_be_encoded():
-    with pytest.raises(InputInvalid, match="'m' has a, b: leave it out"):
+    with pytest.raises(OptionsInvalid, match="'m' has a, b: leave it out"):
         encoded_requests(model(Tensor("a", "FP32", (-1,)), Tensor("b", "FP32", (-1,))), [b"x"], 1, "")
 
 
