@@ -100,8 +100,8 @@ def _opened(flags: argparse.Namespace, kept: RunFolder) -> Results:
     """Return the results to add to.
 
     Raises:
-        OptionsInvalid: There are some, and nothing says what to do with them; or the folder cannot be made.
-        OptionsInvalid: Something else is there.
+        OptionsInvalid: There are some, and nothing says what to do with them, something else is there, or
+            the folder cannot be made.
     """
     if not kept.results.exists():
         make_folder(kept.path, "--out")

@@ -81,11 +81,6 @@ class Link:
         self._unsent = memoryview(b"")
 
     @property
-    def address(self) -> Address:
-        """Where the server is."""
-        return self.socket.family, self.socket.getpeername()
-
-    @property
     def wants_to_write(self) -> bool:
         """Whether there is something to do once the socket can be written."""
         return not self._waits_to_read if self.connecting else bool(self._unsent)

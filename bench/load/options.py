@@ -97,8 +97,7 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
     """Return the arrival process that was asked for.
 
     Raises:
-        OptionsInvalid: The trace is missing, or not wanted.
-        OptionsInvalid: The file is no trace.
+        OptionsInvalid: The trace is missing, not wanted, or none.
     """
     name = flags.arrivals or ("trace" if flags.trace else "poisson")
     if (name == "trace") != (flags.trace is not None):

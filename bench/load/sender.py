@@ -16,7 +16,7 @@ import numpy as np
 
 from bench.load.codes import NO_CONNECTION, UNANSWERED
 from bench.load.http2 import Answer
-from bench.load.link import ConnectFailed, Link, Manner, begin_to_connect, connect
+from bench.load.link import Address, ConnectFailed, Link, Manner, begin_to_connect, connect
 from bench.load.plan import Plan
 from bench.load.records import Records, Run
 from service.client import Credentials
@@ -85,8 +85,9 @@ class Sender:
         self._manner = Manner.of(host, port, credentials or Credentials())
         self._messages = messages
         self._is_wrong = is_wrong
-        self._link: Link | None = self._over(connect(host, port, self._manner), connecting=False)
-        self._address = self._link.address
+        made = connect(host, port, self._manner)
+        self._link: Link | None = self._over(made, connecting=False)
+        self._address: Address = made.family, made.getpeername()
         self._leaving: list[Link] = []  # connections that the server is closing
         self._retry_at = 0.0
         self._start = 0.0

@@ -48,8 +48,8 @@ def open_session(flags: argparse.Namespace) -> Session:
         CallFailed: The server does not know the model, or refuses the first request.
         CredentialsInvalid: TLS files or tokens cannot be used.
         CheckFailed: The server's description of the model makes no sense.
-        OptionsInvalid: There is nothing to send, or the model does not take what was given.
-        OptionsInvalid: The address is invalid, or no call can be made to it; says the remedy.
+        OptionsInvalid: There is nothing to send, the model does not take what was given, the address is invalid, or no
+            call can be made to it.
     """
     host, port = _address(flags.server)
     encoded = read_encoded(flags.input) if flags.input else {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bench.compare import measure
@@ -15,7 +15,7 @@ from bench.compare.sending import Sender
 from bench.output import show
 from bench.peers import PEERS
 from bench.peers.bare import Bare
-from bench.peers.base import Case, Place
+from bench.peers.base import Case
 from bench.profile import samplers
 from bench.profile.results import Profile
 from bench.profile.split import Cost, Thread, by_phase, by_thread, split
@@ -25,20 +25,6 @@ BARE = "bare-1-thread"
 _ALONE_SECONDS = 2.0
 DOORS = {"native": "convserve", "grpcio": "convserve-grpcio"}
 Keep = Callable[[Profile, Sequence[Cost]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A server that is being profiled, and the tools for it."""
-
-    model: str
-    transport: str
-    sender: Sender
-    place: Place
-    pid: int
-    names: dict[int, str]
-    samplers: Samplers
-    terms: measure.Terms
 
 
 def profile_model(
@@ -66,41 +52,46 @@ def profile_model(
     place = grounds.place(peer)
     with measure.checked(peer, case, place, expected, terms) as (running, _, sender):
         names = thread_names(tools.spy, running.process.pid)
-        watched = Watched(model, transport, sender, place, running.process.pid, names, tools, terms)
-        found = [_under_load(watched, in_flight) for in_flight in loads or case.in_flight or (1, 16, 64)]
+        found = [
+            _under_load(model, transport, in_flight, sender, names, tools, terms)
+            for in_flight in loads or case.in_flight or (1, 16, 64)
+        ]
     alone = _alone(case, grounds, {rows for one, _ in found for rows in around(one.rows_a_batch)}, terms)
     for one, costs in found:
         keep(replace(one, bare_us=between(alone, one.rows_a_batch)), costs)
 
 
-def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
+def _under_load(
+    model: str, transport: str, in_flight: int, sender: Sender, names: Mapping[int, str], tools: Samplers,
+    terms: measure.Terms,
+) -> tuple[Profile, list[Cost]]:  # fmt: skip
     """Measure without samplers, then find out with each of them what the CPU was used for."""
-    sender, terms, tools = watched.sender, watched.terms, watched.samplers
-    clock, batches = ThreadClock(watched.pid), BatchCounter(watched.place.spare_port)
-    show(f"{watched.model}: {in_flight} in flight")
+    pid, place = sender.running.process.pid, sender.place
+    clock, batches = ThreadClock(pid), BatchCounter(place.spare_port)
+    show(f"{model}: {in_flight} in flight")
     # The clock within the counter, whose scrapes cost the server something too.
     sent = sender.measure(in_flight, terms.seconds, _beside(batches, clock))
-    files = [watched.place.folder / name for name in ("perf.data", "spy.txt")]
+    files = [place.folder / name for name in ("perf.data", "spy.txt")]
     commands = [
-        samplers.perf_command(tools.perf, watched.pid, files[0]),
-        samplers.spy_command(tools.spy, watched.pid, files[1]),
+        samplers.perf_command(tools.perf, pid, files[0]),
+        samplers.spy_command(tools.spy, pid, files[1]),
     ]
     costs_of_looking = []
     for command, file in zip(commands, files, strict=True):
-        show(f"{watched.model}: {in_flight} in flight, with {Path(command[0]).name}")
+        show(f"{model}: {in_flight} in flight, with {Path(command[0]).name}")
         costs_of_looking.append(sender.measure(in_flight, terms.seconds, sampling(command, file)).cpu_us)
     on_core = [*samplers.parse_perf(perf_script(tools.perf, files[0]))]
     in_python = samplers.parse_spy(files[1].read_text())
     a_call = 1e6 / sent.load.answers
     threads = [
-        Thread(number, watched.names.get(number, name), number in watched.names, seconds * a_call)
+        Thread(number, names.get(number, name), number in names, seconds * a_call)
         for number, (name, seconds) in clock.threads.items()
     ]
     costs = split(threads, clock.total_seconds * a_call, on_core, in_python)
     profile = Profile(
-        model=watched.model,
+        model=model,
         in_flight=in_flight,
-        transport=watched.transport,
+        transport=transport,
         client=sent.client,
         commit=terms.commit,
         answers=sent.load.answers,
