@@ -8,7 +8,7 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Self
 
@@ -27,26 +27,34 @@ _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "U
 class Running:
     """A started command with all its processes. Use as a context manager; leaving it ends them all."""
 
+    process: subprocess.Popen[bytes]
+    begun: float
+
     def __init__(self, command: Command, log: Path, *, pipes: bool = False) -> None:
-        """Start it.
+        """Prepare; it starts on entering the context.
 
         Args:
             command: What to start.
             log: File for its output.
             pipes: Whether its standard input and output are pipes to this process.
+        """
+        self._command, self._log, self._pipes = command, log, pipes
+        self._tag = uuid.uuid4().hex
+
+    def __enter__(self) -> Self:
+        """Start it.
 
         Raises:
             PeerFailed: There is no such program.
         """
-        self._tag = uuid.uuid4().hex
-        self._log = log
+        command, pipes = self._command, self._pipes
         environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
         environment |= {"PATH": os.environ.get("PATH", ""), "ORT_DISABLE_TELEMETRY": "1", **command.variables}
         environment[_TAG] = self._tag
         self.begun = time.monotonic()
-        with log.open("wb") as said:
-            try:
-                self.process: subprocess.Popen[bytes] = subprocess.Popen(
+        try:
+            with self._log.open("wb") as said:
+                self.process = subprocess.Popen(
                     command.argv,
                     env=environment,
                     cwd=ROOT,
@@ -55,11 +63,11 @@ class Running:
                     stderr=said,
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise PeerFailed(f"{command.argv[0]}: {error.strerror}") from None
-
-    def __enter__(self) -> Self:
-        """Return it."""
+        except OSError as error:
+            raise PeerFailed(f"{command.argv[0]}: {error.strerror}") from None
+        except BaseException:  # told to end before it is known what was started
+            self._kill(stat.pid for stat in _stats() if self._is_tagged(stat.pid))
+            raise
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -113,14 +121,18 @@ class Running:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_SECONDS)
-        for pid in {*pids, *(stat.pid for stat in self.stats())}:
-            if self._is_tagged(pid) or pid == self.process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        known = {*pids, *(stat.pid for stat in self.stats())}
+        self._kill(pid for pid in known if self._is_tagged(pid) or pid == self.process.pid)
         self.process.wait()
         give_up = time.monotonic() + _STOP_SECONDS
         while [stat for stat in self.stats() if stat.pid != self.process.pid] and time.monotonic() < give_up:
             time.sleep(0.02)
+
+    @staticmethod
+    def _kill(pids: Iterable[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _is_tagged(self, pid: int) -> bool:
         return f"{_TAG}={self._tag}".encode() in _read_bytes(pid, "environ").split(b"\0")

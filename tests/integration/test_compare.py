@@ -176,6 +176,23 @@ def test_sigterm_ends_the_peers_as_well(tmp_path: Path):
     assert not server.exists()
 
 
+def test_who_is_told_to_end_while_a_peer_starts_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begun = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+            raise SystemExit(143)
+
+    monkeypatch.setattr("bench.peers.process.subprocess.Popen", Interrupted)
+    idle = Command((sys.executable, "-c", "import signal; signal.pause()"))
+    with pytest.raises(SystemExit), Running(idle, tmp_path / "log"):
+        pass
+    (process,) = begun
+    assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+
+
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     (tmp_path / "results.json").write_text("{}")
     cases = [
