@@ -13,8 +13,8 @@ from bench.compare import command as compare
 from bench.conformance import command as conformance
 from bench.errors import BenchError
 from bench.load import command as load
-from bench.output import show
 from bench.profile import command as profile
+from bench.progress import show
 from bench.slo import command as slo
 from service.client import CredentialsInvalid
 

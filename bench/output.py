@@ -5,8 +5,6 @@ from __future__ import annotations
 import importlib.util
 import json
 import os
-import shutil
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,13 +62,6 @@ def require_matplotlib(what: str = "--plot") -> None:
     """
     if importlib.util.find_spec("matplotlib") is None:
         raise OptionsInvalid(f"{what} needs matplotlib: pip install '.[bench]' in the checkout")
-
-
-def show(doing: str) -> None:
-    """Show what goes on, on a line of the terminal that the next takes the place of; an empty one clears it."""
-    if sys.stderr is not None and sys.stderr.isatty():
-        sys.stderr.write("\r\x1b[K" + doing[: shutil.get_terminal_size().columns - 1])
-        sys.stderr.flush()
 
 
 def last_line(said: str) -> str:

@@ -18,9 +18,10 @@ from bench.compare.sending import find_programs
 from bench.compare.stand import interleaved, take
 from bench.errors import OptionsInvalid
 from bench.load.options import count, counts, names, positive
-from bench.output import make_folder, require_matplotlib, show
+from bench.output import make_folder, require_matplotlib
 from bench.peers import PEERS
 from bench.peers.cases import NAMES
+from bench.progress import show
 from bench.run_folder import RunFolder
 
 _ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU time of all the server's

@@ -7,12 +7,12 @@ from typing import TypeVar
 
 from bench.compare import measure
 from bench.errors import PeerFailed
-from bench.output import show
 from bench.peers import PEERS
 from bench.peers.bare import Bare
 from bench.peers.base import Case, Peer, Place, free_port
 from bench.peers.cases import open_case
 from bench.peers.environment import Environment
+from bench.progress import show
 
 _T = TypeVar("_T")
 HERE = ("bare", "convserve")  # environments that the present one can replace

@@ -15,11 +15,11 @@ from bench.compare.results import LoadRow, StartRow, Turn
 from bench.compare.sending import Programs, Sender, Sent
 from bench.errors import PeerFailed
 from bench.load.fleet import FleetFailed
-from bench.output import show
 from bench.peers import asking
 from bench.peers.bare import Bare
 from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
+from bench.progress import show
 
 _END_SECONDS = 10.0
 FAULTS = (ClientFailed, FleetFailed, PeerFailed)

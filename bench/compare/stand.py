@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from bench.compare import measure
 from bench.compare.grounds import Grounds
 from bench.compare.results import About, FailureRow, Results, Turn
-from bench.output import show
 from bench.peers import PEERS
+from bench.progress import show
 from bench.run_folder import RunFolder
 
 
@@ -33,8 +33,8 @@ def take(
         kept: Where they are written after each turn, so that nothing is lost.
     """
     failed: set[tuple[str, str]] = set()
-    for number, turn in enumerate(turns, start=1):
-        show(f"{number} of {len(turns)}: {turn}")
+    for number, turn in enumerate(turns):
+        show(str(turn), number, len(turns))
         if (turn.model, turn.peer) in failed:
             continue
         try:

@@ -19,7 +19,7 @@ from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
 from bench.load.records import Records, Run
 from bench.load.sender import Sender
-from bench.output import show
+from bench.progress import show
 from service.client import Credentials, CredentialsInvalid
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
@@ -104,7 +104,7 @@ class Fleet:
         seconds = max(plan.seconds for plan in plans)
 
         def tick() -> None:
-            show(f"{doing}: {min(max(time.monotonic() - start, 0.0), seconds):.0f} of {seconds:.0f} s")
+            show(doing, min(max(time.monotonic() - start, 0.0), seconds), seconds)
 
         parts: list[Run] = self._gather(longest + _GRACE_SECONDS, tick)
         show("")

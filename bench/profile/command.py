@@ -14,7 +14,7 @@ from bench.compare.grounds import Grounds
 from bench.compare.machine import commit, machine, require_checkout
 from bench.compare.sending import find_programs
 from bench.load.options import counts, names, positive
-from bench.output import make_folder, require_matplotlib, show
+from bench.output import make_folder, require_matplotlib
 from bench.peers.cases import NAMES
 from bench.profile import table
 from bench.profile.flame import svg
@@ -24,6 +24,7 @@ from bench.profile.results import Profile, Profiles
 from bench.profile.samplers import SamplerFailed
 from bench.profile.split import Cost
 from bench.profile.watching import find_samplers
+from bench.progress import show
 from bench.run_folder import RunFolder
 
 _ABOUT = """Show what this server's CPU time is spent on: by thread, from /proc; in the model, the kernel and Python,

@@ -12,7 +12,6 @@ from bench.compare import measure
 from bench.compare.grounds import Grounds
 from bench.compare.results import Turn
 from bench.compare.sending import Sender
-from bench.output import show
 from bench.peers import PEERS
 from bench.peers.bare import Bare
 from bench.peers.base import Case
@@ -20,6 +19,7 @@ from bench.profile import samplers
 from bench.profile.results import Profile
 from bench.profile.split import Cost, Thread, by_phase, by_thread, split
 from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_script, sampling, thread_names
+from bench.progress import show
 
 BARE = "bare-1-thread"
 _ALONE_SECONDS = 2.0
