@@ -20,11 +20,12 @@ from torch import nn
 from torch.jit import ScriptModule
 from torchvision import models as torchvision_models
 
-from export import cli
+from export import cli, presets
 from export.architectures import Sizes
 from export.architectures.torchvision_nets import Wrapped
+from export.builder import find_builder
 from export.errors import RecipeInvalid, WeightsInvalid
-from export.load import Order, load_network
+from export.load import Order, describe, load_network
 from export.weights import fit_state, read_renames, read_state
 from export.zoo import ZOO
 from service.backend.onnx import OnnxBackend
@@ -57,15 +58,22 @@ def preprocessing(tmp_path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("name", [name for name, known in ZOO.items() if known.sizes.height in (28, 32)])
+# Networks that differ from others in depth alone, and are neither the shallowest nor the deepest.
+_BETWEEN = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet101")
+_BETWEEN += ("resnet32-cifar", "resnet44-cifar", "resnet56-cifar")
+
+
+def _to_load(*heights: int) -> list[str]:
+    return [name for name, known in ZOO.items() if known.sizes.height in heights and name not in _BETWEEN]
+
+
+@pytest.mark.parametrize("name", _to_load(28, 32))
 def test_each_small_architecture_goes_from_its_name_to_ready(tmp_path: Path, name: str) -> None:
     assert load(tmp_path, name) == 0
     assert ready(tmp_path / name / "1").labels[0] in ("0", "airplane")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, known in ZOO.items() if known.sizes.height == 224 and "152" not in name]
-)
+@pytest.mark.parametrize("name", [name for name in _to_load(224) if name != "resnet152"])  # below, with weights
 def test_each_large_architecture_goes_from_its_name_to_ready(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +84,16 @@ def test_each_large_architecture_goes_from_its_name_to_ready(
     servable = ready(tmp_path / name / "1")
     assert servable.labels[:2] == ("tench", "goldfish")
     assert servable.inputs[0].shape == (-1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("name", _BETWEEN)
+def test_an_architecture_between_is_built_as_its_name_describes_it(name: str) -> None:
+    spec, labels = describe(Order(name), presets.of_file(name, ""), [])
+    assert labels[0] == ("airplane" if name.endswith("-cifar") else "tench")
+    with torch.device("meta"):
+        network = find_builder(name)(Sizes(len(labels), spec.height, spec.width, spec.channels))
+        known = ZOO[name].build()
+    assert [weight.shape for weight in network.parameters()] == [weight.shape for weight in known.parameters()]
 
 
 def _with_a_narrow_end(name: str, *, num_classes: int, **options: object) -> nn.Module:
