@@ -58,13 +58,18 @@ def preprocessing(tmp_path: Path) -> Path:
     return path
 
 
-# Networks that differ from others in depth alone, and are neither the shallowest nor the deepest.
-_BETWEEN = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet101")
-_BETWEEN += ("resnet32-cifar", "resnet44-cifar", "resnet56-cifar")
+# Networks that differ in depth alone from one that is loaded.
+_SIBLINGS = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet50", "resnet101")
+_SIBLINGS += ("resnet20-cifar", "resnet32-cifar", "resnet44-cifar", "resnet56-cifar")
+_LOADED_WITH_WEIGHTS = ("googlenet", "resnet152")
 
 
 def _to_load(*heights: int) -> list[str]:
-    return [name for name, known in ZOO.items() if known.sizes.height in heights and name not in _BETWEEN]
+    return [
+        name
+        for name, known in ZOO.items()
+        if known.sizes.height in heights and name not in (*_SIBLINGS, *_LOADED_WITH_WEIGHTS)
+    ]
 
 
 @pytest.mark.parametrize("name", _to_load(28, 32))
@@ -73,7 +78,7 @@ def test_each_small_architecture_goes_from_its_name_to_ready(tmp_path: Path, nam
     assert ready(tmp_path / name / "1").labels[0] in ("0", "airplane")
 
 
-@pytest.mark.parametrize("name", [name for name in _to_load(224) if name != "resnet152"])  # below, with weights
+@pytest.mark.parametrize("name", _to_load(224))
 def test_each_large_architecture_goes_from_its_name_to_ready(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -86,8 +91,8 @@ def test_each_large_architecture_goes_from_its_name_to_ready(
     assert servable.inputs[0].shape == (-1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", _BETWEEN)
-def test_an_architecture_between_is_built_as_its_name_describes_it(name: str) -> None:
+@pytest.mark.parametrize("name", _SIBLINGS)
+def test_a_sibling_is_built_as_its_name_describes_it(name: str) -> None:
     spec, labels = describe(Order(name), presets.of_file(name, ""), [])
     assert labels[0] == ("airplane" if name.endswith("-cifar") else "tench")
     with torch.device("meta"):
@@ -158,6 +163,7 @@ def test_googlenets_second_scaling_happens_once(tmp_path: Path) -> None:
     with Image.open(picture) as photo, torch.no_grad():
         expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
     assert np.abs(_served(tmp_path / "googlenet" / "1", picture) - expected).max() < 1e-5
+    assert ready(tmp_path / "googlenet" / "1").labels[:2] == ("tench", "goldfish")
 
 
 def tiny() -> nn.Module:
