@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from service import cli
-from tests.integration.harness import DEADLINE_SECONDS, ROOT, environment
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, TRANSPORTS, environment
 
 
 def serve(*flags: str) -> subprocess.CompletedProcess[str]:
@@ -40,7 +40,9 @@ def test_cuda_refuses_a_fallback(small_repository: Path, transport: str):
     assert json.loads(ended.stderr.splitlines()[-1])["message"] == line
 
 
-@pytest.mark.parametrize("which", ["--grpc-port", "--http-port"])
+@pytest.mark.parametrize(
+    ("which", "transport"), [*(("--grpc-port", name) for name in TRANSPORTS), ("--http-port", "auto")]
+)
 def test_a_port_in_use(small_repository: Path, transport: str, which: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -49,12 +51,18 @@ def test_a_port_in_use(small_repository: Path, transport: str, which: str):
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_a_host_that_is_not_here(small_repository: Path, transport: str, host: str):
-    flags = ("--models", str(small_repository), "--transport", transport, "--trust-clients")
-    for more in ((), ("--http-host", "127.0.0.1")):  # the HTTP door fails, or the gRPC door
-        (line,) = complaints(serve(*flags, "--host", host, *more))
-        assert line.startswith(f"convserve: cannot listen on {host}:0: ")
-        assert line.endswith(". Choose another with --host")
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(("--transport", "auto"), id="http"),
+        *(pytest.param(("--transport", name, "--http-host", "127.0.0.1"), id=name) for name in TRANSPORTS),
+    ],
+)
+def test_a_host_that_is_not_here(small_repository: Path, host: str, more: tuple[str, ...]):
+    """The HTTP door, which is made first, or the gRPC door."""
+    (line,) = complaints(serve("--models", str(small_repository), "--trust-clients", "--host", host, *more))
+    assert line.startswith(f"convserve: cannot listen on {host}:0: ")
+    assert line.endswith(". Choose another with --host")
 
 
 @pytest.mark.parametrize(
