@@ -14,6 +14,7 @@ from bench.conformance import command as conformance
 from bench.errors import BenchError
 from bench.load import command as load
 from bench.profile import command as profile
+from bench.progress import show
 from bench.slo import command as slo
 from service.client import CredentialsInvalid
 
@@ -29,7 +30,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     flags = _parser().parse_args(arguments)
     try:
-        code = int(flags.run(flags))
+        try:
+            code = int(flags.run(flags))
+        finally:
+            show("")
         if sys.stdout is not None:  # as where a shell has closed it
             sys.stdout.flush()
     except (BenchError, CredentialsInvalid) as error:

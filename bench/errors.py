@@ -6,4 +6,8 @@ class BenchError(Exception):
 
 
 class OptionsInvalid(BenchError):
-    """Arguments do not fit together, or something that they need is missing; the message says what to do."""
+    """Arguments do not fit together, or what they need or name cannot be used; the message says what to do."""
+
+
+class PeerFailed(Exception):
+    """A peer cannot be had, does not come up, or answers wrongly; the message says why, on one line."""

@@ -11,16 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bench.errors import BenchError
-from bench.output import OutputInvalid
+from bench.errors import OptionsInvalid
 from bench.peers.base import ROOT
 
 Rows = list[list[str]]
 _T = TypeVar("_T")
-
-
-class ResultsInvalid(BenchError):
-    """A file holds no results, or cannot be read; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,21 +45,21 @@ class RunFolder:
         """Read the results; ``parse`` makes them of what the JSON holds.
 
         Raises:
-            ResultsInvalid: The file cannot be read, or holds something else.
+            OptionsInvalid: The file cannot be read, or holds something else.
         """
         try:
             return parse(json.loads(self.results.read_text()))
         except OSError as error:
-            raise ResultsInvalid(f"{self.results}: {error.strerror}; --out names the folder of a run") from None
+            raise OptionsInvalid(f"{self.results}: {error.strerror}; --out names the folder of a run") from None
         except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
             what = f"{type(error).__name__}: {error}"
-            raise ResultsInvalid(f"{self.results}: has no results of {self.command} ({what})") from None
+            raise OptionsInvalid(f"{self.results}: has no results of {self.command} ({what})") from None
 
     def write_results(self, head: Mapping[str, Any], rows: Mapping[str, Sequence[Any]]) -> None:
         """Write the results: the head, then lists of rows with one row a line. Dataclasses become objects.
 
         Raises:
-            OutputInvalid: They cannot be written.
+            OptionsInvalid: They cannot be written.
         """
         text = json.dumps(head, indent=1, default=dataclasses.asdict)[:-2]
         for name, listed in rows.items():
@@ -76,14 +71,14 @@ class RunFolder:
         """Write a file aside and rename it, so that a write that breaks off leaves the earlier one.
 
         Raises:
-            OutputInvalid: It cannot be written.
+            OptionsInvalid: It cannot be written.
         """
         path, aside = self.path / name, self.path / f".{name}.aside"
         try:
             aside.write_text(text)
             os.replace(aside, path)
         except OSError as error:
-            raise OutputInvalid(f"{path}: {error.strerror}; give another --out") from None
+            raise OptionsInvalid(f"{path}: {error.strerror}; give another --out") from None
 
 
 def document(tables: Sequence[tuple[str, Rows]], source: str, form: str) -> str:

@@ -48,7 +48,7 @@ if __name__ == "__main__":
         sys.exit(asyncio.run(main(*sys.argv[1:])))
     except CallFailed as failed:
         sys.exit(f"{failed} (request id {failed.request_id})" if failed.request_id else str(failed))
-    except (CredentialsInvalid, OSError) as error:
+    except (CredentialsInvalid, ValueError, OSError) as error:  # ValueError: no HOST:PORT
         sys.exit(str(error))
     except KeyboardInterrupt:
         sys.exit(130)  # 128 + SIGINT, as shells count

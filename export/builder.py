@@ -14,22 +14,30 @@ from export.architectures.torchvision_nets import Wrapped
 from export.errors import RecipeInvalid
 from export.zoo import find_known
 
-PICTURES_ONLY = "load takes networks for pictures, train has one for sentences, and a bare model.onnx can be served"
+SENTENCES = "give --tokenizer FILE and --labels FILE to load a network for sentences"
 TIMM = "timm:"
 
 
-def find_builder(network: str) -> Callable[[Sizes], Network]:
+def find_builder(network: str, *, sentences: bool) -> Callable[[Sizes], Network]:
     """Return the function that builds a network. It is found first, so an unknown name is refused at once.
 
+    Args:
+        network: As in :class:`export.load.Order`.
+        sentences: Whether it is to take sentences, not pictures.
+
     Raises:
-        RecipeInvalid: The name is unknown, or the network is one for sentences.
+        RecipeInvalid: The name is unknown, or the network takes the other kind of inputs.
     """
     if ":" not in network:
         known = find_known(network)
-        if known.sizes.vocabulary:
-            raise RecipeInvalid(f"{network}: is a network for sentences; {PICTURES_ONLY}")
+        if known.sizes.vocabulary and not sentences:
+            raise RecipeInvalid(f"{network}: is a network for sentences; {SENTENCES}")
+        if sentences and not known.sizes.vocabulary:
+            raise RecipeInvalid(f"{network}: is a network for pictures; leave --tokenizer out")
         return known.build
     if network.startswith(TIMM):
+        if sentences:
+            raise RecipeInvalid(f"{network}: is a network for pictures; leave --tokenizer out")
         return _timm(network.removeprefix(TIMM))
     return _function(network)
 

@@ -210,8 +210,9 @@ def _splits_to_evaluate(arguments: argparse.Namespace, recipe: Recipe, manifest:
         assert data.test is not None
         return [(f"{data.name}, {data.test_name}", data.test)]
     whole: DataSet = open_data(recipe, source)
-    splits = [(f"{whole.name}, train" if whole.test else f"{whole.name}, all", whole.train)]
-    return splits if whole.test is None else [*splits, (f"{whole.name}, test", whole.test)]
+    if whole.test is None:
+        return [(f"{whole.name}, all", whole.train)]
+    return [(f"{whole.name}, {name}", split) for name, split in (("train", whole.train), ("test", whole.test)) if split]
 
 
 def _folds(text: str | None, recipe: Recipe) -> list[int | None]:

@@ -12,7 +12,7 @@ from rich.table import Table
 from export.cli_numbers import positive, tolerance
 from export.errors import PublishFailed, RecipeInvalid, VerificationFailed, WeightsInvalid
 from export.foreign import publish_foreign
-from export.load import Order
+from export.load import MAX_TOKENS, Order
 from export.publish_loaded import publish_loaded
 from export.recipe import bundled_recipes, find_recipe
 from export.verify import TOLERANCE
@@ -49,6 +49,13 @@ def add_load(parser: argparse.ArgumentParser) -> None:
         "--preprocessing", metavar="RECIPE|FILE.toml", help="recipe or file with a table [preprocessing]"
     )
     parser.add_argument("--size", type=positive, metavar="PX", help="height and width (default: the preprocessing's)")
+    parser.add_argument("--tokenizer", type=Path, metavar="FILE", help="tokenizer.json of a network for sentences")
+    parser.add_argument(
+        "--max-tokens",
+        type=positive,
+        metavar="N",
+        help=f"longest sentence to serve, in tokens (default: {MAX_TOKENS}; with --tokenizer)",
+    )
     parser.add_argument("--logits", action="store_true", help="the .onnx file returns logits, so add softmax")
     parser.add_argument("--models", type=Path, required=True, metavar="DIR", help="model repository")
     parser.add_argument("--name", metavar="MODEL", help="name of the model (default: the architecture's)")
@@ -123,10 +130,14 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
         arguments.labels,
         arguments.preprocessing,
         arguments.size,
+        arguments.tokenizer,
+        arguments.max_tokens or MAX_TOKENS,
         tolerance=arguments.tolerance,
     )
     if arguments.renames is not None and arguments.weights is None:
         raise WeightsInvalid("--renames changes names in the weights; give --weights FILE too")
+    if arguments.max_tokens is not None and arguments.tokenizer is None:
+        raise RecipeInvalid("--max-tokens limits sentences; give --tokenizer FILE too")
     if arguments.logits and not network.endswith(".onnx"):
         raise RecipeInvalid(f"{network}: --logits is for ONNX files; other networks always return logits")
     name = arguments.name or (Path(network).stem if network.endswith(".onnx") else network.rpartition(":")[2])

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
@@ -24,7 +25,7 @@ OPSET = 18
 OUTPUT = "probabilities"
 _EXAMPLE_BATCH = 2  # torch.export treats sizes 0 and 1 as constants
 _EXAMPLE_TOKENS = 7
-_INSIDE = "classifier.network."
+_PREFIX = re.compile(r"^classifier\.network(\.inner)?\.?")  # of the names of a network's parts
 
 
 def input_spec(spec: ImageSpec | TextSpec) -> TensorSpec:
@@ -54,8 +55,9 @@ def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path
     """
     training = [name for name, module in model.named_modules() if module.training]
     if training:
-        part = training[-1].removeprefix(_INSIDE).removeprefix("inner.")
-        raise ConversionFailed(f"the model is in training mode, at least its part '{part}'; eval() must reach it")
+        part = _PREFIX.sub("", training[-1])
+        what = f"the model is in training mode, at least its part '{part}'" if part else "the model is in training mode"
+        raise ConversionFailed(f"{what}; eval() must reach all of it, so a train(mode) of its own must pass mode on")
     graph = _export(model, input_spec(spec))
     _strip(graph)
     try:

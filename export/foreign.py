@@ -1,7 +1,7 @@
-"""Publishes an ONNX file made elsewhere, wrapped so that it takes uint8 pictures and returns probabilities.
+"""Publishes an ONNX file made elsewhere, wrapped so that it takes uint8 pictures or ids and returns probabilities.
 
-The file itself is the reference. The wrapped graph must reproduce the answers that the file gives
-under ONNX Runtime to pictures that NumPy has normalised.
+The file itself is the reference. The wrapped graph must reproduce the answers that the file gives under ONNX Runtime to
+ids, or to pictures that NumPy has normalised.
 """
 
 from __future__ import annotations
@@ -14,17 +14,18 @@ from onnx import TensorProto, helper, numpy_helper
 
 from export import provenance
 from export.convert import OUTPUT, check_graph, input_spec, output_spec
-from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
+from export.data.inputs import TokenInputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed, WeightsInvalid
 from export.load import Order, describe
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
+from export.sentence_nets import check_padding
 from export.verify import are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
-from service.errors import LoadError
+from service.errors import BackendFailed, LoadError
 from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
-from service.spec import ImageSpec
+from service.spec import ImageSpec, TextSpec
 
-_INPUT = "images"
+_OURS = ("images", "ids", OUTPUT)
 _IR_VERSION = 4  # the first that does not list weights among the inputs, where the server would require them
 _MARK = "convserve_"  # prefix of the added names, so that they cannot clash with the file's
 
@@ -32,11 +33,11 @@ _MARK = "convserve_"  # prefix of the added names, so that they cannot clash wit
 class Foreign:
     """The file's own answers, the reference that torch's model is for networks of this project."""
 
-    def __init__(self, path: Path, spec: ImageSpec, *, logits: bool) -> None:
+    def __init__(self, path: Path, spec: ImageSpec | TextSpec, *, logits: bool) -> None:
         """Open the file.
 
         Raises:
-            ConversionFailed: It cannot be opened, has more than one input or output, or takes other pictures.
+            ConversionFailed: It cannot be opened, has more than one input or output, or takes other inputs.
         """
         try:
             self._backend = OnnxBackend(path, "cpu")
@@ -45,24 +46,29 @@ class Foreign:
         if len(self._backend.inputs) != 1 or len(self._backend.outputs) != 1:
             counts = f"{len(self._backend.inputs)} inputs and {len(self._backend.outputs)} outputs"
             raise ConversionFailed(f"{path}: has {counts}, expected one of each")
-        (expected,) = self._backend.inputs
-        shape = (spec.channels, spec.height, spec.width)
-        fits = len(expected.shape) == 4 and all(a in (-1, b) for a, b in zip(expected.shape[1:], shape, strict=True))
-        if expected.datatype != "FP32" or not fits:
-            raise ConversionFailed(f"{path}: takes {expected}, expected FP32 (N, {', '.join(map(str, shape))})")
-        if expected.shape[0] != -1:
-            raise ConversionFailed(
-                f"{path}: takes only batches of {expected.shape[0]}; export it with a dynamic batch axis"
-            )
+        (self.takes,) = self._backend.inputs
+        axes: tuple[int, ...] = (-1,)
+        datatypes, expected = ["INT64", "INT32"], "INT64 or INT32 (N, L) with a dynamic length L"
+        if isinstance(spec, ImageSpec):
+            axes = (spec.channels, spec.height, spec.width)
+            datatypes, expected = ["FP32"], f"FP32 (N, {', '.join(map(str, axes))})"
+        shape = self.takes.shape
+        fits = len(shape) == 1 + len(axes) and all(a in (-1, b) for a, b in zip(shape[1:], axes, strict=True))
+        if self.takes.datatype not in datatypes or not fits:
+            raise ConversionFailed(f"{path}: takes {self.takes}, expected {expected}")
+        if shape[0] != -1:
+            raise ConversionFailed(f"{path}: takes only batches of {shape[0]}; export it with a dynamic batch axis")
         self._spec, self._logits = spec, logits
 
     def own_answer(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the file's answer to uint8 (N, H, W, C)."""
-        x = (inputs.astype(np.float64) / 255 - self._spec.mean) / self._spec.std
-        return self._backend.run([np.ascontiguousarray(x.transpose(0, 3, 1, 2), dtype=np.float32)])[0]
+        """Return the file's answer to uint8 (N, H, W, C) or int64 (N, L)."""
+        x = inputs
+        if isinstance(self._spec, ImageSpec):
+            x = ((x.astype(np.float64) / 255 - self._spec.mean) / self._spec.std).transpose(0, 3, 1, 2)
+        return self._backend.run([np.ascontiguousarray(x, dtype=self.takes.dtype)])[0]
 
     def answer(self, inputs: np.ndarray) -> np.ndarray:
-        """Return probabilities (N, K) for uint8 (N, H, W, C)."""
+        """Return probabilities (N, K) for the same."""
         answer = self.own_answer(inputs)
         if not self._logits:
             return answer
@@ -79,7 +85,7 @@ def publish_foreign(
     Raises:
         WeightsInvalid: There is no such file, or separate weights were given although it holds its own.
         RecipeInvalid: Preprocessing or labels are missing.
-        ConversionFailed: The file has other inputs or outputs than a classifier of such pictures.
+        ConversionFailed: The file has other inputs or outputs than such a classifier.
         VerificationFailed: The wrapped graph answers differently.
         PublishFailed: The version exists already, or the repository cannot be written.
     """
@@ -88,21 +94,25 @@ def publish_foreign(
         raise WeightsInvalid(f"{path}: an ONNX file holds its own weights; leave --weights and --renames out")
     if not path.is_file():
         raise WeightsInvalid(f"{path}: no such file")
-    spec, labels = describe(order, None, notes)
+    preprocessing, labels = describe(order, None, notes)
+    spec = preprocessing.spec
     for note in notes:
         say(f"note: {note}")
     with write_aside(target, version) as (aside, folder):
         reference = Foreign(path, spec, logits=logits)
-        inputs = PictureInputs(proving_pictures(spec))
+        inputs = proving_inputs(preprocessing)
         _check_answers(path, reference.own_answer(inputs.batch(np.arange(2))), len(labels), logits=logits)
+        if isinstance(inputs, TokenInputs) and isinstance(spec, TextSpec):
+            _check_last_id(path, reference, preprocessing.sizes(len(labels)).vocabulary - 1)
+            check_padding(str(path), reference.answer, inputs, spec.padding_id, order.tolerance)
         (aside / MODEL_FILE).write_bytes(
             wrap(onnx.load(path), spec, len(labels), logits=logits).SerializeToString(deterministic=True)
         )
         check_graph(aside / MODEL_FILE, input_spec(spec), output_spec(len(labels)))
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
         parity = verify_graph(reference, backend, inputs, max_batch_size, order.tolerance)
-        say(f"verified: at most {parity.max_abs_difference:.2g} from the file's own answers on {parity.count} pictures")
-        write_parts(aside, labels, Preprocessing(spec, None), reference)
+        say(f"verified: at most {parity.max_abs_difference:.2g} from the file's own answers on {parity.count} inputs")
+        write_parts(aside, labels, preprocessing, reference, proving_raw(preprocessing))
         described = Described(spec, labels, max_batch_size, _provenance(path))
         write_manifest(make_manifest(described, (), parity, aside), aside)
         verify_version(aside)
@@ -110,12 +120,12 @@ def publish_foreign(
     return folder
 
 
-def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool) -> onnx.ModelProto:
-    """Return the model with normalisation and transposition before it, and softmax after it if it returns logits.
+def wrap(model: onnx.ModelProto, spec: ImageSpec | TextSpec, classes: int, *, logits: bool) -> onnx.ModelProto:
+    """Return the model with what turns a request's tensor into its own before it, and softmax after it for logits.
 
     Args:
         model: The model; it is changed, so do not use it afterwards.
-        spec: The pictures.
+        spec: The pictures or sentences.
         classes: K, because the model's output need not state it.
         logits: Whether the model returns logits instead of probabilities.
 
@@ -125,20 +135,15 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool)
     graph = model.graph
     constants = {initializer.name for initializer in graph.initializer}
     (taken,) = (value for value in graph.input if value.name not in constants)
-    given = graph.output[0]
-    mean, std = np.array(spec.mean), np.array(spec.std)
-    added = [
-        numpy_helper.from_array((1 / (255 * std)).astype(np.float32), f"{_MARK}scale"),
-        numpy_helper.from_array((mean / std).astype(np.float32), f"{_MARK}shift"),
-    ]
-    before = [
-        helper.make_node("Cast", [_INPUT], [f"{_MARK}float"], to=TensorProto.FLOAT),
-        helper.make_node("Mul", [f"{_MARK}float", f"{_MARK}scale"], [f"{_MARK}scaled"]),
-        helper.make_node("Sub", [f"{_MARK}scaled", f"{_MARK}shift"], [f"{_MARK}normal"]),
-        helper.make_node("Transpose", [f"{_MARK}normal"], [f"{_MARK}planes"], perm=[0, 3, 1, 2]),
-    ]
+    given, ours = graph.output[0], input_spec(spec)
+    own = taken.type.tensor_type.elem_type
+    before, added = [helper.make_node("Cast", [ours.name], [f"{_MARK}cast"], to=own)], list[TensorProto]()
+    axes: list[str | int] = ["batch", "tokens"]
+    if isinstance(spec, ImageSpec):
+        normalising, added = _normalisation(before[0].output[0], spec)
+        before, axes = before + normalising, ["batch", *spec.shape]
     old_in, old_out = taken.name, given.name
-    _rename(graph, {old_in: f"{_MARK}planes"})
+    _rename(graph, {old_in: before[-1].output[0]})
     last = helper.make_node("Softmax" if logits else "Identity", [_apart(old_out)], [OUTPUT])
     if logits:
         last.attribute.append(helper.make_attribute("axis", 1))
@@ -146,7 +151,7 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool)
     made = helper.make_graph(
         nodes,
         "convserve",
-        [helper.make_tensor_value_info(_INPUT, TensorProto.UINT8, ["batch", *spec.shape])],
+        [helper.make_tensor_value_info(ours.name, helper.np_dtype_to_tensor_dtype(ours.dtype), axes)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
         [*graph.initializer, *added],
     )
@@ -158,6 +163,21 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec, classes: int, *, logits: bool)
     except onnx.checker.ValidationError as error:
         raise ConversionFailed(f"the wrapped graph is not valid ONNX ({' '.join(str(error).split())})") from None
     return wrapped
+
+
+def _normalisation(pixels: str, spec: ImageSpec) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
+    """Return the nodes that scale and transpose float pixels (N, H, W, C), and their constants."""
+    mean, std = np.array(spec.mean), np.array(spec.std)
+    constants = [
+        numpy_helper.from_array((1 / (255 * std)).astype(np.float32), f"{_MARK}scale"),
+        numpy_helper.from_array((mean / std).astype(np.float32), f"{_MARK}shift"),
+    ]
+    nodes = [
+        helper.make_node("Mul", [pixels, f"{_MARK}scale"], [f"{_MARK}scaled"]),
+        helper.make_node("Sub", [f"{_MARK}scaled", f"{_MARK}shift"], [f"{_MARK}normal"]),
+        helper.make_node("Transpose", [f"{_MARK}normal"], [f"{_MARK}planes"], perm=[0, 3, 1, 2]),
+    ]
+    return nodes, constants
 
 
 def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
@@ -180,18 +200,26 @@ def _rename(graph: onnx.GraphProto, names: dict[str, str]) -> None:
 
 def _apart(name: str) -> str:
     """Rename a tensor of the file that has the name of the version's input or output; an empty name stays empty."""
-    return f"their_{name}" if name in (_INPUT, OUTPUT) else name
+    return f"their_{name}" if name in _OURS else name
 
 
 def _check_answers(path: Path, answers: np.ndarray, classes: int, *, logits: bool) -> None:
     if answers.ndim != 2 or answers.shape[1] != classes:
         raise ConversionFailed(
-            f"{path}: returns {answers.shape[1:]} numbers per picture, expected one for each of the {classes} labels"
+            f"{path}: returns {answers.shape[1:]} numbers per input, expected one for each of the {classes} labels"
         )
     if logits and are_probabilities(answers):
         raise ConversionFailed(f"{path}: returns probabilities already; leave --logits out")
     if not logits and not are_probabilities(answers):
         raise ConversionFailed(f"{path}: does not return probabilities; give --logits if it returns logits")
+
+
+def _check_last_id(path: Path, reference: Foreign, last: int) -> None:
+    """Refuse a file with fewer word vectors than the tokenizer has tokens: a caller could make a batch fail."""
+    try:
+        reference.own_answer(np.array([[last]]))
+    except BackendFailed as error:
+        raise ConversionFailed(f"{path}: fails on id {last}, the tokenizer's last ({error.__cause__})") from None
 
 
 def _provenance(path: Path) -> Provenance:

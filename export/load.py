@@ -14,18 +14,22 @@ import torch
 from torch import nn
 
 from export import presets
-from export.architectures import Network, Sizes
+from export.architectures import Network
 from export.architectures.torchvision_nets import SCALES_TWICE, Wrapped
-from export.builder import PICTURES_ONLY, TIMM, find_builder
-from export.classifier import PictureFront
-from export.data.inputs import proving_pictures
+from export.builder import SENTENCES, TIMM, find_builder
+from export.classifier import Classifier
+from export.data.inputs import Preprocessing, proving_inputs
 from export.errors import RecipeInvalid
 from export.recipe import find_recipe
+from export.sentence_nets import as_textcnn, read_tokenizer
 from export.verify import TOLERANCE
 from export.weights import fit_state, read_renames, read_state
+from export.zoo import find_known
 from service import strict
 from service.spec import ImageSpec
 
+MAX_TOKENS = 512
+_NO_LABELS = "no labels are known; give --labels FILE with one label per line"
 _RANDOM_FACTOR = 0.2
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training uses
 
@@ -41,6 +45,8 @@ class Order:
         labels: File with one label per line, or None for those of the weights or the recipe.
         preprocessing: TOML file with a table ``[preprocessing]``, or a recipe's name, or None.
         size_px: Height and width instead of the preprocessing's, or None.
+        tokenizer: File of the tokenizer of a network for sentences; None for pictures.
+        max_tokens: The longest sentence that will be served, in tokens.
         seed: Seed of random weights.
         tolerance: Largest difference of a probability between torch and the graph that is accepted.
     """
@@ -51,6 +57,8 @@ class Order:
     labels: Path | None = None
     preprocessing: str | None = None
     size_px: int | None = None
+    tokenizer: Path | None = None
+    max_tokens: int = MAX_TOKENS
     seed: int = 0
     tolerance: float = TOLERANCE
 
@@ -62,7 +70,7 @@ class Loaded:
     Attributes:
         network: In evaluation mode.
         name: Name for the manifest.
-        spec: The preprocessing that produces its input.
+        preprocessing: What produces its input.
         labels: One per class.
         weights: Where the weights come from.
         digest: ``sha256:`` of the weights.
@@ -71,7 +79,7 @@ class Loaded:
 
     network: Network
     name: str
-    spec: ImageSpec
+    preprocessing: Preprocessing
     labels: tuple[str, ...]
     weights: str
     digest: str
@@ -83,36 +91,41 @@ def load_network(order: Order) -> Loaded:
 
     Raises:
         RecipeInvalid: The name is unknown, preprocessing or labels are missing, or the network cannot take
-            such pictures.
+            such pictures or sentences.
         WeightsInvalid: The weights cannot be read or do not fit.
     """
     torch.manual_seed(order.seed)
-    build = find_builder(order.network)
+    build = find_builder(order.network, sentences=order.tokenizer is not None)
     notes: list[str] = []
     state: dict[str, torch.Tensor] | None = None
     named = presets.named(order.network, order.weights) if order.weights else None
     if order.weights is not None and named is None:
         state, notes = read_state(Path(order.weights))
-    spec, labels = describe(order, _preset(order, named, notes), notes)
-    network = build(Sizes(len(labels), spec.height, spec.width, spec.channels))
+    preprocessing, labels = describe(order, _preset(order, named, notes), notes)
+    if state is not None and order.tokenizer is not None and ":" not in order.network:
+        known, state, done = as_textcnn(find_known(order.network), state, preprocessing)
+        build, notes = known.build, notes + done
+    network = build(preprocessing.sizes(len(labels)))
     target = network.inner if isinstance(network, Wrapped) else network
     if named is not None:
         state = presets.fetch(named)
     if state is None and ":" in order.network and not order.network.startswith(TIMM):
         notes.append(f"the weights are those with which {order.network} returned the network")
-        _pass_through(network.eval(), spec, proving_pictures(spec)[:2])
+        _pass_through(network.eval(), preprocessing, 2)
         source = f"of {order.network}"
     elif state is None:
         notes.append("no weights were given, so they are random and the answers mean nothing")
-        _settle(network, spec)
+        _settle(network, preprocessing)
         source = f"random, seed {order.seed}"
     else:
         renames = read_renames(order.renames) if order.renames else None
         ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
         notes += fit_state(target, state, renames, ignored).notes
-        _pass_through(network.eval(), spec, proving_pictures(spec)[:1])
+        _pass_through(network.eval(), preprocessing, 1)
         source = Path(order.weights or "").name
-    return Loaded(network.eval(), order.network, spec, labels, source, _digest(target), tuple(notes))
+    digest = _digest(target)
+    network.compact()
+    return Loaded(network.eval(), order.network, preprocessing, labels, source, digest, tuple(notes))
 
 
 def _preset(order: Order, named: Any, notes: list[str]) -> Any:
@@ -127,12 +140,26 @@ def _preset(order: Order, named: Any, notes: list[str]) -> Any:
     return chosen
 
 
-def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tuple[str, ...]]:
+def describe(order: Order, preset: Any, notes: list[str]) -> tuple[Preprocessing, tuple[str, ...]]:
     """Return preprocessing and labels: those given, torchvision's, or those of a recipe for such a network.
 
     Raises:
-        RecipeInvalid: One of them is missing or cannot be read.
+        RecipeInvalid: One of them is missing or cannot be read, or is for the other kind of network.
     """
+    if order.tokenizer is None:
+        spec, labels = _describe_pictures(order, preset, notes)
+        return Preprocessing(spec, None), labels
+    if order.preprocessing is not None or order.size_px is not None:
+        raise RecipeInvalid(
+            f"{order.network}: --preprocessing and --size are for pictures; --tokenizer alone says how sentences "
+            "become ids"
+        )
+    if order.labels is None:
+        raise RecipeInvalid(f"{order.network}: {_NO_LABELS}")
+    return read_tokenizer(order.tokenizer, order.max_tokens), _read_labels(order.labels)
+
+
+def _describe_pictures(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tuple[str, ...]]:
     labels: tuple[str, ...] | None = None
     if order.preprocessing is not None and order.preprocessing.endswith(".toml"):
         spec = _read_preprocessing(Path(order.preprocessing))
@@ -143,7 +170,7 @@ def describe(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tu
     if order.labels is not None:
         labels = _read_labels(order.labels)
     if not labels:
-        raise RecipeInvalid(f"{order.network}: no labels are known; give --labels FILE with one label per line")
+        raise RecipeInvalid(f"{order.network}: {_NO_LABELS}")
     if order.size_px is not None:
         resize_px = order.size_px if spec.resize == "exact" else round(spec.resize_px * order.size_px / spec.height)
         spec = dataclasses.replace(spec, height=order.size_px, width=order.size_px, resize_px=max(1, resize_px))
@@ -163,7 +190,7 @@ def _recipe_description(order: Order, notes: list[str]) -> tuple[ImageSpec, tupl
         )
     recipe = find_recipe(name)
     if not isinstance(recipe.spec, ImageSpec):
-        raise RecipeInvalid(f"{name}: is a recipe for sentences; {PICTURES_ONLY}")
+        raise RecipeInvalid(f"{name}: is a recipe for sentences; {SENTENCES}")
     notes.append(
         f"preprocessing and labels are those of the recipe {name} "
         f"(mean {_listed(recipe.spec.mean)}, std {_listed(recipe.spec.std)}); --preprocessing overrides them"
@@ -180,7 +207,7 @@ def _read_preprocessing(path: Path) -> ImageSpec:
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))["preprocessing"]
         if isinstance(table, dict) and table.get("kind") == "text":
-            raise RecipeInvalid(f"{path}: is for sentences; {PICTURES_ONLY}")
+            raise RecipeInvalid(f"{path}: is for sentences; {SENTENCES}")
         return strict.parse(ImageSpec, table, "preprocessing")
     except KeyError:
         raise RecipeInvalid(f"{path}: has no table [preprocessing]") from None
@@ -201,40 +228,48 @@ def _read_labels(path: Path) -> tuple[str, ...]:
     return labels
 
 
-def _settle(network: Network, spec: ImageSpec) -> None:
-    """Give batch norm the statistics of the pictures that verify the network, and factors smaller than one.
+def _settle(network: Network, preprocessing: Preprocessing) -> None:
+    """Give batch norm the statistics of the inputs that verify the network, and factors smaller than one.
 
     Without statistics, activations of a network with random weights grow from layer to layer. The logits of
     a deep random network become so large that the rounding of any runtime shows in the probabilities.
 
     Raises:
-        RecipeInvalid: The network cannot take such pictures.
+        RecipeInvalid: The network cannot take such inputs.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
     momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches
         nn.init.constant_(norm.weight, _RANDOM_FACTOR)
-    _pass_through(network.train(), spec, proving_pictures(spec))
+    _pass_through(network.train(), preprocessing)
     for norm, momentum in zip(norms, momenta, strict=True):
         norm.momentum = momentum
 
 
-def _pass_through(network: Network, spec: ImageSpec, pictures: np.ndarray) -> None:
-    """Run a network on pictures.
+def _pass_through(network: Network, preprocessing: Preprocessing, count: int | None = None) -> None:
+    """Run a network on inputs that will verify it: the first ones, or all of them for None.
 
     Raises:
-        RecipeInvalid: The network cannot take such pictures.
+        RecipeInvalid: The network cannot take such inputs.
     """
+    spec, inputs = preprocessing.spec, proving_inputs(preprocessing)
+    batches = [inputs.batch(np.arange(count or len(inputs)))]
+    if isinstance(spec, ImageSpec):
+        took = f"pictures of {spec.height} x {spec.width} in mode {spec.mode}"
+        given = "float32 (N, C, H, W) on the CPU, of the size and mode that --size and --preprocessing say"
+    else:
+        words = preprocessing.sizes(0).vocabulary
+        batches += [np.array([[words - 1]]), np.full((1, spec.max_tokens), words - 1)]
+        took = f"ids of 1 to {spec.max_tokens} tokens"
+        given = f"int64 (N, L) on the CPU, each from 0 to {words - 1}, the tokenizer's last"
     try:
         with torch.no_grad():
-            network(PictureFront(spec)(torch.from_numpy(pictures)))
+            for batch in batches:
+                Classifier(network, spec)(torch.from_numpy(batch))
     except (Exception, SystemExit) as error:  # each layer raises its own class
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise RecipeInvalid(
-            f"the network cannot take pictures of {spec.height} x {spec.width} in mode {spec.mode} ({reason}); it is "
-            "given float32 (N, C, H, W) on the CPU, of the size and mode that --size and --preprocessing say"
-        ) from None
+        raise RecipeInvalid(f"the network cannot take {took} ({reason}); it is given {given}") from None
 
 
 def _digest(module: nn.Module) -> str:

@@ -22,7 +22,7 @@ import numpy as np
 from export.classifier import Probabilities
 from export.convert import convert, input_spec, output_spec
 from export.data import DataSet, Source
-from export.data.golden import golden_raw
+from export.data.golden import doubted_pictures, golden_raw
 from export.data.inputs import Preprocessing
 from export.errors import PublishFailed, RunInvalid
 from export.evaluate import Score, evaluate_graph
@@ -105,7 +105,7 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
         )
         score = evaluate_graph(backend, preprocessing, test)
         say(f"evaluated: {score}; torch {torch_accuracy:.2%}")
-        write_parts(aside, recipe.data.labels, preprocessing, model)
+        write_parts(aside, recipe.data.labels, preprocessing, model, golden_raw(recipe.spec))
         accuracy = _accuracy(data, score, torch_accuracy)
         described = Described(
             recipe.spec, recipe.data.labels, recipe.serving.max_batch_size, _provenance(recipe, record)
@@ -196,13 +196,21 @@ def _check_same_accuracy(run_dir: Path, record: RunRecord, accuracy: float) -> N
         )
 
 
-def write_parts(aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Reference) -> None:
-    """Write labels, tokenizer and golden vectors."""
+def write_parts(
+    aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Reference, raw: Sequence[bytes]
+) -> None:
+    """Write labels, tokenizer and golden vectors: the model's answers to ``raw``."""
     (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     preprocessing.save(aside)
-    raw = golden_raw(preprocessing.spec)
-    inputs = preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
-    write_golden(Golden(raw, (inputs,), (model.answer(inputs),)), aside / GOLDEN_FILE)
+
+    def tensors(raw: Sequence[bytes]) -> np.ndarray:
+        return preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
+
+    golden = tuple(raw)
+    if isinstance(preprocessing.spec, ImageSpec):
+        golden += doubted_pictures(golden, lambda pictures: model.answer(tensors(pictures)))
+    inputs = tensors(golden)
+    write_golden(Golden(golden, (inputs,), (model.answer(inputs),)), aside / GOLDEN_FILE)
 
 
 def _accuracy(data: DataSet, score: Score, torch_value: float) -> Accuracy:

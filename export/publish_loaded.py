@@ -10,13 +10,15 @@ import torch
 from export import provenance
 from export.classifier import Classifier, Probabilities
 from export.convert import convert
-from export.data.inputs import PictureInputs, Preprocessing, proving_pictures
+from export.data.inputs import Inputs, TokenInputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed
 from export.load import Loaded, Order, load_network
 from export.publish import Described, Say, make_manifest, write_aside, write_parts
+from export.sentence_nets import check_padding
 from export.verify import TOLERANCE, are_probabilities, verify_graph, verify_version
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, Dataset, write_manifest
+from service.spec import TextSpec
 
 _BY_ROUNDING = 10  # times the tolerance: what rounds as much would not pass verification either
 
@@ -25,7 +27,7 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
     """Load a network and publish it. Whether it can be written is found out before its weights are read.
 
     Without a test set, no accuracy can be measured and none is claimed. torch and the graph are
-    compared on the golden pictures and on noise.
+    compared on golden inputs, and on noise or sentences of the tokenizer's own words.
 
     Args:
         order: What to load.
@@ -48,51 +50,59 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
         loaded = load_network(order)
         for note in loaded.notes:
             say(f"note: {note}")
-        classifier = Classifier(loaded.network, loaded.spec).eval()
-        inputs = PictureInputs(proving_pictures(loaded.spec))
+        preprocessing, spec = loaded.preprocessing, loaded.preprocessing.spec
+        classifier = Classifier(loaded.network, spec).eval()
+        inputs = proving_inputs(preprocessing)
         _check_logits(loaded, classifier, inputs, _BY_ROUNDING * max(order.tolerance, TOLERANCE))
         model = Probabilities(classifier).eval()
-        convert(model, loaded.spec, len(loaded.labels), aside / MODEL_FILE)
+        convert(model, spec, len(loaded.labels), aside / MODEL_FILE)
         say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
         parity = verify_graph(model, backend, inputs, max_batch_size, order.tolerance)
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
-        write_parts(aside, loaded.labels, Preprocessing(loaded.spec, None), model)
+        write_parts(aside, loaded.labels, preprocessing, model, proving_raw(preprocessing))
         about = provenance.of_loaded(loaded.name, Dataset(f"weights {loaded.weights}", loaded.digest))
-        described = Described(loaded.spec, loaded.labels, max_batch_size, about)
+        described = Described(spec, loaded.labels, max_batch_size, about)
         write_manifest(make_manifest(described, (), parity, aside), aside)
         verify_version(aside)
     say(f"published: {folder}")
     return folder
 
 
-def _check_logits(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, rounding: float) -> None:
-    """Refuse a network that does not return logits, or not always the same ones for the same picture.
+def _check_logits(loaded: Loaded, classifier: Classifier, inputs: Inputs, rounding: float) -> None:
+    """Refuse a network that does not return logits, or not always the same ones for the same input.
 
     Softmax applied twice would answer almost uniformly. Probabilities that differ by ``rounding`` count as the same.
 
     Raises:
         ConversionFailed: It returns probabilities, values that are not numbers, another type than float32 or another
-            shape than (N, K), or answers that depend on chance or on the other pictures of a batch.
+            shape than (N, K), or answers that depend on chance, on the other rows of a batch or on padding.
     """
-    alone = _answers(loaded, classifier, inputs, 1)  # some networks drop an axis of size 1
-    answers = _answers(loaded, classifier, inputs, 2)
+    name, spec = loaded.name, loaded.preprocessing.spec
+    alone = _answers(loaded, classifier, inputs.batch(np.arange(1)))  # some networks drop an axis of size 1
+    answers = _answers(loaded, classifier, inputs.batch(np.arange(2)))
     if answers.softmax(dim=1).isnan().any():
         raise ConversionFailed(
-            f"{loaded.name}: returns NaN or infinity; its weights are damaged, or mean and std are not its own"
+            f"{name}: returns NaN or infinity; its weights are damaged, or mean and std are not its own"
         )
     if are_probabilities(answers.numpy()):
+        raise ConversionFailed(f"{name}: returns probabilities, expected logits; remove its softmax, load adds one")
+    if _difference(answers, _answers(loaded, classifier, inputs.batch(np.arange(2)))) > rounding:
         raise ConversionFailed(
-            f"{loaded.name}: returns probabilities, expected logits; remove its softmax, load adds one"
-        )
-    if _difference(answers, _answers(loaded, classifier, inputs, 2)) > rounding:
-        raise ConversionFailed(
-            f"{loaded.name}: answers the same pictures differently each time; its forward is random or keeps state, "
+            f"{name}: answers the same inputs differently each time; its forward is random or keeps state, "
             "such as F.dropout without training=self.training"
         )
-    if _difference(alone, _answers(loaded, classifier, inputs, len(inputs))[:1]) > rounding:
+    if isinstance(inputs, TokenInputs) and isinstance(spec, TextSpec):
+        check_padding(
+            name,
+            lambda ids: _answers(loaded, classifier, ids).softmax(dim=1).numpy(),
+            inputs,
+            spec.padding_id,
+            rounding,
+        )
+    if _difference(alone, _answers(loaded, classifier, inputs.batch(np.arange(len(inputs))))[:1]) > rounding:
         raise ConversionFailed(
-            f"{loaded.name}: answers a picture differently in a batch; its forward must not mix the rows of a batch, "
+            f"{name}: answers an input differently in a batch; its forward must not mix the rows of a batch, "
             "as batch norm without running statistics does"
         )
 
@@ -102,16 +112,16 @@ def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
     return float((one.softmax(dim=1) - other.softmax(dim=1)).abs().max())
 
 
-def _answers(loaded: Loaded, classifier: Classifier, inputs: PictureInputs, count: int) -> torch.Tensor:
-    """Return a network's answers to one batch of ``count`` pictures: (N, K).
+def _answers(loaded: Loaded, classifier: Classifier, batch: np.ndarray) -> torch.Tensor:
+    """Return a network's answers to one batch of inputs (N, ...): (N, K).
 
     Raises:
         ConversionFailed: The network fails, or returns anything else.
     """
-    name, classes = loaded.name, len(loaded.labels)
+    name, classes, count = loaded.name, len(loaded.labels), len(batch)
     try:
         with torch.inference_mode():
-            answers: object = classifier(torch.from_numpy(inputs.batch(np.arange(count))))
+            answers: object = classifier(torch.from_numpy(batch))
     except Exception as error:  # the user's code may raise anything
         reason = " ".join(str(error).split())
         raise ConversionFailed(f"{name}: fails on a batch of {count} ({type(error).__name__}: {reason})") from None

@@ -19,7 +19,7 @@ from export.publish import Say, write_aside
 from export.quantize import METHODS, choose_excluded, quantize_int8, shrink_tables, to_float16
 from export.reading import recipe_of
 from export.runner import open_divided
-from export.verify import BATCH_SIZES, largest_difference, verify_version
+from export.verify import batch_sizes, largest_difference, verify_version
 from service.backend.onnx import OnnxBackend
 from service.digests import check_digests, sealed
 from service.golden import Golden, read_golden, write_golden
@@ -252,7 +252,7 @@ def _write(subject: _Subject, aside: Path, score: Score, quantization: Quantizat
     (inputs,) = golden.inputs
     own = np.concatenate([backend.run([inputs[i : i + 1]])[0] for i in range(len(inputs))])
     write_golden(Golden(golden.raw, golden.inputs, (own,)), aside / GOLDEN_FILE)
-    sizes = tuple(sorted({size for size in BATCH_SIZES if size < source.max_batch_size} | {source.max_batch_size}))
+    sizes = batch_sizes(source.max_batch_size)
     worst = 0.0
     for size in sizes:
         rows = np.arange(size) % len(inputs)

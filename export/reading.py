@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from export.errors import RecipeInvalid
 from export.provenance import LOADED
 from export.recipe import Recipe, bundled_recipes, find_recipe
 from service.manifest import Manifest, read_labels
+from service.spec import ImageSpec
 
 
 def recipe_of(version_dir: Path, manifest: Manifest, given: str | None) -> Recipe:
-    """Return the recipe that was given, else the version's own, with the version's labels.
+    """Return the recipe that was given, else the version's own, with the version's labels and size of pictures.
 
     Raises:
         RecipeInvalid: None was given and the version's own is not bundled, or the one that was given is not valid.
@@ -27,5 +29,9 @@ def recipe_of(version_dir: Path, manifest: Manifest, given: str | None) -> Recip
         raise RecipeInvalid(
             f"{version_dir}: its recipe '{own}' is not a bundled one; give --recipe RUN_DIR/recipe.toml of its run"
         )
+    recipe = find_recipe(given or own)
     # The version's own labels decide the class index of each folder of pictures.
-    return find_recipe(given or own).with_labels(read_labels(version_dir / manifest.labels_file))
+    data = dataclasses.replace(recipe.data, labels=read_labels(version_dir / manifest.labels_file))
+    spec = manifest.preprocessing
+    preprocessing = spec if isinstance(spec, ImageSpec) else recipe.preprocessing
+    return dataclasses.replace(recipe, data=data, preprocessing=preprocessing)

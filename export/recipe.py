@@ -6,7 +6,6 @@ weights is in the recipe, and no key has a default.
 
 from __future__ import annotations
 
-import dataclasses
 import re
 import tomllib
 from dataclasses import dataclass
@@ -167,10 +166,6 @@ class Recipe:
     def spec(self) -> ImageSpec | TextSpec:
         """The preprocessing spec as the server reads it."""
         return self.preprocessing.spec if isinstance(self.preprocessing, TextRecipe) else self.preprocessing
-
-    def with_labels(self, labels: tuple[str, ...]) -> Recipe:
-        """Return the recipe with these labels instead of its own."""
-        return dataclasses.replace(self, data=dataclasses.replace(self.data, labels=labels))
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ import torch
 
 from export import provenance
 from export.classifier import Classifier, build_classifier
-from export.data import DataSet, Source, divide, open_data, report, with_fold
+from export.data import DataSet, Source, check_learnable, divide, open_data, report, with_fold
 from export.data.inputs import Inputs, Preprocessing
 from export.errors import DataInvalid, RunInvalid
 from export.memory import keep_memory
@@ -190,6 +190,7 @@ def run_all(
     for seed in seeds:
         for fold in folds:
             data, held_fold = open_divided(plan.recipe, plan.source, seed, fold)
+            check_learnable(data, plan.recipe, plan.source)
             say(report(data))
             folder = plan.out / _folder_name(seed, held_fold) if several else plan.out
             with hold_run(folder):

@@ -20,7 +20,7 @@ from service.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, Parity, read_lab
 
 # Largest absolute difference of a probability between torch and ONNX Runtime.
 TOLERANCE = 1e-5
-BATCH_SIZES = (1, 2, 7, 32)
+_BATCH_SIZES = (1, 2, 7, 32)
 _BATCHES_A_SIZE = 8
 
 
@@ -32,6 +32,11 @@ class Reference(Protocol):
         ...
 
 
+def batch_sizes(largest: int) -> tuple[int, ...]:
+    """Return the sizes at which a graph is verified, up to the largest."""
+    return (*(size for size in _BATCH_SIZES if size < largest), largest)
+
+
 def verify_graph(
     model: Reference, backend: Backend, inputs: Inputs, max_batch_size: int, tolerance: float = TOLERANCE
 ) -> Parity:
@@ -41,13 +46,13 @@ def verify_graph(
         model: The torch side, in evaluation mode, on the CPU; or another reference.
         backend: The graph.
         inputs: Inputs of the whole test set, at least one.
-        max_batch_size: Largest batch to verify; smaller ones are those of :data:`BATCH_SIZES`.
+        max_batch_size: Largest batch to verify; see :func:`batch_sizes`.
         tolerance: Largest accepted absolute difference of a probability.
 
     Raises:
         VerificationFailed: A probability differs by more or is not a number, or a top-1 differs.
     """
-    sizes = tuple(sorted({size for size in BATCH_SIZES if size < max_batch_size} | {max_batch_size}))
+    sizes = batch_sizes(max_batch_size)
     worst = 0.0
     for size in sizes:
         for indices in _batches(len(inputs), size)[:_BATCHES_A_SIZE]:

@@ -64,7 +64,8 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
             break
     if not isinstance(held, Mapping) or not any(isinstance(value, torch.Tensor) for value in held.values()):
         raise WeightsInvalid(
-            f"{path}: holds no state dict; expected tensors by name, at the top or under {', '.join(_WRAPPERS)}"
+            f"{path}: holds no state dict; expected tensors by name, at the top or under {', '.join(_WRAPPERS)}; "
+            "save model.state_dict() alone"
         )
     state = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
     state.pop(_AVERAGED, None)
@@ -133,7 +134,7 @@ def fit_state(
     renames: Mapping[str, str] | None = None,
     ignored: tuple[str, ...] = (),
 ) -> Fitted:
-    """Load a state dict into a module by name, or by order if no name fits but all shapes agree in order.
+    """Load a state dict into a module by name, beneath a prefix if necessary, or by order if all shapes agree in order.
 
     Args:
         module: The module to load into.
@@ -161,6 +162,11 @@ def fit_state(
         named[ours] = value
     if renames:
         notes.append(f"{len(renames)} names were changed by --renames")
+    if not any(name in wanted for name in named) and (prefix := _prefix(named, wanted)):
+        others = [name for name in named if not name.startswith(prefix)]
+        rest = f"; what lies outside it was left out: {_some(others)}" if others else ""
+        notes.append(f"the names fit without the prefix '{prefix}'{rest}")
+        named = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
     dropped = [name for name in named if name not in wanted and name.startswith(ignored)] if ignored else []
     if dropped:
         notes.append(f"ignored, because only training needs them: {_some(dropped)}")
@@ -172,6 +178,22 @@ def fit_state(
     whole.update(named)  # keeps missing counters, and the layers' versions, which MNASNet needs to read it
     module.load_state_dict(whole)
     return Fitted(tuple(notes))
+
+
+def _prefix(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:
+    """Return the prefix beneath which the file has all names, such as a trainer's ``model.``; empty if there is none.
+
+    Raises:
+        WeightsInvalid: There are several, as in a checkpoint that also has averaged weights.
+    """
+    needed = [name for name in wanted if not name.endswith(_COUNTER)]
+    ends = [name.removesuffix(needed[0]) for name in named if needed and name.endswith(f".{needed[0]}")]
+    fitting = [end for end in ends if all(end + name in named for name in needed)]
+    if len(fitting) > 1:
+        raise WeightsInvalid(
+            f"the weights fit beneath each of the prefixes {', '.join(map(repr, fitting))}; save what one of them has"
+        )
+    return fitting[0] if fitting else ""
 
 
 def _by_order(named: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:

@@ -65,12 +65,12 @@ def digest_of(path: Path) -> str:
     Raises:
         LoadError: It cannot be read: GraphInvalid for model.onnx, ManifestInvalid for another file.
     """
-    if not path.is_file():  # a pipe would be read without end
-        raise _error(path, "no such file")
     try:
-        return file_digest(path)
+        if path.is_file():  # a pipe would be read without end
+            return file_digest(path)
     except OSError as error:
         raise _error(path, str(error.strerror)) from None
+    raise _error(path, "no such file")
 
 
 def _error(path: Path, why: str) -> LoadError:

@@ -175,9 +175,9 @@ def read_manifest(version_dir: Path) -> Manifest:
             type, or values contradict each other; the message names the key.
     """
     path = version_dir / MANIFEST_FILE
-    if not path.is_file():  # a pipe would be read without end
-        raise ManifestInvalid(f"{path}: no such file")
     try:
+        if not path.is_file():  # a pipe would be read without end
+            raise ManifestInvalid(f"{path}: no such file")
         data = json.loads(path.read_bytes())
         json.dumps(data, ensure_ascii=False).encode()  # half a surrogate pair, as \ud800, can be told to nobody
     except (OSError, ValueError, RecursionError) as error:  # ValueError also for numbers of too many digits

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import random
+import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -78,6 +79,8 @@ def choose_transport(settings: Settings) -> str:
     Raises:
         SettingsError: ``native`` was asked for where it cannot be had.
     """
+    if settings.transport == "native" and sys.platform != "linux":
+        raise SettingsError("--transport native needs Linux: use --transport grpcio or auto")
     try:
         import pygrpc_native  # noqa: F401, PLC0415 - the extra `fast` may be absent
     except ImportError:
@@ -100,6 +103,8 @@ def choose_transport(settings: Settings) -> str:
 
 def _suitable_transport(settings: Settings) -> tuple[str, str]:
     """Return the transport that suits where the server listens, and why."""
+    if sys.platform != "linux":
+        return "grpcio", f"{sys.platform} has no abstract sockets"  # by which the native door reaches grpcio
     if settings.tls_key:
         return "grpcio", "TLS is on"
     if is_loopback(settings.host):

@@ -8,7 +8,6 @@ import os
 import queue
 import random
 import signal
-import tempfile
 import threading
 import time
 from dataclasses import asdict
@@ -35,7 +34,7 @@ from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.shortage import shortages_named
 from service.transport.access_log import AccessLog
-from service.transport.address import is_loopback, listening, socket_folder, target
+from service.transport.address import ABSTRACT, is_loopback, listening, new_name, target
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
@@ -49,6 +48,7 @@ from service.transport.recorder import Recorder
 from service.transport.servicers import Servicers
 from service.transport.shared_memory import SharedMemory
 from service.transport.triton_metrics import TritonMetrics
+from service.vital import vital_thread
 from service.workers import Workers
 
 if TYPE_CHECKING:
@@ -111,7 +111,6 @@ class Server:
         )
         methods = [*servicers.methods(), *admin.methods()]
         self._grpcio = GrpcioDoor(self._calls, methods, self._health, self._limits, credentials(settings), self._die)
-        self._socket_folder: tempfile.TemporaryDirectory[str] | None = None
         self._fast_lane: FastLane | None = None
         self._http: HttpEndpoint | None = None
         self.grpc_port = 0
@@ -140,7 +139,7 @@ class Server:
             self._start_doors(target(settings.host, settings.grpc_port))
         fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
         _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
-        threading.Thread(target=self._load, name="loader", daemon=True).start()
+        vital_thread("loader", self._load, self._die).start()
 
     def _pages(self, host: str) -> Routes:
         """Return what the HTTP endpoint answers when it listens on a host."""
@@ -161,12 +160,11 @@ class Server:
             return
         from service.transport.fast_lane import FastLane  # noqa: PLC0415 - the extra `fast` may be absent
 
-        self._socket_folder = socket_folder()
-        socket = str(Path(self._socket_folder.name) / "grpcio.sock")
-        self._grpcio.start(f"unix:{socket}")
+        name = new_name()
+        self._grpcio.start(ABSTRACT + name)
         self._fast_lane = FastLane(
             address,
-            socket,
+            name,
             self._calls,
             limits=self._limits,
             cores=self._cores,
@@ -185,10 +183,8 @@ class Server:
                     self._watcher.start()
         except (ProviderUnavailable, SettingsError) as error:
             self._die(error)
-        except Exception as error:
-            _LOG.exception("loading the repository failed")
-            self._die(error)
-        self.loaded.set()
+        finally:
+            self.loaded.set()
 
     def _die(self, error: Exception) -> None:
         self.fatal = error
@@ -243,10 +239,7 @@ class Server:
         if self._tracing is not None:
             self._tracing.close(0.0 if hurry.is_set() else _TRACES_SECONDS)
         self._shared_memory.unregister()
-        prepared = self._workers.close()
-        if self._socket_folder is not None:
-            self._socket_folder.cleanup()
-        return prepared
+        return self._workers.close()
 
 
 def run(settings: Settings) -> int:

@@ -16,8 +16,11 @@ _FILES = "too many open files: allow more (ulimit -n, LimitNOFILE= of systemd)"
 _THREADS = "no thread can be started: allow more threads or memory (ulimit -u and -v, the container's limits)"
 _MEMORY = "memory ran out: allow more (ulimit -v, the container's limit)"
 _FILE_NUMBERS = (errno.EMFILE, errno.ENFILE)
-# How tokenizers (Rust) and ONNX Runtime end their texts; Python's own errors have a number.
-_OF_FILES = re.compile(rf"(?:\(os error|system error number) (?:{'|'.join(map(str, _FILE_NUMBERS))})\)?$")
+# How tokenizers (Rust), ONNX Runtime and Python say that they got no file or no thread; errors of files have a number.
+_PASSING = re.compile(
+    rf"(?:\(os error|system error number) (?:{'|'.join(map(str, (*_FILE_NUMBERS, errno.EAGAIN)))})\)?$"
+    rf"|pthread_create failed, error code: {errno.EAGAIN}\b|^{_NO_THREAD}$"
+)
 _BY_NUMBER = {errno.EMFILE: _FILES, errno.ENFILE: _FILES, errno.ENOMEM: _MEMORY}
 
 
@@ -35,10 +38,13 @@ def shortage(error: BaseException) -> str:
     return ""
 
 
-def is_of_open_files(error: BaseException | None) -> bool:
-    """Return whether too many open files caused an error, or one that it was made of."""
+def passes(error: BaseException | None) -> bool:
+    """Return whether an error, or one that it was made of, is of files or threads: trying again costs nobody anything.
+
+    Memory is not among them: who tries again takes it from what serves.
+    """
     while error is not None:
-        if (isinstance(error, OSError) and error.errno in _FILE_NUMBERS) or _OF_FILES.search(str(error)):
+        if (isinstance(error, OSError) and error.errno in _FILE_NUMBERS) or _PASSING.search(str(error)):
             return True
         error = error.__cause__ or error.__context__
     return False

@@ -1,4 +1,4 @@
-"""Threads that decode pictures and tokenise sentences."""
+"""Threads for what must not be done where a call is taken in: decoding, reading the disk, loading."""
 
 from __future__ import annotations
 

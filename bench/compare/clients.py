@@ -14,6 +14,7 @@ import numpy as np
 from bench.errors import BenchError
 from bench.load.codes import OK
 from bench.load.records import Records
+from bench.output import last_line
 
 
 class ClientFailed(BenchError):
@@ -157,8 +158,7 @@ def parse_perf_analyzer(said: str, seconds: float) -> Load:
     """
     rate = re.search(r"Throughput: ([\d.]+) infer/sec", said)
     if rate is None:
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
-        raise ClientFailed(f"perf_analyzer: {last[:160]}")
+        raise ClientFailed(f"perf_analyzer: {last_line(said)}")
     count = _number(r"Request count: (\d+)", said)
     p50, p99 = (_number(rf"p{percent} latency: (\d+) usec", said) * 1e-3 for percent in (50, 99))
     return Load(count, count / float(rate[1]) if count else seconds, p50, p99)
@@ -183,14 +183,10 @@ def load_of(latencies_seconds: Sequence[float] | np.ndarray, seconds: float) -> 
         ClientFailed: There are none.
     """
     took = np.asarray(latencies_seconds, dtype=np.float64)
-    return Load(len(took), seconds, *_percentiles_ms(took))
-
-
-def _percentiles_ms(seconds: np.ndarray) -> tuple[float, float]:
-    if not seconds.size:
+    if not took.size:
         raise ClientFailed("nothing was answered")
-    p50, p99 = np.percentile(seconds, (50, 99), method="inverted_cdf") * 1e3
-    return float(p50), float(p99)
+    p50, p99 = np.percentile(took, (50, 99), method="inverted_cdf") * 1e3
+    return Load(len(took), seconds, float(p50), float(p99))
 
 
 def _number(pattern: str, said: str) -> int:

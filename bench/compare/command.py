@@ -5,22 +5,23 @@ from __future__ import annotations
 import argparse
 import datetime
 import os
+import tempfile
 from pathlib import Path
 from typing import Any
 
 from bench.compare import measure, table
-from bench.compare.grounds import HERE
+from bench.compare.grounds import HERE, Grounds
 from bench.compare.machine import commit, machine, require_checkout
-from bench.compare.order import interleaved
 from bench.compare.plot import draw
 from bench.compare.results import Results
 from bench.compare.sending import find_programs
-from bench.compare.stand import Stand
+from bench.compare.stand import interleaved, take
+from bench.errors import OptionsInvalid
 from bench.load.options import count, counts, names, positive
-from bench.load.progress import steps
-from bench.output import OutputInvalid, make_folder, require_matplotlib
+from bench.output import make_folder, require_matplotlib
 from bench.peers import PEERS
 from bench.peers.cases import NAMES
+from bench.progress import show
 from bench.run_folder import RunFolder
 
 _ABOUT = """Measure servers side by side with the same ONNX files: throughput, latency, CPU time of all the server's
@@ -78,18 +79,20 @@ def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
     results = _opened(flags, kept)
     before = len(results.failures)
     first = results.next_round(flags.models, flags.peers)
-    turns = [*interleaved(flags.peers, flags.models, flags.rounds, first)]
+    turns = interleaved(flags.peers, flags.models, flags.rounds, first)
     arguments = {name: value for name, value in vars(flags).items() if name not in {"run", "show", "work", "out"}}
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **arguments}
     results.machine, results.runs = machine(), [*results.runs, run_about]
-    with steps("compare", len(turns)) as progress:
-        terms = measure.Terms(flags.seconds, programs, run_about["commit"], progress.say)
+    with tempfile.TemporaryDirectory() as scratch:
+        terms = measure.Terms(flags.seconds, programs, run_about["commit"])
         work = flags.work.resolve() if flags.work else None
-        Stand(work, results, kept, progress).take(turns, flags.concurrency, terms)
+        grounds = Grounds(work, Path(scratch))
+        take(turns, flags.concurrency, terms, grounds, results, kept)
     kept.write("loads.csv", table.csv_text(results))
     kept.write("tables.md", table.shown(results, "markdown") + "\n")
     draw(results, kept.path / "compare.png")
+    show("")
     print(table.shown(results, "text"))
     return 1 if len(results.failures) > before else 0
 
@@ -98,14 +101,14 @@ def _opened(flags: argparse.Namespace, kept: RunFolder) -> Results:
     """Return the results to add to.
 
     Raises:
-        OutputInvalid: There are some, and nothing says what to do with them; or the folder cannot be made.
-        ResultsInvalid: Something else is there.
+        OptionsInvalid: There are some, and nothing says what to do with them, something else is there, or
+            the folder cannot be made.
     """
     if not kept.results.exists():
         make_folder(kept.path, "--out")
         return Results()
     if not (flags.append or flags.replace):
-        raise OutputInvalid(
+        raise OptionsInvalid(
             f"{kept.results} exists already: give --append to add rounds, or --replace to measure these peers again"
         )
     results = Results.read(kept)

@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from bench.compare.clients import ClientFailed, Load
-from bench.compare.order import Turn
-from bench.compare.results import LoadRow, StartRow
+from bench.compare.results import LoadRow, StartRow, Turn
 from bench.compare.sending import Programs, Sender, Sent
+from bench.errors import PeerFailed
 from bench.load.fleet import FleetFailed
 from bench.peers import asking
 from bench.peers.bare import Bare
-from bench.peers.base import Case, Peer, PeerFailed, Place
+from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
+from bench.progress import show
 
 _END_SECONDS = 10.0
 FAULTS = (ClientFailed, FleetFailed, PeerFailed)
@@ -31,13 +33,11 @@ class Terms:
         seconds: Length of a measurement.
         programs: Clients.
         commit: Of this tree.
-        say: Shows what is going on.
     """
 
     seconds: float
     programs: Programs
     commit: str
-    say: Callable[[str], None]
 
 
 def reference(bare: Bare, case: Case, place: Place) -> tuple[int, ...]:
@@ -70,19 +70,33 @@ def take_turn(
     """
     if isinstance(peer, Bare):
         return [], bare_loop(turn, peer, case, place, loads, terms)
-    with Running(peer.command(case, place), place.folder / "log") as running:
-        terms.say("starting")
-        seconds = asking.wait_right(peer, case, place, running, expected[0])
-        answer_bytes = asking.check(peer, case, place, expected)
-        memory = running.rss_bytes(), running.pss_bytes()
-        start = StartRow(peer.name, turn.model, turn.round, terms.commit, seconds, *memory)
-        sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
+    with checked(peer, case, place, expected, terms) as (running, seconds, sender):
+        start = StartRow(turn.peer, turn.model, turn.round, terms.commit, seconds, *running.memory_bytes())
         rows = []
         for in_flight in loads:
-            terms.say(f"{in_flight} in flight")
+            show(f"{turn}: {in_flight} in flight")
             rows.append(_row(turn, in_flight, terms, sender.measure(in_flight, terms.seconds)))
-        asking.check(peer, case, place, expected)
     return [start], rows
+
+
+@contextmanager
+def checked(
+    peer: Peer, case: Case, place: Place, expected: tuple[int, ...], terms: Terms
+) -> Iterator[tuple[Running, float, Sender]]:
+    """Run a peer, and check its answers before and after.
+
+    Yields:
+        The peer, the seconds from its start to its first right answer, and what sends load to it.
+
+    Raises:
+        PeerFailed: It did not come up, or answered wrongly.
+    """
+    show(f"{case.name}, {peer.name}: starting")
+    with Running(peer.command(case, place), place.folder / "log") as running:
+        seconds = asking.wait_right(peer, case, place, running, expected[0])
+        answer_bytes = asking.check(peer, case, place, expected)
+        yield running, seconds, Sender(peer, case, place, answer_bytes, running, terms.programs)
+        asking.check(peer, case, place, expected)
 
 
 def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[int], terms: Terms) -> list[LoadRow]:
@@ -103,10 +117,10 @@ def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[
     with Running(peer.command(case, place), place.folder / "log", pipes=True) as running:
         _answers(running, case, place)
         for in_flight in loads:
-            terms.say(f"{in_flight} rows at once")
+            show(f"{turn}: {in_flight} rows at once")
             said = _ask(running, {"in_flight": in_flight, "seconds": terms.seconds, "best": peer.best})
             load = Load(said["answers"], said["seconds"], said["p50_ms"], said["p99_ms"])
-            memory = running.rss_bytes(), running.pss_bytes()
+            memory = running.memory_bytes()
             sent = Sent(load, said["cpu_seconds"] / load.answers * 1e6, *memory, "in process")
             note = f"{said['loops']} x batch {said['batch']}, {said['threads']} thread(s) a run"
             measured.append(_row(turn, in_flight, terms, sent, note))
@@ -114,9 +128,9 @@ def bare_loop(turn: Turn, peer: Bare, case: Case, place: Place, loads: Sequence[
 
 
 def _row(turn: Turn, in_flight: int, terms: Terms, sent: Sent, note: str = "") -> LoadRow:
-    seen = (sent.load.answers, sent.load.per_second, sent.load.p50_ms, sent.load.p99_ms)
-    used = (sent.cpu_us, sent.rss_bytes, sent.pss_bytes)
-    return LoadRow(turn.peer, turn.model, turn.round, in_flight, sent.client, terms.commit, *seen, *used, note)
+    load = sent.load
+    seen = (load.answers, load.per_second, load.p50_ms, load.p99_ms, sent.cpu_us, sent.rss_bytes, sent.pss_bytes)
+    return LoadRow(turn.peer, turn.model, turn.round, in_flight, sent.client, terms.commit, *seen, note)
 
 
 def _answers(running: Running, case: Case, place: Place) -> list[int]:

@@ -13,7 +13,7 @@ def draw(results: Results, path: Path) -> None:
     """Draw a row of two panels for each model.
 
     Raises:
-        OutputInvalid: The file cannot be written.
+        OptionsInvalid: The file cannot be written.
     """
     groups = summaries(results.loads)
     models = [*dict.fromkeys(group.model for group in groups)]

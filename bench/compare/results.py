@@ -11,13 +11,28 @@ from bench.run_folder import RunFolder
 
 
 @dataclass(frozen=True, slots=True)
-class LoadRow:
-    """One measurement under load.
+class Turn:
+    """One peer's go at one model.
 
     Attributes:
         peer: Name.
         model: Name.
         round: From 0 on.
+    """
+
+    peer: str
+    model: str
+    round: int
+
+    def __str__(self) -> str:
+        return f"{self.model}, {self.peer}, round {self.round + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRow(Turn):
+    """One measurement under load.
+
+    Attributes:
         in_flight: Calls.
         client: What sent them.
         commit: Of the tree that measured, and that convserve was taken from.
@@ -31,9 +46,6 @@ class LoadRow:
         note: What was chosen, such as the batch of the bare loop.
     """
 
-    peer: str
-    model: str
-    round: int
     in_flight: int
     client: str
     commit: str
@@ -48,22 +60,16 @@ class LoadRow:
 
 
 @dataclass(frozen=True, slots=True)
-class StartRow:
+class StartRow(Turn):
     """One start.
 
     Attributes:
-        peer: Name.
-        model: Name.
-        round: From 0 on.
         commit: As in :class:`LoadRow`.
         seconds: From the start of the process to its first right answer.
         rss_bytes: Memory of all its processes then.
         pss_bytes: The same, shared pages divided.
     """
 
-    peer: str
-    model: str
-    round: int
     commit: str
     seconds: float
     rss_bytes: int
@@ -71,19 +77,13 @@ class StartRow:
 
 
 @dataclass(frozen=True, slots=True)
-class FailureRow:
+class FailureRow(Turn):
     """A turn that gave nothing.
 
     Attributes:
-        peer: Name.
-        model: Name; empty where it could not be installed.
-        round: From 0 on.
         reason: On one line.
     """
 
-    peer: str
-    model: str
-    round: int
     reason: str
 
 
@@ -125,16 +125,16 @@ class Results:
     def next_round(self, models: Iterable[str], peers: Iterable[str]) -> int:
         """Return the number of the first round that none of these has had."""
         models, peers = {*models}, {*peers}
-        rows: list[LoadRow | StartRow | FailureRow] = [*self.loads, *self.starts, *self.failures]
-        had = [row.round for row in rows if row.peer in peers and row.model in {*models, ""}]
+        rows: list[Turn] = [*self.loads, *self.starts, *self.failures]
+        had = [row.round for row in rows if row.peer in peers and row.model in models]
         return max(had, default=-1) + 1
 
     def forget(self, models: Iterable[str], peers: Iterable[str]) -> None:
         """Drop the rows of these peers for these models."""
-        models, peers = {*models, ""}, {*peers}
-        self.loads = [row for row in self.loads if row.peer not in peers or row.model not in models]
-        self.starts = [row for row in self.starts if row.peer not in peers or row.model not in models]
-        self.failures = [row for row in self.failures if row.peer not in peers or row.model not in models]
+        models, peers = {*models}, {*peers}
+        kept: tuple[list[Any], ...] = (self.loads, self.starts, self.failures)
+        for rows in kept:
+            rows[:] = [row for row in rows if row.peer not in peers or row.model not in models]
 
     def write(self, run: RunFolder) -> None:
         """Write them, one row a line."""
@@ -148,7 +148,7 @@ class Results:
         """Read them.
 
         Raises:
-            ResultsInvalid: There are none.
+            OptionsInvalid: There are none.
         """
         return run.read(
             lambda found: cls(

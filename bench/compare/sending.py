@@ -5,9 +5,10 @@ from __future__ import annotations
 import shutil
 import subprocess
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from bench.compare import clients
@@ -15,6 +16,7 @@ from bench.compare.clients import ClientFailed, Load
 from bench.load import plan
 from bench.load.fleet import Fleet, Work
 from bench.load.http2 import framed
+from bench.output import last_line
 from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
 
@@ -78,15 +80,6 @@ class Sent:
     client: str
 
 
-@dataclass(frozen=True, slots=True)
-class _Watched:
-    """What a client printed, and what the server used while it sent."""
-
-    said: str
-    memory: tuple[int, int]
-    cpu_share: float  # cores used from the first quarter to the last
-
-
 class Sender:
     """Sends one request again and again to one peer, with the client that speaks its protocol."""
 
@@ -106,7 +99,7 @@ class Sender:
         Raises:
             ClientFailed: No client for the peer's protocol is installed.
         """
-        self._peer, self._case, self._place, self._running = peer, case, place, running
+        self._peer, self._case, self.place, self.running = peer, case, place, running
         self._answer_bytes, self._programs = answer_bytes, programs
         self._message = peer.request(case, case.rows[0])
         self._body, self._log, self._script = (place.folder / name for name in ("body", "client.log", "load.lua"))
@@ -138,29 +131,35 @@ class Sender:
 
     def _wrk(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         assert self._programs.wrk is not None
-        url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
-        self._settle()
-        self._ran(clients.wrk_command(self._programs.wrk, url, self._script, in_flight, 1.0), 1.0)
-        self._settle()
-        with beside:
-            watched = self._ran(clients.wrk_command(self._programs.wrk, url, self._script, in_flight, seconds), seconds)
-        return self._seen(clients.parse_wrk(watched.said), watched, "wrk")
+        url = f"http://127.0.0.1:{self.place.port}{self._peer.path}"
+        shared = (self._programs.wrk, url, self._script, in_flight)
+        return self._timed(partial(clients.wrk_command, *shared), clients.parse_wrk, seconds, beside)
 
     def _perf_analyzer(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         if self._case.encoded:
             raise ClientFailed("perf_analyzer can send only tensors: use h2load")
-        data = self._place.folder / "input.json"
+        data = self.place.folder / "input.json"
         data.write_text(clients.perf_analyzer_input(self._case.input, self._case.rows[0]))
-        shared = (self._programs.path, f"127.0.0.1:{self._place.port}", self._case.name, data, in_flight)
-        self._ran(clients.perf_analyzer_command(*shared, 1.0), 1.0)
+        shared = (self._programs.path, f"127.0.0.1:{self.place.port}", self._case.name, data, in_flight)
+        parse = partial(clients.parse_perf_analyzer, seconds=seconds)
+        return self._timed(partial(clients.perf_analyzer_command, *shared), parse, seconds, beside)
+
+    def _timed(
+        self, command: Callable[[float], list[str]], parse: Callable[[str], Load], seconds: float,
+        beside: AbstractContextManager[object],
+    ) -> Sent:  # fmt: skip
+        """Run a client that sends for a time, at whose end some requests stay unanswered: CPU is of a window within."""
+        self._settle()
+        self._ran(command(1.0), 1.0)
         self._settle()
         with beside:
-            watched = self._ran(clients.perf_analyzer_command(*shared, seconds), seconds)
-        return self._seen(clients.parse_perf_analyzer(watched.said, seconds), watched, "perf_analyzer")
+            said, memory, cores = self._ran(command(seconds), seconds)
+        load = parse(said)
+        return Sent(load, cores / load.per_second * 1e6, *memory, Path(command(seconds)[0]).name)
 
     def _h2load(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         """Find out the rate, then wait for as many answers as come in that time, so that no call is begun in vain."""
-        url = f"http://127.0.0.1:{self._place.port}{self._peer.path}"
+        url = f"http://127.0.0.1:{self.place.port}{self._peer.path}"
         shared = (self._programs.path, url, self._body, self._log, in_flight)
         trial = min(1.0, seconds)
         self._log.unlink(missing_ok=True)  # it adds to what is there
@@ -169,59 +168,54 @@ class Sender:
         self._log.unlink()
         self._settle()
         with beside:
-            before = self._running.cpu_seconds()
-            watched = self._ran(clients.h2load_command(*shared, answers=answers), seconds)
-            cpu_seconds = self._running.cpu_seconds() - before
-        load = clients.parse_h2load(watched.said, self._log.read_text(), self._answer_bytes)
-        return Sent(load, cpu_seconds / load.answers * 1e6, *watched.memory, "h2load")
+            before = self.running.cpu_seconds()
+            said, memory, _ = self._ran(clients.h2load_command(*shared, answers=answers), seconds)
+            cpu_seconds = self.running.cpu_seconds() - before
+        load = clients.parse_h2load(said, self._log.read_text(), self._answer_bytes)
+        return Sent(load, cpu_seconds / load.answers * 1e6, *memory, "h2load")
 
     def _own(self, in_flight: int, seconds: float, beside: AbstractContextManager[object]) -> Sent:
         """Let our own client send, from one process."""
-        with Fleet(Work("127.0.0.1", self._place.port, (framed(self._message),), None), 1) as fleet:
+        with Fleet(Work("127.0.0.1", self.place.port, (framed(self._message),), None), 1) as fleet:
             for length, around in ((min(1.0, seconds), nullcontext()), (seconds, beside)):
                 plans = plan.closed_loop(in_flight, length, 0, _TERMS)
                 with around:
-                    before = self._running.cpu_seconds()
+                    before = self.running.cpu_seconds()
                     records = fleet.run(plans).records
-                    cpu_seconds = self._running.cpu_seconds() - before
+                    cpu_seconds = self.running.cpu_seconds() - before
         load = clients.read_records(records)
-        memory = self._running.rss_bytes(), self._running.pss_bytes()
+        memory = self.running.memory_bytes()
         return Sent(load, cpu_seconds / load.answers * 1e6, *memory, "convserve-bench load")
-
-    def _seen(self, load: Load, watched: _Watched, client: str) -> Sent:
-        """Compute the CPU per answer from a window within the client's, at whose end some requests stay unanswered."""
-        return Sent(load, watched.cpu_share / load.per_second * 1e6, *watched.memory, client)
 
     def _settle(self) -> None:
         """Wait until the server is as good as idle, so that what a client left behind is not counted."""
         give_up = time.monotonic() + _SETTLE_SECONDS
         while time.monotonic() < give_up:
-            before = self._running.cpu_seconds()
+            before = self.running.cpu_seconds()
             time.sleep(_LOOK_SECONDS)
-            if self._running.cpu_seconds() - before < _IDLE * _LOOK_SECONDS:
+            if self.running.cpu_seconds() - before < _IDLE * _LOOK_SECONDS:
                 return
 
-    def _ran(self, command: Sequence[str], seconds: float) -> _Watched:
-        """Run a client and watch the server."""
+    def _ran(self, command: Sequence[str], seconds: float) -> tuple[str, tuple[int, int], float]:
+        """Run a client; return what it printed, the server's memory, and the cores it used in the middle half."""
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True) as client:
             try:
                 _pause(client, seconds / 4)
-                begun, before = time.monotonic(), self._running.cpu_seconds()
+                begun, before = time.monotonic(), self.running.cpu_seconds()
                 _pause(client, seconds / 4)
-                memory = self._running.rss_bytes(), self._running.pss_bytes()
+                memory = self.running.memory_bytes()
                 _pause(client, seconds / 4)
-                ended, after = time.monotonic(), self._running.cpu_seconds()
+                ended, after = time.monotonic(), self.running.cpu_seconds()
                 said, _ = client.communicate(timeout=2 * seconds + _GRACE_SECONDS)
             except BaseException as error:
                 client.kill()
                 if isinstance(error, subprocess.TimeoutExpired):
                     raise ClientFailed(f"{Path(command[0]).name} did not end: the server hangs") from None
                 raise
-        self._running.check_alive()
+        self.running.check_alive()
         if client.returncode:
-            last = (said.strip().splitlines() or ["it said nothing"])[-1]
-            raise ClientFailed(f"{Path(command[0]).name} ended with {client.returncode}: {last[:160]}")
-        return _Watched(said, memory, (after - before) / (ended - begun))
+            raise ClientFailed(f"{Path(command[0]).name} ended with {client.returncode}: {last_line(said)}")
+        return said, memory, (after - before) / (ended - begun)
 
 
 def _pause(client: subprocess.Popen[str], seconds: float) -> None:

@@ -181,7 +181,7 @@ def _peers(results: Results) -> list[str]:
 
 
 def _reason(results: Results, peer: str, model: str) -> str:
-    reasons = [row.reason for row in results.failures if row.peer == peer and row.model in {"", model}]
+    reasons = [row.reason for row in results.failures if row.peer == peer and row.model == model]
     return f"failed: {reasons[-1]}" if reasons else ""
 
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import grpc
 import numpy as np
 
-from bench.conformance.outcome import CallFailed, CheckFailed
+from bench.conformance.outcome import CallFailed, CheckFailed, shortened
 from bench.conformance.target import Target
 from bench.conformance.tensors import (
     DTYPES,
@@ -151,7 +151,7 @@ def learn(target: Target, name: str, mirrors: Mapping[str, str] | None = None) -
     metadata = target.call("ModelMetadata", pb.ModelMetadataRequest(name=name))
     inputs, outputs = _tensors(metadata.inputs), _tensors(metadata.outputs)
     if not inputs or not outputs:
-        raise CheckFailed(f"ModelMetadata of '{name}': expected inputs and outputs, got {metadata}")
+        raise CheckFailed(f"ModelMetadata of '{name}': expected inputs and outputs, got {shortened(metadata)}")
     batched = all(tensor.shape[:1] == (-1,) for tensor in (*inputs, *outputs))
     max_rows, limit_known, optional = (_ROWS_UNKNOWN if batched else 1), False, frozenset[str]()
     try:

@@ -14,48 +14,38 @@ from bench.conformance.model import Arrays, Model, outputs_of
 from bench.conformance.outcome import CheckFailed
 from bench.conformance.tensors import DTYPES, same
 from bench.conformance.tensors import to_raw as raw_contents
-from bench.errors import BenchError, OptionsInvalid
+from bench.errors import OptionsInvalid
 from service.pb.inference import grpc_service_pb2 as pb
 
 _SENTENCES = (".txt", ".text")
 _MOST_BYTES = 4_000_000_000  # of the requests that are made up; every client process has them
 
 
-class InputInvalid(BenchError):
-    """There is nothing to send; the message says why."""
-
-
-def read_encoded(path: Path) -> list[bytes]:
+def read_encoded(path: Path) -> dict[str, bytes]:
     """Return the pictures of a folder in the order of their names, the sentences of a text file, or one picture.
 
+    Returns:
+        Each by where it came from.
+
     Raises:
-        InputInvalid: There is none, or the path cannot be read.
+        OptionsInvalid: There is none, or the path cannot be read.
     """
     try:
         if path.is_dir():
-            found = [file.read_bytes() for file in _pictures(path)]
+            files = [file for file in sorted(path.iterdir()) if file.is_file() and not file.name.startswith(".")]
+            found = {str(file): file.read_bytes() for file in files}
         elif path.suffix in _SENTENCES:
-            found = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+            lines = [line.strip() for line in path.read_bytes().splitlines() if line.strip()]
+            found = {f"{path}, sentence {number}": line for number, line in enumerate(lines, start=1)}
         else:
-            found = [path.read_bytes()]
+            found = {str(path): path.read_bytes()}
     except OSError as error:
-        raise InputInvalid(f"--input {path}: {error.strerror}") from None
+        raise OptionsInvalid(f"--input {path}: {error.strerror}") from None
     if not found:
-        raise InputInvalid(
+        raise OptionsInvalid(
             f"--input {path}: expected a folder with pictures, or a text file with one sentence per line"
         )
     return found
-
-
-def origin(path: Path, place: int) -> str:
-    """Say where one of what :func:`read_encoded` returned came from."""
-    if path.is_dir():
-        return str(_pictures(path)[place])
-    return f"{path}, sentence {place + 1}" if path.suffix in _SENTENCES else str(path)
-
-
-def _pictures(folder: Path) -> list[Path]:
-    return [file for file in sorted(folder.iterdir()) if file.is_file() and not file.name.startswith(".")]
 
 
 def generated_requests(model: Model, count: int, rows: int, version: str) -> list[bytes]:
@@ -83,11 +73,11 @@ def encoded_requests(model: Model, encoded: Sequence[bytes], rows: int, version:
         version: Of the model.
 
     Raises:
-        InputInvalid: The model has several inputs.
+        OptionsInvalid: The model has several inputs.
     """
     if len(model.inputs) != 1:
         names = ", ".join(tensor.name for tensor in model.inputs)
-        raise InputInvalid(f"--input is for models with one input; '{model.name}' has {names}: leave it out")
+        raise OptionsInvalid(f"--input is for models with one input; '{model.name}' has {names}: leave it out")
     tensor = model.inputs[0]
     shape = model.shape(tensor, rows) if tensor.datatype == "BYTES" else (rows,)
     shape = tuple(1 if place and size > 1 else size for place, size in enumerate(shape))

@@ -6,37 +6,21 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
-from bench.errors import BenchError
-
-
-class TraceInvalid(BenchError):
-    """A trace cannot be used; the message says why."""
-
-
-class Arrivals(Protocol):
-    """An arrival process."""
-
-    def instants(self, rate: float, seconds: float, random: np.random.Generator) -> np.ndarray:
-        """Return ascending instants in [0, seconds).
-
-        Args:
-            rate: Mean arrivals a second.
-            seconds: Length.
-            random: Source of all randomness.
-        """
-        ...
+from bench.errors import OptionsInvalid
 
 
 @dataclass(frozen=True, slots=True)
 class Constant:
     """One arrival every 1 / rate seconds."""
 
+    def __str__(self) -> str:
+        return "constant arrivals"
+
     def instants(self, rate: float, seconds: float, random: np.random.Generator) -> np.ndarray:
-        """See :class:`Arrivals`."""
+        """See :func:`schedule`."""
         instants = np.arange(math.ceil(rate * seconds)) / rate
         return instants[instants < seconds]
 
@@ -51,8 +35,11 @@ class Gamma:
 
     variation: float = 1.0
 
+    def __str__(self) -> str:
+        return "Poisson arrivals" if self.variation == 1 else f"gamma arrivals, variation {self.variation:g}"
+
     def instants(self, rate: float, seconds: float, random: np.random.Generator) -> np.ndarray:
-        """See :class:`Arrivals`."""
+        """See :func:`schedule`."""
         shape = self.variation**-2
         parts, end = [], 0.0
         while end < seconds:
@@ -71,8 +58,11 @@ class Bursts:
     on_seconds: float
     off_seconds: float
 
+    def __str__(self) -> str:
+        return f"bursts of {self.on_seconds:g} s, {self.off_seconds:g} s apart"
+
     def instants(self, rate: float, seconds: float, random: np.random.Generator) -> np.ndarray:
-        """See :class:`Arrivals`."""
+        """See :func:`schedule`."""
         period = self.on_seconds + self.off_seconds
         whole, rest = divmod(seconds, period)
         busy = Gamma().instants(
@@ -98,8 +88,11 @@ class Trace:
         """The mean rate as recorded; before the trace repeats, a mean gap follows the last arrival."""
         return (len(self.recorded) - 1) / self.recorded[-1]
 
+    def __str__(self) -> str:
+        return f"a trace of {len(self.recorded)} arrivals"
+
     def instants(self, rate: float, seconds: float, random: np.random.Generator) -> np.ndarray:
-        """See :class:`Arrivals`."""
+        """See :func:`schedule`."""
         once = np.array(self.recorded) * (self.rate / rate)
         length = len(once) / rate
         times = math.ceil(seconds / length)
@@ -107,21 +100,26 @@ class Trace:
         return instants[instants < seconds]
 
 
+Arrivals = Constant | Gamma | Bursts | Trace
+
+
 def schedule(arrivals: Arrivals, rate: float, seconds: float, seed: int) -> np.ndarray:
-    """Return when to send, as ascending seconds in [0, seconds); the same arguments give the same instants."""
+    """Return when to send, as ascending seconds in [0, seconds); the same arguments give the same instants.
+
+    Args:
+        arrivals: The arrival process.
+        rate: Mean arrivals a second.
+        seconds: Length.
+        seed: Of all randomness.
+    """
     return arrivals.instants(rate, seconds, np.random.default_rng(seed))
-
-
-def share(instants: np.ndarray, part: int, parts: int) -> np.ndarray:
-    """Return the part that one of several processes sends; together they send every instant once."""
-    return instants[part::parts]
 
 
 def parse_trace(lines: Sequence[str]) -> Trace:
     """Read a trace: one instant in seconds per line, or first on a line of CSV; a heading and empty lines are skipped.
 
     Raises:
-        TraceInvalid: There are fewer than two instants, or they do not ascend.
+        OptionsInvalid: There are fewer than two instants, or they do not ascend.
     """
     instants: list[float] = []
     for number, line in enumerate(lines, start=1):
@@ -133,14 +131,16 @@ def parse_trace(lines: Sequence[str]) -> Trace:
         except ValueError:
             if number == 1:
                 continue
-            raise TraceInvalid(f"line {number}: expected seconds, got '{cell}'") from None
+            raise OptionsInvalid(f"line {number}: expected seconds, got '{cell}'") from None
         if not math.isfinite(instant):
-            raise TraceInvalid(f"line {number}: expected seconds, got '{cell}'")
+            raise OptionsInvalid(f"line {number}: expected seconds, got '{cell}'")
         if instants and instant < instants[-1]:
-            raise TraceInvalid(f"line {number}: expected at least {instants[-1]}, as in the line before, got {instant}")
+            raise OptionsInvalid(
+                f"line {number}: expected at least {instants[-1]}, as in the line before, got {instant}"
+            )
         instants.append(instant)
     if not instants or instants[-1] == instants[0]:
-        raise TraceInvalid("expected at least two different instants")
+        raise OptionsInvalid("expected at least two different instants")
     return Trace(tuple(instant - instants[0] for instant in instants))
 
 
@@ -148,9 +148,9 @@ def read_trace(path: Path) -> Trace:
     """Read a trace from a file; see :func:`parse_trace`.
 
     Raises:
-        TraceInvalid: It cannot be read, or is no trace.
+        OptionsInvalid: It cannot be read, or is no trace.
     """
     try:
         return parse_trace(path.read_text().splitlines())
-    except (OSError, UnicodeDecodeError, TraceInvalid) as error:
-        raise TraceInvalid(f"{path}: {getattr(error, 'strerror', None) or error}") from None
+    except (OSError, UnicodeDecodeError, OptionsInvalid) as error:
+        raise OptionsInvalid(f"{path}: {getattr(error, 'strerror', None) or error}") from None

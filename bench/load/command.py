@@ -8,11 +8,10 @@ from typing import Any
 from bench.errors import OptionsInvalid
 from bench.load import plan, report
 from bench.load.arrivals import Arrivals, Trace
-from bench.load.fleet import Fleet, Run
-from bench.load.options import add_shared, arrivals_of, count, describe, max_lag_seconds, positive
+from bench.load.fleet import Fleet
+from bench.load.options import add_shared, arrivals_of, count, max_lag_seconds, positive
 from bench.load.plot import draw_latencies
-from bench.load.progress import bar
-from bench.load.records import Summary, generator_limit
+from bench.load.records import Run, Summary, generator_limit
 from bench.load.session import Session, open_session
 from bench.output import check_outputs, require_matplotlib, write_json
 
@@ -51,7 +50,7 @@ def run(flags: argparse.Namespace) -> int:
     window = ran.records.between(flags.warm_up_seconds, flags.warm_up_seconds + flags.seconds)
     summary = Summary.of(window, flags.seconds, flags.objective_seconds)
     limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
-    load = f"{flags.concurrency} in flight" if rate is None else describe(arrivals)
+    load = f"{flags.concurrency} in flight" if rate is None else str(arrivals)
     try:
         print(f"{session.server}, model {flags.model}: {load}\n")
         print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
@@ -91,5 +90,5 @@ def _sent(flags: argparse.Namespace, session: Session, arrivals: Arrivals, rate:
         plans = plan.closed_loop(flags.concurrency, seconds, flags.seed, session.terms)
     else:
         plans = plan.open_loop(arrivals, rate, seconds, flags.seed, session.terms)
-    with Fleet(session.work, flags.processes) as fleet, bar(f"load on {flags.model}", seconds) as progress:
-        return fleet.run(plans, progress)
+    with Fleet(session.work, flags.processes) as fleet:
+        return fleet.run(plans, f"load on {flags.model}")

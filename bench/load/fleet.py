@@ -10,17 +10,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection as Pipe
 from multiprocessing.connection import wait
-from types import TracebackType
 from typing import Any, Self
 
 from bench.errors import BenchError
 from bench.load.answers import Reference
 from bench.load.frames import ProtocolFailed
-from bench.load.hpack import HeadersInvalid
 from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
-from bench.load.records import Records
-from bench.load.sender import Part, Sender
+from bench.load.records import Records, Run
+from bench.load.sender import Sender
+from bench.progress import show
 from service.client import Credentials, CredentialsInvalid
 
 _START_SECONDS = 120.0  # a guard against a process that never comes up
@@ -53,19 +52,6 @@ class Work:
     credentials: Credentials = field(default_factory=Credentials)
 
 
-@dataclass(frozen=True, eq=False)
-class Run:
-    """What all processes saw.
-
-    Attributes:
-        records: In the order of intended instants.
-        cpu_share: Of the busiest process.
-    """
-
-    records: Records
-    cpu_share: float
-
-
 class Fleet:
     """Processes that send. Use as a context manager."""
 
@@ -96,18 +82,16 @@ class Fleet:
             raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End the processes."""
         self._stop()
 
-    def run(self, plans: Sequence[Plan], progress: Callable[[float], None] = lambda _: None) -> Run:
+    def run(self, plans: Sequence[Plan], doing: str = "") -> Run:
         """Let each process carry out its plan, all from one start.
 
         Args:
             plans: One per process.
-            progress: Called now and then with the seconds since the start.
+            doing: Shown meanwhile.
 
         Raises:
             FleetFailed: A process could not carry out its plan.
@@ -117,7 +101,13 @@ class Fleet:
         start = time.monotonic() + _LEAD_SECONDS  # one clock for all processes of a machine
         self._tell([start] * self._count)
         longest = max(plan.seconds + plan.drain_seconds for plan in plans)
-        parts: list[Part] = self._gather(longest + _GRACE_SECONDS, lambda: progress(time.monotonic() - start))
+        seconds = max(plan.seconds for plan in plans)
+
+        def tick() -> None:
+            show(doing, min(max(time.monotonic() - start, 0.0), seconds), seconds)
+
+        parts: list[Run] = self._gather(longest + _GRACE_SECONDS, tick)
+        show("")
         return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
 
     def _tell(self, words: Sequence[Any]) -> None:
@@ -187,5 +177,5 @@ def _serve(pipe: Pipe, work: Work) -> None:
             pipe.send(sender.run(pipe.recv()))
     except (EOFError, ConnectionError):  # whoever sends plans has gone
         return
-    except (ConnectFailed, CredentialsInvalid, ProtocolFailed, HeadersInvalid) as error:
+    except (ConnectFailed, CredentialsInvalid, ProtocolFailed) as error:
         pipe.send(FleetFailed(str(error)))

@@ -25,10 +25,6 @@ _COOKIE, _COMPRESSED_COOKIE = 0x1C849303 | 0x10, 0x1C849304 | 0x10
 _HEADER = ">iiiiqqd"
 
 
-class EncodingInvalid(Exception):
-    """A text is no histogram of this layout."""
-
-
 @dataclass(frozen=True, eq=False)
 class Histogram:
     """How often each latency came; immutable.
@@ -48,14 +44,6 @@ class Histogram:
     def __add__(self, other: Histogram) -> Histogram:
         """Merge two."""
         return Histogram(self.counts + other.counts)
-
-    def __eq__(self, other: object) -> bool:
-        """Compare counts."""
-        return isinstance(other, Histogram) and np.array_equal(self.counts, other.counts)
-
-    def __hash__(self) -> int:
-        """Hash the counts."""
-        return hash(self.counts.tobytes())
 
     @property
     def total(self) -> int:
@@ -92,25 +80,6 @@ class Histogram:
         packed = zlib.compress(plain, 9)
         return base64.b64encode(struct.pack(">ii", _COMPRESSED_COOKIE, len(packed)) + packed).decode()
 
-    @classmethod
-    def decoded(cls, text: str) -> Histogram:
-        """Read what :meth:`encoded` wrote.
-
-        Raises:
-            EncodingInvalid: It is something else.
-        """
-        try:
-            packed = base64.b64decode(text, validate=True)
-            if struct.unpack_from(">i", packed)[0] != _COMPRESSED_COOKIE:
-                raise EncodingInvalid("expected a compressed V2 histogram")
-            plain = zlib.decompress(packed[8:])
-            cookie, _, _, digits, lowest, highest, _ = struct.unpack_from(_HEADER, plain)
-        except (ValueError, struct.error, zlib.error):
-            raise EncodingInvalid("expected a compressed V2 histogram") from None
-        if (cookie, digits, lowest, highest) != (_COOKIE, _DIGITS, 1, _HIGHEST):
-            raise EncodingInvalid(f"expected {_DIGITS} digits from 1 to {_HIGHEST}, got {digits}, {lowest}, {highest}")
-        return cls(_read_counts(plain[struct.calcsize(_HEADER) :]))
-
 
 def _index(values: np.ndarray) -> np.ndarray:
     bits = np.frexp((values | (2 * _HALF - 1)).astype(np.float64))[1]
@@ -134,25 +103,3 @@ def _zigzag(value: int) -> bytes:
         rest >>= 7
     out.append(rest)
     return bytes(out)
-
-
-def _read_counts(payload: bytes) -> np.ndarray:
-    counts = np.zeros(_SIZE, dtype=np.int64)
-    place, value, shift = 0, 0, 0
-    for byte in payload:
-        value |= (byte & 0x7F) << shift
-        shift += 7
-        if byte & 0x80:
-            continue
-        number = (value >> 1) ^ -(value & 1)
-        if number < 0:
-            place -= number
-        else:
-            if place >= _SIZE:
-                raise EncodingInvalid("more counts than the layout has")
-            if number >= 1 << 63:
-                raise EncodingInvalid("a count of more than 64 bits")
-            counts[place] = number
-            place += 1
-        value, shift = 0, 0
-    return counts

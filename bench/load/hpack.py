@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.load.codes import INTERNAL, PERMISSION_DENIED, UNAUTHENTICATED, UNAVAILABLE, UNIMPLEMENTED, UNKNOWN
+from bench.load.frames import ProtocolFailed
 
 _STATIC = 61  # entries of the static table; an index beyond it would be of the dynamic one
 _MAX_INTEGER_BYTES = 5  # after the prefix: more than any block is long
@@ -38,18 +39,9 @@ _CODES = {str(code).encode(): code for code in range(17)} | {
 }
 
 
-class HeadersInvalid(Exception):
-    """A header block is not what the connection allows."""
-
-
-def literal(name: bytes, value: bytes) -> bytes:
-    """Write a field that shall not be indexed, without the Huffman code."""
-    return b"\x00" + _string(name) + _string(value)
-
-
-def secret(name: bytes, value: bytes) -> bytes:
-    """Write a field that no intermediary may index either (RFC 7541, section 7.1.3)."""
-    return b"\x10" + _string(name) + _string(value)
+def literal(name: bytes, value: bytes, *, secret: bool = False) -> bytes:
+    """Write a field that shall not be indexed, a secret by no intermediary either (RFC 7541, section 6.2.3)."""
+    return (b"\x10" if secret else b"\x00") + _string(name) + _string(value)
 
 
 def timeout(seconds: float) -> bytes:
@@ -70,7 +62,7 @@ def request_block(authority: str, path: str, *, secure: bool = False, token: str
             literal(b"te", b"trailers"),
             literal(b"content-type", b"application/grpc"),
             literal(b"user-agent", b"convserve-bench"),
-            secret(b"authorization", b"Bearer " + token.encode()) if token else b"",
+            literal(b"authorization", b"Bearer " + token.encode(), secret=True) if token else b"",
         )
     )
 
@@ -79,7 +71,7 @@ def grpc_status(block: bytes) -> int:
     """Return the gRPC code of a block of trailers; if it has none, the code that gRPC gives the HTTP status.
 
     Raises:
-        HeadersInvalid: The block cannot be read.
+        ProtocolFailed: The block cannot be read.
     """
     code, of_http = None, UNKNOWN
     try:
@@ -89,7 +81,7 @@ def grpc_status(block: bytes) -> int:
             elif name in _STATUS_NAME:
                 of_http = _OF_HTTP.get(value, UNKNOWN)
     except IndexError:
-        raise HeadersInvalid("a header block ends too early") from None
+        raise ProtocolFailed("a header block ends too early") from None
     return of_http if code is None else code
 
 
@@ -114,7 +106,7 @@ def _fields(block: bytes) -> Iterator[tuple[bytes | int, bytes]]:
 
 def _checked(index: int) -> int:
     if index > _STATIC:
-        raise HeadersInvalid("the server uses a dynamic header table although none is allowed")
+        raise ProtocolFailed("the server uses a dynamic header table although none is allowed")
     return index
 
 
@@ -130,7 +122,7 @@ def _integer(block: bytes, at: int, bits: int) -> tuple[int, int]:
         value += (byte & 0x7F) << shift
         if not byte & 0x80:
             return value, at
-    raise HeadersInvalid("a header block has a number that is too long")
+    raise ProtocolFailed("a header block has a number that is too long")
 
 
 def _read_string(block: bytes, at: int) -> tuple[bytes, int]:

@@ -128,7 +128,6 @@ class Connection:
 
         Raises:
             ProtocolFailed: They are no HTTP/2, or not what was agreed on.
-            HeadersInvalid: A header block cannot be read.
         """
         answers: list[Answer] = []
         for frame in self._reader.feed(data):
@@ -138,10 +137,7 @@ class Connection:
         if self._received >= _RENEW:
             self._out.append(frames.window_update(0, self._received))
             self._received = 0
-        while self._held and not self.closing and len(self._streams) < self._max_streams:
-            tag = next(iter(self._held))
-            message, deadline = self._held.pop(tag)
-            self._open(tag, message, now, deadline)
+        self._open_held(now)
         return answers
 
     def expire(self, now: float) -> list[Answer]:
@@ -154,6 +150,7 @@ class Connection:
             elif self._held.pop(tag, None) is None:
                 continue
             answers.append(Answer(tag, codes.DEADLINE_EXCEEDED, b""))
+        self._open_held(now)  # a server that answers nothing may be silent, too
         return answers
 
     def abandon(self, code: int) -> list[Answer]:
@@ -171,6 +168,12 @@ class Connection:
         """Remove the calls that were not begun; return tag, message and deadline of each, in order."""
         held, self._held = self._held, {}
         return [(tag, message, deadline) for tag, (message, deadline) in held.items()]
+
+    def _open_held(self, now: float) -> None:
+        while self._held and not self.closing and len(self._streams) < self._max_streams:
+            tag = next(iter(self._held))
+            message, deadline = self._held.pop(tag)
+            self._open(tag, message, now, deadline)
 
     def _open(self, tag: int, message: bytes, now: float, deadline: float | None) -> None:
         stream = self._next_stream

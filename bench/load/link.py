@@ -18,15 +18,11 @@ _READ_BYTES = 1 << 18
 _CONNECT_SECONDS = 5.0
 
 
+Address = tuple[int, Any]  # family and place of a server: no name is looked up while requests are due
+
+
 class ConnectFailed(Exception):
     """The server cannot be reached."""
-
-
-class Address(NamedTuple):
-    """A server's resolved address, so that no name is looked up while requests are due."""
-
-    family: int
-    place: Any  # its type depends on the family
 
 
 class Manner(NamedTuple):
@@ -83,11 +79,6 @@ class Link:
         self._waits_to_read = False
         self._give_up = time.monotonic() + _CONNECT_SECONDS
         self._unsent = memoryview(b"")
-
-    @property
-    def address(self) -> Address:
-        """Where the server is."""
-        return Address(self.socket.family, self.socket.getpeername())
 
     @property
     def wants_to_write(self) -> bool:
@@ -180,9 +171,10 @@ def begin_to_connect(address: Address) -> socket.socket:
     Raises:
         ConnectFailed: The attempt cannot even be begun.
     """
-    made = socket.socket(address.family, socket.SOCK_STREAM)
+    family, place = address
+    made = socket.socket(family, socket.SOCK_STREAM)
     made.setblocking(False)
-    failure = made.connect_ex(address.place)
+    failure = made.connect_ex(place)
     if failure not in (0, errno.EINPROGRESS):
         made.close()
         raise ConnectFailed(os.strerror(failure))

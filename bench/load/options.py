@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 from bench.conformance.model import FREE_AXIS
 from bench.errors import OptionsInvalid
-from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, read_trace
+from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, read_trace
 from service.client import add_credential_flags
 
 PROCESSES = ("constant", "poisson", "gamma", "bursts", "trace")
@@ -19,43 +19,25 @@ _LAG_OF_OBJECTIVE = 0.05
 _N = TypeVar("_N", int, float)
 
 
-def _number(text: str, kind: type[_N], expected: str) -> _N:
-    try:
-        return kind(text)
-    except ValueError:  # of which argparse would tell the name of the function
-        raise argparse.ArgumentTypeError(f"expected {expected}, got {text}") from None
+def _reader(kind: type[_N], expected: str, fits: Callable[[_N], bool]) -> Callable[[str], _N]:
+    """Return a reader that says what it expects, where argparse would tell the name of a function."""
+
+    def read(text: str) -> _N:
+        try:
+            number = kind(text)
+        except ValueError:
+            number = None
+        if number is None or not fits(number):
+            raise argparse.ArgumentTypeError(f"expected {expected}, got {text}")
+        return number
+
+    return read
 
 
-def positive(text: str) -> float:
-    """Read a number above 0."""
-    number = _number(text, float, "a number above 0")
-    if not 0 < number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text}")
-    return number
-
-
-def not_negative(text: str) -> float:
-    """Read a number from 0 on."""
-    number = _number(text, float, "a number from 0 on")
-    if not 0 <= number < math.inf:
-        raise argparse.ArgumentTypeError(f"expected a number from 0 on, got {text}")
-    return number
-
-
-def seed(text: str) -> int:
-    """Read a whole number from 0 on, as NumPy's generators take it."""
-    number = _number(text, int, "a whole number from 0 on")
-    if number < 0:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 0 on, got {text}")
-    return number
-
-
-def count(text: str) -> int:
-    """Read a whole number from 1 on."""
-    number = _number(text, int, "a whole number from 1 on")
-    if number < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1 on, got {text}")
-    return number
+positive = _reader(float, "a number above 0", lambda number: 0 < number < math.inf)
+not_negative = _reader(float, "a number from 0 on", lambda number: 0 <= number < math.inf)
+seed = _reader(int, "a whole number from 0 on", lambda number: number >= 0)  # as NumPy's generators take it
+count = _reader(int, "a whole number from 1 on", lambda number: number >= 1)
 
 
 def counts(text: str) -> tuple[int, ...]:
@@ -115,8 +97,7 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
     """Return the arrival process that was asked for.
 
     Raises:
-        OptionsInvalid: The trace is missing, or not wanted.
-        TraceInvalid: The file is no trace.
+        OptionsInvalid: The trace is missing, not wanted, or none.
     """
     name = flags.arrivals or ("trace" if flags.trace else "poisson")
     if (name == "trace") != (flags.trace is not None):
@@ -128,22 +109,6 @@ def arrivals_of(flags: argparse.Namespace) -> Arrivals:
     if name == "bursts":
         return Bursts(flags.on_seconds, flags.off_seconds)
     return Gamma(flags.variation if name == "gamma" else 1.0)
-
-
-def describe(arrivals: Arrivals) -> str:
-    """Name an arrival process on one line."""
-    match arrivals:
-        case Constant():
-            return "constant arrivals"
-        case Gamma(variation=1.0):
-            return "Poisson arrivals"
-        case Gamma(variation=variation):
-            return f"gamma arrivals, variation {variation:g}"
-        case Bursts(on_seconds=on_seconds, off_seconds=off_seconds):
-            return f"bursts of {on_seconds:g} s, {off_seconds:g} s apart"
-        case Trace(recorded=recorded):
-            return f"a trace of {len(recorded)} arrivals"
-    return type(arrivals).__name__
 
 
 def max_lag_seconds(flags: argparse.Namespace) -> float:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bench.errors import OptionsInvalid
-from bench.load.arrivals import Arrivals, schedule, share
+from bench.load.arrivals import Arrivals, schedule
 
 _MOST_REQUESTS = 20_000_000  # of one run: their instants, inputs and records fill 1 GB or so
 
@@ -61,18 +61,11 @@ def open_loop(arrivals: Arrivals, rate: float, seconds: float, seed: int, terms:
             f"{rate:g} requests a second for {seconds:g} s are more than {_MOST_REQUESTS:,}, the most for one run: "
             "give a lower rate or fewer seconds"
         )
-    instants = schedule(arrivals, rate, seconds, seed)
+    count, instants = terms.processes, schedule(arrivals, rate, seconds, seed)
     picks = np.random.default_rng([seed, 1]).integers(0, terms.inputs, len(instants))
     return [
-        Plan(
-            picks=share(picks, part, terms.processes),
-            instants=share(instants, part, terms.processes),
-            concurrency=0,
-            seconds=seconds,
-            deadline_seconds=terms.deadline_seconds,
-            drain_seconds=terms.drain_seconds,
-        )
-        for part in range(terms.processes)
+        Plan(picks[part::count], instants[part::count], 0, seconds, terms.deadline_seconds, terms.drain_seconds)
+        for part in range(count)
     ]
 
 

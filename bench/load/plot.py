@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -12,18 +10,11 @@ from bench.load.records import Summary
 from bench.output import new_figure, save
 
 
-def percent_axis(axes: Any, percents: Sequence[float]) -> None:
-    """Scale the x axis for percentiles: each further nine takes as much room as the one before."""
-    axes.set_xscale("log")
-    axes.set_xticks([1 / (1 - percent / 100) for percent in percents], [f"{percent:g} %" for percent in percents])
-    axes.minorticks_off()
-
-
 def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path) -> None:
     """Draw latency over percentile.
 
     Raises:
-        OutputInvalid: The file cannot be written.
+        OptionsInvalid: The file cannot be written.
     """
     figure = new_figure(7, 4.5)
     axes = figure.subplots()
@@ -37,7 +28,10 @@ def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path
             axes.plot(nines, [histogram.percentile(100 * (1 - 1 / nine)) * 1e3 for nine in nines], label=name)
     if objective_seconds is not None:
         axes.axhline(objective_seconds * 1e3, color="grey", linestyle=":", label="objective")
-    percent_axis(axes, (0, 90, 99, 99.9, 99.99))
+    axes.set_xscale("log")  # each further nine takes as much room as the one before
+    percents = (0, 90, 99, 99.9, 99.99)
+    axes.set_xticks([1 / (1 - percent / 100) for percent in percents], [f"{percent:g} %" for percent in percents])
+    axes.minorticks_off()
     axes.set(
         xlabel="percentile",
         ylabel="ms from the intended instant",

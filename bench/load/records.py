@@ -47,6 +47,19 @@ class Records:
 
 
 @dataclass(frozen=True, eq=False)
+class Run:
+    """What one process saw of a run, or all together.
+
+    Attributes:
+        records: In the order of intended instants.
+        cpu_share: What the process used of one core while it had requests to send; of several, the busiest.
+    """
+
+    records: Records
+    cpu_share: float
+
+
+@dataclass(frozen=True, eq=False)
 class Summary:
     """The summary of a run. Each request of the window is in exactly one of the counts from ``on_time`` to ``wrong``.
 

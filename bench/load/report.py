@@ -5,6 +5,7 @@ from __future__ import annotations
 from bench.load.histogram import Histogram
 from bench.load.records import Summary
 
+_OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "wrong")
 _COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max")
 
 
@@ -15,15 +16,15 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
         f"goodput    {summary.goodput:10.1f} /s   right answers"
         + ("" if objective_seconds is None else f" within {objective_seconds * 1e3:g} ms"),
         "",
-        *(_share(name, number, summary.offered) for name, number in _counts(summary)),
+        *(_count(name, getattr(summary, name), summary.offered) for name in _OUTCOMES),
         "",
         "milliseconds      " + "".join(f"{name:>10}" for name in _COLUMNS),
-        latencies("OK", summary.latency),
+        _latencies("OK", summary.latency),
     ]
     if summary.refusal_latency.total:
-        lines.append(latencies("refused", summary.refusal_latency))
+        lines.append(_latencies("refused", summary.refusal_latency))
     if open_loop:
-        lines.append(latencies("generator's lag", summary.lag))
+        lines.append(_latencies("generator's lag", summary.lag))
     lines.append(f"\nbusiest client process: {cpu_share:.0%} of a core; garbage collector off while sending")
     others = {name: number for name, number in summary.codes.items() if name != "OK"}
     if others:
@@ -31,23 +32,12 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
     return "\n".join(lines)
 
 
-def latencies(name: str, histogram: Histogram) -> str:
+def _latencies(name: str, histogram: Histogram) -> str:
     """Write one row of percentiles, in milliseconds."""
     values = histogram.percentiles()
     cells = (values[column] for column in _COLUMNS)
     return f"{name:<18}" + "".join(f"{'-' if cell is None else f'{cell * 1e3:.3f}':>10}" for cell in cells)
 
 
-def _counts(summary: Summary) -> list[tuple[str, int]]:
-    return [
-        ("on time", summary.on_time),
-        ("late", summary.late),
-        ("refused", summary.refused),
-        ("expired", summary.expired),
-        ("failed", summary.failed),
-        ("wrong", summary.wrong),
-    ]
-
-
-def _share(name: str, number: int, offered: int) -> str:
-    return f"{name:<10} {number:10d}      {number / offered if offered else 0.0:8.3%}"
+def _count(name: str, number: int, offered: int) -> str:
+    return f"{name.replace('_', ' '):<10} {number:10d}      {number / offered if offered else 0.0:8.3%}"

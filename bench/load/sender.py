@@ -11,15 +11,14 @@ import select
 import socket
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from bench.load.codes import NO_CONNECTION, UNANSWERED
 from bench.load.http2 import Answer
-from bench.load.link import ConnectFailed, Link, Manner, begin_to_connect, connect
+from bench.load.link import Address, ConnectFailed, Link, Manner, begin_to_connect, connect
 from bench.load.plan import Plan
-from bench.load.records import Records
+from bench.load.records import Records, Run
 from service.client import Credentials
 
 _BURST = 32  # calls made before their bytes are written
@@ -28,19 +27,6 @@ _PATIENCE_SECONDS = 0.5  # the longest sleep
 _BEHIND_SECONDS = 10.0  # after the plan's end nothing more is sent: that would be no test of the server
 
 IsWrong = Callable[[int, bytes], bool]
-
-
-@dataclass(frozen=True, eq=False)
-class Part:
-    """One process's part of a run.
-
-    Attributes:
-        records: Of its requests.
-        cpu_share: What it used of one core while it had requests to send.
-    """
-
-    records: Records
-    cpu_share: float
 
 
 class _Log:
@@ -99,8 +85,9 @@ class Sender:
         self._manner = Manner.of(host, port, credentials or Credentials())
         self._messages = messages
         self._is_wrong = is_wrong
-        self._link: Link | None = self._over(connect(host, port, self._manner), connecting=False)
-        self._address = self._link.address
+        made = connect(host, port, self._manner)
+        self._link: Link | None = self._over(made, connecting=False)
+        self._address: Address = made.family, made.getpeername()
         self._leaving: list[Link] = []  # connections that the server is closing
         self._retry_at = 0.0
         self._start = 0.0
@@ -117,7 +104,7 @@ class Sender:
         self._retry_at = 0.0
         gc.collect()
 
-    def run(self, start: float) -> Part:
+    def run(self, start: float) -> Run:
         """Carry out the plan.
 
         Args:
@@ -129,7 +116,7 @@ class Sender:
             cpu_share = self._loop()
         finally:
             gc.enable()
-        return Part(self._log.records(), cpu_share)
+        return Run(self._log.records(), cpu_share)
 
     def close(self) -> None:
         """Close every connection."""

@@ -8,14 +8,13 @@ import datetime
 import os
 import platform
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 from bench.conformance.model import Model, learn
 from bench.conformance.outcome import CallFailed
 from bench.conformance.target import Target
 from bench.errors import OptionsInvalid
-from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, origin, read_encoded
+from bench.load.answers import Reference, encoded_requests, generated_requests, read_encoded
 from bench.load.fleet import Work
 from bench.load.http2 import framed
 from bench.load.plan import Terms
@@ -49,18 +48,18 @@ def open_session(flags: argparse.Namespace) -> Session:
         CallFailed: The server does not know the model, or refuses the first request.
         CredentialsInvalid: TLS files or tokens cannot be used.
         CheckFailed: The server's description of the model makes no sense.
-        InputInvalid: There is nothing to send, or the model does not take what was given.
-        OptionsInvalid: The address is invalid, or no call can be made to it; says the remedy.
+        OptionsInvalid: There is nothing to send, the model does not take what was given, the address is invalid, or no
+            call can be made to it.
     """
     host, port = _address(flags.server)
-    encoded = read_encoded(flags.input) if flags.input else None
+    encoded = read_encoded(flags.input) if flags.input else {}
     credentials = credentials_of(flags)
     with Target(flags.server, _TIMEOUT_SECONDS, credentials) as target:
         about = _server(target, flags.server, credentials)
         # Which output gives an input back is of no use here: the empty answer keeps `learn` from trying.
         model = dataclasses.replace(learn(target, flags.model, {}), mirrors={}, free_axis=flags.length)
         requests = _requests(model, encoded, flags)
-        alone = _alone(target, requests if flags.check else requests[:1], flags.input)
+        alone = _alone(target, requests if flags.check else requests[:1], [*encoded])
     reference = Reference(tuple(answer.SerializeToString() for answer in alone)) if flags.check else None
     work = Work(host, port, tuple(framed(request) for request in requests), reference, credentials)
     terms = Terms(len(requests), flags.processes, flags.deadline_seconds, flags.drain_seconds)
@@ -90,29 +89,29 @@ def _server(target: Target, address: str, credentials: Credentials) -> Any:
         raise OptionsInvalid(explained(failed.code, failed.details, address, credentials)) from None
 
 
-def _alone(target: Target, requests: Sequence[bytes], given: Path | None) -> list[Any]:
+def _alone(target: Target, requests: Sequence[bytes], origins: Sequence[str]) -> list[Any]:
     """Return the answers to requests, one after the other.
 
     Raises:
         CallFailed: A request failed that was made up here.
-        InputInvalid: A request failed that was given; names it.
+        OptionsInvalid: A request failed that was given; names it.
     """
     answers = []
     for place, request in enumerate(requests):
         try:
             answers.append(target.call("ModelInfer", request))
         except CallFailed as failed:
-            if given is None:
+            if not origins:
                 raise
-            raise InputInvalid(f"--input {origin(given, place)}: {failed}") from None
+            raise OptionsInvalid(f"--input {origins[place]}: {failed}") from None
     return answers
 
 
-def _requests(model: Model, encoded: list[bytes] | None, flags: argparse.Namespace) -> list[bytes]:
+def _requests(model: Model, encoded: dict[str, bytes], flags: argparse.Namespace) -> list[bytes]:
     if flags.rows > 1 and (not model.batched or (model.limit_known and flags.rows > model.max_rows)):
         raise OptionsInvalid(f"--rows {flags.rows}: '{model.name}' takes at most {model.max_rows}")
-    if encoded is not None:
-        return encoded_requests(model, encoded, flags.rows, flags.model_version)
+    if encoded:
+        return encoded_requests(model, [*encoded.values()], flags.rows, flags.model_version)
     return generated_requests(model, flags.distinct, flags.rows, flags.model_version)
 
 

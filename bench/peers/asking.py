@@ -8,7 +8,8 @@ from typing import Any
 
 import grpc
 
-from bench.peers.base import Case, Peer, PeerFailed, Place
+from bench.errors import PeerFailed
+from bench.peers.base import Case, Peer, Place
 from bench.peers.process import Running
 
 _READY_SECONDS = 120.0

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Door, Place, program_variables
+from bench.peers.base import MOST_ROWS, Door
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -24,6 +24,8 @@ class Bare(OverHttp):
     home = "bare"
     requirements = ((pinned_onnxruntime(),),)
     shows = ("onnxruntime", "numpy")
+    program = "bare.py"
+    batch = MOST_ROWS
 
     @property
     def tuning(self) -> str:
@@ -31,8 +33,3 @@ class Bare(OverHttp):
         if self.best:
             return "the batch, loops and threads that gave most answers a second, tried before each measurement"
         return "all rows in flight in one run, on one thread"
-
-    def command(self, case: Case, place: Place) -> Command:
-        """Start the loop."""
-        argv = (str(place.environment.python), str(PROGRAMS / "bare.py"))
-        return Command(argv, program_variables(case, place, MOST_ROWS, 1))

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import socket
+from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal
 
 import numpy as np
 
@@ -16,10 +17,6 @@ ROOT = Path(__file__).resolve().parents[2]
 PROGRAMS = Path(__file__).parent / "programs"
 MOST_ROWS = 64  # rows a run, where a peer batches: all that is in flight at most
 Door = Literal["grpc", "http", "none"]
-
-
-class PeerFailed(Exception):
-    """A peer cannot be had, does not come up, or answers wrongly; the message says why, on one line."""
 
 
 @dataclass(frozen=True, eq=False, slots=True)
@@ -85,51 +82,51 @@ class Command:
     variables: Mapping[str, str] = field(default_factory=dict)
 
 
-class Peer(Protocol):
+class Peer(ABC):
     """A server that can be compared.
 
     All processes that come from the one that :meth:`command` starts belong to it: see ``bench.peers.process``. It is
     ready once its answers are right.
+
+    Attributes:
+        name: Its name in the results.
+        home: Name of its environment, which several peers may share.
+        door: The protocol that it speaks; ``none``: it is no server.
+        path: What is called: a gRPC method, or the path of a URL.
+        content_type: Of an HTTP request.
+        requirements: What its environment needs: the arguments of one ``pip install`` after another.
+        shows: Distributions whose versions the results show.
+        program: The file in ``programs`` that is started, unless :meth:`command` starts something else.
+        batch: Rows in a run of the program.
+        instances: Of the program.
     """
 
-    @property
-    def name(self) -> str:
-        """Its name in the results."""
+    name: str
+    home: str
+    door: Door
+    path: str
+    content_type: str
+    requirements: tuple[tuple[str, ...], ...]
+    shows: tuple[str, ...]
+    program: str
+    batch: int = 1
+    instances: int = 1
 
     @property
-    def home(self) -> str:
-        """Name of its environment, which several peers may share."""
-
-    @property
-    def door(self) -> Door:
-        """The protocol that it speaks; ``none``: it is no server."""
-
-    @property
-    def path(self) -> str:
-        """What is called: a gRPC method, or the path of a URL."""
-
-    @property
-    def content_type(self) -> str:
-        """Of an HTTP request."""
-
-    @property
-    def requirements(self) -> tuple[tuple[str, ...], ...]:
-        """What its environment needs: the arguments of one ``pip install`` after another."""
-
-    @property
-    def shows(self) -> tuple[str, ...]:
-        """Distributions whose versions the results show."""
-
-    @property
+    @abstractmethod
     def tuning(self) -> str:
         """How it was tuned to its best, on one line."""
 
     def command(self, case: Case, place: Place) -> Command:
         """Write its files, and return how it is started."""
+        argv = (str(place.environment.python), str(PROGRAMS / self.program))
+        return Command(argv, program_variables(case, place, self.batch, self.instances))
 
+    @abstractmethod
     def request(self, case: Case, row: np.ndarray) -> bytes:
         """Return the body that asks for one row; without gRPC's five bytes."""
 
+    @abstractmethod
     def top_1(self, case: Case, answer: bytes) -> int:
         """Return the most probable class of an answer to one row.
 

@@ -13,7 +13,9 @@ from typing import Literal
 import numpy as np
 from PIL import Image
 
-from bench.peers.base import ROOT, Case, PeerFailed
+from bench.errors import PeerFailed
+from bench.output import last_line
+from bench.peers.base import ROOT, Case
 
 _ROWS = 8  # answers that are checked
 _BUNDLED = ROOT / "models"
@@ -93,9 +95,7 @@ def _as_jpeg(picture: np.ndarray) -> np.ndarray:
 def _make(repository: Path, name: str) -> None:
     """Make a model in a process of its own, since bench does not use torch."""
     command = [sys.executable, str(ROOT / "scripts" / "speed_models.py"), str(repository), name]
-    ran = subprocess.run(command, cwd=ROOT, env=None, capture_output=True, text=True, check=False)
+    ran = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise PeerFailed(
-            f"scripts/speed_models.py could not generate it ({last[:160]}): make install installs what it needs"
-        )
+        why = last_line(ran.stderr)
+        raise PeerFailed(f"scripts/speed_models.py could not generate it ({why}): make install installs what it needs")

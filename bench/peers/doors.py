@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import base64
 import json
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from typing import Any
 
 import numpy as np
 from google.protobuf.message import DecodeError
 
-from bench.peers.base import Case, Door, PeerFailed
+from bench.errors import PeerFailed
+from bench.peers.base import Case, Door, Peer
 from service.pb.inference import grpc_service_pb2 as pb
 
 
-class OverGrpc:
+class OverGrpc(Peer):
     """The Open Inference Protocol."""
 
     door: Door = "grpc"
@@ -55,7 +56,7 @@ class OverGrpc:
         return most_probable(np.array(numbers))
 
 
-class OverHttp:
+class OverHttp(Peer):
     """A POST of raw bytes, answered with raw float32: a server cannot read and write less."""
 
     door: Door = "http"
@@ -73,7 +74,7 @@ class OverHttp:
         return most_probable(np.frombuffer(answer, np.float32))
 
 
-class OverJson(OverHttp, ABC):
+class OverJson(OverHttp):
     """A POST of JSON with the same bytes in base64, for peers that take nothing else."""
 
     content_type = "application/json"

@@ -7,12 +7,11 @@ import os
 import subprocess
 import sys
 from collections.abc import Iterable
+from functools import cached_property
 from importlib import metadata
 from pathlib import Path
 
-
-class InstallFailed(Exception):
-    """Pip failed; the message says why, on one line."""
+from bench.errors import PeerFailed
 
 
 class Environment:
@@ -41,7 +40,7 @@ class Environment:
         """Make the environment, unless it was made for the same requirements.
 
         Raises:
-            InstallFailed: Says why.
+            PeerFailed: Says why.
         """
         wanted = json.dumps([*requirements])
         stamp = self.folder / "requirements.json"
@@ -57,13 +56,14 @@ class Environment:
         """Install another distribution, unless it is there.
 
         Raises:
-            InstallFailed: Says why.
+            PeerFailed: Says why.
         """
         if not self.versions([name]):
             self._run("-m", "pip", "--python", str(self.python), "install", "--quiet", name)
 
+    @cached_property
     def installed_bytes(self) -> int:
-        """Return the size of its packages on the disk, without compiled files."""
+        """The size of its packages on the disk, without compiled files."""
         found = 0
         for folder, _, names in os.walk(self.site):
             if not folder.endswith("__pycache__"):
@@ -80,7 +80,7 @@ class Environment:
         ran = subprocess.run([sys.executable, *arguments], capture_output=True, text=True, check=False)
         if ran.returncode:
             lines = [line for line in ran.stderr.splitlines() if line.startswith("ERROR")] or ran.stderr.splitlines()
-            raise InstallFailed(lines[0].strip() if lines else f"pip ended with {ran.returncode}")
+            raise PeerFailed(lines[0].strip() if lines else f"pip ended with {ran.returncode}")
 
 
 def pinned_onnxruntime() -> str:

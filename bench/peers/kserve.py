@@ -6,7 +6,6 @@ run in its event loop, no access log.
 
 from __future__ import annotations
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverGrpc
 from bench.peers.environment import pinned_onnxruntime
 
@@ -17,9 +16,5 @@ class KServe(OverGrpc):
     name = home = "kserve"
     requirements = (("kserve", pinned_onnxruntime()),)
     shows = ("kserve", "onnxruntime", "grpcio")
+    program = "kserve_server.py"
     tuning = "one process, no batching (it has none), one thread a run"
-
-    def command(self, case: Case, place: Place) -> Command:
-        """Start the program."""
-        argv = (str(place.environment.python), str(PROGRAMS / "kserve_server.py"))
-        return Command(argv, program_variables(case, place, 1, 1))

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverJson
 from bench.peers.environment import pinned_onnxruntime
 
@@ -20,12 +19,8 @@ class LitServe(OverJson):
     path = "/predict"
     requirements = (("litserve", "pyzmq", pinned_onnxruntime()),)
     shows = ("litserve", "onnxruntime", "uvicorn")
+    program = "litserve_server.py"
     tuning = "one worker, no batching, fast_queue, one thread a run"
-
-    def command(self, case: Case, place: Place) -> Command:
-        """Start the program."""
-        argv = (str(place.environment.python), str(PROGRAMS / "litserve_server.py"))
-        return Command(argv, program_variables(case, place, 1, 1))
 
     def wrapped(self, encoded: str) -> Any:
         """Put it under ``input``."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bench.peers.base import PROGRAMS, Case, Command, Place, program_variables
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -20,19 +19,15 @@ class Mosec(OverHttp):
 
     name: str
     batch: int
-    workers: int
+    instances: int
     path = "/inference"
     home = "mosec"
     requirements = (("mosec", pinned_onnxruntime()),)
     shows = ("mosec", "onnxruntime")
+    program = "mosec_server.py"
 
     @property
     def tuning(self) -> str:
         """See :class:`bench.peers.base.Peer`."""
         batching = f"batches of up to {self.batch} within 1 ms" if self.batch > 1 else "no batching"
-        return f"{self.workers} worker(s), {batching}, one thread a run"
-
-    def command(self, case: Case, place: Place) -> Command:
-        """Start the program."""
-        argv = (str(place.environment.python), str(PROGRAMS / "mosec_server.py"))
-        return Command(argv, program_variables(case, place, self.batch, self.workers))
+        return f"{self.instances} worker(s), {batching}, one thread a run"

@@ -8,12 +8,13 @@ import signal
 import subprocess
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
-from types import TracebackType
 from typing import IO, Self
 
-from bench.peers.base import ROOT, Command, PeerFailed
+from bench.errors import PeerFailed
+from bench.output import last_line
+from bench.peers.base import ROOT, Command
 from bench.peers.proc import Stat, family, parse_kilobytes, parse_stat
 
 _TAG = "BENCH_RUN"  # in the environment of a peer's processes, wherever they end up in the tree
@@ -26,26 +27,34 @@ _KEPT = ("HOME", "LANG", "LC_ALL", "TMPDIR", "SSL_CERT_FILE", "SSL_CERT_DIR", "U
 class Running:
     """A started command with all its processes. Use as a context manager; leaving it ends them all."""
 
+    process: subprocess.Popen[bytes]
+    begun: float
+
     def __init__(self, command: Command, log: Path, *, pipes: bool = False) -> None:
-        """Start it.
+        """Prepare; it starts on entering the context.
 
         Args:
             command: What to start.
             log: File for its output.
             pipes: Whether its standard input and output are pipes to this process.
+        """
+        self._command, self._log, self._pipes = command, log, pipes
+        self._tag = uuid.uuid4().hex
+
+    def __enter__(self) -> Self:
+        """Start it.
 
         Raises:
             PeerFailed: There is no such program.
         """
-        self._tag = uuid.uuid4().hex
-        self._log = log
+        command, pipes = self._command, self._pipes
         environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
         environment |= {"PATH": os.environ.get("PATH", ""), "ORT_DISABLE_TELEMETRY": "1", **command.variables}
         environment[_TAG] = self._tag
         self.begun = time.monotonic()
-        with log.open("wb") as said:
-            try:
-                self.process: subprocess.Popen[bytes] = subprocess.Popen(
+        try:
+            with self._log.open("wb") as said:
+                self.process = subprocess.Popen(
                     command.argv,
                     env=environment,
                     cwd=ROOT,
@@ -54,16 +63,14 @@ class Running:
                     stderr=said,
                     start_new_session=True,
                 )
-            except OSError as error:
-                raise PeerFailed(f"{command.argv[0]}: {error.strerror}") from None
-
-    def __enter__(self) -> Self:
-        """Return it."""
+        except OSError as error:
+            raise PeerFailed(f"{command.argv[0]}: {error.strerror}") from None
+        except BaseException:  # told to end before it is known what was started
+            self._kill(stat.pid for stat in _stats() if self._is_tagged(stat.pid))
+            raise
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End all its processes."""
         self.stop()
 
@@ -84,18 +91,15 @@ class Running:
         """Return the CPU time that its processes have used, user and system."""
         return sum(stat.ticks for stat in self.stats()) / _TICK
 
-    def rss_bytes(self) -> int:
-        """Return the RAM of its processes; a page that several share counts for each of them."""
-        return sum(parse_kilobytes(_read(stat.pid, "status"), "VmRSS") for stat in self.stats())
-
-    def pss_bytes(self) -> int:
-        """Return the RAM of its processes; a page that several share is divided among them."""
-        return sum(parse_kilobytes(_read(stat.pid, "smaps_rollup"), "Pss") for stat in self.stats())
+    def memory_bytes(self) -> tuple[int, int]:
+        """Return the RAM of its processes: a page that several share counted for each, and divided among them (PSS)."""
+        pids = [stat.pid for stat in self.stats()]
+        rss = sum(parse_kilobytes(_read(pid, "status"), "VmRSS") for pid in pids)
+        return rss, sum(parse_kilobytes(_read(pid, "smaps_rollup"), "Pss") for pid in pids)
 
     def last_words(self) -> str:
         """Return the last line of its output, for a message."""
-        lines = [line.strip() for line in self._log.read_text(errors="replace").splitlines() if line.strip()]
-        return lines[-1][:160] if lines else "it said nothing"
+        return last_line(self._log.read_text(errors="replace"))
 
     def check_alive(self) -> None:
         """Require that it runs.
@@ -117,14 +121,18 @@ class Running:
             self.process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(_STOP_SECONDS)
-        for pid in {*pids, *(stat.pid for stat in self.stats())}:
-            if self._is_tagged(pid) or pid == self.process.pid:
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+        known = {*pids, *(stat.pid for stat in self.stats())}
+        self._kill(pid for pid in known if self._is_tagged(pid) or pid == self.process.pid)
         self.process.wait()
         give_up = time.monotonic() + _STOP_SECONDS
         while [stat for stat in self.stats() if stat.pid != self.process.pid] and time.monotonic() < give_up:
             time.sleep(0.02)
+
+    @staticmethod
+    def _kill(pids: Iterable[int]) -> None:
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
     def _is_tagged(self, pid: int) -> bool:
         return f"{_TAG}={self._tag}".encode() in _read_bytes(pid, "environ").split(b"\0")

@@ -5,7 +5,7 @@ Tuned for two cores: one replica, batches of up to 64 without a wait, no dashboa
 
 from __future__ import annotations
 
-from bench.peers.base import MOST_ROWS, PROGRAMS, Case, Command, Place, program_variables
+from bench.peers.base import MOST_ROWS, Case, Command, Place
 from bench.peers.doors import OverHttp
 from bench.peers.environment import pinned_onnxruntime
 
@@ -16,10 +16,12 @@ class RayServe(OverHttp):
     name = home = "ray-serve"
     requirements = (("ray[serve]", pinned_onnxruntime()),)
     shows = ("ray", "onnxruntime", "uvicorn")
+    program = "ray_server.py"
+    batch = MOST_ROWS
     tuning = f"one replica, batches of up to {MOST_ROWS} without a wait, one thread a run"
 
     def command(self, case: Case, place: Place) -> Command:
-        """Start the program."""
-        argv = (str(place.environment.python), str(PROGRAMS / "ray_server.py"))
+        """Start the program, which says little."""
+        made = super().command(case, place)
         own = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_SERVE_LOG_TO_STDERR": "0", "RAY_DEDUP_LOGS": "0"}
-        return Command(argv, program_variables(case, place, MOST_ROWS, 1) | own)
+        return Command(made.argv, {**made.variables, **own})

@@ -14,7 +14,6 @@ from bench.compare.grounds import Grounds
 from bench.compare.machine import commit, machine, require_checkout
 from bench.compare.sending import find_programs
 from bench.load.options import counts, names, positive
-from bench.load.progress import steps
 from bench.output import make_folder, require_matplotlib
 from bench.peers.cases import NAMES
 from bench.profile import table
@@ -25,6 +24,7 @@ from bench.profile.results import Profile, Profiles
 from bench.profile.samplers import SamplerFailed
 from bench.profile.split import Cost
 from bench.profile.watching import find_samplers
+from bench.progress import show
 from bench.run_folder import RunFolder
 
 _ABOUT = """Show what this server's CPU time is spent on: by thread, from /proc; in the model, the kernel and Python,
@@ -88,17 +88,17 @@ def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
         door = "" if profile.transport == "native" else f"-{profile.transport}"
         kept.write(f"{profile.model}-{profile.in_flight}{door}.svg", svg(costs, title))
 
-    with steps("profile", len(models)) as progress, tempfile.TemporaryDirectory() as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
         work = flags.work.resolve() if flags.work else None
-        grounds = Grounds(work, Path(scratch), progress.say, install=False)
-        terms = measure.Terms(flags.seconds, programs, commit(), progress.say)
+        grounds = Grounds(work, Path(scratch), install=False)
+        terms = measure.Terms(flags.seconds, programs, commit())
         for model in models:
-            progress.begin(model)
             try:
                 profile_model(model, flags.transport, flags.concurrency, grounds, tools, terms, keep)
             except (SamplerFailed, *measure.FAULTS) as error:
                 failures.append(f"{model}: {' '.join(str(error).split())}")
     kept.write("tables.md", table.shown(profiles, "markdown") + "\n")
     draw(profiles, kept.path / "profile.png")
+    show("")
     print("\n\n".join([table.shown(profiles, "text"), *failures]))
     return 1 if failures else 0

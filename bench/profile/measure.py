@@ -5,40 +5,26 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 from bench.compare import measure
 from bench.compare.grounds import Grounds
-from bench.compare.order import Turn
+from bench.compare.results import Turn
 from bench.compare.sending import Sender
-from bench.peers import PEERS, asking
+from bench.peers import PEERS
 from bench.peers.bare import Bare
-from bench.peers.base import Case, Place
-from bench.peers.process import Running
+from bench.peers.base import Case
 from bench.profile import samplers
 from bench.profile.results import Profile
 from bench.profile.split import Cost, Thread, by_phase, by_thread, split
 from bench.profile.watching import BatchCounter, Samplers, ThreadClock, perf_script, sampling, thread_names
+from bench.progress import show
 
 BARE = "bare-1-thread"
 _ALONE_SECONDS = 2.0
 DOORS = {"native": "convserve", "grpcio": "convserve-grpcio"}
 Keep = Callable[[Profile, Sequence[Cost]], None]
-
-
-@dataclass(frozen=True, slots=True)
-class Watched:
-    """A server that is being profiled, and the tools for it."""
-
-    model: str
-    transport: str
-    sender: Sender
-    place: Place
-    pid: int
-    names: dict[int, str]
-    samplers: Samplers
-    terms: measure.Terms
 
 
 def profile_model(
@@ -64,48 +50,48 @@ def profile_model(
     peer = PEERS[DOORS[transport]]
     case, expected = grounds.case(model)
     place = grounds.place(peer)
-    with Running(peer.command(case, place), place.folder / "log") as running:
-        terms.say("starting")
-        asking.wait_right(peer, case, place, running, expected[0])
-        answer_bytes = asking.check(peer, case, place, expected)
-        sender = Sender(peer, case, place, answer_bytes, running, terms.programs)
+    with measure.checked(peer, case, place, expected, terms) as (running, _, sender):
         names = thread_names(tools.spy, running.process.pid)
-        watched = Watched(model, transport, sender, place, running.process.pid, names, tools, terms)
-        found = [_under_load(watched, in_flight) for in_flight in loads or case.in_flight or (1, 16, 64)]
-        asking.check(peer, case, place, expected)
+        found = [
+            _under_load(model, transport, in_flight, sender, names, tools, terms)
+            for in_flight in loads or case.in_flight or (1, 16, 64)
+        ]
     alone = _alone(case, grounds, {rows for one, _ in found for rows in around(one.rows_a_batch)}, terms)
     for one, costs in found:
         keep(replace(one, bare_us=between(alone, one.rows_a_batch)), costs)
 
 
-def _under_load(watched: Watched, in_flight: int) -> tuple[Profile, list[Cost]]:
+def _under_load(
+    model: str, transport: str, in_flight: int, sender: Sender, names: Mapping[int, str], tools: Samplers,
+    terms: measure.Terms,
+) -> tuple[Profile, list[Cost]]:  # fmt: skip
     """Measure without samplers, then find out with each of them what the CPU was used for."""
-    sender, terms, tools = watched.sender, watched.terms, watched.samplers
-    clock, batches = ThreadClock(watched.pid), BatchCounter(watched.place.spare_port)
-    terms.say(f"{in_flight} in flight")
+    pid, place = sender.running.process.pid, sender.place
+    clock, batches = ThreadClock(pid), BatchCounter(place.spare_port)
+    show(f"{model}: {in_flight} in flight")
     # The clock within the counter, whose scrapes cost the server something too.
     sent = sender.measure(in_flight, terms.seconds, _beside(batches, clock))
-    files = [watched.place.folder / name for name in ("perf.data", "spy.txt")]
+    files = [place.folder / name for name in ("perf.data", "spy.txt")]
     commands = [
-        samplers.perf_command(tools.perf, watched.pid, files[0]),
-        samplers.spy_command(tools.spy, watched.pid, files[1]),
+        samplers.perf_command(tools.perf, pid, files[0]),
+        samplers.spy_command(tools.spy, pid, files[1]),
     ]
     costs_of_looking = []
     for command, file in zip(commands, files, strict=True):
-        terms.say(f"{in_flight} in flight, with {Path(command[0]).name}")
+        show(f"{model}: {in_flight} in flight, with {Path(command[0]).name}")
         costs_of_looking.append(sender.measure(in_flight, terms.seconds, sampling(command, file)).cpu_us)
     on_core = [*samplers.parse_perf(perf_script(tools.perf, files[0]))]
     in_python = samplers.parse_spy(files[1].read_text())
     a_call = 1e6 / sent.load.answers
     threads = [
-        Thread(number, watched.names.get(number, name), number in watched.names, seconds * a_call)
+        Thread(number, names.get(number, name), number in names, seconds * a_call)
         for number, (name, seconds) in clock.threads.items()
     ]
     costs = split(threads, clock.total_seconds * a_call, on_core, in_python)
     profile = Profile(
-        model=watched.model,
+        model=model,
         in_flight=in_flight,
-        transport=watched.transport,
+        transport=transport,
         client=sent.client,
         commit=terms.commit,
         answers=sent.load.answers,
@@ -136,7 +122,7 @@ def _alone(case: Case, grounds: Grounds, batches: Iterable[int], terms: measure.
     bare = PEERS[BARE]
     assert isinstance(bare, Bare)
     terms = replace(terms, seconds=min(terms.seconds, _ALONE_SECONDS))
-    rows = measure.bare_loop(Turn(0, case.name, BARE), bare, case, grounds.place(bare), sorted(batches), terms)
+    rows = measure.bare_loop(Turn(BARE, case.name, 0), bare, case, grounds.place(bare), sorted(batches), terms)
     return {row.in_flight: row.cpu_us for row in rows}
 
 

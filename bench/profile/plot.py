@@ -16,7 +16,7 @@ def draw(profiles: Profiles, path: Path) -> None:
     """Draw them.
 
     Raises:
-        OutputInvalid: The file cannot be written.
+        OptionsInvalid: The file cannot be written.
     """
     panels = [*dict.fromkeys((one.model, one.transport) for one in profiles.profiles)]
     if not panels:

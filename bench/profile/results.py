@@ -50,11 +50,6 @@ class Profile:
     sampled_us: tuple[float, float]
     samples: tuple[int, int]
 
-    @property
-    def key(self) -> tuple[str, int, str]:
-        """A later profile replaces one of the same key."""
-        return self.model, self.in_flight, self.transport
-
 
 @dataclass(slots=True)
 class Profiles:
@@ -72,8 +67,9 @@ class Profiles:
 
     def put(self, profile: Profile) -> None:
         """Add one, in place of an earlier one of the same load."""
-        places = {there.key: place for place, there in enumerate(self.profiles)}
-        place = places.get(profile.key, len(self.profiles))
+        load = (profile.model, profile.in_flight, profile.transport)
+        places = {(it.model, it.in_flight, it.transport): place for place, it in enumerate(self.profiles)}
+        place = places.get(load, len(self.profiles))
         self.profiles[place : place + 1] = [profile]
 
     def write(self, run: RunFolder) -> None:
@@ -86,7 +82,7 @@ class Profiles:
         """Read them.
 
         Raises:
-            ResultsInvalid: There are none.
+            OptionsInvalid: There are none.
         """
         return run.read(cls._of)
 

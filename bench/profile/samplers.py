@@ -47,11 +47,6 @@ def perf_command(program: str, pid: int, out: Path) -> list[str]:
     return [program, "record", *how, "-p", str(pid), "-o", str(out)]
 
 
-def perf_script_command(program: str, recorded: Path) -> list[str]:
-    """Return the command line that prints a recording."""
-    return [program, "script", "-i", str(recorded), "-F", "tid,ip,sym,dso"]
-
-
 def parse_perf(said: str) -> Iterator[CpuSample]:
     """Yield the samples that ``perf script`` printed."""
     for block in said.split("\n\n"):
@@ -66,11 +61,6 @@ def spy_command(program: str, pid: int, out: Path) -> list[str]:
     """Return the command line that samples who holds the interpreter lock, until it is interrupted."""
     how = ("--gil", "--threads", "--function", "--format", "raw", "--rate", str(_SPY_RATE))
     return [program, "record", *how, "--pid", str(pid), "--output", str(out)]
-
-
-def spy_dump_command(program: str, pid: int) -> list[str]:
-    """Return the command line that prints the threads' names, as JSON."""
-    return [program, "dump", "--json", "--pid", str(pid)]
 
 
 def parse_spy(said: str) -> dict[int, Counter[Stack]]:

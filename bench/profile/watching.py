@@ -13,13 +13,12 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Self
 
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.output import last_line
 from bench.peers.proc import parse_stat
-from bench.profile import samplers
 from bench.profile.samplers import SamplerFailed
 
 _TICK = os.sysconf("SC_CLK_TCK")
@@ -68,9 +67,7 @@ class ThreadClock:
         self._before = {number: ticks for number, (_, ticks) in self._read().items()}
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         """End."""
         now = self._read()
         used = {number: (name, (ticks - self._before.get(number, 0)) / _TICK) for number, (name, ticks) in now.items()}
@@ -105,9 +102,7 @@ class BatchCounter:
         self._before = self._read()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, kind: object, error: object, trace: object) -> None:
         """End."""
         if error is not None:
             return
@@ -148,8 +143,7 @@ def sampling(command: Sequence[str], out: Path) -> Iterator[None]:
     if not out.exists() or not out.stat().st_size:
         if sampler.returncode == 0:
             raise SamplerFailed(f"{Path(command[0]).name} took no sample: give more --seconds")
-        last = (said.strip().splitlines() or ["it said nothing"])[-1]
-        raise SamplerFailed(f"{Path(command[0]).name} recorded nothing: {last[:160]}")
+        raise SamplerFailed(f"{Path(command[0]).name} recorded nothing: {last_line(said)}")
 
 
 def thread_names(program: str, pid: int) -> dict[int, str]:
@@ -158,7 +152,7 @@ def thread_names(program: str, pid: int) -> dict[int, str]:
     Raises:
         SamplerFailed: py-spy failed.
     """
-    threads = json.loads(_output_of(samplers.spy_dump_command(program, pid)))
+    threads = json.loads(_output_of([program, "dump", "--json", "--pid", str(pid)]))
     return {int(thread["os_thread_id"]): str(thread["thread_name"] or "unnamed") for thread in threads}
 
 
@@ -168,12 +162,11 @@ def perf_script(program: str, recorded: Path) -> str:
     Raises:
         SamplerFailed: It cannot read the recording.
     """
-    return _output_of(samplers.perf_script_command(program, recorded))
+    return _output_of([program, "script", "-i", str(recorded), "-F", "tid,ip,sym,dso"])
 
 
 def _output_of(command: Sequence[str]) -> str:
     ran = subprocess.run(command, capture_output=True, text=True, check=False, timeout=_END_SECONDS)
     if ran.returncode:
-        last = (ran.stderr.strip().splitlines() or ["it said nothing"])[-1]
-        raise SamplerFailed(f"{Path(command[0]).name} {command[1]}: {last[:160]}")
+        raise SamplerFailed(f"{Path(command[0]).name} {command[1]}: {last_line(ran.stderr)}")
     return ran.stdout

@@ -12,7 +12,7 @@ from typing import Any
 from bench.errors import OptionsInvalid
 from bench.load.command import GENERATOR_LIMITED
 from bench.load.fleet import Fleet
-from bench.load.options import add_shared, arrivals_of, count, describe, positive
+from bench.load.options import add_shared, arrivals_of, count, positive
 from bench.load.session import open_session
 from bench.output import check_outputs, require_matplotlib, write_json
 from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, failed, row
@@ -71,7 +71,7 @@ def run(flags: argparse.Namespace) -> int:
     costs = flags.costs.of_requests(flags.rows) if flags.costs else None
     session = open_session(flags)
     print(
-        f"{session.server}, model {flags.model}: {describe(arrivals)}, "
+        f"{session.server}, model {flags.model}: {arrivals}, "
         f"objective {flags.objective_seconds * 1e3:g} ms at p{flags.percentile:g}\n",
         flush=True,
     )
@@ -105,7 +105,7 @@ def _kept(file: Path | None, facts: dict[str, Any], result: dict[str, Any]) -> I
     """Write the result at the end; where the end comes early, what there is of it.
 
     Raises:
-        OutputInvalid: It cannot be written.
+        OptionsInvalid: It cannot be written.
     """
     try:
         yield

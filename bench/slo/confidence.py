@@ -47,13 +47,7 @@ def at_most(misses: int, requests: int, probability: float) -> float:
 
 def at_least(misses: int, requests: int, probability: float) -> float:
     """Return the probability of at least ``misses`` misses among ``requests``."""
-    if misses <= 0:
-        return 1.0
-    if misses > requests:
-        return 0.0
-    if misses > requests * probability:
-        return _tail(misses, requests, probability, step=1)
-    return 1.0 - _tail(misses - 1, requests, probability, step=-1)
+    return 1.0 - at_most(misses - 1, requests, probability)
 
 
 def judge(misses: int, requests: int, *, allowed: float, doubt: float) -> Verdict:

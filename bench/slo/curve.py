@@ -110,7 +110,7 @@ def draw_curve(
         fluid_bound: The most requests per second that batches of known cost allow; None if that is not known.
 
     Raises:
-        OutputInvalid: The file cannot be written.
+        OptionsInvalid: The file cannot be written.
     """
     figure = new_figure(13, 4)
     goodput, latency, refusals = figure.subplots(1, 3, sharex=True)

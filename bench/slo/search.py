@@ -15,12 +15,10 @@ class Probe:
     Attributes:
         rate: Requests per second.
         requests: Send at least so many; fewer cannot decide anything.
-        look: Number of this look at the rate, from 1.
     """
 
     rate: float
     requests: int
-    look: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +87,7 @@ class RateSearch:
         """Return what to do next, or the result."""
         if self._over:
             return Found(self._passed, self._failed, self._is_narrow(), self._why)
-        return Probe(self._rate, self._wanted(), self._look)
+        return Probe(self._rate, self._wanted())
 
     def tell(self, requests: int, misses: int) -> Verdict:
         """Take in the result of the last probe; return what is known of its rate now.

@@ -11,8 +11,7 @@ from bench.load import plan
 from bench.load.arrivals import Arrivals, Constant, Gamma
 from bench.load.codes import NO_CONNECTION
 from bench.load.fleet import Fleet
-from bench.load.options import describe, max_lag_seconds
-from bench.load.progress import bar
+from bench.load.options import max_lag_seconds
 from bench.load.records import Records, Summary, generator_limit
 from bench.load.session import Session, require_server
 from bench.slo.curve import Point
@@ -42,14 +41,8 @@ class Trials:
         self._costs = costs
         self._seed = flags.seed
 
-    def run(self, rate: float, seconds: float) -> tuple[Summary, str | None]:
-        """Send; return the summary of the window, and why the generator was the limit, if it was."""
-        window, cpu_share = self._window(rate, seconds)
-        summary = Summary.of(window, seconds, self._flags.objective_seconds)
-        return summary, generator_limit(summary, cpu_share, max_lag_seconds(self._flags))
-
-    def _window(self, rate: float, seconds: float) -> tuple[Records, float]:
-        """Send; return the records of the window, and the share of a core that the busiest process used.
+    def run(self, rate: float, seconds: float) -> tuple[Summary, str | None, Records]:
+        """Send; return the window's summary, why the generator was the limit, if it was, and the window's records.
 
         Raises:
             OptionsInvalid: The server is gone.
@@ -58,25 +51,22 @@ class Trials:
         self._seed += 1
         whole = flags.warm_up_seconds + seconds
         plans = plan.open_loop(self._arrivals, rate, whole, self._seed, self._terms)
-        with bar(f"{rate:.1f}/s, {describe(self._arrivals)}", whole) as progress:
-            ran = self._fleet.run(plans, progress)
+        ran = self._fleet.run(plans, f"{rate:.1f}/s, {self._arrivals}")
         window = ran.records.between(flags.warm_up_seconds, whole)
         if (window.code == NO_CONNECTION).any():
             require_server(flags)  # nothing is found out by trying other rates of a server that is gone
-        return window, ran.cpu_share
+        summary = Summary.of(window, seconds, flags.objective_seconds)
+        return summary, generator_limit(summary, ran.cpu_share, max_lag_seconds(flags)), window
 
     def point(self, factor: float, capacity: float) -> Point:
         """Send ``factor`` times the capacity, once per seed."""
         flags = self._flags
-        runs, limits, optimum = [], [], 0
-        for _ in range(flags.repeats):
-            window, cpu_share = self._window(factor * capacity, flags.seconds)
-            runs.append(Summary.of(window, flags.seconds, flags.objective_seconds))
-            limits.append(generator_limit(runs[-1], cpu_share, max_lag_seconds(flags)))
-            if self._costs is not None:
-                optimum += most_in_time(window.intended, flags.objective_seconds, self._costs)
-        first_limit = next((limit for limit in limits if limit), None)
-        return Point(factor, tuple(runs), first_limit, None if self._costs is None else optimum)
+        ran = [self.run(factor * capacity, flags.seconds) for _ in range(flags.repeats)]
+        limit = next((limit for _, limit, _ in ran if limit), None)
+        optimum = None
+        if self._costs is not None:
+            optimum = sum(most_in_time(sent.intended, flags.objective_seconds, self._costs) for _, _, sent in ran)
+        return Point(factor, tuple(summary for summary, _, _ in ran), limit, optimum)
 
     def search(self, search: RateSearch, say: Say) -> tuple[Found, str | None]:
         """Run what a search asks for until it has its result.
@@ -92,7 +82,7 @@ class Trials:
         outlook, last = Outlook(self._flags.objective_seconds, bunched=not steady), ""
         while not isinstance(probe := search.next(), Found):
             seconds = max(self._flags.trial_seconds, 1.05 * probe.requests / probe.rate)
-            summary, limit = self.run(probe.rate, seconds)
+            summary, limit, _ = self.run(probe.rate, seconds)
             last = seen(probe.rate, summary)
             if limit:
                 search.give_up_rate()

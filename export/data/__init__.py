@@ -11,7 +11,7 @@ from export.errors import DataInvalid, RecipeInvalid
 from export.recipe import Recipe
 from service.spec import ImageSpec
 
-__all__ = ["READERS", "DataSet", "Source", "Split", "divide", "open_data", "report", "with_fold"]
+__all__ = ["READERS", "DataSet", "Source", "Split", "check_learnable", "divide", "open_data", "report", "with_fold"]
 
 
 def _pictures(source: Source, recipe: Recipe) -> DataSet:
@@ -44,16 +44,22 @@ def open_data(recipe: Recipe, source: Source) -> DataSet:
 
     Raises:
         RecipeInvalid: There is no such reader, or it does not fit the preprocessing.
-        DataInvalid: The data are missing or invalid, or have no training examples of a class; the message names the
-            file and, if any, the row.
+        DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
     """
     if recipe.data.reader not in READERS:
         raise RecipeInvalid(f"data.reader: expected one of {', '.join(READERS)}, got {recipe.data.reader!r}")
-    data = READERS[recipe.data.reader](source, recipe)
+    return READERS[recipe.data.reader](source, recipe)
+
+
+def check_learnable(data: DataSet, recipe: Recipe, source: Source) -> None:
+    """Refuse to train a class without an example.
+
+    Raises:
+        DataInvalid: The message names the class.
+    """
     if absent := sorted({*range(data.classes)} - {*data.train.labels.tolist()}):
         number = absent[0]
         raise DataInvalid(
             f"{source.path}: has no training examples of class {number} ({recipe.data.labels[number]}); "
             "each label of the recipe needs some"
         )
-    return data

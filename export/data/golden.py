@@ -5,7 +5,10 @@ They need not resemble the training data; they must exercise every part of the m
 
 from __future__ import annotations
 
+import io
+import itertools
 import math
+from collections.abc import Callable, Sequence
 from importlib import resources
 
 import numpy as np
@@ -17,6 +20,9 @@ from service.spec import ImageSpec, TextSpec
 
 COUNT = 16
 _SENTENCES_FILE = "golden_sentences.txt"
+_DOUBTED = 4  # pictures of which a model should not be certain
+_DOUBT = (0.9, 0.999)  # probability of the top-1 in slight doubt
+_HALVINGS = 8  # down to one of 256 levels
 _OVERSIZE = 8  # strokes are drawn this many times larger and shrunk, which smooths their edges
 
 # Each digit as polylines in a unit square, x to the right and y down.
@@ -70,6 +76,37 @@ def golden_pictures(spec: ImageSpec) -> tuple[bytes, ...]:
         grey = np.clip(grey + noise, 0, 255).astype(np.uint8)
         pictures.append(encode_png(_tint(grey, rng) if number == COUNT - 1 else grey[..., np.newaxis]))
     return tuple(pictures)
+
+
+def doubted_pictures(raw: Sequence[bytes], answer: Callable[[list[bytes]], np.ndarray]) -> tuple[bytes, ...]:
+    """Return blends of a model's golden pictures that leave it in slight doubt, as PNGs; none if some of them do.
+
+    Where softmax says 1.000000, a fault may move the logits and no probability. Between two pictures with different
+    answers lies a blend in which it shows. In great doubt, rounding would show as well.
+
+    Args:
+        raw: What :func:`golden_pictures` drew.
+        answer: Returns the right probabilities (N, K) for encoded pictures.
+    """
+    answers = answer(list(raw))
+    if (answers.max(axis=1) < _DOUBT[1]).sum() >= _DOUBTED:
+        return ()
+    drawn = [np.asarray(Image.open(io.BytesIO(each)), dtype=np.float64) for each in raw[: COUNT - 2]]  # of one size
+    tops = answers.argmax(axis=1)
+    pairs = [(a, b) for a, b in itertools.combinations(range(len(drawn)), 2) if tops[a] != tops[b]]
+    found: list[bytes] = []
+    for one, other in pairs[:: max(1, len(pairs) // _DOUBTED)][:_DOUBTED]:
+        low, high = 0.0, 1.0  # the share of the other
+        for _ in range(_HALVINGS):
+            share = (low + high) / 2
+            blend = (drawn[one] + (drawn[other] - drawn[one]) * share).round().astype(np.uint8)
+            picture = encode_png(np.atleast_3d(blend))
+            (came,) = answer([picture])
+            if _DOUBT[0] <= came[tops[one]] <= _DOUBT[1]:
+                found.append(picture)
+                break
+            low, high = (share, high) if came[tops[one]] > _DOUBT[1] else (low, share)
+    return tuple(found)
 
 
 def _draw(digit: int, height: int, width: int, rng: np.random.Generator) -> np.ndarray:

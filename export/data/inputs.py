@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -23,6 +24,8 @@ from service.preprocessing import image, text
 from service.spec import ImageSpec, TextSpec
 
 _NOISE = 16  # pictures of noise that are compared besides the golden ones
+_OF_ITS_WORDS = 16  # sentences of a tokenizer's own words
+_LONGEST = 160  # of these, in tokens
 
 
 class Inputs(Protocol):
@@ -181,9 +184,43 @@ class Preprocessing:
         return TokenInputs(rows, self.spec.padding_id)
 
 
-def proving_pictures(spec: ImageSpec) -> np.ndarray:
-    """Return pictures that verify a network without a test set, golden pictures and noise: uint8 (N, H, W, C)."""
-    raw = golden_raw(spec)
-    golden = Preprocessing(spec, None).inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
-    noise = np.random.default_rng(0).integers(0, 256, (_NOISE, *spec.shape), dtype=np.uint8)
-    return np.concatenate([golden, noise])
+def proving_inputs(preprocessing: Preprocessing) -> Inputs:
+    """Return inputs that verify a network without a test set: golden ones, and for pictures noise as well.
+
+    Raises:
+        DataInvalid: The tokenizer takes none of the sentences.
+    """
+    raw = proving_raw(preprocessing)
+    golden = preprocessing.inputs_of_raw(list(raw))
+    if isinstance(preprocessing.spec, TextSpec):
+        return golden
+    shape = preprocessing.spec.shape
+    noise = np.random.default_rng(0).integers(0, 256, (_NOISE, *shape), dtype=np.uint8)
+    return PictureInputs(np.concatenate([golden.batch(np.arange(len(raw))), noise]))
+
+
+def proving_raw(preprocessing: Preprocessing) -> tuple[bytes, ...]:
+    """Return golden raw inputs of a network that was trained elsewhere.
+
+    These are the golden pictures, or the golden sentences that the tokenizer takes and sentences of its own words: all
+    words of the golden ones may be unknown to it.
+
+    Raises:
+        DataInvalid: The tokenizer takes none of the sentences.
+    """
+    spec, tokenizer = preprocessing.spec, preprocessing.tokenizer
+    if isinstance(spec, ImageSpec):
+        return golden_raw(spec)
+    assert tokenizer is not None
+    encoder, rng = text.SentenceEncoder(spec, tokenizer), np.random.default_rng(0)
+    ids = sorted(set(tokenizer.get_vocab().values()) - {spec.padding_id, spec.unknown_id})
+    lengths = np.geomspace(1, min(spec.max_tokens, _LONGEST), _OF_ITS_WORDS).astype(int)
+    own = [tokenizer.decode(rng.choice(ids, length).tolist()).encode() for length in lengths] if ids else []
+    taken = []
+    for sentence in (*golden_raw(spec), *own):
+        with contextlib.suppress(InvalidInput):
+            encoder.encode(sentence)
+            taken.append(sentence)
+    if not taken:
+        raise DataInvalid(f"the tokenizer makes no tokens of any of {len(golden_raw(spec)) + len(own)} sentences")
+    return tuple(taken)

@@ -70,24 +70,26 @@ def read_pictures(source: Source, name: str, labels: Sequence[str], spec: ImageS
     Uses the first of these that the folder contains: ``train.npz`` and ``test.npz`` with ``images``
     (N, H, W) or (N, H, W, C) uint8 and ``labels`` (N,); ``train/<label>/*`` and ``test/<label>/*``
     with encoded pictures, which pass through the server's own preprocessing; for MNIST, torchvision's
-    ``MNIST/raw``, which may be downloaded.
+    ``MNIST/raw``, which may be downloaded. To evaluate, the test set alone will do; the training set is then empty.
 
     Raises:
         DataInvalid: The data are missing or invalid; the message names the file and, if any, the row.
     """
     if not source.path.exists() and not source.download:
         raise DataInvalid(f"{source.path}: no such folder{'; --download fetches MNIST into it' * (name == 'mnist')}")
-    if all((source.path / f"{split}.npz").is_file() for split in _SPLITS):
-        train, test = (_read_archive(source.path / f"{split}.npz", len(labels), spec) for split in _SPLITS)
-    elif all((source.path / split).is_dir() for split in _SPLITS):
-        train, test = (_read_folders(source.path / split, labels, spec) for split in _SPLITS)
+    archives, folders = ([source.path / f"{split}{end}" for split in _SPLITS] for end in (".npz", ""))
+    if archives[1].is_file():
+        parts = [_read_archive(path, len(labels), spec) for path in archives if path.exists()]
+    elif folders[1].is_dir():
+        parts = [_read_folders(path, labels, spec) for path in folders if path.exists()]
     elif name == "mnist":
-        train, test = (_read_torchvision(source, split, len(labels), spec) for split in _SPLITS)
+        parts = [_read_torchvision(source, split, len(labels), spec) for split in _SPLITS]
     else:
         raise DataInvalid(
             f"{source.path}: holds no {name}; expected train.npz and test.npz, or the folders train/ and test/"
         )
-    return DataSet(name, len(labels), train, test, "test")
+    test = parts[-1]
+    return DataSet(name, len(labels), parts[0] if len(parts) > 1 else test.select([]), test, "test")
 
 
 def _read_archive(path: Path, classes: int, spec: ImageSpec) -> Pictures:
@@ -132,10 +134,13 @@ def _read_folders(folder: Path, labels: Sequence[str], spec: ImageSpec) -> Pictu
         raise DataInvalid(
             f"{folder / unknown[0]}: '{unknown[0]}' is not a label of the recipe, which has {', '.join(labels)}"
         )
+    twice = next((label for label in labels if labels.count(label) > 1), None)
+    if twice is not None:  # ImageNet's crane is a bird and a machine
+        raise DataInvalid(f"{folder}: cannot hold both classes labelled '{twice}'; give train.npz and test.npz")
     images, numbers, files = [], [], []
     for number, label in enumerate(labels):
         if not (folder / label).is_dir():
-            raise DataInvalid(f"{folder / label}: no such folder; expected one for each label of the recipe")
+            continue
         for path in sorted(entry for entry in (folder / label).iterdir() if entry.is_file()):
             try:
                 images.append(image.load(path.read_bytes(), spec))

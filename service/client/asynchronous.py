@@ -7,7 +7,7 @@ import random
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,7 +20,7 @@ from service.client.requests import (
     CallOptions,
     Options,
     Terms,
-    check_terms,
+    check_client,
     describe_request,
     health_request,
     images_request,
@@ -33,8 +33,8 @@ from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb
 class AsyncClient:
     """:class:`service.client.Client` with ``await``: same arguments, same answers, same errors.
 
-    Make and use it in one running loop. Use ``async with``, or :meth:`close` it. Cancelling a call's task also cancels
-    the call at the server.
+    Make and use it in one running loop; in another its calls are a RuntimeError. Use ``async with``, or :meth:`close`
+    it. Cancelling a call's task also cancels the call at the server.
     """
 
     def __init__(
@@ -51,8 +51,8 @@ class AsyncClient:
         Raises:
             RuntimeError: No loop runs; gRPC would take another one than the calls are made in.
         """
-        asyncio.get_running_loop()
-        check_terms(timeout_seconds, attempts)
+        self._loop = asyncio.get_running_loop()
+        check_client(server, timeout_seconds, attempts)
         self._channel = (credentials or Credentials()).aio_channel(server, [*channel_options, *CHANNEL_OPTIONS])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -69,6 +69,10 @@ class AsyncClient:
     ) -> None:
         """Close the channel."""
         await self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied, in words: gRPC's name neither the client nor what to do."""
+        raise TypeError("a client holds a connection and cannot be pickled or copied: make one in each process")
 
     async def close(self) -> None:
         """Close the channel; calls in flight end CANCELLED, later ones are a ValueError."""
@@ -105,6 +109,8 @@ class AsyncClient:
     async def _call(self, method: Any, request: Any, options: CallOptions) -> Any:
         if self._closed:
             raise ValueError("the client is closed")
+        if asyncio.get_running_loop() is not self._loop:
+            raise RuntimeError("the client was made in another event loop: make one in the loop that uses it")
         terms = Terms.of(options, self._timeout_seconds, self._attempts, time.monotonic())
         attempt = 1
         while True:

@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Sequence
 from types import TracebackType
-from typing import Any, Self, Unpack
+from typing import Any, NoReturn, Self, Unpack
 
 import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -20,7 +20,7 @@ from service.client.requests import (
     CallOptions,
     Options,
     Terms,
-    check_terms,
+    check_client,
     describe_request,
     health_request,
     images_request,
@@ -33,7 +33,8 @@ from service.pb.convserve.classification.v1 import classification_pb2_grpc as pb
 class Client:
     """One channel to one server. Thread-safe; make one and share it. Use as a context manager, or :meth:`close` it.
 
-    It connects with the first call, and again when the connection is lost. A forked process needs one of its own.
+    It connects with the first call, and again when the connection is lost. A forked process needs one of its own, and
+    calls may not be in flight while it is forked, or gRPC hangs in it: make clients after the fork, or spawn.
     """
 
     def __init__(
@@ -60,8 +61,9 @@ class Client:
         Raises:
             CredentialsInvalid: A file of the credentials cannot be used.
             TypeError: An argument is of another type.
+            ValueError: An argument has a value that it cannot have.
         """
-        check_terms(timeout_seconds, attempts)
+        check_client(server, timeout_seconds, attempts)
         self._channel = (credentials or Credentials()).channel(server, [*channel_options, *CHANNEL_OPTIONS])
         self._stub: Any = pb_grpc.ClassificationServiceStub(self._channel)  # type: ignore[no-untyped-call]
         self._health: Any = health_pb2_grpc.HealthStub(self._channel)
@@ -78,6 +80,10 @@ class Client:
     ) -> None:
         """Close the channel."""
         self.close()
+
+    def __reduce__(self) -> NoReturn:
+        """Refuse to be pickled or copied, in words: gRPC's name neither the client nor what to do."""
+        raise TypeError("a client holds a connection and cannot be pickled or copied: make one in each process")
 
     def close(self) -> None:
         """Close the channel; calls in flight end CANCELLED, later ones are a ValueError."""
@@ -108,6 +114,8 @@ class Client:
 
         Raises:
             CallFailed: The call as a whole ended with another status than OK.
+            TypeError: A sentence or an option is of another type.
+            ValueError: A sentence or an option has a value that cannot be sent.
         """
         request = sentences_request(model, sentences, options)
         response: pb.ClassifySentencesResponse = self._call(self._stub.ClassifySentences, request, options)

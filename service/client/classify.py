@@ -8,7 +8,7 @@ from pathlib import Path
 
 import grpc
 
-from service.client.address import NO_ADDRESS, OTHER_TARGETS, host_and_port
+from service.client.address import NO_ADDRESS, is_target
 from service.client.blocking import Client
 from service.client.credentials import Credentials
 from service.client.failure import CallFailed
@@ -62,7 +62,7 @@ def _check(flags: argparse.Namespace) -> None:
             text.encode()
         except UnicodeEncodeError:  # bytes that are no UTF-8 come from a command line as lone surrogates
             raise SettingsError(f"classify: {text!a} is not UTF-8") from None
-    if host_and_port(flags.server) is None and not flags.server.startswith(OTHER_TARGETS):
+    if not is_target(flags.server):
         raise SettingsError(f"--server: {NO_ADDRESS}, got {flags.server!r}")
 
 

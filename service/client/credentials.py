@@ -46,7 +46,11 @@ class Credentials:
 
         Raises:
             CredentialsInvalid: Says which.
+            TypeError: The name or the token is no text, as None of a variable that is not set.
         """
+        for name, text in (("server_name", self.server_name), ("token", self.token)):
+            if not isinstance(text, str):
+                raise TypeError(f"{name}: expected str, got {type(text).__name__}")
         if (self.certificate is None) != (self.key is None):
             raise CredentialsInvalid(
                 "the client's certificate needs its key, and the key its certificate: give both or neither"

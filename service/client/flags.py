@@ -15,17 +15,19 @@ from service.service_links import without_service_links
 _TRUTH = {"1": True, "true": True, "0": False, "false": False}
 
 
-def credentials_of(flags: argparse.Namespace | None = None, environment: Mapping[str, str] = os.environ) -> Credentials:
+def credentials_of(
+    flags: argparse.Namespace | None = None, environment: Mapping[str, str] | None = None
+) -> Credentials:
     """Combine flags (:func:`service.client_flags.add_credential_flags`) and environment; a flag wins.
 
     Args:
         flags: Parsed; None where there are none.
-        environment: Names and values.
+        environment: Names and values; None for those of this process.
 
     Raises:
         CredentialsInvalid: One line that names the flag, variable or file, and what is wrong with it.
     """
-    given = _from(environment)
+    given = _from(os.environ if environment is None else environment)
     for name in CREDENTIAL_FLAGS:
         if (flag := getattr(flags, name, None)) is not None:
             given[name] = _some(f"--{name.replace('_', '-')}", flag)

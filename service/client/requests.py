@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from typing import Any, TypedDict
@@ -10,6 +11,7 @@ from typing import Any, TypedDict
 import grpc
 from grpc_health.v1 import health_pb2
 
+from service.client.address import NO_ADDRESS, is_target
 from service.client.failure import CallFailed
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 
@@ -22,8 +24,11 @@ CHANNEL_OPTIONS = (  # after the caller's own: of two that are the same gRPC tak
 TIMEOUT_SECONDS = 30.0
 _LONGEST_SECONDS = 1e8  # three years, which stands for infinity: gRPC takes what it cannot count for the past
 _ENCODED = "give the bytes of JPEG, PNG, WebP, GIF, BMP or TIFF files, as Path.read_bytes() returns them"
+_KEY = re.compile("[a-z0-9_.-]+")
 _SPREAD = 0.5  # of a delay, at random: callers who were refused together shall not return together
 _FIRST_WAIT_SECONDS, _LONGEST_WAIT_SECONDS = 1.0, 8.0  # where no server says when; it doubles from one to the other
+
+Metadata = Sequence[tuple[str, str | bytes]]
 
 
 class CallOptions(TypedDict, total=False):
@@ -31,11 +36,12 @@ class CallOptions(TypedDict, total=False):
 
     Attributes:
         timeout_seconds: The deadline of the call, retries included, in place of the client's; None for none.
-        metadata: Further keys (lower case) and values to send, such as ``traceparent``.
+        metadata: Further keys (lower case) and values (ASCII) to send, such as ``traceparent``; a key that ends with
+            ``-bin`` has bytes.
     """
 
     timeout_seconds: float | None
-    metadata: Sequence[tuple[str, str]]
+    metadata: Metadata
 
 
 class Options(CallOptions, total=False):
@@ -65,7 +71,7 @@ class Terms:
     """
 
     give_up: float | None
-    metadata: Sequence[tuple[str, str]]
+    metadata: Metadata
     attempts: int
 
     @classmethod
@@ -124,12 +130,16 @@ def sentences_request(model: str, sentences: Sequence[str], options: Options) ->
     Raises:
         TypeError: The sentences are one string, of which protobuf would take each letter for a sentence, or not all
             are strings.
+        ValueError: A sentence cannot be written in UTF-8.
     """
     if isinstance(sentences, str | bytes):
         raise TypeError("expected a sequence of sentences, got one string: [sentence] is a sequence of one")
+    if not isinstance(sentences, Iterable):
+        raise TypeError(f"expected a sequence of sentences, got {type(sentences).__name__}")
     sentences = [*sentences]  # once: it may be a generator
     for place, sentence in enumerate(sentences):
-        if not isinstance(sentence, str | bytes):  # protobuf takes UTF-8 for a string
+        # protobuf takes UTF-8 for a string
+        if not isinstance(sentence, bytes) and not (isinstance(sentence, str) and sentence.isascii()):
             _expect_text(f"sentence {place}", sentence)
     _expect_text("model", model)
     return pb.ClassifySentencesRequest(model_name=model, sentences=sentences, **_of_request(options))
@@ -169,18 +179,23 @@ def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
     _expect_number("timeout_seconds", options.get("timeout_seconds") or 0.0, Real)
     if isinstance(options.get("explain"), str | bytes):
         raise TypeError(f"explain: expected bool, got {type(options['explain']).__name__}")  # type: ignore[typeddict-item]
-    if isinstance(options.get("metadata"), Mapping):
-        raise TypeError("metadata: expected pairs of key and value, got a mapping: give its items()")
+    _expect_metadata(options.get("metadata") or ())
 
 
-def check_terms(timeout_seconds: float | None, attempts: int) -> None:
-    """Go on unless what a client is made with is of another type.
+def check_client(server: str, timeout_seconds: float | None, attempts: int) -> None:
+    """Go on unless a client cannot be made with this.
 
     Raises:
-        TypeError: Names the argument, and what is expected.
+        TypeError: An argument is of another type; it names it, and what is expected.
+        ValueError: It has a value that it cannot have.
     """
+    _expect_text("server", server)
+    if not is_target(server):
+        raise ValueError(f"server: {NO_ADDRESS}, got {server!r}")
     _expect_number("timeout_seconds", timeout_seconds or 0.0, Real)
     _expect_number("attempts", attempts, Integral)
+    if attempts < 1:
+        raise ValueError(f"attempts: expected at least 1, got {attempts}")
 
 
 def _expect_number(name: str, value: object, kind: type[Integral | Real]) -> None:
@@ -191,6 +206,29 @@ def _expect_number(name: str, value: object, kind: type[Integral | Real]) -> Non
 
 
 def _expect_text(name: str, value: object) -> None:
-    """Refuse with a TypeError what is no text: protobuf's errors name neither the value nor what is expected."""
+    """Refuse what is no text, or has no UTF-8: protobuf's errors name neither the value nor what is expected."""
     if not isinstance(value, str):
         raise TypeError(f"{name}: expected str, got {type(value).__name__}")
+    if not value.isascii():
+        try:
+            value.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name}: expected text that UTF-8 can write, got a lone surrogate") from None
+
+
+def _expect_metadata(metadata: object) -> None:
+    """Refuse what cannot be sent: gRPC says INTERNAL, as if the server had failed, or does not name the key."""
+    if isinstance(metadata, Mapping | str | bytes) or not isinstance(metadata, Collection):
+        came = type(metadata).__name__
+        raise TypeError(f"metadata: expected pairs of key and value, as a mapping's items() are, got {came}")
+    for pair in metadata:
+        if not isinstance(pair, tuple | list) or len(pair) != 2:
+            raise TypeError(f"metadata: expected pairs of key and value, got {pair!r}")
+        key, value = pair
+        if not isinstance(key, str) or not _KEY.fullmatch(key):
+            raise ValueError(f"metadata: expected a key of a-z, 0-9, '_', '-' and '.', got {key!r}")
+        expected = bytes if key.endswith("-bin") else str
+        if not isinstance(value, expected):
+            raise TypeError(f"metadata {key}: expected {expected.__name__}, got {type(value).__name__}")
+        if isinstance(value, str) and not (value.isascii() and value.isprintable()):
+            raise ValueError(f"metadata {key}: expected printable ASCII, or a key that ends with -bin and bytes")

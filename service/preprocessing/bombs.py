@@ -34,8 +34,9 @@ _STRIPS, _TILES = 273, 324
 _SIZES = {3: 2, 4: 4, 16: 8}  # SHORT, LONG and BigTIFF's LONG8, in bytes
 # Per picture: Pillow takes up to 0.02 ms for each part. With tiles of 64 x 64 this allows 268 million pixels.
 _MAX_PARTS = 65536
-# A 16-bit palette has 196,608 values, and each becomes an object. Texts and colour profiles are bytes and stay bytes.
-_MAX_VALUES, _BYTES = 262_144, (1, 2, 6, 7)
+# A 16-bit palette has 196,608 values, and each becomes an object, also of SBYTE (6). Texts and colour profiles are
+# BYTE, ASCII or UNDEFINED and stay bytes.
+_MAX_VALUES, _BYTES = 262_144, (1, 2, 7)
 _PLANES = 8  # channels may be stored separately, each in its own strips, with a partial last strip
 # PNG, third edition, 11.3: chunks that Pillow unpacks, from a kilobyte to up to a megabyte each.
 _PNG = b"\x89PNG"

@@ -35,7 +35,7 @@ class SentenceEncoder:
             raise ManifestInvalid(f"{path}: not readable as a tokenizer (no such file)")
         try:
             tokenizer = Tokenizer.from_file(str(path))
-        except Exception as error:  # tokenizers raises plain Exception
+        except BaseException as error:  # tokenizers raises plain Exception, or panics
             raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
         # The file's own settings must not truncate or pad: too long sentences are refused, and batches are padded here.
         tokenizer.no_truncation()

@@ -16,7 +16,7 @@ from typing import Literal
 
 from service.errors import COMING_SECONDS, InvalidInput, ModelNotFound, ModelNotReady
 from service.metrics import Metrics
-from service.repository.servable import Servable
+from service.repository.servable import Servable, show_facts
 
 _LOG = logging.getLogger(__name__)
 
@@ -257,6 +257,8 @@ class Lifecycle:
             self._metrics.forget(status.name, str(status.version))
         else:
             self._metrics.set_state(status.name, str(status.version), status.state)
+        if servable is not None:
+            show_facts(servable, self._metrics)
         return replaced
 
     def _tell(self, replaced: Servable | None) -> None:

@@ -103,7 +103,7 @@ def load(
     at_weight(settings.weight, lambda: batcher.start(folder.name))
     model_metrics.watch_queue(batcher)
     manifest, preparer, max_batch_size = opened.manifest, opened.preparer, opened.max_batch_size
-    servable = Servable(
+    return Servable(
         name=folder.name,
         version=folder.version,
         task=manifest.task if manifest else "tensor",
@@ -129,8 +129,6 @@ def load(
         lone=lone,
         shared=shared,
     )
-    _publish_gauges(servable, cost, metrics)
-    return servable
 
 
 @dataclass(frozen=True, slots=True)
@@ -282,17 +280,3 @@ def _interrupt(backend: OnnxBackend, taking: Taking | None, lone: LoneSession | 
         taking.give_up()
     if lone is not None:
         lone.interrupt()
-
-
-def _publish_gauges(servable: Servable, cost: CostModel, metrics: Metrics) -> None:
-    labels = (servable.name, str(servable.version))
-    provider = servable.provider
-    metrics.forget_facts(*labels)
-    metrics.provider_info.labels(*labels, provider.requested, provider.actual, provider.device).set(1)
-    metrics.golden_passed.labels(*labels).set(servable.verified)
-    if servable.golden is not None:
-        metrics.golden_error.labels(*labels).set(servable.golden.max_abs_error)
-    metrics.load_seconds.labels(*labels).set(servable.load_seconds)
-    for group, rows in cost.table().items():
-        for bucket, seconds in rows:
-            metrics.batch_cost.labels(*labels, "" if group is None else str(group), str(bucket)).set(seconds)

@@ -12,6 +12,7 @@ from service.batching.batcher import Batcher
 from service.batching.priority import Priorities
 from service.batching.sharing import SharedAnswers
 from service.manifest import Manifest, Task
+from service.metrics import Metrics
 from service.model_metrics import ModelMetrics
 from service.preprocessing.prepare import Preparer
 from service.repository import proof
@@ -110,3 +111,18 @@ def summary(servable: Servable) -> dict[str, object]:
         "max_batch_size": servable.max_batch_size,
         "load_seconds": round(servable.load_seconds, 3),
     }
+
+
+def show_facts(servable: Servable, metrics: Metrics) -> None:
+    """Show what loading found out about a version, in place of what it found out about an earlier one."""
+    labels = (servable.name, str(servable.version))
+    provider = servable.provider
+    metrics.forget_facts(*labels)
+    metrics.provider_info.labels(*labels, provider.requested, provider.actual, provider.device).set(1)
+    metrics.golden_passed.labels(*labels).set(servable.verified)
+    if servable.golden is not None:
+        metrics.golden_error.labels(*labels).set(servable.golden.max_abs_error)
+    metrics.load_seconds.labels(*labels).set(servable.load_seconds)
+    for group, rows in servable.batcher.policy.cost.table().items():
+        for bucket, seconds in rows:
+            metrics.batch_cost.labels(*labels, "" if group is None else str(group), str(bucket)).set(seconds)

@@ -22,7 +22,7 @@ from service.repository.origin import Origin
 from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings
-from service.shortage import is_of_open_files
+from service.shortage import passes, shortage
 
 _LOG = logging.getLogger(__name__)
 
@@ -132,14 +132,13 @@ class Swapper:
         except LoadError as error:
             if provider_must_be_there and isinstance(error, ProviderUnavailable):
                 raise
-            if is_of_open_files(error):  # which passes: the next look tries again, as with files that cannot be read
-                self._tried[place] = ()
-            self._failed(folder, str(error), error.hint)
+            self._failed(folder, error, str(error), error.hint)
             if isinstance(error, GoldenMismatch) and not self._is_serving(folder):
                 self._metrics.golden_passed.labels(folder.name, str(folder.version)).set(0)
-        except Exception:
-            _LOG.exception("loading failed")
-            self._failed(folder, "loading failed, see the log", LoadError.hint)
+        except BaseException as error:  # a tokenizer's panic is no Exception, and must not end a thread of the server
+            if not (lacking := shortage(error)):
+                _LOG.exception("loading failed")
+            self._failed(folder, error, lacking or "loading failed, see the log", LoadError.hint)
         else:
             if servable is None:
                 fields = {"model": folder.name, "version": folder.version}
@@ -262,7 +261,9 @@ class Swapper:
     def _is_serving(self, folder: VersionFolder) -> bool:
         return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))
 
-    def _failed(self, folder: VersionFolder, reason: str, hint: str) -> None:
+    def _failed(self, folder: VersionFolder, error: BaseException, reason: str, hint: str) -> None:
+        if passes(error):  # the next look tries again, as with files that cannot be read
+            self._tried[folder.name, folder.version] = ()
         fields = {"model": folder.name, "version": folder.version}
         if self._is_serving(folder):
             self._in_vain[folder.name, folder.version] = hint

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import errno
 import os
+import secrets
 import socket
-import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address
 
 from service.errors import SettingsError
 from service.shortage import shortage
+
+ABSTRACT = "unix-abstract:"  # begins an address that is a name of the kernel's: no file that could be removed or left
 
 
 def bare(host: str) -> str:
@@ -44,7 +46,7 @@ def check_free(address: str) -> None:
     Raises:
         OSError: ``HOST:PORT`` cannot be bound.
     """
-    if address.startswith("unix:"):
+    if address.startswith(ABSTRACT):
         return
     host, _, port = address.rpartition(":")
     both = family(host) is socket.AF_INET6 and socket.has_dualstack_ipv6()  # as gRPC takes :: for IPv4, too
@@ -76,16 +78,6 @@ def listening(door: str, host: str, port: int, host_flag: str) -> Iterator[None]
         raise SettingsError(f"cannot listen on {target(host, port)}: {reason}. Choose another with {remedy}") from None
 
 
-def socket_folder() -> tempfile.TemporaryDirectory[str]:
-    """Make the folder of the socket by which the native door reaches the grpcio server.
-
-    Raises:
-        SettingsError: No folder for temporary files can be written.
-    """
-    try:
-        return tempfile.TemporaryDirectory(prefix="convserve-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise SettingsError(
-            f"the native transport needs a folder for its socket: {error.strerror}. Let /tmp or TMPDIR be writable, "
-            "or give --transport grpcio"
-        ) from None
+def new_name() -> str:
+    """Return a name for a socket that nobody can have taken: whoever shares the network may take any."""
+    return f"convserve-{secrets.token_hex(16)}"

@@ -35,7 +35,7 @@ class Admin:
             inference_method("TraceSetting", _trace_setting),
             inference_method("CudaSharedMemoryStatus", _cuda_memory),
             inference_method("CudaSharedMemoryRegister", _cuda_memory),
-            inference_method("CudaSharedMemoryUnregister", _cuda_memory),
+            inference_method("CudaSharedMemoryUnregister", _unregister_cuda_region),
         )
 
     def _index(self, request: inference.RepositoryIndexRequest) -> inference.RepositoryIndexResponse:
@@ -50,7 +50,7 @@ class Admin:
         return response
 
     def _load(self, request: inference.RepositoryModelLoadRequest) -> inference.RepositoryModelLoadResponse:
-        self._check_may_load(request.repository_name)
+        self._check_may_load(request)
         if request.parameters:
             # Triton's `config` and `file:` parameters write into the repository from the wire.
             raise Unimplemented(
@@ -61,15 +61,24 @@ class Admin:
 
     def _unload(self, request: inference.RepositoryModelUnloadRequest) -> inference.RepositoryModelUnloadResponse:
         """No model depends on another here, so ``unload_dependents`` asks for nothing more."""
-        self._check_may_load(request.repository_name)
+        self._check_may_load(request)
         unknown = set(request.parameters) - {"unload_dependents"}
         if unknown:
             raise Unimplemented(f"parameters {', '.join(sorted(unknown))} are not known")
         self._reconciler.unload_model(request.model_name)
         return inference.RepositoryModelUnloadResponse()
 
-    def _check_may_load(self, repository_name: str) -> None:
-        _only_repository(repository_name)
+    def _check_may_load(
+        self, request: inference.RepositoryModelLoadRequest | inference.RepositoryModelUnloadRequest
+    ) -> None:
+        if (
+            request.repository_name and not request.model_name
+        ):  # field 1, which is the model's name in KServe's contract
+            raise InvalidInput(
+                f"expected model_name (field 2), got only repository_name (field 1) '{request.repository_name}': "
+                "use Triton's contract of this method, KServe's has other field numbers"
+            )
+        _only_repository(request.repository_name)
         if not self._may_load:
             raise NotAllowed(
                 "calls can load and unload models only if the server runs with --model-control-mode explicit"
@@ -113,6 +122,11 @@ def _cuda_memory(_: Any) -> Any:
     raise Unimplemented(
         "CUDA shared memory is not supported: send tensors or encoded items, or use system shared memory"
     )
+
+
+def _unregister_cuda_region(_: Any) -> inference.CudaSharedMemoryUnregisterResponse:
+    """Do nothing, as for any unknown region: Triton's clients clear both kinds of memory before they use one."""
+    return inference.CudaSharedMemoryUnregisterResponse()
 
 
 def _log_setting(name: str, value: inference.LogSettingsRequest.SettingValue) -> tuple[str, bool | int]:

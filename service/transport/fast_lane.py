@@ -3,7 +3,7 @@
 One intake thread takes as many calls as wait in one trip across the GIL. Past capacity it rests between
 trips: no call that it takes then can start at once, and each trip costs the running batch its caches. After
 the rest it interrupts the batch, so that refusals reach their callers soon (ADR 6).
-All other methods go on to the grpcio server behind it, over a Unix socket.
+All other methods go on to the grpcio server behind it, over an abstract Unix socket.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class FastLane:
     def __init__(
         self,
         target: str,
-        fallback_socket: str,
+        fallback_name: str,
         calls: Calls,
         *,
         limits: DoorLimits,
@@ -61,7 +61,7 @@ class FastLane:
 
         Args:
             target: ``HOST:PORT``; port 0 takes a free one.
-            fallback_socket: Path of the Unix socket on which the grpcio server listens.
+            fallback_name: Of the abstract Unix socket on which the grpcio server listens.
             calls: Where hot calls go.
             limits: Bounds. The listener has buffered a message by the time it is refused for its size, and
                 does not limit connections; so this door is for trusted callers.
@@ -89,7 +89,7 @@ class FastLane:
             max_concurrent_streams=limits.max_concurrent_streams,
             max_metadata_size=limits.max_metadata_bytes,
         )
-        self._front.set_fallback(fallback_socket)
+        self._front.set_fallback(f"\0{fallback_name}")
         self._thread = vital_thread("intake", self._intake, on_death)
 
     @property

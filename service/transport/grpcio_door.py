@@ -1,7 +1,7 @@
 """The complete door: one grpc.aio server with every servicer, on its own thread and loop.
 
 Hot calls are begun on the loop and answered from the instances' threads; the replies of a batch reach the loop by one
-``call_soon_threadsafe``. Behind the native fast lane the same server listens on a Unix socket and takes all others.
+``call_soon_threadsafe``. Behind the native fast lane it listens on an abstract Unix socket and takes all other calls.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from google.protobuf.message import DecodeError
 
 from service.errors import InvalidInput, ServingError
 from service.scheduling import take_turns_at_once
-from service.transport.address import check_free
+from service.transport.address import ABSTRACT, check_free
 from service.transport.call import request_id_of, unexpected
 from service.transport.call_record import EndedCall
 from service.transport.calls import HOT_METHODS, Calls
@@ -60,7 +60,7 @@ class GrpcioDoor:
             health: The health service.
             limits: Bounds.
             credentials: For TLS; None for none.
-            on_death: Called if the loop, or what starts the server again, dies.
+            on_death: Called if the loop, what starts the server again, or a thread of calls that block dies.
         """
         self._credentials = credentials
         self._calls = calls
@@ -72,7 +72,7 @@ class GrpcioDoor:
         self._on_death = on_death
         self._server: grpc.aio.Server | None = None
         self._replies = ReplyQueue(self._loop)
-        self._off_loop = OffLoop()
+        self._off_loop = OffLoop(on_death)
         self._hold: asyncio.Event | None = None
         self._picked_up = 0
         self._leaving: asyncio.Task[None] | None = None
@@ -85,11 +85,12 @@ class GrpcioDoor:
         return self._replies.unsent
 
     def start(self, address: str) -> int:
-        """Listen on ``HOST:PORT`` or ``unix:PATH``; return the port.
+        """Listen on ``HOST:PORT`` or ``unix-abstract:NAME``; return the port.
 
         Raises:
             OSError: The address cannot be bound.
         """
+        self._off_loop.start()
         self._thread.start()
         return asyncio.run_coroutine_threadsafe(self._start(address), self._loop).result()
 
@@ -123,7 +124,7 @@ class GrpcioDoor:
     async def _start(self, address: str) -> int:
         self._health.attach(self._loop)
         port = await self._listen(address)
-        again = address if address.startswith("unix:") else f"{address.rpartition(':')[0]}:{port}"
+        again = address if address.startswith(ABSTRACT) else f"{address.rpartition(':')[0]}:{port}"
         self._keeper = self._loop.create_task(self._keep(again))
         self._keeper.add_done_callback(self._kept)
         return port
@@ -272,9 +273,8 @@ class GrpcioDoor:
 
             def ended(code: str, reason: str = "") -> None:
                 self._calls.count(method.path, code)
-                seconds = self._calls.dataplane.clock() - arrival
-                call = EndedCall(method.path, "grpcio", request_id, code, seconds, arrival, reason, record=record)
-                recorder.ended(call)
+                took = self._calls.dataplane.clock() - arrival
+                recorder.ended(EndedCall(method.path, "grpcio", request_id, code, took, arrival, reason, record=record))
 
             try:
                 await self._pass()

@@ -3,27 +3,51 @@
 from __future__ import annotations
 
 import asyncio
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
+from functools import partial
 from typing import Any
 
-from service.scheduling import wait_for_turns
 from service.transport.servicers import Method
+from service.vital import OnDeath
+from service.workers import Workers
 
 
 class OffLoop:
-    """Owns the thread of calls that change what is served, which wait for each other anyway."""
+    """Owns the thread of calls that change what is served, which wait for each other anyway, and that of other calls.
 
-    def __init__(self) -> None:
-        """Have no thread yet."""
-        # Instances inherit how they share the cores from who loads them: not from the loop, which takes turns at once.
-        self._changes = ThreadPoolExecutor(1, "changes", initializer=wait_for_turns)
+    If one of them dies, the server hears of it: calls would wait for it for ever.
+    """
+
+    def __init__(self, on_death: OnDeath) -> None:
+        """Set up; see :meth:`start`."""
+        self._changes = Workers("changes", 1, on_death)
+        self._looks = Workers("looks", 1, on_death)
+
+    def start(self) -> None:
+        """Start the threads, which inherit how they share the cores, and so do instances that calls load.
+
+        So do not call it from the loop, which takes turns at once.
+        """
+        self._changes.start()
+        self._looks.start()
 
     async def answer(self, method: Method, request: Any) -> Any:
         """Return what a method answers. Whoever leaves before its turn changes nothing."""
-        if method.changes:
-            return await asyncio.get_running_loop().run_in_executor(self._changes, method.handle, request)
-        return await asyncio.to_thread(method.handle, request) if method.blocking else method.handle(request)
+        if not method.changes and not method.blocking:
+            return method.handle(request)
+        answer: Future[Any] = Future()
+        (self._changes if method.changes else self._looks).submit(partial(_settle, answer, method, request))
+        return await asyncio.wrap_future(answer)
 
     def close(self) -> None:
-        """Drop what waits; what is under way is not waited for."""
-        self._changes.shutdown(wait=False, cancel_futures=True)
+        """Drop what waits; what is under way is waited for for a moment only."""
+        self._changes.close()
+        self._looks.close()
+
+
+def _settle(answer: Future[Any], method: Method, request: Any) -> None:
+    if answer.set_running_or_notify_cancel():
+        try:
+            answer.set_result(method.handle(request))
+        except BaseException as error:
+            answer.set_exception(error)

@@ -5,7 +5,6 @@ Messages are JSON, each ended by a zero byte, on the browser's descriptors 3 and
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import select
@@ -101,11 +100,6 @@ class Browser:
         root = self.call("DOM.getDocument")["root"]["nodeId"]
         node = self.call("DOM.querySelector", nodeId=root, selector=selector)["nodeId"]
         self.call("DOM.setFileInputFiles", files=[str(path)], nodeId=node)
-
-    def screenshot(self, path: Path, *, whole: bool = False) -> None:
-        """Write what is to be seen, or the whole page, as PNG."""
-        shot = self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)
-        path.write_bytes(base64.b64decode(shot["data"]))
 
 
 @contextmanager

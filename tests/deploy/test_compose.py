@@ -29,6 +29,8 @@ def test_every_service_is_hardened(files: tuple[Any, ...]):
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["mem_limit"], name
         assert service["cpus"], name
+        assert service["pids_limit"], name
+        assert service["logging"]["options"]["max-size"], f"{name}: its log may fill the disk"
         assert any(str(mount).startswith("/tmp") for mount in service["tmpfs"]), name
         assert all(str(port).startswith("127.0.0.1:") for port in service.get("ports", ())), name
         if name != "convserve":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import threading
 from collections import Counter
@@ -20,7 +21,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from service.pb.inference import grpc_service_pb2 as pb
 from service.pb.inference import grpc_service_pb2_grpc as rpc
 from tests.deploy.conftest import DEPLOY, check, free_ports, program, running
-from tests.integration.endless import send_endlessly
+from tests.integration.endless import begin, send, send_endlessly
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -46,8 +47,9 @@ FLAGS = ("--device", "cpu", "--instances", "1", "--max-queue-delay-seconds", "0.
 class Envoy:
     """A running Envoy."""
 
-    def __init__(self, port: int, admin_port: int) -> None:
+    def __init__(self, port: int, admin_port: int, pid: int) -> None:
         self.port = port
+        self.pid = pid
         self._admin_port = admin_port
 
     def stat(self, name: str) -> int:
@@ -77,7 +79,7 @@ def envoy(servers: list[int], folder: Path) -> Iterator[Envoy]:
     with (folder / "envoy.log").open("wb") as log:
         command = (binary, "-c", path, "--concurrency", "1", "--log-level", "warning", "--use-dynamic-base-id")
         with running(command, log) as process:
-            proxy = Envoy(port, admin_port)
+            proxy = Envoy(port, admin_port, process.pid)
 
             def ready() -> bool:
                 assert process.poll() is None, (folder / "envoy.log").read_text()
@@ -160,6 +162,19 @@ def test_no_call_is_lost_when_a_server_is_killed_and_others_are_rolled(
         assert proxy.stat("upstream_rq_retry_success") > 0  # so some calls did meet the dying server
 
 
+def test_no_call_is_lost_while_all_servers_miss_a_health_check(small_repository: Path, tmp_path: Path):
+    """As when the machine stalls for a second."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        client = Client(proxy.port)
+        server.signal(signal.SIGSTOP)
+        eventually(lambda: proxy.stat("health_check.failure") > 0, "a check has no answer")
+        call = client.inference.ModelInfer.future(ADD_SUB, timeout=DEADLINE_SECONDS)
+        eventually(lambda: call.done() or proxy.stat("upstream_rq_active") > 0, "the call waits at the server")
+        server.signal(signal.SIGCONT)
+        assert call.result().model_name == "add-sub"
+        client.close()
+
+
 @pytest.mark.parametrize("method", ["ModelInfer", "ModelStreamInfer"])
 def test_a_message_of_two_gibibytes_meets_a_limit(small_repository: Path, tmp_path: Path, method: str):
     with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
@@ -169,6 +184,31 @@ def test_a_message_of_two_gibibytes_meets_a_limit(small_repository: Path, tmp_pa
         assert stopped.sent < 128 * 2**20
         assert server.metric("process_resident_memory_bytes") - before < 64 * 2**20
         assert Client(proxy.port).infer(ADD_SUB).model_name == "add-sub"  # and the next caller is served
+
+
+def test_requests_that_are_arriving_do_not_fill_the_memory_that_compose_gives(small_repository: Path, tmp_path: Path):
+    """Each is of a size that is allowed, and stops before its end."""
+    found = re.search(r"mem_limit: (\d+)m$", (DEPLOY / "compose.replicas.yaml").read_text(), re.MULTILINE)
+    assert found is not None
+    limit = int(found[1]) * 2**20
+    each = 12 * 2**20
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        with ExitStack() as stack:
+            for _ in range(limit // each + 6):
+                connection = stack.enter_context(begin(proxy.port, "/inference.GRPCInferenceService/ModelInfer"))
+                send(connection, each)
+        (most,) = re.findall(r"^VmHWM:\s+(\d+) kB$", Path(f"/proc/{proxy.pid}/status").read_text(), re.MULTILINE)
+        assert int(most) * 1024 < limit
+        client = Client(proxy.port)
+
+        def served() -> bool:
+            try:
+                return bool(client.infer(ADD_SUB).model_name == "add-sub")
+            except grpc.RpcError:
+                return False
+
+        eventually(served, "others are served again")
+        client.close()
 
 
 def test_a_compressed_request_is_refused_before_it_is_unpacked(small_repository: Path, tmp_path: Path):
@@ -226,6 +266,17 @@ def test_the_largest_request_passes_and_a_larger_one_is_refused_as_the_server_wo
         assert failure(client.infer, request).code is grpc.StatusCode.INVALID_ARGUMENT  # the server's own word
         request.raw_input_contents[0] += bytes(8192)
         assert failure(client.infer, request).code is grpc.StatusCode.RESOURCE_EXHAUSTED
+        client.close()
+
+
+def test_an_error_names_the_request_id_of_the_caller(small_repository: Path, tmp_path: Path):
+    """Envoy would put one of its own in place of it."""
+    with ServerProcess(small_repository, "native", *FLAGS) as server, envoy([server.grpc_port], tmp_path) as proxy:
+        client = Client(proxy.port)
+        unknown = infer_request("unknown", {"a": np.zeros((1, 4), np.float32)})
+        refused = failure(client.infer, unknown, metadata=[("x-request-id", "the-callers-own")])
+        assert refused.info is not None
+        assert refused.info.metadata["request_id"] == "the-callers-own"
         client.close()
 
 

@@ -127,6 +127,19 @@ def test_kubernetes_waits_for_the_drain_to_end():
     assert grace >= defaults.lame_duck_seconds + defaults.drain_seconds + CLOSE_SECONDS
 
 
+def test_kserve_probes_and_confines_the_server_as_the_deployment_does():
+    pod = deployment()["spec"]["template"]["spec"]
+    (container,) = pod["containers"]
+    (runtime,) = read(DEPLOY / "kserve" / "clusterservingruntime.yaml")
+    (of_kserve,) = runtime["spec"]["containers"]
+    ports = {port["name"]: port["containerPort"] for port in container["ports"]}
+    for name in ("startupProbe", "readinessProbe", "livenessProbe"):
+        asked = container[name]["httpGet"]
+        assert of_kserve[name] == container[name] | {"httpGet": asked | {"port": ports[asked["port"]]}}, name
+    of_pod = {name: value for name, value in pod["securityContext"].items() if name != "fsGroup"}
+    assert of_kserve["securityContext"] == container["securityContext"] | of_pod
+
+
 def test_names_ports_and_users_agree():
     dockerfile = (ROOT / "Dockerfile").read_text()
     pod = deployment()["spec"]["template"]["spec"]

@@ -52,6 +52,10 @@ def test_sends_no_usage_data(engine: Engine) -> None:
     assert engine.python("import os; print(os.environ['ORT_DISABLE_TELEMETRY'])") == "1"
 
 
+def test_keeps_freed_memory_in_two_arenas(engine: Engine) -> None:
+    assert engine.python("import os; print(os.environ['MALLOC_ARENA_MAX'])") == "2"
+
+
 def test_tells_what_it_is(engine: Engine) -> None:
     labels = json.loads(engine("image", "inspect", engine.tag, "--format", "{{json .Config.Labels}}"))
     assert labels["org.opencontainers.image.title"] == "convserve"

@@ -21,12 +21,19 @@ class Stopped:
 
 def send_endlessly(port: int, path: str, most: int) -> Stopped:
     """Send until the stream is ended by the other side, or ``most`` bytes are sent; keeps to flow control."""
-    with socket.create_connection(("127.0.0.1", port), timeout=60) as connection:
-        connection.sendall(http2.PREFACE + http2.settings() + http2.call_headers(1, path))
-        return _pump(connection, most)
+    with begin(port, path) as connection:
+        return send(connection, most)
 
 
-def _pump(connection: socket.socket, most: int) -> Stopped:
+def begin(port: int, path: str) -> socket.socket:
+    """Connect and send a call's headers."""
+    connection = socket.create_connection(("127.0.0.1", port), timeout=60)
+    connection.sendall(http2.PREFACE + http2.settings() + http2.call_headers(1, path))
+    return connection
+
+
+def send(connection: socket.socket, most: int) -> Stopped:
+    """Send the call's message as :func:`send_endlessly` does, but leave the connection open."""
     reader = connection.makefile("rb")
     windows = {0: 65535, 1: 65535}
     initial, sent = 65535, 0

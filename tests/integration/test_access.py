@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ from grpc_health.v1 import health_pb2
 
 from service.pb.convserve.classification.v1 import classification_pb2 as classification
 from service.pb.inference import grpc_service_pb2 as pb
+from service.pb.inference import grpc_service_pb2_grpc
 from tests.integration.harness import DEADLINE_SECONDS, ServerProcess, failure, infer_request
 
 ONES = np.ones((1, 4), dtype=np.float32)
@@ -121,6 +123,23 @@ def test_away_from_loopback_registering_memory_wants_a_token_too(
             call(bearer(token))
         else:
             assert failure(call, bearer(token)).code is code
+
+
+def test_who_calls_the_socket_between_the_transports_wants_a_token_too(guarded: ServerProcess, transport: str):
+    """Any program on the machine can reach it."""
+    descriptors = Path(f"/proc/{guarded.process.pid}/fd").iterdir()
+    inodes = {os.readlink(file).removeprefix("socket:[").removesuffix("]") for file in descriptors}
+    sockets = [line.split() for line in Path("/proc/net/unix").read_text().splitlines()]
+    names = {fields[7][1:] for fields in sockets if fields[6] in inodes and fields[7:] and fields[7].startswith("@")}
+    assert len(names) == (transport == "native")
+    for name in names:
+        with grpc.insecure_channel(f"unix-abstract:{name}") as channel:
+            stub: Any = grpc_service_pb2_grpc.GRPCInferenceServiceStub(channel)  # type: ignore[no-untyped-call]
+            request = infer_request("add-sub", {"a": ONES, "b": ONES})
+            assert failure(stub.ModelInfer, request, timeout=DEADLINE_SECONDS).code is UNKNOWN
+            load = pb.RepositoryModelLoadRequest(model_name="add-sub")
+            told = failure(stub.RepositoryModelLoad, load, metadata=bearer("reader"), timeout=DEADLINE_SECONDS)
+            assert told.code is DENIED
 
 
 def test_probes_want_none(guarded: ServerProcess):

@@ -24,6 +24,7 @@ import pytest
 from bench.cli import main
 from bench.load.histogram import Histogram
 from service.pb.inference import grpc_service_pb2 as pb
+from tests.histograms import decoded
 from tests.integration.harness import DEADLINE_SECONDS, ROOT, ServerProcess, eventually
 
 Behave = Callable[[int, Any], Awaitable[None]]
@@ -137,7 +138,7 @@ def open_loop(address: str, rate: int, seconds: float) -> list[str]:
 
 
 def latencies(summary: dict[str, Any]) -> Histogram:
-    return Histogram.decoded(summary["histograms_microseconds"]["latency"])
+    return decoded(summary["histograms_microseconds"]["latency"])
 
 
 def at_least(histogram: Histogram, seconds: float) -> int:

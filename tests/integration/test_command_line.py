@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import json
 import os
 import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from service import cli
-from tests.integration.harness import DEADLINE_SECONDS, ROOT, environment
+from tests.integration.harness import DEADLINE_SECONDS, ROOT, TRANSPORTS, environment
+
+
+def run(*command: str | Path, **options: Any) -> subprocess.CompletedProcess[str]:
+    options = {"stdout": subprocess.PIPE, "env": environment()} | options
+    return subprocess.run(
+        command, cwd=ROOT, stderr=subprocess.PIPE, text=True, timeout=DEADLINE_SECONDS, check=False, **options
+    )
 
 
 def serve(*flags: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service", "serve", "--grpc-port", "0", "--http-port", "0", *flags]
-    return subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=DEADLINE_SECONDS, env=environment(), check=False
-    )
+    return run(sys.executable, "-m", "service", "serve", "--grpc-port", "0", "--http-port", "0", *flags)
 
 
 def complaints(ended: subprocess.CompletedProcess[str]) -> list[str]:
@@ -40,7 +43,9 @@ def test_cuda_refuses_a_fallback(small_repository: Path, transport: str):
     assert json.loads(ended.stderr.splitlines()[-1])["message"] == line
 
 
-@pytest.mark.parametrize("which", ["--grpc-port", "--http-port"])
+@pytest.mark.parametrize(
+    ("which", "transport"), [*(("--grpc-port", name) for name in TRANSPORTS), ("--http-port", "auto")]
+)
 def test_a_port_in_use(small_repository: Path, transport: str, which: str):
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
@@ -49,12 +54,18 @@ def test_a_port_in_use(small_repository: Path, transport: str, which: str):
 
 
 @pytest.mark.parametrize("host", ["192.0.2.1", "no-such-host.invalid"])
-def test_a_host_that_is_not_here(small_repository: Path, transport: str, host: str):
-    flags = ("--models", str(small_repository), "--transport", transport, "--trust-clients")
-    for more in ((), ("--http-host", "127.0.0.1")):  # the HTTP door fails, or the gRPC door
-        (line,) = complaints(serve(*flags, "--host", host, *more))
-        assert line.startswith(f"convserve: cannot listen on {host}:0: ")
-        assert line.endswith(". Choose another with --host")
+@pytest.mark.parametrize(
+    "more",
+    [
+        pytest.param(("--transport", "auto"), id="http"),
+        *(pytest.param(("--transport", name, "--http-host", "127.0.0.1"), id=name) for name in TRANSPORTS),
+    ],
+)
+def test_a_host_that_is_not_here(small_repository: Path, host: str, more: tuple[str, ...]):
+    """The HTTP door, which is made first, or the gRPC door."""
+    (line,) = complaints(serve("--models", str(small_repository), "--trust-clients", "--host", host, *more))
+    assert line.startswith(f"convserve: cannot listen on {host}:0: ")
+    assert line.endswith(". Choose another with --host")
 
 
 @pytest.mark.parametrize(
@@ -65,8 +76,6 @@ def test_a_host_that_is_not_here(small_repository: Path, transport: str, host: s
         (("--models", "docs"), "holds no MODEL/VERSION/model.onnx"),
         (("--models", "models/lenet5-mnist"), f"did you mean --models {ROOT / 'models'}?"),
         (("--models", "models/lenet5-mnist/1"), f"did you mean --models {ROOT / 'models'}?"),
-        (("--models", "models", "--max-queued-requests", "0"), "max_queued_requests: expected 1 to 1000000, got 0"),
-        (("--models", "models", "--max-batch-size", "many"), "--max-batch-size: expected int, got 'many'"),
         (("--models", "models", "--versions", "newest"), "versions: expected latest:N, all, or numbers"),
     ],
 )
@@ -93,16 +102,7 @@ def test_a_reader_who_leaves_is_no_fault(small_repository: Path):
     reading, writing = os.pipe()
     os.close(reading)
     try:
-        ended = subprocess.run(
-            command,
-            cwd=ROOT,
-            stdout=writing,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            env=environment(),
-            check=False,
-        )
+        ended = run(*command, stdout=writing)
     finally:
         os.close(writing)
     assert (ended.returncode, ended.stderr) == (1, "")
@@ -114,14 +114,7 @@ def test_the_demo_takes_nothing_that_is_set_up_for_others(tmp_path: Path):
     stand_in.write_text(f"#!/bin/sh\nenv > {tmp_path}/environment\n")
     stand_in.chmod(0o755)
     set_up = {"CONVSERVE_LOG_FORMAT": "text", "CONVSERVE_CLIENT_TLS": "1", "http_proxy": "http://127.0.0.1:9"}
-    ended = subprocess.run(
-        [ROOT / "examples" / "demo.sh"],
-        capture_output=True,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        env=os.environ | set_up | {"VENV": str(tmp_path)},
-        check=False,
-    )
+    ended = run(ROOT / "examples" / "demo.sh", env=os.environ | set_up | {"VENV": str(tmp_path)})
     assert (ended.returncode, ended.stderr) == (1, "demo: the server exited before it listened\n")
     assert not set_up.keys() & {line.partition("=")[0] for line in (tmp_path / "environment").read_text().splitlines()}
 
@@ -131,18 +124,7 @@ def test_the_demo_takes_nothing_that_is_set_up_for_others(tmp_path: Path):
 def test_a_full_disk_or_no_output_is_one_line_at_most(small_repository: Path, command: list[str]):
     """As in ``convserve inspect models > /mnt/full/report`` and ``… >&-``."""
     python = [sys.executable, "-m", *(str(small_repository) if word == "{}" else word for word in command)]
-    ended = [
-        subprocess.run(
-            ["/bin/sh", "-c", f'exec "$@" >{to}', "sh", *python],
-            cwd=ROOT,
-            stderr=subprocess.PIPE,
-            text=True,
-            timeout=DEADLINE_SECONDS,
-            env=environment(),
-            check=False,
-        )
-        for to in ("/dev/full", "&-")
-    ]
+    ended = [run("/bin/sh", "-c", f'exec "$@" >{to}', "sh", *python) for to in ("/dev/full", "&-")]
     name = {"service": "convserve", "bench": "convserve-bench"}[command[0]]
     assert [(one.returncode, one.stderr) for one in ended] == [
         (1, f"{name}: the output cannot be written: No space left on device\n"),
@@ -153,33 +135,5 @@ def test_a_full_disk_or_no_output_is_one_line_at_most(small_repository: Path, co
 def test_no_socket_takes_the_place_of_a_closed_standard_error():
     """As in ``convserve serve 2>&-``: the runtime's warnings would be written into it."""
     code = "import os, service.cli as cli\ntry: cli.main(['--help'])\nfinally: print(os.readlink('/proc/self/fd/2'))"
-    ended = subprocess.run(
-        ["/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        timeout=DEADLINE_SECONDS,
-        env=environment(),
-        check=False,
-    )
+    ended = run("/bin/sh", "-c", 'exec "$@" 2>&-', "sh", sys.executable, "-c", code)
     assert ended.stdout.splitlines()[-1] == os.devnull
-
-
-@pytest.mark.parametrize(
-    ("installed", "words"),
-    [
-        ({"onnxruntime", "onnxruntime-gpu"}, "both installed and overwrite each other: pip uninstall -y"),
-        (set(), "no ONNX Runtime: pip install '.[cpu]'"),
-    ],
-)
-def test_the_extras_are_told_apart(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], installed: set[str], words: str
-):
-    def distribution(name: str) -> str:
-        if name not in installed:
-            raise importlib.metadata.PackageNotFoundError(name)
-        return name
-
-    monkeypatch.setattr(importlib.metadata, "distribution", distribution)
-    assert cli.main(["serve", "--models", "models"]) == 2
-    assert words in capsys.readouterr().err

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
@@ -161,14 +162,35 @@ def test_sigterm_ends_the_peers_as_well(tmp_path: Path):
         children = Path(f"/proc/{comparing.pid}/task/{comparing.pid}/children")
 
         def servers() -> list[Path]:
-            found = [Path("/proc", child) for child in children.read_text().split()]
-            return [process for process in found if b"service\0serve" in (process / "cmdline").read_bytes()]
+            found = []
+            for child in children.read_text().split():
+                with contextlib.suppress(OSError):  # such as git, which has ended meanwhile
+                    if b"service\0serve" in Path("/proc", child, "cmdline").read_bytes():
+                        found.append(Path("/proc", child))
+            return found
 
         eventually(lambda: bool(servers()), "the peer runs")
         (server,) = servers()
         comparing.terminate()
         assert comparing.wait(DEADLINE_SECONDS) == 128 + signal.SIGTERM
     assert not server.exists()
+
+
+def test_who_is_told_to_end_while_a_peer_starts_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    begun = []
+
+    class Interrupted(subprocess.Popen):
+        def __init__(self, *arguments: Any, **options: Any) -> None:
+            super().__init__(*arguments, **options)
+            begun.append(self)
+            raise SystemExit(143)
+
+    monkeypatch.setattr("bench.peers.process.subprocess.Popen", Interrupted)
+    idle = Command((sys.executable, "-c", "import signal; signal.pause()"))
+    with pytest.raises(SystemExit), Running(idle, tmp_path / "log"):
+        pass
+    (process,) = begun
+    assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

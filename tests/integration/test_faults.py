@@ -12,11 +12,13 @@ import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from pathlib import Path
+from types import SimpleNamespace
 
 import grpc
 import numpy as np
 import pytest
 
+from service.pb.inference import grpc_service_pb2 as pb
 from service.repository.watcher import Watcher
 from service.repository.widening import Widening
 from service.server import Server
@@ -24,6 +26,7 @@ from service.settings import Settings
 from tests.deploy.conftest import free_ports
 from tests.fakes import GUARD_SECONDS
 from tests.integration import graphs, http2
+from tests.integration.conftest import Embed
 from tests.integration.harness import (
     ADD_SUB,
     DEADLINE_SECONDS,
@@ -247,7 +250,37 @@ def test_a_server_that_gets_no_thread_after_it_has_loaded_stops_and_says_so(
         server.drain(hurry)
 
 
-@pytest.mark.parametrize("thread", ["grpcio", "prepare", "watchdog", "watcher", "http"])
+def test_a_grpcio_server_that_ends_by_itself_listens_again(embed: Embed):
+    async def ended(_seconds: float) -> None:
+        raise RuntimeError("ended")
+
+    def answers_again() -> bool:
+        try:
+            return bool(running.client.inference.ServerReady(pb.ServerReadyRequest(), timeout=DEADLINE_SECONDS).ready)
+        except grpc.RpcError:
+            return False
+
+    with embed() as running:
+        door = running.server._grpcio
+        before = door._server
+        door._server = SimpleNamespace(wait_for_termination=ended, stop=before.stop)
+        eventually(lambda: door._ended and all(task.done() for task in door._ended), "the one that ended is closed")
+        eventually(answers_again, "the next one answers")
+
+
+def test_a_server_that_is_killed_leaves_no_file(
+    small_repository: Path, transport: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    """Nor is there any that a cleaner of temporary files could remove from under it."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    with ServerProcess(small_repository, transport) as server:
+        assert not list(tmp_path.iterdir())
+        server.process.kill()
+        server.wait_exit()
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("thread", ["grpcio", "changes", "prepare", "loader", "watchdog", "watcher", "http"])
 def test_a_server_whose_thread_dies_is_not_ready_and_stops(small_repository: Path, thread: str):
     def die(*_: object) -> None:
         raise SystemExit
@@ -256,16 +289,20 @@ def test_a_server_whose_thread_dies_is_not_ready_and_stops(small_repository: Pat
     server, hurry = Server(settings), threading.Event()
     kill = {
         "grpcio": lambda: server._grpcio._loop.call_soon_threadsafe(die),
+        "changes": lambda: server._grpcio._off_loop._changes.submit(die),
         "prepare": lambda: server._workers.submit(die),
+        "loader": lambda: None,
         "watchdog": lambda: setattr(server._watchdog, "look", die),
         "watcher": lambda: setattr(server._watcher, "_every_seconds", "no number"),
         "http": lambda: setattr(server._http._server, "service_actions", die),
     }
     server._watcher._every_seconds = 0.1
+    if thread == "loader":
+        server.reconciler.load_all = die  # type: ignore[method-assign]
     server.start()
     try:
         assert server.loaded.wait(GUARD_SECONDS)
-        assert server.is_ready()
+        assert server.is_ready() is (thread != "loader")
         kill[thread]()
         assert server.failed.wait(GUARD_SECONDS)
         assert not server.is_ready()

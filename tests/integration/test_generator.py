@@ -22,8 +22,8 @@ from bench.load.codes import NO_CONNECTION, UNANSWERED
 from bench.load.frames import frame_bytes
 from bench.load.http2 import framed
 from bench.load.plan import Plan
-from bench.load.records import Summary, generator_limit
-from bench.load.sender import Part, Sender
+from bench.load.records import Run, Summary, generator_limit
+from bench.load.sender import Sender
 from service.client import Credentials
 from tests.fakes import TickingClock
 
@@ -47,7 +47,7 @@ def plan(concurrency: int | None = None) -> Plan:
     return Plan(np.zeros(40, dtype=np.int64), instants, concurrency or 0, 0.5, None, 0.2)
 
 
-def ran(sender: Sender, what: Plan) -> tuple[Part, float]:
+def ran(sender: Sender, what: Plan) -> tuple[Run, float]:
     """Let it send; return what it saw, and the seconds it took."""
     sender.prepare(what)
     start = time.monotonic()

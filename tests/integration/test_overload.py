@@ -134,7 +134,7 @@ def test_grpcs_own_deadline_frees_the_place_in_the_queue(embed: Embed):
         eventually(lambda: running.in_flight == 0, "nothing is in flight")
 
 
-@pytest.mark.parametrize("max_concurrent_streams", [100, 1024, 100_000])
+@pytest.mark.parametrize("max_concurrent_streams", [100, 100_000])
 def test_two_thousand_calls_at_once_on_one_channel(embed: Embed, max_concurrent_streams: int):
     """Neither door may end a call because there are many, wherever the limit of streams lies."""
 

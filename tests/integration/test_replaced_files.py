@@ -20,7 +20,7 @@ def test_a_folder_that_a_look_misses_while_it_is_replaced_costs_no_call(tmp_path
     root.mkdir()
     publish(root, "a", 1, graphs.add_sub(offset=100))
     publish(root, "b", 1, graphs.add_sub())
-    with ServerProcess(root, transport, *POLL, "1") as server, Callers(server) as callers:
+    with ServerProcess(root, transport, *POLL, "1") as server, Callers(server, threads=1) as callers:
         for version in (2, 3):
             new = tmp_path / "new"
             graphs.write(new, "a", graphs.add_sub(offset=100.0 * version), version=version)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -18,7 +18,9 @@ from service.pb.inference import grpc_service_pb2 as pb
 from tests.integration import graphs
 from tests.integration.harness import ADD_SUB, MODELS, ServerProcess, eventually, failure, infer_request, reseal
 
-PICTURE = infer_request("lenet5-mnist", {"images": np.zeros((1, 28, 28, 1), dtype=np.uint8)})
+
+def picture(model: str = "lenet5-mnist", version: str = "") -> pb.ModelInferRequest:
+    return infer_request(model, {"images": np.zeros((1, 28, 28, 1), dtype=np.uint8)}, model_version=version)
 
 
 def change_golden_answers(folder: Path) -> None:
@@ -69,15 +71,15 @@ GOLDEN = "it did not reproduce its golden answers"
 MANIFEST = "its manifest, labels or golden answers are not valid"
 GRAPH = "its model file is damaged or differs from its manifest"
 TAMPERED = {
-    "golden answers": (change_golden_answers, GOLDEN, "differs by 0.01"),
-    "golden pictures": (change_golden_pictures, GOLDEN, "preprocessing differs"),
-    "no golden answers": (remove_golden, MANIFEST, "golden.npz: no such file"),
-    "model bytes": (change_model_bytes, GRAPH, "the manifest says sha256:"),
-    "an unknown key": (change_manifest(lambda manifest: manifest.update(colour="blue")), MANIFEST, "colour"),
-    "a missing key": (change_manifest(lambda manifest: manifest.pop("parity")), MANIFEST, "parity"),
-    "another input": (change_manifest(lambda manifest: manifest["inputs"][0].update(name="x")), MANIFEST, "inputs"),
-    "labels in another order": (reverse_labels, MANIFEST, "labels.txt: has digest"),
-    "a label too few": (remove_a_label, MANIFEST, "has 9 labels"),
+    "golden-answers": (change_golden_answers, GOLDEN, "differs by 0.01"),
+    "golden-pictures": (change_golden_pictures, GOLDEN, "preprocessing differs"),
+    "no-golden-answers": (remove_golden, MANIFEST, "golden.npz: no such file"),
+    "model-bytes": (change_model_bytes, GRAPH, "the manifest says sha256:"),
+    "an-unknown-key": (change_manifest(lambda manifest: manifest.update(colour="blue")), MANIFEST, "colour"),
+    "a-missing-key": (change_manifest(lambda manifest: manifest.pop("parity")), MANIFEST, "parity"),
+    "another-input": (change_manifest(lambda manifest: manifest["inputs"][0].update(name="x")), MANIFEST, "inputs"),
+    "labels-in-another-order": (reverse_labels, MANIFEST, "labels.txt: has digest"),
+    "a-label-too-few": (remove_a_label, MANIFEST, "has 9 labels"),
 }
 
 
@@ -88,28 +90,37 @@ def serve_tampered(tmp_path: Path, tamper: Callable[[Path], None], *versions: in
     graphs.write(tmp_path, "add-sub", graphs.add_sub())
 
 
-@pytest.mark.parametrize("what", TAMPERED)
-def test_a_tampered_version_is_unavailable_while_others_serve(tmp_path: Path, what: str):
-    tamper, told, logged = TAMPERED[what]
-    serve_tampered(tmp_path, tamper, 1)
-    with ServerProcess(tmp_path, "native", wait_ready=False) as server:
+@pytest.fixture(scope="module")
+def tampered(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """Serves ``add-sub``, and LeNet-5 once for each way of tampering with it."""
+    root = tmp_path_factory.mktemp("tampered")
+    for name, (tamper, _, _) in TAMPERED.items():
+        shutil.copytree(MODELS / "lenet5-mnist", root / name)
+        tamper(root / name / "1")
+    graphs.write(root, "add-sub", graphs.add_sub())
+    with ServerProcess(root, "native", wait_ready=False) as server:
         server.client.wait_ready("add-sub")
-        state = {"model": "lenet5-mnist", "state": "UNAVAILABLE"}
-        eventually(lambda: server.metric("convserve_model_state", **state) == 1, "it is UNAVAILABLE")
-        assert logged in server.wait_log("model version is UNAVAILABLE")["message"]
-        failed = failure(server.client.infer, PICTURE)
-        assert failed.code is grpc.StatusCode.UNAVAILABLE
-        assert failed.info is not None
-        assert failed.info.reason == "MODEL_NOT_READY"
-        assert failed.message == f"model 'lenet5-mnist' version 1 is UNAVAILABLE: {told}"
-        described = server.client.classification.DescribeModel(DescribeModelRequest(model_name="lenet5-mnist"))
-        assert (described.state, described.state_reason) == (MODEL_STATE_UNAVAILABLE, told)
-        with pytest.raises(grpc.RpcError) as nobody:
-            server.client.classification.DescribeModel(
-                DescribeModelRequest(model_name="lenet5-mnist", model_version="7")
-            )
-        assert nobody.value.code() is grpc.StatusCode.NOT_FOUND
-        check_the_others(server)
+        eventually(lambda: len(server.logged("model version is UNAVAILABLE")) == len(TAMPERED), "all are looked at")
+        yield server
+
+
+@pytest.mark.parametrize("name", TAMPERED)
+def test_a_tampered_version_is_unavailable_while_others_serve(tampered: ServerProcess, name: str):
+    _, told, logged = TAMPERED[name]
+    (entry,) = (entry for entry in tampered.logged("model version is UNAVAILABLE") if entry["model"] == name)
+    assert logged in entry["message"]
+    failed = failure(tampered.client.infer, picture(name))
+    assert failed.code is grpc.StatusCode.UNAVAILABLE
+    assert failed.info is not None
+    assert failed.info.reason == "MODEL_NOT_READY"
+    assert failed.message == f"model '{name}' version 1 is UNAVAILABLE: {told}"
+    describe = tampered.client.classification.DescribeModel
+    described = describe(DescribeModelRequest(model_name=name))
+    assert (described.state, described.state_reason) == (MODEL_STATE_UNAVAILABLE, told)
+    with pytest.raises(grpc.RpcError) as nobody:
+        describe(DescribeModelRequest(model_name=name, model_version="7"))
+    assert nobody.value.code() is grpc.StatusCode.NOT_FOUND
+    check_the_others(tampered, name)
 
 
 MODES = {
@@ -126,7 +137,7 @@ def test_a_model_with_a_wrong_serving_toml_is_unavailable_while_others_serve(tmp
         server.client.wait_ready("add-sub")
         (told,) = server.logged("a model cannot be served as it is on disk: ")
         assert "lenet5-mnist/serving.toml: unknown key 'instance'; known: " in told["message"]
-        failed = failure(server.client.infer, PICTURE)
+        failed = failure(server.client.infer, picture())
         assert failed.code is grpc.StatusCode.UNAVAILABLE
         assert failed.message == "model 'lenet5-mnist' version 1 is UNAVAILABLE: its serving.toml is not valid"
         index = server.client.inference.RepositoryIndex(pb.RepositoryIndexRequest())
@@ -141,22 +152,22 @@ def test_a_model_with_a_wrong_serving_toml_is_unavailable_while_others_serve(tmp
             server.client.inference.RepositoryModelLoad(pb.RepositoryModelLoadRequest(model_name="lenet5-mnist"))
         if mode != "none":
             server.client.wait_ready()
-            assert server.client.infer(PICTURE).model_version == "1"
+            assert server.client.infer(picture()).model_version == "1"
 
 
-def check_the_others(server: ServerProcess) -> None:
+def check_the_others(server: ServerProcess, name: str = "lenet5-mnist") -> None:
     """The server as a whole is not ready, and says so everywhere; the healthy model answers."""
     client = server.client
     assert client.infer(ADD_SUB).model_name == "add-sub"
     assert not client.inference.ServerReady(pb.ServerReadyRequest()).ready
-    assert not client.inference.ModelReady(pb.ModelReadyRequest(name="lenet5-mnist")).ready
+    assert not client.inference.ModelReady(pb.ModelReadyRequest(name=name)).ready
     assert client.inference.ModelReady(pb.ModelReadyRequest(name="add-sub")).ready
-    for name, status in (("", "NOT_SERVING"), ("lenet5-mnist", "NOT_SERVING"), ("add-sub", "SERVING")):
-        answer = client.health.Check(health_pb2.HealthCheckRequest(service=name))
-        assert health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status, name
+    for service, status in (("", "NOT_SERVING"), (name, "NOT_SERVING"), ("add-sub", "SERVING")):
+        answer = client.health.Check(health_pb2.HealthCheckRequest(service=service))
+        assert health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status) == status, service
     assert server.get("/readyz")[0] == 503
-    assert server.metric("convserve_model_state", model="lenet5-mnist", state="UNAVAILABLE") == 1
-    assert server.metric("convserve_golden_check_passed", model="lenet5-mnist") == 0
+    assert server.metric("convserve_model_state", model=name, state="UNAVAILABLE") == 1
+    assert server.metric("convserve_golden_check_passed", model=name) == 0
 
 
 def test_the_older_version_goes_on_answering(tmp_path: Path, transport: str):
@@ -165,11 +176,8 @@ def test_the_older_version_goes_on_answering(tmp_path: Path, transport: str):
         server.client.wait_ready("add-sub")
         server.wait_log("model version is UNAVAILABLE")
         server.client.wait_ready()
-        assert server.client.infer(PICTURE).model_version == "1"
-        asked = pb.ModelInferRequest()
-        asked.CopyFrom(PICTURE)
-        asked.model_version = "2"
-        assert failure(server.client.infer, asked).code is grpc.StatusCode.UNAVAILABLE
+        assert server.client.infer(picture()).model_version == "1"
+        assert failure(server.client.infer, picture(version="2")).code is grpc.StatusCode.UNAVAILABLE
         assert server.client.inference.ServerReady(pb.ServerReadyRequest()).ready  # every model answers
         health = health_pb2.HealthCheckRequest(service="lenet5-mnist/2")
         assert server.client.health.Check(health).status == health_pb2.HealthCheckResponse.NOT_SERVING

@@ -55,6 +55,21 @@ def explicit(tmp_path: Path, transport: str) -> Iterator[ServerProcess]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def kept(tmp_path_factory: pytest.TempPathFactory, transport: str) -> Iterator[ServerProcess]:
+    root = tmp_path_factory.mktemp("kept")
+    publish(root, "a", 1, graphs.add_sub())
+    with ServerProcess(root, transport, "--model-control-mode", "explicit") as running:
+        yield running
+
+
+@pytest.fixture
+def unloaded(kept: ServerProcess) -> ServerProcess:
+    """A server whose files are left as they are, with nothing loaded."""
+    unload(kept, "a")
+    return kept
+
+
 def load(server: ServerProcess, name: str, **fields: Any) -> Any:
     request = pb.RepositoryModelLoadRequest(model_name=name, **fields)
     return server.client.inference.RepositoryModelLoad(request, timeout=DEADLINE_SECONDS)
@@ -101,14 +116,14 @@ def test_models_come_and_go_by_call(explicit: ServerProcess):
     assert arrays_of(explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES})))["sum"][0, 0] == 2
 
 
-def test_the_series_of_what_was_unloaded_do_not_come_back(explicit: ServerProcess):
-    load(explicit, "a")
+def test_the_series_of_what_was_unloaded_do_not_come_back(unloaded: ServerProcess):
+    load(unloaded, "a")
     for _ in range(3):
-        explicit.client.infer(infer_request("a", {"a": ONES, "b": ONES}))
-    unload(explicit, "a")
-    failure(explicit.client.infer, infer_request("a", {"a": ONES, "b": ONES}))
+        unloaded.client.infer(infer_request("a", {"a": ONES, "b": ONES}))
+    unload(unloaded, "a")
+    failure(unloaded.client.infer, infer_request("a", {"a": ONES, "b": ONES}))
     for _ in range(2):  # what was pending at the first scrape would show at the second
-        _, text = explicit.get("/metrics")
+        _, text = unloaded.get("/metrics")
     assert not [line for line in text.splitlines() if 'model="a"' in line and 'version="1"' in line]
 
 
@@ -157,16 +172,28 @@ def test_what_is_passed_over_is_named_once(tmp_path: Path, transport: str):
 
 
 @pytest.mark.parametrize("name", ["", "nothing", "../a", "a/1", "/etc", ".", ".."])
-def test_names_that_are_no_model_are_not_found(explicit: ServerProcess, name: str):
-    assert failure(load, explicit, name).code is grpc.StatusCode.NOT_FOUND
-    assert failure(unload, explicit, name).code is grpc.StatusCode.NOT_FOUND
+def test_names_that_are_no_model_are_not_found(unloaded: ServerProcess, name: str):
+    assert failure(load, unloaded, name).code is grpc.StatusCode.NOT_FOUND
+    assert failure(unload, unloaded, name).code is grpc.StatusCode.NOT_FOUND
 
 
-def test_models_do_not_come_over_the_wire(explicit: ServerProcess):
+def test_models_do_not_come_over_the_wire(unloaded: ServerProcess):
     for key in ("config", "file:1/model.onnx"):
-        told = failure(load, explicit, "a", parameters={key: pb.ModelRepositoryParameter(bytes_param=b"x")})
+        told = failure(load, unloaded, "a", parameters={key: pb.ModelRepositoryParameter(bytes_param=b"x")})
         assert told.code is grpc.StatusCode.UNIMPLEMENTED
-    assert failure(load, explicit, "a", repository_name="other").code is grpc.StatusCode.NOT_FOUND
+    assert failure(load, unloaded, "a", repository_name="other").code is grpc.StatusCode.NOT_FOUND
+
+
+def test_the_field_in_which_kserve_names_the_model_is_told(explicit: ServerProcess):
+    """KServe's contract has ``model_name`` where Triton's has ``repository_name``."""
+    stub = explicit.client.inference
+    for call, request in (
+        (stub.RepositoryModelLoad, pb.RepositoryModelLoadRequest(repository_name="a")),
+        (stub.RepositoryModelUnload, pb.RepositoryModelUnloadRequest(repository_name="a")),
+    ):
+        told = failure(call, request)
+        assert told.code is grpc.StatusCode.INVALID_ARGUMENT
+        assert "expected model_name (field 2), got only repository_name (field 1) 'a'" in told.message
 
 
 def test_without_the_mode_nobody_loads(server: ServerProcess):
@@ -308,19 +335,19 @@ def test_a_model_that_cannot_be_read_goes_on_and_the_others_are_followed(tmp_pat
         eventually(lambda: server.metric("convserve_model_change_failed", model="a") == 0, "it can be read again")
 
 
-def test_watchers_hear_of_unloading_and_loading(explicit: ServerProcess):
-    load(explicit, "a")
-    watch = explicit.client.health.Watch(health_pb2.HealthCheckRequest(service="a"), timeout=DEADLINE_SECONDS)
+def test_watchers_hear_of_unloading_and_loading(unloaded: ServerProcess):
+    load(unloaded, "a")
+    watch = unloaded.client.health.Watch(health_pb2.HealthCheckRequest(service="a"), timeout=DEADLINE_SECONDS)
     heard: Callable[[], int] = lambda: next(watch).status  # noqa: E731
     assert heard() == SERVING
-    unload(explicit, "a")
+    unload(unloaded, "a")
     assert heard() == NOT_SERVING
-    load(explicit, "a")
+    load(unloaded, "a")
     assert heard() == SERVING
     watch.cancel()
 
 
-def test_log_settings_change_what_is_logged(explicit: ServerProcess):
+def test_log_settings_change_what_is_logged(unloaded: ServerProcess):
     def settings(**wanted: Any) -> dict[str, Any]:
         request = pb.LogSettingsRequest()
         for name, value in wanted.items():
@@ -330,16 +357,16 @@ def test_log_settings_change_what_is_logged(explicit: ServerProcess):
                 request.settings[name].uint32_param = value
             else:
                 request.settings[name].string_param = value
-        answer = explicit.client.inference.LogSettings(request, timeout=DEADLINE_SECONDS)
+        answer = unloaded.client.inference.LogSettings(request, timeout=DEADLINE_SECONDS)
         return {
             name: getattr(value, str(value.WhichOneof("parameter_choice"))) for name, value in answer.settings.items()
         }
 
     assert settings() == {"log_info": True, "log_warning": True, "log_error": True, "log_verbose_level": 0}
     assert settings(log_info=False)["log_info"] is False
-    before = len(explicit.logged("model version is READY"))
-    load(explicit, "a")
-    assert len(explicit.logged("model version is READY")) == before
+    before = len(unloaded.logged("model version is READY"))
+    load(unloaded, "a")
+    assert len(unloaded.logged("model version is READY")) == before
     assert settings(log_info=True, log_verbose_level=1)["log_verbose_level"] == 1
     assert settings(log_verbose_level=0) == settings()
     for wrong in ({"log_file": "/tmp/x"}, {"log_info": 1}, {"nonsense": True}):
@@ -365,8 +392,8 @@ def test_nothing_keeps_the_weights_of_what_was_unloaded(embed: Embed):
         eventually(lambda: len(backends()) == others, "the session is gone")
 
 
-def test_trace_settings_are_not_here_and_the_answer_says_where_they_are(explicit: ServerProcess):
-    told = failure(explicit.client.inference.TraceSetting, pb.TraceSettingRequest(), timeout=DEADLINE_SECONDS)
+def test_trace_settings_are_not_here_and_the_answer_says_where_they_are(unloaded: ServerProcess):
+    told = failure(unloaded.client.inference.TraceSetting, pb.TraceSettingRequest(), timeout=DEADLINE_SECONDS)
     assert told.code is grpc.StatusCode.UNIMPLEMENTED
     assert "--otlp-endpoint" in told.message
     assert told.info is not None
@@ -374,14 +401,14 @@ def test_trace_settings_are_not_here_and_the_answer_says_where_they_are(explicit
 
 
 @pytest.mark.skipif(not hasattr(os, "SCHED_BATCH"), reason="the system has no such policy")
-def test_instances_of_a_model_that_a_call_loaded_wait_for_their_turn_as_others_do(explicit: ServerProcess):
+def test_instances_of_a_model_that_a_call_loaded_wait_for_their_turn_as_others_do(unloaded: ServerProcess):
     def policies() -> dict[int, int]:
-        return of_each_thread(explicit.process.pid, os.sched_getscheduler)
+        return of_each_thread(unloaded.process.pid, os.sched_getscheduler)
 
     before = policies()
     if os.SCHED_BATCH not in before.values():
         pytest.skip("the system forbids it")
-    load(explicit, "a")
+    load(unloaded, "a")
     later = {thread: policy for thread, policy in policies().items() if thread not in before}
     assert later
     assert set(later.values()) == {os.SCHED_BATCH}

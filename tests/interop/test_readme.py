@@ -47,6 +47,14 @@ def test_the_program_among_the_examples(server: ServerProcess):
     assert all(name[len("digit-")] == label for name, label, _ in digits)
 
 
+def test_the_program_among_the_examples_says_in_one_line_what_is_wrong():
+    program = [sys.executable, "-m", "examples.classify_folder", "localhost", "lenet5-mnist", "examples/pictures"]
+    ended = subprocess.run(program, capture_output=True, text=True, timeout=DEADLINE_SECONDS, check=False, cwd=ROOT)
+    assert ended.returncode == 1
+    assert ended.stderr.startswith("server: expected HOST:PORT, ")
+    assert len(ended.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("convserve classify")])
 def test_classify(server: ServerProcess, line: str):
     command = shlex.split(line)[1:]

@@ -194,6 +194,8 @@ def system_shared_memory(client: triton.InferenceServerClient) -> None:
     inside = shm.create_shared_memory_region("pictures", keys[0], pictures.nbytes)
     outside = shm.create_shared_memory_region("answers", keys[1], size)
     try:
+        client.unregister_system_shared_memory()  # both, as NVIDIA's examples of this kind of memory begin
+        client.unregister_cuda_shared_memory()
         shm.set_shared_memory_region(inside, [pictures])
         client.register_system_shared_memory("pictures", keys[0], pictures.nbytes)
         client.register_system_shared_memory("answers", keys[1], size)

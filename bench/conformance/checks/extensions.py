@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import grpc
@@ -16,45 +15,25 @@ from service.pb.inference import grpc_service_pb2 as pb
 _SOURCE = "OIP, ServerMetadataResponse.extensions"
 
 
-def _of_first_model(method: str, request_type: Any) -> Callable[[Any], None]:
-    def probe(suite: Any) -> None:
-        if not suite.models:
-            raise NotApplicable("no model was found")
-        suite.target.call(method, request_type(name=suite.models[0].name))
-
-    return probe
-
-
-def _plain(method: str) -> Callable[[Any], None]:
-    return lambda suite: suite.target.call(method)
-
-
-# By extension: the method that belongs to it, and a call that must succeed.
-_METHODS: dict[str, tuple[str, Callable[[Any], None]]] = {
-    "model_configuration": ("ModelConfig", _of_first_model("ModelConfig", pb.ModelConfigRequest)),
-    "statistics": ("ModelStatistics", _of_first_model("ModelStatistics", pb.ModelStatisticsRequest)),
-    "system_shared_memory": ("SystemSharedMemoryStatus", _plain("SystemSharedMemoryStatus")),
-    "cuda_shared_memory": ("CudaSharedMemoryStatus", _plain("CudaSharedMemoryStatus")),
-    "trace": ("TraceSetting", _plain("TraceSetting")),
-    "logging": ("LogSettings", _plain("LogSettings")),
+# By extension: the method that belongs to it, and its request if it is about a model.
+_METHODS: dict[str, tuple[str, Any]] = {
+    "model_configuration": ("ModelConfig", pb.ModelConfigRequest),
+    "statistics": ("ModelStatistics", pb.ModelStatisticsRequest),
+    "system_shared_memory": ("SystemSharedMemoryStatus", None),
+    "cuda_shared_memory": ("CudaSharedMemoryStatus", None),
+    "trace": ("TraceSetting", None),
+    "logging": ("LogSettings", None),
 }
 
 
-def _ask_for_class(request: pb.ModelInferRequest, model: Model) -> None:
-    ranked = [output.name for output in model.outputs if output.datatype in ("FP32", "FP64")]
-    if not ranked:
-        raise NotApplicable("the model has no output of FP32 or FP64")
-    request.outputs.add(name=ranked[0]).parameters["classification"].int64_param = 1
-
-
-def _method_check(extension: str) -> None:
-    method, probe = _METHODS[extension]
-
+def _method_check(extension: str, method: str, request_type: Any) -> None:
     @server_check("extensions", f"{method} answers if and only if '{extension}' is listed", _SOURCE)
     def agrees(suite: Any) -> None:
         listed = extension in suite.extensions
+        if request_type and not suite.models:
+            raise NotApplicable("no model was found")
         try:
-            probe(suite)
+            suite.target.call(method, request_type and request_type(name=suite.models[0].name))
         except CallFailed as failed:
             expect(not listed, f"{method} to answer, as '{extension}' is listed", failed)
             expect(failed.code is grpc.StatusCode.UNIMPLEMENTED, "UNIMPLEMENTED", failed)
@@ -62,8 +41,8 @@ def _method_check(extension: str) -> None:
             expect(listed, f"UNIMPLEMENTED, as '{extension}' is not listed", f"an answer of {method}")
 
 
-for _extension in _METHODS:
-    _method_check(_extension)
+for _extension, _method in _METHODS.items():
+    _method_check(_extension, *_method)
 
 
 @server_check(
@@ -85,8 +64,11 @@ def model_repository(suite: Any) -> None:
 def classification(suite: Any, model: Model) -> None:
     if "classification" not in suite.extensions:
         raise NotApplicable("'classification' is not listed")
+    ranked = [output.name for output in model.outputs if output.datatype in ("FP32", "FP64")]
+    if not ranked:
+        raise NotApplicable("the model has no output of FP32 or FP64")
     request = model.valid_request()
-    _ask_for_class(request, model)
+    request.outputs.add(name=ranked[0]).parameters["classification"].int64_param = 1
     expect_equal(suite.target.infer(request).outputs[0].datatype, "BYTES", "datatype of an output as classes")
 
 

@@ -9,18 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import OptionsInvalid
-from bench.load.arrivals import (
-    Arrivals,
-    Bursts,
-    Constant,
-    Gamma,
-    Trace,
-    TraceInvalid,
-    parse_trace,
-    read_trace,
-    schedule,
-    share,
-)
+from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace, parse_trace, read_trace, schedule
 from bench.load.plan import Terms, closed_loop, open_loop
 
 PROCESSES = st.one_of(
@@ -94,18 +83,12 @@ def test_a_trace_comes_as_recorded_and_again():
 
 
 @given(PROCESSES, st.integers(1, 7), SEEDS)
-def test_processes_send_every_instant_once(arrivals: Arrivals, parts: int, seed: int):
-    whole = schedule(arrivals, 50.0, 5.0, seed)
-    shares = [share(whole, part, parts) for part in range(parts)]
-    assert np.array_equal(np.sort(np.concatenate(shares)), whole)
-
-
-def test_a_plan_does_not_change_with_the_number_of_processes():
-    (alone,) = open_loop(Gamma(), 100.0, 2.0, 7, Terms(5, 1, None, 1.0))
-    parts = open_loop(Gamma(), 100.0, 2.0, 7, Terms(5, 3, None, 1.0))
+def test_a_plan_does_not_change_with_the_number_of_processes(arrivals: Arrivals, processes: int, seed: int):
+    (alone,) = open_loop(arrivals, 50.0, 5.0, seed, Terms(5, 1, None, 1.0))
+    parts = open_loop(arrivals, 50.0, 5.0, seed, Terms(5, processes, None, 1.0))
     assert alone.instants is not None
-    sent = {(instant, pick) for part in parts for instant, pick in zip(part.instants, part.picks, strict=True)}
-    assert sent == set(zip(alone.instants, alone.picks, strict=True))
+    sent = [(instant, pick) for part in parts for instant, pick in zip(part.instants, part.picks, strict=True)]
+    assert sorted(sent) == sorted(zip(alone.instants, alone.picks, strict=True))
 
 
 def test_more_requests_than_fit_into_memory_are_refused_before_they_are_planned():
@@ -134,11 +117,11 @@ def test_traces_are_read():
     ],
 )
 def test_what_is_no_trace_is_refused(lines: list[str], message: str):
-    with pytest.raises(TraceInvalid) as caught:
+    with pytest.raises(OptionsInvalid) as caught:
         parse_trace(lines)
     assert str(caught.value) == message
 
 
 def test_a_trace_names_its_file(tmp_path: Path):
-    with pytest.raises(TraceInvalid, match=r"absent\.csv: No such file"):
+    with pytest.raises(OptionsInvalid, match=r"absent\.csv: No such file"):
         read_trace(tmp_path / "absent.csv")

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.errors import PeerFailed
 from bench.peers import PEERS
-from bench.peers.base import PeerFailed
 from bench.peers.cases import open_case
 from service.pb.inference import grpc_service_pb2 as pb
 

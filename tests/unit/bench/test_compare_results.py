@@ -9,11 +9,11 @@ from pathlib import Path
 import pytest
 
 from bench.compare import table
-from bench.compare.order import Turn, interleaved
-from bench.compare.results import About, FailureRow, LoadRow, Results, Spread, StartRow, summaries
-from bench.output import OutputInvalid
+from bench.compare.results import About, FailureRow, LoadRow, Results, Spread, StartRow, Turn, summaries
+from bench.compare.stand import interleaved
+from bench.errors import OptionsInvalid
 from bench.profile.results import Profiles
-from bench.run_folder import ResultsInvalid, RunFolder
+from bench.run_folder import RunFolder
 
 
 def load(peer: str, round_: int, per_second: float, cpu_us: float, in_flight: int = 16, model: str = "m") -> LoadRow:
@@ -66,12 +66,12 @@ def test_a_write_that_breaks_off_leaves_what_was_there(
 
 def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "tables.md").mkdir()
-    with pytest.raises(OutputInvalid, match=r"tables\.md: Is a directory; give another --out"):
+    with pytest.raises(OptionsInvalid, match=r"tables\.md: Is a directory; give another --out"):
         RunFolder(tmp_path, "compare").write("tables.md", "text")
 
 
 def test_rounds_are_interleaved_within_a_model():
-    turns = [*interleaved(["a", "b"], ["m", "n"], rounds=2, first_round=5)]
+    turns = interleaved(["a", "b"], ["m", "n"], rounds=2, first_round=5)
     assert [(turn.model, turn.round, turn.peer) for turn in turns] == [
         ("m", 5, "a"), ("m", 5, "b"), ("m", 6, "a"), ("m", 6, "b"),
         ("n", 5, "a"), ("n", 5, "b"), ("n", 6, "a"), ("n", 6, "b"),
@@ -100,9 +100,9 @@ def test_what_is_written_is_read_again(tmp_path: Path):
 def test_something_else_is_refused(tmp_path: Path, content: str):
     run = RunFolder(tmp_path, "compare")
     run.results.write_text(content)
-    with pytest.raises(ResultsInvalid, match="no results of compare"):
+    with pytest.raises(OptionsInvalid, match="no results of compare"):
         Results.read(run)
-    with pytest.raises(ResultsInvalid, match="No such file or directory; --out names the folder of a run"):
+    with pytest.raises(OptionsInvalid, match="No such file or directory; --out names the folder of a run"):
         Results.read(RunFolder(tmp_path / "absent", "compare"))
 
 

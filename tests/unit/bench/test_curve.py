@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pytest
 
+from bench.errors import OptionsInvalid
 from bench.load.arrivals import Arrivals, Bursts, Constant, Gamma, Trace
-from bench.load.options import add_shared, arrivals_of, describe, max_lag_seconds
+from bench.load.options import add_shared, arrivals_of, max_lag_seconds
 from bench.load.plot import draw_latencies
 from bench.load.records import Records, Summary
-from bench.output import OutputInvalid
 from bench.slo.curve import HEADING, Point, draw_curve, row
 
 
@@ -68,7 +68,7 @@ def test_pictures_are_drawn_even_of_little(tmp_path: Path):
     draw_latencies(summary(0, 3), 0.05, tmp_path / "latencies.png")
     for name in ("curve.png", "bounds.png", "latencies.png"):
         assert (tmp_path / name).read_bytes().startswith(b"\x89PNG")
-    with pytest.raises(OutputInvalid, match="give another file"):
+    with pytest.raises(OptionsInvalid, match="give another file"):
         draw_latencies(summary(1, 0), None, tmp_path / "absent" / "x.png")
 
 
@@ -99,7 +99,7 @@ def flags(*arguments: str) -> argparse.Namespace:
 def test_arrivals_as_asked_for(arguments: list[str], arrivals: Arrivals, words: str, tmp_path: Path):
     (tmp_path / "trace").write_text("5\n7\n")
     assert arrivals_of(flags(*(part.replace("TRACE", str(tmp_path / "trace")) for part in arguments))) == arrivals
-    assert describe(arrivals) == words
+    assert str(arrivals) == words
 
 
 def test_how_much_lag_is_borne():

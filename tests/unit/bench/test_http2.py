@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.load import frames
 from bench.load.frames import Frame, FrameReader, ProtocolFailed, frame_bytes
-from bench.load.hpack import HeadersInvalid, grpc_status, literal, request_block
+from bench.load.hpack import grpc_status, literal, request_block
 from bench.load.http2 import Answer, Connection, framed
 
 PATH = "/inference.GRPCInferenceService/ModelInfer"
@@ -153,6 +153,19 @@ def test_calls_beyond_the_limit_of_streams_wait():
     assert made.pending == 3
     assert made.receive(answer(1), 0) == [Answer(0, 0, b"")]
     assert {frame.stream for frame in sent(made)} == {3}
+
+
+def test_a_call_that_expires_makes_room_for_one_that_waits():
+    """Whatever the server says: if it answers nothing, it may say nothing, and would be asked nothing any more."""
+    made = connection(streams=1)
+    made.call(0, framed(b""), 0.0, deadline=1.0)
+    made.call(1, framed(b""), 0.5, deadline=1.5)
+    made.take()
+    assert made.expire(1.0) == [Answer(0, 4, b"")]
+    assert [(frame.kind, frame.stream) for frame in sent(made)] == [
+        (frames.RST_STREAM, 1), (frames.HEADERS, 3), (frames.DATA, 3),
+    ]  # fmt: skip
+    assert made.receive(answer(3), 1.1) == [Answer(1, 0, b"")]
 
 
 def test_calls_that_wait_when_the_server_leaves_are_given_back():
@@ -339,7 +352,7 @@ def test_the_status_is_found(block: bytes, code: int):
     ],
 )
 def test_blocks_that_cannot_be_read(block: bytes, message: str):
-    with pytest.raises(HeadersInvalid, match=message):
+    with pytest.raises(ProtocolFailed, match=message):
         grpc_status(block)
 
 

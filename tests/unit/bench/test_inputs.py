@@ -3,14 +3,17 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 
-from bench.conformance.model import Model
+from bench.conformance.model import Model, learn
+from bench.conformance.outcome import CheckFailed
 from bench.conformance.tensors import Tensor
 from bench.errors import OptionsInvalid
-from bench.load.answers import InputInvalid, Reference, encoded_requests, generated_requests, origin, read_encoded
+from bench.load.answers import Reference, encoded_requests, generated_requests, read_encoded
 from service.pb.inference import grpc_service_pb2 as pb
 
 
@@ -43,29 +46,24 @@ def test_pictures_come_in_the_order_of_their_names(tmp_path: Path):
     for name in ("b.png", "a.jpg", ".hidden"):
         (tmp_path / name).write_bytes(name.encode())
     (tmp_path / "folder").mkdir()
-    assert read_encoded(tmp_path) == [b"a.jpg", b"b.png"]
-    assert read_encoded(tmp_path / "b.png") == [b"b.png"]
-
-
-def test_what_a_server_does_not_take_can_be_named(tmp_path: Path):
-    for name in ("b.png", "a.jpg", ".hidden"):
-        (tmp_path / name).write_bytes(name.encode())
-    (tmp_path / "questions.txt").write_text("who ?\n\n  what größer ?  \n")
-    assert origin(tmp_path, 1) == str(tmp_path / "b.png")
-    assert origin(tmp_path / "b.png", 0) == str(tmp_path / "b.png")
-    assert origin(tmp_path / "questions.txt", 1) == f"{tmp_path / 'questions.txt'}, sentence 2"
+    one, other = tmp_path / "a.jpg", tmp_path / "b.png"
+    assert [*read_encoded(tmp_path).items()] == [(str(one), b"a.jpg"), (str(other), b"b.png")]
+    assert read_encoded(other) == {str(other): b"b.png"}
 
 
 def test_sentences_are_the_lines_of_a_text(tmp_path: Path):
     (tmp_path / "questions.txt").write_text("who ?\n\n  what größer ?  \n")
-    assert read_encoded(tmp_path / "questions.txt") == [b"who ?", "what größer ?".encode()]
+    assert read_encoded(text := tmp_path / "questions.txt") == {
+        f"{text}, sentence 1": b"who ?",
+        f"{text}, sentence 2": "what größer ?".encode(),
+    }
 
 
 @pytest.mark.parametrize("name", ["absent", "empty.txt", "."])
 def test_nothing_to_send_is_a_mistake(name: str, tmp_path: Path):
     (tmp_path / "sub").mkdir()
     (tmp_path / "sub" / "empty.txt").touch()
-    with pytest.raises(InputInvalid, match="--input"):
+    with pytest.raises(OptionsInvalid, match="--input"):
         read_encoded(tmp_path / name if name == "." else tmp_path / "sub" / name)
 
 
@@ -84,7 +82,7 @@ def test_a_model_of_bytes_keeps_its_shape():
 
 
 def test_several_inputs_cannot_be_encoded():
-    with pytest.raises(InputInvalid, match="'m' has a, b: leave it out"):
+    with pytest.raises(OptionsInvalid, match="'m' has a, b: leave it out"):
         encoded_requests(model(Tensor("a", "FP32", (-1,)), Tensor("b", "FP32", (-1,))), [b"x"], 1, "")
 
 
@@ -105,6 +103,14 @@ def test_more_than_memory_holds_is_not_made_up():
     sentences = dataclasses.replace(model(Tensor("ids", "INT64", (-1, -1))), free_axis=100_000_000)
     with pytest.raises(OptionsInvalid, match="--distinct 16 requests of 800,000,000 bytes are more than"):
         generated_requests(sentences, 16, 1, "")
+
+
+def test_a_model_that_names_no_tensors_is_told_on_one_line():
+    metadata = pb.ModelMetadataResponse(name="m", versions=["1"], platform="none")
+    target: Any = SimpleNamespace(call=lambda *_: metadata)
+    with pytest.raises(CheckFailed, match="ModelMetadata of 'm': expected inputs and outputs, got name: ") as failed:
+        learn(target, "m", {})
+    assert "\n" not in str(failed.value)
 
 
 def test_what_differs_from_the_reference():

@@ -11,8 +11,7 @@ import pytest
 
 from bench.cli import main
 from bench.load import command, report
-from bench.load.fleet import Run
-from bench.load.records import Records
+from bench.load.records import Records, Run
 
 
 def test_a_reader_who_leaves_costs_no_result(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from bench.cli import main
-from bench.output import OutputInvalid, check_outputs
+from bench.errors import OptionsInvalid
+from bench.output import check_outputs
 
 
 @pytest.mark.parametrize(
@@ -61,7 +62,7 @@ def test_a_file_that_is_there_may_be_in_a_folder_that_is_not_ours(tmp_path: Path
     there.touch()
     monkeypatch.setattr("os.access", lambda path, _: path != tmp_path)
     check_outputs(there)
-    with pytest.raises(OutputInvalid, match="the folder is missing or cannot be written"):
+    with pytest.raises(OptionsInvalid, match="the folder is missing or cannot be written"):
         check_outputs(new)
 
 

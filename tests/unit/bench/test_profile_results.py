@@ -9,12 +9,13 @@ from xml.etree import ElementTree
 
 import pytest
 
+from bench.errors import OptionsInvalid
 from bench.profile import table
 from bench.profile.flame import svg
 from bench.profile.phases import Phase
 from bench.profile.results import Profile, Profiles
 from bench.profile.split import Cost
-from bench.run_folder import ResultsInvalid, RunFolder
+from bench.run_folder import RunFolder
 
 PHASES = {str(phase): 0.0 for phase in Phase} | {"HTTP/2": 10.0, "inference (ONNX Runtime)": 30.0}
 ONE = Profile("m", 1, "native", "h2load", "abc", 1000, 5000.0, 0.2, 1.0, 0.0, 40.0, PHASES, {"instances": 30.0},
@@ -49,7 +50,7 @@ def test_another_file_is_told(tmp_path: Path, text: str | None, message: str):
     run = RunFolder(tmp_path, "profile")
     if text is not None:
         run.results.write_text(text)
-    with pytest.raises(ResultsInvalid, match=message):
+    with pytest.raises(OptionsInvalid, match=message):
         Profiles.read(run)
 
 
@@ -57,7 +58,7 @@ def test_phases_of_another_time_are_told(tmp_path: Path):
     run = RunFolder(tmp_path, "profile")
     profiles().write(run)
     run.results.write_text(json.dumps(json.loads(run.results.read_text())).replace("HTTP/2", "HTTP/9"))
-    with pytest.raises(ResultsInvalid, match="no phase 'HTTP/9'"):
+    with pytest.raises(OptionsInvalid, match="no phase 'HTTP/9'"):
         Profiles.read(run)
 
 

@@ -90,8 +90,8 @@ def test_what_counts_for_what():
     assert (summary.on_time, summary.late, summary.wrong, summary.refused) == (1, 1, 1, 2)
     assert (summary.expired, summary.failed) == (1, 3)
     assert summary.goodput == 0.5
-    assert summary.latency == Histogram.of(np.array([0.04, 0.06, 0.01]))
-    assert summary.refusal_latency == Histogram.of(np.array([0.001, 0.002]))
+    assert summary.latency.encoded() == Histogram.of(np.array([0.04, 0.06, 0.01])).encoded()
+    assert summary.refusal_latency.encoded() == Histogram.of(np.array([0.001, 0.002])).encoded()
     assert summary.lag.percentile(100) == pytest.approx(0.02, rel=1e-3)
     text = report.table(summary, 0.25, 0.05, open_loop=True)
     assert "goodput           0.5 /s   right answers within 50 ms" in text

@@ -99,7 +99,11 @@ def test_failures_in_a_curve_are_said_and_are_no_success(trials: type[FakeTrials
 def test_what_limits_the_generator_is_said_at_once_and_once(monkeypatch: pytest.MonkeyPatch):
     flags, said = SimpleNamespace(objective_seconds=1.0, trial_seconds=1.0, seed=0), list[str]()
     trials = Trials(flags, SimpleNamespace(terms=None), None, Gamma())
-    results = [(summary(OK), "use more --processes"), (summary(OK), "use two"), (summary(*[OK] * 2000), None)]
+    results = [
+        (summary(OK), "use more --processes", None),
+        (summary(OK), "use two", None),
+        (summary(*[OK] * 2000), None, None),
+    ]
     monkeypatch.setattr(trials, "run", lambda rate, seconds: results.pop(0))
     found, limit = trials.search(RateSearch(400.0, precision=1.0), said.append)
     assert (found.passed, found.failed, limit) == (100.0, 200.0, "at 200.0 /s use two")

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from export import cli, provenance
+from export.zoo import ZOO
 from service.manifest import read_labels
 from tests.unit.export.samples import change, tiny_text
 
@@ -20,14 +21,15 @@ def _main(*arguments: object) -> int:
     return cli.main([*map(str, arguments), "--threads", "1"])
 
 
-def test_list_names_recipes_and_architectures(capsys: pytest.CaptureFixture[str]) -> None:
-    assert cli.main(["list"]) == 0
-    out = capsys.readouterr().out
-    for word in ("lenet5-mnist", "textcnn-mr", "lenet5 ", "textcnn-rand "):
-        assert word in out
+@pytest.fixture
+def few(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Only some networks are listed, those with the longest name, paper and figures among them."""
+    known = {name: ZOO[name] for name in ("lenet5", "alexnet", "vgg19", "textcnn-rand", "textcnn-multichannel")}
+    monkeypatch.setattr("export.cli_load.ZOO", known)
 
 
-def test_a_terminal_shows_no_address_in_module_and_function(
+@pytest.mark.usefixtures("few")
+def test_a_terminal_shows_recipes_and_architectures_and_no_address_in_module_and_function(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
@@ -36,9 +38,11 @@ def test_a_terminal_shows_no_address_in_module_and_function(
     assert cli.main(["list"]) == 0
     out = capsys.readouterr().out
     assert "\x1b[1mrecipes" in out  # it is in colour
-    assert " --from MODULE:FUNCTION " in out
+    for word in ("lenet5-mnist", "textcnn-mr", "lenet5 ", "textcnn-rand ", " --from MODULE:FUNCTION "):
+        assert word in out
 
 
+@pytest.mark.usefixtures("few")
 @pytest.mark.parametrize("columns", ["80", "40"])
 def test_no_figure_of_a_list_is_cut(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, columns: str
@@ -220,6 +224,18 @@ def test_a_resumed_run_that_is_interrupted_early_does_not_say_that_nothing_is_co
     monkeypatch.setattr(cli, "run_all", press)
     assert _main("train", "lenet5-mnist", "--data", tmp_path, "--resume") == 130
     assert capsys.readouterr().err == "convserve-export: interrupted before anything new was complete\n"
+
+
+@pytest.mark.parametrize("more", [[], ["--all"]])
+def test_a_test_set_alone_is_evaluated_with_any_recipe_for_pictures(
+    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+) -> None:
+    shutil.copy(pictures / "test.npz", tmp_path)
+    version = models / "lenet5-mnist" / "1"
+    assert _main("evaluate", version, "--data", tmp_path, "--recipe", "resnet20-cifar10", *more) == 0
+    answer, _ = capsys.readouterr().out.splitlines()
+    assert answer.startswith("cifar10, test: top-1 ")
+    assert " of 50, " in answer
 
 
 def test_a_bare_graph_has_nothing_to_evaluate(tmp_path: Path, models: Path, capsys: pytest.CaptureFixture[str]) -> None:

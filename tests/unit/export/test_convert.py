@@ -6,8 +6,10 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from torch import nn
 
 from export.architectures import Network
+from export.architectures.torchvision_nets import Wrapped
 from export.classifier import Classifier, Probabilities
 from export.convert import check_graph, convert, input_spec, output_spec
 from export.errors import ConversionFailed
@@ -58,6 +60,13 @@ def test_a_model_in_training_mode_is_refused(tmp_path: Path, sentence_run: Path)
     classifier.network.train()
     with pytest.raises(ConversionFailed, match=r"in training mode, at least its part 'output'; eval\(\) must"):
         convert(model, recipe.spec, 2, tmp_path / MODEL_FILE)
+
+
+def test_a_refusal_of_training_mode_speaks_of_the_users_module_alone(tmp_path: Path) -> None:
+    model = Probabilities(Classifier(Wrapped(nn.Flatten()), PICTURES)).eval()
+    model.classifier.network.get_submodule("inner").train()
+    with pytest.raises(ConversionFailed, match=r"^the model is in training mode; eval\(\) must reach all of it"):
+        convert(model, PICTURES, 2, tmp_path / MODEL_FILE)
 
 
 class Mean(Network):

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 
-from export.data.golden import COUNT, golden_pictures, golden_raw, golden_sentences
+from export.data.golden import COUNT, doubted_pictures, golden_pictures, golden_raw, golden_sentences
 from export.data.scenes import SCENES, draw_scene
 from export.recipe import find_recipe
 from service.preprocessing import image
@@ -57,3 +58,30 @@ def test_a_scene_is_the_same_for_the_same_seed_at_any_size(name: str) -> None:
     assert np.array_equal(draw_scene(name, 40, 32, 1), draw_scene(name, 40, 32, 1))
     assert not np.array_equal(draw_scene(name, 40, 32, 1), draw_scene(name, 40, 32, 2))
     assert draw_scene(name, 130, 100, 1).shape == (130, 100, 3)
+
+
+def _brightness(picture: bytes) -> float:
+    return float(image.load(picture, COLOUR).mean())
+
+
+@pytest.mark.parametrize("fault", [0.1, -0.1])
+def test_a_fault_shows_even_if_the_model_is_certain_of_every_drawing(fault: float) -> None:
+    raw = golden_pictures(COLOUR)
+    levels = sorted(map(_brightness, raw))
+    gaps = np.diff(levels)
+    border = levels[int(gaps.argmax())] + gaps.max() / 2
+
+    def answer(pictures: Sequence[bytes], more: float = 0.0) -> np.ndarray:
+        logits = np.array([(_brightness(picture) - border) * 100 / gaps.max() + more for picture in pictures])
+        bright = 1 / (1 + np.exp(-logits))
+        return np.stack([1 - bright, bright], axis=1)
+
+    assert np.abs(answer(raw, fault) - answer(raw)).max() < 1e-5
+    blends = doubted_pictures(raw, answer)
+    assert len(blends) == 4
+    assert (np.abs(answer(blends, fault) - answer(blends)).max(axis=1) > 1e-5).all()
+    assert doubted_pictures((*raw[: COUNT - 4], *blends), answer) == ()
+
+
+def test_a_model_with_one_answer_for_all_drawings_has_no_blends() -> None:
+    assert doubted_pictures(golden_pictures(COLOUR), lambda pictures: np.array([[0.0, 1.0]] * len(pictures))) == ()

@@ -10,6 +10,7 @@ import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -20,11 +21,12 @@ from torch import nn
 from torch.jit import ScriptModule
 from torchvision import models as torchvision_models
 
-from export import cli
+from export import cli, presets
 from export.architectures import Sizes
 from export.architectures.torchvision_nets import Wrapped
+from export.builder import find_builder
 from export.errors import RecipeInvalid, WeightsInvalid
-from export.load import Order, load_network
+from export.load import Order, describe, load_network
 from export.weights import fit_state, read_renames, read_state
 from export.zoo import ZOO
 from service.backend.onnx import OnnxBackend
@@ -35,37 +37,44 @@ from tests.unit.export.samples import ready
 _RECIPES = Path(__file__).parents[3] / "export" / "recipes"
 
 
-def load(models: Path, *arguments: str) -> int:
-    return cli.main(["load", *arguments, "--models", str(models), "--max-batch-size", "2", "--threads", "1"])
+def load(models: Path, *arguments: str, **described: str) -> int:
+    flags = [f"--{name}={value}" for name, value in described.items()]
+    return cli.main(["load", *arguments, *flags, "--models", str(models), "--max-batch-size", "2", "--threads", "1"])
 
 
 @pytest.fixture
-def labels(tmp_path: Path) -> Path:
-    path = tmp_path / "labels.txt"
-    path.write_text("cat\ndog\nfox\n", encoding="utf-8")
-    return path
-
-
-@pytest.fixture
-def preprocessing(tmp_path: Path) -> Path:
-    path = tmp_path / "preprocessing.toml"
-    path.write_text(
+def described(tmp_path: Path) -> dict[str, Any]:
+    """Three labels, and a preprocessing for pictures of 8 x 8."""
+    (tmp_path / "labels.txt").write_text("cat\ndog\nfox\n", encoding="utf-8")
+    (tmp_path / "preprocessing.toml").write_text(
         '[preprocessing]\nkind = "image"\nmode = "RGB"\nheight = 8\nwidth = 8\nresize = "exact"\nresize_px = 8\n'
         'interpolation = "bilinear"\nmean = [0.5, 0.4, 0.3]\nstd = [0.2, 0.3, 0.4]\n',
         encoding="utf-8",
     )
-    return path
+    return {"labels": tmp_path / "labels.txt", "preprocessing": str(tmp_path / "preprocessing.toml")}
 
 
-@pytest.mark.parametrize("name", [name for name, known in ZOO.items() if known.sizes.height in (28, 32)])
+# Networks that differ in depth alone from one that is loaded.
+_SIBLINGS = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet50", "resnet101")
+_SIBLINGS += ("resnet20-cifar", "resnet32-cifar", "resnet44-cifar", "resnet56-cifar")
+_LOADED_WITH_WEIGHTS = ("googlenet", "resnet152")
+
+
+def _to_load(*heights: int) -> list[str]:
+    return [
+        name
+        for name, known in ZOO.items()
+        if known.sizes.height in heights and name not in (*_SIBLINGS, *_LOADED_WITH_WEIGHTS)
+    ]
+
+
+@pytest.mark.parametrize("name", _to_load(28, 32))
 def test_each_small_architecture_goes_from_its_name_to_ready(tmp_path: Path, name: str) -> None:
     assert load(tmp_path, name) == 0
     assert ready(tmp_path / name / "1").labels[0] in ("0", "airplane")
 
 
-@pytest.mark.parametrize(
-    "name", [name for name, known in ZOO.items() if known.sizes.height == 224 and "152" not in name]
-)
+@pytest.mark.parametrize("name", _to_load(224))
 def test_each_large_architecture_goes_from_its_name_to_ready(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -76,6 +85,16 @@ def test_each_large_architecture_goes_from_its_name_to_ready(
     servable = ready(tmp_path / name / "1")
     assert servable.labels[:2] == ("tench", "goldfish")
     assert servable.inputs[0].shape == (-1, 64, 64, 3)
+
+
+@pytest.mark.parametrize("name", _SIBLINGS)
+def test_a_sibling_is_built_as_its_name_describes_it(name: str) -> None:
+    preprocessing, labels = describe(Order(name), presets.of_file(name, ""), [])
+    assert labels[0] == ("airplane" if name.endswith("-cifar") else "tench")
+    with torch.device("meta"):
+        network = find_builder(name, sentences=False)(preprocessing.sizes(len(labels)))
+        known = ZOO[name].build()
+    assert [weight.shape for weight in network.parameters()] == [weight.shape for weight in known.parameters()]
 
 
 def _with_a_narrow_end(name: str, *, num_classes: int, **options: object) -> nn.Module:
@@ -140,6 +159,7 @@ def test_googlenets_second_scaling_happens_once(tmp_path: Path) -> None:
     with Image.open(picture) as photo, torch.no_grad():
         expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
     assert np.abs(_served(tmp_path / "googlenet" / "1", picture) - expected).max() < 1e-5
+    assert ready(tmp_path / "googlenet" / "1").labels[:2] == ("tench", "goldfish")
 
 
 def tiny() -> nn.Module:
@@ -148,16 +168,26 @@ def tiny() -> nn.Module:
     return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
 
 
-def test_a_users_own_module(tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    module = types.ModuleType("mine")
-    module.make = tiny
-    monkeypatch.setitem(sys.modules, "mine", module)
+def test_a_users_own_module(tmp_path: Path, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     torch.save(tiny().state_dict(), tmp_path / "w.pt")
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
-    assert load(tmp_path, "--from", "mine:make", "--weights", str(tmp_path / "w.pt"), *more) == 0
+    assert load(tmp_path, *_own(tiny(), monkeypatch), "--weights", str(tmp_path / "w.pt"), **described) == 0
     assert ready(tmp_path / "make" / "1").labels == ("cat", "dog", "fox")
     provenance = read_manifest(tmp_path / "make" / "1").provenance
     assert (provenance.seed, provenance.dataset.name, provenance.recipe) == (None, "weights w.pt", "loaded")
+
+
+def test_a_function_and_what_it_imports_are_found_in_the_current_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "mine_whole.py").write_text("def make():\n    from mine_part import nn\n    return nn.Identity()\n")
+    (tmp_path / "mine_part.py").write_text("from torch import nn\n")
+    monkeypatch.chdir(tmp_path)
+    before = [*sys.path]
+    network = find_builder("mine_whole:make")(Sizes(3, 8, 8, 3))
+    assert isinstance(network.inner, nn.Identity)
+    assert sys.path == before
+    for name in ("mine_whole", "mine_part"):
+        del sys.modules[name]
 
 
 def _own(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[str]:
@@ -169,8 +199,7 @@ def _own(module: nn.Module, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_module_keeps_the_weights_with_which_it_was_returned(
     tmp_path: Path,
-    labels: Path,
-    preprocessing: Path,
+    described: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -179,8 +208,7 @@ def test_a_module_keeps_the_weights_with_which_it_was_returned(
         module[1].weight.fill_(1.5)
         module[1].running_mean.fill_(0.1)
     before = {name: value.clone() for name, value in module.state_dict().items()}
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
-    assert load(tmp_path, *_own(module, monkeypatch), *more) == 0
+    assert load(tmp_path, *_own(module, monkeypatch), **described) == 0
     assert "the weights are those with which mine:make returned the network" in capsys.readouterr().out
     assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
     assert read_manifest(tmp_path / "make" / "1").provenance.dataset.name == "weights of mine:make"
@@ -205,25 +233,22 @@ class _WithState(nn.Module):
 
 
 def test_a_module_with_bfloat16_and_state_that_is_no_tensor(
-    tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = _WithState()
     torch.save(module.state_dict(), tmp_path / "w.pt")
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--weights", str(tmp_path / "w.pt")]
-    assert load(tmp_path, *_own(module, monkeypatch), *more) == 0
+    assert load(tmp_path, *_own(module, monkeypatch), "--weights", str(tmp_path / "w.pt"), **described) == 0
 
 
 def test_a_module_that_ends_in_softmax_is_refused(
     tmp_path: Path,
-    labels: Path,
-    preprocessing: Path,
+    described: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     module = nn.Sequential(*tiny(), nn.Softmax(dim=1))
     torch.save(module.state_dict(), tmp_path / "w.pt")
-    more = ["--weights", str(tmp_path / "w.pt"), "--labels", str(labels), "--preprocessing", str(preprocessing)]
-    assert load(tmp_path, *_own(module, monkeypatch), *more) == 2
+    assert load(tmp_path, *_own(module, monkeypatch), "--weights", str(tmp_path / "w.pt"), **described) == 2
     assert "mine:make: returns probabilities, expected logits; remove its softmax" in capsys.readouterr().err
     assert not (tmp_path / "make").exists()
 
@@ -259,24 +284,19 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
             "returns torch.bfloat16, expected torch.float32; end its forward in .float()",
         ),
         (lambda logits: logits.double(), "returns torch.float64, expected torch.float32; end its forward in .float()"),
-        (nn.functional.dropout, "answers the same pictures differently each time; its forward is random or"),
-        (lambda logits: logits - logits.mean(0), "answers a picture differently in a batch; its forward must not mix"),
+        (nn.functional.dropout, "answers the same inputs differently each time; its forward is random or"),
+        (lambda logits: logits - logits.mean(0), "answers an input differently in a batch; its forward must not mix"),
     ],
 )
 def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
     tmp_path: Path,
-    labels: Path,
-    preprocessing: Path,
+    described: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
     answer: Callable[[torch.Tensor], object],
     message: str,
 ) -> None:
-    module = types.ModuleType("mine")
-    module.make = lambda: _Odd(answer)
-    monkeypatch.setitem(sys.modules, "mine", module)
-    monkeypatch.setattr("export.load._settle", lambda *_: None)  # it runs the network on 32 pictures
-    assert load(tmp_path, "--from", "mine:make", "--labels", str(labels), "--preprocessing", str(preprocessing)) == 2
+    assert load(tmp_path, *_own(_Odd(answer), monkeypatch), **described) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith(f"convserve-export: mine:make: {message}")
     assert complaint.count("\n") == 1
@@ -284,53 +304,47 @@ def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
 
 
 def test_what_was_compiled_is_loaded_of_a_compiled_module(
-    labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+    described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     module = tiny()
-    order = Order(_own(torch.compile(module), monkeypatch)[1], labels=labels, preprocessing=str(preprocessing))
+    order = Order(_own(torch.compile(module), monkeypatch)[1], **described)
     assert load_network(order).network.inner is module
 
 
-def test_a_torchscript_module_is_refused(labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    order = Order(_own(ScriptModule(), monkeypatch)[1], labels=labels, preprocessing=str(preprocessing))
+def test_a_torchscript_module_is_refused(described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    order = Order(_own(ScriptModule(), monkeypatch)[1], **described)
     with pytest.raises(RecipeInvalid, match=r"returned ScriptModule, expected a torch\.nn\.Module, not TorchScript"):
         load_network(order)
 
 
-def test_a_module_that_leaves_the_program_is_refused(labels: Path, preprocessing: Path) -> None:
-    module = types.ModuleType("mine")
-    module.make = sys.exit
-    sys.modules["mine"] = module
-    try:
-        with pytest.raises(RecipeInvalid, match=r"mine:make: cannot be called \(SystemExit: "):
-            load_network(Order("mine:make", labels=labels, preprocessing=str(preprocessing)))
-    finally:
-        del sys.modules["mine"]
+def test_a_module_that_leaves_the_program_is_refused(described: dict[str, Any]) -> None:
+    with pytest.raises(RecipeInvalid, match=r"sys:exit: cannot be called \(SystemExit: "):
+        load_network(Order("sys:exit", **described))
 
 
 def test_pictures_of_another_size_than_the_weights_want_are_refused(
-    tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    module = types.ModuleType("mine")
-    module.make = lambda: nn.Sequential(nn.Conv2d(3, 4, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
-    monkeypatch.setitem(sys.modules, "mine", module)
-    torch.save(module.make().state_dict(), tmp_path / "w.pt")
-    order = Order("mine:make", str(tmp_path / "w.pt"), labels=labels, preprocessing=str(preprocessing))
+    module = nn.Sequential(nn.Conv2d(3, 4, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3))
+    torch.save(module.state_dict(), tmp_path / "w.pt")
+    order = Order(_own(module, monkeypatch)[1], str(tmp_path / "w.pt"), **described)
     with pytest.raises(RecipeInvalid, match=r"cannot take pictures of 8 x 8 in mode RGB \(.*\); it is given float32 "):
         load_network(order)
     assert load_network(dataclasses.replace(order, size_px=16)).labels == ("cat", "dog", "fox")
 
 
-def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    more = Order("timm:little", labels=labels, preprocessing=str(preprocessing))
+def test_timm_by_name(tmp_path: Path, described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    more = Order("timm:little", **described)
     monkeypatch.setitem(sys.modules, "timm", None)
     with pytest.raises(RecipeInvalid, match="the package timm is not installed"):
         load_network(more)
     fake = types.ModuleType("timm")
     fake.is_model = lambda name: name == "little"
-    fake.create_model = lambda name, pretrained, num_classes: tiny()
+    asked = []
+    fake.create_model = lambda name, **how: (asked.append((name, how)), tiny())[1]
     monkeypatch.setitem(sys.modules, "timm", fake)
     assert load_network(more).labels == ("cat", "dog", "fox")
+    assert asked == [("little", {"pretrained": False, "num_classes": 3})]
     with pytest.raises(RecipeInvalid, match="timm has no such model"):
         load_network(Order("timm:large"))
 
@@ -345,11 +359,11 @@ def test_timm_by_name(tmp_path: Path, labels: Path, preprocessing: Path, monkeyp
         (Order("textcnn-rand", preprocessing="resnet20-cifar10"), r"textcnn-rand: is a network for sentences"),
         (Order("os:getcwd", preprocessing="resnet20-cifar10"), r"returned str, expected a torch\.nn\.Module"),
         (Order("resnet21"), r"no architecture 'resnet21', did you mean "),
-        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences; load takes networks for pictures"),
+        (Order("textcnn-rand"), r"textcnn-rand: is a network for sentences; give --tokenizer FILE and --labels FILE"),
         (Order("lenet5", preprocessing="textcnn-mr"), r"textcnn-mr: is a recipe for sentences"),
         (
             Order("lenet5", preprocessing=str(_RECIPES / "textcnn-mr.toml")),
-            r"textcnn-mr\.toml: is for sentences; load takes networks for pictures",
+            r"textcnn-mr\.toml: is for sentences; give --tokenizer FILE",
         ),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
@@ -401,24 +415,23 @@ def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
 
 
 def test_unknown_weights_are_refused_with_preprocessing_and_labels_given_too(
-    tmp_path: Path, labels: Path, preprocessing: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    described = ["--labels", str(labels), "--preprocessing", str(preprocessing)]
-    assert load(tmp_path, "resnet18", "--weights", "/no/such.pth", *described) == 2
+    assert load(tmp_path, "resnet18", "--weights", "/no/such.pth", **described) == 2
     assert "/no/such.pth: no such file and no weights of resnet18, which has IMAGENET1K_V1" in capsys.readouterr().err
-    assert load(tmp_path, "resnet20-cifar", "--weights", "/no/such.pth", *described) == 2
+    assert load(tmp_path, "resnet20-cifar", "--weights", "/no/such.pth", **described) == 2
     assert "/no/such.pth: no such file" in capsys.readouterr().err
-    assert load(tmp_path, "theirs.onnx", "--weights", "/no/such.pth", *described) == 2
+    assert load(tmp_path, "theirs.onnx", "--weights", "/no/such.pth", **described) == 2
     assert "theirs.onnx: an ONNX file holds its own weights" in capsys.readouterr().err
     assert not list(tmp_path.glob("*/[0-9]*"))
 
 
 def test_named_weights_are_taken_with_other_preprocessing_and_labels(
-    labels: Path, preprocessing: Path, monkeypatch: pytest.MonkeyPatch
+    described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     theirs = torchvision_models.resnet18(num_classes=3).state_dict()
     monkeypatch.setattr(torchvision_models.ResNet18_Weights, "get_state_dict", lambda *_, **__: theirs)
-    loaded = load_network(Order("resnet18", weights="IMAGENET1K_V1", labels=labels, preprocessing=str(preprocessing)))
+    loaded = load_network(Order("resnet18", weights="IMAGENET1K_V1", **described))
     assert torch.equal(loaded.network.state_dict()["inner.fc.weight"], theirs["fc.weight"])
     assert loaded.labels == ("cat", "dog", "fox")
 
@@ -450,6 +463,20 @@ def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dic
     state, _ = read_state(tmp_path / "w.pt")
     assert fit_state(target, state).notes == ()
     assert torch.equal(target.a.weight, source.a.weight)
+
+
+def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left_out() -> None:
+    torch.manual_seed(1)
+    source, target = _two(), _two()
+    state = {f"model.{name}": value for name, value in source.state_dict().items()}
+    fitted = fit_state(target, {"criterion.weight": torch.ones(2)} | state)
+    assert fitted.notes == (
+        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight",
+    )
+    assert torch.equal(target.a.weight, source.a.weight)
+    averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
+    with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
+        fit_state(target, state | averaged)
 
 
 _SAFE_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
@@ -679,10 +706,8 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: objec
 
 
 def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
-    layers = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 3))
     torch.manual_seed(2)
     weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, 3) / 12}
-    del layers
     helper = onnx.helper
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["c"]),
@@ -705,57 +730,52 @@ def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Pa
 
 @pytest.mark.parametrize("softmax", [True, False])
 def test_a_file_made_elsewhere_becomes_a_verified_version(
-    tmp_path: Path, labels: Path, preprocessing: Path, softmax: bool
+    tmp_path: Path, described: dict[str, Any], softmax: bool
 ) -> None:
     path = _foreign(tmp_path / "theirs.onnx", softmax=softmax)
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), *([] if softmax else ["--logits"])]
-    assert load(tmp_path, str(path), *more) == 0
+    assert load(tmp_path, str(path), *([] if softmax else ["--logits"]), **described) == 0
     assert ready(tmp_path / "theirs" / "1").verified
     assert read_manifest(tmp_path / "theirs" / "1").provenance.dataset.name == "file theirs.onnx"
 
 
 def test_a_version_is_proven_with_the_tolerance_that_is_given(
     tmp_path: Path,
-    labels: Path,
-    preprocessing: Path,
+    described: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     own, foreign = _own(tiny(), monkeypatch), [str(_foreign(tmp_path / "theirs.onnx")), "--logits"]
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--name", "m"]
     for version, network in enumerate((own, foreign), start=1):
-        assert load(tmp_path, *network, *more, "--tolerance", "1e-12") == 2
+        assert load(tmp_path, *network, "--name", "m", "--tolerance", "1e-12", **described) == 2
         complaint = " ".join(capsys.readouterr().err.split())
         assert re.search(r"expected at most 1e-12; if float32 .* give a greater --tolerance$", complaint)
-        assert load(tmp_path, *network, *more, "--tolerance", "0.001") == 0
+        assert load(tmp_path, *network, "--name", "m", "--tolerance", "0.001", **described) == 0
         assert read_manifest(tmp_path / "m" / str(version)).parity.tolerance == 0.001
 
 
-def test_an_old_file_whose_weights_stand_among_its_inputs(tmp_path: Path, labels: Path, preprocessing: Path) -> None:
+def test_an_old_file_whose_weights_stand_among_its_inputs(tmp_path: Path, described: dict[str, Any]) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     model.ir_version, model.opset_import[0].version = 3, 9
     for weight in model.graph.initializer:
         model.graph.input.append(onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims))
     onnx.save(model, tmp_path / "theirs.onnx")
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
-    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
     assert ready(tmp_path / "theirs" / "1").verified
 
 
 @pytest.mark.parametrize("dimensions", [None, ("n", "k")])
 def test_a_file_that_does_not_say_how_much_it_answers(
-    tmp_path: Path, labels: Path, preprocessing: Path, dimensions: tuple[str, ...] | None
+    tmp_path: Path, described: dict[str, Any], dimensions: tuple[str, ...] | None
 ) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     name = model.graph.output[0].name
     model.graph.output[0].CopyFrom(onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dimensions))
     onnx.save(model, tmp_path / "theirs.onnx")
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
-    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
     assert ready(tmp_path / "theirs" / "1").verified
 
 
-def test_a_file_whose_branches_read_its_input(tmp_path: Path, labels: Path, preprocessing: Path) -> None:
+def test_a_file_whose_branches_read_its_input(tmp_path: Path, described: dict[str, Any]) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     graph, given = model.graph, model.graph.input[0].name
 
@@ -771,13 +791,12 @@ def test_a_file_whose_branches_read_its_input(tmp_path: Path, labels: Path, prep
     )
     graph.node.insert(0, chosen)
     onnx.save(model, tmp_path / "theirs.onnx")
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
-    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 0
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
     assert ready(tmp_path / "theirs" / "1").verified
 
 
 def test_a_file_that_fails_on_pictures_is_one_line(
-    tmp_path: Path, labels: Path, preprocessing: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 144]), "seven"))
@@ -785,8 +804,7 @@ def test_a_file_that_fails_on_pictures_is_one_line(
     flatten.op_type = "Reshape"
     flatten.input.append("seven")
     onnx.save(model, tmp_path / "theirs.onnx")
-    more = ["--labels", str(labels), "--preprocessing", str(preprocessing), "--logits"]
-    assert load(tmp_path, str(tmp_path / "theirs.onnx"), *more) == 2
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith("convserve-export: the runtime failed on this batch (")
     assert complaint.count("\n") == 1
@@ -804,15 +822,14 @@ def test_a_file_that_fails_on_pictures_is_one_line(
 )
 def test_a_file_that_cannot_be_wrapped_is_refused(
     tmp_path: Path,
-    labels: Path,
-    preprocessing: Path,
+    described: dict[str, Any],
     capsys: pytest.CaptureFixture[str],
     changes: dict,
     arguments: list[str],
     message: str,
 ) -> None:
     path = _foreign(tmp_path / "theirs.onnx", **changes)
-    assert load(tmp_path, str(path), "--labels", str(labels), "--preprocessing", str(preprocessing), *arguments) == 2
+    assert load(tmp_path, str(path), *arguments, **described) == 2
     assert message in capsys.readouterr().err
     assert not list((tmp_path / "theirs").glob("[0-9]*"))
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import io
 import struct
@@ -10,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from export.data import Source, open_data
+from export.data import Source, check_learnable, open_data
 from export.data.inputs import Preprocessing
 from export.data.pictures import Pictures, encode_png
 from export.errors import DataInvalid, RecipeInvalid
@@ -90,11 +91,8 @@ def test_a_bad_archive_is_named(tmp_path: Path, arrays: dict[str, np.ndarray], m
     assert str(caught.value) == f"{tmp_path}/{message}"
 
 
-def test_a_damaged_archive_is_named(tmp_path: Path) -> None:
-    write_pictures(tmp_path, per_class=2)
-    (tmp_path / "train.npz").write_bytes(b"PK no archive")
-    with pytest.raises(DataInvalid, match=r"train\.npz: cannot be read as a NumPy archive"):
-        open_data(RECIPE, Source(tmp_path))
+def _write_no_archive(path: Path) -> None:
+    path.write_bytes(b"PK no archive")
 
 
 def _flip_in_deflate_stream(path: Path) -> None:
@@ -115,8 +113,10 @@ def _save_a_bare_array(path: Path) -> None:
         np.save(file, np.zeros((2, 28, 28), np.uint8))
 
 
-@pytest.mark.parametrize("damage", [_flip_in_deflate_stream, _claim_another_compression, _save_a_bare_array])
-def test_an_archive_damaged_inside_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
+@pytest.mark.parametrize(
+    "damage", [_write_no_archive, _flip_in_deflate_stream, _claim_another_compression, _save_a_bare_array]
+)
+def test_a_damaged_archive_is_named(tmp_path: Path, damage: Callable[[Path], None]) -> None:
     write_pictures(tmp_path, per_class=2)
     damage(tmp_path / "train.npz")
     with pytest.raises(DataInvalid, match=r"train\.npz: cannot be read as a NumPy archive"):
@@ -196,29 +196,40 @@ def test_a_folder_without_its_label_or_pictures_is_named(tmp_path: Path) -> None
     (tmp_path / "train" / "ten").mkdir()
     with pytest.raises(DataInvalid, match=r"train/ten: 'ten' is not a label of the recipe, which has 0, 1, 2"):
         open_data(RECIPE, Source(tmp_path))
-    (tmp_path / "train" / "ten").rename(tmp_path / "ten")
-    (tmp_path / "train" / "3").rename(tmp_path / "3")
-    with pytest.raises(DataInvalid, match=r"train/3: no such folder; expected one for each label of the recipe"):
-        open_data(RECIPE, Source(tmp_path))
 
 
 def test_a_class_without_pictures_to_learn_from_is_named(tmp_path: Path) -> None:
     _write_folders(tmp_path)
     (tmp_path / "test" / "2" / "a.png").unlink()
-    assert open_data(RECIPE, Source(tmp_path)).test is not None, "what is only not tested can be learnt"
+    (tmp_path / "test" / "2").rmdir()
+    source = Source(tmp_path)
+    check_learnable(open_data(RECIPE, source), RECIPE, source)  # what is only not tested can be learnt
     (tmp_path / "train" / "3" / "a.png").unlink()
     with pytest.raises(
         DataInvalid, match=r"has no training examples of class 3 \(3\); each label of the recipe needs some"
     ):
-        open_data(RECIPE, Source(tmp_path))
+        check_learnable(open_data(RECIPE, source), RECIPE, source)
 
 
-def test_a_class_that_an_archive_lacks_is_named(tmp_path: Path) -> None:
-    images, labels = picture_arrays(2, seed=1)
-    np.savez(tmp_path / "train.npz", images=images[labels != 9], labels=labels[labels != 9])
-    np.savez(tmp_path / "test.npz", images=images, labels=labels)
-    with pytest.raises(DataInvalid, match=r"has no training examples of class 9 \(9\)"):
-        open_data(RECIPE, Source(tmp_path))
+@pytest.mark.parametrize("write", [write_pictures, _write_folders])
+def test_a_test_set_alone_can_be_read_but_not_learnt(tmp_path: Path, write: Callable[[Path], object]) -> None:
+    write(tmp_path)
+    for train in (tmp_path / "train.npz", tmp_path / "train"):
+        if train.exists():
+            train.rename(tmp_path / "elsewhere")
+    data = open_data(RECIPE, Source(tmp_path))
+    assert data.test is not None
+    assert (len(data.train), len(data.test)) == (0, 50 if (tmp_path / "test.npz").exists() else 10)
+    with pytest.raises(DataInvalid, match=r"has no training examples of class 0"):
+        check_learnable(data, RECIPE, Source(tmp_path))
+
+
+def test_folders_cannot_hold_two_classes_of_one_label(tmp_path: Path) -> None:
+    _write_folders(tmp_path)
+    labels = (*RECIPE.data.labels, "7")
+    recipe = dataclasses.replace(RECIPE, data=dataclasses.replace(RECIPE.data, labels=labels))
+    with pytest.raises(DataInvalid, match=r"train: cannot hold both classes labelled '7'; give train"):
+        open_data(recipe, Source(tmp_path))
 
 
 def test_empty_folders_are_an_empty_set(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ import os
 import runpy
 from collections.abc import Iterator
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import grpc
 import pytest
@@ -175,10 +175,13 @@ def test_what_failed_alone_is_told_by_the_name_of_its_status(
     response.results.add().error.MergeFrom(pb.ItemError(code=3, message="too long"))
     response.results.add().error.MergeFrom(pb.ItemError(code=99, message="odd"))
     monkeypatch.setattr(client.Client, "classify_sentences", lambda *_, **__: response)
-    monkeypatch.setattr(client.Client, "describe", lambda *_: pb.DescribeModelResponse())
+    about = pb.DescribeModelResponse(actual_execution_provider="P")
+    monkeypatch.setattr(client.Client, "describe", lambda *_: about)
     code, out, _ = main(capsys, "classify", "--model", "m", "--text", "a", "b")
     assert code == 1
-    assert out.splitlines()[1:] == ["a", "  INVALID_ARGUMENT: too long", "b", "  status 99: odd"]
+    what_ran, *answers = out.splitlines()
+    assert what_ran == "m version 1 on P, not verified"
+    assert answers == ["a", "  INVALID_ARGUMENT: too long", "b", "  status 99: odd"]
 
 
 def test_answers_are_printed_though_nothing_tells_what_gave_them(
@@ -207,6 +210,25 @@ def test_a_version_that_is_gone_by_then_is_not_called_unverified(
     monkeypatch.setattr(client.Client, "describe", lambda *_: gone)
     code, out, error = main(capsys, "classify", "--model", "m", "--text", "a")
     assert (code, out.splitlines(), error) == (0, ["m version 1, no longer ready", "a"], "")
+
+
+@pytest.mark.parametrize("server", ["[::1]:8001", "unix:/run/convserve.sock", "dns:///models:8001"])
+def test_a_call_is_made_as_the_flags_say(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, server: str
+) -> None:
+    made = MagicMock()
+    called = made.return_value.__enter__.return_value
+    called.classify_sentences.return_value = response = pb.ClassifySentencesResponse(model_name="m", model_version="7")
+    response.results.add()
+    response.explanation.batch_size = 3
+    called.describe.return_value = pb.DescribeModelResponse(verified=True, actual_execution_provider="P")
+    monkeypatch.setattr("service.client.classify.Client", made)
+    flags = ["--model-version", "7", "--top-k", "2", "--timeout-seconds", "4", "--explain"]
+    code, out, _ = main(capsys, "classify", "--server", server, "--model", "m", *flags, "--text", "a")
+    assert (code, out.splitlines()) == (0, ["m version 7 on P, verified", "a", "batch_size: 3"])
+    made.assert_called_once_with(server, client.Credentials(), timeout_seconds=4.0)
+    called.classify_sentences.assert_called_once_with("m", ["a"], model_version="7", top_k=2, explain=True)
+    called.describe.assert_called_once_with("m", "7")
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import inspect
 import io
 import math
 import pickle
@@ -77,6 +78,11 @@ def test_each_flag_is_a_variable_too_and_turns_tls_on(
     assert expected.secure
 
 
+@pytest.mark.parametrize(("value", "tls"), [("1", True), ("true", True), ("0", False), ("False", False)])
+def test_a_variable_turns_tls_on_or_leaves_it_off(value: str, tls: bool) -> None:
+    assert resolved(TLS=value) == Credentials(tls=tls)
+
+
 def test_a_flag_goes_before_a_variable(tmp_path: Path) -> None:
     (tmp_path / "token").write_text("filed\n# a second line\n")
     assert resolved("--tls-ca", "a", TLS_CA="b").ca == "a"
@@ -107,8 +113,11 @@ def test_a_wrong_variable_is_named_and_no_token_told(variables: dict[str, str], 
 
 
 def test_a_file_without_a_token_on_its_first_line_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "token").write_text(" \ntick\n")
-    assert refusal(TOKEN_FILE=str(tmp_path / "token")).endswith("holds no token on its first line")
+    token = tmp_path / "token"
+    token.write_text(" \ntick\n")
+    assert refusal(TOKEN_FILE=str(token)) == f"token file {token}: holds no token on its first line"
+    token.write_bytes(b"\xff")
+    assert refusal(TOKEN_FILE=str(token)) == f"token file {token}: is not UTF-8"
 
 
 def test_links_of_kubernetes_are_no_variables_of_ours() -> None:
@@ -264,11 +273,59 @@ def test_inputs_may_come_from_a_generator() -> None:
         (lambda: Client("127.0.0.1:1", timeout_seconds="3"), "timeout_seconds: expected float, got str"),  # type: ignore[arg-type]
         (lambda: Client("127.0.0.1:1", attempts="3"), "attempts: expected int, got str"),  # type: ignore[arg-type]
         (lambda: Client("127.0.0.1:1", attempts=2.5), "attempts: expected int, got float"),  # type: ignore[arg-type]
+        (lambda: Client(8001), "server: expected str, got int"),  # type: ignore[arg-type]
+        (lambda: Credentials(token=None), "token: expected str, got NoneType"),  # type: ignore[arg-type]
+        (lambda: Credentials(server_name=None), "server_name: expected str, got NoneType"),  # type: ignore[arg-type]
+        (lambda: sentences_request("m", None, {}), "expected a sequence of sentences, got NoneType"),  # type: ignore[arg-type]
+        (lambda: health_request("m", {"metadata": "k: v"}), "metadata: expected pairs .*, got str"),  # type: ignore[typeddict-item]
+        (lambda: health_request("m", {"metadata": (pair for pair in ())}), "metadata: .*, got generator"),  # type: ignore[typeddict-item]
+        (lambda: health_request("m", {"metadata": [("k", "v", "w")]}), "metadata: .*, got \\('k', 'v', 'w'\\)"),  # type: ignore[list-item]
+        (lambda: health_request("m", {"metadata": [("k", 1)]}), "metadata k: expected str, got int"),  # type: ignore[list-item]
+        (lambda: health_request("m", {"metadata": [("k-bin", "v")]}), "metadata k-bin: expected bytes, got str"),
     ],
 )
 def test_what_is_of_another_type_is_named(build: Callable[[], Any], said: str) -> None:
     with pytest.raises(TypeError, match=said):
         build()
+
+
+@pytest.mark.parametrize(
+    ("build", "said"),
+    [
+        (lambda: Client("localhost"), "server: expected HOST:PORT, such as .*, got 'localhost'"),
+        (
+            lambda: Client("http://127.0.0.1:8001"),
+            "server: expected HOST:PORT, such as .*, got 'http://127.0.0.1:8001'",
+        ),
+        (lambda: Client("127.0.0.1:1", attempts=0), "attempts: expected at least 1, got 0"),
+        (lambda: sentences_request("m", ["fine", "\ud83d"], {}), "sentence 1: .* got a lone surrogate"),
+        (lambda: sentences_request("m", ["a"], {"request_id": "\ud83d"}), "request_id: .* got a lone surrogate"),
+        (
+            lambda: health_request("m", {"metadata": [("X-Trace", "v")]}),
+            "metadata: expected a key of .*, got 'X-Trace'",
+        ),
+        (lambda: health_request("m", {"metadata": [("k", "v\n")]}), "metadata k: expected printable ASCII"),
+        (lambda: health_request("m", {"metadata": [("k", "é")]}), "metadata k: expected printable ASCII"),
+    ],
+)
+def test_a_value_that_cannot_be_sent_is_named(build: Callable[[], Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        build()
+
+
+def test_what_can_be_sent_is() -> None:
+    for target in ("unix:/run/convserve.sock", "dns:///convserve:8001", "[::1]:8001"):
+        Client(target).close()
+    assert sentences_request("m", ["é", "é".encode()], {}).sentences == ["é", "é"]  # type: ignore[list-item]
+    for metadata in ([], [("k", "v"), ("k-bin", b"\x00")], {"k": "v"}.items(), None):
+        health_request("m", {"metadata": metadata})  # type: ignore[typeddict-item]
+
+
+def test_help_shows_no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A default is printed with the signature, so that it may not hold what the environment does."""
+    monkeypatch.setenv("CONVSERVE_CLIENT_TOKEN", "secret")
+    assert "secret" not in str(inspect.signature(credentials_of))
+    assert credentials_of().token == "secret"
 
 
 def test_numbers_of_numpy_are_numbers() -> None:
@@ -307,6 +364,51 @@ def test_a_failure_is_let_go_in_asyncio_too() -> None:
     asyncio.run(run())
 
 
+def test_a_deadline_and_metadata_go_out_with_a_call_of_either_client() -> None:
+    asked: Any = {"timeout_seconds": 5.0, "metadata": [("k", "v")]}
+    sent: list[dict[str, Any]] = []
+    with Client("127.0.0.1:1") as client:
+        client._call(lambda _, **how: sent.append(how), b"request", asked)
+
+    async def run() -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            await client._call(lambda _, **how: asyncio.to_thread(sent.append, how), b"request", asked)
+
+    asyncio.run(run())
+    assert [how["metadata"] for how in sent] == [[("k", "v")]] * 2
+    assert all(0 < how["timeout"] <= 5 for how in sent)
+
+
+def test_a_client_for_asyncio_is_closed_at_the_end_of_its_block_and_checks_its_arguments() -> None:
+    async def run() -> None:
+        async with AsyncClient("127.0.0.1:1") as client:
+            pass
+        with pytest.raises(ValueError, match="the client is closed"):
+            await client.describe("m")
+        with pytest.raises(TypeError, match="attempts: expected int, got str"):
+            AsyncClient("127.0.0.1:1", attempts="3")  # type: ignore[arg-type]
+
+    asyncio.run(run())
+
+
+def test_a_task_that_is_cancelled_when_its_client_has_been_closed_ends_cancelled() -> None:
+    async def run() -> None:
+        client, begun = AsyncClient("127.0.0.1:1"), asyncio.Event()
+
+        async def wait(*_: object, **__: object) -> None:
+            begun.set()
+            await asyncio.Event().wait()
+
+        task = asyncio.create_task(client._call(wait, b"request", {}))
+        await begun.wait()
+        await client.close()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(run())
+
+
 @pytest.mark.parametrize("seconds", [math.inf, 1e30])
 def test_a_deadline_that_never_comes_is_not_taken_for_the_past(seconds: float) -> None:
     left = Terms.of({"timeout_seconds": seconds}, None, 1, now=5.0).left_seconds(6.0)
@@ -331,9 +433,27 @@ def test_a_token_joins_what_a_call_brings_and_changes_nothing_else() -> None:
             assert request == b"request"
 
 
+def test_a_client_cannot_be_pickled_and_says_what_to_do() -> None:
+    async def make() -> AsyncClient:
+        return AsyncClient("127.0.0.1:1")
+
+    for client in (Client("127.0.0.1:1"), asyncio.run(make())):
+        with pytest.raises(TypeError, match="cannot be pickled or copied: make one in each process"):
+            pickle.dumps(client)
+
+
 def test_a_client_for_asyncio_is_made_where_a_loop_runs() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         AsyncClient("127.0.0.1:1")
+
+
+def test_a_client_for_asyncio_stays_in_the_loop_that_it_was_made_in() -> None:
+    async def make() -> AsyncClient:
+        return AsyncClient("127.0.0.1:1")
+
+    client = asyncio.run(make())
+    with pytest.raises(RuntimeError, match="made in another event loop: make one in the loop that uses it"):
+        asyncio.run(client.is_ready())
 
 
 class Ended(grpc.RpcError):

@@ -2,11 +2,13 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import pytest
 
 from service.errors import SettingsError
-from service.inspection import _milliseconds, print_report
+from service.inspection import _milliseconds, _print_lone, print_report
 from tests.unit.service.samples import doubling, write_model, write_picture_version, write_sentence_version
 
 
@@ -54,7 +56,7 @@ def test_a_batch_of_a_second_and_more_is_a_plain_number() -> None:
 
 def test_a_bare_graph_is_not_verified(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     text = "\n".join(report(capsys, write_model(tmp_path, doubling()).path))
-    assert "verified    no" in text
+    assert "verified    no\n" in text
     assert "trained" not in text
 
 
@@ -131,6 +133,24 @@ def test_what_is_chosen_is_a_layout_that_was_measured_less_those_that_make_room(
     monkeypatch.setattr("service.repository.pricing.choice.instances_with_room", lambda *_: 1)
     text = "\n".join(report(capsys, write_model(tmp_path, doubling()).path))
     assert "chosen      2 instances of 1 thread minus 1, which leaves cores for the transport; " in text
+
+
+def test_what_a_batch_costs_alone_is_told_for_the_sizes_that_are_quicker_then(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    table = {16: [(1, 0.001), (2, 0.002), (4, 0.004)], 32: [(1, 0.008)]}
+    cost = SimpleNamespace(table=lambda: table)
+    runs = SimpleNamespace(threads=4, policy=SimpleNamespace(cost=cost), quicker={16: {2, 4}, 32: set()})
+    servable = Mock(lone=Mock(runs=runs))
+    _print_lone(servable)
+    assert capsys.readouterr().out.splitlines() == [
+        "  alone       on 4 threads, in ms by batch size",
+        "    16 tokens  2: 2  4: 4",
+    ]
+    servable.lone.open.assert_called_once_with(servable.batcher)
+    servable.batcher.close.assert_called_once_with()
+    _print_lone(Mock(lone=None))
+    assert capsys.readouterr().out == ""
 
 
 def test_what_holds_nothing_is_named(tmp_path: Path) -> None:

@@ -6,7 +6,6 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
-from datetime import datetime
 from typing import Any
 
 import pytest
@@ -37,7 +36,7 @@ def as_json(made: logging.LogRecord) -> dict[str, Any]:
 
 def test_a_json_line_holds_time_level_logger_message_and_fields() -> None:
     entry = as_json(record("%d models\nloaded", 2, fields={"model": "m", "seconds": 0.5}))
-    assert datetime.fromisoformat(entry.pop("time")).timestamp() == 1_700_000_000.25
+    assert entry.pop("time") == "2023-11-14T22:13:20.250+00:00"
     assert entry == {
         "level": "warning",
         "logger": "service.x",
@@ -103,6 +102,16 @@ def test_set_up_writes_to_standard_error_from_the_level_on(capsys: pytest.Captur
     assert output.out == ""
     assert json.loads(first)["model"] == "m"
     assert second.endswith("debug   plain")
+
+
+@pytest.mark.usefixtures("_root_logger")
+@pytest.mark.parametrize(("asked", "used"), [("", "NONE"), ("INFO", "INFO")])
+def test_grpc_itself_writes_only_what_the_operator_asks_for(
+    monkeypatch: pytest.MonkeyPatch, asked: str, used: str
+) -> None:
+    monkeypatch.setattr(os, "environ", {"GRPC_VERBOSITY": asked} if asked else {})
+    set_up("info", "json")
+    assert os.environ["GRPC_VERBOSITY"] == used
 
 
 def test_what_callers_can_bring_about_is_logged_at_a_bounded_rate() -> None:
@@ -179,5 +188,6 @@ def test_a_terminal_that_nobody_reads_holds_up_nobody(characters: int, monkeypat
 def test_a_stream_within_the_program_is_written_to() -> None:
     stream = io.StringIO()
     lossy = LossyHandler(stream)
-    lossy.handle(record("x"))
-    assert stream.getvalue() == "x\n"
+    for message in ("x", "y"):
+        lossy.handle(record(message))
+    assert stream.getvalue() == "x\ny\n"

@@ -77,6 +77,13 @@ def test_without_the_extra_there_is_one_door(monkeypatch: pytest.MonkeyPatch) ->
         choose_transport(Settings(models="models", transport="native"))
 
 
+def test_the_door_that_needs_a_socket_of_linux_is_not_taken_elsewhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "platform", "darwin")
+    assert choose_transport(Settings(models="models")) == "grpcio"
+    with pytest.raises(SettingsError, match="--transport native needs Linux"):
+        choose_transport(Settings(models="models", transport="native"))
+
+
 @pytest.mark.parametrize(
     ("settings", "expected"),
     [

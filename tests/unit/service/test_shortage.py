@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from service.errors import ManifestInvalid, SettingsError
-from service.shortage import is_of_open_files, shortages_named
+from service.shortage import passes, shortages_named
 from service.transport.address import listening
 
 
@@ -85,13 +85,18 @@ def test_no_other_address_helps_where_no_file_can_be_opened() -> None:
         (OSError(errno.ENFILE, os.strerror(errno.ENFILE)), True),
         (Exception("Too many open files (os error 24)"), True),  # tokenizers
         (RuntimeError("Load model from /m/model.onnx failed:system error number 24"), True),  # ONNX Runtime
+        (RuntimeError("can't start new thread"), True),
+        (RuntimeError("env.cc:327 … pthread_create failed, error code: 11 error msg: Resource …"), True),
+        (Exception("Resource temporarily unavailable (os error 11)"), True),
+        (MemoryError(), False),
+        (RuntimeError("pthread_create failed, error code: 110"), False),
         (Exception("No such file or directory (os error 2)"), False),
         (RuntimeError("Load model from /m/model.onnx failed:system error number 240"), False),
         (OSError(errno.ENOENT, "No such file"), False),
     ],
     ids=str,
 )
-def test_too_many_open_files_are_told_from_other_errors(error: Exception, expected: bool, given: str) -> None:
+def test_want_of_files_and_of_threads_is_told_from_other_errors(error: Exception, expected: bool, given: str) -> None:
     """Whatever was made of them."""
     made: Exception = ManifestInvalid("not readable")
     if given == "context":
@@ -100,4 +105,4 @@ def test_too_many_open_files_are_told_from_other_errors(error: Exception, expect
         made.__cause__ = error
     else:
         made = error
-    assert is_of_open_files(made) == expected
+    assert passes(made) == expected

@@ -43,3 +43,8 @@ def test_who_returns_has_not_died() -> None:
     thread = vital_thread("intake", lambda: None, pytest.fail)
     thread.start()
     thread.join()
+
+
+def test_a_thread_has_its_name_and_never_keeps_the_program_from_ending() -> None:
+    thread = vital_thread("intake", lambda: None, pytest.fail)
+    assert (thread.name, thread.daemon) == ("intake", True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from unittest.mock import Mock
 
 import pytest
 
@@ -41,7 +42,8 @@ def test_the_server_hears_of_the_death_of_a_thread(error: type[BaseException], a
     died: list[Exception] = []
     workers = Workers("prepare", 1, died.append, die if at_once else lambda: None)
     workers.start()
-    workers.submit(die)
+    if not at_once:
+        workers.submit(die)
     (thread,) = workers._all
     thread.join(GUARD_SECONDS)
     assert [str(death) for death in died] == ["the thread prepare_0 died"]
@@ -67,6 +69,15 @@ def test_what_waits_at_the_end_is_dropped_and_nothing_more_is_taken() -> None:
     assert not done
     with pytest.raises(Draining):
         workers.submit(lambda: done.append(3))
+
+
+def test_closing_waits_a_second_in_all_and_says_if_a_thread_works_on() -> None:
+    ended, working = Mock(), Mock()
+    ended.is_alive.return_value, working.is_alive.return_value = False, True
+    workers = Workers("prepare", 2, pytest.fail)
+    workers._all = [working, ended]
+    assert not workers.close()
+    assert [thread.join.call_args.args for thread in workers._all] == [(0.5,), (0.5,)]
 
 
 def test_what_was_never_started_can_be_closed() -> None:

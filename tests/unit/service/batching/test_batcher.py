@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from typing import Any
 
@@ -348,11 +348,14 @@ class TestFailure:
         stage.start()
         assert stage.finish(requests) == ["INTERNAL"] * 4
 
-    def test_a_reply_that_raises_harms_no_neighbour(self, stage: Stage) -> None:
+    @pytest.mark.parametrize(("behaviour", "status"), [(per_row, "OK"), (lambda _: [np.zeros((0, 2))], "INTERNAL")])
+    def test_a_reply_that_raises_harms_no_neighbour(self, stage: Stage, behaviour: Any, status: str) -> None:
+        """Neither an answer nor a refusal."""
+        stage.backend.behaviour = behaviour
         requests = [make_request(1), make_request(2, reply=RaisingReply()), make_request(3)]
         stage.submit(*requests)
         stage.start()
-        assert stage.finish(requests) == ["OK"] * 3
+        assert stage.finish(requests) == [status] * 3
 
     def test_who_brings_the_batch_down_does_so_alone(self, stage: Stage) -> None:
         def choke(batch: Sequence[np.ndarray]) -> list[np.ndarray]:
@@ -369,13 +372,6 @@ class TestFailure:
         assert stage.finish(requests) == expected
         assert all(got_own_rows(request) for number, request in enumerate(requests) if number != bad)
         assert [len(batch) for batch in stage.backend.batches] == [4, 1, 1, 1, 1]
-
-    def test_a_refusal_that_raises_harms_no_neighbour(self, stage: Stage) -> None:
-        stage.backend.behaviour = lambda _batch: [np.zeros((0, 2))]
-        requests = [make_request(1), make_request(2, reply=RaisingReply()), make_request(3)]
-        stage.submit(*requests)
-        stage.start()
-        assert stage.finish(requests) == ["INTERNAL"] * 3
 
 
 class HeldReply(RecordingReply):
@@ -654,40 +650,40 @@ class TestRefusal:
         assert stage.finish(stage.submit(make_request())) == ["OK"]
 
 
+@contextlib.contextmanager
+def closing(batcher: Batcher) -> Iterator[threading.Thread]:
+    """Close it meanwhile; the body begins when nothing more is admitted, and has to bring the closing to its end."""
+    closer = threading.Thread(target=batcher.close)
+    closer.start()
+    until_refused(batcher)
+    yield closer
+    closer.join(GUARD_SECONDS)
+    assert not closer.is_alive()
+
+
 class TestClose:
     def test_finishes_what_runs_waits_or_is_reserved(self, stage: Stage) -> None:
         running = stage.start_busy()
         waiting = stage.submit(*four())
         stage.batcher.reserve()
-        closer = threading.Thread(target=stage.batcher.close)
-        closer.start()
-        until_refused(stage.batcher)
-        prepared = make_request(7)
-        stage.batcher.submit(prepared)
-        stage.backend.open()
-        closer.join(GUARD_SECONDS)
-        assert not closer.is_alive()
+        with closing(stage.batcher):
+            prepared = make_request(7)
+            stage.batcher.submit(prepared)
+            stage.backend.open()
         assert stage.finish([running, *waiting, prepared]) == ["OK"] * 6
 
-    def test_waits_for_a_reservation_that_comes_to_nothing(self, stage: Stage) -> None:
+    @pytest.mark.parametrize("end", [Batcher.release, Batcher.abandon])
+    def test_waits_for_a_reservation_until_it_comes_to_nothing(self, stage: Stage, end: Callable[..., None]) -> None:
         stage.start()
         stage.batcher.reserve()
-        closer = threading.Thread(target=stage.batcher.close)
-        closer.start()
-        until_refused(stage.batcher)
-        assert closer.is_alive()
-        stage.batcher.release()
-        closer.join(GUARD_SECONDS)
-        assert not closer.is_alive()
+        with closing(stage.batcher) as closer:
+            assert closer.is_alive()
+            end(stage.batcher)
 
     def test_does_not_wait_for_a_caller_who_leaves(self, stage: Stage) -> None:
         (request,) = stage.submit(make_request())
-        closer = threading.Thread(target=stage.batcher.close)
-        closer.start()
-        until_refused(stage.batcher)
-        stage.batcher.cancel(request)
-        closer.join(GUARD_SECONDS)
-        assert not closer.is_alive()
+        with closing(stage.batcher):
+            stage.batcher.cancel(request)
 
     @pytest.mark.parametrize("apart", [False, True])
     def test_ends_the_threads(self, apart: bool, caplog: pytest.LogCaptureFixture) -> None:
@@ -715,23 +711,10 @@ class TestClose:
     def test_does_not_wait_for_who_is_late_by_then(self, stage: Stage) -> None:
         running = stage.start_busy()
         (late,) = stage.submit(make_request(deadline=stage.clock.now + 1.0))
-        closer = threading.Thread(target=stage.batcher.close)
-        closer.start()
-        until_refused(stage.batcher)
-        stage.clock.advance(2.0)
-        stage.backend.open()
-        closer.join(GUARD_SECONDS)
-        assert not closer.is_alive()
+        with closing(stage.batcher):
+            stage.clock.advance(2.0)
+            stage.backend.open()
         assert statuses([running, late]) == ["OK", "DEADLINE_EXCEEDED"]
-
-    def test_does_not_wait_for_what_is_given_up(self, stage: Stage) -> None:
-        stage.batcher.reserve()
-        closer = threading.Thread(target=stage.batcher.close)
-        closer.start()
-        until_refused(stage.batcher)
-        stage.batcher.abandon()
-        closer.join(GUARD_SECONDS)
-        assert not closer.is_alive()
 
     def test_refuses_what_comes_later(self, stage: Stage) -> None:
         stage.start()

@@ -263,11 +263,14 @@ def test_a_bomb_is_refused_by_its_header(kind: str, monkeypatch: pytest.MonkeyPa
     assert message == "picture has 400 x 300 = 120000 pixels, expected at most 119999"
 
 
-@pytest.mark.parametrize("resize", ["exact", "shorter-edge"])
-def test_a_picture_too_narrow_to_be_scaled_is_refused(resize: str) -> None:
+@pytest.mark.parametrize(
+    ("resize", "width", "height"),
+    [("exact", 1, 1_000_000), ("shorter-edge", 1, 1_000_000), ("shorter-edge", 1, 1000), ("shorter-edge", 1000, 1)],
+)
+def test_a_picture_too_narrow_to_be_scaled_is_refused(resize: str, width: int, height: int) -> None:
     spec = image_spec(height=224, width=224, resize_px=256, resize=resize)
-    data = encoded(Image.new("L", (1, 1_000_000)))
-    with pytest.raises(InvalidInput, match="picture of 1 x 1000000 pixels is too narrow"):
+    data = encoded(Image.new("L", (width, height)))
+    with pytest.raises(InvalidInput, match=f"picture of {width} x {height} pixels is too narrow"):
         load(data, spec)
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -86,6 +87,8 @@ def test_rows_are_padded_on_the_right() -> None:
 
 def test_ids_in_range_pass() -> None:
     encoder().check_ids(np.array([[0, len(WORDS) - 1]]))
+    encoder().check_ids(np.array([[2]]))
+    encoder().check_ids(np.array([[2] * TEXT.max_tokens]))
 
 
 @pytest.mark.parametrize(
@@ -119,7 +122,10 @@ def test_a_tokenizer_file_may_neither_cut_nor_pad_nor_add_tokens(tmp_path: Path)
 
 def test_a_missing_or_damaged_tokenizer_file_is_named(tmp_path: Path) -> None:
     path = tmp_path / "tokenizer.json"
-    for content in (None, "", "{}", '{"model": 3}'):
+    panics = json.dumps(
+        json.loads(tokenizer().to_str()) | {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    )
+    for content in (None, "", "{}", '{"model": 3}', panics):
         if content is not None:
             path.write_text(content)
         with pytest.raises(ManifestInvalid) as caught:

@@ -33,6 +33,10 @@ from tests.fakes import Told
 from tests.unit.service.samples import FakeBatcher, bare_servable
 
 
+class Panic(BaseException):
+    """What a panic in Rust becomes, which is no Exception."""
+
+
 class FakeLoader:
     """Makes servables without loading anything; fails where told; can be looked at while it loads.
 
@@ -42,8 +46,8 @@ class FakeLoader:
         interrupted: Places whose runs were interrupted.
     """
 
-    def __init__(self, **failures: Exception) -> None:
-        self.failures: dict[str, Exception] = failures
+    def __init__(self, **failures: BaseException) -> None:
+        self.failures: dict[str, BaseException] = failures
         self.during: Callable[[str], None] = lambda place: None
         self.settings: dict[str, Settings] = {}
         self.on_death: dict[str, Callable[[], None]] = {}
@@ -121,6 +125,24 @@ def test_every_wanted_version_becomes_ready(tmp_path: Path) -> None:
     cycle.load_all()
     assert states(cycle) == {"a/1": "READY", "a/2": "READY", "b/7": "READY"}
     assert cycle.is_ready
+
+
+def test_what_loading_found_out_shows_although_the_replaced_one_died_just_before(tmp_path: Path) -> None:
+    metrics = Metrics("0", "test")
+    cycle = Cycle(Settings(models=str(repository(tmp_path, "a/1"))), metrics, FakeLoader())
+    cycle.load_all()
+
+    def seconds() -> float | None:
+        return metrics.registry.get_sample_value(
+            "convserve_model_load_duration_seconds", {"model": "a", "version": "1"}
+        )
+
+    old, replacement = cycle.find("a"), bare_servable(name="a", version=1)
+    assert seconds() == old.load_seconds
+    cycle.drop(old, VersionStatus("a", 1, "UNAVAILABLE", "it died"))
+    assert seconds() is None
+    cycle.put(replacement)
+    assert seconds() == replacement.load_seconds
 
 
 @pytest.mark.parametrize("how", ["withdrawn", "replaced", "fallen"])
@@ -236,13 +258,21 @@ def test_a_version_that_fails_leaves_the_others_alone(tmp_path: Path, failure: E
 
 
 def test_the_operator_sees_why_a_version_failed(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    loader = FakeLoader(**{"a/1": ManifestInvalid("task: wrong"), "b/1": RuntimeError("a bug")})
-    cycle = lifecycle(repository(tmp_path, "a/1", "b/1"), loader)
+    failures = {
+        "a/1": ManifestInvalid("task: wrong"),
+        "b/1": RuntimeError("a bug"),
+        "c/1": Panic("a tokenizer's"),
+        "d/1": MemoryError(),
+    }
+    cycle = lifecycle(repository(tmp_path, *failures), FakeLoader(**failures))
     with caplog.at_level(logging.ERROR):
         cycle.load_all()
-    assert [status.reason for status in cycle.statuses()] == ["task: wrong", "loading failed, see the log"]
+    unexpected = "loading failed, see the log"
+    lacking = "memory ran out: allow more (ulimit -v, the container's limit)"
+    assert [status.reason for status in cycle.statuses()] == ["task: wrong", unexpected, unexpected, lacking]
     assert "task: wrong" in caplog.text
     assert "RuntimeError: a bug" in caplog.text
+    assert "Panic: a tokenizer's" in caplog.text
 
 
 def test_an_older_version_answers_while_the_newest_has_failed(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 from dataclasses import replace
@@ -189,6 +190,23 @@ def test_a_file_without_a_digest_is_compared_by_size_and_time(folder: VersionFol
     assert origin.is_what_is_on_disk(folder, SETTINGS)
     touch(folder.path / "labels.txt")
     assert not origin.is_what_is_on_disk(folder, SETTINGS)
+
+
+@pytest.mark.parametrize("bare", [True, False])
+def test_a_folder_that_cannot_be_looked_into_is_not_what_serves(
+    folder: VersionFolder, monkeypatch: pytest.MonkeyPatch, bare: bool
+) -> None:
+    origin = origin_of(folder, None if bare else read_manifest(folder.path))
+    if bare:
+        (folder.path / "manifest.json").unlink()
+    assert origin.is_what_is_on_disk(folder, SETTINGS)
+
+    def refuse(path: object, **_: object) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), path)
+
+    with monkeypatch.context() as refusing:
+        refusing.setattr(os, "stat", refuse)
+        assert not origin.is_what_is_on_disk(folder, SETTINGS)
 
 
 def test_a_graph_that_gets_a_manifest_or_becomes_a_pipe_has_changed(folder: VersionFolder) -> None:

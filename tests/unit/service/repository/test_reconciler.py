@@ -29,6 +29,8 @@ from service.repository.servable import Servable
 from service.settings import Settings
 from tests.unit.service.repository.test_lifecycle import FakeLoader, refusal, repository, states
 
+NO_THREAD = RuntimeError("can't start new thread")
+
 
 class Stage:
     """A repository on disk, its lifecycle, and the reconciler between them."""
@@ -121,11 +123,18 @@ def test_a_failed_version_is_tried_again_only_when_it_changed(tmp_path: Path) ->
     assert stage.states == {"a/1": "READY"}
 
 
-def test_a_version_for_which_too_many_files_were_open_is_tried_again_at_the_next_look(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "lacking", [OSError(errno.EMFILE, os.strerror(errno.EMFILE)), NO_THREAD], ids=["file", "thread"]
+)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_version_for_which_there_was_no_file_or_thread_is_tried_again_at_the_next_look(
+    tmp_path: Path, lacking: Exception, named: bool
+) -> None:
     """Nothing about it was wrong, so nothing about it will change."""
     stage = Stage(tmp_path, "a/1", "b/1").start()
-    shortage = ManifestInvalid("not readable")
-    shortage.__context__ = OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+    shortage = ManifestInvalid("not readable") if named else lacking
+    if named:
+        shortage.__context__ = lacking
     stage.loader.failures |= {"a/2": shortage, "b/1": shortage}
     stage.add("a/2")
     stage.change("b/1")
@@ -175,14 +184,6 @@ def test_a_changed_serving_toml_is_followed(tmp_path: Path) -> None:
     stage.reconciler.poll()
     assert stage.serving("a") == [2, 1]
     assert stage.loader.settings["a/2"].instances == 3
-
-
-def test_a_damaged_serving_toml_stops_changes_of_its_model_alone(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "a/1", "b/1").start()
-    (tmp_path / "a" / "serving.toml").write_text("nonsense")
-    stage.add("a/2", "b/2")
-    stage.reconciler.poll()
-    assert (stage.serving("a"), stage.serving("b")) == ([1], [2])
 
 
 def test_a_removed_model_is_unloaded_and_forgotten(tmp_path: Path) -> None:
@@ -512,13 +513,18 @@ def test_a_pin_to_nothing_at_the_start_is_told(tmp_path: Path, caplog: pytest.Lo
     assert "has no version on disk" in caplog.text
 
 
-def test_a_damaged_serving_toml_is_told_once_and_shows(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    stage = Stage(tmp_path, "a/1").start()
+def test_a_damaged_serving_toml_stops_changes_of_its_model_alone_is_told_once_and_shows(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stage = Stage(tmp_path, "a/1", "b/1").start()
     (tmp_path / "a" / "serving.toml").write_text("instances =")
+    stage.add("a/2", "b/2")
     with caplog.at_level(logging.ERROR):
         for _ in range(3):
             stage.reconciler.poll()
+    assert (stage.serving("a"), stage.serving("b")) == ([1], [2])
     assert change_failed(stage)
+    assert not change_failed(stage, "b")
     assert len(caplog.records) == 1
     assert caplog.records[0].exc_info is None
 
@@ -542,11 +548,13 @@ def test_an_older_version_serves_where_the_newest_fails_at_the_start(tmp_path: P
     assert stage.serving("a") == [1]
     assert stage.lifecycle.is_ready
     assert shows(stage, "UNAVAILABLE", "a/3")
+    assert shows(stage, "UNAVAILABLE", "a/2")
     tried: list[str] = []
     loader.during = tried.append
     stage.reconciler.poll()
     assert tried == [], "what failed is not tried at every look"
     assert stage.serving("a") == [1]
+    assert shows(stage, "UNAVAILABLE", "a/2"), "what failed to stand in is still said to have failed"
     loader.failures.clear()
     stage.change("a/3")
     stage.reconciler.poll()
@@ -706,15 +714,6 @@ def test_a_new_model_without_manifests_is_loaded_at_its_newest_alone(tmp_path: P
     for _ in range(3):
         stage.reconciler.poll()
     assert loaded == ["a/2"], "no older one stands in for one that is only waited for"
-
-
-def test_what_failed_to_stand_in_is_still_said_to_have_failed(tmp_path: Path) -> None:
-    loader = FakeLoader(**{"a/3": ManifestInvalid("no"), "a/2": ManifestInvalid("no")})
-    stage = Stage(tmp_path, "a/1", "a/2", "a/3", loader=loader).start()
-    for _ in range(2):
-        assert stage.serving("a") == [1]
-        assert shows(stage, "UNAVAILABLE", "a/2")
-        stage.reconciler.poll()
 
 
 def test_a_model_that_could_not_be_served_and_is_gone_is_no_shortfall(tmp_path: Path) -> None:

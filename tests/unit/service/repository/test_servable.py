@@ -37,7 +37,7 @@ from service.repository.attempt import Attempt
 from service.repository.lifecycle import Lifecycle
 from service.repository.loading import load
 from service.repository.reconciler import Reconciler
-from service.repository.servable import Servable
+from service.repository.servable import Servable, show_facts
 from service.repository.store import VersionFolder
 from service.settings import Settings
 from service.tensors import TensorSpec
@@ -111,6 +111,8 @@ def test_a_published_version_is_loaded_proven_and_answers(tmp_path: Path, loaded
     np.testing.assert_allclose(answer, picture_probabilities(images), atol=1e-6)
 
     labels = {"model": "pictures", "version": "1"}
+    assert value(metrics, "golden_check_passed", **labels) is None, "not before it serves"
+    show_facts(servable, metrics)
     assert value(metrics, "golden_check_passed", **labels) == 1
     assert value(metrics, "golden_check_max_abs_error", **labels) == servable.golden.max_abs_error
     assert value(metrics, "queue_depth", **labels) == 0
@@ -124,8 +126,8 @@ def test_a_published_version_is_loaded_proven_and_answers(tmp_path: Path, loaded
 
 def test_a_version_loaded_anew_shows_nothing_of_before(tmp_path: Path, loaded: Load, metrics: Metrics) -> None:
     folder = write_picture_version(tmp_path)
-    loaded(folder, device="auto")
-    loaded(folder, device="cpu", max_batch_size=1)
+    show_facts(loaded(folder, device="auto"), metrics)
+    show_facts(loaded(folder, device="cpu", max_batch_size=1), metrics)
     labels = {"model": "pictures", "version": "1"}
     for requested, shown in (("auto", None), ("cpu", 1)):
         runs = {"requested": requested, "actual": "CPUExecutionProvider", "device": "cpu"}
@@ -199,6 +201,7 @@ def test_a_bare_graph_is_served_as_tensors_and_says_so(tmp_path: Path, loaded: L
     assert (servable.verified, servable.golden) == (False, None)
     assert servable.max_batch_size == 32
     assert servable.objective_seconds == math.inf
+    show_facts(servable, metrics)
     assert value(metrics, "golden_check_passed", model="m", version="1") == 0
     assert value(metrics, "golden_check_max_abs_error", model="m", version="1") is None
     assert ask(servable, np.array([[1, 2]], np.float32))[0].tolist() == [[2, 4]]
@@ -352,6 +355,7 @@ def test_of_a_bare_graph_the_operators_number_counts(
 ) -> None:
     servable = loaded(write_model(tmp_path, doubling()), max_batch_size=setting)
     assert (servable.max_batch_size, servable.max_rows) == (expected, expected)
+    show_facts(servable, metrics)
     cost = value(metrics, "batch_cost_seconds", model="m", version="1", group="", bucket=str(expected))
     assert cost is not None, "measured as well"
     rows = np.ones((expected, 2), np.float32)

@@ -203,16 +203,6 @@ def test_what_falls_again_and_again_stays_down_until_it_changes(
     stage.change("a/1")
     stage.reconciler.poll()
     assert stage.states == {"a/1": "READY"}
-
-
-def test_what_has_changed_since_it_fell_is_brought_back_again(tmp_path: Path) -> None:
-    stage = Stage(tmp_path, "a/1").start()
-    watchdog = watched(stage)
-    for _ in range(4):
-        stage.loader.on_death["a/1"]()
-        watchdog.look()
-    stage.change("a/1")
-    stage.reconciler.poll()
     for _ in range(3):
         stage.loader.on_death["a/1"]()
         watchdog.look()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import logging
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 
@@ -81,18 +82,15 @@ def test_one_that_does_not_come_up_is_given_up_and_keeps_no_other_waiting(caplog
     assert "batches that run alone get no extra threads: it did not end within 2.5 seconds" in caplog.text
 
 
-def test_nothing_is_opened_once_it_is_to_stop() -> None:
-    first, second = FakeSession(), FakeSession()
-    widening = widening_of(a=first, b=second)
-    first.during = lambda: widening.stop() and None
-    widening.look()
-    assert (first.opened, second.opened) == (1, 0)
+def leave(widening: Widening) -> None:
+    widening._lifecycle.withdraw(widening._lifecycle.find("b"))
 
 
-def test_nothing_is_opened_for_who_left_meanwhile() -> None:
+@pytest.mark.parametrize("meanwhile", [Widening.stop, leave])
+def test_nothing_is_opened_once_it_is_to_stop_or_who_wanted_it_left(meanwhile: Callable[[Widening], Any]) -> None:
     first, second = FakeSession(), FakeSession()
     widening = widening_of(a=first, b=second)
-    first.during = lambda: widening._lifecycle.withdraw(widening._lifecycle.find("b"))
+    first.during = lambda: meanwhile(widening) and None
     widening.look()
     assert (first.opened, second.opened) == (1, 0)
 

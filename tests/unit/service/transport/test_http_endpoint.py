@@ -212,6 +212,13 @@ def test_a_body_that_nobody_reads_is_not_taken_for_a_request(send: Callable[[str
     assert response.endswith(b"Connection: close\r\n\r\nignored")
 
 
+def test_a_body_that_nobody_reads_arrives_all_the_same(send: Callable[..., bytes]) -> None:
+    """Closing on a caller who still sends would take the answer away from him."""
+    request, arrived = "POST /ignore HTTP/1.1\r\nContent-Length: 5\r\n\r\nabcde", []
+    assert send(request, lambda: arrived.append(1)).endswith(b"ignored")
+    assert len(arrived) == len(request)
+
+
 @pytest.mark.parametrize("declared", ["", "x", "-1", "1" * 30])
 def test_a_length_that_is_no_number_is_none(send: Callable[[str], bytes], declared: str) -> None:
     assert b"no length" in send(f"POST /echo HTTP/1.1\r\nContent-Length: {declared}\r\n\r\n")
@@ -261,7 +268,9 @@ def test_starting_and_closing(monkeypatch: pytest.MonkeyPatch) -> None:
     endpoint = HttpEndpoint(("127.0.0.1", 0), {}, pytest.fail)
     assert endpoint.port == 4242
     endpoint.start()
+    assert endpoint._thread.is_alive()
     endpoint.close()
+    assert FakeServer.made.stopped.is_set()
     assert FakeServer.made.closed
 
 

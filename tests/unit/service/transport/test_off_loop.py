@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
 from typing import Any
 
 import pytest
@@ -16,6 +17,19 @@ from tests.fakes import GUARD_SECONDS
 
 def method(handle: Callable[[Any], Any], **kind: bool) -> Method:
     return Method("/a.B/C", None, None, handle, **kind)
+
+
+@pytest.fixture
+def died() -> list[Exception]:
+    return []
+
+
+@pytest.fixture
+def off_loop(died: list[Exception]) -> Iterator[OffLoop]:
+    made = OffLoop(died.append)
+    made.start()
+    yield made
+    made.close()
 
 
 class Changes:
@@ -33,8 +47,8 @@ class Changes:
         return name
 
 
-def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
-    off_loop, change = OffLoop(), Changes()
+def test_one_changes_after_the_other_and_looks_wait_for_none(off_loop: OffLoop) -> None:
+    change = Changes()
 
     async def calls() -> None:
         changing = [
@@ -52,39 +66,69 @@ def test_one_changes_after_the_other_and_looks_wait_for_none() -> None:
         assert changing[1].cancelled()
 
     asyncio.run(calls())
-    off_loop.close()
     assert change.begun == ["a", "c"], "who left before its turn changed nothing"
 
 
-def test_only_what_blocks_leaves_the_loop_and_what_changes_lets_batches_finish(monkeypatch: pytest.MonkeyPatch) -> None:
-    waiting: list[threading.Thread] = []
-    monkeypatch.setattr("service.transport.off_loop.wait_for_turns", lambda: waiting.append(threading.current_thread()))
-    off_loop = OffLoop()
-
-    async def thread(**kind: bool) -> Any:
-        return await off_loop.answer(method(lambda _: threading.current_thread(), **kind), None)
+def test_only_what_blocks_leaves_the_loop_for_a_thread_that_no_exit_waits_for(off_loop: OffLoop) -> None:
+    async def thread(**kind: bool) -> threading.Thread:
+        found: threading.Thread = await off_loop.answer(method(lambda _: threading.current_thread(), **kind), None)
+        return found
 
     async def calls() -> None:
-        loop = threading.current_thread()
-        assert await thread() is loop
-        assert await thread(blocking=True) not in (loop, *waiting)
-        assert [await thread(changes=True)] == waiting
+        assert await thread() is threading.current_thread()
+        looks, changes = await thread(blocking=True), await thread(changes=True)
+        assert (looks.name, changes.name) == ("looks_0", "changes_0")
+        assert looks.daemon
+        assert changes.daemon
 
     asyncio.run(calls())
-    off_loop.close()
 
 
-def test_what_waits_when_it_closes_is_dropped() -> None:
-    off_loop, change = OffLoop(), Changes()
+def test_a_failure_reaches_its_caller_and_the_next_call_is_answered(off_loop: OffLoop, died: list[Exception]) -> None:
+    def fail(_: object) -> None:
+        raise MemoryError
+
+    async def calls() -> None:
+        with pytest.raises(MemoryError):
+            await off_loop.answer(method(fail, changes=True), None)
+        assert await off_loop.answer(method(lambda name: name, changes=True), "a") == "a"
+
+    asyncio.run(calls())
+    assert not died
+
+
+@pytest.mark.parametrize("kind", ["changes", "blocking"])
+def test_the_server_hears_of_a_thread_that_can_settle_no_call(
+    off_loop: OffLoop, died: list[Exception], monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    def no_memory(*_: object) -> None:
+        raise MemoryError
+
+    async def calls() -> None:
+        for settles in ("set_result", "set_exception"):
+            monkeypatch.setattr(Future, settles, no_memory)
+        call = asyncio.create_task(off_loop.answer(method(lambda name: name, **{kind: True}), "a"))
+        while not died:
+            await asyncio.sleep(0)
+        call.cancel()
+
+    asyncio.run(calls())
+    assert [str(error) for error in died] == [f"the thread {'changes' if kind == 'changes' else 'looks'}_0 died"]
+
+
+def test_what_waits_when_it_closes_is_dropped(off_loop: OffLoop) -> None:
+    change = Changes()
 
     async def calls() -> None:
         changing = [asyncio.create_task(off_loop.answer(method(change, changes=True), name)) for name in "ab"]
         assert await asyncio.to_thread(change.started.wait, GUARD_SECONDS)
-        off_loop.close()
+        closing = asyncio.create_task(asyncio.to_thread(off_loop.close))
+        while not off_loop._changes._closed:
+            await asyncio.sleep(0)
         change.gate.set()
-        await asyncio.wait(changing)
-        assert changing[0].result() == "a", "nobody waited for what was under way"
-        assert changing[1].cancelled()
+        await closing
+        assert await changing[0] == "a"
+        changing[1].cancel()
 
     asyncio.run(calls())
     assert change.begun == ["a"]

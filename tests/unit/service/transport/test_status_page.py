@@ -15,6 +15,7 @@ from service.metrics import Metrics
 from service.repository.lifecycle import VersionStatus
 from service.transport import status_html
 from service.transport.http_message import Request
+from service.transport.live import Counts, Histogram
 from service.transport.status_chart import chart, summary
 from service.transport.status_page import StatusPage
 from service.transport.try_form import TryForm
@@ -137,6 +138,45 @@ def test_rates_are_of_the_time_since_the_last_look() -> None:
     assert "the last 4 seconds" in second
     assert "<dt>Calls</dt><dd>2.0/s</dd>" in second
     assert "<div class=bad><dt>Failed</dt><dd>1.0/s</dd>" in second
+
+
+def test_the_figures_and_charts_of_a_version_say_what_was_counted() -> None:
+    def seconds(places: dict[int, int]) -> Histogram:
+        bounds = tuple(0.001 * 2**place for place in range(18))
+        return Histogram(bounds, tuple(places.get(place, 0) for place in range(19)), 1.0)
+
+    counts = Counts(
+        codes={"OK": 40, "INTERNAL": 30, "NOT_FOUND": 20},
+        latency=seconds({2: 20, 4: 20}),
+        queue=seconds({0: 3, 18: 7}),
+        batch=Histogram((1, 2, 4, 8, 16), (2, 0, 6, 0, 0, 0), 26.0),
+        padding=Histogram((0.5, 1.0), (8, 0, 0), 2.0),
+    )
+    servable = make_servable(name="sums")
+    assert servable.max_batch_size == 4
+    text = status_html.card(VersionStatus("sums", 1, "READY"), servable, counts, 2.0)
+    Balanced().check(text)
+    _, _, figures = text.partition('<dl class="figures">')
+    assert dict(re.findall("<div[^>]*><dt>(.+?)</dt><dd>(.+?)</dd>", figures)) == {
+        "Calls": "20/s",
+        "Failed": "25/s",
+        "Waiting": "0",
+        "Batch": "3.2",
+        "Median": "4 ms",
+        "90 %": "14.4 ms",
+        "99 %": "15.8 ms",
+        "Padding": "25 %",
+    }
+    assert re.findall("<div class=bad><dt>(.+?)</dt>", text) == ["Failed"]
+    assert re.findall('aria-label="(.+?)"', text) == [
+        "Latency: 40 calls, 50% of them 2 ms to 4 ms",
+        "Time in the queue: 10 requests, 70% of them over 131 s",
+        "Rows in a batch: 8 batches, 75% of them of 3 to 4",
+    ]
+    idle = dataclasses.replace(counts, latency=seconds({}), batch=Histogram((1,), (0, 0), 0.0), padding=seconds({}))
+    text = status_html.card(VersionStatus("sums", 1, "READY"), servable, idle, 2.0)
+    assert "<dt>Batch</dt><dd>\N{EN DASH}</dd>" in text
+    assert "<figure>" not in text
 
 
 def test_the_form_only_where_there_is_one_and_only_for_classifiers() -> None:

@@ -8,7 +8,17 @@ from typing import Any
 
 import pytest
 
-from service.errors import ModelNotFound, QueueFull, Unauthenticated
+from service.errors import (
+    BackendFailed,
+    DeadlineExceeded,
+    InvalidInput,
+    ModelNotFound,
+    ModelNotReady,
+    PermissionDenied,
+    QueueFull,
+    ServingError,
+    Unauthenticated,
+)
 from service.pb.convserve.classification.v1 import classification_pb2 as pb
 from service.transport import try_form
 from service.transport.calls import CLASSIFY_IMAGES, CLASSIFY_SENTENCES
@@ -55,7 +65,9 @@ def picture_answer() -> bytes:
     answer = pb.ClassifyImagesResponse(model_name="m", model_version="2")
     answer.results.add().classification.scored_labels.add(index=1, label="<one>", probability=0.75)
     answer.explanation.batch_size = 3
+    answer.explanation.decode_seconds = 0.25
     answer.explanation.queue_seconds = 0.5
+    answer.explanation.infer_seconds = 0.75
     answer.explanation.execution_provider = "CPUExecutionProvider"
     return answer.SerializeToString()
 
@@ -69,8 +81,17 @@ def test_a_picture_becomes_a_call_of_one_picture() -> None:
         model_name="m", images=[b"\x89PNG"], explain=True
     )
     assert status == 200
-    assert (told["model"], told["version"], told["batch_size"], told["queue_seconds"]) == ("m", "2", 3, 0.5)
-    assert told["labels"] == [{"label": "<one>", "probability": 0.75}]
+    assert told == {
+        "model": "m",
+        "version": "2",
+        "labels": [{"label": "<one>", "probability": 0.75}],
+        "decode_seconds": 0.25,
+        "queue_seconds": 0.5,
+        "infer_seconds": 0.75,
+        "batch_size": 3,
+        "provider": "CPUExecutionProvider",
+        "cached": False,
+    }
 
 
 def test_an_answer_from_the_cache_says_so() -> None:
@@ -86,23 +107,39 @@ def test_an_answer_from_the_cache_says_so() -> None:
 def test_a_sentence_becomes_a_call_of_one_sentence() -> None:
     calls = Calls(ModelNotFound("no model 'm'"))
     status, told = send(TryForm(calls.begin, loopback_only=True), "schön".encode(), model="m", kind="sentence")
-    assert pb.ClassifySentencesRequest.FromString(calls.begun[0][1]).sentences == ["schön"]
+    assert pb.ClassifySentencesRequest.FromString(calls.begun[0][1]) == pb.ClassifySentencesRequest(
+        model_name="m", sentences=["schön"], explain=True
+    )
     assert calls.begun[0][0] == CLASSIFY_SENTENCES
     assert (status, told) == (404, {"code": "NOT_FOUND", "error": "no model 'm'"})
 
 
 def test_credential_id_and_trace_travel_along_and_nothing_else() -> None:
     calls = Calls(Unauthenticated("no"))
-    headers = {"authorization": "Bearer t", "x-request-id": "mine", "traceparent": "00-1", "cookie": "c"}
-    status, _ = send(TryForm(calls.begin, loopback_only=True), b"x", headers, model="m", kind="sentence")
-    assert calls.begun[0][3] == {"authorization": "Bearer t", "x-request-id": "mine", "traceparent": "00-1"}
+    passed_on = {"authorization": "Bearer t", "x-request-id": "mine", "traceparent": "00-1", "tracestate": "a=b"}
+    send(TryForm(calls.begin, loopback_only=True), b"x", {**passed_on, "cookie": "c"}, model="m", kind="sentence")
+    assert calls.begun[0][3] == passed_on
     assert calls.begun[0][4].request_id == "mine"
-    assert status == 401
 
 
-def test_overload_is_told_as_overload() -> None:
-    form = TryForm(Calls(QueueFull("full")).begin, loopback_only=True)
-    assert send(form, b"x", model="m", kind="sentence")[0] == 429
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (InvalidInput("no"), 400),
+        (Unauthenticated("no"), 401),
+        (PermissionDenied("no"), 403),
+        (ModelNotFound("no"), 404),
+        (QueueFull("no"), 429),
+        (BackendFailed("no"), 500),
+        (ModelNotReady("no"), 503),
+        (DeadlineExceeded("no"), 504),
+    ],
+    ids=lambda given: getattr(given, "status", None),
+)
+def test_a_call_that_fails_has_the_status_of_http_that_comes_nearest(error: ServingError, status: int) -> None:
+    form = TryForm(Calls(error).begin, loopback_only=True)
+    got, told = send(form, b"x", model="m", kind="sentence")
+    assert (got, told["code"]) == (status, error.status)
 
 
 def test_a_bad_picture_is_the_caller_s_fault() -> None:
@@ -113,24 +150,33 @@ def test_a_bad_picture_is_the_caller_s_fault() -> None:
 
 
 @pytest.mark.parametrize(
-    ("headers", "query", "status"),
+    ("headers", "query", "status", "code"),
     [
-        ({}, {"kind": "tensor"}, 400),
-        ({}, {}, 400),
-        ({"content-length": "x"}, {"kind": "picture"}, 411),
-        ({"content-length": str(MAX_PICTURE_BYTES + 1)}, {"kind": "picture"}, 413),
-        ({"content-length": str(MAX_SENTENCE_BYTES + 1)}, {"kind": "sentence"}, 413),
-        ({"origin": "http://evil.example"}, {"kind": "picture"}, 403),
+        ({}, {"kind": "tensor"}, 400, "INVALID_ARGUMENT"),
+        ({}, {}, 400, "INVALID_ARGUMENT"),
+        ({"content-length": "x"}, {"kind": "picture"}, 411, "INVALID_ARGUMENT"),
+        ({"content-length": str(MAX_PICTURE_BYTES + 1)}, {"kind": "picture"}, 413, "INVALID_ARGUMENT"),
+        ({"content-length": str(MAX_SENTENCE_BYTES + 1)}, {"kind": "sentence"}, 413, "INVALID_ARGUMENT"),
+        ({"origin": "http://evil.example"}, {"kind": "picture"}, 403, "PERMISSION_DENIED"),
     ],
 )
-def test_refused_before_the_body_is_read(headers: dict[str, str], query: dict[str, str], status: int) -> None:
+def test_refused_before_the_body_is_read(
+    headers: dict[str, str], query: dict[str, str], status: int, code: str
+) -> None:
     def never(_: int) -> bytes:
         raise AssertionError
 
     calls = Calls()
     request = Request({**HOST, "content-length": "1", **headers}, {"model": "m", **query}, never)
-    assert TryForm(calls.begin, loopback_only=True).answer(request).status == status
+    response = TryForm(calls.begin, loopback_only=True).answer(request)
+    assert (response.status, json.loads(response.body)["code"]) == (status, code)
     assert calls.begun == []
+
+
+def test_what_is_as_large_as_is_allowed_is_classified() -> None:
+    form = TryForm(Calls(picture_answer()).begin, loopback_only=True)
+    for kind, most in (("picture", MAX_PICTURE_BYTES), ("sentence", MAX_SENTENCE_BYTES)):
+        assert send(form, bytes(most), model="m", kind=kind)[0] == 200
 
 
 def test_a_sentence_that_is_no_text_is_refused() -> None:

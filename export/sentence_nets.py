@@ -1,0 +1,131 @@
+"""Sentence networks that were trained elsewhere: their tokenizer, the sizes of a TextCNN, and what padding does."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from tokenizers import Tokenizer
+
+from export.architectures.textcnn import PADDING_ID
+from export.data.inputs import Preprocessing, TokenInputs
+from export.errors import ConversionFailed, RecipeInvalid, WeightsInvalid
+from export.recipe import TOKENIZER_FILE
+from export.zoo import Known
+from service.preprocessing import text
+from service.spec import TextSpec
+
+_PADDINGS = ("[PAD]", "<pad>", "<PAD>")
+_UNKNOWNS = ("[UNK]", "<unk>", "<UNK>")
+_MORE_PADDING = (1, 2, 5, 17, 64)  # zeros after a sentence; a server adds as many as the longest in a batch needs
+
+
+def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
+    """Read a file of Hugging Face's ``tokenizers``, as a server reads the one of a version.
+
+    The ids of padding and of unknown words are those that the file sets, or else those of their usual names.
+
+    Args:
+        path: The file, usually ``tokenizer.json``.
+        max_tokens: The longest sentence that will be served.
+
+    Raises:
+        RecipeInvalid: It cannot be read, has gaps between its ids, or does not tell padding or unknown words.
+    """
+    if not path.is_file():
+        raise RecipeInvalid(f"{path}: no such file; expected the tokenizer.json of Hugging Face's tokenizers")
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # tokenizers raises plain Exception
+        raise RecipeInvalid(f"{path}: is no tokenizer.json of Hugging Face's tokenizers ({error})") from None
+    words = tokenizer.get_vocab()
+    if sorted(words.values()) != list(range(len(words))):
+        raise RecipeInvalid(f"{path}: has {len(words)} tokens whose ids are not 0 to {len(words) - 1}, each once")
+    model = json.loads(tokenizer.to_str())["model"]
+    named = (tokenizer.padding or {}).get("pad_token"), model.get("unk_token")
+    ids = []
+    for kind, name, usual in zip(("padding", "unknown words"), named, (_PADDINGS, _UNKNOWNS), strict=True):
+        known = [words[each] for each in (name, *usual) if each in words]
+        if not known:
+            raise RecipeInvalid(
+                f"{path}: does not tell its token for {kind}; name it in the tokenizer, or call it {usual[0]}"
+            )
+        ids.append(known[0])
+    try:
+        return Preprocessing(TextSpec("text", TOKENIZER_FILE, ids[0], ids[1], max_tokens), tokenizer)
+    except ValueError as error:
+        raise RecipeInvalid(f"{path}: {error}") from None
+
+
+def as_textcnn(
+    known: Known, state: Mapping[str, torch.Tensor], preprocessing: Preprocessing
+) -> tuple[Known, dict[str, torch.Tensor], list[str]]:
+    """Return a TextCNN in the sizes of its weights, the weights with one axis for words, and what was done.
+
+    Args:
+        known: The variant.
+        state: Tensors by the file's names. Filters may be those of Conv1d (F, D, width) or of Conv2d (F, 1, width, D).
+        preprocessing: The tokenizer.
+
+    Raises:
+        WeightsInvalid: They are no TextCNN's, or have another vocabulary than the tokenizer.
+        RecipeInvalid: Padding has another id than the network's.
+    """
+    flat = {
+        name: value[:, 0].transpose(1, 2) if value.ndim == 4 and value.shape[1] == 1 else value
+        for name, value in state.items()
+    }
+    filters = [value for value in flat.values() if value.ndim == 3]
+    tables = [value for value in flat.values() if value.ndim == 2 and filters and value.shape[1] == filters[0].shape[1]]
+    if not tables:
+        raise WeightsInvalid(
+            f"the weights are no TextCNN's; expected word vectors (V, D), filters (F, D, width) or (F, 1, width, D), "
+            f"and a linear layer, got {', '.join(str(tuple(value.shape)) for value in state.values())}"
+        )
+    words = preprocessing.sizes(0).vocabulary
+    if all(len(table) != words for table in tables):
+        raise WeightsInvalid(f"the weights have vectors for {len(tables[0])} words, the tokenizer has {words} tokens")
+    assert isinstance(preprocessing.spec, TextSpec)
+    if preprocessing.spec.padding_id != PADDING_ID:
+        raise RecipeInvalid(f"{known.name}: padding has the id {preprocessing.spec.padding_id}, expected {PADDING_ID}")
+    sizes = {
+        "widths": [value.shape[2] for value in filters],
+        "filters": filters[0].shape[0],
+        "dimensions": filters[0].shape[1],
+    }
+    notes = [
+        f"the weights are taken for Kim's TextCNN with {sizes['filters']} filters of each width of {sizes['widths']}: "
+        "padding on both sides, ReLU, the maximum over time; bring another network with --from"
+    ]
+    return dataclasses.replace(known, options={**known.options, **sizes}), flat, notes
+
+
+def check_padding(
+    name: str, answer: Callable[[np.ndarray], np.ndarray], inputs: TokenInputs, padding_id: int, rounding: float
+) -> None:
+    """Refuse a network whose answer to a sentence changes with the padding behind it, which a server adds to batches.
+
+    Args:
+        name: Of the network, for messages.
+        answer: Returns probabilities (N, K) for ids (N, L).
+        inputs: Sentences; each is tried, and the first token of each alone.
+        padding_id: What sentences are padded with.
+        rounding: Probabilities that differ by as much count as the same.
+
+    Raises:
+        ConversionFailed: A probability differs by more.
+    """
+    for row, more in zip(inputs.rows, np.resize(_MORE_PADDING, len(inputs)), strict=True):
+        for ids in (row, row[:1]):
+            longer = text.pad([np.append(ids, np.full(more, padding_id))], padding_id)
+            difference = float(np.abs(answer(ids[np.newaxis]) - answer(longer)).max())
+            if difference > rounding:
+                raise ConversionFailed(
+                    f"{name}: a probability for a sentence of {len(ids)} tokens changes by {difference:.2g} if {more} "
+                    f"tokens of padding follow, as in a batch with a longer one; its forward must add at least the "
+                    "widest filter's width of padding on both sides, and take the maximum over time (docs/export.md)"
+                )

@@ -1,0 +1,323 @@
+from __future__ import annotations
+
+import sys
+import types
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+import torch
+from onnx import TensorProto, helper, numpy_helper
+from tokenizers import Regex, Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.normalizers import Replace
+from tokenizers.pre_tokenizers import WhitespaceSplit
+from torch import nn
+
+from export import cli
+from export.architectures import Sizes
+from export.zoo import ZOO
+from service.backend.onnx import OnnxBackend
+from service.golden import read_golden
+from service.manifest import GOLDEN_FILE, MODEL_FILE, read_manifest
+from service.preprocessing.text import SentenceEncoder, pad
+from tests.unit.export.samples import BAD, GOOD, PLAIN, ready, write_sentences
+
+WORDS = (*GOOD, *BAD, *PLAIN)
+VOCABULARY = len(WORDS) + 2
+SIZES = {"widths": [2, 4], "filters": 5, "dimensions": 8}
+SENTENCES = (b"funny", b"the film is dull", b"a lovely story with music and warm actors , and the scene is moving")
+
+
+def load(tmp_path: Path, *arguments: object) -> int:
+    """Load with the tokenizer and the labels that lie there; `--tokenizer` may be given anew."""
+    given = ["--labels", tmp_path / "labels.txt", "--models", tmp_path, "--max-batch-size", 2, "--name", "m"]
+    if "--tokenizer" not in arguments:
+        given += ["--tokenizer", tmp_path / "tokenizer.json"]
+    return cli.main(["load", *map(str, (*arguments, *given))])
+
+
+def write_tokenizer(path: Path, words: Sequence[str] = WORDS) -> None:
+    numbers = {word: number for number, word in enumerate(["<pad>", "<unk>", *words])}
+    tokenizer = Tokenizer(WordLevel(numbers, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = WhitespaceSplit()
+    tokenizer.save(str(path))
+
+
+@pytest.fixture(autouse=True)
+def files(tmp_path: Path) -> None:
+    write_tokenizer(tmp_path / "tokenizer.json")
+    (tmp_path / "labels.txt").write_text("bad\ngood\n", encoding="utf-8")
+
+
+def served(version: Path) -> np.ndarray:
+    """What a client gets for :data:`SENTENCES`, in one batch."""
+    encoder = SentenceEncoder.from_dir(read_manifest(version).preprocessing, version)
+    rows = [encoder.encode(sentence) for sentence in SENTENCES]
+    return OnnxBackend(version / MODEL_FILE, "cpu").run([pad(rows, encoder.spec.padding_id)])[0]
+
+
+def alone(module: nn.Module, tmp_path: Path) -> np.ndarray:
+    """What torch answers to each sentence by itself."""
+    tokenizer = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    with torch.no_grad():
+        rows = [module(torch.tensor([tokenizer.encode(sentence.decode()).ids])).softmax(1) for sentence in SENTENCES]
+    return torch.cat(rows).numpy()
+
+
+def textcnn(variant: str = "rand", vocabulary: int = VOCABULARY) -> nn.Module:
+    torch.manual_seed(3)
+    known = ZOO[f"textcnn-{variant}"]
+    options = {**known.options, **SIZES}
+    network = type(known)(known.name, known.paper, known.architecture, options, known.sizes).build(
+        Sizes(2, vocabulary=vocabulary)
+    )
+    if variant == "multichannel":
+        nn.init.normal_(network.fixed)
+    return network.eval()
+
+
+@pytest.mark.parametrize("variant", ["rand", "multichannel"])
+def test_weights_of_a_textcnn_of_any_size_become_a_ready_version(
+    tmp_path: Path, variant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    network = textcnn(variant)
+    torch.save(network.state_dict(), tmp_path / "w.pt")
+    assert load(tmp_path, f"textcnn-{variant}", "--weights", tmp_path / "w.pt", "--max-tokens", 40) == 0
+    assert "Kim's TextCNN with 5 filters of each width of [2, 4]" in " ".join(capsys.readouterr().out.split())
+    version = tmp_path / "m" / "1"
+    assert np.abs(served(version) - alone(network, tmp_path)).max() < 1e-6
+    servable = ready(version)
+    assert servable.task == "sentence-classification"
+    assert servable.labels == ("bad", "good")
+    manifest = read_manifest(version)
+    assert manifest.preprocessing.max_tokens == 40
+    assert manifest.provenance.architecture == f"textcnn-{variant}"
+    assert not manifest.accuracy
+
+
+class _Usual(nn.Module):
+    """TextCNN as it is often written: filters that are pictures as wide as a vector. ``pads`` in whole windows."""
+
+    def __init__(self, *, pads: bool = True, vectors: int = VOCABULARY) -> None:
+        super().__init__()
+        self.pads = pads
+        self.embed = nn.Embedding(vectors, 8)
+        self.convs1 = nn.ModuleList(nn.Conv2d(1, 5, (width, 8)) for width in (2, 4))
+        self.fc1 = nn.Linear(10, 2)
+
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(nn.functional.pad(ids, (3, 4) if self.pads else (0, 3))).unsqueeze(1)
+        return self.fc1(torch.cat([nn.functional.relu(conv(x)).squeeze(3).amax(2) for conv in self.convs1], 1))
+
+
+def _module(monkeypatch: pytest.MonkeyPatch, module: nn.Module) -> str:
+    own = types.ModuleType("own_sentences")
+    own.build = module.eval  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "own_sentences", own)
+    return "own_sentences:build"
+
+
+def test_filters_of_conv2d_under_other_names_are_taken_by_order(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.manual_seed(1)
+    module = _Usual().eval()
+    torch.save(module.state_dict(), tmp_path / "w.pt")
+    assert load(tmp_path, "textcnn-rand", "--weights", tmp_path / "w.pt") == 0
+    assert "were assigned by order" in " ".join(capsys.readouterr().out.split())
+    version = tmp_path / "m" / "1"
+    assert np.abs(served(version) - alone(module, tmp_path)).max() < 1e-6
+    data = write_sentences(tmp_path / "mr.tsv")
+    assert cli.main(["evaluate", str(version), "--data", str(data), "--recipe", "textcnn-mr", "--all"]) == 0
+    assert "of 160" in capsys.readouterr().out
+
+
+def test_a_users_own_network_for_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    torch.manual_seed(1)
+    module = _Usual()
+    assert load(tmp_path, "--from", _module(monkeypatch, module)) == 0
+    version = tmp_path / "m" / "1"
+    assert np.abs(served(version) - alone(module, tmp_path)).max() < 1e-6
+    assert ready(version).inputs[0].shape == (-1, -1)
+
+
+def test_without_weights_a_textcnn_is_random_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert load(tmp_path, "textcnn-rand") == 0
+    assert "so they are random" in capsys.readouterr().out
+
+
+class _Fails(nn.Module):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        raise RuntimeError("Kernel size can't be greater than actual input size")
+
+
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (_Usual(pads=False), "tokens of padding follow"),
+        (_Usual(vectors=VOCABULARY - 1), f"each from 0 to {VOCABULARY - 1}, the tokenizer's last"),
+        (_Fails(), "cannot take ids of 1 to 512 tokens (Kernel size"),
+    ],
+    ids=["padding changes its answers", "fewer vectors than words", "fails"],
+)
+def test_a_network_that_the_server_could_not_batch_is_refused(
+    tmp_path: Path, module: nn.Module, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    if isinstance(module, _Usual):
+        nn.init.constant_(module.convs1[1].bias, 2.0)  # so that windows of padding count
+    assert load(tmp_path, "--from", _module(monkeypatch, module)) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+    assert not (tmp_path / "m").exists()
+
+
+def test_golden_sentences_have_words_that_the_tokenizer_knows(tmp_path: Path) -> None:
+    words = ["好", "坏", "电影", "故事", "演员", "音乐", "很", "不", "我", "喜欢"]
+    write_tokenizer(tmp_path / "tokenizer.json", words)
+    torch.save(textcnn(vocabulary=len(words) + 2).state_dict(), tmp_path / "w.pt")
+    assert load(tmp_path, "textcnn-rand", "--weights", tmp_path / "w.pt") == 0
+    (ids,) = read_golden(tmp_path / "m" / "1" / GOLDEN_FILE).inputs
+    assert set(range(len(words) + 2)) == set(np.unique(ids))
+
+
+def _model(words: dict[str, int], unknown: str) -> Callable[[Path], object]:
+    return lambda path: Tokenizer(WordLevel(words, unk_token=unknown)).save(str(path))
+
+
+@pytest.mark.parametrize(
+    ("write", "message"),
+    [
+        (lambda path: path.unlink(), "no such file; expected the tokenizer.json of Hugging Face's tokenizers"),
+        (lambda path: path.write_text("a\nb\n"), "is no tokenizer.json of Hugging Face's tokenizers"),
+        (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
+        (_model({"[PAD]": 0, "a": 1}, "?"), "does not tell its token for unknown words"),
+        (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "does not tell its token for padding"),
+        (_model({"[PAD]": 0, "a": 1}, "[PAD]"), "padding_id and unknown_id must differ"),
+    ],
+)
+def test_a_tokenizer_that_a_server_could_not_use_is_refused(
+    tmp_path: Path, write: Callable[[Path], object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "tokenizer.json")
+    assert load(tmp_path, "textcnn-rand") == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_tokenizer_that_takes_no_sentence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    tokenizer = Tokenizer(WordLevel({"[PAD]": 0, "[UNK]": 1}, unk_token="[UNK]"))
+    tokenizer.normalizer = Replace(Regex("."), "")
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    assert load(tmp_path, "textcnn-rand") == 2
+    assert "makes no tokens of any" in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("resnet20-cifar",), "resnet20-cifar: is a network for pictures; leave --tokenizer out"),
+        (("timm:resnet18",), "timm:resnet18: is a network for pictures; leave --tokenizer out"),
+        (("textcnn-rand", "--preprocessing", "textcnn-mr"), "--preprocessing and --size are for pictures"),
+        (("textcnn-rand", "--size", "8"), "--preprocessing and --size are for pictures"),
+    ],
+)
+def test_what_is_meant_for_pictures_is_refused(
+    tmp_path: Path, arguments: tuple[str, ...], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(tmp_path, *arguments) == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_what_is_missing_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert cli.main(["load", "textcnn-rand", "--models", str(tmp_path)]) == 2
+    assert "is a network for sentences; give --tokenizer FILE and --labels FILE" in capsys.readouterr().err
+    tokenizer = ["--tokenizer", str(tmp_path / "tokenizer.json")]
+    assert cli.main(["load", "textcnn-rand", *tokenizer, "--models", str(tmp_path)]) == 2
+    assert "no labels are known; give --labels FILE" in capsys.readouterr().err
+    assert cli.main(["load", "lenet5", "--max-tokens", "9", "--models", str(tmp_path)]) == 2
+    assert "--max-tokens limits sentences; give --tokenizer FILE too" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda state: {"a": torch.zeros(3, 4)}, "are no TextCNN's; expected word vectors (V, D)"),
+        (lambda state: {**state, "words.weight": torch.zeros(9, 8)}, "for 9 words, the tokenizer has 26 tokens"),
+    ],
+)
+def test_weights_that_are_not_the_tokenizers_are_refused(
+    tmp_path: Path, change: Callable[[dict], dict], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    torch.save(change(textcnn().state_dict()), tmp_path / "w.pt")
+    assert load(tmp_path, "textcnn-rand", "--weights", tmp_path / "w.pt") == 2
+    assert message in " ".join(capsys.readouterr().err.split())
+
+
+def test_padding_of_another_id_than_zero_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"<unk>": 0, "<pad>": 1} | {word: number for number, word in enumerate(WORDS, 2)}
+    Tokenizer(WordLevel(words, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
+    torch.save(textcnn().state_dict(), tmp_path / "w.pt")
+    assert load(tmp_path, "textcnn-rand", "--weights", tmp_path / "w.pt") == 2
+    assert "padding has the id 1, expected 0" in " ".join(capsys.readouterr().err.split())
+
+
+def _file(
+    path: Path, *, length: int | str = "l", dtype: int = TensorProto.INT32, pads: bool = True, vectors: int = VOCABULARY
+) -> Path:
+    """An ONNX file of a network with one filter of width 2, which returns logits."""
+    rng = np.random.default_rng(2)
+    weights = {
+        "table": rng.normal(size=(vectors, 4)),
+        "filter": rng.normal(size=(3, 4, 2)),
+        "bias": np.ones(3),
+        "linear": rng.normal(size=(3, 2)),
+    }
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["vectors"]),
+        helper.make_node("Transpose", ["vectors"], ["x"], perm=[0, 2, 1]),
+        helper.make_node("Conv", ["x", "filter", "bias"], ["y"], pads=[2, 3] if pads else [0, 1]),
+        helper.make_node("ReduceMax", ["y"], ["z"], axes=[2], keepdims=0),
+        helper.make_node("MatMul", ["z", "linear"], ["logits"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("ids", dtype, ["n", length])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["n", 2])],
+        [numpy_helper.from_array(value.astype(np.float32), name) for name, value in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=9), path)
+    return path
+
+
+@pytest.mark.parametrize("dtype", [TensorProto.INT32, TensorProto.INT64])
+def test_an_onnx_file_for_sentences_becomes_a_ready_version(tmp_path: Path, dtype: int) -> None:
+    # Its table has no row of zeros for padding, so what pads is the convolution alone.
+    path = _file(tmp_path / "theirs.onnx", dtype=dtype)
+    graph = onnx.load(path)
+    table = numpy_helper.to_array(graph.graph.initializer[0]).copy()
+    table[0] = 0
+    graph.graph.initializer[0].CopyFrom(numpy_helper.from_array(table, "table"))
+    onnx.save(graph, path)
+    assert load(tmp_path, path, "--logits") == 0
+    servable = ready(tmp_path / "m" / "1")
+    assert servable.inputs[0].datatype == "INT64"
+    answers = served(tmp_path / "m" / "1")
+    assert answers.shape == (3, 2)
+    assert np.allclose(answers.sum(axis=1), 1)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"pads": False}, "tokens of padding follow"),
+        ({"vectors": VOCABULARY - 1}, f"fails on id {VOCABULARY - 1}, the tokenizer's last"),
+        ({"length": 20}, "expected INT64 or INT32 (N, L) with a dynamic length L"),
+    ],
+)
+def test_an_onnx_file_that_the_server_could_not_batch_is_refused(
+    tmp_path: Path, changes: dict[str, object], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(tmp_path, _file(tmp_path / "theirs.onnx", **changes), "--logits") == 2
+    assert message in " ".join(capsys.readouterr().err.split())
