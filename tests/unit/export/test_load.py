@@ -183,7 +183,7 @@ def test_a_function_and_what_it_imports_are_found_in_the_current_folder(
     (tmp_path / "mine_part.py").write_text("from torch import nn\n")
     monkeypatch.chdir(tmp_path)
     before = [*sys.path]
-    network = find_builder("mine_whole:make")(Sizes(3, 8, 8, 3))
+    network = find_builder("mine_whole:make", sentences=False)(Sizes(3, 8, 8, 3))
     assert isinstance(network.inner, nn.Identity)
     assert sys.path == before
     for name in ("mine_whole", "mine_part"):
