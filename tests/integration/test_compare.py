@@ -16,6 +16,7 @@ from bench.cli import main
 from bench.compare import grounds
 from bench.compare.clients import ClientFailed
 from bench.compare.sending import Programs, Sender
+from bench.errors import PeerFailed
 from bench.peers import PEERS
 from bench.peers.base import ROOT, Command, Place
 from bench.peers.cases import open_case
@@ -191,6 +192,12 @@ def test_who_is_told_to_end_while_a_peer_starts_leaves_none_behind(tmp_path: Pat
         pass
     (process,) = begun
     assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+
+
+def test_what_keeps_a_peer_from_starting_is_named(tmp_path: Path):
+    for program, log, named in (("/no/such", tmp_path / "log", "/no/such"), (sys.executable, tmp_path, str(tmp_path))):
+        with pytest.raises(PeerFailed, match=f"^{named}: "), Running(Command((program,)), log):
+            pass
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
