@@ -99,9 +99,12 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         grounds.Grounds, "_environment", lambda self, peer: broken if peer.name == "convserve" else made(self, peer)
     )
-    code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
+    shown: list[str] = []
+    monkeypatch.setattr("bench.compare.measure.show", shown.append)
+    code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1", "--models=lenet5-mnist-jpeg")
     assert code == 1
     assert results["failures"][0]["reason"] == "it ended with 3: no such model"
+    assert shown == ["lenet5-mnist-jpeg, convserve, round 1: starting"]
 
 
 H2LOAD = """
