@@ -40,7 +40,9 @@ def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
         raise RecipeInvalid(f"{path}: no such file; expected the tokenizer.json of Hugging Face's tokenizers")
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # tokenizers raises plain Exception, or panics
         raise RecipeInvalid(f"{path}: is no tokenizer.json of Hugging Face's tokenizers ({error})") from None
     words = tokenizer.get_vocab()
     if sorted(words.values()) != list(range(len(words))):

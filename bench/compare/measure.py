@@ -70,6 +70,7 @@ def take_turn(
     """
     if isinstance(peer, Bare):
         return [], bare_loop(turn, peer, case, place, loads, terms)
+    show(f"{turn}: starting")
     with checked(peer, case, place, expected, terms) as (running, seconds, sender):
         start = StartRow(turn.peer, turn.model, turn.round, terms.commit, seconds, *running.memory_bytes())
         rows = []
@@ -91,7 +92,6 @@ def checked(
     Raises:
         PeerFailed: It did not come up, or answered wrongly.
     """
-    show(f"{case.name}, {peer.name}: starting")
     with Running(peer.command(case, place), place.folder / "log") as running:
         seconds = asking.wait_right(peer, case, place, running, expected[0])
         answer_bytes = asking.check(peer, case, place, expected)

@@ -91,7 +91,7 @@ class Fleet:
 
         Args:
             plans: One per process.
-            doing: Shown meanwhile.
+            doing: Shown meanwhile; empty leaves what is shown as it is.
 
         Raises:
             FleetFailed: A process could not carry out its plan.
@@ -104,10 +104,14 @@ class Fleet:
         seconds = max(plan.seconds for plan in plans)
 
         def tick() -> None:
-            show(doing, min(max(time.monotonic() - start, 0.0), seconds), seconds)
+            if doing:
+                show(doing, min(max(time.monotonic() - start, 0.0), seconds), seconds)
 
-        parts: list[Run] = self._gather(longest + _GRACE_SECONDS, tick)
-        show("")
+        try:
+            parts: list[Run] = self._gather(longest + _GRACE_SECONDS, tick)
+        finally:
+            if doing:
+                show("")
         return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
 
     def _tell(self, words: Sequence[Any]) -> None:

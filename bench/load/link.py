@@ -17,7 +17,6 @@ PATH = "/inference.GRPCInferenceService/ModelInfer"
 _READ_BYTES = 1 << 18
 _CONNECT_SECONDS = 5.0
 
-
 Address = tuple[int, Any]  # family and place of a server: no name is looked up while requests are due
 
 

@@ -45,7 +45,7 @@ class Running:
         """Start it.
 
         Raises:
-            PeerFailed: There is no such program.
+            PeerFailed: There is no such program, or the log cannot be written.
         """
         command, pipes = self._command, self._pipes
         environment = {key: os.environ[key] for key in _KEPT if key in os.environ}
@@ -64,7 +64,7 @@ class Running:
                     start_new_session=True,
                 )
         except OSError as error:
-            raise PeerFailed(f"{command.argv[0]}: {error.strerror}") from None
+            raise PeerFailed(f"{error.filename or command.argv[0]}: {error.strerror}") from None
         except BaseException:  # told to end before it is known what was started
             self._kill(stat.pid for stat in _stats() if self._is_tagged(stat.pid))
             raise

@@ -50,6 +50,7 @@ def profile_model(
     peer = PEERS[DOORS[transport]]
     case, expected = grounds.case(model)
     place = grounds.place(peer)
+    show(f"{model}: starting")
     with measure.checked(peer, case, place, expected, terms) as (running, _, sender):
         names = thread_names(tools.spy, running.process.pid)
         found = [

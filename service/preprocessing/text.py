@@ -35,6 +35,8 @@ class SentenceEncoder:
             raise ManifestInvalid(f"{path}: not readable as a tokenizer (no such file)")
         try:
             tokenizer = Tokenizer.from_file(str(path))
+        except KeyboardInterrupt:
+            raise
         except BaseException as error:  # tokenizers raises plain Exception, or panics
             raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
         # The file's own settings must not truncate or pad: too long sentences are refused, and batches are padded here.

@@ -71,9 +71,8 @@ class Admin:
     def _check_may_load(
         self, request: inference.RepositoryModelLoadRequest | inference.RepositoryModelUnloadRequest
     ) -> None:
-        if (
-            request.repository_name and not request.model_name
-        ):  # field 1, which is the model's name in KServe's contract
+        # Field 1 is the model's name in KServe's contract.
+        if request.repository_name and not request.model_name:
             raise InvalidInput(
                 f"expected model_name (field 2), got only repository_name (field 1) '{request.repository_name}': "
                 "use Triton's contract of this method, KServe's has other field numbers"

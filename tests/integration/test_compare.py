@@ -16,6 +16,7 @@ from bench.cli import main
 from bench.compare import grounds
 from bench.compare.clients import ClientFailed
 from bench.compare.sending import Programs, Sender
+from bench.errors import PeerFailed
 from bench.peers import PEERS
 from bench.peers.base import ROOT, Command, Place
 from bench.peers.cases import open_case
@@ -98,9 +99,12 @@ def test_a_server_that_ends_is_told_with_its_last_words(tmp_path: Path, monkeypa
     monkeypatch.setattr(
         grounds.Grounds, "_environment", lambda self, peer: broken if peer.name == "convserve" else made(self, peer)
     )
-    code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1")
+    shown: list[str] = []
+    monkeypatch.setattr("bench.compare.measure.show", shown.append)
+    code, results = compare(tmp_path / "results", "--peers=convserve", "--rounds=1", "--models=lenet5-mnist-jpeg")
     assert code == 1
     assert results["failures"][0]["reason"] == "it ended with 3: no such model"
+    assert shown == ["lenet5-mnist-jpeg, convserve, round 1: starting"]
 
 
 H2LOAD = """
@@ -191,6 +195,12 @@ def test_who_is_told_to_end_while_a_peer_starts_leaves_none_behind(tmp_path: Pat
         pass
     (process,) = begun
     assert process.wait(DEADLINE_SECONDS) == -signal.SIGKILL
+
+
+def test_what_keeps_a_peer_from_starting_is_named(tmp_path: Path):
+    for program, log, named in (("/no/such", tmp_path / "log", "/no/such"), (sys.executable, tmp_path, str(tmp_path))):
+        with pytest.raises(PeerFailed, match=f"^{named}: "), Running(Command((program,)), log):
+            pass
 
 
 def test_mistakes_are_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+from collections.abc import Callable
 from typing import Any
 from unittest.mock import MagicMock
 
@@ -36,6 +37,26 @@ def test_a_process_that_was_killed_between_two_plans_is_told(error: type[Excepti
     killed.recv.side_effect = error
     with pytest.raises(fleet.FleetFailed, match="a client process ended unexpectedly"):
         made._heard(killed)
+
+
+def test_a_run_that_has_nothing_to_say_leaves_the_line_as_it_is(monkeypatch: pytest.MonkeyPatch):
+    """As within compare, whose line stays until the next turn."""
+    shown: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(fleet, "show", lambda *what: shown.append(what))
+    made = fleet.Fleet(fleet.Work("127.0.0.1", 1, (), None), 1)
+    made._members = [(MagicMock(), MagicMock())]
+    plans: list[Any] = [MagicMock(seconds=4.0, drain_seconds=1.0)]
+
+    def interrupted(_: float, tick: Callable[[], None] | None = None) -> None:
+        if tick is not None:  # the plans are being carried out
+            tick()
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(made, "_gather", interrupted)
+    for doing in ("", "load on m"):
+        with pytest.raises(KeyboardInterrupt):
+            made.run(plans, doing)
+    assert [(what[0], *what[2:]) for what in shown] == [("load on m", 4.0), ("",)], "cleared however it ends"
 
 
 def test_ctrl_c_is_for_the_process_that_was_started_by_hand():

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -186,11 +187,17 @@ def _model(words: dict[str, int], unknown: str) -> Callable[[Path], object]:
     return lambda path: Tokenizer(WordLevel(words, unk_token=unknown)).save(str(path))
 
 
+def _panics(path: Path) -> None:
+    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (lambda path: path.unlink(), "no such file; expected the tokenizer.json of Hugging Face's tokenizers"),
         (lambda path: path.write_text("a\nb\n"), "is no tokenizer.json of Hugging Face's tokenizers"),
+        (_panics, "is no tokenizer.json of Hugging Face's tokenizers (Precompiled: "),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
         (_model({"[PAD]": 0, "a": 1}, "?"), "does not tell its token for unknown words"),
         (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "does not tell its token for padding"),

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -131,6 +132,13 @@ def test_a_missing_or_damaged_tokenizer_file_is_named(tmp_path: Path) -> None:
         with pytest.raises(ManifestInvalid) as caught:
             SentenceEncoder.from_dir(TEXT, tmp_path)
         assert str(caught.value).startswith(f"{path}: not readable as a tokenizer (")
+
+
+def test_ctrl_c_while_a_tokenizer_is_read_is_no_damage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tokenizer().save(str(tmp_path / "tokenizer.json"))
+    monkeypatch.setattr("service.preprocessing.text.Tokenizer", Mock(from_file=Mock(side_effect=KeyboardInterrupt)))
+    with pytest.raises(KeyboardInterrupt):
+        SentenceEncoder.from_dir(TEXT, tmp_path)
 
 
 def test_a_pipe_for_a_tokenizer_is_not_waited_for(tmp_path: Path) -> None:

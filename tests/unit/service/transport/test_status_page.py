@@ -86,9 +86,6 @@ class Balanced(HTMLParser):
         assert self._open.pop() == tag
 
 
-NO_FORM = FakeLifecycle([], [])
-
-
 def test_every_version_with_its_state_and_names_escaped() -> None:
     statuses = [VersionStatus("<b>", 3, "READY"), VersionStatus("slow", 1, "LOADING")]
     text = html_of(page(FakeLifecycle(statuses, [bare_servable(name="<b>", version=3)])))

@@ -46,7 +46,6 @@ FIELDS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-NUMERIC = [name for name in DTYPES if name != "BYTES"]
 _shapes = nps.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=4)
 
 
