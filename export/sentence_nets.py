@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -40,25 +41,32 @@ def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
         raise RecipeInvalid(f"{path}: no such file; expected the tokenizer.json of Hugging Face's tokenizers")
     try:
         tokenizer = Tokenizer.from_file(str(path))
-    except Exception as error:  # tokenizers raises plain Exception
+    except BaseException as error:  # tokenizers raises plain Exception, or panics
         raise RecipeInvalid(f"{path}: is no tokenizer.json of Hugging Face's tokenizers ({error})") from None
     words = tokenizer.get_vocab()
     if sorted(words.values()) != list(range(len(words))):
         raise RecipeInvalid(f"{path}: has {len(words)} tokens whose ids are not 0 to {len(words) - 1}, each once")
-    model = json.loads(tokenizer.to_str())["model"]
-    named = (tokenizer.padding or {}).get("pad_token"), model.get("unk_token")
+    paddings = dict.fromkeys(((tokenizer.padding or {}).get("pad_token") or _PADDINGS[0], *_PADDINGS))
     ids = []
-    for kind, name, usual in zip(("padding", "unknown words"), named, (_PADDINGS, _UNKNOWNS), strict=True):
-        known = [words[each] for each in (name, *usual) if each in words]
+    for kind, names in (("padding", paddings), ("unknown words", _unknowns(json.loads(tokenizer.to_str())["model"]))):
+        known = [words[name] for name in names if name in words]
         if not known:
-            raise RecipeInvalid(
-                f"{path}: does not tell its token for {kind}; name it in the tokenizer, or call it {usual[0]}"
-            )
+            raise RecipeInvalid(f"{path}: has no token for {kind}, expected {' or '.join(names) or 'an unk_id'}")
         ids.append(known[0])
     try:
         return Preprocessing(TextSpec("text", TOKENIZER_FILE, ids[0], ids[1], max_tokens), tokenizer)
     except ValueError as error:
         raise RecipeInvalid(f"{path}: {error}") from None
+
+
+def _unknowns(model: Mapping[str, Any]) -> Sequence[str]:
+    """Return the tokens that may stand for unknown words, given a tokenizer file's table ``model``.
+
+    BPE without one leaves out what it does not know; the other models fail on it.
+    """
+    if model["type"] == "Unigram":
+        return () if model["unk_id"] is None else (model["vocab"][model["unk_id"]][0],)
+    return _UNKNOWNS if model["unk_token"] is None else (model["unk_token"],)
 
 
 def as_textcnn(

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import sys
 import types
 from collections.abc import Callable, Sequence
@@ -11,9 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from export import cli
@@ -186,14 +188,26 @@ def _model(words: dict[str, int], unknown: str) -> Callable[[Path], object]:
     return lambda path: Tokenizer(WordLevel(words, unk_token=unknown)).save(str(path))
 
 
+def _unigram(unknown: int | None) -> Callable[[Path], object]:
+    scores = [("[PAD]", 0.0), ("[UNK]", 0.0), ("<odd>", 0.0), *((word, -1.0) for word in WORDS)]
+    return lambda path: Tokenizer(Unigram(scores, unknown)).save(str(path))
+
+
+def _panicking(path: Path) -> None:
+    charsmap = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | charsmap))
+
+
 @pytest.mark.parametrize(
     ("write", "message"),
     [
         (lambda path: path.unlink(), "no such file; expected the tokenizer.json of Hugging Face's tokenizers"),
         (lambda path: path.write_text("a\nb\n"), "is no tokenizer.json of Hugging Face's tokenizers"),
+        (_panicking, "is no tokenizer.json of Hugging Face's tokenizers"),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
-        (_model({"[PAD]": 0, "a": 1}, "?"), "does not tell its token for unknown words"),
-        (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "does not tell its token for padding"),
+        (_model({"[PAD]": 0, "[UNK]": 1, "a": 2}, "?"), "has no token for unknown words, expected ?"),
+        (_unigram(None), "has no token for unknown words, expected an unk_id"),
+        (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "has no token for padding, expected [PAD] or <pad> or <PAD>"),
         (_model({"[PAD]": 0, "a": 1}, "[PAD]"), "padding_id and unknown_id must differ"),
     ],
 )
@@ -203,6 +217,27 @@ def test_a_tokenizer_that_a_server_could_not_use_is_refused(
     write(tmp_path / "tokenizer.json")
     assert load(tmp_path, "textcnn-rand") == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("unknown", [1, 2])
+def test_unknown_pieces_have_the_id_that_unigram_gives(tmp_path: Path, unknown: int) -> None:
+    _unigram(unknown)(tmp_path / "tokenizer.json")
+    assert load(tmp_path, "textcnn-rand") == 0
+    assert read_manifest(tmp_path / "m" / "1").preprocessing.unknown_id == unknown
+
+
+def test_what_else_a_tokenizer_does_is_left_out_as_a_server_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8, pad_token="<pad>")
+    tokenizer.post_processor = TemplateProcessing(single="film $A", special_tokens=[("film", 4)])
+    tokenizer.save(str(path))
+    assert load(tmp_path, "textcnn-rand") == 0
+    assert "would add 1 special tokens" in " ".join(capsys.readouterr().out.split())
+    assert ready(tmp_path / "m" / "1").labels == ("bad", "good")
 
 
 def test_a_tokenizer_that_takes_no_sentence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
