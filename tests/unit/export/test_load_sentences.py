@@ -151,6 +151,18 @@ def test_without_weights_a_textcnn_is_random_and_says_so(tmp_path: Path, capsys:
     assert "so they are random" in capsys.readouterr().out
 
 
+class _Cuts(_Usual):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids[:, :300] if ids.shape[1] > 300 else ids)
+
+
+class _Counts(_Usual):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(nn.functional.pad(ids, (3, 4))).unsqueeze(1)
+        maps = [nn.functional.relu(conv(x)).squeeze(3) for conv in self.convs1]
+        return self.fc1(torch.cat([nn.functional.max_pool1d(x, x.shape[2]).squeeze(2) for x in maps], 1))
+
+
 class _Fails(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("Kernel size can't be greater than actual input size")
@@ -159,11 +171,13 @@ class _Fails(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (_Usual(pads=False), "tokens of padding follow"),
+        (_Usual(pads=False), "tokens of padding (id 0) follow"),
         (_Usual(vectors=VOCABULARY - 1), f"each from 0 to {VOCABULARY - 1}, the tokenizer's last"),
         (_Fails(), "cannot take ids of 1 to 512 tokens (Kernel size"),
+        (_Cuts(), "its forward must not branch on the length of a sentence"),
+        (_Counts(), "as max_pool1d(x, x.shape[2]) does in place of x.amax(2)"),
     ],
-    ids=["padding changes its answers", "fewer vectors than words", "fails"],
+    ids=["padding changes its answers", "fewer vectors than words", "fails", "branches on the length", "fixes it"],
 )
 def test_a_network_that_the_server_could_not_batch_is_refused(
     tmp_path: Path, module: nn.Module, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -279,6 +293,10 @@ def test_what_is_missing_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (lambda state: {"a": torch.zeros(3, 4)}, "are no TextCNN's; expected word vectors (V, D)"),
         (lambda state: {**state, "words.weight": torch.zeros(9, 8)}, "for 9 words, the tokenizer has 26 tokens"),
+        (
+            lambda state: state | {f"ema.{name}": value for name, value in state.items()},
+            "have 2 tables of word vectors, textcnn-rand has 1; name another variant, or save",
+        ),
     ],
 )
 def test_weights_that_are_not_the_tokenizers_are_refused(
@@ -294,11 +312,17 @@ def test_padding_of_another_id_than_zero_is_refused(tmp_path: Path, capsys: pyte
     Tokenizer(WordLevel(words, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     torch.save(textcnn().state_dict(), tmp_path / "w.pt")
     assert load(tmp_path, "textcnn-rand", "--weights", tmp_path / "w.pt") == 2
-    assert "padding has the id 1, expected 0" in " ".join(capsys.readouterr().err.split())
+    assert "padding has the id 1, expected 0; bring" in " ".join(capsys.readouterr().err.split())
 
 
 def _file(
-    path: Path, *, length: int | str = "l", dtype: int = TensorProto.INT32, pads: bool = True, vectors: int = VOCABULARY
+    path: Path,
+    *,
+    length: int | str = "l",
+    dtype: int = TensorProto.INT32,
+    pads: Sequence[int] = (2, 3),
+    vectors: int = VOCABULARY,
+    longest: int = 512,
 ) -> Path:
     """An ONNX file of a network with one filter of width 2, which returns logits."""
     rng = np.random.default_rng(2)
@@ -307,13 +331,17 @@ def _file(
         "filter": rng.normal(size=(3, 4, 2)),
         "bias": np.ones(3),
         "linear": rng.normal(size=(3, 2)),
+        "positions": np.zeros(longest + 1),
     }
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["vectors"]),
         helper.make_node("Transpose", ["vectors"], ["x"], perm=[0, 2, 1]),
-        helper.make_node("Conv", ["x", "filter", "bias"], ["y"], pads=[2, 3] if pads else [0, 1]),
+        helper.make_node("Conv", ["x", "filter", "bias"], ["y"], pads=pads),
         helper.make_node("ReduceMax", ["y"], ["z"], axes=[2], keepdims=0),
-        helper.make_node("MatMul", ["z", "linear"], ["logits"]),
+        helper.make_node("MatMul", ["z", "linear"], ["product"]),
+        helper.make_node("Shape", ["ids"], ["longest"], start=1),
+        helper.make_node("Gather", ["positions", "longest"], ["position"]),
+        helper.make_node("Add", ["product", "position"], ["logits"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -346,7 +374,9 @@ def test_an_onnx_file_for_sentences_becomes_a_ready_version(tmp_path: Path, dtyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pads": False}, "tokens of padding follow"),
+        ({"pads": [0, 1]}, "tokens of padding (id 0) follow"),
+        ({"pads": [0, 0]}, "fails on a sentence of 1 tokens ("),
+        ({"longest": 300}, "fails on a sentence of 512 tokens, which --max-tokens allows ("),
         ({"vectors": VOCABULARY - 1}, f"fails on id {VOCABULARY - 1}, the tokenizer's last"),
         ({"length": 20}, "expected INT64 or INT32 (N, L) with a dynamic length L"),
     ],
