@@ -151,5 +151,7 @@ def _load(arguments: argparse.Namespace, console: Console) -> int:
             publish_loaded(order, target, arguments.version, arguments.max_batch_size, say)
     except VerificationFailed as error:
         why = "if float32 itself rounds so much in this network, give a greater --tolerance"
+        if order.tokenizer is not None:
+            why += "; its forward must not branch on the length of a sentence, because torch converts one branch"
         raise VerificationFailed(f"{error}; {why}") from None
     return 0

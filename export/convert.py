@@ -113,7 +113,8 @@ def _export(model: Probabilities, spec: TensorSpec) -> onnx.ModelProto:
             first = (str(reason).strip().splitlines() or [""])[0]
             raise ConversionFailed(
                 f"torch cannot convert this model ({type(reason).__name__}: {first}); its forward must use operators "
-                "that ONNX has, and must not branch on the values of a tensor or on the size of the batch"
+                "that ONNX has, must not branch on the values of a tensor or on the size of the batch, and must not "
+                "take the length of a sentence for a number, as max_pool1d(x, x.shape[2]) does in place of x.amax(2)"
             ) from error
     assert program is not None
     graph: onnx.ModelProto = program.model_proto

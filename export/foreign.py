@@ -6,6 +6,7 @@ ids, or to pictures that NumPy has normalised.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -101,10 +102,11 @@ def publish_foreign(
     with write_aside(target, version) as (aside, folder):
         reference = Foreign(path, spec, logits=logits)
         inputs = proving_inputs(preprocessing)
+        if isinstance(inputs, TokenInputs):
+            _check_ids(path, reference, inputs.rows, preprocessing.sizes(len(labels)).vocabulary - 1)
         _check_answers(path, reference.own_answer(inputs.batch(np.arange(2))), len(labels), logits=logits)
         if isinstance(inputs, TokenInputs) and isinstance(spec, TextSpec):
-            _check_last_id(path, reference, preprocessing.sizes(len(labels)).vocabulary - 1)
-            check_padding(str(path), reference.answer, inputs, spec.padding_id, order.tolerance)
+            check_padding(str(path), reference.answer, inputs, spec, order.tolerance)
         (aside / MODEL_FILE).write_bytes(
             wrap(onnx.load(path), spec, len(labels), logits=logits).SerializeToString(deterministic=True)
         )
@@ -214,12 +216,18 @@ def _check_answers(path: Path, answers: np.ndarray, classes: int, *, logits: boo
         raise ConversionFailed(f"{path}: does not return probabilities; give --logits if it returns logits")
 
 
-def _check_last_id(path: Path, reference: Foreign, last: int) -> None:
-    """Refuse a file with fewer word vectors than the tokenizer has tokens: a caller could make a batch fail."""
-    try:
-        reference.own_answer(np.array([[last]]))
-    except BackendFailed as error:
-        raise ConversionFailed(f"{path}: fails on id {last}, the tokenizer's last ({error.__cause__})") from None
+def _check_ids(path: Path, reference: Foreign, rows: Sequence[np.ndarray], last: int) -> None:
+    """Refuse a file that fails on ids that a server lets through: a caller could make a batch fail."""
+    shortest, longest = min(rows, key=len), max(rows, key=len)
+    for ids, what in (
+        (shortest, f"a sentence of {len(shortest)} tokens"),
+        (np.array([last]), f"id {last}, the tokenizer's last"),
+        (longest, f"a sentence of {len(longest)} tokens, which --max-tokens allows"),
+    ):
+        try:
+            reference.own_answer(ids[np.newaxis])
+        except BackendFailed as error:
+            raise ConversionFailed(f"{path}: fails on {what} ({error.__cause__})") from None
 
 
 def _provenance(path: Path) -> Provenance:

@@ -156,7 +156,11 @@ def describe(order: Order, preset: Any, notes: list[str]) -> tuple[Preprocessing
         )
     if order.labels is None:
         raise RecipeInvalid(f"{order.network}: {_NO_LABELS}")
-    return read_tokenizer(order.tokenizer, order.max_tokens), _read_labels(order.labels)
+    preprocessing = read_tokenizer(order.tokenizer, order.max_tokens)
+    assert preprocessing.tokenizer is not None
+    if added := preprocessing.tokenizer.num_special_tokens_to_add(False):
+        notes.append(f"the tokenizer would add {added} special tokens to a sentence, such as [CLS]; a server does not")
+    return preprocessing, _read_labels(order.labels)
 
 
 def _describe_pictures(order: Order, preset: Any, notes: list[str]) -> tuple[ImageSpec, tuple[str, ...]]:

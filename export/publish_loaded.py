@@ -97,7 +97,7 @@ def _check_logits(loaded: Loaded, classifier: Classifier, inputs: Inputs, roundi
             name,
             lambda ids: _answers(loaded, classifier, ids).softmax(dim=1).numpy(),
             inputs,
-            spec.padding_id,
+            spec,
             rounding,
         )
     if _difference(alone, _answers(loaded, classifier, inputs.batch(np.arange(len(inputs))))[:1]) > rounding:

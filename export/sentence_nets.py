@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,7 +17,6 @@ from export.data.inputs import Preprocessing, TokenInputs
 from export.errors import ConversionFailed, RecipeInvalid, WeightsInvalid
 from export.recipe import TOKENIZER_FILE
 from export.zoo import Known
-from service.preprocessing import text
 from service.spec import TextSpec
 
 _PADDINGS = ("[PAD]", "<pad>", "<PAD>")
@@ -47,20 +47,27 @@ def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
     words = tokenizer.get_vocab()
     if sorted(words.values()) != list(range(len(words))):
         raise RecipeInvalid(f"{path}: has {len(words)} tokens whose ids are not 0 to {len(words) - 1}, each once")
-    model = json.loads(tokenizer.to_str())["model"]
-    named = (tokenizer.padding or {}).get("pad_token"), model.get("unk_token")
+    paddings = dict.fromkeys(((tokenizer.padding or {}).get("pad_token") or _PADDINGS[0], *_PADDINGS))
     ids = []
-    for kind, name, usual in zip(("padding", "unknown words"), named, (_PADDINGS, _UNKNOWNS), strict=True):
-        known = [words[each] for each in (name, *usual) if each in words]
+    for kind, names in (("padding", paddings), ("unknown words", _unknowns(json.loads(tokenizer.to_str())["model"]))):
+        known = [words[name] for name in names if name in words]
         if not known:
-            raise RecipeInvalid(
-                f"{path}: does not tell its token for {kind}; name it in the tokenizer, or call it {usual[0]}"
-            )
+            raise RecipeInvalid(f"{path}: has no token for {kind}, expected {' or '.join(names) or 'an unk_id'}")
         ids.append(known[0])
     try:
         return Preprocessing(TextSpec("text", TOKENIZER_FILE, ids[0], ids[1], max_tokens), tokenizer)
     except ValueError as error:
         raise RecipeInvalid(f"{path}: {error}") from None
+
+
+def _unknowns(model: Mapping[str, Any]) -> Sequence[str]:
+    """Return the tokens that may stand for unknown words, given a tokenizer file's table ``model``.
+
+    BPE without one leaves out what it does not know; the other models fail on it.
+    """
+    if model["type"] == "Unigram":
+        return () if model["unk_id"] is None else (model["vocab"][model["unk_id"]][0],)
+    return _UNKNOWNS if model["unk_token"] is None else (model["unk_token"],)
 
 
 def as_textcnn(
@@ -74,7 +81,7 @@ def as_textcnn(
         preprocessing: The tokenizer.
 
     Raises:
-        WeightsInvalid: They are no TextCNN's, or have another vocabulary than the tokenizer.
+        WeightsInvalid: They are no TextCNN's or those of several, or have another vocabulary than the tokenizer.
         RecipeInvalid: Padding has another id than the network's.
     """
     flat = {
@@ -89,11 +96,21 @@ def as_textcnn(
             f"and a linear layer, got {', '.join(str(tuple(value.shape)) for value in state.values())}"
         )
     words = preprocessing.sizes(0).vocabulary
-    if all(len(table) != words for table in tables):
-        raise WeightsInvalid(f"the weights have vectors for {len(tables[0])} words, the tokenizer has {words} tokens")
+    counts = [len(table) for table in tables]
+    if words not in counts:
+        raise WeightsInvalid(f"the weights have vectors for {max(counts)} words, the tokenizer has {words} tokens")
+    channels = 2 if known.options["variant"] == "multichannel" else 1
+    if counts.count(words) != channels:
+        raise WeightsInvalid(
+            f"the weights have {counts.count(words)} tables of word vectors, {known.name} has {channels}; "
+            "name another variant, or save the weights without averaged copies"
+        )
     assert isinstance(preprocessing.spec, TextSpec)
     if preprocessing.spec.padding_id != PADDING_ID:
-        raise RecipeInvalid(f"{known.name}: padding has the id {preprocessing.spec.padding_id}, expected {PADDING_ID}")
+        raise RecipeInvalid(
+            f"{known.name}: padding has the id {preprocessing.spec.padding_id}, expected {PADDING_ID}; "
+            "bring the network that pads with it with --from"
+        )
     sizes = {
         "widths": [value.shape[2] for value in filters],
         "filters": filters[0].shape[0],
@@ -107,7 +124,7 @@ def as_textcnn(
 
 
 def check_padding(
-    name: str, answer: Callable[[np.ndarray], np.ndarray], inputs: TokenInputs, padding_id: int, rounding: float
+    name: str, answer: Callable[[np.ndarray], np.ndarray], inputs: TokenInputs, spec: TextSpec, rounding: float
 ) -> None:
     """Refuse a network whose answer to a sentence changes with the padding behind it, which a server adds to batches.
 
@@ -115,7 +132,7 @@ def check_padding(
         name: Of the network, for messages.
         answer: Returns probabilities (N, K) for ids (N, L).
         inputs: Sentences; each is tried, and the first token of each alone.
-        padding_id: What sentences are padded with.
+        spec: Says what sentences are padded with, and how far at most.
         rounding: Probabilities that differ by as much count as the same.
 
     Raises:
@@ -123,11 +140,12 @@ def check_padding(
     """
     for row, more in zip(inputs.rows, np.resize(_MORE_PADDING, len(inputs)), strict=True):
         for ids in (row, row[:1]):
-            longer = text.pad([np.append(ids, np.full(more, padding_id))], padding_id)
-            difference = float(np.abs(answer(ids[np.newaxis]) - answer(longer)).max())
+            longer = np.append(ids, np.full(more, spec.padding_id))[: spec.max_tokens]
+            difference = float(np.abs(answer(ids[np.newaxis]) - answer(longer[np.newaxis])).max())
             if difference > rounding:
                 raise ConversionFailed(
-                    f"{name}: a probability for a sentence of {len(ids)} tokens changes by {difference:.2g} if {more} "
-                    f"tokens of padding follow, as in a batch with a longer one; its forward must add at least the "
-                    "widest filter's width of padding on both sides, and take the maximum over time (docs/export.md)"
+                    f"{name}: a probability for a sentence of {len(ids)} tokens changes by {difference:.2g} if "
+                    f"{len(longer) - len(ids)} tokens of padding (id {spec.padding_id}) follow, as in a batch with a "
+                    "longer one; its forward must add at least the widest filter's width of that padding on the right, "
+                    "and take the maximum over time (docs/export.md)"
                 )

@@ -201,15 +201,16 @@ def _by_order(named: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
     theirs = [(name, value) for name, value in named.items() if not name.endswith(_COUNTER)]
     ours = [(name, value) for name, value in wanted.items() if not name.endswith(_COUNTER)]
     if [tuple(value.shape) for _, value in theirs] != [tuple(value.shape) for _, value in ours]:
-        pairs = zip(theirs, ours, strict=False)
-        first = next((pair for pair in pairs if pair[0][1].shape != pair[1][1].shape), None)
-        where = f"{len(theirs)} tensors for {len(ours)}"
-        if first is not None:
-            (their, came), (our, expected) = first
+        differing = [pair for pair in zip(theirs, ours, strict=False) if pair[0][1].shape != pair[1][1].shape]
+        where, remedy = f"{len(theirs)} tensors for {len(ours)}", ""
+        if differing:
+            (their, came), (our, expected) = differing[0]
             where = f"first at '{their}' {tuple(came.shape)} for '{our}' {tuple(expected.shape)}"
+        if len(theirs) == len(ours):
+            remedy = _other_classes({our: came for (_, came), (our, _) in differing}, wanted)
         raise WeightsInvalid(
-            f"no name fits ({_some(list(named))} for {_some(list(wanted))}), and by order the shapes differ, {where}; "
-            "give --renames FILE"
+            f"no name fits ({_some(list(named))} for {_some(list(wanted))}), and by order the shapes differ, {where}"
+            f"{remedy or '; give --renames FILE'}"
         )
     for (their, _), (our, _) in zip(theirs, ours, strict=True):
         part, expected_part = their.rpartition(".")[2], our.rpartition(".")[2]

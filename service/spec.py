@@ -79,7 +79,7 @@ class TextSpec:
         kind: Always ``"text"``.
         tokenizer_file: File next to the manifest, in the Hugging Face ``tokenizers`` format; its normaliser holds the
             cleaning rules.
-        padding_id: Id of padding; its embedding is zero.
+        padding_id: Id of padding.
         unknown_id: Id of words outside the vocabulary.
         max_tokens: Maximum length of a sentence in tokens; a longer one is refused, not truncated.
     """

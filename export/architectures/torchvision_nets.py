@@ -42,7 +42,7 @@ class Wrapped(Network):
     """A third-party module with the interface of :class:`Network`.
 
     Attributes:
-        inner: The module; it takes pictures (N, C, H, W) and returns logits (N, K).
+        inner: The module; it takes pictures (N, C, H, W), or ids (N, L), and returns logits (N, K).
     """
 
     def __init__(self, inner: nn.Module) -> None:
@@ -51,7 +51,7 @@ class Wrapped(Network):
         self.inner = inner
 
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
-        """Map pictures (N, C, H, W) to logits (N, K)."""
+        """Map pictures (N, C, H, W), or ids (N, L), to logits (N, K)."""
         answer = self.inner(inputs)
         # In training mode GoogLeNet also returns its auxiliary classifiers.
         logits: torch.Tensor = getattr(answer, "logits", answer)

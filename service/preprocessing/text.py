@@ -18,7 +18,10 @@ class SentenceEncoder:
     """Cleans and tokenises sentences. Thread-safe; the tokenizer releases the GIL."""
 
     def __init__(self, spec: TextSpec, tokenizer: Tokenizer) -> None:
-        """Wrap a tokenizer, which must have the spec's padding and unknown ids."""
+        """Wrap a tokenizer, which must have the spec's padding and unknown ids. It will not cut or pad."""
+        # Whatever its file says: too long sentences are refused, and batches are padded here.
+        tokenizer.no_truncation()
+        tokenizer.no_padding()
         self.spec = spec
         self._tokenizer = tokenizer
         self._vocabulary_size: int = tokenizer.get_vocab_size()
@@ -39,9 +42,6 @@ class SentenceEncoder:
             raise
         except BaseException as error:  # tokenizers raises plain Exception, or panics
             raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
-        # The file's own settings must not truncate or pad: too long sentences are refused, and batches are padded here.
-        tokenizer.no_truncation()
-        tokenizer.no_padding()
         encoder = cls(spec, tokenizer)
         if max(spec.padding_id, spec.unknown_id) >= encoder._vocabulary_size:
             raise ManifestInvalid(f"{path}: padding_id or unknown_id lies outside its {encoder._vocabulary_size} ids")

@@ -603,6 +603,10 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
         fit_state(nn.Linear(4, 3), state)
     with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\)$"):
         fit_state(nn.Linear(4, 3), nn.Linear(5, 3).state_dict())
+    with pytest.raises(
+        WeightsInvalid, match=r"'theirs' \(7, 4\) for 'weight' \(3, 4\); the weights have 7 classes, so"
+    ):
+        fit_state(nn.Linear(4, 3), {"theirs": state["weight"], "bias of theirs": state["bias"]})
 
 
 def test_weights_that_are_no_numbers_are_named() -> None:

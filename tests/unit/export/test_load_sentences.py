@@ -12,9 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer
-from tokenizers.models import WordLevel
+from tokenizers.models import Unigram, WordLevel
 from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from export import cli
@@ -150,6 +151,18 @@ def test_without_weights_a_textcnn_is_random_and_says_so(tmp_path: Path, capsys:
     assert "so they are random" in capsys.readouterr().out
 
 
+class _Cuts(_Usual):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        return super().forward(ids[:, :300] if ids.shape[1] > 300 else ids)
+
+
+class _Counts(_Usual):
+    def forward(self, ids: torch.Tensor) -> torch.Tensor:
+        x = self.embed(nn.functional.pad(ids, (3, 4))).unsqueeze(1)
+        maps = [nn.functional.relu(conv(x)).squeeze(3) for conv in self.convs1]
+        return self.fc1(torch.cat([nn.functional.max_pool1d(x, x.shape[2]).squeeze(2) for x in maps], 1))
+
+
 class _Fails(nn.Module):
     def forward(self, ids: torch.Tensor) -> torch.Tensor:
         raise RuntimeError("Kernel size can't be greater than actual input size")
@@ -158,11 +171,13 @@ class _Fails(nn.Module):
 @pytest.mark.parametrize(
     ("module", "message"),
     [
-        (_Usual(pads=False), "tokens of padding follow"),
+        (_Usual(pads=False), "tokens of padding (id 0) follow"),
         (_Usual(vectors=VOCABULARY - 1), f"each from 0 to {VOCABULARY - 1}, the tokenizer's last"),
         (_Fails(), "cannot take ids of 1 to 512 tokens (Kernel size"),
+        (_Cuts(), "its forward must not branch on the length of a sentence"),
+        (_Counts(), "as max_pool1d(x, x.shape[2]) does in place of x.amax(2)"),
     ],
-    ids=["padding changes its answers", "fewer vectors than words", "fails"],
+    ids=["padding changes its answers", "fewer vectors than words", "fails", "branches on the length", "fixes it"],
 )
 def test_a_network_that_the_server_could_not_batch_is_refused(
     tmp_path: Path, module: nn.Module, message: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -187,9 +202,14 @@ def _model(words: dict[str, int], unknown: str) -> Callable[[Path], object]:
     return lambda path: Tokenizer(WordLevel(words, unk_token=unknown)).save(str(path))
 
 
-def _panics(path: Path) -> None:
-    normalizer = {"type": "Precompiled", "precompiled_charsmap": "AAAA"}
-    path.write_text(json.dumps(json.loads(path.read_text()) | {"normalizer": normalizer}))
+def _unigram(unknown: int | None) -> Callable[[Path], object]:
+    scores = [("[PAD]", 0.0), ("[UNK]", 0.0), ("<odd>", 0.0), *((word, -1.0) for word in WORDS)]
+    return lambda path: Tokenizer(Unigram(scores, unknown)).save(str(path))
+
+
+def _panicking(path: Path) -> None:
+    charsmap = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
+    path.write_text(json.dumps(json.loads(path.read_text()) | charsmap))
 
 
 @pytest.mark.parametrize(
@@ -197,10 +217,11 @@ def _panics(path: Path) -> None:
     [
         (lambda path: path.unlink(), "no such file; expected the tokenizer.json of Hugging Face's tokenizers"),
         (lambda path: path.write_text("a\nb\n"), "is no tokenizer.json of Hugging Face's tokenizers"),
-        (_panics, "is no tokenizer.json of Hugging Face's tokenizers (Precompiled: "),
+        (_panicking, "is no tokenizer.json of Hugging Face's tokenizers"),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
-        (_model({"[PAD]": 0, "a": 1}, "?"), "does not tell its token for unknown words"),
-        (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "does not tell its token for padding"),
+        (_model({"[PAD]": 0, "[UNK]": 1, "a": 2}, "?"), "has no token for unknown words, expected ?"),
+        (_unigram(None), "has no token for unknown words, expected an unk_id"),
+        (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "has no token for padding, expected [PAD] or <pad> or <PAD>"),
         (_model({"[PAD]": 0, "a": 1}, "[PAD]"), "padding_id and unknown_id must differ"),
     ],
 )
@@ -210,6 +231,27 @@ def test_a_tokenizer_that_a_server_could_not_use_is_refused(
     write(tmp_path / "tokenizer.json")
     assert load(tmp_path, "textcnn-rand") == 2
     assert message in " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize("unknown", [1, 2])
+def test_unknown_pieces_have_the_id_that_unigram_gives(tmp_path: Path, unknown: int) -> None:
+    _unigram(unknown)(tmp_path / "tokenizer.json")
+    assert load(tmp_path, "textcnn-rand") == 0
+    assert read_manifest(tmp_path / "m" / "1").preprocessing.unknown_id == unknown
+
+
+def test_what_else_a_tokenizer_does_is_left_out_as_a_server_does(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_truncation(3)
+    tokenizer.enable_padding(length=8, pad_token="<pad>")
+    tokenizer.post_processor = TemplateProcessing(single="film $A", special_tokens=[("film", 4)])
+    tokenizer.save(str(path))
+    assert load(tmp_path, "textcnn-rand") == 0
+    assert "would add 1 special tokens" in " ".join(capsys.readouterr().out.split())
+    assert ready(tmp_path / "m" / "1").labels == ("bad", "good")
 
 
 def test_a_tokenizer_that_takes_no_sentence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,6 +293,10 @@ def test_what_is_missing_is_asked_for(tmp_path: Path, capsys: pytest.CaptureFixt
     [
         (lambda state: {"a": torch.zeros(3, 4)}, "are no TextCNN's; expected word vectors (V, D)"),
         (lambda state: {**state, "words.weight": torch.zeros(9, 8)}, "for 9 words, the tokenizer has 26 tokens"),
+        (
+            lambda state: state | {f"ema.{name}": value for name, value in state.items()},
+            "have 2 tables of word vectors, textcnn-rand has 1; name another variant, or save",
+        ),
     ],
 )
 def test_weights_that_are_not_the_tokenizers_are_refused(
@@ -266,11 +312,17 @@ def test_padding_of_another_id_than_zero_is_refused(tmp_path: Path, capsys: pyte
     Tokenizer(WordLevel(words, unk_token="<unk>")).save(str(tmp_path / "tokenizer.json"))
     torch.save(textcnn().state_dict(), tmp_path / "w.pt")
     assert load(tmp_path, "textcnn-rand", "--weights", tmp_path / "w.pt") == 2
-    assert "padding has the id 1, expected 0" in " ".join(capsys.readouterr().err.split())
+    assert "padding has the id 1, expected 0; bring" in " ".join(capsys.readouterr().err.split())
 
 
 def _file(
-    path: Path, *, length: int | str = "l", dtype: int = TensorProto.INT32, pads: bool = True, vectors: int = VOCABULARY
+    path: Path,
+    *,
+    length: int | str = "l",
+    dtype: int = TensorProto.INT32,
+    pads: Sequence[int] = (2, 3),
+    vectors: int = VOCABULARY,
+    longest: int = 512,
 ) -> Path:
     """An ONNX file of a network with one filter of width 2, which returns logits."""
     rng = np.random.default_rng(2)
@@ -279,13 +331,17 @@ def _file(
         "filter": rng.normal(size=(3, 4, 2)),
         "bias": np.ones(3),
         "linear": rng.normal(size=(3, 2)),
+        "positions": np.zeros(longest + 1),
     }
     nodes = [
         helper.make_node("Gather", ["table", "ids"], ["vectors"]),
         helper.make_node("Transpose", ["vectors"], ["x"], perm=[0, 2, 1]),
-        helper.make_node("Conv", ["x", "filter", "bias"], ["y"], pads=[2, 3] if pads else [0, 1]),
+        helper.make_node("Conv", ["x", "filter", "bias"], ["y"], pads=pads),
         helper.make_node("ReduceMax", ["y"], ["z"], axes=[2], keepdims=0),
-        helper.make_node("MatMul", ["z", "linear"], ["logits"]),
+        helper.make_node("MatMul", ["z", "linear"], ["product"]),
+        helper.make_node("Shape", ["ids"], ["longest"], start=1),
+        helper.make_node("Gather", ["positions", "longest"], ["position"]),
+        helper.make_node("Add", ["product", "position"], ["logits"]),
     ]
     graph = helper.make_graph(
         nodes,
@@ -318,7 +374,9 @@ def test_an_onnx_file_for_sentences_becomes_a_ready_version(tmp_path: Path, dtyp
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"pads": False}, "tokens of padding follow"),
+        ({"pads": [0, 1]}, "tokens of padding (id 0) follow"),
+        ({"pads": [0, 0]}, "fails on a sentence of 1 tokens ("),
+        ({"longest": 300}, "fails on a sentence of 512 tokens, which --max-tokens allows ("),
         ({"vectors": VOCABULARY - 1}, f"fails on id {VOCABULARY - 1}, the tokenizer's last"),
         ({"length": 20}, "expected INT64 or INT32 (N, L) with a dynamic length L"),
     ],
