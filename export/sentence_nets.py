@@ -10,13 +10,14 @@ from typing import Any
 
 import numpy as np
 import torch
-from tokenizers import Tokenizer
 
 from export.architectures.textcnn import PADDING_ID
 from export.data.inputs import Preprocessing, TokenInputs
 from export.errors import ConversionFailed, RecipeInvalid, WeightsInvalid
 from export.recipe import TOKENIZER_FILE
 from export.zoo import Known
+from service.errors import ManifestInvalid
+from service.preprocessing import text
 from service.spec import TextSpec
 
 _PADDINGS = ("[PAD]", "<pad>", "<PAD>")
@@ -36,14 +37,10 @@ def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
     Raises:
         RecipeInvalid: It cannot be read, has gaps between its ids, or does not tell padding or unknown words.
     """
-    if not path.is_file():
-        raise RecipeInvalid(f"{path}: no such file; expected the tokenizer.json of Hugging Face's tokenizers")
     try:
-        tokenizer = Tokenizer.from_file(str(path))
-    except KeyboardInterrupt:
-        raise
-    except BaseException as error:  # tokenizers raises plain Exception, or panics
-        raise RecipeInvalid(f"{path}: is no tokenizer.json of Hugging Face's tokenizers ({error})") from None
+        tokenizer = text.read_tokenizer(path)
+    except ManifestInvalid as error:
+        raise RecipeInvalid(f"{error}; expected the tokenizer.json of Hugging Face's tokenizers") from None
     words = tokenizer.get_vocab()
     if sorted(words.values()) != list(range(len(words))):
         raise RecipeInvalid(f"{path}: has {len(words)} tokens whose ids are not 0 to {len(words) - 1}, each once")

@@ -110,7 +110,7 @@ class Preprocessing:
         if isinstance(spec, ImageSpec):
             return cls(spec, None)
         text.SentenceEncoder.from_dir(spec, folder)  # checks the file
-        return cls(spec, Tokenizer.from_file(str(folder / spec.tokenizer_file)))
+        return cls(spec, text.read_tokenizer(folder / spec.tokenizer_file))
 
     def save(self, folder: Path) -> None:
         """Write the tokenizer, if there is one."""

@@ -34,15 +34,7 @@ class SentenceEncoder:
             ManifestInvalid: The file is missing or not a tokenizer.
         """
         path = version_dir / spec.tokenizer_file
-        if not path.is_file():  # reading a pipe would never end and block everything else
-            raise ManifestInvalid(f"{path}: not readable as a tokenizer (no such file)")
-        try:
-            tokenizer = Tokenizer.from_file(str(path))
-        except KeyboardInterrupt:
-            raise
-        except BaseException as error:  # tokenizers raises plain Exception, or panics
-            raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
-        encoder = cls(spec, tokenizer)
+        encoder = cls(spec, read_tokenizer(path))
         if max(spec.padding_id, spec.unknown_id) >= encoder._vocabulary_size:
             raise ManifestInvalid(f"{path}: padding_id or unknown_id lies outside its {encoder._vocabulary_size} ids")
         return encoder
@@ -94,6 +86,22 @@ class SentenceEncoder:
         least, greatest = int(ids.min()), int(ids.max())
         if least < 0 or greatest >= self._vocabulary_size:
             raise InvalidInput(f"ids run from {least} to {greatest}, expected 0 to {self._vocabulary_size - 1}")
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """Read a tokenizer file.
+
+    Raises:
+        ManifestInvalid: It is missing or not a tokenizer.
+    """
+    if not path.is_file():  # reading a pipe would never end and block everything else
+        raise ManifestInvalid(f"{path}: not readable as a tokenizer (no such file)")
+    try:
+        return Tokenizer.from_file(str(path))
+    except KeyboardInterrupt:
+        raise
+    except BaseException as error:  # tokenizers raises plain Exception, or panics
+        raise ManifestInvalid(f"{path}: not readable as a tokenizer ({error})") from None
 
 
 def pad(rows: list[np.ndarray], padding_id: int) -> np.ndarray:

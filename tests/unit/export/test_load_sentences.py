@@ -215,9 +215,9 @@ def _panicking(path: Path) -> None:
 @pytest.mark.parametrize(
     ("write", "message"),
     [
-        (lambda path: path.unlink(), "no such file; expected the tokenizer.json of Hugging Face's tokenizers"),
-        (lambda path: path.write_text("a\nb\n"), "is no tokenizer.json of Hugging Face's tokenizers"),
-        (_panicking, "is no tokenizer.json of Hugging Face's tokenizers"),
+        (lambda path: path.unlink(), "(no such file); expected the tokenizer.json of Hugging Face's tokenizers"),
+        (lambda path: path.write_text("a\nb\n"), "not readable as a tokenizer ("),
+        (_panicking, "not readable as a tokenizer ("),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 2}, "?"), "has no token for unknown words, expected ?"),
         (_unigram(None), "has no token for unknown words, expected an unk_id"),
