@@ -90,7 +90,7 @@ def add_reflection(server: grpc.aio.Server, names: Sequence[str], rpcs: RpcCount
     It is registered as v1 and as v1alpha, since some clients know only one of the two. Both say the same.
     """
     _add_final_contract()
-    servicer: Any = reflection.aio.ReflectionServicer((*names, *_REFLECTIONS))
+    servicer: Any = reflection.aio.ReflectionServicer((*names, *_REFLECTIONS), _Contracts())
 
     def answer(service: str) -> Callable[[AsyncIterator[bytes], Any], AsyncIterator[Any]]:
         async def info(payloads: AsyncIterator[bytes], context: Any) -> AsyncIterator[Any]:
@@ -114,6 +114,20 @@ def add_reflection(server: grpc.aio.Server, names: Sequence[str], rpcs: RpcCount
             )
         }
         server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, methods),))
+
+
+class _Contracts:
+    """The pool of contracts for reflection, in which methods are found by name too, as ``grpcurl describe`` asks."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(descriptor_pool.Default(), name)
+
+    def FindFileContainingSymbol(self, symbol: str) -> Any:  # noqa: N802 - as the library calls it
+        """Return the file that declares a symbol; KeyError for none. The pool's own method finds no methods."""
+        pool = descriptor_pool.Default()
+        with contextlib.suppress(KeyError):
+            return pool.FindFileContainingSymbol(symbol)
+        return pool.FindMethodByName(symbol).containing_service.file
 
 
 def _add_final_contract() -> None:
