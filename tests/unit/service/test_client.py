@@ -30,7 +30,7 @@ from service.client import (
     credentials_of,
     explained,
 )
-from service.client.bearer import interceptor
+from service.client.bearer import aio_interceptors, interceptor
 from service.client.requests import Terms, describe_request, health_request, images_request, sentences_request
 from service.errors import DeadlineUnmeetable, ModelNotFound
 from service.transport.status import status_of
@@ -417,19 +417,17 @@ def test_a_deadline_that_never_comes_is_not_taken_for_the_past(seconds: float) -
 
 
 def test_a_token_joins_what_a_call_brings_and_changes_nothing_else() -> None:
-    given = {
-        "method": "/m",
-        "timeout": 2.0,
-        "credentials": "c",
-        "wait_for_ready": True,
-        "compression": grpc.Compression.Gzip,
-    }
-    for kind in ("unary_unary", "unary_stream", "stream_stream"):
-        way: Any = getattr(interceptor("t"), f"intercept_{kind}")
+    bare = {"method": "/m", "timeout": 2.0, "credentials": "c", "wait_for_ready": True}
+    whole = {**bare, "compression": grpc.Compression.Gzip}
+    kinds = ("unary_unary", "unary_stream", "stream_stream")
+    made = [(interceptor("t"), kind, whole) for kind in kinds]
+    made += [(each, kind, bare) for each, kind in zip(aio_interceptors("t"), kinds, strict=True)]  # as asyncio's is
+    for each, kind, given in made:
         for metadata in (None, (("a", "b"),)):
+            way: Any = getattr(each, f"intercept_{kind}")
             call, request = way(lambda *sent: sent, SimpleNamespace(metadata=metadata, **given), b"request")
             bearer = ("authorization", "Bearer t")
-            assert call._asdict() == {**given, "metadata": (*(metadata or ()), bearer)}
+            assert call._asdict() == {"compression": None, **given, "metadata": (*(metadata or ()), bearer)}
             assert request == b"request"
 
 
