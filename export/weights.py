@@ -61,7 +61,6 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             notes.append(f"the state dict was found under '{key}' of the checkpoint")
             held = held[key]
-            break
     if not isinstance(held, Mapping) or not any(isinstance(value, torch.Tensor) for value in held.values()):
         raise WeightsInvalid(
             f"{path}: holds no state dict; expected tensors by name, at the top or under {', '.join(_WRAPPERS)}; "
@@ -77,7 +76,7 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        if path.is_file() and not is_intact(path):
+        if not is_intact(path):
             raise WeightsInvalid(f"{path}: is damaged, its checksum does not match; save or download it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of a TorchScript archive before it refuses it

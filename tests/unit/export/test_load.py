@@ -444,23 +444,33 @@ def _two(first: str = "a", second: str = "b") -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "wrapped",
+    ("wrapped", "noted"),
     [
-        lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}, "best": 0.9},
-        lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
-        lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
-        lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
-        lambda state: {"state_dict_ema": state},
-        lambda state: {name: value.double() for name, value in state.items()},
+        (lambda state: state, []),
+        (lambda state: {"state_dict": state, "epoch": 3}, ["found under 'state_dict'"]),
+        (
+            lambda state: {"model": {f"module.{name}": value for name, value in state.items()}, "best": 0.9},
+            ["found under 'model'", "the prefix 'module.' was removed"],
+        ),
+        (lambda state: {name: value for name, value in state.items() if "num_batches" not in name}, []),
+        (
+            lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+            ["the prefix '_orig_mod.' was removed", "the prefix 'module.' was removed"],
+        ),
+        (
+            lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+            ["the prefix 'module.' was removed"],
+        ),
+        (lambda state: {"state_dict_ema": state}, ["found under 'state_dict_ema'"]),
+        (lambda state: {name: value.double() for name, value in state.items()} | {"epoch": 3}, []),
     ],
 )
-def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dict]) -> None:
+def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dict], noted: list[str]) -> None:
     torch.manual_seed(1)
     source, target = _two(), _two()
     torch.save(wrapped(source.state_dict()), tmp_path / "w.pt")
-    state, _ = read_state(tmp_path / "w.pt")
+    state, notes = read_state(tmp_path / "w.pt")
+    assert all(words in note for words, note in zip(noted, notes, strict=True))
     assert fit_state(target, state).notes == ()
     assert torch.equal(target.a.weight, source.a.weight)
 
@@ -479,7 +489,9 @@ def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left
         fit_state(target, state | averaged)
 
 
-_SAFE_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+_SAFE_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_SAFE_DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
+_SAFE_DTYPES |= {torch.uint8: "U8", torch.bool: "BOOL"}
 
 
 def _safetensors(state: dict[str, torch.Tensor]) -> bytes:
@@ -494,16 +506,14 @@ def _safetensors(state: dict[str, torch.Tensor]) -> bytes:
     return len(header).to_bytes(8, "little") + header + content
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
-    torch.manual_seed(1)
-    source, target = _two().to(dtype), _two()
-    (tmp_path / "w.safetensors").write_bytes(_safetensors(source.state_dict()))
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    held = {name: torch.arange(2).to(dtype) for dtype, name in _SAFE_DTYPES.items()}
+    held |= {"scalar": torch.tensor(2.5), "table": torch.arange(6.0).reshape(2, 3), "nothing": torch.empty(0, 3)}
+    (tmp_path / "w.safetensors").write_bytes(_safetensors(held))
     state, notes = read_state(tmp_path / "w.safetensors")
     assert notes == []
-    fit_state(target, state)
-    for name, value in source.state_dict().items():
-        assert torch.equal(target.state_dict()[name], value.to(target.state_dict()[name].dtype))
+    assert [*state] == [*held]
+    assert all(state[name].dtype == value.dtype and torch.equal(state[name], value) for name, value in held.items())
 
 
 @pytest.mark.parametrize(
@@ -513,8 +523,16 @@ def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
         pytest.param(_safetensors({"a": torch.zeros(3)})[:-1], id="cut short"),
         pytest.param(b"\xff" * 8 + b"{}", id="long"),
         pytest.param((2).to_bytes(8, "little") + b"[]", id="no table"),
-        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[4]"), id="other shape"),
-        pytest.param(_safetensors({"a": torch.zeros(1, 3)}).replace(b"[1, 3]", b"[-1,-3]"), id="no shape"),
+        pytest.param((7).to_bytes(8, "little") + b'{"a":3}', id="no tensor"),
+        pytest.param((8).to_bytes(8, "little") + b'{"a":{}}', id="no type"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[4]"), id="greater shape"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[2]"), id="lesser shape"),
+        pytest.param(_safetensors({"a": torch.zeros(1, 1, 3)}).replace(b"[1, 1, 3]", b"[-1,-3,1]"), id="no shape"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[0, 12]", b"[-1,11]"), id="in its table"),
+        pytest.param(
+            _safetensors({"a": torch.zeros(1)}).replace(b'[1], "data_offsets": [0, 4]', b'[-1],"data_offsets": [4, 0]'),
+            id="ends before it begins",
+        ),
     ],
 )
 def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
@@ -687,15 +705,16 @@ def test_weights_that_do_not_fit_are_listed(change: Callable[[dict], dict], mess
     ("held", "message"),
     [
         (nn.Linear(1, 1), "holds more than tensors and plain values, perhaps a whole model"),
-        ({"epoch": 1}, "holds no state dict"),
-        (b"nonsense", "holds|is no file"),
-        (b"conv1.weight: 0.1 0.2\n", "holds|is no file"),
-        (b"h\x05.", "holds|is no file"),
-        (b"(", "holds|is no file"),
-        (b"\x80\x02.", "holds|is no file"),
-        (b"\x80\x02K", "holds|is no file"),
-        (b"\x80\x02}s.", "holds|is no file"),
-        (b"\x80\x02]Q.", "holds|is no file"),
+        ({"epoch": 1}, "holds no state dict; expected tensors by name, at the top or under state_dict, "),
+        ([torch.zeros(1)], "holds no state dict"),
+        (b"nonsense", "holds more than"),
+        (b"conv1.weight: 0.1 0.2\n", "holds more than"),
+        (b"h\x05.", r"is not a file that torch\.save wrote \(KeyError\); save"),
+        (b"(", r"is not a file that torch\.save wrote \(EOFError\)"),
+        (b"\x80\x02.", "is not a file that"),
+        (b"\x80\x02K", "is not a file that"),
+        (b"\x80\x02}s.", "is not a file that"),
+        (b"\x80\x02]Q.", "holds more than"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: object, message: str) -> None:
@@ -703,10 +722,11 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: objec
         (tmp_path / "w.pt").write_bytes(held)
     else:
         torch.save(held, tmp_path / "w.pt")
-    with pytest.raises(WeightsInvalid, match=message):
+    with pytest.raises(WeightsInvalid, match=rf"/w\.pt: {message}"):
         read_state(tmp_path / "w.pt")
-    with pytest.raises(WeightsInvalid, match="no such file"):
-        read_state(tmp_path / "nowhere.pt")
+    for name in ("nowhere.pt", "nowhere.safetensors"):
+        with pytest.raises(WeightsInvalid, match=f"{name}: [nN]o such file"):
+            read_state(tmp_path / name)
 
 
 def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
