@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from export.architectures import Network, Sizes
 from export.architectures.torchvision_nets import Wrapped
@@ -75,4 +76,6 @@ def _called(source: str, function: Callable[[], object]) -> nn.Module:
         sys.path.remove("")
     if not isinstance(made, nn.Module) or isinstance(made, torch.jit.ScriptModule):
         raise RecipeInvalid(f"{source}: returned {type(made).__name__}, expected a torch.nn.Module, not TorchScript")
+    if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
+        raise RecipeInvalid(f"{source}: returned lazy layers without sizes; run the network once before returning it")
     return getattr(made, "_orig_mod", made)  # of torch.compile, whose graph is not what is converted

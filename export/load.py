@@ -282,5 +282,5 @@ def _digest(module: nn.Module) -> str:
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         if isinstance(value, torch.Tensor):  # a module's extra state may be anything
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().to_dense().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return "sha256:" + digest.hexdigest()

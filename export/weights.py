@@ -61,14 +61,15 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
             notes.append(f"the state dict was found under '{key}' of the checkpoint")
             held = held[key]
-    if not isinstance(held, Mapping) or not any(isinstance(value, torch.Tensor) for value in held.values()):
+    named = held if isinstance(held, Mapping) else {}
+    state = {str(name): value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    state.pop(_AVERAGED, None)
+    if not state:
         raise WeightsInvalid(
             f"{path}: holds no state dict; expected tensors by name, at the top or under {', '.join(_WRAPPERS)}; "
             "save model.state_dict() alone"
         )
-    state = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
-    state.pop(_AVERAGED, None)
-    while state and (prefix := next((some for some in _PREFIXES if all(name.startswith(some) for name in state)), "")):
+    while prefix := next((some for some in _PREFIXES if all(name.startswith(some) for name in state)), ""):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
         notes.append(f"the prefix '{prefix}' was removed from every name")
     return state, notes
@@ -142,8 +143,8 @@ def fit_state(
         ignored: Prefixes of names that the file may have although the module does not.
 
     Raises:
-        WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN. The
-            message lists them.
+        WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN, and the
+            message lists them; or the module itself refuses them.
     """
     whole = module.state_dict()
     wanted = {name: value for name, value in whole.items() if isinstance(value, torch.Tensor)}  # no extra state
@@ -166,7 +167,7 @@ def fit_state(
         rest = f"; what lies outside it was left out: {_some(others)}" if others else ""
         notes.append(f"the names fit without the prefix '{prefix}'{rest}")
         named = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-    dropped = [name for name in named if name not in wanted and name.startswith(ignored)] if ignored else []
+    dropped = [name for name in named if name not in wanted and name.startswith(ignored)]
     if dropped:
         notes.append(f"ignored, because only training needs them: {_some(dropped)}")
     named = {name: value for name, value in named.items() if name not in dropped}
@@ -175,7 +176,11 @@ def fit_state(
         notes.append(f"no name fits, but all {len(named)} shapes agree in order, so tensors were assigned by order")
     _check(named, wanted)
     whole.update(named)  # keeps missing counters, and the layers' versions, which MNASNet needs to read it
-    module.load_state_dict(whole)
+    try:
+        module.load_state_dict(whole)
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())
+        raise WeightsInvalid(f"the network does not take the weights ({type(error).__name__}: {reason})") from None
     return Fitted(tuple(notes))
 
 

@@ -207,10 +207,11 @@ def test_a_module_keeps_the_weights_with_which_it_was_returned(
     with torch.no_grad():
         module[1].weight.fill_(1.5)
         module[1].running_mean.fill_(0.1)
+    module.register_buffer("unused", torch.eye(2).to_sparse())
     before = {name: value.clone() for name, value in module.state_dict().items()}
     assert load(tmp_path, *_own(module, monkeypatch), **described) == 0
     assert "the weights are those with which mine:make returned the network" in capsys.readouterr().out
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(torch.equal(value.to_dense(), before[name].to_dense()) for name, value in module.state_dict().items())
     assert read_manifest(tmp_path / "make" / "1").provenance.dataset.name == "weights of mine:make"
 
 
@@ -221,12 +222,14 @@ class _WithState(nn.Module):
         super().__init__()
         self.inner = tiny()
         self.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+        self.allowed_steps = 1
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": 1}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        pass
+        if state["steps"] > self.allowed_steps:
+            raise RuntimeError(f"expected {self.allowed_steps}\nsteps")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(x) * self.scale.float()
@@ -238,6 +241,9 @@ def test_a_module_with_bfloat16_and_state_that_is_no_tensor(
     module = _WithState()
     torch.save(module.state_dict(), tmp_path / "w.pt")
     assert load(tmp_path, *_own(module, monkeypatch), "--weights", str(tmp_path / "w.pt"), **described) == 0
+    module.allowed_steps = 0
+    with pytest.raises(WeightsInvalid, match=r"does not take the weights \(RuntimeError: expected 0 steps\)$"):
+        fit_state(module, read_state(tmp_path / "w.pt")[0])
 
 
 def test_a_module_that_ends_in_softmax_is_refused(
@@ -311,10 +317,18 @@ def test_what_was_compiled_is_loaded_of_a_compiled_module(
     assert load_network(order).network.inner is module
 
 
-def test_a_torchscript_module_is_refused(described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    order = Order(_own(ScriptModule(), monkeypatch)[1], **described)
-    with pytest.raises(RecipeInvalid, match=r"returned ScriptModule, expected a torch\.nn\.Module, not TorchScript"):
-        load_network(order)
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (ScriptModule(), r"returned ScriptModule, expected a torch\.nn\.Module, not TorchScript"),
+        (nn.Sequential(nn.LazyLinear(3)), "returned lazy layers without sizes; run the network once before"),
+    ],
+)
+def test_a_module_that_weights_cannot_be_loaded_into_is_refused(
+    described: dict[str, Any], monkeypatch: pytest.MonkeyPatch, module: nn.Module, message: str
+) -> None:
+    with pytest.raises(RecipeInvalid, match=message):
+        load_network(Order(_own(module, monkeypatch)[1], **described))
 
 
 def test_a_module_that_leaves_the_program_is_refused(described: dict[str, Any]) -> None:
@@ -484,9 +498,17 @@ def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left
         "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight",
     )
     assert torch.equal(target.a.weight, source.a.weight)
+    assert fit_state(_two(), state).notes == ("the names fit without the prefix 'model.'",)
     averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
     with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
         fit_state(target, state | averaged)
+
+
+def test_names_that_only_training_needs_are_left_out_and_told() -> None:
+    target, state = _two(), _two().state_dict()
+    fitted = fit_state(target, {**state, "aux.weight": torch.ones(1)}, ignored=("a.", "aux."))
+    assert fitted.notes == ("ignored, because only training needs them: aux.weight",)
+    assert torch.equal(target.a.weight, state["a.weight"])
 
 
 _SAFE_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -665,22 +687,33 @@ def test_a_layer_that_reads_weights_by_its_version_is_told_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "renames",
+    ("renames", "message"),
     [
-        pytest.param({"x.weight": "a.weight", "y.weight": "a.weight"}, id="two to one"),
-        pytest.param({"x.weight": "b.weight"}, id="to one that is there"),
+        ({"x.weight": "a.weight", "y.weight": "a.weight"}, r"gives the name 'a\.weight' to two tensors of the weights"),
+        ({"x.weight": "b.weight"}, r"gives the name 'b\.weight' to two tensors of the weights"),
+        ({"x.weight": "a.weight", "z.weight": "c"}, r"has names that the weights do not have: z\.weight$"),
     ],
 )
-def test_a_renaming_that_collides_is_refused(renames: dict[str, str]) -> None:
+def test_a_renaming_that_does_not_fit_is_refused(renames: dict[str, str], message: str) -> None:
     state = {**_two().state_dict(), "x.weight": torch.zeros(1), "y.weight": torch.zeros(1)}
     del state["a.weight"]
-    with pytest.raises(WeightsInvalid, match=r"--renames gives the name '[ab]\.weight' to two tensors of the weights"):
+    with pytest.raises(WeightsInvalid, match=f"^--renames {message}"):
         fit_state(_two(), state, renames)
 
 
-def test_a_name_that_is_renamed_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("x a\n# y\nx b\n", encoding="utf-8")
-    with pytest.raises(WeightsInvalid, match=r"names\.txt, line 3: 'x' is renamed twice"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x a\n# y\nx b\n", ", line 3: 'x' is renamed twice"),
+        (b"x a\n\nx b c\n", ", line 3: has 3 names, expected a name in the weights and the network's name"),
+        (b"\xff", r": cannot be read \('utf-8' codec"),
+        (None, r": cannot be read \(.*No such file"),
+    ],
+)
+def test_a_file_of_renames_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(WeightsInvalid, match=rf"names\.txt{message}"):
         read_renames(tmp_path / "names.txt")
 
 
@@ -689,6 +722,7 @@ def test_a_name_that_is_renamed_twice_is_refused(tmp_path: Path) -> None:
     [
         (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
         (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (lambda s: s | {f"ema.{k}": v for k, v in s.items()}, r"unexpected: ema\.a\.weight, "),
         (
             lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
             r"'a\.weight' is \(2, 1, 5, 5\), expected \(2, 1, 3, 3\)",
@@ -706,6 +740,7 @@ def test_weights_that_do_not_fit_are_listed(change: Callable[[dict], dict], mess
     [
         (nn.Linear(1, 1), "holds more than tensors and plain values, perhaps a whole model"),
         ({"epoch": 1}, "holds no state dict; expected tensors by name, at the top or under state_dict, "),
+        ({"n_averaged": torch.tensor(3)}, "holds no state dict"),
         ([torch.zeros(1)], "holds no state dict"),
         (b"nonsense", "holds more than"),
         (b"conv1.weight: 0.1 0.2\n", "holds more than"),
