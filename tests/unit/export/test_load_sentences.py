@@ -12,7 +12,7 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer
-from tokenizers.models import Unigram, WordLevel
+from tokenizers.models import BPE, Unigram, WordLevel
 from tokenizers.normalizers import Replace
 from tokenizers.pre_tokenizers import WhitespaceSplit
 from tokenizers.processors import TemplateProcessing
@@ -20,6 +20,7 @@ from torch import nn
 
 from export import cli
 from export.architectures import Sizes
+from export.sentence_nets import read_tokenizer
 from export.zoo import ZOO
 from service.backend.onnx import OnnxBackend
 from service.golden import read_golden
@@ -252,6 +253,21 @@ def test_what_else_a_tokenizer_does_is_left_out_as_a_server_does(
     assert load(tmp_path, "textcnn-rand") == 0
     assert "would add 1 special tokens" in " ".join(capsys.readouterr().out.split())
     assert ready(tmp_path / "m" / "1").labels == ("bad", "good")
+
+
+def test_padding_is_the_token_that_the_tokenizer_pads_with(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_padding(pad_token=WORDS[1])
+    tokenizer.save(str(path))
+    spec = read_tokenizer(path, 9).spec
+    assert (spec.padding_id, spec.unknown_id, spec.max_tokens) == (3, 1, 9)
+
+
+def test_a_tokenizer_that_names_no_unknown_word_has_one_by_its_usual_name(tmp_path: Path) -> None:
+    Tokenizer(BPE({"a": 0, "<pad>": 1, "<unk>": 2}, [])).save(str(tmp_path / "tokenizer.json"))
+    spec = read_tokenizer(tmp_path / "tokenizer.json", 9).spec
+    assert (spec.padding_id, spec.unknown_id) == (1, 2)
 
 
 def test_a_tokenizer_that_takes_no_sentence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
