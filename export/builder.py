@@ -53,7 +53,7 @@ def _timm(name: str) -> Callable[[Sizes], Network]:
 
 
 def _function(source: str) -> Callable[[Sizes], Network]:
-    """Import ``package.module:function``, also from the current folder, and return a function that calls it."""
+    """Import ``package.module:function`` or ``:module``, also from the current folder, and return what makes it."""
     module_name, _, name = source.partition(":")
     sys.path.insert(0, "")
     try:
@@ -68,7 +68,7 @@ def _function(source: str) -> Callable[[Sizes], Network]:
 def _called(source: str, function: Callable[[], object]) -> nn.Module:
     sys.path.insert(0, "")
     try:
-        made = function()
+        made = function if isinstance(function, nn.Module) else function()
     except (Exception, SystemExit) as error:  # likewise
         raise RecipeInvalid(f"{source}: cannot be called ({type(error).__name__}: {error})") from None
     finally:

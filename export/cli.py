@@ -43,8 +43,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after an error, which is printed in one line; 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    console = Console(soft_wrap=True, highlight=False)  # else MODULE:FUNCTION has an IPv6 address in colour
-    complaints = Console(stderr=True, soft_wrap=True, highlight=False)
+    # Else rich takes parts of MODULE:FUNCTION or a path for IPv6 addresses and emoji, such as ":two:".
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    complaints = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     torch.set_num_threads(arguments.threads)
     try:
         command: Callable[[argparse.Namespace, Console], int] = arguments.command

@@ -303,6 +303,21 @@ def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
     assert not (tmp_path / "make").exists()
 
 
+def test_names_that_rich_takes_for_emoji_are_shown_as_they_are(
+    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(tmp_path, "--from", "sys:two", **described) == 2
+    assert capsys.readouterr().err.startswith("convserve-export: sys:two: ")
+
+
+def test_a_module_is_taken_in_place_of_a_function(described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny()
+    mine = types.ModuleType("mine")
+    mine.net = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    assert load_network(Order("mine:net", **described)).network.inner is module
+
+
 def test_what_was_compiled_is_loaded_of_a_compiled_module(
     described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
