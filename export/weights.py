@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 from collections.abc import Mapping
@@ -59,7 +60,9 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     notes = []
     for key in _WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            notes.append(f"the state dict was found under '{key}' of the checkpoint")
+            others = [other for other in _WRAPPERS if other != key and isinstance(held.get(other), Mapping)]
+            besides = f", which also has {_some(others)}" * bool(others)
+            notes.append(f"the state dict was found under '{key}' of the checkpoint{besides}")
             held = held[key]
             break
     if not isinstance(held, Mapping) or not any(isinstance(value, torch.Tensor) for value in held.values()):
@@ -86,14 +89,14 @@ def _unpickled(path: Path) -> Any:
         raise
     except FileNotFoundError:
         raise WeightsInvalid(f"{path}: no such file") from None
-    except OSError as error:
-        raise WeightsInvalid(f"{path}: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
-        raise WeightsInvalid(
-            f"{path}: holds more than tensors and plain values, perhaps a whole model or training settings; "
-            "save only model.state_dict() where it was made"
-        ) from None
     except Exception as error:  # an unpickler may raise anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a file that is cut short gives
+            raise WeightsInvalid(f"{path}: {error.strerror or error}") from None
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):  # which is no pickle
+            raise WeightsInvalid(
+                f"{path}: holds more than tensors and plain values, perhaps a whole model or training settings; "
+                "save only model.state_dict() where it was made"
+            ) from None
         if "TorchScript" in str(error):
             raise WeightsInvalid(
                 f"{path}: is a TorchScript archive; save torch.jit.load(FILE).state_dict() with torch.save"

@@ -724,6 +724,22 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: objec
         read_state(tmp_path / "nowhere.pt")
 
 
+def test_a_file_that_is_cut_short_or_another_kind_of_file_is_called_so(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for content in (whole[: len(whole) // 2], b"version https://git-lfs.github.com/spec/v1\n", b"\x89HDF\r\n"):
+        (tmp_path / "w.pt").write_bytes(content)
+        with pytest.raises(WeightsInvalid, match=r"w\.pt: is not a file that torch\.save wrote"):
+            read_state(tmp_path / "w.pt")
+
+
+def test_a_note_tells_of_averaged_weights_that_were_not_taken(tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(1)}, "ema": {"w": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    state, notes = read_state(tmp_path / "w.pt")
+    assert not state["w"].any()
+    assert notes == ["the state dict was found under 'model' of the checkpoint, which also has ema"]
+
+
 def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
     torch.manual_seed(2)
     weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, 3) / 12}
