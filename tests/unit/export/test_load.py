@@ -269,7 +269,7 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda logits: (logits, logits), "returns tuple, expected a tensor of logits"),
+        (lambda logits: (logits, logits), "returns tuple, expected a tensor of logits; its forward must return them"),
         (lambda logits: {"logits": logits}, "returns dict, expected a tensor of logits"),
         (
             lambda logits: logits[:, 0],
@@ -301,6 +301,52 @@ def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
     assert complaint.startswith(f"convserve-export: mine:make: {message}")
     assert complaint.count("\n") == 1
     assert not (tmp_path / "make").exists()
+
+
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_one_number_for_two_labels_is_refused_with_the_remedy(
+    tmp_path: Path,
+    described: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shape: tuple[int, ...],
+) -> None:
+    described["labels"].write_text("cat\ndog\n", encoding="utf-8")
+    module = _Odd(lambda logits: logits[:, 0].sigmoid().reshape(shape))
+    assert load(tmp_path, *_own(module, monkeypatch), **described) == 2
+    assert "returns one number x for two labels; without its sigmoid" in capsys.readouterr().err
+
+
+def test_a_note_tells_of_answers_that_a_sigmoid_may_give(
+    tmp_path: Path,
+    described: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note = "note: all answers lie between 0 and 1; if a sigmoid gives them, remove it"
+    assert load(tmp_path, *_own(_Odd(torch.sigmoid), monkeypatch), **described) == 0
+    assert note in capsys.readouterr().out
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx", softmax=True))
+    model.graph.node[-1].CopyFrom(onnx.helper.make_node("Sigmoid", ["m"], ["probabilities"]))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert note in capsys.readouterr().out
+
+
+class _AlwaysTraining(nn.Sequential):
+    def train(self, mode: bool = True) -> _AlwaysTraining:
+        return super().train(True)
+
+
+def test_a_module_that_stays_in_training_mode_is_called_so(
+    tmp_path: Path,
+    described: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = _AlwaysTraining(*tiny(), nn.Dropout())  # answers the same inputs differently each time as well
+    assert load(tmp_path, *_own(module, monkeypatch), **described) == 2
+    assert capsys.readouterr().err.startswith("convserve-export: the model is in training mode")
 
 
 def test_names_that_rich_takes_for_emoji_are_shown_as_they_are(
@@ -830,20 +876,72 @@ def test_a_file_whose_branches_read_its_input(tmp_path: Path, described: dict[st
     assert ready(tmp_path / "theirs" / "1").verified
 
 
-def test_a_file_that_fails_on_pictures_is_one_line(
-    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def _add(path: Path, *nodes: onnx.NodeProto, **constants: np.ndarray) -> str:
+    """Put nodes behind the file of :func:`_foreign`; the first takes ``m``, and the last gives the answer."""
+    model = onnx.load(_foreign(path))
+    model.graph.node[-1].output[0] = "m"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    onnx.save(model, path)
+    return str(path)
+
+
+_NODE = onnx.helper.make_node
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([_NODE("Reshape", ["m", "shape"], ["probabilities"])], "fails on a batch of 32 ("),
+        (
+            [_NODE("RandomNormalLike", ["m"], ["noise"]), _NODE("Add", ["m", "noise"], ["probabilities"])],
+            "answers the same inputs differently each time; ",
+        ),
+        (
+            [_NODE("ReduceMean", ["m"], ["mean"], axes=[0]), _NODE("Sub", ["m", "mean"], ["probabilities"])],
+            "answers an input differently in a batch; ",
+        ),
+    ],
+)
+def test_a_file_whose_answers_depend_on_more_than_their_input_is_one_line(
+    tmp_path: Path,
+    described: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    nodes: list[onnx.NodeProto],
+    message: str,
 ) -> None:
-    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 144]), "seven"))
-    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
-    flatten.op_type = "Reshape"
-    flatten.input.append("seven")
-    onnx.save(model, tmp_path / "theirs.onnx")
-    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 2
+    path = _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([1, 3]))
+    assert load(tmp_path, path, "--logits", **described) == 2
     complaint = capsys.readouterr().err
-    assert complaint.startswith("convserve-export: the runtime failed on this batch (")
+    assert complaint.startswith(f"convserve-export: {path}: {message}")
     assert complaint.count("\n") == 1
     assert not (tmp_path / "theirs").exists()
+
+
+def test_a_file_with_nodes_in_any_order_as_the_float16_converter_leaves_them(
+    tmp_path: Path, described: dict[str, Any]
+) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    nodes = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
+def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    (dense,) = (each for each in model.graph.initializer if each.name == "v")
+    values = onnx.numpy_helper.to_array(dense).ravel()
+    model.graph.initializer.remove(dense)
+    places = onnx.numpy_helper.from_array(np.arange(values.size), "places")
+    model.graph.sparse_initializer.append(
+        onnx.helper.make_sparse_tensor(onnx.numpy_helper.from_array(values, "v"), places, dense.dims)
+    )
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
 
 
 @pytest.mark.parametrize(
