@@ -41,8 +41,8 @@ def test_a_picture_and_a_sentence_pass_through_the_calls(guarded: ServerProcess)
     status, told = post(guarded, PICTURE, DIGIT, Authorization="Bearer reader", **{"X-Request-Id": "tried"})
     assert (status, told["labels"][0]["label"], told["version"]) == (200, "3", "1")
     assert told["provider"] == "CPUExecutionProvider"
-    line = eventually(lambda: [entry for entry in guarded.logged("call") if entry["transport"] == "http"], "a line")[0]
-    assert (line["request_id"], line["model"], line["status"]) == ("tried", "lenet5-mnist", "OK")
+    (line,) = eventually(lambda: [one for one in guarded.logged("call") if one["request_id"] == "tried"], "a line")
+    assert (line["transport"], line["model"], line["status"]) == ("http", "lenet5-mnist", "OK")
     sentence = "/try?model=textcnn-mr&kind=sentence"
     status, told = post(guarded, sentence, b"A gripping story.", Authorization="Bearer reader")
     assert (status, told["labels"][0]["label"]) == (200, "positive")
