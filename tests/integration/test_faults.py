@@ -131,7 +131,7 @@ class TestConnections:
                 connection.send(http2.call_headers(1, b"/inference.GRPCInferenceService/\xa5"))
                 ends = (http2.GOAWAY, http2.HEADERS, http2.RST_STREAM)
                 assert any(frame.kind in ends for frame in iter(connection.read, None))
-            eventually(lambda: answers(running.grpc_port), "callers are answered again", 20)
+            eventually(lambda: answers(running.grpc_port), "callers are answered again")
         assert running.get("/readyz")[0] == 200
 
 

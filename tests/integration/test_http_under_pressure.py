@@ -13,7 +13,7 @@ import pytest
 
 from service.transport import http_endpoint
 from tests.integration.conftest import Embed
-from tests.integration.harness import ADD_SUB, ServerProcess, eventually, http_get
+from tests.integration.harness import ADD_SUB, DEADLINE_SECONDS, ServerProcess, eventually, http_get
 
 
 def is_live(port: int) -> bool:
@@ -46,7 +46,7 @@ def test_those_who_trickle_shut_nobody_out(embed: Embed, monkeypatch: pytest.Mon
         ]
         started = time.monotonic()
         while not is_live(port):
-            assert time.monotonic() - started < 10
+            assert time.monotonic() - started < DEADLINE_SECONDS
             for connection in trickling:
                 with suppress(OSError):
                     connection.sendall(b"G")
@@ -68,7 +68,7 @@ def test_those_who_ask_again_and_again_shut_nobody_out(embed: Embed):
                     connection.recv(4096)
             return is_live(port)
 
-        eventually(is_live_while_all_ask, "somebody else is answered", 20)
+        eventually(is_live_while_all_ask, "somebody else is answered")
 
 
 def test_without_descriptors_no_core_is_burnt(small_repository: Path, transport: str):
