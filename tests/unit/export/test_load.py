@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import json
 import re
 import sys
@@ -20,9 +21,10 @@ from PIL import Image
 from torch import nn
 from torch.jit import ScriptModule
 from torchvision import models as torchvision_models
+from torchvision.models.googlenet import BasicConv2d, GoogLeNet, Inception, InceptionAux
 
 from export import cli, presets
-from export.architectures import Sizes
+from export.architectures import Sizes, googlenet_cifar
 from export.architectures.torchvision_nets import Wrapped
 from export.builder import find_builder
 from export.errors import RecipeInvalid, WeightsInvalid
@@ -55,9 +57,10 @@ def described(tmp_path: Path) -> dict[str, Any]:
 
 
 # Networks that differ in depth alone from one that is loaded.
-_SIBLINGS = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet50", "resnet101")
-_SIBLINGS += ("resnet20-cifar", "resnet32-cifar", "resnet44-cifar", "resnet56-cifar")
-_LOADED_WITH_WEIGHTS = ("googlenet", "resnet152")
+_SIBLINGS = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet101", "resnet152")
+_SIBLINGS += ("resnet32-cifar", "resnet44-cifar", "resnet56-cifar", "resnet110-cifar")
+_LOADED_WITH_WEIGHTS = ("googlenet", "resnet50")
+_LOADED_WITH_FEWER_MODULES = ("googlenet", "googlenet-cifar")
 
 
 def _to_load(*heights: int) -> list[str]:
@@ -69,7 +72,12 @@ def _to_load(*heights: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", _to_load(28, 32))
-def test_each_small_architecture_goes_from_its_name_to_ready(tmp_path: Path, name: str) -> None:
+def test_each_small_architecture_goes_from_its_name_to_ready(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "googlenet-cifar":
+        # Two Inception modules, a pooling and one more: the other six differ from them in width alone.
+        monkeypatch.setattr(googlenet_cifar, "_MODULES", googlenet_cifar._MODULES[:4])
     assert load(tmp_path, name) == 0
     assert ready(tmp_path / name / "1").labels[0] in ("0", "airplane")
 
@@ -87,7 +95,7 @@ def test_each_large_architecture_goes_from_its_name_to_ready(
     assert servable.inputs[0].shape == (-1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", _SIBLINGS)
+@pytest.mark.parametrize("name", [*_SIBLINGS, *_LOADED_WITH_FEWER_MODULES])
 def test_a_sibling_is_built_as_its_name_describes_it(name: str) -> None:
     preprocessing, labels = describe(Order(name), presets.of_file(name, ""), [])
     assert labels[0] == ("airplane" if name.endswith("-cifar") else "tench")
@@ -134,12 +142,12 @@ def _served(version: Path, picture: Path) -> np.ndarray:
     return OnnxBackend(version / MODEL_FILE, "cpu").run([pixels[np.newaxis]])[0][0]
 
 
-def test_resnet152_from_torchvisions_file_serves_torchvisions_own_probabilities(tmp_path: Path) -> None:
-    module = _trained("resnet152", 64)
-    weights = torchvision_models.ResNet152_Weights.IMAGENET1K_V2
+def test_resnet50_from_torchvisions_file_serves_torchvisions_own_probabilities(tmp_path: Path) -> None:
+    module = _trained("resnet50", 64)
+    weights = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
     torch.save(module.state_dict(), tmp_path / weights.url.rsplit("/", 1)[-1])
-    assert load(tmp_path, "resnet152", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
-    version = tmp_path / "resnet152" / "1"
+    assert load(tmp_path, "resnet50", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
+    version = tmp_path / "resnet50" / "1"
     manifest = read_manifest(version)
     assert manifest.preprocessing.resize_px == 232  # as the V2 weights want it
     assert read_labels(version / "labels.txt") == tuple(weights.meta["categories"])
@@ -150,7 +158,18 @@ def test_resnet152_from_torchvisions_file_serves_torchvisions_own_probabilities(
     assert ready(version).task == "image-classification"
 
 
-def test_googlenets_second_scaling_happens_once(tmp_path: Path) -> None:
+def _first_inception(inputs: int, *maps: int) -> nn.Module:
+    """Return torchvision's module for the first, and one convolution in place of each of the other eight."""
+    one, _, three, _, five, pool = maps
+    if inputs == 192:
+        return Inception(inputs, *maps)
+    return BasicConv2d(inputs, one + three + five + pool, kernel_size=1)
+
+
+def test_googlenets_second_scaling_happens_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    blocks = [BasicConv2d, _first_inception, InceptionAux]
+    built = GoogLeNet.__init__
+    monkeypatch.setattr(GoogLeNet, "__init__", functools.partialmethod(built, blocks=blocks))
     module = _trained("googlenet", 64, transform_input=True, aux_logits=True, init_weights=True)
     weights = torchvision_models.GoogLeNet_Weights.IMAGENET1K_V1
     torch.save({"state_dict": module.state_dict()}, tmp_path / "theirs.pth")
@@ -845,16 +864,22 @@ def test_a_file_that_is_not_there_is_said_before_anything_is_asked_about_it(
     assert capsys.readouterr().err == "convserve-export: /no/such.onnx: no such file\n"
 
 
-def test_random_weights_answer_differently_for_different_pictures() -> None:
-    loaded = load_network(Order("resnet20-cifar"))
+@pytest.mark.parametrize("name", ["resnet20-cifar", "resnet110-cifar", "googlenet-cifar"])
+def test_random_weights_answer_differently_for_different_pictures(name: str) -> None:
+    loaded = load_network(Order(name))
     assert not loaded.network.training
     assert any("random" in note for note in loaded.notes)
+    with torch.no_grad():
+        answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)
+    assert answers.max() < 0.999
+    assert answers.std(0).max() > 1e-4
+
+
+def test_preprocessing_and_labels_of_a_recipe_are_named() -> None:
+    loaded = load_network(Order("resnet20-cifar"))
     assert loaded.notes[0] == (
         "preprocessing and labels are those of the recipe resnet20-cifar10 "
         "(mean 0.4914, 0.4822, 0.4465, std 0.247, 0.2435, 0.2616); --preprocessing overrides them"
     )
-    with torch.no_grad():
-        answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)
-    assert answers.max() < 0.999
     assert isinstance(load_network(Order("resnet18", size_px=32)).network, Wrapped)
     assert Sizes(3).height == 0
