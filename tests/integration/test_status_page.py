@@ -21,6 +21,7 @@ def guarded(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     tokens = tmp_path_factory.mktemp("tokens") / "infer"
     tokens.write_text("reader\n")
     flags = ["--infer-tokens-file", str(tokens), "--access-log-sample-rate", "1"]
+    flags += ["--model-control-mode", "explicit", "--load-models", "lenet5-mnist,textcnn-mr"]
     with ServerProcess(MODELS, transport, *flags) as running:
         yield running
 
