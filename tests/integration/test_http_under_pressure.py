@@ -35,6 +35,7 @@ def test_a_burst_that_hangs_is_taken_at_once_and_gone_soon(embed: Embed, monkeyp
 
     More hang than the endpoint takes; after a while of silence it lets them go, without their doing.
     """
+    assert http_endpoint._Handler.timeout == 10  # seconds: longer than this test has
     monkeypatch.setattr(http_endpoint._Handler, "timeout", 1)
     with embed() as running, ExitStack() as many:
         port, started = running.server.http_port, time.monotonic()
