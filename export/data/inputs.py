@@ -135,7 +135,7 @@ class Preprocessing:
         assert isinstance(self.spec, TextSpec)
         assert self.tokenizer is not None
         assert isinstance(train, TokenInputs)
-        special = {self.spec.padding_id, self.spec.unknown_id}
+        special = self.spec.special_ids
         ids = {word: number for word, number in self.tokenizer.get_vocab().items() if number not in special}
         if source == OWN:
             return make_vectors(train.rows, len(ids), len(special), dimensions)
@@ -218,7 +218,7 @@ def proving_raw(preprocessing: Preprocessing) -> tuple[bytes, ...]:
         return golden_raw(spec)
     assert tokenizer is not None
     encoder, rng = text.SentenceEncoder(spec, tokenizer), np.random.default_rng(0)
-    ids = sorted(set(tokenizer.get_vocab().values()) - {spec.padding_id, spec.unknown_id})
+    ids = sorted(set(tokenizer.get_vocab().values()) - spec.special_ids)
     lengths = np.geomspace(1, min(spec.max_tokens, _LONGEST), _OF_ITS_WORDS).astype(int)
     own = [tokenizer.decode(rng.choice(ids, length).tolist()).encode() for length in lengths] if ids else []
     taken = []

@@ -12,9 +12,10 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer
-from tokenizers.models import Unigram, WordLevel
+from tokenizers.models import BPE, Unigram, WordLevel
 from tokenizers.normalizers import Replace
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as Steps
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
@@ -29,6 +30,7 @@ from tests.unit.export.samples import BAD, GOOD, PLAIN, ready, write_sentences
 
 WORDS = (*GOOD, *BAD, *PLAIN)
 VOCABULARY = len(WORDS) + 2
+BYTES = sorted(ByteLevel.alphabet())
 SIZES = {"widths": [2, 4], "filters": 5, "dimensions": 8}
 SENTENCES = (b"funny", b"the film is dull", b"a lovely story with music and warm actors , and the scene is moving")
 
@@ -207,6 +209,12 @@ def _unigram(unknown: int | None) -> Callable[[Path], object]:
     return lambda path: Tokenizer(Unigram(scores, unknown)).save(str(path))
 
 
+def _bpe(path: Path, tokens: Sequence[str], preparation: PreTokenizer) -> None:
+    tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(["<pad>", *tokens])}, []))
+    tokenizer.pre_tokenizer = preparation
+    tokenizer.save(str(path))
+
+
 def _panicking(path: Path) -> None:
     charsmap = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | charsmap))
@@ -221,6 +229,8 @@ def _panicking(path: Path) -> None:
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 2}, "?"), "has no token for unknown words, expected ?"),
         (_unigram(None), "has no token for unknown words, expected an unk_id"),
+        (lambda path: _bpe(path, BYTES[1:], ByteLevel()), "has no token for unknown words, expected [UNK] or <unk>"),
+        (lambda path: _bpe(path, BYTES, WhitespaceSplit()), "has no token for unknown words, expected [UNK] or <unk>"),
         (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "has no token for padding, expected [PAD] or <pad> or <PAD>"),
         (_model({"[PAD]": 0, "a": 1}, "[PAD]"), "padding_id and unknown_id must differ"),
     ],
@@ -238,6 +248,17 @@ def test_unknown_pieces_have_the_id_that_unigram_gives(tmp_path: Path, unknown: 
     _unigram(unknown)(tmp_path / "tokenizer.json")
     assert load(tmp_path, "textcnn-rand") == 0
     assert read_manifest(tmp_path / "m" / "1").preprocessing.unknown_id == unknown
+
+
+@pytest.mark.parametrize("preparation", [ByteLevel(), Steps([WhitespaceSplit(), ByteLevel()])])
+def test_a_tokenizer_of_bytes_needs_no_token_for_unknown_words(tmp_path: Path, preparation: PreTokenizer) -> None:
+    _bpe(tmp_path / "tokenizer.json", BYTES, preparation)
+    assert load(tmp_path, "textcnn-rand") == 0
+    version = tmp_path / "m" / "1"
+    spec = read_manifest(version).preprocessing
+    assert spec.unknown_id is None
+    assert len(SentenceEncoder.from_dir(spec, version).encode("ζ\U0001f408")) >= 6
+    assert ready(version).labels == ("bad", "good")
 
 
 def test_what_else_a_tokenizer_does_is_left_out_as_a_server_does(
