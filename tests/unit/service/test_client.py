@@ -298,6 +298,14 @@ def test_what_is_of_another_type_is_named(build: Callable[[], Any], said: str) -
             "server: expected HOST:PORT, such as .*, got 'http://127.0.0.1:8001'",
         ),
         (lambda: Client("127.0.0.1:1", attempts=0), "attempts: expected at least 1, got 0"),
+        *(
+            (partial(make, seconds), f"timeout_seconds: expected more than 0, or None for no deadline, got {seconds}")
+            for seconds in (0, -0.5, math.nan, np.float32("nan"))
+            for make in (
+                lambda seconds: Client("127.0.0.1:1", timeout_seconds=seconds),
+                lambda seconds: sentences_request("m", ["a"], {"timeout_seconds": seconds}),
+            )
+        ),
         (lambda: sentences_request("m", ["fine", "\ud83d"], {}), "sentence 1: .* got a lone surrogate"),
         (lambda: sentences_request("m", ["a"], {"request_id": "\ud83d"}), "request_id: .* got a lone surrogate"),
         (
