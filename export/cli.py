@@ -179,7 +179,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
         source = Source(arguments.data or Path(record.data_path))
         data, _ = open_divided(recipe, source, record.seed, record.fold)
         assert data.test is not None
-        parity = verify_run(arguments.version_dir, recipe, classifier, preprocessing.inputs(data.test))
+        parity = verify_run(arguments.version_dir, recipe, preprocessing, classifier, preprocessing.inputs(data.test))
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
     return 0
 

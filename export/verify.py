@@ -102,12 +102,14 @@ def verify_version(version_dir: Path, manifest: Manifest | None = None) -> tuple
     return manifest, _check_golden_answers(backend, golden, manifest.parity)
 
 
-def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs: Inputs) -> Parity:
-    """Compare a published version with the run it came from: labels, then every answer on the test set.
+def verify_run(
+    version_dir: Path, recipe: Recipe, preprocessing: Preprocessing, classifier: Classifier, inputs: Inputs
+) -> Parity:
+    """Compare a published version with the run it came from: labels, tokenizer, then every answer on the test set.
 
     Raises:
-        LoadError: The manifest, the graph or the labels cannot be read.
-        VerificationFailed: The labels or an answer differ.
+        LoadError: The manifest, the graph, the labels or the tokenizer cannot be read.
+        VerificationFailed: The labels, the tokenizer or an answer differ.
     """
     manifest = read_manifest(version_dir)
     labels = read_labels(version_dir / manifest.labels_file) if manifest.labels_file else ()
@@ -115,6 +117,10 @@ def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs
         raise VerificationFailed(
             f"{version_dir}: labels are {', '.join(labels)}; the run has {', '.join(recipe.data.labels)}"
         )
+    if manifest.preprocessing is not None:
+        published = Preprocessing.from_dir(manifest.preprocessing, version_dir)
+        if published.tokenizer_text != preprocessing.tokenizer_text:
+            raise VerificationFailed(f"{version_dir}: its tokenizer is not the run's")
     classifier.network.compact()
     backend = OnnxBackend(version_dir / MODEL_FILE, "cpu")
     model = Probabilities(classifier).eval()

@@ -115,9 +115,13 @@ class Preprocessing:
     def save(self, folder: Path) -> None:
         """Write the tokenizer, if there is one."""
         if isinstance(self.spec, TextSpec):
-            assert self.tokenizer is not None
             # Tokenizer.save raises other errors than OSError.
-            (folder / self.spec.tokenizer_file).write_text(self.tokenizer.to_str(pretty=False), encoding="utf-8")
+            (folder / self.spec.tokenizer_file).write_text(self.tokenizer_text, encoding="utf-8")
+
+    @property
+    def tokenizer_text(self) -> str:
+        """The content of the tokenizer's file; empty for pictures."""
+        return self.tokenizer.to_str(pretty=False) if self.tokenizer is not None else ""
 
     def sizes(self, classes: int) -> Sizes:
         """Return the sizes of the network that the data determine."""
