@@ -8,7 +8,6 @@ from __future__ import annotations
 import io
 import logging
 import socket
-import threading
 import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, ClassVar
@@ -54,28 +53,6 @@ class HttpEndpoint:
         self._server.server_close()
 
 
-class _Places:
-    """The places for connections. Thread-safe."""
-
-    def __init__(self, most: int) -> None:
-        self.taken = 0
-        self._most = most
-        self._lock = threading.Lock()
-
-    def take(self) -> bool:
-        """Take a place; return False if there is none."""
-        with self._lock:
-            free = self.taken < self._most
-            self.taken += free
-        return free
-
-    def give_back(self) -> None:
-        with self._lock:
-            if not self.taken:
-                raise ValueError("more places were released than taken")
-            self.taken -= 1
-
-
 class _Server(ThreadingHTTPServer):
     """Threads are bounded: a connection too many is closed at once."""
 
@@ -86,12 +63,12 @@ class _Server(ThreadingHTTPServer):
         host, port = address
         self.address_family = family(host)
         super().__init__((bare(host), port), handler)
-        self._places = _Places(_MAX_CONNECTIONS)
+        self._open: list[None] = []  # an entry a connection; only the thread that takes them in adds any
 
     @property
     def crowded(self) -> bool:
         """Whether a connection that is answered should make room."""
-        return self._places.taken > _MAX_KEPT
+        return len(self._open) > _MAX_KEPT
 
     def server_bind(self) -> None:
         if self.address_family == socket.AF_INET6:  # :: is IPv4's interfaces too, as it is for gRPC
@@ -107,20 +84,21 @@ class _Server(ThreadingHTTPServer):
             raise
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        if not self._places.take():
+        if len(self._open) >= _MAX_CONNECTIONS:
             self.shutdown_request(request)
             return
+        self._open.append(None)
         try:
             super().process_request(request, client_address)
-        except Exception:  # no thread could be started, so none gives the place back
-            self._places.give_back()
+        except Exception:  # no thread could be started, so none takes the entry out
+            self._open.pop()
             raise
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._places.give_back()
+            self._open.pop()
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         _LOG.debug("an HTTP connection failed", exc_info=True)

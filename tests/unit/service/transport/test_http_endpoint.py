@@ -280,7 +280,8 @@ def test_a_connection_too_many_is_closed_at_once(monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(ThreadingHTTPServer, "process_request", lambda _, request, __: served.append(request))
     monkeypatch.setattr(ThreadingHTTPServer, "process_request_thread", lambda *_: None)
     server = http_endpoint._Server.__new__(http_endpoint._Server)
-    server._places = http_endpoint._Places(2)
+    monkeypatch.setattr(http_endpoint, "_MAX_CONNECTIONS", 2)
+    server._open = []
     monkeypatch.setattr(server, "shutdown_request", closed.append)
     for name in ("first", "second", "third"):
         server.process_request(name, None)
@@ -295,10 +296,10 @@ def test_a_thread_that_cannot_be_started_keeps_no_place(monkeypatch: pytest.Monk
 
     monkeypatch.setattr(threading.Thread, "start", fail)
     server = http_endpoint._Server.__new__(http_endpoint._Server)
-    server._places = http_endpoint._Places(1)
-    for _ in range(2):
-        with pytest.raises(RuntimeError, match="can't start"):
-            server.process_request("request", None)
+    server._open = []
+    with pytest.raises(RuntimeError, match="can't start"):
+        server.process_request("request", None)
+    assert server._open == []
 
 
 def test_a_connection_that_fails_still_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -307,9 +308,8 @@ def test_a_connection_that_fails_still_gives_its_place_back(monkeypatch: pytest.
 
     monkeypatch.setattr(ThreadingHTTPServer, "process_request_thread", fail)
     server = http_endpoint._Server.__new__(http_endpoint._Server)
-    server._places = http_endpoint._Places(1)
-    assert server._places.take()
+    server._open = [None]
     with pytest.raises(ConnectionResetError):
         server.process_request_thread("request", None)
-    assert server._places.take()
+    assert server._open == []
     server.handle_error("request", None)
