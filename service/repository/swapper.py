@@ -144,7 +144,7 @@ class Swapper:
                 fields = {"model": folder.name, "version": folder.version}
                 _LOG.debug("files of a model version were touched, not changed", extra={"fields": fields})
                 return
-            replaced = self._put(servable, Origin.of(servable, tried, settings), folder)
+            replaced = self._put(servable, Origin(tried, settings, servable.manifest, servable.digest), folder)
             born.append(weakref.ref(servable))
             if died.is_set():  # before it was READY
                 self._died(servable)
