@@ -7,18 +7,18 @@ import logging
 import math
 import os
 import threading
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from service.dataplane import DataPlane
 from service.errors import InvalidInput, RequestCancelled, ServingError
 from service.preparation import Burst
 from service.repository.servable import Servable
-from service.rpc_counts import RpcCounts
 from service.transport.access import Metadata
 from service.transport.call_record import CallRecord, EndedCall
 from service.transport.departure import departure
-from service.transport.recorder import Recorder
 from service.transport.status import Status, internal
+
+if TYPE_CHECKING:
+    from service.transport.calls import Calls
 
 _LOG = logging.getLogger(__name__)
 
@@ -58,7 +58,7 @@ class Responder(Protocol):
 
     @property
     def request_id(self) -> str:
-        """The caller's id of the call, or one of ours."""
+        """The caller's id of the call, or one of ours: another one each time."""
         ...
 
     def respond(self, payload: bytes) -> None:
@@ -102,29 +102,6 @@ class InFlight:
             return self._changed.wait_for(lambda: not self.count, timeout_seconds)
 
 
-class Ledger(Protocol):
-    """What calls need in order to be counted."""
-
-    in_flight: InFlight
-    recorder: Recorder
-    rpcs: RpcCounts
-
-    @property
-    def dataplane(self) -> DataPlane:
-        """The core."""
-        ...
-
-    def count(
-        self, method: str, code: str, model: str = "", version: str = "", number: int = 1, *, rpc: bool = True
-    ) -> None:
-        """Count calls that ended alike."""
-        ...
-
-    def status_of(self, error: ServingError, request_id: str) -> Status:
-        """Translate an error as this server is set up to."""
-        ...
-
-
 class Call:
     """One call until it is settled: its way back and its place in the metrics.
 
@@ -137,13 +114,13 @@ class Call:
     """
 
     __slots__ = (
-        "_calls", "_method", "_model", "_responder", "_servable", "_unsettled",
+        "_calls", "_method", "_model", "_request_id", "_responder", "_servable", "_unsettled",
         "arrival", "burst", "caller_id", "deadline", "record",
     )  # fmt: skip
 
     def __init__(
         self,
-        calls: Ledger,
+        calls: Calls,
         method: str,
         responder: Responder,
         arrival: float,
@@ -160,6 +137,7 @@ class Call:
         self._responder = responder
         self._servable: Servable | None = None
         self._model = ""
+        self._request_id = ""
         self._unsettled = [True]
 
     def find(self, name: str, version: str, task: str = "") -> Servable:
@@ -185,8 +163,10 @@ class Call:
 
     @property
     def request_id(self) -> str:
-        """The id in the request message, or else in the metadata, or else one of ours."""
-        return (self.caller_id or self._responder.request_id)[:MAX_REQUEST_ID]
+        """The id in the request message, or else in the metadata, or else one of ours; looked up only on demand."""
+        if not self._request_id:
+            self._request_id = (self.caller_id or self._responder.request_id)[:MAX_REQUEST_ID]
+        return self._request_id
 
     def respond(self, payload: bytes) -> None:
         """Settle with an answer."""

@@ -3,22 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from service.batching.request import BatchFacts, PendingRequest
 
-
-class Trace(Protocol):
-    """A call's place in a distributed trace."""
-
-    @property
-    def trace_id(self) -> str:
-        """32 hexadecimal digits."""
-        ...
-
-    def end(self, ended: EndedCall) -> None:
-        """Close the trace with what is known now. Called once, after the caller was answered."""
-        ...
+if TYPE_CHECKING:
+    from service.transport.tracing import CallTrace
 
 
 @dataclass(slots=True)
@@ -33,7 +23,7 @@ class CallRecord:
     """
 
     logged: bool
-    trace: Trace | None = None
+    trace: CallTrace | None = None
     request: PendingRequest | None = None
     facts: BatchFacts | None = None
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Protocol
+from typing import Any
+
+import grpc
 
 from service.errors import DeadlineExceeded, RequestCancelled
 
@@ -32,15 +34,7 @@ def departure(arrival: float, deadline: float, now: float) -> DeadlineExceeded |
     return RequestCancelled("the caller left")
 
 
-class Timed(Protocol):
-    """An RPC of grpcio."""
-
-    def time_remaining(self) -> float | None:
-        """Seconds to its deadline, at least 0; None without one."""
-        ...
-
-
-def leaving(rpc: Timed) -> Callable[[], DeadlineExceeded | RequestCancelled]:
+def leaving(rpc: grpc.aio.ServicerContext[Any, Any]) -> Callable[[], DeadlineExceeded | RequestCancelled]:
     """Note how long a beginning RPC may take; return a function that gives its error if its caller leaves now."""
     granted = rpc.time_remaining()
 

@@ -189,7 +189,7 @@ class _NativeResponder:
     """Answers one call by its id, from any thread."""
 
     transport = "native"
-    __slots__ = ("_call_id", "_front", "_metadata", "_request_id", "_tickets", "settled")
+    __slots__ = ("_call_id", "_front", "_metadata", "_tickets", "settled")
 
     def __init__(self, front: NativeGrpcFront, tickets: dict[int, Ticket], call_id: int, metadata: Metadata) -> None:
         self.settled = False
@@ -197,14 +197,11 @@ class _NativeResponder:
         self._tickets = tickets
         self._call_id = call_id
         self._metadata = metadata
-        self._request_id = ""
 
     @property
     def request_id(self) -> str:
-        """The caller's ``x-request-id``, or one of ours; looked up only on demand."""
-        if not self._request_id:
-            self._request_id = request_id_of(self._metadata)
-        return self._request_id
+        """The caller's ``x-request-id``, or one of ours."""
+        return request_id_of(self._metadata)
 
     def respond(self, payload: bytes) -> None:
         self.settled = True

@@ -7,27 +7,22 @@ two at its end.
 from __future__ import annotations
 
 import logging
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from service.transport.access import Metadata
 from service.transport.access_log import AccessLog
-from service.transport.call_record import CallRecord, EndedCall, Trace
+from service.transport.call_record import CallRecord, EndedCall
+
+if TYPE_CHECKING:
+    from service.transport.tracing import Tracing
 
 _LOG = logging.getLogger(__name__)
-
-
-class Tracer(Protocol):
-    """Begins traces."""
-
-    def begin(self, method: str, metadata: Metadata, arrival: float) -> Trace | None:
-        """Begin the trace of a call; None if it is not traced."""
-        ...
 
 
 class Recorder:
     """Watches calls. Thread-safe; never raises, since watching must not harm a call."""
 
-    def __init__(self, access_log: AccessLog, tracer: Tracer | None = None) -> None:
+    def __init__(self, access_log: AccessLog, tracer: Tracing | None = None) -> None:
         """Wire up; without ``tracer`` nothing is traced."""
         self._access_log = access_log
         self._tracer = tracer

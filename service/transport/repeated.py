@@ -11,14 +11,17 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from service.batching.refusal import Refusal
 from service.errors import DeadlineUnmeetable
 from service.transport.access import Metadata
-from service.transport.call import MAX_REQUEST_ID, Ledger
+from service.transport.call import MAX_REQUEST_ID
 from service.transport.status import Status
 from service.transport.template import Template
+
+if TYPE_CHECKING:
+    from service.transport.calls import Calls
 
 _LOG = logging.getLogger(__name__)
 
@@ -85,12 +88,6 @@ def repeated_refusal(
     return RepeatedRefusal(template, len(payload), refusal, status_for, status_for(request_id), patience)
 
 
-class Refusals(Ledger, Protocol):
-    """Holds the last refusal, and counts calls."""
-
-    repeated: RepeatedRefusal | None
-
-
 class Shedder:
     """Refuses calls that equal the one refused last. For one thread, which settles after each trip.
 
@@ -98,7 +95,7 @@ class Shedder:
     the calls that are watched, bring an ``x-request-id`` or a damaged id, or may be answered.
     """
 
-    def __init__(self, calls: Refusals, method: str) -> None:
+    def __init__(self, calls: Calls, method: str) -> None:
         """Set up.
 
         Args:

@@ -68,20 +68,17 @@ class LoopResponder:
     """Answers one call by its future."""
 
     transport = "grpcio"
-    __slots__ = ("_metadata", "_replies", "_request_id", "future")
+    __slots__ = ("_metadata", "_replies", "future")
 
     def __init__(self, replies: ReplyQueue, future: asyncio.Future[bytes | Status], metadata: Metadata) -> None:
         self.future = future
         self._replies = replies
         self._metadata = metadata
-        self._request_id = ""
 
     @property
     def request_id(self) -> str:
-        """The caller's ``x-request-id``, or one of ours; looked up only on demand."""
-        if not self._request_id:
-            self._request_id = request_id_of(self._metadata)
-        return self._request_id
+        """The caller's ``x-request-id``, or one of ours."""
+        return request_id_of(self._metadata)
 
     def respond(self, payload: bytes) -> None:
         """Send the answer."""

@@ -139,7 +139,7 @@ class CallTrace:
         self.trace_id = format_trace_id(span.get_span_context().trace_id)
 
     def end(self, ended: EndedCall) -> None:
-        """End the span, with a child for each phase that the call reached."""
+        """End the span, with a child for each phase that the call reached, once the caller was answered."""
         span = self._span
         span.set_attributes(
             {
