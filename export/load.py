@@ -120,7 +120,7 @@ def load_network(order: Order) -> Loaded:
     else:
         renames = read_renames(order.renames) if order.renames else None
         ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
-        notes += fit_state(target, state, renames, ignored).notes
+        notes += fit_state(target, state, renames, ignored)
         _pass_through(network.eval(), preprocessing, 1)
         source = Path(order.weights or "").name
     digest = _digest(target)

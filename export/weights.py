@@ -5,7 +5,6 @@ from __future__ import annotations
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -34,13 +33,6 @@ _COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, an
 _PARTS = ("weight", "bias", "running_mean", "running_var")  # torch's names; in batch norm all have the same shape
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # types that are cast to float32
 _SHOWN = 8
-
-
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """What was done to make a state dict fit, one line each; empty if it fitted unchanged."""
-
-    notes: tuple[str, ...]
 
 
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -133,7 +125,7 @@ def fit_state(
     state: Mapping[str, torch.Tensor],
     renames: Mapping[str, str] | None = None,
     ignored: tuple[str, ...] = (),
-) -> Fitted:
+) -> list[str]:
     """Load a state dict into a module by name, beneath a prefix if necessary, or by order if all shapes agree in order.
 
     Args:
@@ -141,6 +133,9 @@ def fit_state(
         state: Tensors by the file's names.
         renames: The module's name by name in the file.
         ignored: Prefixes of names that the file may have although the module does not.
+
+    Returns:
+        What was done to make it fit, one line each; empty if it fitted unchanged.
 
     Raises:
         WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN. The
@@ -177,7 +172,7 @@ def fit_state(
     _check(named, wanted)
     whole.update(named)  # keeps missing counters, and the layers' versions, which MNASNet needs to read it
     module.load_state_dict(whole)
-    return Fitted(tuple(notes))
+    return notes
 
 
 def _prefix(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:

@@ -461,7 +461,7 @@ def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dic
     source, target = _two(), _two()
     torch.save(wrapped(source.state_dict()), tmp_path / "w.pt")
     state, _ = read_state(tmp_path / "w.pt")
-    assert fit_state(target, state).notes == ()
+    assert fit_state(target, state) == []
     assert torch.equal(target.a.weight, source.a.weight)
 
 
@@ -469,10 +469,9 @@ def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left
     torch.manual_seed(1)
     source, target = _two(), _two()
     state = {f"model.{name}": value for name, value in source.state_dict().items()}
-    fitted = fit_state(target, {"criterion.weight": torch.ones(2)} | state)
-    assert fitted.notes == (
-        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight",
-    )
+    assert fit_state(target, {"criterion.weight": torch.ones(2)} | state) == [
+        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight"
+    ]
     assert torch.equal(target.a.weight, source.a.weight)
     averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
     with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
@@ -621,11 +620,11 @@ def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
     names = [name for name in source.state_dict() if "num_batches" not in name]
     lines = [f"{name} {name.replace('x', 'a').replace('y', 'b')}\n" for name in source.state_dict()]
     (tmp_path / "names.txt").write_text("# theirs ours\n" + "".join(lines), encoding="utf-8")
-    assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")).notes == (
-        "6 names were changed by --renames",
-    )
-    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names}).notes
-    assert notes == ("no name fits, but all 5 shapes agree in order, so tensors were assigned by order",)
+    assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")) == [
+        "6 names were changed by --renames"
+    ]
+    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names})
+    assert notes == ["no name fits, but all 5 shapes agree in order, so tensors were assigned by order"]
     assert torch.equal(renamed.a.weight, source.x.weight)
     assert torch.equal(ordered.a.weight, source.x.weight)
 
