@@ -18,12 +18,12 @@ from export.convert import OUTPUT, check_graph, input_spec, output_spec
 from export.data.inputs import TokenInputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed, WeightsInvalid
 from export.load import Order, describe
-from export.publish import Described, Say, make_manifest, write_aside, write_parts
+from export.publish import Described, Say, complete, write_aside
 from export.sentence_nets import check_padding
-from export.verify import are_probabilities, verify_graph, verify_version
+from export.verify import are_probabilities, verify_graph
 from service.backend.onnx import OnnxBackend
 from service.errors import BackendFailed, LoadError
-from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest, write_manifest
+from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest
 from service.spec import ImageSpec, TextSpec
 
 _OURS = ("images", "ids", OUTPUT)
@@ -114,10 +114,8 @@ def publish_foreign(
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
         parity = verify_graph(reference, backend, inputs, max_batch_size, order.tolerance)
         say(f"verified: at most {parity.max_abs_difference:.2g} from the file's own answers on {parity.count} inputs")
-        write_parts(aside, labels, preprocessing, reference, proving_raw(preprocessing))
-        described = Described(spec, labels, max_batch_size, _provenance(path))
-        write_manifest(make_manifest(described, (), parity, aside), aside)
-        verify_version(aside)
+        described = Described(preprocessing, labels, max_batch_size, _provenance(path))
+        complete(aside, described, reference, proving_raw(preprocessing), parity)
     say(f"published: {folder}")
     return folder
 

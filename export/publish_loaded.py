@@ -13,11 +13,11 @@ from export.convert import convert
 from export.data.inputs import Inputs, TokenInputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed
 from export.load import Loaded, Order, load_network
-from export.publish import Described, Say, make_manifest, write_aside, write_parts
+from export.publish import Described, Say, complete, write_aside
 from export.sentence_nets import check_padding
-from export.verify import TOLERANCE, are_probabilities, verify_graph, verify_version
+from export.verify import TOLERANCE, are_probabilities, verify_graph
 from service.backend.onnx import OnnxBackend
-from service.manifest import MODEL_FILE, Dataset, write_manifest
+from service.manifest import MODEL_FILE, Dataset
 from service.spec import TextSpec
 
 _BY_ROUNDING = 10  # times the tolerance: what rounds as much would not pass verification either
@@ -60,11 +60,9 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
         parity = verify_graph(model, backend, inputs, max_batch_size, order.tolerance)
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
-        write_parts(aside, loaded.labels, preprocessing, model, proving_raw(preprocessing))
         about = provenance.of_loaded(loaded.name, Dataset(f"weights {loaded.weights}", loaded.digest))
-        described = Described(spec, loaded.labels, max_batch_size, about)
-        write_manifest(make_manifest(described, (), parity, aside), aside)
-        verify_version(aside)
+        described = Described(preprocessing, loaded.labels, max_batch_size, about)
+        complete(aside, described, model, proving_raw(preprocessing), parity)
     say(f"published: {folder}")
     return folder
 
