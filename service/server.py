@@ -25,7 +25,6 @@ from service.parts import access, choose_transport, credentials, tracing
 from service.processors import usable_cores
 from service.repository import loading
 from service.repository.lifecycle import Lifecycle
-from service.repository.overlooked import Overlooked
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
@@ -85,8 +84,8 @@ class Server:
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds, on_death=self._die)
         self._widening = Widening(self.lifecycle, self.reconciler)
-        self._overlooked = Overlooked(Path(settings.models))
-        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds, self._die)
+        root, every_seconds = Path(settings.models), settings.repository_poll_seconds
+        self._watcher = Watcher(self.reconciler, root, every_seconds, self._die)
         threads = settings.decode_threads or min(4, usable_cores())
         self._workers = Workers("prepare", threads, self._die, self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._workers, settings.max_sentences_or_pictures)
@@ -127,7 +126,7 @@ class Server:
         """
         settings = self._settings
         self._workers.start()
-        self._overlooked.tell()  # first: it may say why there is nothing to load
+        self._watcher.tell()  # first: it may say why there is nothing to load
         self.reconciler.announce()  # before anybody can call: they would hear that there is no such model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
