@@ -29,13 +29,6 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
     Without a test set, no accuracy can be measured and none is claimed. torch and the graph are
     compared on golden inputs, and on noise or sentences of the tokenizer's own words.
 
-    Args:
-        order: What to load.
-        target: Folder of the model, ``<repository>/<name>``.
-        version: Positive integer, or None for the next free one.
-        max_batch_size: Largest batch to verify.
-        say: Receives one line per step.
-
     Returns:
         The version folder.
 

@@ -34,13 +34,9 @@ Damage = Callable[[Path], float]
 
 
 def quantize_int8(source: Path, target: Path, batches: Sequence[np.ndarray], excluded: Sequence[str]) -> None:
-    """Write the graph with int8 weights, one scale per channel, and uint8 activations with calibrated ranges.
+    """Write the graph with int8 weights, one scale per channel, and uint8 activations; batches calibrate their ranges.
 
-    Args:
-        source: The float32 graph.
-        target: The file to write.
-        batches: Inputs that calibrate the ranges.
-        excluded: Names of nodes to leave in float32.
+    The ``excluded`` nodes stay in float32.
     """
     with _prepared(source) as prepared:
         quantize_static(

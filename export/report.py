@@ -43,11 +43,7 @@ class Mistakes:
 
 
 def write_report(run_dir: Path, data: Path | None) -> Path:
-    """Write ``report/`` into a finished run's folder.
-
-    Args:
-        run_dir: As ``train --out`` wrote it.
-        data: Where the run's data are now, or None if they have not moved.
+    """Write ``report/`` into a finished run's folder; ``data`` is where its data are now, if they have moved.
 
     Returns:
         The HTML page.

@@ -20,10 +20,6 @@ def seal_version(version_dir: Path, say: Say) -> None:
     Golden answers do not reveal labels in the wrong order. So the labels of a bundled recipe are compared with the
     recipe, and other labels are printed for inspection. A version that has all digests is verified and not changed.
 
-    Args:
-        version_dir: The version.
-        say: Receives one line per step.
-
     Raises:
         LoadError: A file cannot be read, or its digest differs from the manifest.
         VerificationFailed: The golden answers are not reproduced, or the labels are not the recipe's.

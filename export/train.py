@@ -52,14 +52,9 @@ class Loop:
     """Trains one classifier into one run folder. On the CPU, seed and number of threads determine every weight."""
 
     def __init__(self, classifier: Classifier, training: Training, seed: int, device: str, folder: Path) -> None:
-        """Prepare the optimisers.
+        """Prepare the optimisers. The classifier, with initial weights, is trained in place.
 
-        Args:
-            classifier: The classifier, with initial weights; trained in place.
-            training: The parameters of the loop.
-            seed: Seed of order, augmentation and dropout.
-            device: A torch device.
-            folder: Where weights.pt and checkpoint.pt are written.
+        ``seed`` decides order, augmentation and dropout; weights.pt and checkpoint.pt are written into the folder.
         """
         self._classifier = classifier.to(device)
         self._training = training

@@ -74,9 +74,7 @@ def verify_graph(
 def verify_version(version_dir: Path, manifest: Manifest | None = None) -> tuple[Manifest, float]:
     """Check a published version as the server does: digests, graph, labels, golden answers at each batch size.
 
-    Args:
-        version_dir: The version.
-        manifest: The manifest to check against; None for the version's own.
+    ``manifest`` counts in place of its own.
 
     Returns:
         The manifest, and the largest absolute difference from a golden answer.

@@ -41,13 +41,7 @@ class Distribution:
             self._sum += float(array.sum())
 
     def exemplify(self, value: float, trace_id: str, when: float) -> None:
-        """Show a value as its bucket's exemplar, in place of an earlier one; :meth:`observe` counts it.
-
-        Args:
-            value: As for :meth:`observe`.
-            trace_id: The trace that tells more about it.
-            when: Seconds since the epoch.
-        """
+        """Show a value, at a time since the epoch, as its bucket's exemplar; :meth:`observe` counts it."""
         bucket = int(self._bounds.searchsorted(value))
         with self._lock:
             self._exemplars[bucket] = Exemplar({"trace_id": trace_id}, value, when)
@@ -69,15 +63,7 @@ class DistributionFamily(Collector):
     def __init__(
         self, name: str, text: str, labels: Sequence[str], bounds: Sequence[float], registry: CollectorRegistry
     ) -> None:
-        """Register.
-
-        Args:
-            name: In full.
-            text: Help.
-            labels: Names of the labels.
-            bounds: As for :class:`Distribution`.
-            registry: Where scrapes look.
-        """
+        """Register the full name, its help and the names of its labels; bounds are as for :class:`Distribution`."""
         self._name = name
         self._text = text
         self._label_names = tuple(labels)

@@ -94,12 +94,7 @@ class Gather(ABC):
             return request
 
     def submit(self, request: PendingRequest, alone: bool = False) -> None:
-        """Hand a part over, for which a place is reserved; what refuses it settles the call.
-
-        Args:
-            request: The part, which was added.
-            alone: Whether this thread may run it as well.
-        """
+        """Hand a part over, which was added; what refuses it settles the call. If ``alone``, this thread may run it."""
         try:
             self.servable.front.submit(request, alone)
         except Exception as error:

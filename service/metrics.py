@@ -68,12 +68,7 @@ class Metrics:
     """The registry and its families."""
 
     def __init__(self, version: str, runtime: str) -> None:
-        """Register everything.
-
-        Args:
-            version: Of convserve, for ``build_info``.
-            runtime: Name and version of the inference runtime, for ``build_info``.
-        """
+        """Register everything; the versions of convserve and of the inference runtime are for ``build_info``."""
         # They are one more series for each child, which nobody reads.
         disable_created_metrics()  # type: ignore[no-untyped-call]
         self.registry = CollectorRegistry()

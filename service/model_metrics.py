@@ -91,14 +91,7 @@ class ModelMetrics:
     """
 
     def __init__(self, metrics: Metrics, model: str, version: str, wall_clock_ms: Callable[[], int]) -> None:
-        """Bind the labels.
-
-        Args:
-            metrics: The families.
-            model: Name in the repository.
-            version: Its version as text.
-            wall_clock_ms: Milliseconds since the epoch, for ``last_inference``.
-        """
+        """Bind the labels; ``wall_clock_ms`` gives milliseconds since the epoch, for ``last_inference``."""
         self.version = version
         """As text."""
         labels = (model, version)
@@ -188,13 +181,7 @@ class ModelMetrics:
             self.settle()
 
     def observe_predictions(self, classes: np.ndarray, probabilities: np.ndarray, labels: Sequence[str]) -> None:
-        """Count top-1 answers of a batch already observed.
-
-        Args:
-            classes: (N,) integers, the best class of each row.
-            probabilities: (N,) its probability.
-            labels: Names of all classes.
-        """
+        """Count the top-1 answers (N,) of a batch already observed, and their probabilities (N,)."""
         self._best.append((classes, probabilities, labels))
 
     def rejected(self, reason: str, count: int = 1) -> None:

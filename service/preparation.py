@@ -69,12 +69,7 @@ class Preparation:
     """
 
     def __init__(self, workers: Workers, clock: Callable[[], float]) -> None:
-        """Wire up.
-
-        Args:
-            workers: Decode and tokenise. What waits for them is bounded by the batchers' reservations.
-            clock: The batchers' clock.
-        """
+        """Wire up. What waits for the workers is bounded by the batchers' reservations."""
         self._workers = workers
         self._clock = clock
 

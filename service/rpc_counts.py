@@ -54,12 +54,7 @@ class RpcCounts(Collector):
 
     @contextmanager
     def one(self, method: str, leaving: Callable[[], ServingError]) -> Iterator[Rpc]:
-        """Count an RPC in, and out when the context is left.
-
-        Args:
-            method: ``/package.Service/Method``.
-            leaving: Returns the error that it ends with if its caller leaves now.
-        """
+        """Count an RPC in, and out when the context is left; ``leaving`` gives its error if its caller leaves then."""
         rpc = Rpc()
         self.started(method)
         try:

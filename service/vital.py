@@ -14,10 +14,7 @@ OnDeath = Callable[[Exception], None]
 def vital_thread(name: str, work: Callable[[], None], on_death: OnDeath) -> threading.Thread:
     """Return a daemon thread, not started yet, that tells its owner if its work ends by an exception.
 
-    Args:
-        name: The thread's name.
-        work: What it does; returning is no death.
-        on_death: Called on the thread.
+    Returning is no death. ``on_death`` is called on the thread.
     """
     error = RuntimeError(f"the thread {name} died")  # made now: when it dies, there may be no memory for it
 

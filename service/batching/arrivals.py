@@ -9,11 +9,7 @@ class ArrivalRate:
     """Counts over the last one to two periods. Not thread-safe: driven under the batcher's lock."""
 
     def __init__(self, period_seconds: float) -> None:
-        """Start with nothing seen.
-
-        Args:
-            period_seconds: How far back to look, at least; longer is steadier, and later to see a change.
-        """
+        """Start with nothing seen; a longer period is steadier, and later to see a change."""
         self._period = period_seconds
         self._start = -math.inf  # long ago: what comes first finds that it missed a period
         self._rows = 0

@@ -183,9 +183,7 @@ class Batcher:
     def submit(self, request: PendingRequest, inline: bool = False) -> None:
         """Queue a request for which a place was reserved. The reservation is used up either way.
 
-        Args:
-            request: The request.
-            inline: Whether it came alone and the calling thread may run it.
+        If it came alone (``inline``), the calling thread may run it.
 
         Raises:
             InvalidInput: It has no rows, or more than a batch holds (INVALID_ARGUMENT).
@@ -236,11 +234,6 @@ class Batcher:
 
     def repeats(self, refusal: Refusal, deadline: float, now: float) -> bool:
         """Return whether :attr:`last_refusal` still holds for a further arrival of its kind; takes no lock.
-
-        Args:
-            refusal: What :attr:`last_refusal` was.
-            deadline: The arrival's deadline, an instant.
-            now: The present instant.
 
         Returns:
             Whether the arrival may be refused the same way and counted by :meth:`repeated`. If not, it must become a

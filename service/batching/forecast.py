@@ -20,13 +20,7 @@ class Forecast:
     """
 
     def __init__(self, queue: RequestQueue, cost: CostModel, enough: int) -> None:
-        """Predict by measured costs.
-
-        Args:
-            queue: The waiting requests.
-            cost: Measured latency by batch size.
-            enough: Rows of the largest useful batch; requests are not combined beyond that.
-        """
+        """Predict by measured costs; requests are not combined beyond ``enough`` rows."""
         self._queue = queue
         self._cost = cost
         self._enough = enough

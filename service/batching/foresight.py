@@ -25,11 +25,7 @@ class Foresight:
     """
 
     def __init__(self, batch_size: int) -> None:
-        """Trust the predictions.
-
-        Args:
-            batch_size: How many requests a batch may have.
-        """
+        """Trust the predictions; ``batch_size`` is how many requests a batch may have."""
         self._batch_size = batch_size
         self._step = _BATCH_STEP / batch_size
         self._excess = 0.0

@@ -61,14 +61,8 @@ class Instance:
     ) -> None:
         """Keep the parts.
 
-        Args:
-            number: From 0, for the facts.
-            run: The backend.
-            cost: Learns the time of every batch that succeeds.
-            buffer: This instance's own.
-            observer: Told of batches and of callers who left; must not raise.
-            clock: Monotonic, in seconds.
-            answering: May take a batch over once it has run; None if the instance answers every batch itself.
+        ``number`` is for the facts, and the buffer is of this instance alone. ``cost`` learns the time of every batch
+        that succeeds. ``answering`` may take a batch over once it has run; None: the instance answers every batch.
         """
         self._number = number
         self._run_backend = run

@@ -18,14 +18,7 @@ class KnownItems:
     """
 
     def __init__(self, identity: str, shelf: Shelf, metrics: ModelMetrics, clock: Callable[[], float]) -> None:
-        """Know nothing yet.
-
-        Args:
-            identity: Model, version and digest of its file.
-            shelf: Where answers are kept.
-            metrics: Counts hits and misses.
-            clock: The batcher's.
-        """
+        """Know nothing yet; ``identity`` is model, version and digest of its file, the clock is the batcher's."""
         self._identity = identity
         self._shelf = shelf
         self._metrics = metrics
@@ -36,12 +29,9 @@ class KnownItems:
         return [item_key(self._identity, item) for item in items]
 
     def find(self, keys: Sequence[bytes], started: float, deadline: float) -> list[Rows] | None:
-        """Return all outputs (1, ...) of each of a call's items; None unless all items are known.
+        """Return all outputs (1, ...) of each of a call's items, at least one; None unless all items are known.
 
-        Args:
-            keys: The items' keys, at least one.
-            started: When digesting the items began.
-            deadline: The call's deadline.
+        ``started`` is when digesting the items began.
 
         Raises:
             DeadlineExceeded: The deadline has passed (DEADLINE_EXCEEDED).
@@ -60,13 +50,7 @@ class KnownItems:
         return found
 
     def keep(self, keys: Sequence[bytes], calls: int, outputs: Sequence[np.ndarray]) -> None:
-        """Keep the outputs of items that ran together, each under its own key.
-
-        Args:
-            keys: The items' keys.
-            calls: 1 for one part of a call, 0 for its other parts.
-            outputs: One row per item.
-        """
+        """Keep the outputs of items that ran together; ``calls`` is 1 for one part of a call, 0 for its other parts."""
         started = self._clock()
         evicted = 0
         for row, key in enumerate(keys):

@@ -30,14 +30,7 @@ class Occupancy:
         return self.instances - self.idle
 
     def begin(self, place: int, release: Release, now: float, until: float) -> None:
-        """Note that a batch begins.
-
-        Args:
-            place: The instance's number, or :data:`INLINE`.
-            release: The batch.
-            now: The present instant.
-            until: Its predicted end.
-        """
+        """Note that a batch begins at a place, an instance's number or :data:`INLINE`, and when it should end."""
         self._until[place] = until
         self._batches[place] = (now, release)
         self.idle -= 1

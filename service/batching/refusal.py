@@ -37,15 +37,10 @@ class Refusal:
         now: float,
         least_retry_seconds: float = 0.0,
     ) -> None:
-        """Refuse a request.
+        """Refuse a request, which has a deadline: its answer would come at ``finish``.
 
-        Args:
-            request: The request; it has a deadline.
-            finish: The instant at which it would be answered.
-            queued: How many requests wait.
-            departures: How many requests have left the queue so far.
-            now: The present instant.
-            least_retry_seconds: For how long, at least, a retry is in vain.
+        ``departures`` counts the requests that have left the queue so far. For ``least_retry_seconds``, at least, a
+        retry is in vain.
         """
         wait_seconds, left_seconds = finish - now, request.deadline - now
         self._message = f"the answer would take {wait_seconds:.3f} s, the deadline leaves {left_seconds:.3f} s"

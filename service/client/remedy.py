@@ -28,14 +28,7 @@ _GIVE_TOKEN = "--token-file FILE or CONVSERVE_CLIENT_TOKEN"  # noqa: S105 - no p
 
 
 def explained(code: grpc.StatusCode, details: str, server: str, credentials: Credentials) -> str:
-    """Return one line that says how a call ended, with the remedy where one is known.
-
-    Args:
-        code: Status of the call.
-        details: Text of the status.
-        server: Address that was called.
-        credentials: Those of the call.
-    """
+    """Return one line that says how a call ended, with the remedy where one is known."""
     said = f"{code.name}: {' '.join(details.split())}"
     if code in (grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.DEADLINE_EXCEEDED):
         fault = _fault(server, credentials)

@@ -59,12 +59,7 @@ class Lifecycle:
     """Owns every servable. Look-ups may come from any thread."""
 
     def __init__(self, metrics: Metrics, listener: Callable[[], None] = lambda: None) -> None:
-        """Know nothing yet.
-
-        Args:
-            metrics: The families.
-            listener: Called after every change of state, on the thread that changed it.
-        """
+        """Know nothing yet; ``listener`` is called after every change of state, on the thread that changed it."""
         self._metrics = metrics
         self._listener = listener
         self._lock = threading.Lock()

@@ -11,13 +11,7 @@ from service.repository.store import Contents
 def index(
     statuses: Iterable[VersionStatus], contents: Contents | None, absent: Iterable[VersionStatus]
 ) -> list[VersionStatus]:
-    """Return every version that is known, on disk or asked for, by name and version.
-
-    Args:
-        statuses: Those that are known.
-        contents: What the repository holds; None if it cannot be read.
-        absent: Those that a setting names and that are not on disk.
-    """
+    """Return every version that is known, on disk, or asked for by a setting although absent, by name and version."""
     known = {(status.name, status.version): status for status in statuses}
     if contents is not None:
         there = {(folder.name, folder.version) for folder in contents.folders}

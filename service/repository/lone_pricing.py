@@ -59,12 +59,6 @@ class LonePricing:
     ) -> tuple[CostModel, Quicker] | None:
         """Return the costs, kept or measured now, and the buckets that are quicker, by group; None if none is.
 
-        Args:
-            usual: The version as instances run it.
-            lone: The version with ``threads`` threads.
-            threads: Threads of a lone run.
-            undisturbed: Returns, after a measurement, whether no batch ran beside it.
-
         Raises:
             Disturbed: A batch did.
         """

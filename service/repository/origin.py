@@ -16,14 +16,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """What a version was loaded from; it keeps no session.
-
-    Attributes:
-        fingerprint: The fingerprint of its files.
-        settings: The settings, the model's ``serving.toml`` included.
-        manifest: Its manifest; None for a bare graph.
-        digest: ``sha256:…`` of model.onnx.
-    """
+    """What a version was loaded from; it keeps no session, and of a bare graph no manifest."""
 
     fingerprint: Fingerprint
     settings: Settings

@@ -39,15 +39,7 @@ class Reconciler:
         load: Loader = load,
         attempts: Attempts | None = None,
     ) -> None:
-        """Wire up.
-
-        Args:
-            settings: The server's.
-            metrics: The families.
-            lifecycle: What is changed.
-            load: Loads and proves one version.
-            attempts: Makes the attempts to load; None for those with the settings' time limit.
-        """
+        """Wire up; loading has the settings' time limit unless ``attempts`` have another."""
         self._catalogue = Catalogue(settings)
         self._lifecycle = lifecycle
         self.attempts = attempts or Attempts(settings.load_timeout_seconds)

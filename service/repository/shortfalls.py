@@ -80,11 +80,7 @@ class Shortfalls:
         ]
 
     def note_repository(self, problem: str) -> None:
-        """Say in the log when the repository as a whole can be followed no longer, and when it can again.
-
-        Args:
-            problem: What is in the way, for the operator; empty if nothing is.
-        """
+        """Say in the log when the repository as a whole has a problem, for the operator, and when it has none."""
         before, self._lost = self._lost, problem
         if problem and problem != before:
             _LOG.error("the model repository %s; serving goes on", problem)
@@ -92,12 +88,7 @@ class Shortfalls:
             _LOG.info("the model repository is followed again")
 
     def note(self, name: str, shortfall: Shortfall) -> None:
-        """Show whether a model is served as the repository has it; say so in the log when that changes.
-
-        Args:
-            name: The model's name.
-            shortfall: What cannot be served, if anything.
-        """
+        """Show whether a model is served as the repository has it; say so in the log when that changes."""
         before = self._said.pop(name, Shortfall())
         if problem := shortfall.problem:
             self._said[name] = shortfall

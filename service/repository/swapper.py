@@ -32,13 +32,7 @@ Place = tuple[str, int]
 
 @dataclass(frozen=True, slots=True)
 class Fallen:
-    """A version that stopped working.
-
-    Attributes:
-        name: Model name.
-        version: Version number.
-        fingerprint: The fingerprint of what was loaded.
-    """
+    """A version that stopped working, and the fingerprint of what was loaded."""
 
     name: str
     version: int
@@ -51,15 +45,7 @@ class Swapper:
     def __init__(
         self, metrics: Metrics, lifecycle: Lifecycle, load: Loader, attempts: Attempts, drain_seconds: float
     ) -> None:
-        """Wire up.
-
-        Args:
-            metrics: The families.
-            lifecycle: What is changed.
-            load: Loads and proves one version.
-            attempts: Waits for that, and gives it up.
-            drain_seconds: How long a version that leaves may take to finish its requests.
-        """
+        """Wire up; a version that leaves may take ``drain_seconds`` to finish its requests."""
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._load = load
@@ -162,12 +148,7 @@ class Swapper:
         return self._lifecycle.put(servable)
 
     def unload(self, servable: Servable, *, exists: bool) -> None:
-        """Withdraw and drain one READY version.
-
-        Args:
-            servable: The version.
-            exists: Whether it is still on disk.
-        """
+        """Withdraw and drain one READY version; ``exists`` tells whether it is still on disk."""
         place = (servable.name, servable.version)
         self._lifecycle.withdraw(servable)
         self._drain(servable)
@@ -196,11 +177,6 @@ class Swapper:
         """Show as UNAVAILABLE what cannot be loaded since the model's folder or its ``serving.toml`` cannot be read.
 
         If a version is READY, the others are left as they are.
-
-        Args:
-            name: Model name.
-            folders: Its versions on disk; none if its folder cannot be read.
-            why: The reason, for the operator.
         """
         if self._lifecycle.servables(name):
             return

@@ -37,13 +37,8 @@ class Watchdog:
     ) -> None:
         """Wire up; see :meth:`start`.
 
-        Args:
-            lifecycle: Holds the servables to watch.
-            reconciler: Loads versions anew.
-            run_timeout_seconds: A batch that runs longer counts as hanging; 0 for no limit.
-            clock: Monotonic, in seconds.
-            start: Starts work on a thread with the given name.
-            on_death: Called if the thread that looks dies.
+        A batch that runs longer than ``run_timeout_seconds`` counts as hanging; 0 is no limit. If the thread that looks
+        dies, ``on_death`` is called.
         """
         self._lifecycle = lifecycle
         self._reconciler = reconciler

@@ -18,12 +18,7 @@ class Widening:
     """Looks from its own thread. Owned by the server, which stops it; its death costs nobody an answer."""
 
     def __init__(self, lifecycle: Lifecycle, reconciler: Reconciler) -> None:
-        """Wire up; see :meth:`start`.
-
-        Args:
-            lifecycle: Holds the servables to look at.
-            reconciler: Changes nothing while a session is opened.
-        """
+        """Wire up; see :meth:`start`. The reconciler changes nothing while a session is opened."""
         self._lifecycle = lifecycle
         self._reconciler = reconciler
         self._stop = threading.Event()

@@ -94,12 +94,7 @@ class Access:
         """Whether inference needs no token, so that a call's metadata need not be looked at."""
 
     def refusal(self, method: str, metadata: Metadata) -> ServingError | None:
-        """Return why a call is refused, or None.
-
-        Args:
-            method: ``/package.Service/Method``.
-            metadata: The call's metadata; ``authorization: Bearer TOKEN`` counts.
-        """
+        """Return why a call to ``/package.Service/Method`` is refused, or None; its bearer token counts."""
         name = method.rpartition("/")[2]
         if name in _OPEN:
             return None

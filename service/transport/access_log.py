@@ -56,12 +56,7 @@ class AccessLog:
     """Writes the lines. Thread-safe."""
 
     def __init__(self, sample_rate: float, random: Callable[[], float]) -> None:
-        """Keep the rate.
-
-        Args:
-            sample_rate: Share of the calls that are logged however they end, from 0 to 1.
-            random: Uniform in [0, 1).
-        """
+        """Keep the share of calls that are logged however they end, 0 to 1; ``random`` is uniform in [0, 1)."""
         self.sample_rate = sample_rate
         self._random = random
         self._lock = threading.Lock()

@@ -57,16 +57,7 @@ class Calls:
         access: Access,
         recorder: Recorder,
     ) -> None:
-        """Wire up.
-
-        Args:
-            dataplane: The core.
-            metrics: The families.
-            shared_memory: The registered regions.
-            overload_status: As in :class:`service.settings.Settings`.
-            access: Decides who may call what.
-            recorder: Watches calls.
-        """
+        """Wire up; ``overload_status`` is as in :class:`service.settings.Settings`."""
         self._access = access
         self.recorder = recorder
         self.dataplane = dataplane

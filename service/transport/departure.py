@@ -21,11 +21,6 @@ def departure(arrival: float, deadline: float, now: float) -> DeadlineExceeded |
 
     A client hangs up when its deadline passes, a moment before it passes here, and reports DEADLINE_EXCEEDED to its
     own caller. Such a call was not cancelled.
-
-    Args:
-        arrival: Instant of the intake.
-        deadline: The call's, infinite for none.
-        now: The instant at which the caller left.
     """
     granted = deadline - arrival
     early = _ON_THE_WAY_SECONDS + _ROUNDED * granted + min(_WAIT_SECONDS, _MOST_WAIT * granted)

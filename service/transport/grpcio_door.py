@@ -52,15 +52,9 @@ class GrpcioDoor:
         credentials: grpc.ServerCredentials | None,
         on_death: OnDeath,
     ) -> None:
-        """Wire up; nothing listens yet.
+        """Wire up; nothing listens yet. Without ``credentials`` there is no TLS.
 
-        Args:
-            calls: Where hot calls go.
-            methods: All other methods.
-            health: The health service.
-            limits: Bounds.
-            credentials: For TLS; None for none.
-            on_death: Called if the loop, what starts the server again, or a thread of calls that block dies.
+        ``on_death`` is called if the loop, what starts the server again, or a thread of calls that block dies.
         """
         self._credentials = credentials
         self._calls = calls

@@ -29,13 +29,7 @@ class Health:
     """The health service and what it is told. :meth:`refresh` may be called from any thread."""
 
     def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool], is_draining: Callable[[], bool]) -> None:
-        """Wire up.
-
-        Args:
-            lifecycle: Knows the states of the models.
-            is_ready: Tells whether the server as a whole is ready to serve.
-            is_draining: Tells whether it is about to stop, and with it every model.
-        """
+        """Wire up; ``is_draining`` tells whether the server is about to stop, and with it every model."""
         self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._is_draining = is_draining

@@ -43,13 +43,7 @@ class Request:
 
 @dataclass(frozen=True, slots=True)
 class Response:
-    """What goes back.
-
-    Attributes:
-        status: HTTP status code.
-        kind: Media type.
-        body: Content.
-    """
+    """What goes back: HTTP status code, media type and content."""
 
     status: int
     kind: str

@@ -30,12 +30,7 @@ class Recorder:
         """Whether :meth:`begin` can have an effect: the one test that a call pays for when it cannot."""
 
     def begin(self, method: str, metadata: Metadata, arrival: float) -> CallRecord | None:
-        """Decide at a call's beginning whether it is watched.
-
-        Args:
-            method: ``/package.Service/Method``.
-            metadata: Of the call, for its trace context.
-            arrival: Instant of the intake on the data plane's clock.
+        """Decide at the intake of a call to ``/package.Service/Method`` whether it is watched; its metadata may say so.
 
         Returns:
             What is to be kept of it; None if it is not watched.

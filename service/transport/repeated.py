@@ -68,15 +68,7 @@ class RepeatedRefusal:
 def repeated_refusal(
     template: Template, payload: bytes, error: DeadlineUnmeetable, request_id: str, status_of: StatusOf
 ) -> RepeatedRefusal | None:
-    """Return the refusal of a call with tensors in a form that can be repeated; None if it holds for no other call.
-
-    Args:
-        template: The template of the call's message.
-        payload: The call's message.
-        error: Why the call was refused.
-        request_id: The call's id.
-        status_of: Translates an error into what callers see.
-    """
+    """Return the refusal of a call with tensors in a form that can be repeated; None if it holds for no other call."""
     servable = template.form.servable
     refusal = servable.batcher.last_refusal
     if refusal is None or servable.shared is not None:  # shared: other calls may find their answer there
@@ -96,12 +88,7 @@ class Shedder:
     """
 
     def __init__(self, calls: Calls, method: str) -> None:
-        """Set up.
-
-        Args:
-            calls: Holds the last refusal, and counts calls.
-            method: The only method that is refused here.
-        """
+        """Set up; ``method`` is the only one that is refused here."""
         self._calls = calls
         self._method = method
         self._last: RepeatedRefusal | None = None
@@ -109,14 +96,7 @@ class Shedder:
         self._since = 0.0
 
     def status(self, method: str, payload: bytes, time_remaining: float | None, metadata: Metadata) -> Status | None:
-        """Return the status with which to refuse a call; None if the call must be begun like any other.
-
-        Args:
-            method: The method that was called.
-            payload: The message.
-            time_remaining: Seconds to the caller's deadline; None for none.
-            metadata: The call's metadata.
-        """
+        """Return the status with which to refuse a call; None if the call must be begun like any other."""
         repeated = self._calls.repeated
         if repeated is None or method != self._method:
             return None

@@ -51,13 +51,7 @@ class Servicers:
     """Answers from the lifecycle; no method blocks."""
 
     def __init__(self, lifecycle: Lifecycle, is_ready: Callable[[], bool], extensions: Sequence[str]) -> None:
-        """Wire up.
-
-        Args:
-            lifecycle: Lends servables.
-            is_ready: Whether the server as a whole is ready to serve.
-            extensions: The protocol's extensions that this server offers; clients act on them.
-        """
+        """Wire up; ``extensions`` are the protocol's that this server offers, on which clients act."""
         self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._extensions = extensions

@@ -44,11 +44,7 @@ class SharedMemory:
     """The registered regions. Thread-safe; the lock is held while bytes are copied."""
 
     def __init__(self, max_text_bytes: int = 2**31 - 1) -> None:
-        """Know no region.
-
-        Args:
-            max_text_bytes: Most bytes of a tensor of pictures or texts, whose size no shape tells.
-        """
+        """Know no region; ``max_text_bytes`` bounds a tensor of pictures or texts, whose size no shape tells."""
         self.max_text_bytes = max_text_bytes
         self._regions: dict[str, Region] = {}
         self._lock = threading.Lock()

@@ -19,14 +19,7 @@ _PROVIDERS = {"CPUExecutionProvider": "CPU", "CUDAExecutionProvider": "CUDA"}
 
 
 def card(status: VersionStatus, servable: Servable | None, counts: Counts | None, seconds: float) -> str:
-    """Return the card of one version.
-
-    Args:
-        status: The version's state.
-        servable: The version's servable; None if it is not READY.
-        counts: Its counts within ``seconds``; None if there are none.
-        seconds: Length of the counted period, more than 0.
-    """
+    """Return the card of one version; it has no servable unless READY, and perhaps no counts within those seconds."""
     state = status.state.lower()
     parts = [
         f'<article class="card"><header><h2>{escape(status.name)}</h2><span class="version">version {status.version}'

@@ -38,16 +38,7 @@ class StatusPage:
         *,
         form_needs_token: bool = False,
     ) -> None:
-        """Wire up.
-
-        Args:
-            metrics: The families.
-            lifecycle: Knows every version.
-            is_ready: Returns whether the server as a whole is ready to serve.
-            clock: Monotonic, in seconds.
-            form: Answers the form's requests; None for no form.
-            form_needs_token: Whether the form asks for a token.
-        """
+        """Wire up. Without ``form`` the page has none; with ``form_needs_token`` it asks for a token."""
         self._metrics = metrics
         self._lifecycle = lifecycle
         self._is_ready = is_ready

@@ -169,14 +169,6 @@ def template_of(
     None unless the inputs are the required ones, all plain numbers or pictures or sentences in raw contents. BOOL is no
     plain number, since not every byte is a valid one. None also for a message with much other content, which would be
     kept for as long as the version serves.
-
-    Args:
-        payload: The message.
-        request: The same, parsed.
-        arrays: Its inputs.
-        form: Of its answer.
-        timeout_seconds: Its timeout; infinite for none.
-        priority: Its priority; 0 for none.
     """
     servable = form.servable
     if len(request.raw_input_contents) != len(arrays) or arrays.keys() != {spec.name for spec in servable.inputs}:

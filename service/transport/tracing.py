@@ -87,13 +87,7 @@ class Tracing:
         self._tracer = self._provider.get_tracer("convserve", __version__)
 
     def begin(self, method: str, metadata: Metadata, arrival: float) -> CallTrace | None:
-        """Begin the trace of a call; None if it is not to be traced.
-
-        Args:
-            method: ``/package.Service/Method``.
-            metadata: Of the call.
-            arrival: Instant of the intake on the data plane's clock.
-        """
+        """Begin the trace of a call, as :meth:`Recorder.begin` says; None if it is not to be traced."""
         carrier = {
             key: value for key, value in metadata if key in ("traceparent", "tracestate") and isinstance(value, str)
         }
