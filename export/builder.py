@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 import torch
 from torch import nn
+from torch.nn.parameter import is_lazy
 
 from export.architectures import Network, Sizes
 from export.architectures.torchvision_nets import Wrapped
@@ -53,7 +54,7 @@ def _timm(name: str) -> Callable[[Sizes], Network]:
 
 
 def _function(source: str) -> Callable[[Sizes], Network]:
-    """Import ``package.module:function``, also from the current folder, and return a function that calls it."""
+    """Import ``package.module:function`` or ``:module``, also from the current folder, and return what makes it."""
     module_name, _, name = source.partition(":")
     sys.path.insert(0, "")
     try:
@@ -68,11 +69,13 @@ def _function(source: str) -> Callable[[Sizes], Network]:
 def _called(source: str, function: Callable[[], object]) -> nn.Module:
     sys.path.insert(0, "")
     try:
-        made = function()
+        made = function if isinstance(function, nn.Module) else function()
     except (Exception, SystemExit) as error:  # likewise
         raise RecipeInvalid(f"{source}: cannot be called ({type(error).__name__}: {error})") from None
     finally:
         sys.path.remove("")
     if not isinstance(made, nn.Module) or isinstance(made, torch.jit.ScriptModule):
         raise RecipeInvalid(f"{source}: returned {type(made).__name__}, expected a torch.nn.Module, not TorchScript")
+    if any(map(is_lazy, (*made.parameters(), *made.buffers()))):
+        raise RecipeInvalid(f"{source}: returned lazy layers without sizes; run the network once before returning it")
     return getattr(made, "_orig_mod", made)  # of torch.compile, whose graph is not what is converted

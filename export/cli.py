@@ -4,22 +4,23 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from export.cli_load import add_list, add_load
-from export.cli_numbers import natural, naturals, positive
-from export.cli_quantize import add_quantize
+from export.cli_numbers import limit, natural, naturals, positive
 from export.data import Source, open_data
 from export.data.base import DataSet, Split, fold_of
 from export.data.inputs import Preprocessing
 from export.errors import DataInvalid, ExportError
 from export.evaluate import evaluate_graph
-from export.progress import Bar, Reporter
+from export.progress import Bar
 from export.publish import publish_run
+from export.publish_quantized import Wish, quantize_version
+from export.quantize import METHODS
 from export.reading import recipe_of
 from export.recipe import Recipe, find_recipe
 from export.report import write_report
@@ -43,8 +44,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         0; 2 after an error, which is printed in one line; 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
-    console = Console(soft_wrap=True, highlight=False)  # else MODULE:FUNCTION has an IPv6 address in colour
-    complaints = Console(stderr=True, soft_wrap=True, highlight=False)
+    # Else rich takes parts of MODULE:FUNCTION or a path for IPv6 addresses and emoji, such as ":two:".
+    console = Console(soft_wrap=True, highlight=False, emoji=False)
+    complaints = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
     torch.set_num_threads(arguments.threads)
     try:
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
@@ -89,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     evaluate.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
     evaluate.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
     evaluate.add_argument("--all", action="store_true", help="use every example, not only the test split")
-    add_quantize(commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs"))
+    _add_quantize(commands.add_parser("quantize", help="make a version smaller or faster, and measure what it costs"))
     report = commands.add_parser("report", help="draw a run's learning curves, confusion matrix and worst mistakes")
     report.set_defaults(command=_report)
     report.add_argument("run_dir", type=Path, metavar="RUN_DIR", help="folder that train --out wrote")
@@ -120,6 +122,25 @@ def _add_train(train: argparse.ArgumentParser) -> None:
     train.add_argument("--resume", action="store_true", help="continue the run in RUN_DIR")
 
 
+def _add_quantize(quantize: argparse.ArgumentParser) -> None:
+    quantize.set_defaults(command=_quantize)
+    quantize.add_argument("version_dir", type=Path, metavar="VERSION_DIR")
+    quantize.add_argument("--data", type=Path, required=True, metavar="DIR", help="data set, laid out as for train")
+    quantize.add_argument("--method", choices=METHODS, default=METHODS[0], help=f"default: {METHODS[0]}")
+    quantize.add_argument(
+        "--limit",
+        type=limit,
+        default=0.3,
+        metavar="POINTS",
+        help="largest accepted loss of top-1 accuracy, in percentage points (default: 0.3)",
+    )
+    quantize.add_argument("--force", action="store_true", help="publish even if the loss exceeds the limit")
+    quantize.add_argument(
+        "--to", type=Path, metavar="DIR", help="folder of the new model (default: MODEL-METHOD beside MODEL)"
+    )
+    quantize.add_argument("--recipe", metavar="RECIPE", help="how to read the data (default: the version's recipe)")
+
+
 def _train(arguments: argparse.Namespace, console: Console) -> int:
     recipe = with_epochs(find_recipe(arguments.recipe), arguments.epochs)
     out = arguments.out or Path("runs") / recipe.name
@@ -127,11 +148,7 @@ def _train(arguments: argparse.Namespace, console: Console) -> int:
         recipe, Source(arguments.data, arguments.download), out, arguments.device, arguments.resume, arguments.vectors
     )
     seeds = arguments.seeds or [arguments.seed]
-
-    def bar(title: str, epochs: int) -> AbstractContextManager[Reporter]:
-        return Bar(console, title, epochs)
-
-    records = run_all(plan, seeds, _folds(arguments.folds, recipe), bar, _say(console))
+    records = run_all(plan, seeds, _folds(arguments.folds, recipe), partial(Bar, console), _say(console))
     if records[-1].state == "interrupted":
         _say(console)(f"interrupted: epoch {records[-1].best_epoch} is kept in {out}; --resume continues the run")
         return INTERRUPTED
@@ -147,6 +164,12 @@ def _seal(arguments: argparse.Namespace, console: Console) -> int:
     for folder in arguments.version_dirs:
         _check_version_dir(folder)
         seal_version(folder, _say(console))
+    return 0
+
+
+def _quantize(arguments: argparse.Namespace, console: Console) -> int:
+    wish = Wish(arguments.method, arguments.limit, arguments.force, arguments.recipe)
+    quantize_version(arguments.version_dir, arguments.data, arguments.to, wish, _say(console))
     return 0
 
 
@@ -179,7 +202,7 @@ def _verify(arguments: argparse.Namespace, console: Console) -> int:
         source = Source(arguments.data or Path(record.data_path))
         data, _ = open_divided(recipe, source, record.seed, record.fold)
         assert data.test is not None
-        parity = verify_run(arguments.version_dir, recipe, classifier, preprocessing.inputs(data.test))
+        parity = verify_run(arguments.version_dir, recipe, preprocessing, classifier, preprocessing.inputs(data.test))
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
     return 0
 

@@ -50,14 +50,10 @@ def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path
         path: The file to write.
 
     Raises:
-        ConversionFailed: The model is in training mode (dropout and batch statistics would be
-            frozen into the graph), torch cannot convert it, or the graph is not what the server expects.
+        ConversionFailed: The model is in training mode, torch cannot convert it, or the graph is not what the server
+            expects.
     """
-    training = [name for name, module in model.named_modules() if module.training]
-    if training:
-        part = _PREFIX.sub("", training[-1])
-        what = f"the model is in training mode, at least its part '{part}'" if part else "the model is in training mode"
-        raise ConversionFailed(f"{what}; eval() must reach all of it, so a train(mode) of its own must pass mode on")
+    refuse_training(model)
     graph = _export(model, input_spec(spec))
     _strip(graph)
     try:
@@ -66,6 +62,19 @@ def convert(model: Probabilities, spec: ImageSpec | TextSpec, classes: int, path
         raise ConversionFailed(f"the graph is not valid ONNX ({' '.join(str(error).split())})") from None
     path.write_bytes(graph.SerializeToString(deterministic=True))
     check_graph(path, input_spec(spec), output_spec(classes))
+
+
+def refuse_training(model: Probabilities) -> None:
+    """Refuse a model in training mode: dropout and batch statistics would be frozen into the graph.
+
+    Raises:
+        ConversionFailed: It or a part of it is.
+    """
+    training = [name for name, module in model.named_modules() if module.training]
+    if training:
+        part = _PREFIX.sub("", training[-1])
+        what = f"the model is in training mode, at least its part '{part}'" if part else "the model is in training mode"
+        raise ConversionFailed(f"{what}; eval() must reach all of it, so a train(mode) of its own must pass mode on")
 
 
 def check_graph(path: Path, expected_input: TensorSpec, expected_output: TensorSpec) -> None:

@@ -51,9 +51,9 @@ def layers_of(network: Network, height: int, width: int, channels: int) -> list[
     return _run(network, torch.empty(_EXAMPLE_BATCH, channels, height, width, device="meta"))
 
 
-def layers_of_sentence(network: Network, tokens: int = _EXAMPLE_TOKENS) -> list[Layer]:
-    """Return the layers of a sentence network for a sentence of ``tokens`` tokens."""
-    return _run(network, torch.zeros(_EXAMPLE_BATCH, tokens, dtype=torch.int64, device="meta"))
+def layers_of_sentence(network: Network) -> list[Layer]:
+    """Return the layers of a sentence network for a sentence of 20 tokens."""
+    return _run(network, torch.zeros(_EXAMPLE_BATCH, _EXAMPLE_TOKENS, dtype=torch.int64, device="meta"))
 
 
 def _run(network: Network, inputs: torch.Tensor) -> list[Layer]:

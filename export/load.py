@@ -30,6 +30,7 @@ from service.spec import ImageSpec
 
 MAX_TOKENS = 512
 _NO_LABELS = "no labels are known; give --labels FILE with one label per line"
+_SEED = 0  # of random weights
 _RANDOM_FACTOR = 0.2
 _AUXILIARY = ("aux1.", "aux2.", "AuxLogits.")  # classifiers that only training uses
 
@@ -47,7 +48,6 @@ class Order:
         size_px: Height and width instead of the preprocessing's, or None.
         tokenizer: File of the tokenizer of a network for sentences; None for pictures.
         max_tokens: The longest sentence that will be served, in tokens.
-        seed: Seed of random weights.
         tolerance: Largest difference of a probability between torch and the graph that is accepted.
     """
 
@@ -59,7 +59,6 @@ class Order:
     size_px: int | None = None
     tokenizer: Path | None = None
     max_tokens: int = MAX_TOKENS
-    seed: int = 0
     tolerance: float = TOLERANCE
 
 
@@ -94,7 +93,7 @@ def load_network(order: Order) -> Loaded:
             such pictures or sentences.
         WeightsInvalid: The weights cannot be read or do not fit.
     """
-    torch.manual_seed(order.seed)
+    torch.manual_seed(_SEED)
     build = find_builder(order.network, sentences=order.tokenizer is not None)
     notes: list[str] = []
     state: dict[str, torch.Tensor] | None = None
@@ -116,11 +115,11 @@ def load_network(order: Order) -> Loaded:
     elif state is None:
         notes.append("no weights were given, so they are random and the answers mean nothing")
         _settle(network, preprocessing)
-        source = f"random, seed {order.seed}"
+        source = f"random, seed {_SEED}"
     else:
         renames = read_renames(order.renames) if order.renames else None
         ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
-        notes += fit_state(target, state, renames, ignored).notes
+        notes += fit_state(target, state, renames, ignored)
         _pass_through(network.eval(), preprocessing, 1)
         source = Path(order.weights or "").name
     digest = _digest(target)
@@ -282,5 +281,5 @@ def _digest(module: nn.Module) -> str:
     for name, value in module.state_dict().items():
         digest.update(name.encode())
         if isinstance(value, torch.Tensor):  # a module's extra state may be anything
-            digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+            digest.update(value.detach().cpu().to_dense().contiguous().flatten().view(torch.uint8).numpy().tobytes())
     return "sha256:" + digest.hexdigest()

@@ -44,7 +44,7 @@ from service.manifest import (
     Provenance,
     write_manifest,
 )
-from service.spec import ImageSpec, TextSpec
+from service.spec import ImageSpec
 
 LABELS_FILE = "labels.txt"
 _LARGEST_VERSION = 10**18 - 1  # a server ignores larger numbers
@@ -57,9 +57,9 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True, slots=True)
 class Described:
-    """What a manifest says about a classifier before anything is measured."""
+    """What a version says of itself before anything is measured."""
 
-    spec: ImageSpec | TextSpec
+    preprocessing: Preprocessing
     labels: tuple[str, ...]
     max_batch_size: int
     provenance: Provenance
@@ -105,13 +105,9 @@ def publish_run(run_dir: Path, models: Path, version: int | None, data_path: Pat
         )
         score = evaluate_graph(backend, preprocessing, test)
         say(f"evaluated: {score}; torch {torch_accuracy:.2%}")
-        write_parts(aside, recipe.data.labels, preprocessing, model, golden_raw(recipe.spec))
-        accuracy = _accuracy(data, score, torch_accuracy)
-        described = Described(
-            recipe.spec, recipe.data.labels, recipe.serving.max_batch_size, _provenance(recipe, record)
-        )
-        write_manifest(make_manifest(described, (accuracy,), parity, aside), aside)
-        verify_version(aside)
+        about = _provenance(recipe, record)
+        described = Described(preprocessing, recipe.data.labels, recipe.serving.max_batch_size, about)
+        complete(aside, described, model, golden_raw(recipe.spec), parity, (_accuracy(data, score, torch_accuracy),))
     say(f"published: {target}")
     return target
 
@@ -196,13 +192,41 @@ def _check_same_accuracy(run_dir: Path, record: RunRecord, accuracy: float) -> N
         )
 
 
-def write_parts(
-    aside: Path, labels: Sequence[str], preprocessing: Preprocessing, model: Reference, raw: Sequence[bytes]
+def complete(
+    aside: Path,
+    described: Described,
+    model: Reference,
+    raw: Sequence[bytes],
+    parity: Parity,
+    accuracy: tuple[Accuracy, ...] = (),
 ) -> None:
-    """Write labels, tokenizer and golden vectors: the model's answers to ``raw``."""
+    """Write what a version has beside its graph, with the model's answers to ``raw`` as golden ones; verify it all.
+
+    Raises:
+        VerificationFailed: The version contradicts its manifest.
+    """
+    preprocessing, labels, spec = described.preprocessing, described.labels, described.preprocessing.spec
     (aside / LABELS_FILE).write_text("".join(f"{label}\n" for label in labels), encoding="utf-8")
     preprocessing.save(aside)
+    _write_golden(aside, preprocessing, model, raw)
+    manifest = Manifest(
+        schema_version=SCHEMA_VERSION,
+        task="image-classification" if isinstance(spec, ImageSpec) else "sentence-classification",
+        inputs=(input_spec(spec),),
+        outputs=(output_spec(len(labels)),),
+        preprocessing=spec,
+        labels_file=LABELS_FILE,
+        max_batch_size=described.max_batch_size,
+        provenance=described.provenance,
+        accuracy=accuracy,
+        parity=parity,
+        model_digest="",
+    )
+    write_manifest(sealed(manifest, aside), aside)
+    verify_version(aside)
 
+
+def _write_golden(aside: Path, preprocessing: Preprocessing, model: Reference, raw: Sequence[bytes]) -> None:
     def tensors(raw: Sequence[bytes]) -> np.ndarray:
         return preprocessing.inputs_of_raw(list(raw)).batch(np.arange(len(raw)))
 
@@ -233,25 +257,6 @@ def _provenance(recipe: Recipe, record: RunRecord) -> Provenance:
         git_commit=record.git_commit,
         created=record.created,
     )
-
-
-def make_manifest(described: Described, accuracy: tuple[Accuracy, ...], parity: Parity, aside: Path) -> Manifest:
-    """Return the manifest of a classifier whose other files have been written."""
-    is_image = isinstance(described.spec, ImageSpec)
-    manifest = Manifest(
-        schema_version=SCHEMA_VERSION,
-        task="image-classification" if is_image else "sentence-classification",
-        inputs=(input_spec(described.spec),),
-        outputs=(output_spec(len(described.labels)),),
-        preprocessing=described.spec,
-        labels_file=LABELS_FILE,
-        max_batch_size=described.max_batch_size,
-        provenance=described.provenance,
-        accuracy=accuracy,
-        parity=parity,
-        model_digest="",
-    )
-    return sealed(manifest, aside)
 
 
 def _next_version(model_dir: Path) -> int:

@@ -9,18 +9,14 @@ import torch
 
 from export import provenance
 from export.classifier import Classifier, Probabilities
-from export.convert import convert
-from export.data.inputs import Inputs, TokenInputs, proving_inputs, proving_raw
+from export.convert import convert, refuse_training
+from export.data.inputs import Inputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed
 from export.load import Loaded, Order, load_network
-from export.publish import Described, Say, make_manifest, write_aside, write_parts
-from export.sentence_nets import check_padding
-from export.verify import TOLERANCE, are_probabilities, verify_graph, verify_version
+from export.publish import Described, Say, complete, write_aside
+from export.verify import are_probabilities, check_independence, doubt_of_logits, verify_graph
 from service.backend.onnx import OnnxBackend
-from service.manifest import MODEL_FILE, Dataset, write_manifest
-from service.spec import TextSpec
-
-_BY_ROUNDING = 10  # times the tolerance: what rounds as much would not pass verification either
+from service.manifest import MODEL_FILE, Dataset
 
 
 def publish_loaded(order: Order, target: Path, version: int | None, max_batch_size: int, say: Say) -> Path:
@@ -53,63 +49,48 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
         preprocessing, spec = loaded.preprocessing, loaded.preprocessing.spec
         classifier = Classifier(loaded.network, spec).eval()
         inputs = proving_inputs(preprocessing)
-        _check_logits(loaded, classifier, inputs, _BY_ROUNDING * max(order.tolerance, TOLERANCE))
         model = Probabilities(classifier).eval()
+        refuse_training(model)
+        _check_logits(loaded, classifier, inputs, order.tolerance, say)
         convert(model, spec, len(loaded.labels), aside / MODEL_FILE)
         say(f"converted: {(aside / MODEL_FILE).stat().st_size / 1e6:.2f} MB")
         backend = OnnxBackend(aside / MODEL_FILE, "cpu")
         parity = verify_graph(model, backend, inputs, max_batch_size, order.tolerance)
         say(f"verified: at most {parity.max_abs_difference:.2g} from torch; same top-1 on all {parity.count}")
-        write_parts(aside, loaded.labels, preprocessing, model, proving_raw(preprocessing))
         about = provenance.of_loaded(loaded.name, Dataset(f"weights {loaded.weights}", loaded.digest))
-        described = Described(spec, loaded.labels, max_batch_size, about)
-        write_manifest(make_manifest(described, (), parity, aside), aside)
-        verify_version(aside)
+        described = Described(preprocessing, loaded.labels, max_batch_size, about)
+        complete(aside, described, model, proving_raw(preprocessing), parity)
     say(f"published: {folder}")
     return folder
 
 
-def _check_logits(loaded: Loaded, classifier: Classifier, inputs: Inputs, rounding: float) -> None:
+def _check_logits(loaded: Loaded, classifier: Classifier, inputs: Inputs, tolerance: float, say: Say) -> None:
     """Refuse a network that does not return logits, or not always the same ones for the same input.
 
-    Softmax applied twice would answer almost uniformly. Probabilities that differ by ``rounding`` count as the same.
+    Softmax applied twice would answer almost uniformly.
 
     Raises:
         ConversionFailed: It returns probabilities, values that are not numbers, another type than float32 or another
             shape than (N, K), or answers that depend on chance, on the other rows of a batch or on padding.
     """
-    name, spec = loaded.name, loaded.preprocessing.spec
-    alone = _answers(loaded, classifier, inputs.batch(np.arange(1)))  # some networks drop an axis of size 1
-    answers = _answers(loaded, classifier, inputs.batch(np.arange(2)))
+    name = loaded.name
+    _answers(loaded, classifier, inputs.batch(np.arange(1)))  # some networks drop an axis of size 1
+    answers = _answers(loaded, classifier, inputs.batch(np.arange(len(inputs))))
     if answers.softmax(dim=1).isnan().any():
         raise ConversionFailed(
             f"{name}: returns NaN or infinity; its weights are damaged, or mean and std are not its own"
         )
     if are_probabilities(answers.numpy()):
         raise ConversionFailed(f"{name}: returns probabilities, expected logits; remove its softmax, load adds one")
-    if _difference(answers, _answers(loaded, classifier, inputs.batch(np.arange(2)))) > rounding:
-        raise ConversionFailed(
-            f"{name}: answers the same inputs differently each time; its forward is random or keeps state, "
-            "such as F.dropout without training=self.training"
-        )
-    if isinstance(inputs, TokenInputs) and isinstance(spec, TextSpec):
-        check_padding(
-            name,
-            lambda ids: _answers(loaded, classifier, ids).softmax(dim=1).numpy(),
-            inputs,
-            spec,
-            rounding,
-        )
-    if _difference(alone, _answers(loaded, classifier, inputs.batch(np.arange(len(inputs))))[:1]) > rounding:
-        raise ConversionFailed(
-            f"{name}: answers an input differently in a batch; its forward must not mix the rows of a batch, "
-            "as batch norm without running statistics does"
-        )
-
-
-def _difference(one: torch.Tensor, other: torch.Tensor) -> float:
-    """Return the largest difference between the probabilities of answers (N, K)."""
-    return float((one.softmax(dim=1) - other.softmax(dim=1)).abs().max())
+    if doubt := doubt_of_logits(answers.numpy()):
+        say(doubt)
+    check_independence(
+        name,
+        lambda batch: _answers(loaded, classifier, batch).softmax(dim=1).numpy(),
+        inputs,
+        loaded.preprocessing.spec,
+        tolerance,
+    )
 
 
 def _answers(loaded: Loaded, classifier: Classifier, batch: np.ndarray) -> torch.Tensor:
@@ -126,7 +107,14 @@ def _answers(loaded: Loaded, classifier: Classifier, batch: np.ndarray) -> torch
         reason = " ".join(str(error).split())
         raise ConversionFailed(f"{name}: fails on a batch of {count} ({type(error).__name__}: {reason})") from None
     if not isinstance(answers, torch.Tensor):
-        raise ConversionFailed(f"{name}: returns {type(answers).__name__}, expected a tensor of logits")
+        raise ConversionFailed(
+            f"{name}: returns {type(answers).__name__}, expected a tensor of logits; its forward must return them alone"
+        )
+    if classes == 2 and answers.shape in ((count, 1), (count,)):
+        raise ConversionFailed(
+            f"{name}: returns one number x for two labels; without its sigmoid, if it has one, its forward must return "
+            "two logits, such as torch.stack([0 * x, x], 1) of x with shape (N,)"
+        )
     if answers.shape != (count, classes):
         raise ConversionFailed(
             f"{name}: returns shape {tuple(answers.shape)} for a batch of {count}, expected ({count}, {classes}): "

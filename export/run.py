@@ -70,6 +70,7 @@ class RunRecord:
         git_commit: Commit of the training code.
         created: When training began, ISO 8601 in UTC.
         test_digest: Digest of the test split; null in runs from before it was recorded.
+        held_out_digest: Likewise of the set's own held-out part; null as well if it has none.
     """
 
     recipe: str
@@ -89,6 +90,7 @@ class RunRecord:
     git_commit: str
     created: str
     test_digest: str | None = None
+    held_out_digest: str | None = None
 
 
 def write_record(folder: Path, record: RunRecord) -> None:
@@ -164,9 +166,9 @@ def begin_run(folder: Path, recipe: Recipe, fresh: RunRecord, resume: bool) -> R
     held_recipe, held = read_run(folder)
     if held_recipe.text != recipe.text:
         raise RunInvalid(f"{folder}: holds a run of another recipe; --out chooses another folder")
-    for name in ("seed", "fold", "epochs", "dataset", "test_count", "test_digest"):
+    for name in ("seed", "fold", "epochs", "dataset", "test_count", "test_digest", "held_out_digest"):
         before, now = getattr(held, name), getattr(fresh, name)
-        if before != now and (name, before) != ("test_digest", None):  # older runs have none
+        if before != now and not (before is None and name.endswith("_digest")):  # older runs have none
             raise begun_otherwise(folder, name, before, now)
     return held
 

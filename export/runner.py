@@ -269,6 +269,7 @@ def _record(plan: Plan, data: DataSet, seed: int, fold: int | None) -> RunRecord
         git_commit=provenance.git_commit(),
         created=provenance.now(),
         test_digest=data.test.digest,
+        held_out_digest=data.held_out.digest if data.held_out is not None else None,
     )
 
 

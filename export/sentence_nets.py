@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from tokenizers.pre_tokenizers import ByteLevel
 
 from export.architectures.textcnn import PADDING_ID
 from export.data.inputs import Preprocessing, TokenInputs
@@ -28,7 +29,8 @@ _MORE_PADDING = (1, 2, 5, 17, 64)  # zeros after a sentence; a server adds as ma
 def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
     """Read a file of Hugging Face's ``tokenizers``, as a server reads the one of a version.
 
-    The ids of padding and of unknown words are those that the file sets, or else those of their usual names.
+    The ids of padding and of unknown words are those that the file sets, or else those of their usual names. To a
+    tokenizer of bytes (GPT-2's, RoBERTa's) no word is unknown.
 
     Args:
         path: The file, usually ``tokenizer.json``.
@@ -45,16 +47,27 @@ def read_tokenizer(path: Path, max_tokens: int) -> Preprocessing:
     if sorted(words.values()) != list(range(len(words))):
         raise RecipeInvalid(f"{path}: has {len(words)} tokens whose ids are not 0 to {len(words) - 1}, each once")
     paddings = dict.fromkeys(((tokenizer.padding or {}).get("pad_token") or _PADDINGS[0], *_PADDINGS))
-    ids = []
-    for kind, names in (("padding", paddings), ("unknown words", _unknowns(json.loads(tokenizer.to_str())["model"]))):
+    told = json.loads(tokenizer.to_str())
+
+    def id_of(kind: str, names: Iterable[str]) -> int:
         known = [words[name] for name in names if name in words]
         if not known:
             raise RecipeInvalid(f"{path}: has no token for {kind}, expected {' or '.join(names) or 'an unk_id'}")
-        ids.append(known[0])
+        return known[0]
+
+    padding = id_of("padding", paddings)
+    unknown = None if _reads_bytes(told, words) else id_of("unknown words", _unknowns(told["model"]))
     try:
-        return Preprocessing(TextSpec("text", TOKENIZER_FILE, ids[0], ids[1], max_tokens), tokenizer)
+        return Preprocessing(TextSpec("text", TOKENIZER_FILE, padding, unknown, max_tokens), tokenizer)
     except ValueError as error:
         raise RecipeInvalid(f"{path}: {error}") from None
+
+
+def _reads_bytes(told: Mapping[str, Any], words: Collection[str]) -> bool:
+    """Return whether a tokenizer takes words apart into bytes and has a token for each, so that none is unknown."""
+    prepared = json.dumps([told["normalizer"], told["pre_tokenizer"]])  # either may be a sequence
+    is_bpe = told["model"]["type"] == "BPE"
+    return is_bpe and '"ByteLevel"' in prepared and set(ByteLevel.alphabet()).issubset(words)
 
 
 def _unknowns(model: Mapping[str, Any]) -> Sequence[str]:

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from export.classifier import Classifier, Probabilities
-from export.data.inputs import Inputs, Preprocessing
-from export.errors import VerificationFailed
+from export.data.inputs import Inputs, Preprocessing, TokenInputs
+from export.errors import ConversionFailed, VerificationFailed
 from export.recipe import Recipe
+from export.sentence_nets import check_padding
 from service.backend.base import Backend
 from service.backend.onnx import OnnxBackend
 from service.digests import check_digests
 from service.golden import Golden, read_golden
 from service.manifest import GOLDEN_FILE, MODEL_FILE, Manifest, Parity, read_labels, read_manifest
+from service.spec import ImageSpec, TextSpec
 
 # Largest absolute difference of a probability between torch and ONNX Runtime.
 TOLERANCE = 1e-5
 _BATCH_SIZES = (1, 2, 7, 32)
 _BATCHES_A_SIZE = 8
+_BY_ROUNDING = 10  # times the tolerance: what rounds as much would not pass verification either
 
 
 class Reference(Protocol):
@@ -102,12 +105,14 @@ def verify_version(version_dir: Path, manifest: Manifest | None = None) -> tuple
     return manifest, _check_golden_answers(backend, golden, manifest.parity)
 
 
-def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs: Inputs) -> Parity:
-    """Compare a published version with the run it came from: labels, then every answer on the test set.
+def verify_run(
+    version_dir: Path, recipe: Recipe, preprocessing: Preprocessing, classifier: Classifier, inputs: Inputs
+) -> Parity:
+    """Compare a published version with the run it came from: labels, tokenizer, then every answer on the test set.
 
     Raises:
-        LoadError: The manifest, the graph or the labels cannot be read.
-        VerificationFailed: The labels or an answer differ.
+        LoadError: The manifest, the graph, the labels or the tokenizer cannot be read.
+        VerificationFailed: The labels, the tokenizer or an answer differ.
     """
     manifest = read_manifest(version_dir)
     labels = read_labels(version_dir / manifest.labels_file) if manifest.labels_file else ()
@@ -115,6 +120,10 @@ def verify_run(version_dir: Path, recipe: Recipe, classifier: Classifier, inputs
         raise VerificationFailed(
             f"{version_dir}: labels are {', '.join(labels)}; the run has {', '.join(recipe.data.labels)}"
         )
+    if manifest.preprocessing is not None:
+        published = Preprocessing.from_dir(manifest.preprocessing, version_dir)
+        if published.tokenizer_text != preprocessing.tokenizer_text:
+            raise VerificationFailed(f"{version_dir}: its tokenizer is not the run's")
     classifier.network.compact()
     backend = OnnxBackend(version_dir / MODEL_FILE, "cpu")
     model = Probabilities(classifier).eval()
@@ -132,6 +141,44 @@ def largest_difference(expected: np.ndarray, came: np.ndarray) -> float:
 def are_probabilities(answers: np.ndarray) -> bool:
     """Return whether every row (K,) looks like probabilities: none negative, sum 1. Logits hardly ever do."""
     return bool(answers.min() >= -1e-6 and np.abs(answers.sum(axis=1) - 1).max() <= 1e-3)
+
+
+def doubt_of_logits(answers: np.ndarray) -> str:
+    """Return a note if all numbers lie between 0 and 1, as a sigmoid's do and logits may, else an empty string."""
+    if answers.min() <= 0 or answers.max() > 1:
+        return ""
+    return "note: all answers lie between 0 and 1; if a sigmoid gives them, remove it, because load adds softmax"
+
+
+def check_independence(
+    name: str, answer: Callable[[np.ndarray], np.ndarray], inputs: Inputs, spec: ImageSpec | TextSpec, tolerance: float
+) -> None:
+    """Refuse a network whose answer depends on more than its input: on chance, on padding, or on the rest of a batch.
+
+    Args:
+        name: Of the network, for messages.
+        answer: Returns probabilities (N, K) for inputs (N, ...).
+        inputs: At least two.
+        spec: Says what sentences are padded with.
+        tolerance: That of the verification; what rounds by less than ten times as much counts as the same.
+
+    Raises:
+        ConversionFailed: A probability differs by more.
+    """
+    rounding = _BY_ROUNDING * max(tolerance, TOLERANCE)
+    alone, pair, every = (inputs.batch(np.arange(count)) for count in (1, 2, len(inputs)))
+    if np.abs(answer(pair) - answer(pair)).max() > rounding:
+        raise ConversionFailed(
+            f"{name}: answers the same inputs differently each time; its forward is random or keeps state, "
+            "such as F.dropout without training=self.training"
+        )
+    if isinstance(inputs, TokenInputs) and isinstance(spec, TextSpec):
+        check_padding(name, answer, inputs, spec, rounding)
+    if np.abs(answer(alone) - answer(every)[:1]).max() > rounding:
+        raise ConversionFailed(
+            f"{name}: answers an input differently in a batch; its forward must not mix the rows of a batch, "
+            "as batch norm without running statistics does"
+        )
 
 
 def _check_golden_inputs(version_dir: Path, manifest: Manifest, golden: Golden) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import pickle
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,13 +36,6 @@ _FLOATS = ("float16", "bfloat16", "float32", "float64")  # types that are cast t
 _SHOWN = 8
 
 
-@dataclass(frozen=True, slots=True)
-class Fitted:
-    """What was done to make a state dict fit, one line each; empty if it fitted unchanged."""
-
-    notes: tuple[str, ...]
-
-
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     """Read a state dict, if necessary out of a checkpoint, and remove the prefixes of DataParallel and torch.compile.
 
@@ -59,17 +52,19 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
     notes = []
     for key in _WRAPPERS:
         if isinstance(held, Mapping) and isinstance(held.get(key), Mapping):
-            notes.append(f"the state dict was found under '{key}' of the checkpoint")
+            others = [other for other in _WRAPPERS if other != key and isinstance(held.get(other), Mapping)]
+            besides = f", which also has {_some(others)}" * bool(others)
+            notes.append(f"the state dict was found under '{key}' of the checkpoint{besides}")
             held = held[key]
-            break
-    if not isinstance(held, Mapping) or not any(isinstance(value, torch.Tensor) for value in held.values()):
+    named = held if isinstance(held, Mapping) else {}
+    state = {str(name): value for name, value in named.items() if isinstance(value, torch.Tensor)}
+    state.pop(_AVERAGED, None)
+    if not state:
         raise WeightsInvalid(
             f"{path}: holds no state dict; expected tensors by name, at the top or under {', '.join(_WRAPPERS)}; "
             "save model.state_dict() alone"
         )
-    state = {str(name): value for name, value in held.items() if isinstance(value, torch.Tensor)}
-    state.pop(_AVERAGED, None)
-    while state and (prefix := next((some for some in _PREFIXES if all(name.startswith(some) for name in state)), "")):
+    while prefix := next((some for some in _PREFIXES if all(name.startswith(some) for name in state)), ""):
         state = {name.removeprefix(prefix): value for name, value in state.items()}
         notes.append(f"the prefix '{prefix}' was removed from every name")
     return state, notes
@@ -77,7 +72,7 @@ def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
 
 def _unpickled(path: Path) -> Any:
     try:
-        if path.is_file() and not is_intact(path):
+        if not is_intact(path):
             raise WeightsInvalid(f"{path}: is damaged, its checksum does not match; save or download it again")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of a TorchScript archive before it refuses it
@@ -86,14 +81,14 @@ def _unpickled(path: Path) -> Any:
         raise
     except FileNotFoundError:
         raise WeightsInvalid(f"{path}: no such file") from None
-    except OSError as error:
-        raise WeightsInvalid(f"{path}: {error.strerror or error}") from None
-    except pickle.UnpicklingError:
-        raise WeightsInvalid(
-            f"{path}: holds more than tensors and plain values, perhaps a whole model or training settings; "
-            "save only model.state_dict() where it was made"
-        ) from None
     except Exception as error:  # an unpickler may raise anything
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # which a file that is cut short gives
+            raise WeightsInvalid(f"{path}: {error.strerror or error}") from None
+        if isinstance(error, pickle.UnpicklingError) and "Unsupported operand" not in str(error):  # which is no pickle
+            raise WeightsInvalid(
+                f"{path}: holds more than tensors and plain values, perhaps a whole model or training settings; "
+                "save only model.state_dict() where it was made"
+            ) from None
         if "TorchScript" in str(error):
             raise WeightsInvalid(
                 f"{path}: is a TorchScript archive; save torch.jit.load(FILE).state_dict() with torch.save"
@@ -133,7 +128,7 @@ def fit_state(
     state: Mapping[str, torch.Tensor],
     renames: Mapping[str, str] | None = None,
     ignored: tuple[str, ...] = (),
-) -> Fitted:
+) -> list[str]:
     """Load a state dict into a module by name, beneath a prefix if necessary, or by order if all shapes agree in order.
 
     Args:
@@ -142,9 +137,12 @@ def fit_state(
         renames: The module's name by name in the file.
         ignored: Prefixes of names that the file may have although the module does not.
 
+    Returns:
+        What was done to make it fit, one line each; empty if it fitted unchanged.
+
     Raises:
-        WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN. The
-            message lists them.
+        WeightsInvalid: Names are missing, unexpected or given twice, shapes or types differ, or values are NaN, and the
+            message lists them; or the module itself refuses them.
     """
     whole = module.state_dict()
     wanted = {name: value for name, value in whole.items() if isinstance(value, torch.Tensor)}  # no extra state
@@ -167,7 +165,7 @@ def fit_state(
         rest = f"; what lies outside it was left out: {_some(others)}" if others else ""
         notes.append(f"the names fit without the prefix '{prefix}'{rest}")
         named = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-    dropped = [name for name in named if name not in wanted and name.startswith(ignored)] if ignored else []
+    dropped = [name for name in named if name not in wanted and name.startswith(ignored)]
     if dropped:
         notes.append(f"ignored, because only training needs them: {_some(dropped)}")
     named = {name: value for name, value in named.items() if name not in dropped}
@@ -176,8 +174,12 @@ def fit_state(
         notes.append(f"no name fits, but all {len(named)} shapes agree in order, so tensors were assigned by order")
     _check(named, wanted)
     whole.update(named)  # keeps missing counters, and the layers' versions, which MNASNet needs to read it
-    module.load_state_dict(whole)
-    return Fitted(tuple(notes))
+    try:
+        module.load_state_dict(whole)
+    except Exception as error:  # the user's code may raise anything
+        reason = " ".join(str(error).split())
+        raise WeightsInvalid(f"the network does not take the weights ({type(error).__name__}: {reason})") from None
+    return notes
 
 
 def _prefix(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]) -> str:

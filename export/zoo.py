@@ -85,28 +85,28 @@ def _small(name: str, paper: str, architecture: str, **options: Any) -> Known:
     return Known(name, paper, architecture, options, Sizes(10, 32, 32, 3))
 
 
-def _bracket(layers: int, filters: int, size: int, pool: int, *, norm: bool) -> dict[str, Any]:
-    """Return the options of convolutions that keep height and width, and of the pooling after them."""
+def _bracket(layers: int, filters: int, size: int, pool: int) -> dict[str, Any]:
+    """Return the options of convolutions with batch norm that keep height and width, and of the pooling after them."""
     return {
         "layers": layers,
         "filters": filters,
         "size": size,
         "stride": 1,
         "padding": size // 2,
-        "norm": norm,
+        "norm": True,
         "pool_size": pool,
         "pool_stride": max(1, pool),
     }
 
 
 # Configuration D of Simonyan and Zisserman (2015), with batch norm and one linear layer.
-_VGG_16 = [_bracket(n, filters, 3, 2, norm=True) for n, filters in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))]
+_VGG_16 = [_bracket(n, filters, 3, 2) for n, filters in ((2, 64), (2, 128), (3, 256), (3, 512), (3, 512))]
 # Krizhevsky's five convolutions, with filters and pooling that fit 32 pixels.
 _ALEXNET_32 = [
-    _bracket(1, 64, 5, 2, norm=True),
-    _bracket(1, 192, 5, 2, norm=True),
-    _bracket(2, 384, 3, 0, norm=True),
-    _bracket(1, 256, 3, 2, norm=True),
+    _bracket(1, 64, 5, 2),
+    _bracket(1, 192, 5, 2),
+    _bracket(2, 384, 3, 0),
+    _bracket(1, 256, 3, 2),
 ]
 _TEXTCNN = {
     "widths": [3, 4, 5],

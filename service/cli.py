@@ -9,11 +9,18 @@ import io
 import os
 import sys
 from collections.abc import Sequence
+from typing import NoReturn
 
 from service import __version__, logs, settings
 from service.client_flags import add_credential_flags
 from service.errors import LoadError, SettingsError
 
+_OF_TRITON = {  # flags by which its users begin
+    "--model-repository": "--models",
+    "--model-store": "--models",
+    "--metrics-port": "--http-port",
+    "--load-model": "--load-models",
+}
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
 
 
@@ -77,6 +84,8 @@ def _parser() -> argparse.ArgumentParser:
         "MODEL/serving.toml overrides some settings for one model.",
     )
     settings.add_flags(serve)
+    for flag, ours in _OF_TRITON.items():
+        serve.add_argument(flag, action=_NamedOtherwise, const=ours, nargs="?", help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
 
     classify = commands.add_parser("classify", help="classify pictures or sentences on a running server")
@@ -108,6 +117,13 @@ def _parser() -> argparse.ArgumentParser:
     for command in commands.choices.values():
         command.allow_abbrev = False  # what is typed by half is a slip, and means something else with the next flag
     return parser
+
+
+class _NamedOtherwise(argparse.Action):
+    """Names the flag, ``const``, that stands for one of another server."""
+
+    def __call__(self, parser: argparse.ArgumentParser, _: object, __: object, flag: str | None = None) -> NoReturn:
+        parser.exit(2, f"convserve: {flag} is {self.const} here; docs/operations.md has a table for users of Triton\n")
 
 
 def _serve(flags: argparse.Namespace) -> int:

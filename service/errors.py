@@ -91,6 +91,13 @@ class Draining(ServingError):
     reason = "DRAINING"
 
 
+class RepositorySilent(ServingError):
+    """The disk of the model repository does not answer; what is loaded serves on (UNAVAILABLE)."""
+
+    status = "UNAVAILABLE"
+    reason = "REPOSITORY_SILENT"
+
+
 class QueueFull(ServingError):
     """A bounded queue is at its bound; refused at the door (RESOURCE_EXHAUSTED)."""
 

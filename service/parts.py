@@ -45,11 +45,15 @@ def tracing(settings: Settings, dataplane: DataPlane) -> Tracing | None:
     if not settings.otlp_endpoint:
         return None
     try:
-        from service.transport.tracing import Tracing, otlp_exporter  # noqa: PLC0415 - the extra `otel` may be absent
+        # The extra `otel` may be absent.
+        from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
+
+        from service.transport.tracing import Tracing  # noqa: PLC0415
     except ImportError:
         raise SettingsError("--otlp-endpoint needs the extra: pip install '.[otel]' in the checkout") from None
     return Tracing(
-        otlp_exporter(settings.otlp_endpoint),
+        # http://HOST:PORT without TLS, https:// with; OTEL_EXPORTER_OTLP_… gives headers, certificates and timeout.
+        OTLPSpanExporter(endpoint=settings.otlp_endpoint),
         settings.trace_sample_rate,
         clock=dataplane.clock,
         wall_clock_ns=time.time_ns,

@@ -25,7 +25,6 @@ from service.parts import access, choose_transport, credentials, tracing
 from service.processors import usable_cores
 from service.repository import loading
 from service.repository.lifecycle import Lifecycle
-from service.repository.overlooked import Overlooked
 from service.repository.reconciler import Reconciler
 from service.repository.watchdog import Watchdog
 from service.repository.watcher import Watcher
@@ -34,14 +33,13 @@ from service.scheduling import wait_for_turns
 from service.settings import Settings
 from service.shortage import shortages_named
 from service.transport.access_log import AccessLog
-from service.transport.address import ABSTRACT, is_loopback, listening, new_name, target
+from service.transport.address import ABSTRACT, listening, new_name, target
 from service.transport.admin import Admin
 from service.transport.calls import Calls
 from service.transport.describe import extensions
 from service.transport.grpcio_door import GrpcioDoor
 from service.transport.health import Health
 from service.transport.http_endpoint import HttpEndpoint
-from service.transport.http_message import Routes
 from service.transport.limits import DoorLimits
 from service.transport.pages import pages
 from service.transport.recorder import Recorder
@@ -86,8 +84,8 @@ class Server:
         self.reconciler = Reconciler(settings, self.metrics, self.lifecycle, load)
         self._watchdog = Watchdog(self.lifecycle, self.reconciler, settings.run_timeout_seconds, on_death=self._die)
         self._widening = Widening(self.lifecycle, self.reconciler)
-        self._overlooked = Overlooked(Path(settings.models))
-        self._watcher = Watcher(self.reconciler, self._overlooked, settings.repository_poll_seconds, self._die)
+        root, every_seconds = Path(settings.models), settings.repository_poll_seconds
+        self._watcher = Watcher(self.reconciler, root, every_seconds, self._die)
         threads = settings.decode_threads or min(4, usable_cores())
         self._workers = Workers("prepare", threads, self._die, self._cores.roam)
         self.dataplane = DataPlane(self.lifecycle, self._workers, settings.max_sentences_or_pictures)
@@ -128,11 +126,12 @@ class Server:
         """
         settings = self._settings
         self._workers.start()
-        self._overlooked.tell()  # first: it may say why there is nothing to load
+        self._watcher.tell()  # first: it may say why there is nothing to load
         self.reconciler.announce()  # before anybody can call: they would hear that there is no such model
         http_address = (settings.http_host or settings.host, settings.http_port)
         with listening("http", *http_address, "--http-host" if settings.http_host else "--host"):
-            self._http = HttpEndpoint(http_address, self._pages(http_address[0]), self._die)
+            routes = pages(self._calls, self.metrics, self.is_ready, settings)
+            self._http = HttpEndpoint(http_address, routes, self._die)
             self.http_port = self._http.port
             self._http.start()
         with listening("grpc", settings.host, settings.grpc_port, "--host"):
@@ -140,19 +139,6 @@ class Server:
         fields = {"grpc_port": self.grpc_port, "http_port": self.http_port, "transport": self.transport}
         _LOG.info("listening", extra={"fields": fields | {"host": settings.host}})
         vital_thread("loader", self._load, self._die).start()
-
-    def _pages(self, host: str) -> Routes:
-        """Return what the HTTP endpoint answers when it listens on a host."""
-        settings = self._settings
-        return pages(
-            self._calls,
-            self.metrics,
-            self.is_ready,
-            # TLS keeps calls secret, or requires certified callers; this endpoint can do neither.
-            try_form=settings.try_form and not settings.tls_key,
-            needs_token=bool(settings.infer_tokens_file),
-            loopback_only=is_loopback(host),
-        )
 
     def _start_doors(self, address: str) -> None:
         if self.transport == "grpcio":

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import re
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -11,6 +13,8 @@ from service.errors import SettingsError
 
 _NO_THREAD = "can't start new thread"  # the text of Python's RuntimeError, which has no class of its own
 _OF_RUST = re.compile(r"\(os error (\d+)\)$")  # ends the texts of the native door's library
+_STACK_BYTES = 8 * 1024 * 1024  # of a thread, unless `ulimit -s` says otherwise
+_BEGINNING_BYTES = 1024 * 1024  # far more than Python takes before a thread's work begins
 _PANIC = "PanicException"  # of that library, if it gets no thread; the class is in no module
 _FILES = "too many open files: allow more (ulimit -n, LimitNOFILE= of systemd)"
 _THREADS = "no thread can be started: allow more threads or memory (ulimit -u and -v, the container's limits)"
@@ -36,6 +40,21 @@ def shortage(error: BaseException) -> str:
         if told := _OF_RUST.search(str(error)):
             return (_BY_NUMBER | {errno.EAGAIN: _THREADS}).get(int(told[1]), "")
     return ""
+
+
+def start_thread(thread: threading.Thread) -> None:
+    """Start a thread unless it might die before it begins, for lack of memory.
+
+    Then ``Thread.start`` would wait for it for ever, or return as if its work was under way.
+
+    Raises:
+        RuntimeError: The system refuses it, or has too little memory for it.
+    """
+    try:
+        mmap.mmap(-1, max(threading.stack_size(), _STACK_BYTES) + _BEGINNING_BYTES).close()
+    except OSError:
+        raise RuntimeError(_NO_THREAD) from None
+    thread.start()
 
 
 def passes(error: BaseException | None) -> bool:

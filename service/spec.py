@@ -80,14 +80,14 @@ class TextSpec:
         tokenizer_file: File next to the manifest, in the Hugging Face ``tokenizers`` format; its normaliser holds the
             cleaning rules.
         padding_id: Id of padding.
-        unknown_id: Id of words outside the vocabulary.
+        unknown_id: Id of words outside the vocabulary; None if the tokenizer knows every word, as one of bytes does.
         max_tokens: Maximum length of a sentence in tokens; a longer one is refused, not truncated.
     """
 
     kind: Literal["text"]
     tokenizer_file: str
     padding_id: int
-    unknown_id: int
+    unknown_id: int | None
     max_tokens: int
 
     def __post_init__(self) -> None:
@@ -98,11 +98,16 @@ class TextSpec:
         """
         if self.max_tokens < 1:
             raise ValueError(f"preprocessing: max_tokens must be at least 1, got {self.max_tokens}")
-        if min(self.padding_id, self.unknown_id) < 0:
+        if min(self.special_ids) < 0:
             ids = f"{self.padding_id} and {self.unknown_id}"
             raise ValueError(f"preprocessing: padding_id and unknown_id must be at least 0, got {ids}")
         if self.padding_id == self.unknown_id:
             raise ValueError(f"preprocessing: padding_id and unknown_id must differ, both are {self.padding_id}")
+
+    @property
+    def special_ids(self) -> set[int]:
+        """The ids that stand for no word."""
+        return {self.padding_id} if self.unknown_id is None else {self.padding_id, self.unknown_id}
 
 
 PreprocessingSpec = ImageSpec | TextSpec

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 from typing import Any
 
 from bench.errors import OptionsInvalid
@@ -51,19 +52,18 @@ def run(flags: argparse.Namespace) -> int:
     summary = Summary.of(window, flags.seconds, flags.objective_seconds)
     limit = generator_limit(summary, ran.cpu_share, max_lag_seconds(flags))
     load = f"{flags.concurrency} in flight" if rate is None else str(arrivals)
-    try:
+    with contextlib.ExitStack() as results:  # each is written whatever becomes of the others, or of what is printed
+        if flags.plot:
+            results.callback(draw_latencies, summary, flags.objective_seconds, flags.plot)
+        if flags.json:
+            result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
+            results.callback(write_json, flags.json, {**session.facts, **result})
         print(f"{session.server}, model {flags.model}: {load}\n")
         print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
         if limit:
             print(f"\n{limit}")
         if not summary.offered:
             print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
-    finally:  # the output may be full, or its reader gone
-        if flags.json:
-            result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
-            write_json(flags.json, {**session.facts, **result})
-    if flags.plot:
-        draw_latencies(summary, flags.objective_seconds, flags.plot)
     if limit:
         return GENERATOR_LIMITED
     return 1 if summary.failed or summary.wrong or not summary.offered else 0

@@ -39,5 +39,6 @@ def draw_latencies(summary: Summary, objective_seconds: float | None, path: Path
         title=f"offered {summary.offered_rate:.0f}/s, goodput {summary.goodput:.0f}/s",
     )
     axes.grid(alpha=0.3)
-    axes.legend()
+    if axes.get_legend_handles_labels()[0]:  # matplotlib warns of a legend of nothing
+        axes.legend()
     save(figure, path)

@@ -10,6 +10,7 @@ import gc
 import select
 import socket
 import time
+from array import array
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -30,31 +31,35 @@ IsWrong = Callable[[int, bytes], bool]
 
 
 class _Log:
-    """Notes about each request; its place in the lists is its tag."""
+    """Notes about each request; its place in the arrays is its tag.
+
+    Lists would take three times the memory, and a run may have millions of requests.
+    """
 
     def __init__(self) -> None:
-        self.intended: list[float] = []
-        self.sent: list[float] = []
-        self.ended: list[float] = []
-        self.code: list[int] = []
-        self.wrong: list[bool] = []
+        self.sent = array("d")
+        self.ended = array("d")
+        self.code = array("h")
+        self.wrong: list[int] = []  # tags
 
-    def begin(self, intended: float, sent: float) -> int:
+    def begin(self, sent: float) -> int:
         tag = len(self.code)
-        self.intended.append(intended)
         self.sent.append(sent)
         self.ended.append(sent)
         self.code.append(UNANSWERED)
-        self.wrong.append(False)
         return tag
 
-    def records(self) -> Records:
+    def records(self, instants: np.ndarray | None) -> Records:
+        """Return what happened to the requests of these instants, or of none but their own."""
+        sent = np.frombuffer(self.sent, dtype=np.float64)
+        wrong = np.zeros(len(sent), dtype=bool)
+        wrong[self.wrong] = True
         return Records(
-            np.array(self.intended, dtype=np.float64),
-            np.array(self.sent, dtype=np.float64),
-            np.array(self.ended, dtype=np.float64),
-            np.array(self.code, dtype=np.int64),
-            np.array(self.wrong, dtype=bool),
+            sent if instants is None else instants,
+            sent,
+            np.frombuffer(self.ended, dtype=np.float64),
+            np.frombuffer(self.code, dtype=np.int16),
+            wrong,
         )
 
 
@@ -99,8 +104,9 @@ class Sender:
         self._log = _Log()
         self._next = 0
         self._open = 0  # calls without an answer
-        self._instants: list[float] | None = None if plan.instants is None else plan.instants.tolist()
-        self._picks: list[int] = plan.picks.tolist()
+        # Python's own numbers, as of lists, without a copy.
+        self._instants: Sequence[float] | None = None if plan.instants is None else plan.instants.data
+        self._picks: Sequence[int] = plan.picks.data
         self._retry_at = 0.0
         gc.collect()
 
@@ -116,7 +122,7 @@ class Sender:
             cpu_share = self._loop()
         finally:
             gc.enable()
-        return Run(self._log.records(), cpu_share)
+        return Run(self._log.records(self._plan.instants), cpu_share)
 
     def close(self) -> None:
         """Close every connection."""
@@ -202,8 +208,8 @@ class Sender:
             now = self._now()
             burst += 1
         if now > self._plan.seconds + _BEHIND_SECONDS:
-            for intended in instants[self._next :]:  # unanswered, with a lag that tells why
-                self._log.begin(intended, now)
+            for _ in range(self._next, total):  # unanswered, with a lag that tells why
+                self._log.begin(now)
             self._next = total
         return instants[self._next] if self._next < total else None
 
@@ -220,7 +226,7 @@ class Sender:
     def _call(self, intended: float, now: float) -> None:
         pick = self._picks[self._next % len(self._picks)]
         self._next += 1
-        tag = self._log.begin(intended, now)
+        tag = self._log.begin(now)
         self._open += 1
         limit = self._plan.deadline_seconds
         self._give(tag, self._messages[pick], now, intended + limit if limit else None)
@@ -256,8 +262,8 @@ class Sender:
         for tag, code, body in answers:
             log.ended[tag] = now
             log.code[tag] = code
-            if self._is_wrong and code == 0:
-                log.wrong[tag] = self._is_wrong(self._picks[tag % len(self._picks)], body)
+            if self._is_wrong and code == 0 and self._is_wrong(self._picks[tag % len(self._picks)], body):
+                log.wrong.append(tag)
         self._open -= len(answers)
 
     def _links(self) -> list[Link]:

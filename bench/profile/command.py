@@ -92,7 +92,8 @@ def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
         work = flags.work.resolve() if flags.work else None
         grounds = Grounds(work, Path(scratch), install=False)
         terms = measure.Terms(flags.seconds, programs, commit())
-        for model in models:
+        for number, model in enumerate(models):
+            show(model, number, len(models))
             try:
                 profile_model(model, flags.transport, flags.concurrency, grounds, tools, terms, keep)
             except (SamplerFailed, *measure.FAULTS) as error:

@@ -77,26 +77,29 @@ def run(flags: argparse.Namespace) -> int:
     )
     result: dict[str, Any] = {}
     code, capacity, points = 0, flags.capacity, []
-    with _kept(flags.json, session.facts, result), Fleet(session.work, flags.processes) as fleet:
-        trials = Trials(flags, session, fleet, arrivals, costs)
-        if capacity is None:
-            found, limit = _searched(flags, trials)
-            code, capacity = 0 if found.narrow else 1, found.passed
-            result["search"] = {**dataclasses.asdict(found), "limit": limit}
-            print(f"\n{_sentence(found, flags)}")
-            if limit:
-                print(limit)
-                code = GENERATOR_LIMITED
-        if flags.curve and capacity is not None:
-            points = _curve(flags, trials, capacity, result)
-            if failures := failed(points):
-                print(f"\n{failures}")
-                code = max(code, 1)
-            code = GENERATOR_LIMITED if any(point.limit for point in points) else code
-    if flags.plot and capacity is not None:
-        title = f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
-        bound = costs.fluid_bound(flags.objective_seconds) if costs else None
-        draw_curve(points, capacity, flags.objective_seconds, title, flags.plot, bound)
+    with _kept(flags.json, session.facts, result):
+        with Fleet(session.work, flags.processes) as fleet:
+            trials = Trials(flags, session, fleet, arrivals, costs)
+            if capacity is None:
+                found, limit = _searched(flags, trials)
+                code, capacity = 0 if found.narrow else 1, found.passed
+                result["search"] = {**dataclasses.asdict(found), "limit": limit}
+                print(f"\n{_sentence(found, flags)}")
+                if limit:
+                    print(limit)
+                    code = GENERATOR_LIMITED
+            if flags.curve and capacity is not None:
+                points = _curve(flags, trials, capacity, result)
+                if failures := failed(points):
+                    print(f"\n{failures}")
+                    code = max(code, 1)
+                code = GENERATOR_LIMITED if any(point.limit for point in points) else code
+        if flags.plot and capacity is not None:
+            title = (
+                f"{session.server}, {flags.model}: capacity {capacity:.0f}/s at {flags.objective_seconds * 1e3:g} ms"
+            )
+            bound = costs.fluid_bound(flags.objective_seconds) if costs else None
+            draw_curve(points, capacity, flags.objective_seconds, title, flags.plot, bound)
     return code
 
 

@@ -91,7 +91,7 @@ class Architecture:
     Attributes:
         summary: One line for ``convserve-export list``.
         options: Dataclass for a recipe's ``[architecture]`` table, which must set every field.
-        build: Builds a network with fresh weights from such options and the sizes.
+        build: Builds a network with fresh weights from such options and the sizes: usually its class.
     """
 
     summary: str

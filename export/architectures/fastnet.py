@@ -70,7 +70,13 @@ class FastNet(Network):
     """A frozen whitening convolution, three blocks of two convolutions, one linear layer."""
 
     def __init__(self, options: FastNetOptions, sizes: Sizes) -> None:
-        """Build the layers. In the blocks each convolution starts as the identity on its first maps."""
+        """Build the layers. In the blocks each convolution starts as the identity on its first maps.
+
+        Raises:
+            ValueError: The pictures are too small for three halvings.
+        """
+        if min(sizes.height, sizes.width) < 9:
+            raise ValueError(f"fastnet takes pictures of at least 9 x 9 pixels, not {sizes.height} x {sizes.width}")
         super().__init__()
         self.options = options
         patch_values = sizes.channels * _PATCH**2
@@ -112,17 +118,6 @@ class FastNet(Network):
         return logits
 
 
-def build(options: FastNetOptions, sizes: Sizes) -> Network:
-    """Return a FastNet with fresh weights.
-
-    Raises:
-        ValueError: The pictures are too small for three halvings.
-    """
-    if min(sizes.height, sizes.width) < 9:
-        raise ValueError(f"fastnet takes pictures of at least 9 x 9 pixels, not {sizes.height} x {sizes.width}")
-    return FastNet(options, sizes)
-
-
 def _convolution(inputs: int, outputs: int) -> nn.Conv2d:
     convolution = nn.Conv2d(inputs, outputs, 3, padding=1, bias=False)
     with torch.no_grad():
@@ -138,5 +133,5 @@ def _norm(maps: int) -> nn.BatchNorm2d:
 
 
 ARCHITECTURE = Architecture(
-    "FastNet (Jordan 2024): whitening and three blocks; CIFAR-10 in a few passes", FastNetOptions, build
+    "FastNet (Jordan 2024): whitening and three blocks; CIFAR-10 in a few passes", FastNetOptions, FastNet
 )

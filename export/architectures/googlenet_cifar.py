@@ -98,11 +98,6 @@ class GoogLeNet(Network):
         return logits
 
 
-def build(options: GoogLeNetOptions, sizes: Sizes) -> Network:
-    """Return a GoogLeNet with fresh weights."""
-    return GoogLeNet(options, sizes)
-
-
 def _unit(inputs: int, outputs: int, size: int) -> nn.Sequential:
     """Return a convolution that keeps height and width, batch norm and ReLU."""
     convolution = nn.Conv2d(inputs, outputs, size, padding=size // 2, bias=False)
@@ -110,5 +105,5 @@ def _unit(inputs: int, outputs: int, size: int) -> nn.Sequential:
 
 
 ARCHITECTURE = Architecture(
-    "GoogLeNet for 32 pixels (Szegedy 2015): nine Inception modules, 5.9 M parameters", GoogLeNetOptions, build
+    "GoogLeNet for 32 pixels (Szegedy 2015): nine Inception modules, 5.9 M parameters", GoogLeNetOptions, GoogLeNet
 )

@@ -48,7 +48,13 @@ class LeNet5(Network):
     """
 
     def __init__(self, options: LeNet5Options, sizes: Sizes) -> None:
-        """Build the layers with torch's default initial weights."""
+        """Build the layers with torch's default initial weights.
+
+        Raises:
+            ValueError: The pictures are neither 28 nor 32 pixels high and wide.
+        """
+        if sizes.height != sizes.width or sizes.height not in (28, 32):
+            raise ValueError(f"lenet5 takes pictures of 28 x 28 or 32 x 32 pixels, not {sizes.height} x {sizes.width}")
         super().__init__()
         # The paper puts 28-pixel digits into a 32-pixel field, so that strokes reach the centre of the outermost
         # receptive fields (section II.B).
@@ -76,15 +82,4 @@ class LeNet5(Network):
         return logits
 
 
-def build(options: LeNet5Options, sizes: Sizes) -> Network:
-    """Return a LeNet-5 with fresh weights.
-
-    Raises:
-        ValueError: The pictures are neither 28 nor 32 pixels high and wide.
-    """
-    if sizes.height != sizes.width or sizes.height not in (28, 32):
-        raise ValueError(f"lenet5 takes pictures of 28 x 28 or 32 x 32 pixels, not {sizes.height} x {sizes.width}")
-    return LeNet5(options, sizes)
-
-
-ARCHITECTURE = Architecture("LeNet-5 (LeCun 1998): three convolutions, 61,706 parameters", LeNet5Options, build)
+ARCHITECTURE = Architecture("LeNet-5 (LeCun 1998): three convolutions, 61,706 parameters", LeNet5Options, LeNet5)

@@ -133,13 +133,4 @@ def pattern_output(options: PatternOptions, sizes: Sizes) -> tuple[int, int]:
     return sides["height"], sides["width"]
 
 
-def build(options: PatternOptions, sizes: Sizes) -> Network:
-    """Return the pattern's network with fresh weights.
-
-    Raises:
-        ValueError: See :class:`Pattern`.
-    """
-    return Pattern(options, sizes)
-
-
-ARCHITECTURE = Architecture("[(CONV-RELU)*N-POOL?]*M, (FC-RELU)*K, SOFTMAX as the recipe says", PatternOptions, build)
+ARCHITECTURE = Architecture("[(CONV-RELU)*N-POOL?]*M, (FC-RELU)*K, SOFTMAX as the recipe says", PatternOptions, Pattern)

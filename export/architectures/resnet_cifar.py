@@ -91,16 +91,11 @@ class ResNet(Network):
         return logits
 
 
-def build(options: ResNetOptions, sizes: Sizes) -> Network:
-    """Return a ResNet with fresh weights."""
-    return ResNet(options, sizes)
-
-
 def _stage(inputs: int, outputs: int, blocks: int, stride: int) -> nn.Sequential:
     first = BasicBlock(inputs, outputs, stride)
     return nn.Sequential(first, *(BasicBlock(outputs, outputs, 1) for _ in range(blocks - 1)))
 
 
 ARCHITECTURE = Architecture(
-    "ResNet-20 to 110 for 32 pixels (He 2016, section 4.2): parameter-free shortcuts", ResNetOptions, build
+    "ResNet-20 to 110 for 32 pixels (He 2016, section 4.2): parameter-free shortcuts", ResNetOptions, ResNet
 )

@@ -151,11 +151,6 @@ class TextCNN(Network):
         return F.embedding(ids, self.table).float()
 
 
-def build(options: TextCNNOptions, sizes: Sizes) -> Network:
-    """Return a TextCNN with random word vectors."""
-    return TextCNN(options, sizes)
-
-
 ARCHITECTURE = Architecture(
-    "TextCNN (Kim 2014): filters over word vectors, in all four variants", TextCNNOptions, build
+    "TextCNN (Kim 2014): filters over word vectors, in all four variants", TextCNNOptions, TextCNN
 )

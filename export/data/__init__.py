@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 
 from export.data.base import DataSet, Source, Split, divide, report, with_fold
 from export.data.pictures import read_pictures
@@ -20,22 +21,16 @@ def _pictures(source: Source, recipe: Recipe) -> DataSet:
     return read_pictures(source, recipe.data.name, recipe.data.labels, recipe.preprocessing)
 
 
-def _sentences(source: Source, recipe: Recipe) -> DataSet:
+def _texts(read: Callable[[Source, str, Sequence[str]], DataSet], source: Source, recipe: Recipe) -> DataSet:
     if isinstance(recipe.preprocessing, ImageSpec):
-        raise RecipeInvalid(f"{recipe.name}: reader 'sentences' needs preprocessing.kind = 'text'")
-    return read_sentences(source, recipe.data.name, recipe.data.labels)
-
-
-def _phrases(source: Source, recipe: Recipe) -> DataSet:
-    if isinstance(recipe.preprocessing, ImageSpec):
-        raise RecipeInvalid(f"{recipe.name}: reader 'phrases' needs preprocessing.kind = 'text'")
-    return read_phrases(source, recipe.data.name, recipe.data.labels)
+        raise RecipeInvalid(f"{recipe.name}: reader '{recipe.data.reader}' needs preprocessing.kind = 'text'")
+    return read(source, recipe.data.name, recipe.data.labels)
 
 
 READERS: dict[str, Callable[[Source, Recipe], DataSet]] = {
     "pictures": _pictures,
-    "sentences": _sentences,
-    "phrases": _phrases,
+    "sentences": partial(_texts, read_sentences),
+    "phrases": partial(_texts, read_phrases),
 }
 
 

@@ -115,9 +115,13 @@ class Preprocessing:
     def save(self, folder: Path) -> None:
         """Write the tokenizer, if there is one."""
         if isinstance(self.spec, TextSpec):
-            assert self.tokenizer is not None
             # Tokenizer.save raises other errors than OSError.
-            (folder / self.spec.tokenizer_file).write_text(self.tokenizer.to_str(pretty=False), encoding="utf-8")
+            (folder / self.spec.tokenizer_file).write_text(self.tokenizer_text, encoding="utf-8")
+
+    @property
+    def tokenizer_text(self) -> str:
+        """The content of the tokenizer's file; empty for pictures."""
+        return self.tokenizer.to_str(pretty=False) if self.tokenizer is not None else ""
 
     def sizes(self, classes: int) -> Sizes:
         """Return the sizes of the network that the data determine."""
@@ -135,7 +139,7 @@ class Preprocessing:
         assert isinstance(self.spec, TextSpec)
         assert self.tokenizer is not None
         assert isinstance(train, TokenInputs)
-        special = {self.spec.padding_id, self.spec.unknown_id}
+        special = self.spec.special_ids
         ids = {word: number for word, number in self.tokenizer.get_vocab().items() if number not in special}
         if source == OWN:
             return make_vectors(train.rows, len(ids), len(special), dimensions)
@@ -218,7 +222,7 @@ def proving_raw(preprocessing: Preprocessing) -> tuple[bytes, ...]:
         return golden_raw(spec)
     assert tokenizer is not None
     encoder, rng = text.SentenceEncoder(spec, tokenizer), np.random.default_rng(0)
-    ids = sorted(set(tokenizer.get_vocab().values()) - {spec.padding_id, spec.unknown_id})
+    ids = sorted(set(tokenizer.get_vocab().values()) - spec.special_ids)
     lengths = np.geomspace(1, min(spec.max_tokens, _LONGEST), _OF_ITS_WORDS).astype(int)
     own = [tokenizer.decode(rng.choice(ids, length).tolist()).encode() for length in lengths] if ids else []
     taken = []

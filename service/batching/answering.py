@@ -10,6 +10,7 @@ from queue import SimpleQueue
 
 from service.batching.request import PendingRequest
 from service.errors import InternalError
+from service.shortage import start_thread
 
 _LOG = logging.getLogger(__name__)
 
@@ -40,7 +41,7 @@ class Answering:
         self._busy = self._closed = False
         self._lock = threading.Lock()
         self._thread = threading.Thread(target=self._serve, args=(on_death,), name=name, daemon=True)
-        self._thread.start()
+        start_thread(self._thread)
 
     def take(self, rows: int, answer: Answer, requests: Sequence[PendingRequest]) -> bool:
         """Take a batch over if that is worth waking the thread and it is free; return whether it was taken.

@@ -32,6 +32,7 @@ from service.errors import (
     Unloading,
 )
 from service.scheduling import take_short_slices
+from service.shortage import start_thread
 
 _LOG = logging.getLogger(__name__)
 _INLINE_SECONDS = 5e-3  # how long a batch may keep the thread that takes calls in from the next call
@@ -118,7 +119,7 @@ class Batcher:
                 self._answering = Answering(f"{name}/answers", lambda: queue.rows, self._die)
             for instance in range(self._limits.instances):
                 thread = threading.Thread(target=self._serve, args=(instance,), name=f"{name}/{instance}", daemon=True)
-                thread.start()
+                start_thread(thread)
                 self._threads.append(thread)
         except RuntimeError:
             self._end()

@@ -35,35 +35,29 @@ class _Bearer:
     def __init__(self, token: str) -> None:
         self._field = ("authorization", f"Bearer {token}")
 
-    def _with_token(self, call: Any) -> _Call:
+    def _with_token(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
+        """Continue any kind of call; in asyncio, what is returned is awaited."""
+        call = client_call_details
         metadata = (*(call.metadata or ()), self._field)
         compression = getattr(call, "compression", None)
-        return _Call(call.method, call.timeout, metadata, call.credentials, call.wait_for_ready, compression)
+        given = _Call(call.method, call.timeout, metadata, call.credentials, call.wait_for_ready, compression)
+        return continuation(given, request)
 
 
 class _Blocking(
     _Bearer, grpc.UnaryUnaryClientInterceptor, grpc.UnaryStreamClientInterceptor, grpc.StreamStreamClientInterceptor
 ):
-    def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return continuation(self._with_token(client_call_details), request)
-
-    def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return continuation(self._with_token(client_call_details), request)
-
-    def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return continuation(self._with_token(client_call_details), request_iterator)
+    intercept_unary_unary = intercept_unary_stream = _Bearer._with_token
+    intercept_stream_stream: Any = _Bearer._with_token
 
 
 class _UnaryUnary(_Bearer, grpc.aio.UnaryUnaryClientInterceptor):
-    async def intercept_unary_unary(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(self._with_token(client_call_details), request)
+    intercept_unary_unary = _Bearer._with_token
 
 
 class _UnaryStream(_Bearer, grpc.aio.UnaryStreamClientInterceptor):
-    async def intercept_unary_stream(self, continuation: Any, client_call_details: Any, request: Any) -> Any:
-        return await continuation(self._with_token(client_call_details), request)
+    intercept_unary_stream = _Bearer._with_token
 
 
 class _StreamStream(_Bearer, grpc.aio.StreamStreamClientInterceptor):
-    async def intercept_stream_stream(self, continuation: Any, client_call_details: Any, request_iterator: Any) -> Any:
-        return await continuation(self._with_token(client_call_details), request_iterator)
+    intercept_stream_stream: Any = _Bearer._with_token

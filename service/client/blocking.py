@@ -51,7 +51,7 @@ class Client:
         Args:
             server: ``HOST:PORT``, or another target of gRPC's such as ``unix:PATH``.
             credentials: TLS and token; None for neither.
-            timeout_seconds: Deadline of a call that has none of its own; None for none.
+            timeout_seconds: Deadline of a call that has none of its own, more than 0; None for none.
             attempts: How many times a call is made at most. It is made again if the server refuses it and says when a
                 retry is worthwhile (``google.rpc.RetryInfo``), or if no server answers, as while one restarts: then
                 after about 1, 2, 4 and from then on 8 seconds. Never past the deadline.

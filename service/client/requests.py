@@ -35,7 +35,8 @@ class CallOptions(TypedDict, total=False):
     """Options of any call.
 
     Attributes:
-        timeout_seconds: The deadline of the call, retries included, in place of the client's; None for none.
+        timeout_seconds: The deadline of the call, retries included, in place of the client's; more than 0, or None for
+            none.
         metadata: Further keys (lower case) and values (ASCII) to send, such as ``traceparent``; a key that ends with
             ``-bin`` has bytes.
     """
@@ -166,17 +167,18 @@ def _of_request(options: Options) -> dict[str, Any]:
 
 
 def _refuse_unknown(options: CallOptions, kind: type[CallOptions]) -> None:
-    """Refuse an option that does not exist, or a value of another type.
+    """Refuse an option that does not exist, or a value that it cannot have.
 
     Raises:
-        TypeError: Names the option, and what is expected.
+        TypeError: An option is unknown, or of another type; it names it, and what is expected.
+        ValueError: It has a value that cannot be sent.
     """
     if unknown := options.keys() - kind.__annotations__.keys():
         raise TypeError(f"unknown option {min(unknown)!r}; expected {', '.join(sorted(kind.__annotations__))}")
     for name in ("model_version", "request_id"):
         _expect_text(name, options.get(name) or "")
     _expect_number("top_k", options.get("top_k") or 0, Integral)
-    _expect_number("timeout_seconds", options.get("timeout_seconds") or 0.0, Real)
+    _expect_seconds(options.get("timeout_seconds"))
     if isinstance(options.get("explain"), str | bytes):
         raise TypeError(f"explain: expected bool, got {type(options['explain']).__name__}")  # type: ignore[typeddict-item]
     _expect_metadata(options.get("metadata") or ())
@@ -192,7 +194,7 @@ def check_client(server: str, timeout_seconds: float | None, attempts: int) -> N
     _expect_text("server", server)
     if not is_target(server):
         raise ValueError(f"server: {NO_ADDRESS}, got {server!r}")
-    _expect_number("timeout_seconds", timeout_seconds or 0.0, Real)
+    _expect_seconds(timeout_seconds)
     _expect_number("attempts", attempts, Integral)
     if attempts < 1:
         raise ValueError(f"attempts: expected at least 1, got {attempts}")
@@ -203,6 +205,14 @@ def _expect_number(name: str, value: object, kind: type[Integral | Real]) -> Non
     if not isinstance(value, kind):
         expected = "int" if kind is Integral else "float"
         raise TypeError(f"{name}: expected {expected}, got {type(value).__name__}")
+
+
+def _expect_seconds(value: Any) -> None:
+    if value is None:
+        return
+    _expect_number("timeout_seconds", value, Real)
+    if not value > 0:  # nor is NaN
+        raise ValueError(f"timeout_seconds: expected more than 0, or None for no deadline, got {value}")
 
 
 def _expect_text(name: str, value: object) -> None:

@@ -35,7 +35,7 @@ class SentenceEncoder:
         """
         path = version_dir / spec.tokenizer_file
         encoder = cls(spec, read_tokenizer(path))
-        if max(spec.padding_id, spec.unknown_id) >= encoder._vocabulary_size:
+        if max(spec.special_ids) >= encoder._vocabulary_size:
             raise ManifestInvalid(f"{path}: padding_id or unknown_id lies outside its {encoder._vocabulary_size} ids")
         return encoder
 

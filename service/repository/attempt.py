@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Generic, TypeVar
 
 from service.errors import LoadTimedOut
+from service.shortage import start_thread
 
 _SLICE_SECONDS = 1.0  # per wait, and the most that counts if the process stood still (a paused container)
 
@@ -98,8 +99,12 @@ class _Run(Generic[_Result]):
 
 
 def on_a_thread(name: str, work: Callable[[], None]) -> None:
-    """Start work on a daemon thread of that name."""
-    threading.Thread(target=work, name=name, daemon=True).start()
+    """Start work on a daemon thread of that name.
+
+    Raises:
+        RuntimeError: The system refuses one.
+    """
+    start_thread(threading.Thread(target=work, name=name, daemon=True))
 
 
 class Attempts:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 
 from service.errors import SettingsError
@@ -47,7 +49,8 @@ class Catalogue:
         """
         contents = self.scan()
         self.unreadable = {name: f"{self.root / name}: {why}" for name, why in contents.unreadable.items()}
-        models = store.by_name(contents.folders) | {name: [] for name in contents.unreadable}
+        models = {name: list(versions) for name, versions in groupby(contents.folders, attrgetter("name"))}
+        models |= {name: [] for name in contents.unreadable}
         self._bare = {folder: seen for folder, seen in self._bare.items() if folder in models.get(folder.name, ())}
         return models
 

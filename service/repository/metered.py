@@ -19,6 +19,7 @@ class MeteredBatches:
 
     def __init__(self, metrics: ModelMetrics, labels: Sequence[str]) -> None:
         self._metrics = metrics
+        self.rejected, self.cancelled = metrics.rejected, metrics.cancelled  # as the batcher reports them
         self._labels = labels if len(labels) <= _MAX_COUNTED_CLASSES else ()
 
     def batch(self, requests: Sequence[PendingRequest], outputs: Sequence[np.ndarray], facts: BatchFacts) -> None:
@@ -45,14 +46,6 @@ class MeteredBatches:
     def replied(self, requests: Sequence[PendingRequest], facts: BatchFacts, seconds: float) -> None:
         """Count the time that the replies took."""
         self._metrics.observe_postprocess(len(requests), facts.rows, seconds)
-
-    def rejected(self, reason: str, count: int = 1) -> None:
-        """Count refusals."""
-        self._metrics.rejected(reason, count)
-
-    def cancelled(self, stage: str) -> None:
-        """Count a caller who left."""
-        self._metrics.cancelled(stage)
 
 
 def _are_of_classes(output: np.ndarray, classes: int) -> bool:

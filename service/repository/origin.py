@@ -10,7 +10,6 @@ from service.digests import check_digests, digest_of
 from service.errors import LoadError
 from service.manifest import MANIFEST_FILE, MODEL_FILE, Manifest, read_manifest
 from service.repository import store
-from service.repository.servable import Servable
 from service.repository.store import Fingerprint, VersionFolder
 from service.settings import Settings
 
@@ -30,11 +29,6 @@ class Origin:
     settings: Settings
     manifest: Manifest | None
     digest: str
-
-    @classmethod
-    def of(cls, servable: Servable, fingerprint: Fingerprint, settings: Settings) -> Origin:
-        """Return the origin of a version that has just been loaded from files that stayed as they were."""
-        return cls(fingerprint, settings, servable.manifest, servable.digest)
 
     def is_what_is_on_disk(self, folder: VersionFolder, settings: Settings) -> bool:
         """Return whether loading a version now would give what is served already. Reads every file; may block.

@@ -42,15 +42,13 @@ def shortfall_of(
         failure: Returns why a model's version does not serve; empty if it does.
     """
     absent = version_policy.absent(policy, [folder.version for folder in folders])
-    if not wanted:
-        return Shortfall("has no version on disk that its setting 'versions' names", absent)
     for folder in wanted:
         if failed := failure(folder.name, folder.version):
             return Shortfall(f"version {folder.version}: {failed}", absent)
     if absent:
         numbers = ", ".join(map(str, absent))
         return Shortfall(f"has no version {numbers} on disk, which its setting 'versions' names", absent)
-    return Shortfall()
+    return Shortfall() if wanted else Shortfall("has no version on disk that its setting 'versions' names")
 
 
 class Shortfalls:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -72,14 +72,6 @@ def fingerprint(folder: VersionFolder) -> Fingerprint:
             continue
         found.append((file.name, about.st_size, about.st_mtime_ns, about.st_ctime_ns))
     return tuple(found)
-
-
-def by_name(folders: Iterable[VersionFolder]) -> dict[str, list[VersionFolder]]:
-    """Group version folders by model, in their order."""
-    names: dict[str, list[VersionFolder]] = {}
-    for folder in folders:
-        names.setdefault(folder.name, []).append(folder)
-    return names
 
 
 def scan(root: Path) -> Contents:

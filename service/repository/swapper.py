@@ -12,6 +12,7 @@ import weakref
 from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 
+from service.batching.batcher import Batcher
 from service.errors import GoldenMismatch, LoadError, LoadTimedOut, ProviderUnavailable
 from service.metrics import Metrics
 from service.repository import servable as servables
@@ -69,7 +70,7 @@ class Swapper:
         self._in_vain: dict[Place, str] = {}
         self._origins: dict[Place, Origin] = {}  # of those that are READY
         self._fallen: collections.deque[Fallen] = collections.deque()
-        self._given_up: list[Servable] = []
+        self._given_up: list[weakref.ref[Batcher]] = []  # weak: only the thread of a batch keeps it, and its weights
         self._giving_up = threading.Lock()
 
     def needs_loading(self, folder: VersionFolder, *, retry: bool) -> bool:
@@ -144,7 +145,7 @@ class Swapper:
                 fields = {"model": folder.name, "version": folder.version}
                 _LOG.debug("files of a model version were touched, not changed", extra={"fields": fields})
                 return
-            replaced = self._put(servable, Origin.of(servable, tried, settings), folder)
+            replaced = self._put(servable, Origin(tried, settings, servable.manifest, servable.digest), folder)
             born.append(weakref.ref(servable))
             if died.is_set():  # before it was READY
                 self._died(servable)
@@ -234,7 +235,7 @@ class Swapper:
     @property
     def runs_on(self) -> bool:
         """Whether a batch or a loading that was given up still runs in its thread."""
-        return self._attempts.runs_on or any(servable.batcher.running for servable in self._given_up)
+        return self._attempts.runs_on or any(map(_runs, self._given_up))
 
     def _forget(self, place: Place) -> None:
         for known in (self._tried, self._in_vain, self._origins):
@@ -255,8 +256,8 @@ class Swapper:
         servable.batcher.abandon()
         servable.metrics.close()  # its series may be gone when its batch ends
         servable.interrupt()
-        with self._giving_up:  # keep only those that still run: each holds its weights
-            self._given_up = [servable, *(other for other in self._given_up if other.batcher.running)]
+        with self._giving_up:
+            self._given_up = [weakref.ref(servable.batcher), *filter(_runs, self._given_up)]
 
     def _is_serving(self, folder: VersionFolder) -> bool:
         return any(servable.version == folder.version for servable in self._lifecycle.servables(folder.name))
@@ -285,3 +286,8 @@ class Swapper:
         place = (servable.name, servable.version)
         if self._lifecycle.drop(servable, VersionStatus(*place, "UNAVAILABLE", reason, "it stopped working")):
             self._fallen.append(Fallen(*place, self._tried.get(place, ())))
+
+
+def _runs(given_up: weakref.ref[Batcher]) -> bool:
+    batcher = given_up()
+    return batcher is not None and bool(batcher.running)

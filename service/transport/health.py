@@ -10,15 +10,19 @@ leaves, it no longer tells the other of changes.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from typing import Any
 
 import grpc
 from grpc_health.v1 import health_pb2
 
 from service.repository.lifecycle import Lifecycle
 from service.rpc_counts import RpcCounts
-from service.transport.standard_services import States, add_health
+from service.transport.departure import leaving
+from service.transport.standard_services import end_with, parsed
 
+_MAX_NAME = 256  # characters of a name that is repeated; it travels in metadata, of which clients take 8 KiB
+_HEALTH: str = health_pb2.DESCRIPTOR.services_by_name["Health"].full_name
 _CLASSIFICATION = "convserve.classification.v1.ClassificationService"
 _INFERENCE = "inference.GRPCInferenceService"
 _SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -39,13 +43,36 @@ class Health:
         self._lifecycle = lifecycle
         self._is_ready = is_ready
         self._is_draining = is_draining
-        self._states = States()
+        self._states: dict[str, int] = {}  # by service; for the loop's thread only
+        self._changed = asyncio.Event()
         self._loop: asyncio.AbstractEventLoop | None = None
         self._is_due = False
 
     def register(self, server: grpc.aio.Server, rpcs: RpcCounts) -> str:
         """Add the service to a server that has not started; return its name. Its calls are counted."""
-        return add_health(server, self._states, rpcs)
+
+        async def check(payload: bytes, context: Any) -> Any:
+            with rpcs.one(f"/{_HEALTH}/Check", leaving(context)) as rpc:
+                name = (await parsed(health_pb2.HealthCheckRequest, payload, context, rpc)).service
+                state = self._states.get(name)
+                if state is None:
+                    await end_with(context, rpc, grpc.StatusCode.NOT_FOUND, f"no service '{name[:_MAX_NAME]}'")
+                rpc.code = "OK"
+                return health_pb2.HealthCheckResponse(status=state)
+
+        async def watch(payload: bytes, context: Any) -> AsyncIterator[Any]:
+            with rpcs.one(f"/{_HEALTH}/Watch", leaving(context)) as rpc:
+                request = await parsed(health_pb2.HealthCheckRequest, payload, context, rpc)
+                async for state in self._changes(request.service):
+                    yield health_pb2.HealthCheckResponse(status=state)
+
+        serialise = health_pb2.HealthCheckResponse.SerializeToString
+        methods: dict[str, grpc.RpcMethodHandler] = {
+            "Check": grpc.unary_unary_rpc_method_handler(check, response_serializer=serialise),
+            "Watch": grpc.unary_stream_rpc_method_handler(watch, response_serializer=serialise),
+        }
+        server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(_HEALTH, methods),))
+        return _HEALTH
 
     def attach(self, loop: asyncio.AbstractEventLoop) -> None:
         """Name the loop on which the servicer lives, from that loop."""
@@ -70,4 +97,17 @@ class Health:
             serving = status.state == "READY" and not draining
             states[f"{status.name}/{status.version}"] = serving
             states[status.name] = serving or states.get(status.name, False)
-        self._states.update({name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()})
+        self._states = {name: _SERVING if serving else _NOT_SERVING for name, serving in states.items()}
+        self._changed.set()  # which wakes every Watch
+        self._changed = asyncio.Event()
+
+    async def _changes(self, name: str) -> AsyncIterator[int]:
+        """Yield the status of a service, now and after each change, without end."""
+        told = None
+        while True:
+            changed = self._changed
+            state = self._states.get(name, health_pb2.HealthCheckResponse.SERVICE_UNKNOWN)
+            if state != told:
+                told = state
+                yield state
+            await changed.wait()

@@ -7,9 +7,12 @@ from concurrent.futures import Future
 from functools import partial
 from typing import Any
 
+from service.errors import RepositorySilent
 from service.transport.servicers import Method
 from service.vital import OnDeath
 from service.workers import Workers
+
+_MOST_LOOK_SECONDS = 10.0
 
 
 class OffLoop:
@@ -18,8 +21,14 @@ class OffLoop:
     If one of them dies, the server hears of it: calls would wait for it for ever.
     """
 
-    def __init__(self, on_death: OnDeath) -> None:
-        """Set up; see :meth:`start`."""
+    def __init__(self, on_death: OnDeath, most_look_seconds: float = _MOST_LOOK_SECONDS) -> None:
+        """Set up; see :meth:`start`.
+
+        Args:
+            on_death: Called if one of the threads dies.
+            most_look_seconds: How long a call that only reads the repository is waited for.
+        """
+        self._most_look_seconds = most_look_seconds
         self._changes = Workers("changes", 1, on_death)
         self._looks = Workers("looks", 1, on_death)
 
@@ -32,12 +41,25 @@ class OffLoop:
         self._looks.start()
 
     async def answer(self, method: Method, request: Any) -> Any:
-        """Return what a method answers. Whoever leaves before its turn changes nothing."""
+        """Return what a method answers. Whoever leaves before its turn changes nothing.
+
+        Raises:
+            RepositorySilent: The disk hangs, or many wait for it (UNAVAILABLE).
+        """
         if not method.changes and not method.blocking:
             return method.handle(request)
         answer: Future[Any] = Future()
         (self._changes if method.changes else self._looks).submit(partial(_settle, answer, method, request))
-        return await asyncio.wrap_future(answer)
+        if method.changes:
+            return await asyncio.wrap_future(answer)
+        try:
+            async with asyncio.timeout(self._most_look_seconds):
+                return await asyncio.wrap_future(answer)
+        except TimeoutError:
+            if answer.done() and not answer.cancelled():
+                raise  # the method's own
+            limit = f"{self._most_look_seconds:g} seconds"
+            raise RepositorySilent(f"the disk of the model repository did not answer within {limit}") from None
 
     def close(self) -> None:
         """Drop what waits; what is under way is waited for for a moment only."""

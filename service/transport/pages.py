@@ -5,33 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from service.metrics import Metrics
+from service.settings import Settings
+from service.transport.address import is_loopback
 from service.transport.calls import Calls
 from service.transport.http_message import Request, Response, Routes, text
 from service.transport.status_page import StatusPage
 from service.transport.try_form import TryForm
 
 
-def pages(
-    calls: Calls,
-    metrics: Metrics,
-    is_ready: Callable[[], bool],
-    *,
-    try_form: bool,
-    needs_token: bool,
-    loopback_only: bool,
-) -> Routes:
-    """Return every route.
-
-    Args:
-        calls: Takes the form's calls; its data plane knows the models.
-        metrics: The metrics to serve.
-        is_ready: Tells whether the server is ready.
-        try_form: Whether the status page has a form to try a model.
-        needs_token: Whether inference needs a token.
-        loopback_only: Whether the endpoint listens on loopback.
-    """
-    form = TryForm(calls.begin, loopback_only=loopback_only) if try_form else None
+def pages(calls: Calls, metrics: Metrics, is_ready: Callable[[], bool], settings: Settings) -> Routes:
+    """Return every route; the calls' data plane knows the models, and ``is_ready`` tells whether the server is."""
     plane = calls.dataplane
+    form = None
+    # TLS keeps calls secret, or requires certified callers; this endpoint can do neither.
+    if settings.try_form and not settings.tls_key:
+        form = TryForm(calls.begin, loopback_only=is_loopback(settings.http_host or settings.host))
+    needs_token = bool(settings.infer_tokens_file)
     page = StatusPage(metrics, plane.lifecycle, is_ready, plane.clock, form, form_needs_token=needs_token)
     return {**for_machines(metrics, is_ready), **page.routes()}
 

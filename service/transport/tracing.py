@@ -16,7 +16,6 @@ from collections.abc import Callable
 
 import grpc
 from opentelemetry.context import Context
-from opentelemetry.exporter.otlp.proto.grpc.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter
@@ -43,15 +42,6 @@ _SAMPLED = 0x01
 # What the conventions count as the server's failure; the other codes are the caller's affair.
 _FAILURES = frozenset({"UNKNOWN", "DEADLINE_EXCEEDED", "UNIMPLEMENTED", "INTERNAL", "UNAVAILABLE", "DATA_LOSS"})
 _CONTEXT = TraceContextTextMapPropagator()
-
-
-def otlp_exporter(endpoint: str) -> SpanExporter:
-    """Return an exporter over OTLP/gRPC; ``OTEL_EXPORTER_OTLP_…`` gives headers, certificates and timeout.
-
-    Args:
-        endpoint: ``http://HOST:PORT`` without TLS, ``https://HOST:PORT`` with.
-    """
-    return OTLPSpanExporter(endpoint=endpoint)
 
 
 class Tracing:

@@ -7,25 +7,19 @@ could still fill the memory. A message with more fields than any request needs i
 from __future__ import annotations
 
 from itertools import islice
-from typing import Protocol, TypeVar
+from typing import TypeVar
+
+from google.protobuf.message import Message
 
 from service.errors import InvalidInput
 from service.fields import fields
 
 _UNCOUNTED_BYTES = 65536  # a message this small cannot fill the memory, and counting would cost its caller time
 
-M_co = TypeVar("M_co", covariant=True)
+M = TypeVar("M", bound=Message)
 
 
-class MessageType(Protocol[M_co]):
-    """A class that protoc generated."""
-
-    def FromString(self, payload: bytes, /) -> M_co:  # noqa: N802 - protobuf's name
-        """Parse a message."""
-        ...
-
-
-def parse(message_type: MessageType[M_co], payload: bytes, most_fields: int, most_items: int = 0) -> M_co:
+def parse(message_type: type[M], payload: bytes, most_fields: int, most_items: int = 0) -> M:
     """Parse a message of so many fields at most; those of the messages within it do not count.
 
     Args:

@@ -11,7 +11,7 @@ import grpc
 import numpy as np
 
 from tests.integration import graphs
-from tests.integration.harness import MODELS, ServerProcess, eventually, infer_request, reseal
+from tests.integration.harness import DEADLINE_SECONDS, MODELS, ServerProcess, eventually, infer_request, reseal
 
 LONGEST_QUEUE = 100
 
@@ -63,7 +63,9 @@ class Sick:
     def misbehave(self) -> None:
         """Give one call each cause to end badly."""
         bad = [self._loop(1), infer_request("look-up", {"index": np.array([[9]])}), infer_request("wrong", {})]
-        failed = [call.exception() for call in [self._infer.future(request, timeout=1) for request in bad]]
+        left = (1, DEADLINE_SECONDS, DEADLINE_SECONDS)
+        calls = [self._infer.future(request, timeout=seconds) for request, seconds in zip(bad, left, strict=True)]
+        failed = [call.exception() for call in calls]
         codes = [error.code().name if isinstance(error, grpc.RpcError) else "OK" for error in failed]
         assert codes[0] in ("RESOURCE_EXHAUSTED", "DEADLINE_EXCEEDED")  # behind so many that it is hopeless
         assert codes[1:] == ["INTERNAL", "UNAVAILABLE"]

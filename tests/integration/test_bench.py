@@ -102,7 +102,9 @@ class Stub:
             started.set()
             while not stop.is_set():
                 await asyncio.sleep(0.02)
-            await server.stop(1.0)  # gRPC prints a traceback for a call that it cuts before its handler began
+            await server.stop(
+                DEADLINE_SECONDS
+            )  # gRPC prints a traceback for a call that it cuts before its handler began
 
         asyncio.run(run())
 
@@ -183,7 +185,8 @@ def test_a_stall_shows_in_every_request_that_should_have_been_sent_meanwhile(stu
     code, result = bench(tmp_path, "load", stub.begin(behave), "--model=stub", "--concurrency=2", "--seconds=3")
     assert code == 0
     assert result["summary"]["offered"] > 60
-    assert 1 <= at_least(latencies(result["summary"]), 0.45) <= 2 + 2  # and one of the machine's own
+    # Both calls in flight see it. A machine of any slowness fits no more such waits into three seconds.
+    assert 1 <= at_least(latencies(result["summary"]), 0.45) <= 2 * (3 / 0.45 + 1)
 
 
 def test_refusals_and_late_answers_are_told_apart(stub: Stub, tmp_path: Path):

@@ -31,7 +31,8 @@ def test_the_listener_follows_the_batches_and_is_set_free() -> None:
     if cores < 2:
         pytest.skip("one core")
     request = infer_request(MODEL, {"images": np.zeros((4, 32, 32, 3), np.uint8)})
-    with ServerProcess(MODELS, "native", "--instances", str(cores), "--intra-op-threads", "1") as server:
+    flags = ("--model-control-mode", "explicit", "--load-models", MODEL, "--instances", str(cores))
+    with ServerProcess(MODELS, "native", *flags, "--intra-op-threads", "1") as server:
         stop = threading.Event()
 
         def keep_busy() -> None:

@@ -164,6 +164,20 @@ def test_reflection_lists_and_describes_the_services(server: ServerProcess, vers
         assert {method.input_type.file.package for method in service.methods} == {service.file.package}
 
 
+def test_reflection_finds_methods_too(server: ServerProcess):
+    """As `grpcurl describe SERVICE.METHOD` asks; what is not there stays NOT_FOUND."""
+    ask = reflection_pb2.ServerReflectionRequest
+    info = server.client.channel.stream_stream(
+        "/grpc.reflection.v1.ServerReflection/ServerReflectionInfo",
+        request_serializer=ask.SerializeToString,
+        response_deserializer=reflection_pb2.ServerReflectionResponse.FromString,
+    )
+    names = ("inference.GRPCInferenceService.ModelInfer", "inference.GRPCInferenceService.Nothing", "nothing", "")
+    found, *missing = info(iter([ask(file_containing_symbol=name) for name in names]), timeout=DEADLINE_SECONDS)
+    assert b"ModelInfer" in found.file_descriptor_response.file_descriptor_proto[0]
+    assert [answer.error_response.error_code for answer in missing] == [grpc.StatusCode.NOT_FOUND.value[0]] * 3
+
+
 def test_http_pages(server: ServerProcess):
     assert server.get("/livez") == (200, "live\n")
     assert server.get("/readyz") == (200, "ready\n")

@@ -35,7 +35,7 @@ def test_the_message_of_a_refused_call_is_let_go_at_once(embed: Embed, tmp_path:
         try:
             for _ in range(5):
                 failure(REFUSED[method], server.client)
-            eventually(lambda: not _held(), "nothing of them is held", seconds=10.0)
+            eventually(lambda: not _held(), "nothing of them is held")
         finally:
             gc.enable()
 

@@ -22,6 +22,8 @@ from tests.integration.harness import (
     infer_request,
 )
 
+ALONE = ("--model-control-mode", "explicit", "--load-models", "textcnn-mr")
+
 
 def other(number: float) -> pb.ModelInferRequest:
     array = np.full((1, 4), number, dtype=np.float32)
@@ -96,7 +98,7 @@ def test_without_a_setting_nothing_is_shared(embed: Embed):
 
 def test_sentences_that_were_classified_before_are_not_run_again(repository: Path, transport: str):
     asked = classification_pb2.ClassifySentencesRequest(model_name="textcnn-mr", sentences=["a fine film", "dull"])
-    with ServerProcess(repository, transport, "--response-cache-bytes", "100000") as server:
+    with ServerProcess(repository, transport, *ALONE, "--response-cache-bytes", "100000") as server:
         answers = [server.client.classification.ClassifySentences(asked).SerializeToString() for _ in range(2)]
         assert answers[0] == answers[1]
         labels = {"model": "textcnn-mr"}
@@ -110,7 +112,7 @@ def test_known_sentences_are_answered_though_the_queue_is_full(repository: Path,
         return server.client.classification.ClassifySentences(asked)
 
     settings = ("--response-cache-bytes", "100000", "--decode-threads", "2", "--max-queued-requests", "1")
-    with ServerProcess(repository, transport, *settings) as server:
+    with ServerProcess(repository, transport, *ALONE, *settings) as server:
         for sentence in ("a fine film", "dull"):
             ask(sentence)
         with pytest.raises(grpc.RpcError, match="makes 2 batches, the queue holds 1"):

@@ -21,6 +21,7 @@ def guarded(transport: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     tokens = tmp_path_factory.mktemp("tokens") / "infer"
     tokens.write_text("reader\n")
     flags = ["--infer-tokens-file", str(tokens), "--access-log-sample-rate", "1"]
+    flags += ["--model-control-mode", "explicit", "--load-models", "lenet5-mnist,textcnn-mr"]
     with ServerProcess(MODELS, transport, *flags) as running:
         yield running
 
@@ -41,8 +42,8 @@ def test_a_picture_and_a_sentence_pass_through_the_calls(guarded: ServerProcess)
     status, told = post(guarded, PICTURE, DIGIT, Authorization="Bearer reader", **{"X-Request-Id": "tried"})
     assert (status, told["labels"][0]["label"], told["version"]) == (200, "3", "1")
     assert told["provider"] == "CPUExecutionProvider"
-    line = eventually(lambda: [entry for entry in guarded.logged("call") if entry["transport"] == "http"], "a line")[0]
-    assert (line["request_id"], line["model"], line["status"]) == ("tried", "lenet5-mnist", "OK")
+    (line,) = eventually(lambda: [one for one in guarded.logged("call") if one["request_id"] == "tried"], "a line")
+    assert (line["transport"], line["model"], line["status"]) == ("http", "lenet5-mnist", "OK")
     sentence = "/try?model=textcnn-mr&kind=sentence"
     status, told = post(guarded, sentence, b"A gripping story.", Authorization="Bearer reader")
     assert (status, told["labels"][0]["label"]) == (200, "positive")

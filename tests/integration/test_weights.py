@@ -4,19 +4,20 @@ from __future__ import annotations
 
 import os
 import shutil
-import time
+import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from tests.integration.harness import MODELS, ServerProcess, infer_request
+from tests.integration.harness import MODELS, ServerProcess, eventually, infer_request
 from tests.integration.threads import of_each_thread
 
 MODEL = "resnet20-cifar10"
 LIGHT, HEAVY = "light", "heavy"
-SECONDS = 2.0
+CALLERS = 4  # a model: one has always something to run, however late a caller asks again
+LEAST_CALLS = 12  # of the light model
 
 
 def rows(server: ServerProcess, name: str) -> float:
@@ -32,13 +33,19 @@ def test_a_quarter_of_the_weight_is_about_a_quarter_of_the_time(tmp_path: Path):
     with ServerProcess(tmp_path, "native", "--instances", "1", "--intra-op-threads", "1") as server:
         core = {min(os.sched_getaffinity(0))}
         of_each_thread(server.process.pid, lambda thread: os.sched_setaffinity(thread, core))
-        stop = time.monotonic() + SECONDS
+        stop = threading.Event()
 
         def keep_busy(name: str) -> None:
-            while time.monotonic() < stop:
+            while not stop.is_set():
                 server.client.infer(infer_request(name, {"images": batch}))
 
-        with ThreadPoolExecutor(4) as callers:
-            list(callers.map(keep_busy, (LIGHT, LIGHT, HEAVY, HEAVY)))
-        light, heavy = rows(server, LIGHT), rows(server, HEAVY)
+        with ThreadPoolExecutor(2 * CALLERS) as callers:
+            calling = [callers.submit(keep_busy, name) for name in (LIGHT, HEAVY) for _ in range(CALLERS)]
+            try:
+                eventually(lambda: rows(server, LIGHT) >= LEAST_CALLS * len(batch), "the light one has run too")
+                light, heavy = rows(server, LIGHT), rows(server, HEAVY)
+            finally:
+                stop.set()
+        for caller in calling:
+            caller.result()
     assert 2 < heavy / light < 8, f"{heavy} and {light} rows"

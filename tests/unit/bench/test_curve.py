@@ -77,6 +77,8 @@ def test_a_closed_loop_has_no_lag_to_be_drawn(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("bench.load.plot.save", lambda figure, _: drawn.append(figure))
     draw_latencies(summary(3, 0), None, Path("x.png"))
     assert drawn[0].axes[0].get_legend_handles_labels()[1] == ["OK"]
+    draw_latencies(summary(0, 0), None, Path("x.png"))
+    assert drawn[1].axes[0].get_legend() is None, "nothing was answered"
 
 
 def flags(*arguments: str) -> argparse.Namespace:

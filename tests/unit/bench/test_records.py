@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 from bench.load import report
 from bench.load.histogram import Histogram
 from bench.load.records import Records, Summary, generator_limit
+from bench.load.sender import _Log
 from bench.slo.trials import _line
 
 ENTRIES = st.lists(
@@ -118,3 +120,21 @@ def test_the_generator_says_when_it_was_the_limit():
 def test_a_rate_at_which_nothing_was_ok_has_no_percentile():
     summary = Summary.of(records([(1.0, 0.0, 0.001, 8, False)]), 1.0, 0.05)
     assert "1 of       1 missed  p99 of OK         - ms  failed" in _line(50.0, summary, "failed")
+
+
+def test_a_request_is_noted_in_a_few_bytes():
+    """A run may have millions of them."""
+    log, count = _Log(), 20_000
+    tracemalloc.start()
+    try:
+        for tag in range(count):
+            log.begin(tag / 7)
+            log.ended[tag] = tag / 3
+        noted, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert noted / count < 24
+    log.wrong.append(5)
+    kept = log.records(None)
+    assert np.array_equal(kept.intended, kept.sent)
+    assert kept.wrong.nonzero()[0].tolist() == [5]

@@ -87,6 +87,15 @@ def test_a_picture_that_cannot_be_written_costs_no_result(
     assert kept(file) == [1.0, 2.0]
 
 
+def test_a_result_that_cannot_be_written_costs_no_picture(
+    trials: type[FakeTrials], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
+    trials.points, file = (summary(OK), summary(OK)), tmp_path / "curve.png"
+    assert main([*CURVE, "--json=/dev/full", f"--plot={file}"]) == 2
+    assert capsys.readouterr().err == "convserve-bench: /dev/full: No space left on device; give another file\n"
+    assert file.read_bytes().startswith(b"\x89PNG")
+
+
 def test_failures_in_a_curve_are_said_and_are_no_success(trials: type[FakeTrials], capsys: pytest.CaptureFixture[str]):
     trials.points = summary(OK, OK), summary(OK, NO_CONNECTION)
     assert main(CURVE) == 1

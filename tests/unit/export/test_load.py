@@ -22,7 +22,7 @@ from torch.jit import ScriptModule
 from torchvision import models as torchvision_models
 
 from export import cli, presets
-from export.architectures import Sizes
+from export.architectures import Sizes, googlenet_cifar
 from export.architectures.torchvision_nets import Wrapped
 from export.builder import find_builder
 from export.errors import RecipeInvalid, WeightsInvalid
@@ -55,9 +55,10 @@ def described(tmp_path: Path) -> dict[str, Any]:
 
 
 # Networks that differ in depth alone from one that is loaded.
-_SIBLINGS = ("vgg11_bn", "vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "resnet34", "resnet50", "resnet101")
-_SIBLINGS += ("resnet20-cifar", "resnet32-cifar", "resnet44-cifar", "resnet56-cifar")
-_LOADED_WITH_WEIGHTS = ("googlenet", "resnet152")
+_SIBLINGS = ("vgg13", "vgg13_bn", "vgg16", "vgg16_bn", "vgg19", "vgg19_bn", "resnet34", "resnet101", "resnet152")
+_SIBLINGS += ("resnet32-cifar", "resnet44-cifar", "resnet56-cifar", "resnet110-cifar")
+_LOADED_WITH_WEIGHTS = ("googlenet", "resnet50")
+_LOADED_WITH_FEWER_MODULES = ("googlenet", "googlenet-cifar")
 
 
 def _to_load(*heights: int) -> list[str]:
@@ -69,7 +70,12 @@ def _to_load(*heights: int) -> list[str]:
 
 
 @pytest.mark.parametrize("name", _to_load(28, 32))
-def test_each_small_architecture_goes_from_its_name_to_ready(tmp_path: Path, name: str) -> None:
+def test_each_small_architecture_goes_from_its_name_to_ready(
+    tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if name == "googlenet-cifar":
+        # An Inception module, a pooling and one more: the other seven differ from them in width alone.
+        monkeypatch.setattr(googlenet_cifar, "_MODULES", googlenet_cifar._MODULES[1:4])
     assert load(tmp_path, name) == 0
     assert ready(tmp_path / name / "1").labels[0] in ("0", "airplane")
 
@@ -87,7 +93,7 @@ def test_each_large_architecture_goes_from_its_name_to_ready(
     assert servable.inputs[0].shape == (-1, 64, 64, 3)
 
 
-@pytest.mark.parametrize("name", _SIBLINGS)
+@pytest.mark.parametrize("name", [*_SIBLINGS, *_LOADED_WITH_FEWER_MODULES])
 def test_a_sibling_is_built_as_its_name_describes_it(name: str) -> None:
     preprocessing, labels = describe(Order(name), presets.of_file(name, ""), [])
     assert labels[0] == ("airplane" if name.endswith("-cifar") else "tench")
@@ -134,12 +140,12 @@ def _served(version: Path, picture: Path) -> np.ndarray:
     return OnnxBackend(version / MODEL_FILE, "cpu").run([pixels[np.newaxis]])[0][0]
 
 
-def test_resnet152_from_torchvisions_file_serves_torchvisions_own_probabilities(tmp_path: Path) -> None:
-    module = _trained("resnet152", 64)
-    weights = torchvision_models.ResNet152_Weights.IMAGENET1K_V2
+def test_resnet50_from_torchvisions_file_serves_torchvisions_own_probabilities(tmp_path: Path) -> None:
+    module = _trained("resnet50", 64)
+    weights = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
     torch.save(module.state_dict(), tmp_path / weights.url.rsplit("/", 1)[-1])
-    assert load(tmp_path, "resnet152", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
-    version = tmp_path / "resnet152" / "1"
+    assert load(tmp_path, "resnet50", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
+    version = tmp_path / "resnet50" / "1"
     manifest = read_manifest(version)
     assert manifest.preprocessing.resize_px == 232  # as the V2 weights want it
     assert read_labels(version / "labels.txt") == tuple(weights.meta["categories"])
@@ -207,10 +213,11 @@ def test_a_module_keeps_the_weights_with_which_it_was_returned(
     with torch.no_grad():
         module[1].weight.fill_(1.5)
         module[1].running_mean.fill_(0.1)
+    module.register_buffer("unused", torch.eye(2).to_sparse())
     before = {name: value.clone() for name, value in module.state_dict().items()}
     assert load(tmp_path, *_own(module, monkeypatch), **described) == 0
     assert "the weights are those with which mine:make returned the network" in capsys.readouterr().out
-    assert all(torch.equal(value, before[name]) for name, value in module.state_dict().items())
+    assert all(torch.equal(value.to_dense(), before[name].to_dense()) for name, value in module.state_dict().items())
     assert read_manifest(tmp_path / "make" / "1").provenance.dataset.name == "weights of mine:make"
 
 
@@ -221,12 +228,14 @@ class _WithState(nn.Module):
         super().__init__()
         self.inner = tiny()
         self.register_buffer("scale", torch.ones(1, dtype=torch.bfloat16))
+        self.allowed_steps = 1
 
     def get_extra_state(self) -> dict[str, int]:
         return {"steps": 1}
 
     def set_extra_state(self, state: dict[str, int]) -> None:
-        pass
+        if state["steps"] > self.allowed_steps:
+            raise RuntimeError(f"expected {self.allowed_steps}\nsteps")
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return self.inner(x) * self.scale.float()
@@ -238,6 +247,9 @@ def test_a_module_with_bfloat16_and_state_that_is_no_tensor(
     module = _WithState()
     torch.save(module.state_dict(), tmp_path / "w.pt")
     assert load(tmp_path, *_own(module, monkeypatch), "--weights", str(tmp_path / "w.pt"), **described) == 0
+    module.allowed_steps = 0
+    with pytest.raises(WeightsInvalid, match=r"does not take the weights \(RuntimeError: expected 0 steps\)$"):
+        fit_state(module, read_state(tmp_path / "w.pt")[0])
 
 
 def test_a_module_that_ends_in_softmax_is_refused(
@@ -269,7 +281,7 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
 @pytest.mark.parametrize(
     ("answer", "message"),
     [
-        (lambda logits: (logits, logits), "returns tuple, expected a tensor of logits"),
+        (lambda logits: (logits, logits), "returns tuple, expected a tensor of logits; its forward must return them"),
         (lambda logits: {"logits": logits}, "returns dict, expected a tensor of logits"),
         (
             lambda logits: logits[:, 0],
@@ -303,6 +315,67 @@ def test_a_module_that_does_not_answer_with_logits_is_refused_in_one_line(
     assert not (tmp_path / "make").exists()
 
 
+@pytest.mark.parametrize("shape", [(-1,), (-1, 1)])
+def test_one_number_for_two_labels_is_refused_with_the_remedy(
+    tmp_path: Path,
+    described: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    shape: tuple[int, ...],
+) -> None:
+    described["labels"].write_text("cat\ndog\n", encoding="utf-8")
+    module = _Odd(lambda logits: logits[:, 0].sigmoid().reshape(shape))
+    assert load(tmp_path, *_own(module, monkeypatch), **described) == 2
+    assert "returns one number x for two labels; without its sigmoid" in capsys.readouterr().err
+
+
+def test_a_note_tells_of_answers_that_a_sigmoid_may_give(
+    tmp_path: Path,
+    described: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    note = "note: all answers lie between 0 and 1; if a sigmoid gives them, remove it"
+    assert load(tmp_path, *_own(_Odd(torch.sigmoid), monkeypatch), **described) == 0
+    assert note in capsys.readouterr().out
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx", softmax=True))
+    model.graph.node[-1].CopyFrom(onnx.helper.make_node("Sigmoid", ["m"], ["probabilities"]))
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert note in capsys.readouterr().out
+
+
+class _AlwaysTraining(nn.Sequential):
+    def train(self, mode: bool = True) -> _AlwaysTraining:
+        return super().train(True)
+
+
+def test_a_module_that_stays_in_training_mode_is_called_so(
+    tmp_path: Path,
+    described: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    module = _AlwaysTraining(*tiny(), nn.Dropout())  # answers the same inputs differently each time as well
+    assert load(tmp_path, *_own(module, monkeypatch), **described) == 2
+    assert capsys.readouterr().err.startswith("convserve-export: the model is in training mode")
+
+
+def test_names_that_rich_takes_for_emoji_are_shown_as_they_are(
+    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert load(tmp_path, "--from", "sys:two", **described) == 2
+    assert capsys.readouterr().err.startswith("convserve-export: sys:two: ")
+
+
+def test_a_module_is_taken_in_place_of_a_function(described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    module = tiny()
+    mine = types.ModuleType("mine")
+    mine.net = module  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "mine", mine)
+    assert load_network(Order("mine:net", **described)).network.inner is module
+
+
 def test_what_was_compiled_is_loaded_of_a_compiled_module(
     described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -311,10 +384,18 @@ def test_what_was_compiled_is_loaded_of_a_compiled_module(
     assert load_network(order).network.inner is module
 
 
-def test_a_torchscript_module_is_refused(described: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    order = Order(_own(ScriptModule(), monkeypatch)[1], **described)
-    with pytest.raises(RecipeInvalid, match=r"returned ScriptModule, expected a torch\.nn\.Module, not TorchScript"):
-        load_network(order)
+@pytest.mark.parametrize(
+    ("module", "message"),
+    [
+        (ScriptModule(), r"returned ScriptModule, expected a torch\.nn\.Module, not TorchScript"),
+        (nn.Sequential(nn.LazyLinear(3)), "returned lazy layers without sizes; run the network once before"),
+    ],
+)
+def test_a_module_that_weights_cannot_be_loaded_into_is_refused(
+    described: dict[str, Any], monkeypatch: pytest.MonkeyPatch, module: nn.Module, message: str
+) -> None:
+    with pytest.raises(RecipeInvalid, match=message):
+        load_network(Order(_own(module, monkeypatch)[1], **described))
 
 
 def test_a_module_that_leaves_the_program_is_refused(described: dict[str, Any]) -> None:
@@ -444,24 +525,34 @@ def _two(first: str = "a", second: str = "b") -> nn.Module:
 
 
 @pytest.mark.parametrize(
-    "wrapped",
+    ("wrapped", "noted"),
     [
-        lambda state: state,
-        lambda state: {"state_dict": state, "epoch": 3},
-        lambda state: {"model": {f"module.{name}": value for name, value in state.items()}, "best": 0.9},
-        lambda state: {name: value for name, value in state.items() if "num_batches" not in name},
-        lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
-        lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
-        lambda state: {"state_dict_ema": state},
-        lambda state: {name: value.double() for name, value in state.items()},
+        (lambda state: state, []),
+        (lambda state: {"state_dict": state, "epoch": 3}, ["found under 'state_dict'"]),
+        (
+            lambda state: {"model": {f"module.{name}": value for name, value in state.items()}, "best": 0.9},
+            ["found under 'model'", "the prefix 'module.' was removed"],
+        ),
+        (lambda state: {name: value for name, value in state.items() if "num_batches" not in name}, []),
+        (
+            lambda state: {f"_orig_mod.module.{name}": value for name, value in state.items()},
+            ["the prefix '_orig_mod.' was removed", "the prefix 'module.' was removed"],
+        ),
+        (
+            lambda state: {"n_averaged": torch.tensor(3)} | {f"module.{name}": value for name, value in state.items()},
+            ["the prefix 'module.' was removed"],
+        ),
+        (lambda state: {"state_dict_ema": state}, ["found under 'state_dict_ema'"]),
+        (lambda state: {name: value.double() for name, value in state.items()} | {"epoch": 3}, []),
     ],
 )
-def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dict]) -> None:
+def test_checkpoints_are_unwrapped(tmp_path: Path, wrapped: Callable[[dict], dict], noted: list[str]) -> None:
     torch.manual_seed(1)
     source, target = _two(), _two()
     torch.save(wrapped(source.state_dict()), tmp_path / "w.pt")
-    state, _ = read_state(tmp_path / "w.pt")
-    assert fit_state(target, state).notes == ()
+    state, notes = read_state(tmp_path / "w.pt")
+    assert all(words in note for words, note in zip(noted, notes, strict=True))
+    assert fit_state(target, state) == []
     assert torch.equal(target.a.weight, source.a.weight)
 
 
@@ -469,17 +560,26 @@ def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left
     torch.manual_seed(1)
     source, target = _two(), _two()
     state = {f"model.{name}": value for name, value in source.state_dict().items()}
-    fitted = fit_state(target, {"criterion.weight": torch.ones(2)} | state)
-    assert fitted.notes == (
-        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight",
-    )
+    assert fit_state(target, {"criterion.weight": torch.ones(2)} | state) == [
+        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight"
+    ]
     assert torch.equal(target.a.weight, source.a.weight)
+    assert fit_state(_two(), state) == ["the names fit without the prefix 'model.'"]
     averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
     with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
         fit_state(target, state | averaged)
 
 
-_SAFE_DTYPES = {torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16", torch.int64: "I64"}
+def test_names_that_only_training_needs_are_left_out_and_told() -> None:
+    target, state = _two(), _two().state_dict()
+    notes = fit_state(target, {**state, "aux.weight": torch.ones(1)}, ignored=("a.", "aux."))
+    assert notes == ["ignored, because only training needs them: aux.weight"]
+    assert torch.equal(target.a.weight, state["a.weight"])
+
+
+_SAFE_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
+_SAFE_DTYPES |= {torch.int64: "I64", torch.int32: "I32", torch.int16: "I16", torch.int8: "I8"}
+_SAFE_DTYPES |= {torch.uint8: "U8", torch.bool: "BOOL"}
 
 
 def _safetensors(state: dict[str, torch.Tensor]) -> bytes:
@@ -494,16 +594,14 @@ def _safetensors(state: dict[str, torch.Tensor]) -> bytes:
     return len(header).to_bytes(8, "little") + header + content
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
-def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
-    torch.manual_seed(1)
-    source, target = _two().to(dtype), _two()
-    (tmp_path / "w.safetensors").write_bytes(_safetensors(source.state_dict()))
+def test_safetensors_are_read(tmp_path: Path) -> None:
+    held = {name: torch.arange(2).to(dtype) for dtype, name in _SAFE_DTYPES.items()}
+    held |= {"scalar": torch.tensor(2.5), "table": torch.arange(6.0).reshape(2, 3), "nothing": torch.empty(0, 3)}
+    (tmp_path / "w.safetensors").write_bytes(_safetensors(held))
     state, notes = read_state(tmp_path / "w.safetensors")
     assert notes == []
-    fit_state(target, state)
-    for name, value in source.state_dict().items():
-        assert torch.equal(target.state_dict()[name], value.to(target.state_dict()[name].dtype))
+    assert [*state] == [*held]
+    assert all(state[name].dtype == value.dtype and torch.equal(state[name], value) for name, value in held.items())
 
 
 @pytest.mark.parametrize(
@@ -513,8 +611,16 @@ def test_safetensors_are_read(tmp_path: Path, dtype: torch.dtype) -> None:
         pytest.param(_safetensors({"a": torch.zeros(3)})[:-1], id="cut short"),
         pytest.param(b"\xff" * 8 + b"{}", id="long"),
         pytest.param((2).to_bytes(8, "little") + b"[]", id="no table"),
-        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[4]"), id="other shape"),
-        pytest.param(_safetensors({"a": torch.zeros(1, 3)}).replace(b"[1, 3]", b"[-1,-3]"), id="no shape"),
+        pytest.param((7).to_bytes(8, "little") + b'{"a":3}', id="no tensor"),
+        pytest.param((8).to_bytes(8, "little") + b'{"a":{}}', id="no type"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[4]"), id="greater shape"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[3]", b"[2]"), id="lesser shape"),
+        pytest.param(_safetensors({"a": torch.zeros(1, 1, 3)}).replace(b"[1, 1, 3]", b"[-1,-3,1]"), id="no shape"),
+        pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[0, 12]", b"[-1,11]"), id="in its table"),
+        pytest.param(
+            _safetensors({"a": torch.zeros(1)}).replace(b'[1], "data_offsets": [0, 4]', b'[-1],"data_offsets": [4, 0]'),
+            id="ends before it begins",
+        ),
     ],
 )
 def test_damaged_safetensors_are_refused(tmp_path: Path, content: bytes) -> None:
@@ -621,11 +727,11 @@ def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
     names = [name for name in source.state_dict() if "num_batches" not in name]
     lines = [f"{name} {name.replace('x', 'a').replace('y', 'b')}\n" for name in source.state_dict()]
     (tmp_path / "names.txt").write_text("# theirs ours\n" + "".join(lines), encoding="utf-8")
-    assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")).notes == (
-        "6 names were changed by --renames",
-    )
-    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names}).notes
-    assert notes == ("no name fits, but all 5 shapes agree in order, so tensors were assigned by order",)
+    assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")) == [
+        "6 names were changed by --renames"
+    ]
+    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names})
+    assert notes == ["no name fits, but all 5 shapes agree in order, so tensors were assigned by order"]
     assert torch.equal(renamed.a.weight, source.x.weight)
     assert torch.equal(ordered.a.weight, source.x.weight)
 
@@ -647,22 +753,33 @@ def test_a_layer_that_reads_weights_by_its_version_is_told_it(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize(
-    "renames",
+    ("renames", "message"),
     [
-        pytest.param({"x.weight": "a.weight", "y.weight": "a.weight"}, id="two to one"),
-        pytest.param({"x.weight": "b.weight"}, id="to one that is there"),
+        ({"x.weight": "a.weight", "y.weight": "a.weight"}, r"gives the name 'a\.weight' to two tensors of the weights"),
+        ({"x.weight": "b.weight"}, r"gives the name 'b\.weight' to two tensors of the weights"),
+        ({"x.weight": "a.weight", "z.weight": "c"}, r"has names that the weights do not have: z\.weight$"),
     ],
 )
-def test_a_renaming_that_collides_is_refused(renames: dict[str, str]) -> None:
+def test_a_renaming_that_does_not_fit_is_refused(renames: dict[str, str], message: str) -> None:
     state = {**_two().state_dict(), "x.weight": torch.zeros(1), "y.weight": torch.zeros(1)}
     del state["a.weight"]
-    with pytest.raises(WeightsInvalid, match=r"--renames gives the name '[ab]\.weight' to two tensors of the weights"):
+    with pytest.raises(WeightsInvalid, match=f"^--renames {message}"):
         fit_state(_two(), state, renames)
 
 
-def test_a_name_that_is_renamed_twice_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "names.txt").write_text("x a\n# y\nx b\n", encoding="utf-8")
-    with pytest.raises(WeightsInvalid, match=r"names\.txt, line 3: 'x' is renamed twice"):
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"x a\n# y\nx b\n", ", line 3: 'x' is renamed twice"),
+        (b"x a\n\nx b c\n", ", line 3: has 3 names, expected a name in the weights and the network's name"),
+        (b"\xff", r": cannot be read \('utf-8' codec"),
+        (None, r": cannot be read \(.*No such file"),
+    ],
+)
+def test_a_file_of_renames_that_cannot_be_used_is_refused(tmp_path: Path, content: bytes | None, message: str) -> None:
+    if content is not None:
+        (tmp_path / "names.txt").write_bytes(content)
+    with pytest.raises(WeightsInvalid, match=rf"names\.txt{message}"):
         read_renames(tmp_path / "names.txt")
 
 
@@ -671,6 +788,7 @@ def test_a_name_that_is_renamed_twice_is_refused(tmp_path: Path) -> None:
     [
         (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
         (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (lambda s: s | {f"ema.{k}": v for k, v in s.items()}, r"unexpected: ema\.a\.weight, "),
         (
             lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
             r"'a\.weight' is \(2, 1, 5, 5\), expected \(2, 1, 3, 3\)",
@@ -687,15 +805,17 @@ def test_weights_that_do_not_fit_are_listed(change: Callable[[dict], dict], mess
     ("held", "message"),
     [
         (nn.Linear(1, 1), "holds more than tensors and plain values, perhaps a whole model"),
-        ({"epoch": 1}, "holds no state dict"),
-        (b"nonsense", "holds|is no file"),
-        (b"conv1.weight: 0.1 0.2\n", "holds|is no file"),
-        (b"h\x05.", "holds|is no file"),
-        (b"(", "holds|is no file"),
-        (b"\x80\x02.", "holds|is no file"),
-        (b"\x80\x02K", "holds|is no file"),
-        (b"\x80\x02}s.", "holds|is no file"),
-        (b"\x80\x02]Q.", "holds|is no file"),
+        ({"epoch": 1}, "holds no state dict; expected tensors by name, at the top or under state_dict, "),
+        ({"n_averaged": torch.tensor(3)}, "holds no state dict"),
+        ([torch.zeros(1)], "holds no state dict"),
+        (b"nonsense", "holds more than"),
+        (b"conv1.weight: 0.1 0.2\n", "holds more than"),
+        (b"h\x05.", r"is not a file that torch\.save wrote \(KeyError\); save"),
+        (b"(", r"is not a file that torch\.save wrote \(EOFError\)"),
+        (b"\x80\x02.", "is not a file that"),
+        (b"\x80\x02K", "is not a file that"),
+        (b"\x80\x02}s.", "is not a file that"),
+        (b"\x80\x02]Q.", "holds more than"),
     ],
 )
 def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: object, message: str) -> None:
@@ -703,10 +823,27 @@ def test_a_file_that_holds_something_else_is_refused(tmp_path: Path, held: objec
         (tmp_path / "w.pt").write_bytes(held)
     else:
         torch.save(held, tmp_path / "w.pt")
-    with pytest.raises(WeightsInvalid, match=message):
+    with pytest.raises(WeightsInvalid, match=rf"/w\.pt: {message}"):
         read_state(tmp_path / "w.pt")
-    with pytest.raises(WeightsInvalid, match="no such file"):
-        read_state(tmp_path / "nowhere.pt")
+    for name in ("nowhere.pt", "nowhere.safetensors"):
+        with pytest.raises(WeightsInvalid, match=f"{name}: [nN]o such file"):
+            read_state(tmp_path / name)
+
+
+def test_a_file_that_is_cut_short_or_another_kind_of_file_is_called_so(tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1000)}, tmp_path / "whole.pt")
+    whole = (tmp_path / "whole.pt").read_bytes()
+    for content in (whole[: len(whole) // 2], b"version https://git-lfs.github.com/spec/v1\n", b"\x89HDF\r\n"):
+        (tmp_path / "w.pt").write_bytes(content)
+        with pytest.raises(WeightsInvalid, match=r"w\.pt: is not a file that torch\.save wrote"):
+            read_state(tmp_path / "w.pt")
+
+
+def test_a_note_tells_of_averaged_weights_that_were_not_taken(tmp_path: Path) -> None:
+    torch.save({"model": {"w": torch.zeros(1)}, "ema": {"w": torch.ones(1)}, "epoch": 3}, tmp_path / "w.pt")
+    state, notes = read_state(tmp_path / "w.pt")
+    assert not state["w"].any()
+    assert notes == ["the state dict was found under 'model' of the checkpoint, which also has ema"]
 
 
 def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
@@ -799,20 +936,72 @@ def test_a_file_whose_branches_read_its_input(tmp_path: Path, described: dict[st
     assert ready(tmp_path / "theirs" / "1").verified
 
 
-def test_a_file_that_fails_on_pictures_is_one_line(
-    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
+def _add(path: Path, *nodes: onnx.NodeProto, **constants: np.ndarray) -> str:
+    """Put nodes behind the file of :func:`_foreign`; the first takes ``m``, and the last gives the answer."""
+    model = onnx.load(_foreign(path))
+    model.graph.node[-1].output[0] = "m"
+    model.graph.node.extend(nodes)
+    model.graph.initializer.extend(onnx.numpy_helper.from_array(value, name) for name, value in constants.items())
+    onnx.save(model, path)
+    return str(path)
+
+
+_NODE = onnx.helper.make_node
+
+
+@pytest.mark.parametrize(
+    ("nodes", "message"),
+    [
+        ([_NODE("Reshape", ["m", "shape"], ["probabilities"])], "fails on a batch of 32 ("),
+        (
+            [_NODE("RandomNormalLike", ["m"], ["noise"]), _NODE("Add", ["m", "noise"], ["probabilities"])],
+            "answers the same inputs differently each time; ",
+        ),
+        (
+            [_NODE("ReduceMean", ["m"], ["mean"], axes=[0]), _NODE("Sub", ["m", "mean"], ["probabilities"])],
+            "answers an input differently in a batch; ",
+        ),
+    ],
+)
+def test_a_file_whose_answers_depend_on_more_than_their_input_is_one_line(
+    tmp_path: Path,
+    described: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    nodes: list[onnx.NodeProto],
+    message: str,
 ) -> None:
-    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
-    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([7, 144]), "seven"))
-    flatten = next(node for node in model.graph.node if node.op_type == "Flatten")
-    flatten.op_type = "Reshape"
-    flatten.input.append("seven")
-    onnx.save(model, tmp_path / "theirs.onnx")
-    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 2
+    path = _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([1, 3]))
+    assert load(tmp_path, path, "--logits", **described) == 2
     complaint = capsys.readouterr().err
-    assert complaint.startswith("convserve-export: the runtime failed on this batch (")
+    assert complaint.startswith(f"convserve-export: {path}: {message}")
     assert complaint.count("\n") == 1
     assert not (tmp_path / "theirs").exists()
+
+
+def test_a_file_with_nodes_in_any_order_as_the_float16_converter_leaves_them(
+    tmp_path: Path, described: dict[str, Any]
+) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    nodes = list(reversed(model.graph.node))
+    del model.graph.node[:]
+    model.graph.node.extend(nodes)
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
+def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    (dense,) = (each for each in model.graph.initializer if each.name == "v")
+    values = onnx.numpy_helper.to_array(dense).ravel()
+    model.graph.initializer.remove(dense)
+    places = onnx.numpy_helper.from_array(np.arange(values.size), "places")
+    model.graph.sparse_initializer.append(
+        onnx.helper.make_sparse_tensor(onnx.numpy_helper.from_array(values, "v"), places, dense.dims)
+    )
+    onnx.save(model, tmp_path / "theirs.onnx")
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
 
 
 @pytest.mark.parametrize(
@@ -845,16 +1034,22 @@ def test_a_file_that_is_not_there_is_said_before_anything_is_asked_about_it(
     assert capsys.readouterr().err == "convserve-export: /no/such.onnx: no such file\n"
 
 
-def test_random_weights_answer_differently_for_different_pictures() -> None:
-    loaded = load_network(Order("resnet20-cifar"))
+@pytest.mark.parametrize("name", ["resnet20-cifar", "resnet110-cifar", "googlenet-cifar"])
+def test_random_weights_answer_differently_for_different_pictures(name: str) -> None:
+    loaded = load_network(Order(name))
     assert not loaded.network.training
     assert any("random" in note for note in loaded.notes)
+    with torch.no_grad():
+        answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)
+    assert answers.max() < 0.999
+    assert answers.std(0).max() > 1e-4
+
+
+def test_preprocessing_and_labels_of_a_recipe_are_named() -> None:
+    loaded = load_network(Order("resnet20-cifar"))
     assert loaded.notes[0] == (
         "preprocessing and labels are those of the recipe resnet20-cifar10 "
         "(mean 0.4914, 0.4822, 0.4465, std 0.247, 0.2435, 0.2616); --preprocessing overrides them"
     )
-    with torch.no_grad():
-        answers = loaded.network(torch.randn(8, 3, 32, 32)).softmax(1)
-    assert answers.max() < 0.999
     assert isinstance(load_network(Order("resnet18", size_px=32)).network, Wrapped)
     assert Sizes(3).height == 0

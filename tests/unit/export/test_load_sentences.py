@@ -12,14 +12,16 @@ import pytest
 import torch
 from onnx import TensorProto, helper, numpy_helper
 from tokenizers import Regex, Tokenizer
-from tokenizers.models import Unigram, WordLevel
+from tokenizers.models import BPE, Unigram, WordLevel
 from tokenizers.normalizers import Replace
-from tokenizers.pre_tokenizers import WhitespaceSplit
+from tokenizers.pre_tokenizers import ByteLevel, PreTokenizer, WhitespaceSplit
+from tokenizers.pre_tokenizers import Sequence as Steps
 from tokenizers.processors import TemplateProcessing
 from torch import nn
 
 from export import cli
 from export.architectures import Sizes
+from export.sentence_nets import read_tokenizer
 from export.zoo import ZOO
 from service.backend.onnx import OnnxBackend
 from service.golden import read_golden
@@ -29,6 +31,7 @@ from tests.unit.export.samples import BAD, GOOD, PLAIN, ready, write_sentences
 
 WORDS = (*GOOD, *BAD, *PLAIN)
 VOCABULARY = len(WORDS) + 2
+BYTES = sorted(ByteLevel.alphabet())
 SIZES = {"widths": [2, 4], "filters": 5, "dimensions": 8}
 SENTENCES = (b"funny", b"the film is dull", b"a lovely story with music and warm actors , and the scene is moving")
 
@@ -207,6 +210,12 @@ def _unigram(unknown: int | None) -> Callable[[Path], object]:
     return lambda path: Tokenizer(Unigram(scores, unknown)).save(str(path))
 
 
+def _bpe(path: Path, tokens: Sequence[str], preparation: PreTokenizer) -> None:
+    tokenizer = Tokenizer(BPE({token: number for number, token in enumerate(["<pad>", *tokens])}, []))
+    tokenizer.pre_tokenizer = preparation
+    tokenizer.save(str(path))
+
+
 def _panicking(path: Path) -> None:
     charsmap = {"normalizer": {"type": "Precompiled", "precompiled_charsmap": "AAAA"}}
     path.write_text(json.dumps(json.loads(path.read_text()) | charsmap))
@@ -221,6 +230,8 @@ def _panicking(path: Path) -> None:
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 3}, "[UNK]"), "has 3 tokens whose ids are not 0 to 2, each once"),
         (_model({"[PAD]": 0, "[UNK]": 1, "a": 2}, "?"), "has no token for unknown words, expected ?"),
         (_unigram(None), "has no token for unknown words, expected an unk_id"),
+        (lambda path: _bpe(path, BYTES[1:], ByteLevel()), "has no token for unknown words, expected [UNK] or <unk>"),
+        (lambda path: _bpe(path, BYTES, WhitespaceSplit()), "has no token for unknown words, expected [UNK] or <unk>"),
         (_model({"[UNK]": 0, "a": 1}, "[UNK]"), "has no token for padding, expected [PAD] or <pad> or <PAD>"),
         (_model({"[PAD]": 0, "a": 1}, "[PAD]"), "padding_id and unknown_id must differ"),
     ],
@@ -240,6 +251,17 @@ def test_unknown_pieces_have_the_id_that_unigram_gives(tmp_path: Path, unknown: 
     assert read_manifest(tmp_path / "m" / "1").preprocessing.unknown_id == unknown
 
 
+@pytest.mark.parametrize("preparation", [ByteLevel(), Steps([WhitespaceSplit(), ByteLevel()])])
+def test_a_tokenizer_of_bytes_needs_no_token_for_unknown_words(tmp_path: Path, preparation: PreTokenizer) -> None:
+    _bpe(tmp_path / "tokenizer.json", BYTES, preparation)
+    assert load(tmp_path, "textcnn-rand") == 0
+    version = tmp_path / "m" / "1"
+    spec = read_manifest(version).preprocessing
+    assert spec.unknown_id is None
+    assert len(SentenceEncoder.from_dir(spec, version).encode("ζ\U0001f408")) >= 6
+    assert ready(version).labels == ("bad", "good")
+
+
 def test_what_else_a_tokenizer_does_is_left_out_as_a_server_does(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -252,6 +274,21 @@ def test_what_else_a_tokenizer_does_is_left_out_as_a_server_does(
     assert load(tmp_path, "textcnn-rand") == 0
     assert "would add 1 special tokens" in " ".join(capsys.readouterr().out.split())
     assert ready(tmp_path / "m" / "1").labels == ("bad", "good")
+
+
+def test_padding_is_the_token_that_the_tokenizer_pads_with(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    tokenizer = Tokenizer.from_file(str(path))
+    tokenizer.enable_padding(pad_token=WORDS[1])
+    tokenizer.save(str(path))
+    spec = read_tokenizer(path, 9).spec
+    assert (spec.padding_id, spec.unknown_id, spec.max_tokens) == (3, 1, 9)
+
+
+def test_a_tokenizer_that_names_no_unknown_word_has_one_by_its_usual_name(tmp_path: Path) -> None:
+    Tokenizer(BPE({"a": 0, "<pad>": 1, "<unk>": 2}, [])).save(str(tmp_path / "tokenizer.json"))
+    spec = read_tokenizer(tmp_path / "tokenizer.json", 9).spec
+    assert (spec.padding_id, spec.unknown_id) == (1, 2)
 
 
 def test_a_tokenizer_that_takes_no_sentence_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

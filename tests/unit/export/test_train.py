@@ -325,6 +325,17 @@ def test_a_run_goes_on_with_its_own_test_split_only(tmp_path: Path, pictures: Pa
     assert read_run(run)[1].state == "finished"
 
 
+def test_a_run_goes_on_with_its_own_held_out_part_only(tmp_path: Path, sentences: Path) -> None:
+    run, dev = tmp_path / "run", tmp_path / "dev.tsv"
+    for split in ("train", "dev", "test"):
+        shutil.copy(sentences, tmp_path / f"{split}.tsv")
+    with suppress(KeyboardInterrupt):
+        _run(_plan(run, "textcnn-mr", tmp_path, epochs=2), StopIn(2))
+    dev.write_bytes(b"1\tlovely\n" + dev.read_bytes())
+    with pytest.raises(RunInvalid, match=r"was started with held_out_digest sha256:.*, not sha256:"):
+        _run(_plan(run, "textcnn-mr", tmp_path, resume=True, epochs=2))
+
+
 def test_an_unreadable_test_sentence_costs_no_training(tmp_path: Path, sentences: Path) -> None:
     for split in ("train", "test"):
         (tmp_path / f"{split}.tsv").write_bytes(sentences.read_bytes() + b"1\t...\n" * (split == "test"))

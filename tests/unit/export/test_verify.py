@@ -211,10 +211,19 @@ def test_damaged_files_are_named(version: Path) -> None:
 def test_a_version_is_compared_with_its_run(version: Path, sentence_run: Path) -> None:
     recipe, _, preprocessing, classifier = load_classifier(sentence_run)
     inputs = preprocessing.inputs_of_raw([b"a fine film", b"a dull film , with music", b"lovely"])
-    assert verify_run(version, recipe, classifier, inputs).max_abs_difference < 1e-6
+    assert verify_run(version, recipe, preprocessing, classifier, inputs).max_abs_difference < 1e-6
     (version / "labels.txt").write_text("positive\nnegative\n")
     with pytest.raises(VerificationFailed, match="labels are positive, negative; the run has negative, positive"):
-        verify_run(version, recipe, classifier, inputs)
+        verify_run(version, recipe, preprocessing, classifier, inputs)
+
+
+def test_a_version_of_another_tokenizer_is_seen(version: Path, sentence_run: Path, tmp_path: Path) -> None:
+    run = shutil.copytree(sentence_run, tmp_path / "changed")
+    file = run / "tokenizer.json"
+    file.write_text(file.read_text().replace('"Lowercase"', '"NFC"').replace('"lovely"', '"lovelier"'))
+    recipe, _, preprocessing, classifier = load_classifier(run)
+    with pytest.raises(VerificationFailed, match="its tokenizer is not the run's"):
+        verify_run(version, recipe, preprocessing, classifier, preprocessing.inputs_of_raw([b"a fine film"]))
 
 
 def test_a_version_of_other_weights_is_seen(version: Path, sentence_run: Path) -> None:
@@ -222,7 +231,7 @@ def test_a_version_of_other_weights_is_seen(version: Path, sentence_run: Path) -
     with torch.no_grad():
         classifier.network.get_parameter("output.bias").add_(torch.tensor([0.01, 0.0]))
     with pytest.raises(VerificationFailed, match="a probability differs"):
-        verify_run(version, recipe, classifier, preprocessing.inputs_of_raw([b"a fine film"]))
+        verify_run(version, recipe, preprocessing, classifier, preprocessing.inputs_of_raw([b"a fine film"]))
 
 
 def test_pictures_in_memory_equal_pictures_sent(picture_run: Path) -> None:

@@ -84,8 +84,9 @@ def _pattern(**changes: int) -> Known:
 def test_a_pattern_becomes_its_layers() -> None:
     network = _pattern().build()
     assert network(torch.zeros(2, 1, 8, 8)).shape == (2, 3)
-    kinds = [layer.kind for layer in _pattern().layers()]
-    assert kinds == ["conv 3x3/1", "conv 3x3/1", "max pool 2x2/2", "linear", "linear"]
+    layers = _pattern().layers()
+    assert [layer.kind for layer in layers] == ["conv 3x3/1", "conv 3x3/1", "max pool 2x2/2", "linear", "linear"]
+    assert [layer.name for layer in layers] == ["features.0", "features.2", "features.4", "linear.0", "linear.1"]
 
 
 @pytest.mark.parametrize(

@@ -73,6 +73,25 @@ def test_a_wrong_setting_is_one_line_and_exit_code_two(capsys: pytest.CaptureFix
     assert (code, error) == (2, "convserve: --grpc-port: expected int, got 'x'\n")
 
 
+@pytest.mark.parametrize(
+    ("given", "ours"),
+    [
+        (["--model-repository", "m"], "--models"),
+        (["--model-repository=m"], "--models"),
+        (["--models", "m", "--metrics-port", "1"], "--http-port"),
+        (["--load-model", "a"], "--load-models"),
+    ],
+)
+def test_a_flag_of_triton_is_one_line_that_names_ours(
+    capsys: pytest.CaptureFixture[str], given: list[str], ours: str
+) -> None:
+    with pytest.raises(SystemExit, match="2"):
+        cli.main(["serve", *given])
+    error = capsys.readouterr().err
+    assert f" is {ours} here" in error
+    assert error.count("\n") == 1
+
+
 @pytest.mark.parametrize("error", [SettingsError("nothing there"), LoadError("damaged")])
 def test_inspect_prints_its_report_or_one_line(
     capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, error: Exception

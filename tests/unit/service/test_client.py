@@ -19,6 +19,7 @@ import grpc
 import numpy as np
 import pytest
 from google.rpc import status_pb2
+from grpc_health.v1 import health_pb2
 
 from service.client import (
     AsyncClient,
@@ -30,8 +31,16 @@ from service.client import (
     credentials_of,
     explained,
 )
-from service.client.bearer import interceptor
-from service.client.requests import Terms, describe_request, health_request, images_request, sentences_request
+from service.client.bearer import aio_interceptors, interceptor
+from service.client.requests import (
+    CHANNEL_OPTIONS,
+    TIMEOUT_SECONDS,
+    Terms,
+    describe_request,
+    health_request,
+    images_request,
+    sentences_request,
+)
 from service.errors import DeadlineUnmeetable, ModelNotFound
 from service.transport.status import status_of
 
@@ -298,6 +307,14 @@ def test_what_is_of_another_type_is_named(build: Callable[[], Any], said: str) -
             "server: expected HOST:PORT, such as .*, got 'http://127.0.0.1:8001'",
         ),
         (lambda: Client("127.0.0.1:1", attempts=0), "attempts: expected at least 1, got 0"),
+        *(
+            (partial(make, seconds), f"timeout_seconds: expected more than 0, or None for no deadline, got {seconds}")
+            for seconds in (0, -0.5, math.nan, np.float32("nan"))
+            for make in (
+                lambda seconds: Client("127.0.0.1:1", timeout_seconds=seconds),
+                lambda seconds: sentences_request("m", ["a"], {"timeout_seconds": seconds}),
+            )
+        ),
         (lambda: sentences_request("m", ["fine", "\ud83d"], {}), "sentence 1: .* got a lone surrogate"),
         (lambda: sentences_request("m", ["a"], {"request_id": "\ud83d"}), "request_id: .* got a lone surrogate"),
         (
@@ -364,18 +381,74 @@ def test_a_failure_is_let_go_in_asyncio_too() -> None:
     asyncio.run(run())
 
 
-def test_a_deadline_and_metadata_go_out_with_a_call_of_either_client() -> None:
+class Wire:
+    """In place of credentials and of the channel that they make: keeps what is sent, and answers."""
+
+    def __init__(self, *answers: Any) -> None:
+        self.answers, self.sent, self.made, self.closed = [*answers], [], (), False
+
+    def channel(self, *made: Any) -> Any:
+        self.made = made
+        return self
+
+    def unary_unary(self, method: str, **_: Any) -> Any:
+        def call(request: Any, timeout: float, metadata: Any) -> Any:
+            self.sent.append((method.rpartition("/")[2], request, timeout, metadata))
+            answer = self.answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        return call
+
+    unary_stream = unary_unary
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def test_the_client_sends_what_it_was_given_and_returns_what_comes(monkeypatch: pytest.MonkeyPatch) -> None:
+    up, down = (health_pb2.HealthCheckResponse(status=status) for status in (1, 2))
+    wire: Any = Wire("images", "sentences", Ended(grpc.StatusCode.UNAVAILABLE, "lost", ()), "model", up, down)
+    asked: Any = {"timeout_seconds": 5.0, "metadata": [("k", "v")]}
+    with Client("127.0.0.1:1", wire, attempts=2, channel_options=[("o", 1)]) as client:
+        monkeypatch.setattr(client._closed, "wait", lambda seconds: not 1 <= seconds <= 1.5)
+        assert client.classify_images("m", [b"x"], top_k=2, **asked) == "images"
+        assert client.classify_sentences("m", ["x"], top_k=2, **asked) == "sentences"
+        assert client.describe("m", "3", **asked) == "model"
+        assert (client.is_ready("m", **asked), client.is_ready()) == (True, False)
+    assert wire.made == ("127.0.0.1:1", [("o", 1), *CHANNEL_OPTIONS])
+    assert wire.closed
+    described = ("DescribeModel", describe_request("m", "3", {}))
+    assert [each[:2] for each in wire.sent] == [
+        ("ClassifyImages", images_request("m", [b"x"], {"top_k": 2})),
+        ("ClassifySentences", sentences_request("m", ["x"], {"top_k": 2})),
+        described,
+        described,
+        ("Check", health_request("m", {})),
+        ("Check", health_request("", {})),
+    ]
+    assert all(0 < timeout <= 5 and metadata == [("k", "v")] for _, _, timeout, metadata in wire.sent[:-1])
+    assert 5 < wire.sent[-1][2] <= TIMEOUT_SECONDS
+    monkeypatch.undo()
+    wire.answers = [Ended(grpc.StatusCode.UNAVAILABLE, "lost", ())]
+    with pytest.raises(CallFailed, match="CANCELLED: the client was closed"):
+        client.describe("m", timeout_seconds=None)
+    wire.answers = [Ended(grpc.StatusCode.UNAVAILABLE, "lost", ())]
+    with Client("127.0.0.1:1", wire) as once, pytest.raises(CallFailed, match="UNAVAILABLE: lost"):
+        once.describe("m")
+
+
+def test_a_deadline_and_metadata_go_out_with_a_call_for_asyncio() -> None:
     asked: Any = {"timeout_seconds": 5.0, "metadata": [("k", "v")]}
     sent: list[dict[str, Any]] = []
-    with Client("127.0.0.1:1") as client:
-        client._call(lambda _, **how: sent.append(how), b"request", asked)
 
     async def run() -> None:
         async with AsyncClient("127.0.0.1:1") as client:
             await client._call(lambda _, **how: asyncio.to_thread(sent.append, how), b"request", asked)
 
     asyncio.run(run())
-    assert [how["metadata"] for how in sent] == [[("k", "v")]] * 2
+    assert [how["metadata"] for how in sent] == [[("k", "v")]]
     assert all(0 < how["timeout"] <= 5 for how in sent)
 
 
@@ -417,19 +490,17 @@ def test_a_deadline_that_never_comes_is_not_taken_for_the_past(seconds: float) -
 
 
 def test_a_token_joins_what_a_call_brings_and_changes_nothing_else() -> None:
-    given = {
-        "method": "/m",
-        "timeout": 2.0,
-        "credentials": "c",
-        "wait_for_ready": True,
-        "compression": grpc.Compression.Gzip,
-    }
-    for kind in ("unary_unary", "unary_stream", "stream_stream"):
-        way: Any = getattr(interceptor("t"), f"intercept_{kind}")
+    bare = {"method": "/m", "timeout": 2.0, "credentials": "c", "wait_for_ready": True}
+    whole = {**bare, "compression": grpc.Compression.Gzip}
+    kinds = ("unary_unary", "unary_stream", "stream_stream")
+    made = [(interceptor("t"), kind, whole) for kind in kinds]
+    made += [(each, kind, bare) for each, kind in zip(aio_interceptors("t"), kinds, strict=True)]  # as asyncio's is
+    for each, kind, given in made:
         for metadata in (None, (("a", "b"),)):
+            way: Any = getattr(each, f"intercept_{kind}")
             call, request = way(lambda *sent: sent, SimpleNamespace(metadata=metadata, **given), b"request")
             bearer = ("authorization", "Bearer t")
-            assert call._asdict() == {**given, "metadata": (*(metadata or ()), bearer)}
+            assert call._asdict() == {"compression": None, **given, "metadata": (*(metadata or ()), bearer)}
             assert request == b"request"
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import mmap
 import os
 import sys
 import threading
@@ -10,7 +11,7 @@ import threading
 import pytest
 
 from service.errors import ManifestInvalid, SettingsError
-from service.shortage import passes, shortages_named
+from service.shortage import passes, shortages_named, start_thread
 from service.transport.address import listening
 
 
@@ -46,6 +47,25 @@ def test_python_says_so_of_a_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(threading, starts, refuse)
     with pytest.raises(SettingsError, match="no thread can be started"), shortages_named():
         threading.Thread().start()
+
+
+def test_a_thread_that_might_die_before_it_begins_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = []
+
+    def refuse(_: int, size: int) -> None:
+        asked.append(size)
+        raise OSError(errno.ENOMEM, os.strerror(errno.ENOMEM))
+
+    thread = threading.Thread()
+    with monkeypatch.context() as patched:
+        patched.setattr(mmap, "mmap", refuse)
+        with pytest.raises(RuntimeError, match="can't start new thread") as caught:
+            start_thread(thread)
+    assert asked[0] > 8 * 1024 * 1024, "its stack and more"
+    assert thread.ident is None
+    assert passes(caught.value), "who asked for it tries again"
+    start_thread(thread)
+    thread.join()
 
 
 @pytest.mark.parametrize(

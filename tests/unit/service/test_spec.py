@@ -35,6 +35,7 @@ def test_an_image_spec_that_contradicts_itself_is_refused(changes: dict[str, Any
         ({"max_tokens": 0}, "max_tokens must be at least 1, got 0"),
         ({"padding_id": 1}, "padding_id and unknown_id must differ, both are 1"),
         ({"padding_id": -1}, "padding_id and unknown_id must be at least 0, got -1 and 1"),
+        ({"padding_id": -1, "unknown_id": None}, "padding_id and unknown_id must be at least 0, got -1 and None"),
     ],
 )
 def test_an_impossible_text_spec_is_refused(changes: dict[str, Any], message: str) -> None:

@@ -18,10 +18,10 @@ from service.errors import GraphInvalid, GraphNotRunnable, OutOfMemory
 
 
 def _model(
-    operator: str = "Relu", kind: int = TensorProto.FLOAT, opset: int = 17, ir_version: int = 8
+    operator: str = "Relu", kind: int = TensorProto.FLOAT, opset: int = 17, ir_version: int = 8, **attributes: str
 ) -> onnx.ModelProto:
-    node = helper.make_node(operator, ["x"] * (2 if operator == "Mul" else 1), ["y"])
-    ends = [[helper.make_tensor_value_info(name, kind, ("N", 3))] for name in ("x", "y")]
+    node = helper.make_node(operator, ["x"] * (2 if operator == "Mul" else 1), ["y"], **attributes)
+    ends = [[helper.make_tensor_value_info(name, kind, (1, 3))] for name in ("x", "y")]
     graph = helper.make_graph([node], "graph", *ends)
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)], ir_version=ir_version)
 
@@ -52,6 +52,11 @@ def _without_its_weights() -> onnx.ModelProto:
         pytest.param(lambda: _model("Theirs"), "standard ONNX operators", id="no operator"),
         pytest.param(lambda: _model("Mul", TensorProto.BFLOAT16), "in float32", id="no kernel"),
         pytest.param(_without_its_weights, "beside model.onnx", id="weights in another file"),
+        pytest.param(
+            lambda: _model("StringNormalizer", TensorProto.STRING, case_change_action="LOWER", locale="tlh_QO"),
+            "locales-all",
+            id="locale",
+        ),
     ],
 )
 def test_says_what_helps_in_one_line(make: Callable[[], onnx.ModelProto], remedy: str, tmp_path: Path) -> None:
@@ -63,6 +68,10 @@ def test_says_what_helps_in_one_line(make: Callable[[], onnx.ModelProto], remedy
     assert said.startswith(f"{path}: ONNX Runtime cannot open it (")
     assert remedy in said.rpartition("): ")[2]
     assert "\n" not in said
+
+
+def test_says_no_more_than_onnx_runtime_where_nothing_is_known_to_help() -> None:
+    assert str(not_opened(Fail("some news"))) == "ONNX Runtime cannot open it (some news)"
 
 
 def _given_as(node: onnx.NodeProto, output: onnx.ValueInfoProto) -> onnx.ModelProto:

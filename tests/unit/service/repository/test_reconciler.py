@@ -475,7 +475,7 @@ def test_a_version_pinned_that_does_not_exist_changes_nothing_and_shows(
     assert stage.serving("a") == [1]
     assert stage.lifecycle.is_ready
     assert change_failed(stage)
-    assert caplog.text.count("has no version on disk that its setting 'versions' names") == 1, "not at every look"
+    assert caplog.text.count("has no version 7 on disk, which its setting 'versions' names") == 1, "not at every look"
     (tmp_path / "a" / "serving.toml").unlink()
     stage.poll_twice()
     assert not change_failed(stage)
@@ -510,7 +510,7 @@ def test_a_pin_to_nothing_at_the_start_is_told(tmp_path: Path, caplog: pytest.Lo
         stage = Stage(tmp_path, "b/1").start()
     assert not stage.lifecycle.is_ready
     assert change_failed(stage)
-    assert "has no version on disk" in caplog.text
+    assert "has no version 7 on disk" in caplog.text
 
 
 def test_a_damaged_serving_toml_stops_changes_of_its_model_alone_is_told_once_and_shows(
@@ -990,7 +990,7 @@ class TestExplicit:
     def test_a_pin_to_nothing_is_refused(self, tmp_path: Path) -> None:
         stage = Stage(tmp_path, "a/1", model_control_mode="explicit", load_models="a").start()
         (tmp_path / "a" / "serving.toml").write_text('versions = "7"\n')
-        with pytest.raises(LoadFailed, match=r"^model 'a' has no version on disk that its setting 'versions' names$"):
+        with pytest.raises(LoadFailed, match=r"'a' has no version 7 on disk, which its setting 'versions' names$"):
             stage.reconciler.load_model("a")
         assert stage.serving("a") == [1]
 

@@ -10,7 +10,7 @@ import pytest
 
 from service.errors import SettingsError
 from service.repository import store
-from service.repository.store import Contents, VersionFolder, by_name, fingerprint, hint_above, passed_over, scan
+from service.repository.store import Contents, VersionFolder, fingerprint, hint_above, passed_over, scan
 
 
 def add(root: Path, *places: str) -> None:
@@ -170,14 +170,6 @@ def test_a_repository_that_is_no_folder_is_named(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(SettingsError, match="file: Not a directory"):
         scan(tmp_path / "file")
-
-
-def test_folders_are_grouped_by_model(tmp_path: Path) -> None:
-    add(tmp_path, "b/2", "a/1", "b/1")
-    grouped = {
-        name: [folder.version for folder in folders] for name, folders in by_name(scan(tmp_path).folders).items()
-    }
-    assert grouped == {"a": [1], "b": [1, 2]}
 
 
 def test_a_fingerprint_tells_every_change_of_what_is_loaded(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,22 @@ def test_a_version_that_hangs_is_given_up_and_loaded_anew(tmp_path: Path, caplog
     assert [(record.message, fields_of(record)) for record in caplog.records] == [
         ("an instance hangs", {"model": "a", "version": 1})
     ]
+
+
+@pytest.mark.usefixtures("without_garbage_collection")
+def test_what_was_given_up_is_kept_by_its_batch_alone_and_known_until_that_ends(tmp_path: Path) -> None:
+    stage = Stage(tmp_path, "a/1").start()
+    old, batcher = weakref.ref(stage.lifecycle.find("a")), stage.loader.batchers["a/1"]
+    batcher.wedged, batcher.running = True, 1
+    watched(stage).look()
+    assert old() is None
+    assert stage.reconciler.runs_on
+    batcher.running = 0
+    assert not stage.reconciler.runs_on
+    batcher.running = 1
+    del batcher
+    stage.loader.batchers.clear()
+    assert not stage.reconciler.runs_on, "its thread has ended"
 
 
 def test_what_hangs_is_given_up_while_another_is_loaded_anew_or_waits_for_that(tmp_path: Path) -> None:

@@ -10,7 +10,6 @@ import pytest
 from grpc_health.v1 import health_pb2
 
 from service.repository.lifecycle import VersionStatus
-from service.transport import health as module
 from service.transport.health import Health
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
@@ -38,7 +37,7 @@ class Loop:
 class Stage:
     """Health of a server whose one model changes its state while its next version loads; seen where it is served."""
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self) -> None:
         self.looks = 0
         self.state: Any = "LOADING"
         self.draining = False
@@ -49,10 +48,6 @@ class Stage:
             lambda: not self.draining,
             lambda: self.draining,
         )
-        served: list[Any] = []
-        monkeypatch.setattr(module, "add_health", lambda _server, states, _rpcs: served.append(states))
-        self.health.register(None, None)  # type: ignore[arg-type]
-        (self.served,) = served
         self.health.refresh()  # a model may be loaded before there is a loop
         self.health.attach(self.loop)  # type: ignore[arg-type]
         self.looks = 0
@@ -63,38 +58,41 @@ class Stage:
         self.meanwhile()
         return seen
 
+    def served(self, name: str) -> int:
+        return self.health._states[name]
+
     def change(self, state: str) -> None:
         self.state = state
         self.health.refresh()
 
 
-def test_a_server_that_drains_serves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
+def test_a_server_that_drains_serves_nothing() -> None:
+    stage = Stage()
     names = ("", "a", "a/1")
-    assert [stage.served.of(name) for name in names] == [SERVING, NOT_SERVING, NOT_SERVING], "known from the start"
+    assert [stage.served(name) for name in names] == [SERVING, NOT_SERVING, NOT_SERVING], "known from the start"
     stage.change("READY")
     stage.loop.run()
-    assert [stage.served.of(name) for name in names] == [SERVING] * 3
+    assert [stage.served(name) for name in names] == [SERVING] * 3
     stage.draining = True
     stage.health.refresh()
     stage.loop.run()
-    assert [stage.served.of(name) for name in names] == [NOT_SERVING] * 3
+    assert [stage.served(name) for name in names] == [NOT_SERVING] * 3
 
 
-def test_many_changes_at_once_are_one_look(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
+def test_many_changes_at_once_are_one_look() -> None:
+    stage = Stage()
     for _ in range(2000):
         stage.change("READY")
     stage.loop.run()
     assert stage.looks == 1
-    assert stage.served.of("a") == SERVING
+    assert stage.served("a") == SERVING
     stage.change("UNLOADING")
     stage.loop.run()
-    assert stage.served.of("a") == NOT_SERVING
+    assert stage.served("a") == NOT_SERVING
 
 
-def test_a_change_during_a_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
+def test_a_change_during_a_look_is_not_missed() -> None:
+    stage = Stage()
 
     def change_once() -> None:
         stage.meanwhile = lambda: None
@@ -103,24 +101,24 @@ def test_a_change_during_a_look_is_not_missed(monkeypatch: pytest.MonkeyPatch) -
     stage.meanwhile = change_once
     stage.change("READY")
     stage.loop.run()
-    assert stage.served.of("a") == SERVING, "what was seen"
+    assert stage.served("a") == SERVING, "what was seen"
     stage.loop.run()
-    assert stage.served.of("a") == NOT_SERVING
+    assert stage.served("a") == NOT_SERVING
 
 
 def test_a_change_before_the_loop_runs_is_seen_when_it_does(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
+    stage = Stage()
     monkeypatch.setattr(stage.loop, "is_running", lambda: False)
     stage.change("READY")
     assert not stage.loop.due, "one that is closed would take nothing"
     monkeypatch.undo()
     stage.change("READY")
     stage.loop.run()
-    assert stage.served.of("a") == SERVING
+    assert stage.served("a") == SERVING
 
 
 def test_a_look_for_which_there_was_no_memory_keeps_no_later_one(monkeypatch: pytest.MonkeyPatch) -> None:
-    stage = Stage(monkeypatch)
+    stage = Stage()
 
     def no_memory(_: object) -> None:
         raise MemoryError

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from service.errors import RepositorySilent
 from service.transport.off_loop import OffLoop
 from service.transport.servicers import Method
 from tests.fakes import GUARD_SECONDS
@@ -67,6 +68,23 @@ def test_one_changes_after_the_other_and_looks_wait_for_none(off_loop: OffLoop) 
 
     asyncio.run(calls())
     assert change.begun == ["a", "c"], "who left before its turn changed nothing"
+
+
+def test_a_look_at_a_disk_that_hangs_and_those_behind_it_are_answered(died: list[Exception]) -> None:
+    hangs, off_loop = Changes(), OffLoop(died.append, most_look_seconds=0.01)
+
+    async def calls() -> None:
+        looks = [off_loop.answer(method(hangs, blocking=True), name) for name in ("a", "b")]
+        for answer in await asyncio.gather(*looks, return_exceptions=True):
+            assert isinstance(answer, RepositorySilent)
+            assert "did not answer within 0.01 seconds" in answer.message
+        hangs.gate.set()
+
+    off_loop.start()
+    asyncio.run(calls())
+    off_loop.close()
+    assert hangs.begun in ([], ["a"]), "who has been answered is not looked for"
+    assert not died
 
 
 def test_only_what_blocks_leaves_the_loop_for_a_thread_that_no_exit_waits_for(off_loop: OffLoop) -> None:

@@ -12,7 +12,7 @@ import pytest
 
 from service.backend.base import Provider
 from service.metrics import Metrics
-from service.repository.lifecycle import VersionStatus
+from service.repository.lifecycle import UNLOADED, VersionStatus
 from service.transport import status_html
 from service.transport.http_message import Request
 from service.transport.live import Counts, Histogram
@@ -44,11 +44,11 @@ class Clock:
 def page(
     lifecycle: FakeLifecycle, *, clock: Clock | None = None, metrics: Metrics | None = None, **options: Any
 ) -> Any:
-    form = options.pop("form", None)
+    form, ready = options.pop("form", None), options.pop("ready", True)
     made = StatusPage(
         metrics or Metrics("1", "x"),
         lifecycle,
-        lambda: True,
+        lambda: ready,
         clock or Clock(),
         form,
         **options,  # type: ignore[arg-type]
@@ -88,6 +88,7 @@ class Balanced(HTMLParser):
 
 def test_every_version_with_its_state_and_names_escaped() -> None:
     statuses = [VersionStatus("<b>", 3, "READY"), VersionStatus("slow", 1, "LOADING")]
+    statuses.append(VersionStatus("unwanted", 1, "UNAVAILABLE", UNLOADED))
     text = html_of(page(FakeLifecycle(statuses, [bare_servable(name="<b>", version=3)])))
     assert "<h2>&lt;b&gt;</h2>" in text
     assert "<b>" not in text
@@ -95,6 +96,14 @@ def test_every_version_with_its_state_and_names_escaped() -> None:
     assert '<span class="state ready">ready</span>' in text
     assert '<span class="state loading">loading</span>' in text
     assert "1 of 2 models serving" in text
+    assert "unwanted" not in text
+    assert "<title>convserve: ready<" in text
+
+
+def test_a_server_without_models_says_so() -> None:
+    text = html_of(page(FakeLifecycle([], []), ready=False))
+    assert "No model is served." in text
+    assert "<title>convserve: not ready<" in text
 
 
 def test_why_a_version_failed_without_what_only_the_log_may_tell() -> None:
@@ -121,12 +130,14 @@ def test_a_fallback_and_a_model_that_nobody_verified_are_told() -> None:
 def test_rates_are_of_the_time_since_the_last_look() -> None:
     clock, metrics = Clock(), Metrics("1", "x")
     servable = make_servable(name="sums", metrics=metrics)
-    routes = page(FakeLifecycle([VersionStatus("sums", 1, "READY")], [servable]), clock=clock, metrics=metrics)
+    lifecycle = FakeLifecycle([VersionStatus("sums", 1, "READY")], [servable])
+    routes = page(lifecycle, clock=clock, metrics=metrics)
     servable.metrics.observe_success(0.5)
     metrics.requests.labels("sums", "1", "ModelInfer", "OK").inc(100)
     clock.now += 10
     first = html_of(routes)
     assert "the time since the start" in first
+    assert "up 10 seconds" in first
     assert "<dt>Calls</dt><dd>10/s</dd>" in first
     clock.now += 4
     metrics.requests.labels("sums", "1", "ModelInfer", "OK").inc(8)
@@ -135,6 +146,12 @@ def test_rates_are_of_the_time_since_the_last_look() -> None:
     assert "the last 4 seconds" in second
     assert "<dt>Calls</dt><dd>2.0/s</dd>" in second
     assert "<div class=bad><dt>Failed</dt><dd>1.0/s</dd>" in second
+    lifecycle._servables = []
+    clock.now += 20
+    assert "Calls" not in html_of(routes), "it has left"
+    lifecycle._servables = [servable]
+    clock.now += 20
+    assert "<dt>Calls</dt><dd>5.4/s</dd>" in html_of(routes), "it is new: what is counted came since the last look"
 
 
 def test_the_figures_and_charts_of_a_version_say_what_was_counted() -> None:
@@ -184,8 +201,12 @@ def test_the_form_only_where_there_is_one_and_only_for_classifiers() -> None:
     without = page(serving)
     assert ("POST", "/try") not in without
     assert "<form" not in html_of(without)
+    assert "#try-title" not in html_of(without)
     form = TryForm(lambda *_: None, loopback_only=True)
-    text = html_of(page(serving, form=form))
+    routes = page(serving, form=form)
+    assert ("POST", "/try") in routes
+    text = html_of(routes)
+    assert 'href="#try-title"' in text
     assert '<option value="sums" data-kind="picture">' in text
     assert "bare</option>" not in text
     assert re.search(r'id="token-part"\s+hidden', text)
@@ -199,7 +220,7 @@ def test_nothing_is_inline_and_nothing_is_fetched_from_elsewhere() -> None:
     assert not re.search(r"<style|style=|\son\w+=|<script>|//\w", text)
     for path, kind in (("/status.css", "text/css"), ("/status.js", "text/javascript")):
         response = routes["GET", path](Request())
-        assert response.kind.startswith(kind)
+        assert (response.status, response.kind.partition(";")[0]) == (200, kind)
         assert b"http" not in response.body
         assert path in text
 
