@@ -107,7 +107,9 @@ def publish_foreign(
         _check_answers(path, answers, len(labels), logits=logits)
         if logits and (doubt := doubt_of_logits(answers)):
             say(doubt)
-        check_independence(str(path), reference.answer, inputs, spec, order.tolerance)
+        check_independence(
+            str(path), reference.answer, inputs, spec, order.tolerance, padding_tolerance=order.tolerance
+        )
         (aside / MODEL_FILE).write_bytes(
             wrap(onnx.load(path), spec, len(labels), logits=logits).SerializeToString(deterministic=True)
         )

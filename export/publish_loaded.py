@@ -14,7 +14,7 @@ from export.data.inputs import Inputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed
 from export.load import Loaded, Order, load_network
 from export.publish import Described, Say, complete, write_aside
-from export.verify import are_probabilities, check_independence, doubt_of_logits, verify_graph
+from export.verify import are_probabilities, check_independence, doubt_of_logits, rounding_within, verify_graph
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, Dataset
 
@@ -90,6 +90,7 @@ def _check_logits(loaded: Loaded, classifier: Classifier, inputs: Inputs, tolera
         inputs,
         loaded.preprocessing.spec,
         tolerance,
+        padding_tolerance=rounding_within(tolerance),
     )
 
 

@@ -150,8 +150,18 @@ def doubt_of_logits(answers: np.ndarray) -> str:
     return "note: all answers lie between 0 and 1; if a sigmoid gives them, remove it, because load adds softmax"
 
 
+def rounding_within(tolerance: float) -> float:
+    """Return by how much a network's own answers to one input may differ under a verification's tolerance."""
+    return _BY_ROUNDING * max(tolerance, TOLERANCE)
+
+
 def check_independence(
-    name: str, answer: Callable[[np.ndarray], np.ndarray], inputs: Inputs, spec: ImageSpec | TextSpec, tolerance: float
+    name: str,
+    answer: Callable[[np.ndarray], np.ndarray],
+    inputs: Inputs,
+    spec: ImageSpec | TextSpec,
+    tolerance: float,
+    padding_tolerance: float,
 ) -> None:
     """Refuse a network whose answer depends on more than its input: on chance, on padding, or on the rest of a batch.
 
@@ -161,11 +171,12 @@ def check_independence(
         inputs: At least two.
         spec: Says what sentences are padded with.
         tolerance: That of the verification; what rounds by less than ten times as much counts as the same.
+        padding_tolerance: By how much padding may change a probability.
 
     Raises:
         ConversionFailed: A probability differs by more.
     """
-    rounding = _BY_ROUNDING * max(tolerance, TOLERANCE)
+    rounding = rounding_within(tolerance)
     alone, pair, every = (inputs.batch(np.arange(count)) for count in (1, 2, len(inputs)))
     if np.abs(answer(pair) - answer(pair)).max() > rounding:
         raise ConversionFailed(
@@ -173,7 +184,7 @@ def check_independence(
             "such as F.dropout without training=self.training"
         )
     if isinstance(inputs, TokenInputs) and isinstance(spec, TextSpec):
-        check_padding(name, answer, inputs, spec, rounding)
+        check_padding(name, answer, inputs, spec, padding_tolerance)
     if np.abs(answer(alone) - answer(every)[:1]).max() > rounding:
         raise ConversionFailed(
             f"{name}: answers an input differently in a batch; its forward must not mix the rows of a batch, "
