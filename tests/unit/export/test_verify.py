@@ -13,17 +13,17 @@ from export.architectures.base import Sizes
 from export.architectures.lenet5 import LeNet5, LeNet5Options
 from export.classifier import Classifier, Probabilities
 from export.convert import convert
-from export.data.inputs import PictureInputs
-from export.errors import VerificationFailed
+from export.data.inputs import PictureInputs, TokenInputs
+from export.errors import ConversionFailed, VerificationFailed
 from export.runner import load_classifier
-from export.verify import largest_difference, verify_graph, verify_run, verify_version
+from export.verify import check_independence, largest_difference, verify_graph, verify_run, verify_version
 from service.backend.base import Provider
 from service.backend.onnx import OnnxBackend
 from service.digests import sealed
 from service.errors import GraphInvalid, ManifestInvalid
 from service.golden import read_golden, write_golden
 from service.manifest import GOLDEN_FILE, MANIFEST_FILE, MODEL_FILE, read_manifest, write_manifest
-from service.spec import ImageSpec
+from service.spec import ImageSpec, TextSpec
 from service.tensors import TensorSpec
 from tests.unit.export.samples import picture_arrays
 
@@ -243,3 +243,14 @@ def test_pictures_in_memory_equal_pictures_sent(picture_run: Path) -> None:
     sent = preprocessing.inputs_of_raw([split.raw(i) for i in range(10)])
     indices = np.arange(10)
     assert np.array_equal(sent.batch(indices), preprocessing.inputs(split).batch(indices))
+
+
+def test_padding_may_change_answers_by_its_own_tolerance_only() -> None:
+    def answer(ids: np.ndarray) -> np.ndarray:
+        changed = np.where(ids[:, -1:] == 0, 5e-5, 0.0)
+        return np.hstack([0.5 + changed, 0.5 - changed])
+
+    inputs, spec = TokenInputs([np.array([2, 3]), np.array([3, 2])], 0), TextSpec("text", "tokenizer.json", 0, 1, 9)
+    check_independence("net", answer, inputs, spec, 1e-5, padding_tolerance=1e-4)
+    with pytest.raises(ConversionFailed, match="changes by 5e-05 if 1 tokens of padding"):
+        check_independence("net", answer, inputs, spec, 1e-5, padding_tolerance=1e-5)
