@@ -7,7 +7,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from export import cli, provenance
 from export.zoo import ZOO
@@ -226,11 +228,21 @@ def test_a_resumed_run_that_is_interrupted_early_does_not_say_that_nothing_is_co
     assert capsys.readouterr().err == "convserve-export: interrupted before anything new was complete\n"
 
 
-@pytest.mark.parametrize("more", [[], ["--all"]])
+def _as_folders(archive: Path, split: Path) -> None:
+    with np.load(archive) as data:
+        for number, (image, label) in enumerate(zip(data["images"], data["labels"], strict=True)):
+            (split / str(label)).mkdir(parents=True, exist_ok=True)
+            Image.fromarray(image).save(split / str(label) / f"{number}.png")
+
+
+@pytest.mark.parametrize(("more", "folders"), [([], False), (["--all"], False), ([], True)])
 def test_a_test_set_alone_is_evaluated_with_any_recipe_for_pictures(
-    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str], more: list[str]
+    tmp_path: Path, models: Path, pictures: Path, capsys: pytest.CaptureFixture[str], more: list[str], folders: bool
 ) -> None:
-    shutil.copy(pictures / "test.npz", tmp_path)
+    if folders:  # of the version's labels; the recipe has others
+        _as_folders(pictures / "test.npz", tmp_path / "test")
+    else:
+        shutil.copy(pictures / "test.npz", tmp_path)
     version = models / "lenet5-mnist" / "1"
     assert _main("evaluate", version, "--data", tmp_path, "--recipe", "resnet20-cifar10", *more) == 0
     answer, _ = capsys.readouterr().out.splitlines()
