@@ -90,7 +90,7 @@ def publish_foreign(
         PublishFailed: The version exists already, or the repository cannot be written.
     """
     path, notes = Path(order.network), list[str]()
-    if order.weights is not None or order.renames is not None:
+    if order.weights is not None:
         raise WeightsInvalid(f"{path}: an ONNX file holds its own weights; leave --weights and --renames out")
     if not path.is_file():
         raise WeightsInvalid(f"{path}: no such file")
@@ -144,12 +144,10 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec | TextSpec, classes: int, *, lo
         before, axes = before + normalising, ["batch", *spec.shape]
     old_in, old_out = taken.name, given.name
     _rename(graph, {old_in: before[-1].output[0]})
+    # By default of every opset, the softmax of a table is that of its rows.
     last = helper.make_node("Softmax" if logits else "Identity", [_apart(old_out)], [OUTPUT])
-    if logits:
-        last.attribute.append(helper.make_attribute("axis", 1))
-    nodes = [*before, *graph.node, last]
     made = helper.make_graph(
-        nodes,
+        [*before, *graph.node, last],
         "convserve",
         [helper.make_tensor_value_info(ours.name, helper.np_dtype_to_tensor_dtype(ours.dtype), axes)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],

@@ -241,13 +241,10 @@ def _settle(network: Network, preprocessing: Preprocessing) -> None:
         RecipeInvalid: The network cannot take such inputs.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches
         nn.init.constant_(norm.weight, _RANDOM_FACTOR)
     _pass_through(network.train(), preprocessing)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _pass_through(network: Network, preprocessing: Preprocessing, count: int | None = None) -> None:

@@ -47,7 +47,7 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
         for note in loaded.notes:
             say(f"note: {note}")
         preprocessing, spec = loaded.preprocessing, loaded.preprocessing.spec
-        classifier = Classifier(loaded.network, spec).eval()
+        classifier = Classifier(loaded.network, spec)
         inputs = proving_inputs(preprocessing)
         model = Probabilities(classifier).eval()
         refuse_training(model)
