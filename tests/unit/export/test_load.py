@@ -448,11 +448,36 @@ def test_timm_by_name(tmp_path: Path, described: dict[str, Any], monkeypatch: py
         ),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
+        (Order("lenet5", preprocessing=str(_RECIPES.parents[1] / "pyproject.toml")), r"has no table \[preprocessing\]"),
+        (Order("alexnet", preprocessing=str(_RECIPES / "lenet5-mnist.toml")), r"alexnet: no labels are known; give "),
     ],
 )
 def test_what_cannot_be_built_is_said(order: Order, message: str) -> None:
     with pytest.raises(RecipeInvalid, match=message):
         load_network(order)
+
+
+@pytest.mark.parametrize(("network", "resized"), [("resnet18", 128), ("resnet20-cifar", 112)])
+def test_pictures_of_another_size_are_cut_as_before(network: str, resized: int) -> None:
+    spec = describe(Order(network, size_px=112), presets.of_file(network, ""), [])[0].spec
+    assert (spec.height, spec.width, spec.resize_px) == (112, 112, resized)
+
+
+def test_a_recipe_for_preprocessing_goes_before_torchvisions_own() -> None:
+    loaded = load_network(Order("resnet18", preprocessing="resnet20-cifar10"))
+    assert (loaded.labels[0], loaded.preprocessing.spec.height) == ("airplane", 32)
+
+
+def test_the_digest_tells_weights_apart_and_random_ones_are_the_same_each_time(
+    described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tiny()
+    orders = [Order("lenet5"), Order(_own(module, monkeypatch)[1], **described)]
+    before = [load_network(order).digest for order in orders]
+    with torch.no_grad():
+        module[0].bias[0] += 1
+    after = [load_network(order).digest for order in orders]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
 
 
 def test_preprocessing_that_is_no_table_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -475,12 +500,14 @@ def test_weights_that_cannot_be_fetched_are_one_line_with_the_remedy(monkeypatch
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("cat\n\ndog\n", r"labels\.txt, line 2: is empty, expected a label"),
-        ("cat\ndog\n\n", r"labels\.txt, line 3: is empty, expected a label"),
+        (b"cat\n\ndog\n", r"labels\.txt, line 2: is empty, expected a label"),
+        (b"cat\ndog\n \n", r"labels\.txt, line 3: is empty, expected a label"),
+        (b"cat\n", r"labels\.txt: has 1 labels, expected at least two"),
+        (b"cat\nd\xf6g\n", r"labels\.txt: labels cannot be read"),
     ],
 )
-def test_labels_that_tell_no_class_are_refused(tmp_path: Path, lines: str, message: str) -> None:
-    (tmp_path / "labels.txt").write_text(lines, encoding="utf-8")
+def test_labels_that_tell_no_class_are_refused(tmp_path: Path, lines: bytes, message: str) -> None:
+    (tmp_path / "labels.txt").write_bytes(lines)
     with pytest.raises(RecipeInvalid, match=message):
         load_network(Order("lenet5", labels=tmp_path / "labels.txt"))
 
@@ -515,6 +542,13 @@ def test_named_weights_are_taken_with_other_preprocessing_and_labels(
     loaded = load_network(Order("resnet18", weights="IMAGENET1K_V1", **described))
     assert torch.equal(loaded.network.state_dict()["inner.fc.weight"], theirs["fc.weight"])
     assert loaded.labels == ("cat", "dog", "fox")
+
+
+def test_named_weights_bring_their_own_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torchvision_models.MobileNet_V2_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: torchvision_models.mobilenet_v2().state_dict())
+    spec = load_network(Order("mobilenet_v2", weights="IMAGENET1K_V2")).preprocessing.spec
+    assert (spec.height, spec.resize_px) == (224, 232)
 
 
 def _two(first: str = "a", second: str = "b") -> nn.Module:
@@ -618,7 +652,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
         pytest.param(_safetensors({"a": torch.zeros(1, 1, 3)}).replace(b"[1, 1, 3]", b"[-1,-3,1]"), id="no shape"),
         pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[0, 12]", b"[-1,11]"), id="in its table"),
         pytest.param(
-            _safetensors({"a": torch.zeros(1)}).replace(b'[1], "data_offsets": [0, 4]', b'[-1],"data_offsets": [4, 0]'),
+            _safetensors({"a": torch.zeros(2)}).replace(b'[2], "data_offsets": [0, 8]', b'[-1],"data_offsets": [4, 0]'),
             id="ends before it begins",
         ),
     ],
@@ -846,9 +880,9 @@ def test_a_note_tells_of_averaged_weights_that_were_not_taken(tmp_path: Path) ->
     assert notes == ["the state dict was found under 'model' of the checkpoint, which also has ema"]
 
 
-def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
+def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False, classes: int = 3) -> Path:
     torch.manual_seed(2)
-    weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, 3) / 12}
+    weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, classes) / 12}
     helper = onnx.helper
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["c"]),
@@ -862,7 +896,7 @@ def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Pa
         nodes,
         "theirs",
         [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [batch, 3, 8, 8])],
-        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [batch, 3])],
+        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [batch, classes])],
         [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
@@ -990,6 +1024,38 @@ def test_a_file_with_nodes_in_any_order_as_the_float16_converter_leaves_them(
     assert ready(tmp_path / "theirs" / "1").verified
 
 
+def _spell(model: onnx.ModelProto) -> None:
+    """Put the last node into a function of the file, as torch's exporter may."""
+    last = model.graph.node.pop()
+    opset = onnx.helper.make_opsetid("", 17)
+    model.functions.append(onnx.helper.make_function("mine", "Last", last.input, last.output, [last], [opset]))
+    model.graph.node.append(onnx.helper.make_node("Last", last.input, last.output, domain="mine"))
+    model.opset_import.append(onnx.helper.make_opsetid("mine", 1))
+
+
+def _let_height_and_width_open(model: onnx.ModelProto) -> None:
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis {axis}"
+
+
+def _enlarge(model: onnx.ModelProto) -> None:
+    """Answer with logits whose exponentials no float holds."""
+    weights = model.graph.initializer[1]
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1e5, weights.name))
+
+
+@pytest.mark.parametrize("change", [_spell, _let_height_and_width_open, _enlarge, None])
+def test_a_file_with_functions_open_sizes_great_logits_or_weights_beside_it(
+    tmp_path: Path, described: dict[str, Any], change: Callable[[onnx.ModelProto], None] | None
+) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    if change is not None:
+        change(model)
+    onnx.save(model, tmp_path / "theirs.onnx", save_as_external_data=change is None, size_threshold=0)
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
 def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     (dense,) = (each for each in model.graph.initializer if each.name == "v")
@@ -1004,6 +1070,60 @@ def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -
     assert ready(tmp_path / "theirs" / "1").verified
 
 
+_FLOAT, _VALUE = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+
+
+@pytest.mark.parametrize(
+    ("takes", "returns", "nodes", "message"),
+    [
+        ({"images": _FLOAT, "more": _FLOAT}, ["m"], [], "has 2 inputs and 1 outputs, expected one of each"),
+        ({"images": _FLOAT}, ["m", "r"], [], "has 1 inputs and 2 outputs, expected one of each"),
+        (
+            {"wide": onnx.TensorProto.DOUBLE},
+            ["m"],
+            [_NODE("Cast", ["wide"], ["images"], to=1)],
+            "expected FP32 (N, 3, ",
+        ),
+        ({"flat": _FLOAT}, ["m"], [_NODE("Reshape", ["flat", "shape"], ["images"])], "expected FP32 (N, 3, 8, 8)"),
+        (
+            {"images": _FLOAT},
+            ["map"],
+            [_NODE("Unsqueeze", ["m", "two"], ["map"])],
+            "returns (3, 1) numbers per input, ",
+        ),
+        (
+            {"images": _FLOAT},
+            ["n"],
+            [_NODE("ReduceSum", ["m", "one"], ["n"], keepdims=0)],
+            "returns () numbers per input",
+        ),
+    ],
+    ids=["two inputs", "two outputs", "another type", "another rank", "a map", "one number"],
+)
+def test_a_file_that_is_no_such_classifier_is_refused(
+    tmp_path: Path,
+    described: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    takes: dict[str, int],
+    returns: list[str],
+    nodes: list[onnx.NodeProto],
+    message: str,
+) -> None:
+    path = Path(
+        _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([-1, 3, 8, 8]), one=np.array([1]), two=np.array([2]))
+    )
+    graph = (model := onnx.load(path)).graph
+    del graph.input[:], graph.output[:]
+    graph.input.extend(
+        _VALUE(name, kind, ["n", "numbers"] if name == "flat" else ["n", 3, 8, 8]) for name, kind in takes.items()
+    )
+    graph.output.extend(_VALUE(name, _FLOAT, None) for name in returns)
+    onnx.save(model, path)
+    assert load(tmp_path, str(path), "--logits", **described) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "theirs").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
@@ -1011,6 +1131,7 @@ def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -
         ({}, [], "does not return probabilities; give --logits"),
         ({"softmax": True}, ["--logits"], "returns probabilities already; leave --logits out"),
         ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
+        ({"classes": 4}, ["--logits"], "returns (4,) numbers per input, expected one for each of the 3 labels"),
     ],
 )
 def test_a_file_that_cannot_be_wrapped_is_refused(

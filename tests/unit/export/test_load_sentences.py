@@ -140,10 +140,13 @@ def test_filters_of_conv2d_under_other_names_are_taken_by_order(
     assert "of 160" in capsys.readouterr().out
 
 
-def test_a_users_own_network_for_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("trained", [False, True])
+def test_a_users_own_network_for_sentences(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trained: bool) -> None:
     torch.manual_seed(1)
     module = _Usual()
-    assert load(tmp_path, "--from", _module(monkeypatch, module)) == 0
+    torch.save(module.state_dict(), tmp_path / "w.pt")
+    network = _module(monkeypatch, _Usual() if trained else module)
+    assert load(tmp_path, "--from", network, *(["--weights", tmp_path / "w.pt"] if trained else [])) == 0
     version = tmp_path / "m" / "1"
     assert np.abs(served(version) - alone(module, tmp_path)).max() < 1e-6
     assert ready(version).inputs[0].shape == (-1, -1)
