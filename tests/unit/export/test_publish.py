@@ -94,8 +94,13 @@ def test_a_version_that_fails_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_appears_whole_and_readable_to_others(tmp_path: Path) -> None:
-    with write_aside(tmp_path / "m", 3) as (aside, target):
+@pytest.mark.parametrize("here", [False, True])
+def test_a_version_appears_whole_and_readable_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path / "m")
+    with write_aside(Path() if here else tmp_path / "m", 3) as (aside, target):
         (aside / "file").write_text("x")
         assert not aside.name.isdecimal()
         assert not target.exists()
