@@ -57,7 +57,7 @@ def test_the_manifest_says_where_it_comes_from_and_how_good_it_is(models: Path, 
     assert accuracy.torch_value == record["test_accuracy"]
     assert accuracy.interval_low < accuracy.value <= accuracy.interval_high
     assert manifest.parity.top1_agreement == 1.0
-    assert manifest.parity.count == 40
+    assert (manifest.parity.count, manifest.parity.batch_sizes) == (40, (1, 2, 7, 32, 33))
 
 
 def test_what_contradicts_its_manifest_is_not_published(tmp_path: Path, models: Path) -> None:
