@@ -12,11 +12,15 @@ import json
 import os
 import shutil
 import socket
+import socketserver
+import ssl
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from unittest.mock import patch
 
@@ -281,6 +285,37 @@ def test_who_listens_and_says_nothing(flags: list[str], monkeypatch: pytest.Monk
     assert line.endswith(
         "the server at this address does not respond: check whether it hangs, or give another HOST:PORT"
     )
+
+
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
+def test_a_server_may_demand_certificates_before_or_after_its_part_of_the_handshake(
+    files: Files, version: ssl.TLSVersion
+):
+    """Before it in TLS 1.2, with an alert; after it in TLS 1.3, where a reset connection may outrun the alert."""
+    files.issue("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version, context.verify_mode = version, ssl.CERT_REQUIRED
+    context.load_cert_chain(files.folder / "server.pem", files.folder / "key.pem")
+    context.load_verify_locations(files.folder / "ca.pem")
+    context.set_alpn_protocols(["h2"])
+
+    def meet(made: socket.socket, *_: object) -> None:
+        if version is ssl.TLSVersion.TLSv1_3:
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError), context.wrap_socket(made, server_side=True):
+            pass
+
+    with socketserver.TCPServer(("127.0.0.1", 0), meet) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            said = [
+                complaint("classify", server.server_address[1], *flags)
+                for flags in ([], [files.ca], [files.ca, *files.caller(trustme.CA())])
+            ]
+        finally:
+            server.shutdown()
+    for line, expected in zip(said, ("speaks TLS", "requires client certificates", "does not accept"), strict=True):
+        assert expected in line
 
 
 def test_files_that_cannot_be_used_are_named(files: Files):
