@@ -560,11 +560,13 @@ def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left
     torch.manual_seed(1)
     source, target = _two(), _two()
     state = {f"model.{name}": value for name, value in source.state_dict().items()}
-    assert fit_state(target, {"criterion.weight": torch.ones(2)} | state) == [
-        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight"
+    assert fit_state(target, {"teacher.a.weight": torch.ones(2)} | state) == [
+        "the names fit without the prefix 'model.'; what lies outside it was left out: teacher.a.weight"
     ]
     assert torch.equal(target.a.weight, source.a.weight)
-    assert fit_state(_two(), state) == ["the names fit without the prefix 'model.'"]
+    for less in ("nothing", "num_batches_tracked"):
+        rest = {name: value for name, value in state.items() if not name.endswith(less)}
+        assert fit_state(_two(), rest) == ["the names fit without the prefix 'model.'"]
     averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
     with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
         fit_state(target, state | averaged)
@@ -713,6 +715,8 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
         WeightsInvalid, match=r"'theirs' \(7, 4\) for 'weight' \(3, 4\); the weights have 7 classes, so"
     ):
         fit_state(nn.Linear(4, 3), {"theirs": state["weight"], "bias of theirs": state["bias"]})
+    with pytest.raises(WeightsInvalid, match=r"for 'weight' \(3, 4\); give --renames FILE$"):
+        fit_state(nn.Linear(4, 3), {"theirs": state["weight"], "bias of theirs": state["bias"], "more": torch.ones(1)})
 
 
 def test_weights_that_are_no_numbers_are_named() -> None:
@@ -723,17 +727,20 @@ def test_weights_that_are_no_numbers_are_named() -> None:
 
 
 def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
-    source, renamed, ordered = _two("x", "y"), _two(), _two()
-    names = [name for name in source.state_dict() if "num_batches" not in name]
+    source, renamed = _two("x", "y"), _two()
     lines = [f"{name} {name.replace('x', 'a').replace('y', 'b')}\n" for name in source.state_dict()]
     (tmp_path / "names.txt").write_text("# theirs ours\n" + "".join(lines), encoding="utf-8")
     assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")) == [
         "6 names were changed by --renames"
     ]
-    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names})
-    assert notes == ["no name fits, but all 5 shapes agree in order, so tensors were assigned by order"]
     assert torch.equal(renamed.a.weight, source.x.weight)
-    assert torch.equal(ordered.a.weight, source.x.weight)
+    theirs = {name.replace("x.weight", "x.kernel"): value for name, value in source.state_dict().items()}
+    for state in (theirs, {name: value for name, value in theirs.items() if "num_batches" not in name}):
+        ordered = _two()
+        assert fit_state(ordered, state) == [
+            "no name fits, but all 5 shapes agree in order, so tensors were assigned by order"
+        ]
+        assert torch.equal(ordered.a.weight, source.x.weight)
 
 
 def test_batch_norm_in_another_order_is_not_taken_by_order() -> None:
@@ -787,7 +794,15 @@ def test_a_file_of_renames_that_cannot_be_used_is_refused(tmp_path: Path, conten
     ("change", "message"),
     [
         (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
+        (lambda s: {**s, "b.bias": torch.tensor(1.0)}, r"'b\.bias' is \(\), expected \(2,\)$"),
         (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (
+            lambda s: {k.replace("b.bias", "b.beta"): v for k, v in s.items()},
+            r"missing: b\.bias; unexpected: b\.beta; give --renames FILE$",
+        ),
+        # Not the number of classes: two of them, or another kernel as well.
+        (lambda s: {**s, "a.weight": torch.zeros(7, 1, 3, 3), "b.bias": torch.zeros(5)}, r"expected \(2,\)$"),
+        (lambda s: {**s, "a.weight": torch.zeros(7, 1, 5, 5), "b.bias": torch.zeros(7)}, r"expected \(2,\)$"),
         (lambda s: s | {f"ema.{k}": v for k, v in s.items()}, r"unexpected: ema\.a\.weight, "),
         (
             lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
