@@ -50,6 +50,11 @@ def test_the_first_layer_of_alexnet() -> None:
     assert first.multiply_adds == 11 * 11 * 3 * 64 * 55 * 55
 
 
+def test_a_layer_has_the_name_of_the_module_that_computes_it() -> None:
+    names = [layer.name for layer in ZOO["lenet5"].layers()]
+    assert names == ["c1", "", "c3", "", "c5", "f6", "output"]  # it pools in a function of its own
+
+
 @pytest.mark.parametrize(
     ("size", "kernel", "stride", "padding"), [(32, 5, 1, 0), (7, 3, 2, 1), (9, 2, 3, 0), (5, 5, 1, 0)]
 )
