@@ -31,6 +31,7 @@ _WRAPPERS = (
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
 _AVERAGED = "n_averaged"  # AveragedModel's count of updates
 _COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, and it does not affect answers
+_COUNTED = ("total_ops", "total_params")  # by thop, which leaves them in every layer
 _PARTS = ("weight", "bias", "running_mean", "running_var")  # torch's names; in batch norm all have the same shape
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # types that are cast to float32
 _SHOWN = 8
@@ -165,7 +166,8 @@ def fit_state(
         rest = f"; what lies outside it was left out: {_some(others)}" if others else ""
         notes.append(f"the names fit without the prefix '{prefix}'{rest}")
         named = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-    dropped = [name for name in named if name not in wanted and name.startswith(ignored)]
+    unneeded = [name for name in named if name.startswith(ignored) or name.rpartition(".")[2] in _COUNTED]
+    dropped = [name for name in unneeded if name not in wanted]
     if dropped:
         notes.append(f"ignored, because only training needs them: {_some(dropped)}")
     named = {name: value for name, value in named.items() if name not in dropped}
@@ -226,7 +228,9 @@ def _check(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
     unexpected = [name for name in named if name not in wanted]
     if missing or unexpected:
         parts = [f"missing: {_some(missing)}"] * bool(missing) + [f"unexpected: {_some(unexpected)}"] * bool(unexpected)
-        remedy = "; give --renames FILE" if missing and unexpected else ""
+        remedy = ""
+        if unexpected:
+            remedy = "; give --renames FILE" if missing else "; save the state dict without them if nothing needs them"
         raise WeightsInvalid(f"the weights do not fit; {'; '.join(parts)}{remedy}")
     wrong = {name: value for name, value in named.items() if value.shape != wanted[name].shape}
     if wrong:

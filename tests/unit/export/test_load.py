@@ -289,7 +289,7 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
         ),
         (lambda logits: logits.squeeze(0), "returns shape (3,) for a batch of 1, expected (1, 3)"),
         (lambda logits: logits[:, :2], "returns shape (1, 2) for a batch of 1, expected (1, 3)"),
-        (lambda logits: logits * float("inf"), "returns NaN or infinity; its weights are damaged"),
+        (lambda logits: logits * float("inf"), "answers NaN or infinity for 32 of 32 inputs; its weights are damaged"),
         (_only_pairs, "fails on a batch of 1 (RuntimeError: shape '[2, 3]' is invalid"),
         (
             lambda logits: logits.bfloat16(),
@@ -575,6 +575,8 @@ def test_names_that_only_training_needs_are_left_out_and_told() -> None:
     notes = fit_state(target, {**state, "aux.weight": torch.ones(1)}, ignored=("a.", "aux."))
     assert notes == ["ignored, because only training needs them: aux.weight"]
     assert torch.equal(target.a.weight, state["a.weight"])
+    counted = {name: torch.ones(1) for name in ("total_ops", "a.total_ops", "a.total_params")}
+    assert fit_state(target, state | counted) == [f"ignored, because only training needs them: {', '.join(counted)}"]
 
 
 _SAFE_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -787,7 +789,10 @@ def test_a_file_of_renames_that_cannot_be_used_is_refused(tmp_path: Path, conten
     ("change", "message"),
     [
         (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
-        (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (
+            lambda s: {**s, "c.weight": torch.zeros(1)},
+            r"unexpected: c\.weight; save the state dict without them if nothing needs them$",
+        ),
         (lambda s: s | {f"ema.{k}": v for k, v in s.items()}, r"unexpected: ema\.a\.weight, "),
         (
             lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
@@ -846,10 +851,11 @@ def test_a_note_tells_of_averaged_weights_that_were_not_taken(tmp_path: Path) ->
     assert notes == ["the state dict was found under 'model' of the checkpoint, which also has ema"]
 
 
-def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
+def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False, dtype: str = "float32") -> Path:
     torch.manual_seed(2)
     weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, 3) / 12}
     helper = onnx.helper
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["c"]),
         helper.make_node("Relu", ["c"], ["r"]),
@@ -861,9 +867,9 @@ def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Pa
     graph = helper.make_graph(
         nodes,
         "theirs",
-        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [batch, 3, 8, 8])],
-        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [batch, 3])],
-        [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
+        [helper.make_tensor_value_info("images", kind, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("probabilities", kind, [batch, 3])],
+        [onnx.numpy_helper.from_array(value.numpy().astype(dtype), name) for name, value in weights.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
@@ -879,6 +885,27 @@ def test_a_file_made_elsewhere_becomes_a_verified_version(
     assert read_manifest(tmp_path / "theirs" / "1").provenance.dataset.name == "file theirs.onnx"
 
 
+@pytest.mark.parametrize(("dtype", "softmax"), [("float16", False), ("float16", True), ("float64", False)])
+def test_a_file_in_another_precision_becomes_a_version_that_answers_in_float32(
+    tmp_path: Path, described: dict[str, Any], dtype: str, softmax: bool
+) -> None:
+    path = _foreign(tmp_path / "theirs.onnx", softmax=softmax, dtype=dtype)
+    arguments = ["--tolerance", "0.001", *([] if softmax else ["--logits"])]
+    assert load(tmp_path, str(path), *arguments, **described) == 0
+    assert ready(tmp_path / "theirs" / "1").outputs[0].datatype == "FP32"
+
+
+def test_a_file_that_returns_no_floats_is_refused_with_the_remedy(
+    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _add(tmp_path / "theirs.onnx", _NODE("ArgMax", ["m"], ["probabilities"], axis=1))
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    assert load(tmp_path, path, **described) == 2
+    assert "probabilities INT64 [-1, 3], expected FP32 or FP16 or FP64 (N, K); export" in capsys.readouterr().err
+
+
 def test_a_version_is_proven_with_the_tolerance_that_is_given(
     tmp_path: Path,
     described: dict[str, Any],
@@ -889,7 +916,7 @@ def test_a_version_is_proven_with_the_tolerance_that_is_given(
     for version, network in enumerate((own, foreign), start=1):
         assert load(tmp_path, *network, "--name", "m", "--tolerance", "1e-12", **described) == 2
         complaint = " ".join(capsys.readouterr().err.split())
-        assert re.search(r"expected at most 1e-12; if float32 .* give a greater --tolerance$", complaint)
+        assert re.search(r"expected at most 1e-12; if the network .* give a greater --tolerance$", complaint)
         assert load(tmp_path, *network, "--name", "m", "--tolerance", "0.001", **described) == 0
         assert read_manifest(tmp_path / "m" / str(version)).parity.tolerance == 0.001
 
@@ -953,6 +980,7 @@ _NODE = onnx.helper.make_node
     ("nodes", "message"),
     [
         ([_NODE("Reshape", ["m", "shape"], ["probabilities"])], "fails on a batch of 32 ("),
+        ([_NODE("Mul", ["m", "nothing"], ["probabilities"])], "answers NaN or infinity for 32 of 32 inputs; "),
         (
             [_NODE("RandomNormalLike", ["m"], ["noise"]), _NODE("Add", ["m", "noise"], ["probabilities"])],
             "answers the same inputs differently each time; ",
@@ -970,7 +998,7 @@ def test_a_file_whose_answers_depend_on_more_than_their_input_is_one_line(
     nodes: list[onnx.NodeProto],
     message: str,
 ) -> None:
-    path = _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([1, 3]))
+    path = _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([1, 3]), nothing=np.full(1, np.nan, np.float32))
     assert load(tmp_path, path, "--logits", **described) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith(f"convserve-export: {path}: {message}")
@@ -1010,7 +1038,7 @@ def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -
         ({"batch": 1}, ["--logits"], "takes only batches of 1; export it with a dynamic batch"),
         ({}, [], "does not return probabilities; give --logits"),
         ({"softmax": True}, ["--logits"], "returns probabilities already; leave --logits out"),
-        ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
+        ({}, ["--logits", "--size", "9"], "expected FP32 or FP16 or FP64 (N, 3, 9, 9); export it with such an input"),
     ],
 )
 def test_a_file_that_cannot_be_wrapped_is_refused(
