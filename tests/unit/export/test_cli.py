@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import errno
+import io
 import json
 import os
 import shutil
@@ -55,6 +57,23 @@ def test_no_figure_of_a_list_is_cut(
     assert max(map(len, lines)) <= 80
     assert cli.main(["list", "textcnn-multichannel"]) == 0
     assert "…" not in capsys.readouterr().out
+
+
+def test_a_full_disk_is_one_line_that_says_what_could_not_be_written(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path, pictures: Path
+) -> None:
+    class Full(io.StringIO):
+        def flush(self) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr("service.ending._drop_output", lambda: None)
+    monkeypatch.setattr("sys.stdout", Full())
+    run = ["train", "lenet5-mnist", "--data", pictures, "--out", tmp_path / "run"]
+    load = ["load", "resnet20-cifar", "--models", tmp_path / "models"]
+    for arguments in (["list", "lenet5"], run, load):
+        assert _main(*arguments) == 1, arguments
+        assert capsys.readouterr().err == ("convserve-export: the output cannot be written: No space left on device\n")
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_verify_and_evaluate_a_published_version(
