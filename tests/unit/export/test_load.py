@@ -84,8 +84,8 @@ def test_each_small_architecture_goes_from_its_name_to_ready(
 def test_each_large_architecture_goes_from_its_name_to_ready(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name.startswith("vgg") and name != "vgg11":
-        # All VGGs end in the same three layers with half a gigabyte of weights: once is enough.
+    if name.startswith("vgg"):
+        # VGGs end in layers of AlexNet's kind, with half a gigabyte of weights: AlexNet's are enough.
         monkeypatch.setattr("export.architectures.torchvision_nets.models.get_model", _with_a_narrow_end)
     assert load(tmp_path, name, "--size", "64") == 0
     servable = ready(tmp_path / name / "1")
@@ -105,12 +105,16 @@ def test_a_sibling_is_built_as_its_name_describes_it(name: str) -> None:
 
 def _with_a_narrow_end(name: str, *, num_classes: int, **options: object) -> nn.Module:
     with torch.device("meta"):
-        module = torchvision_models.get_model_builder(name)(num_classes=1, **options)
-    features = module.features.to_empty(device="cpu")
-    for part in features.modules():
+        module: nn.Module = torchvision_models.get_model_builder(name)(num_classes=1, **options)
+    module.features.to_empty(device="cpu")
+    for part in module.features.modules():
         if isinstance(part, nn.Conv2d | nn.BatchNorm2d):
             part.reset_parameters()
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+    layers = [type(part) for part in module.classifier]
+    assert layers == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    module.classifier[0], module.classifier[3] = nn.Linear(512 * 7 * 7, 8), nn.Linear(8, 8)
+    module.classifier[6] = nn.Linear(8, num_classes)
+    return module
 
 
 def _trained(name: str, size: int, **options: object) -> nn.Module:
@@ -144,14 +148,17 @@ def test_resnet50_from_torchvisions_file_serves_torchvisions_own_probabilities(t
     module = _trained("resnet50", 64)
     weights = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
     torch.save(module.state_dict(), tmp_path / weights.url.rsplit("/", 1)[-1])
-    assert load(tmp_path, "resnet50", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
+    file = tmp_path / weights.url.rsplit("/", 1)[-1]
+    preprocessing, _ = describe(Order("resnet50"), presets.of_file("resnet50", file.name), [])
+    assert (preprocessing.spec.height, preprocessing.spec.resize_px) == (224, 232)  # as the V2 weights want it
+    assert load(tmp_path, "resnet50", "--weights", str(file), "--size", "112") == 0
     version = tmp_path / "resnet50" / "1"
-    manifest = read_manifest(version)
-    assert manifest.preprocessing.resize_px == 232  # as the V2 weights want it
+    assert read_manifest(version).preprocessing.resize_px == 116
     assert read_labels(version / "labels.txt") == tuple(weights.meta["categories"])
     picture = _photo(tmp_path / "photo.png")
     with Image.open(picture) as photo, torch.no_grad():
-        expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
+        prepared = weights.transforms(crop_size=112, resize_size=116)(photo)
+        expected = module(prepared[np.newaxis]).softmax(1)[0].numpy()
     assert np.abs(_served(version, picture) - expected).max() < 1e-5
     assert ready(version).task == "image-classification"
 
@@ -160,10 +167,11 @@ def test_googlenets_second_scaling_happens_once(tmp_path: Path) -> None:
     module = _trained("googlenet", 64, transform_input=True, aux_logits=True, init_weights=True)
     weights = torchvision_models.GoogLeNet_Weights.IMAGENET1K_V1
     torch.save({"state_dict": module.state_dict()}, tmp_path / "theirs.pth")
-    assert load(tmp_path, "googlenet", "--weights", str(tmp_path / "theirs.pth")) == 0
+    assert load(tmp_path, "googlenet", "--weights", str(tmp_path / "theirs.pth"), "--size", "112") == 0
     picture = _photo(tmp_path / "photo.png")
     with Image.open(picture) as photo, torch.no_grad():
-        expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
+        prepared = weights.transforms(crop_size=112, resize_size=128)(photo)
+        expected = module(prepared[np.newaxis]).softmax(1)[0].numpy()
     assert np.abs(_served(tmp_path / "googlenet" / "1", picture) - expected).max() < 1e-5
     assert ready(tmp_path / "googlenet" / "1").labels[:2] == ("tench", "goldfish")
 
