@@ -32,13 +32,14 @@ def test_formulas_give_the_sizes_and_counts_of_the_real_tensors(name: str) -> No
         ("googlenet", 6_624_904, 1_498),
         ("resnet50", 25_557_032, 4_089),
         ("resnet152", 60_192_808, 11_514),
+        ("regnet_y_400mf", 4_344_144, 402),
         ("resnet20-cifar", 269_722, 41),
         ("resnet110-cifar", 1_727_962, 253),
         ("vgg16-bn-cifar", 14_728_266, 313),
     ],
 )
 def test_parameters_and_multiply_adds_are_the_published_ones(name: str, parameters: int, mega: float) -> None:
-    layers = ZOO[name].layers()
+    layers = find_known(name).layers()
     assert sum(layer.parameters for layer in layers) == parameters
     assert sum(layer.multiply_adds for layer in layers) / 1e6 == pytest.approx(mega, rel=0.02)
 
