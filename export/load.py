@@ -21,6 +21,7 @@ from export.classifier import Classifier
 from export.data.inputs import Preprocessing, proving_inputs
 from export.errors import RecipeInvalid
 from export.recipe import find_recipe
+from export.safetensors import SUFFIX
 from export.sentence_nets import as_textcnn, read_tokenizer
 from export.verify import TOLERANCE
 from export.weights import fit_state, read_renames, read_state
@@ -119,7 +120,8 @@ def load_network(order: Order) -> Loaded:
     else:
         renames = read_renames(order.renames) if order.renames else None
         ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
-        notes += fit_state(target, state, renames, ignored)
+        sorted_by_name = Path(order.weights or "").suffix == SUFFIX
+        notes += fit_state(target, state, renames, ignored, in_order=not sorted_by_name)
         _pass_through(network.eval(), preprocessing, 1)
         source = Path(order.weights or "").name
     digest = _digest(target)

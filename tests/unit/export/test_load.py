@@ -495,6 +495,12 @@ def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
         load_network(Order("resnet50", weights="IMAGENET1K_V3"))
 
 
+def test_the_name_of_a_published_file_tells_its_preprocessing_with_another_suffix_too() -> None:
+    for file in ("resnet50-11ad3fa6.pth", "resnet50-11ad3fa6.safetensors"):
+        assert presets.of_file("resnet50", file) is torchvision_models.ResNet50_Weights.IMAGENET1K_V2
+    assert presets.of_file("resnet50", "mine.pth") is torchvision_models.ResNet50_Weights.IMAGENET1K_V1
+
+
 def test_unknown_weights_are_refused_with_preprocessing_and_labels_given_too(
     tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -707,8 +713,10 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
         match=r"'bias' is \(7,\), expected \(3,\); the weights have 7 classes, so give --labels FILE with as",
     ):
         fit_state(nn.Linear(4, 3), state)
-    with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\)$"):
+    with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\); name the network that they come from$"):
         fit_state(nn.Linear(4, 3), nn.Linear(5, 3).state_dict())
+    with pytest.raises(WeightsInvalid, match=r"expected \(3,\); the weights give one number, so .* --from and"):
+        fit_state(nn.Linear(4, 3), nn.Linear(4, 1).state_dict())
     with pytest.raises(
         WeightsInvalid, match=r"'theirs' \(7, 4\) for 'weight' \(3, 4\); the weights have 7 classes, so"
     ):
@@ -734,6 +742,14 @@ def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
     assert notes == ["no name fits, but all 5 shapes agree in order, so tensors were assigned by order"]
     assert torch.equal(renamed.a.weight, source.x.weight)
     assert torch.equal(ordered.a.weight, source.x.weight)
+
+
+def test_safetensors_are_not_taken_by_order_because_they_are_sorted_by_name(tmp_path: Path) -> None:
+    state = ZOO["lenet5"].build().state_dict()
+    content = _safetensors({f"theirs.{number}": value for number, value in enumerate(state.values())})
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(WeightsInvalid, match=r"^no name fits .* sorts by name; name the network .*, or give --renames"):
+        load_network(Order("lenet5", weights=str(tmp_path / "w.safetensors")))
 
 
 def test_batch_norm_in_another_order_is_not_taken_by_order() -> None:
@@ -786,8 +802,8 @@ def test_a_file_of_renames_that_cannot_be_used_is_refused(tmp_path: Path, conten
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
-        (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias; name the network that they come"),
+        (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight; name the network that they come from$"),
         (lambda s: s | {f"ema.{k}": v for k, v in s.items()}, r"unexpected: ema\.a\.weight, "),
         (
             lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
