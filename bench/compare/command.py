@@ -17,6 +17,7 @@ from bench.compare.results import Results
 from bench.compare.sending import find_programs
 from bench.compare.stand import interleaved, take
 from bench.errors import OptionsInvalid
+from bench.load import steal
 from bench.load.options import count, counts, names, positive
 from bench.output import make_folder, require_matplotlib
 from bench.peers import PEERS
@@ -84,16 +85,21 @@ def _measured(flags: argparse.Namespace, kept: RunFolder) -> int:
     date = datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds")
     run_about = {"date": date, "commit": commit(), "load_average": os.getloadavg()[0], **arguments}
     results.machine, results.runs = machine(), [*results.runs, run_about]
+    ticks = steal.read_ticks()
     with tempfile.TemporaryDirectory() as scratch:
         terms = measure.Terms(flags.seconds, programs, run_about["commit"])
         work = flags.work.resolve() if flags.work else None
         grounds = Grounds(work, Path(scratch))
         take(turns, flags.concurrency, terms, grounds, results, kept)
+    run_about["steal"] = steal.worst_share(ticks, steal.read_ticks())
+    results.write(kept)
     kept.write("loads.csv", table.csv_text(results))
     kept.write("tables.md", table.shown(results, "markdown") + "\n")
     draw(results, kept.path / "compare.png")
     show("")
     print(table.shown(results, "text"))
+    if doubt := steal.warning(run_about["steal"]):
+        print(f"\n{doubt}")
     return 1 if len(results.failures) > before else 0
 
 

@@ -7,7 +7,7 @@ import contextlib
 from typing import Any
 
 from bench.errors import OptionsInvalid
-from bench.load import plan, report
+from bench.load import plan, report, steal
 from bench.load.arrivals import Arrivals, Trace
 from bench.load.fleet import Fleet
 from bench.load.options import add_shared, arrivals_of, count, max_lag_seconds, positive
@@ -56,12 +56,18 @@ def run(flags: argparse.Namespace) -> int:
         if flags.plot:
             results.callback(draw_latencies, summary, flags.objective_seconds, flags.plot)
         if flags.json:
-            result = {"summary": summary.as_json(), "cpu_share": ran.cpu_share, "generator_limit": limit}
+            result = {
+                "summary": summary.as_json(),
+                "cpu_share": ran.cpu_share,
+                "generator_limit": limit,
+                "steal": ran.steal,
+            }
             results.callback(write_json, flags.json, {**session.facts, **result})
         print(f"{session.server}, model {flags.model}: {load}\n")
-        print(report.table(summary, ran.cpu_share, flags.objective_seconds, open_loop=rate is not None))
-        if limit:
-            print(f"\n{limit}")
+        print(report.table(summary, ran, flags.objective_seconds, open_loop=rate is not None))
+        for doubt in (limit, steal.warning(ran.steal)):
+            if doubt:
+                print(f"\n{doubt}")
         if not summary.offered:
             print(f"\n{_EMPTY_OPEN if rate is not None else _EMPTY_CLOSED}")
     if limit:

@@ -19,6 +19,7 @@ from bench.load.link import ConnectFailed
 from bench.load.plan import Plan
 from bench.load.records import Records, Run
 from bench.load.sender import Sender
+from bench.load.steal import read_ticks, worst_share
 from bench.progress import show
 from service.client import Credentials, CredentialsInvalid
 
@@ -98,6 +99,7 @@ class Fleet:
         """
         self._tell(plans)
         self._gather(_START_SECONDS)
+        ticks = read_ticks()
         start = time.monotonic() + _LEAD_SECONDS  # one clock for all processes of a machine
         self._tell([start] * self._count)
         longest = max(plan.seconds + plan.drain_seconds for plan in plans)
@@ -112,7 +114,8 @@ class Fleet:
         finally:
             if doing:
                 show("")
-        return Run(Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts))
+        records, cpu_share = Records.merged([part.records for part in parts]), max(part.cpu_share for part in parts)
+        return Run(records, cpu_share, worst_share(ticks, read_ticks()))
 
     def _tell(self, words: Sequence[Any]) -> None:
         """Give each process its word."""

@@ -53,10 +53,12 @@ class Run:
     Attributes:
         records: In the order of intended instants.
         cpu_share: What the process used of one core while it had requests to send; of several, the busiest.
+        steal: What the hypervisor took meanwhile of this machine's core that lost most, from 0 to 1; None if unknown.
     """
 
     records: Records
     cpu_share: float
+    steal: float | None = None
 
 
 @dataclass(frozen=True, eq=False)

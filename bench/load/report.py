@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from bench.load.histogram import Histogram
-from bench.load.records import Summary
+from bench.load.records import Run, Summary
 
 _OUTCOMES = ("on_time", "late", "refused", "expired", "failed", "wrong")
 _COLUMNS = ("p50", "p90", "p95", "p99", "p99.9", "max")
 
 
-def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *, open_loop: bool) -> str:
+def table(summary: Summary, ran: Run, objective_seconds: float | None, *, open_loop: bool) -> str:
     """Write a run as text."""
     lines = [
         f"offered    {summary.offered_rate:10.1f} /s   {summary.offered} requests in {summary.seconds:g} s",
@@ -25,7 +25,9 @@ def table(summary: Summary, cpu_share: float, objective_seconds: float | None, *
         lines.append(_latencies("refused", summary.refusal_latency))
     if open_loop:
         lines.append(_latencies("generator's lag", summary.lag))
-    lines.append(f"\nbusiest client process: {cpu_share:.0%} of a core; garbage collector off while sending")
+    lines.append(f"\nbusiest client process: {ran.cpu_share:.0%} of a core; garbage collector off while sending")
+    if ran.steal is not None:
+        lines.append(f"taken by the hypervisor: {ran.steal:.1%} of the core that lost most")
     others = {name: number for name, number in summary.codes.items() if name != "OK"}
     if others:
         lines.append("statuses: " + ", ".join(f"{name} {number}" for name, number in others.items()))

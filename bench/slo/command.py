@@ -12,8 +12,9 @@ from typing import Any
 from bench.errors import OptionsInvalid
 from bench.load.command import GENERATOR_LIMITED
 from bench.load.fleet import Fleet
-from bench.load.options import add_shared, arrivals_of, count, positive
+from bench.load.options import add_shared, arrivals_of, count, not_negative, positive
 from bench.load.session import open_session
+from bench.load.steal import warning
 from bench.output import check_outputs, require_matplotlib, write_json
 from bench.slo.curve import FACTORS, HEADING, Point, draw_curve, failed, row
 from bench.slo.optimum import BatchCosts
@@ -43,6 +44,13 @@ def add_command(commands: Any) -> None:
     number("--precision", 0.05, "stop when failed rate / passed rate - 1 is at most this")
     number("--start-rate", 50.0, "first rate to try", "R")
     number("--trial-seconds", 10.0, "minimum length of a trial", "S")
+    parser.add_argument(
+        "--max-steal",
+        type=not_negative,
+        metavar="X",
+        help="repeat a run, up to 20 times, if the hypervisor took more than this share of a core meanwhile (of the "
+        "generator's machine); the run that lost least is kept; default: never",
+    )
     parser.add_argument("--curve", action="store_true", help="also measure goodput against offered load")
     parser.add_argument("--capacity", type=positive, metavar="R", help="--curve: do not search, use this rate as 1.0")
     parser.add_argument(
@@ -156,8 +164,10 @@ def _curve(flags: argparse.Namespace, trials: Trials, capacity: float, result: d
         result["curve"].append(points[-1].as_json())
         print(row(points[-1], capacity), flush=True)
     limit = next((point.limit for point in points if point.limit), None)
-    if limit:
-        print(f"\n{limit}")
+    stolen = warning(max((point.steal for point in points if point.steal is not None), default=None))
+    for doubt in (limit, stolen):
+        if doubt:
+            print(f"\n{doubt}")
     return points
 
 

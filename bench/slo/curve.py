@@ -28,12 +28,14 @@ class Point:
         runs: One per seed, at least one.
         limit: Why the generator was the limit in one of them; None if it never was.
         optimum: How many requests of all runs could have been answered in time; None if that is not known.
+        steal: What the hypervisor took of a core in the run that lost most, from 0 to 1; None if that is not known.
     """
 
     factor: float
     runs: tuple[Summary, ...]
     limit: str | None
     optimum: int | None = None
+    steal: float | None = None
 
     @property
     def whole(self) -> Summary:
@@ -57,13 +59,14 @@ class Point:
             "goodput_half_width_95": self.half_width,
             "generator_limit": self.limit,
             "optimum": self.optimum,
+            "steal": self.steal,
             "runs": [run.as_json() for run in self.runs],
         }
 
 
 HEADING = (
     f"{'offered':>9}{'of cap.':>9}{'goodput':>9}{'± 95 %':>8}{'of cap.':>9}{'late':>8}{'refused':>9}{'expired':>9}"
-    f"{'p50 ms':>9}{'p99 ms':>9}{'refusal p99':>13}{'of opt.':>9}"
+    f"{'p50 ms':>9}{'p99 ms':>9}{'refusal p99':>13}{'of opt.':>9}{'steal':>8}"
 )
 
 
@@ -73,11 +76,12 @@ def row(point: Point, capacity: float) -> str:
     offered = max(whole.offered, 1)
     width = "-" if point.half_width is None else f"{point.half_width:.1f}"
     share = f"{whole.on_time / point.optimum:.3f}" if point.optimum else "-"
+    steal = "-" if point.steal is None else f"{point.steal:.1%}"
     return (
         f"{whole.offered_rate:9.1f}{whole.offered_rate / capacity:9.2f}{whole.goodput:9.1f}{width:>8}"
         f"{whole.goodput / capacity:9.3f}{whole.late / offered:8.2%}{whole.refused / offered:9.2%}"
         f"{whole.expired / offered:9.2%}{_millis(whole.latency.percentile(50)):>9}"
-        f"{_millis(whole.latency.percentile(99)):>9}{_millis(whole.refusal_latency.percentile(99)):>13}{share:>9}"
+        f"{_millis(whole.latency.percentile(99)):>9}{_millis(whole.refusal_latency.percentile(99)):>13}{share:>9}{steal:>8}"
         + ("  generator was the limit" if point.limit else "")
     )
 

@@ -44,6 +44,7 @@ def test_a_point_joins_its_runs():
         "10.01",
         "1.00",
         "-",
+        "-",
     ]
     assert len(row(point, 100.0)) == len(HEADING)
     assert point.as_json()["runs"][0]["on_time"] == 90
@@ -51,12 +52,12 @@ def test_a_point_joins_its_runs():
 
 def test_a_limited_point_says_so():
     assert row(Point(1.0, (summary(10, 0),), "why"), 10.0).endswith("generator was the limit")
-    assert row(Point(1.0, (summary(10, 0),), None), 10.0).split()[-2:] == ["-", "-"]
+    assert row(Point(1.0, (summary(10, 0),), None), 10.0).split()[-3:] == ["-", "-", "-"]
 
 
 def test_a_point_is_compared_with_the_optimum():
-    point = Point(1.0, (summary(9, 1),), None, optimum=10)
-    assert row(point, 10.0).split()[-1] == "0.900"
+    point = Point(1.0, (summary(9, 1),), None, optimum=10, steal=0.125)
+    assert row(point, 10.0).split()[-2:] == ["0.900", "12.5%"]
     assert point.as_json()["optimum"] == 10
 
 

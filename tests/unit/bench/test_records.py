@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from bench.load import report
 from bench.load.histogram import Histogram
-from bench.load.records import Records, Summary, generator_limit
+from bench.load.records import Records, Run, Summary, generator_limit
 from bench.load.sender import _Log
 from bench.slo.trials import _line
 
@@ -95,17 +95,18 @@ def test_what_counts_for_what():
     assert summary.latency.encoded() == Histogram.of(np.array([0.04, 0.06, 0.01])).encoded()
     assert summary.refusal_latency.encoded() == Histogram.of(np.array([0.001, 0.002])).encoded()
     assert summary.lag.percentile(100) == pytest.approx(0.02, rel=1e-3)
-    text = report.table(summary, 0.25, 0.05, open_loop=True)
+    text = report.table(summary, Run(records([]), 0.25, 0.125), 0.05, open_loop=True)
     assert "goodput           0.5 /s   right answers within 50 ms" in text
     statuses = "no answer 1, INVALID_ARGUMENT 1, DEADLINE_EXCEEDED 1, RESOURCE_EXHAUSTED 1, UNAVAILABLE 1"
     assert f"statuses: no connection 1, {statuses}" in text
     assert "generator's lag" in text
+    assert "taken by the hypervisor: 12.5% of the core that lost most" in text
 
 
 def test_without_an_objective_nothing_is_late():
     summary = Summary.of(records([(0.0, 0.0, 50.0, 0, False)]), 1.0, None)
     assert (summary.on_time, summary.late) == (1, 0)
-    assert "lag" not in report.table(summary, 0.0, None, open_loop=False)
+    assert "lag" not in report.table(summary, Run(records([]), 0.0), None, open_loop=False)
 
 
 def test_the_generator_says_when_it_was_the_limit():

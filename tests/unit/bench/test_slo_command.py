@@ -19,7 +19,7 @@ from bench.load.records import Records, Summary
 from bench.slo import command
 from bench.slo.curve import Point
 from bench.slo.search import RateSearch
-from bench.slo.trials import Trials
+from bench.slo.trials import Trial, Trials
 
 CURVE = ["slo", "127.0.0.1:1", "--model=m", "--objective-seconds=1", "--curve", "--capacity=10", "--factors=1,2"]
 
@@ -108,10 +108,11 @@ def test_failures_in_a_curve_are_said_and_are_no_success(trials: type[FakeTrials
 def test_what_limits_the_generator_is_said_at_once_and_once(monkeypatch: pytest.MonkeyPatch):
     flags, said = SimpleNamespace(objective_seconds=1.0, trial_seconds=1.0, seed=0), list[str]()
     trials = Trials(flags, SimpleNamespace(terms=None), None, Gamma())
+    records: Any = None
     results = [
-        (summary(OK), "use more --processes", None),
-        (summary(OK), "use two", None),
-        (summary(*[OK] * 2000), None, None),
+        Trial(summary(OK), "use more --processes", None, records),
+        Trial(summary(OK), "use two", None, records),
+        Trial(summary(*[OK] * 2000), None, 0.3, records),
     ]
     monkeypatch.setattr(trials, "run", lambda rate, seconds: results.pop(0))
     found, limit = trials.search(RateSearch(400.0, precision=1.0), said.append)
@@ -120,5 +121,6 @@ def test_what_limits_the_generator_is_said_at_once_and_once(monkeypatch: pytest.
         "generator was the limit",
         "use more --processes",
         "generator was the limit",
-        "passed",
+        "steal 30%",
     ]
+    assert said[-1].endswith("  passed  steal 30%")
