@@ -1,23 +1,18 @@
 """``python -m bench`` is ``convserve-bench``."""
 
 import os
-import signal
 import sys
-from collections.abc import Callable
-from types import FrameType
+
+from service.ending import interruptible, leave_on_signals
 
 
 def main() -> int:
-    """Run ``convserve-bench``. At any point Ctrl-C ends it with one line and exit code 130, SIGTERM with 143."""
-    signal.signal(signal.SIGTERM, _end)
-    try:
-        return _imported()()
-    except KeyboardInterrupt:
-        print("convserve-bench: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells count
+    """Run ``convserve-bench``. Ctrl-C ends it with one line and exit code 130, SIGTERM with 143, SIGHUP with 129."""
+    leave_on_signals()  # otherwise client processes would go on sending
+    return interruptible("convserve-bench", _run)
 
 
-def _imported() -> Callable[[], int]:
+def _run() -> int:
     """Import the commands, which is slow enough to be interrupted, and keep gRPC from logging beside our lines."""
     variable, before = "GRPC_VERBOSITY", os.environ.get("GRPC_VERBOSITY")
     os.environ.setdefault(variable, "NONE")
@@ -25,12 +20,7 @@ def _imported() -> Callable[[], int]:
 
     if before is None:
         del os.environ[variable]  # servers that are started from here may log
-    return run
-
-
-def _end(number: int, frame: FrameType | None) -> None:
-    """Leave through all context managers: otherwise client processes would go on sending."""
-    sys.exit(128 + number)
+    return run()
 
 
 if __name__ == "__main__":

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import io
-import os
 import sys
 from collections.abc import Sequence
 
@@ -17,8 +15,7 @@ from bench.profile import command as profile
 from bench.progress import show
 from bench.slo import command as slo
 from service.client import CredentialsInvalid
-
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
+from service.ending import printing
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -30,30 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stdout.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter shows its number
     flags = _parser().parse_args(arguments)
     try:
-        try:
-            code = int(flags.run(flags))
-        finally:
-            show("")
-        if sys.stdout is not None:  # as where a shell has closed it
-            sys.stdout.flush()
+        return printing("convserve-bench", lambda: _run(flags))
     except (BenchError, CredentialsInvalid) as error:
         sys.stderr.write(f"convserve-bench: {error}\n")
         return 2
-    except BrokenPipeError:  # whoever reads has left, as `head` does
-        _drop_output()
-        return 1
-    except OSError as error:
-        if error.errno not in _NO_ROOM or error.filename is not None:
-            raise
-        _drop_output()
-        sys.stderr.write(f"convserve-bench: the output cannot be written: {error.strerror}\n")
-        return 1
-    return code
 
 
-def _drop_output() -> None:
-    """Let Python's last flush not complain of what could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _run(flags: argparse.Namespace) -> int:
+    try:
+        return int(flags.run(flags))
+    finally:
+        show("")
 
 
 def _parser() -> argparse.ArgumentParser:

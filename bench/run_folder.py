@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import datetime
 import json
@@ -79,6 +80,9 @@ class RunFolder:
             os.replace(aside, path)
         except OSError as error:
             raise OptionsInvalid(f"{path}: {error.strerror}; give another --out") from None
+        finally:
+            with contextlib.suppress(OSError):  # it is there after an error or a signal only
+                aside.unlink()
 
 
 def document(tables: Sequence[tuple[str, Rows]], source: str, form: str) -> str:

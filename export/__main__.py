@@ -2,11 +2,18 @@
 
 import sys
 
+from service.ending import interruptible, leave_on_signals
+
 _OF_THE_EXTRA = {"torch", "torchvision", "onnx", "onnxscript", "rich", "onnxruntime"}
 
 
 def main() -> int:
     """Run ``convserve-export``; see :func:`export.cli.main` for the exit codes."""
+    leave_on_signals()
+    return interruptible("convserve-export", _run)
+
+
+def _run() -> int:
     try:
         from export.cli import main as run  # noqa: PLC0415 - torch may be missing, and takes seconds to interrupt
 
@@ -17,9 +24,6 @@ def main() -> int:
         complaint = f"{error.name} is not installed: pip install '.[cpu,export]' in the checkout"
         print(f"convserve-export: {complaint}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print("convserve-export: interrupted", file=sys.stderr)
-        return 130  # 128 + SIGINT, as shells count
 
 
 if __name__ == "__main__":

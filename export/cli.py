@@ -30,6 +30,7 @@ from export.seal import seal_version
 from export.verify import verify_run, verify_version
 from service.backend.onnx import OnnxBackend
 from service.digests import check_digests
+from service.ending import printing
 from service.errors import BackendFailed, LoadError
 from service.manifest import MODEL_FILE, Manifest, read_manifest
 
@@ -41,7 +42,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command.
 
     Returns:
-        0; 2 after an error, which is printed in one line; 130 after Ctrl-C.
+        0; 1 if the output cannot be written; 2 after an error, which is printed in one line; 130 after Ctrl-C.
     """
     arguments = _parser().parse_args(argv)
     # Else rich takes parts of MODULE:FUNCTION or a path for IPv6 addresses and emoji, such as ":two:".
@@ -50,7 +51,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     torch.set_num_threads(arguments.threads)
     try:
         command: Callable[[argparse.Namespace, Console], int] = arguments.command
-        return command(arguments, console)
+        return printing("convserve-export", lambda: command(arguments, console))
     except (ExportError, LoadError, OSError) as error:
         complaints.print(f"convserve-export: {error}", markup=False)
         return FAILED

@@ -29,13 +29,13 @@ def naturals(text: str) -> list[int]:
 
 
 def tolerance(text: str) -> float:
-    """Read a difference of probabilities: greater than 0, at most 0.01."""
+    """Read a difference of probabilities: greater than 0, at most 0.02, which int8 may need."""
     try:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number <= 0.01:
-        raise argparse.ArgumentTypeError(f"expected a number greater than 0, at most 0.01, got {text!r}")
+    if not 0 < number <= 0.02:
+        raise argparse.ArgumentTypeError(f"expected a number greater than 0, at most 0.02, got {text!r}")
     return number
 
 

@@ -19,12 +19,13 @@ from export.data.inputs import Inputs, TokenInputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed, WeightsInvalid
 from export.load import Order, describe
 from export.publish import Described, Say, complete, write_aside
-from export.verify import are_probabilities, check_independence, doubt_of_logits, verify_graph
+from export.verify import are_probabilities, check_independence, doubt_of_logits, refuse_nan, verify_graph
 from service.backend.onnx import OnnxBackend
 from service.errors import BackendFailed, LoadError
 from service.manifest import MODEL_FILE, Dataset, Provenance, file_digest
 from service.spec import ImageSpec, TextSpec
 
+_FLOATS = ("FP32", "FP16", "FP64")
 _OURS = ("images", "ids", OUTPUT)
 _IR_VERSION = 4  # the first that does not list weights among the inputs, where the server would require them
 _MARK = "convserve_"  # prefix of the added names, so that they cannot clash with the file's
@@ -37,7 +38,7 @@ class Foreign:
         """Open the file.
 
         Raises:
-            ConversionFailed: It cannot be opened, has more than one input or output, or takes other inputs.
+            ConversionFailed: It cannot be opened, has more than one input or output, or others than such a classifier.
         """
         try:
             self._backend = OnnxBackend(path, "cpu")
@@ -48,31 +49,41 @@ class Foreign:
             raise ConversionFailed(f"{path}: has {counts}, expected one of each")
         (self.takes,) = self._backend.inputs
         axes: tuple[int, ...] = (-1,)
-        datatypes, expected = ["INT64", "INT32"], "INT64 or INT32 (N, L) with a dynamic length L"
+        datatypes: tuple[str, ...] = ("INT64", "INT32")
+        expected = "INT64 or INT32 (N, L) with a dynamic length L"
         if isinstance(spec, ImageSpec):
             axes = (spec.channels, spec.height, spec.width)
-            datatypes, expected = ["FP32"], f"FP32 (N, {', '.join(map(str, axes))})"
+            datatypes, expected = _FLOATS, f"{' or '.join(_FLOATS)} (N, {', '.join(map(str, axes))})"
         shape = self.takes.shape
         fits = len(shape) == 1 + len(axes) and all(a in (-1, b) for a, b in zip(shape[1:], axes, strict=True))
         if self.takes.datatype not in datatypes or not fits:
-            raise ConversionFailed(f"{path}: takes {self.takes}, expected {expected}")
+            raise ConversionFailed(f"{path}: takes {self.takes}, expected {expected}; export it with such an input")
         if shape[0] != -1:
             raise ConversionFailed(f"{path}: takes only batches of {shape[0]}; export it with a dynamic batch axis")
+        (gives,) = self._backend.outputs
+        if gives.datatype not in _FLOATS:
+            raise ConversionFailed(
+                f"{path}: returns {gives}, expected {' or '.join(_FLOATS)} (N, K); export what it computes labels from"
+            )
         self._spec, self._logits = spec, logits
 
     def own_answer(self, inputs: np.ndarray) -> np.ndarray:
-        """Return the file's answer to uint8 (N, H, W, C) or int64 (N, L)."""
+        """Return the file's answer to uint8 (N, H, W, C) or int64 (N, L), as float32."""
         x = inputs
         if isinstance(self._spec, ImageSpec):
             x = ((x.astype(np.float64) / 255 - self._spec.mean) / self._spec.std).transpose(0, 3, 1, 2)
-        return self._backend.run([np.ascontiguousarray(x, dtype=self.takes.dtype)])[0]
+        return self._backend.run([np.ascontiguousarray(x, dtype=self.takes.dtype)])[0].astype(np.float32)
 
     def answer(self, inputs: np.ndarray) -> np.ndarray:
         """Return probabilities (N, K) for the same."""
-        answer = self.own_answer(inputs)
+        return self.probabilities(self.own_answer(inputs))
+
+    def probabilities(self, answer: np.ndarray) -> np.ndarray:
+        """Return probabilities (N, K) for what the file itself answered."""
         if not self._logits:
             return answer
-        raised = np.exp(answer.astype(np.float64) - answer.max(axis=1, keepdims=True))
+        with np.errstate(invalid="ignore"):  # infinite logits make NaN, which is refused
+            raised = np.exp(answer.astype(np.float64) - answer.max(axis=1, keepdims=True))
         probabilities: np.ndarray = (raised / raised.sum(axis=1, keepdims=True)).astype(np.float32)
         return probabilities
 
@@ -90,7 +101,7 @@ def publish_foreign(
         PublishFailed: The version exists already, or the repository cannot be written.
     """
     path, notes = Path(order.network), list[str]()
-    if order.weights is not None or order.renames is not None:
+    if order.weights is not None:
         raise WeightsInvalid(f"{path}: an ONNX file holds its own weights; leave --weights and --renames out")
     if not path.is_file():
         raise WeightsInvalid(f"{path}: no such file")
@@ -104,7 +115,7 @@ def publish_foreign(
         if isinstance(inputs, TokenInputs):
             _check_ids(path, reference, inputs.rows, preprocessing.sizes(len(labels)).vocabulary - 1)
         answers = _answers(path, reference, inputs)
-        _check_answers(path, answers, len(labels), logits=logits)
+        _check_answers(path, reference, answers, len(labels), logits=logits)
         if logits and (doubt := doubt_of_logits(answers)):
             say(doubt)
         check_independence(
@@ -137,19 +148,20 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec | TextSpec, classes: int, *, lo
     (taken,) = (value for value in graph.input if value.name not in constants)
     given, ours = graph.output[0], input_spec(spec)
     own = taken.type.tensor_type.elem_type
-    before, added = [helper.make_node("Cast", [ours.name], [f"{_MARK}cast"], to=own)], list[TensorProto]()
+    source, before, added = ours.name, list[onnx.NodeProto](), list[TensorProto]()
     axes: list[str | int] = ["batch", "tokens"]
     if isinstance(spec, ImageSpec):
-        normalising, added = _normalisation(before[0].output[0], spec)
-        before, axes = before + normalising, ["batch", *spec.shape]
+        before, added = _normalisation(ours.name, spec)
+        source, axes = before[-1].output[0], ["batch", *spec.shape]
+    before.append(helper.make_node("Cast", [source], [f"{_MARK}taken"], to=own))
     old_in, old_out = taken.name, given.name
     _rename(graph, {old_in: before[-1].output[0]})
-    last = helper.make_node("Softmax" if logits else "Identity", [_apart(old_out)], [OUTPUT])
-    if logits:
-        last.attribute.append(helper.make_attribute("axis", 1))
-    nodes = [*before, *graph.node, last]
+    widened = f"{_MARK}logits" if logits else OUTPUT
+    after = [helper.make_node("Cast", [_apart(old_out)], [widened], to=TensorProto.FLOAT)]
+    if logits:  # by default of every opset, the softmax of a table is that of its rows
+        after.append(helper.make_node("Softmax", [widened], [OUTPUT]))
     made = helper.make_graph(
-        nodes,
+        [*before, *graph.node, *after],
         "convserve",
         [helper.make_tensor_value_info(ours.name, helper.np_dtype_to_tensor_dtype(ours.dtype), axes)],
         [helper.make_tensor_value_info(OUTPUT, TensorProto.FLOAT, ["batch", classes])],
@@ -163,14 +175,18 @@ def wrap(model: onnx.ModelProto, spec: ImageSpec | TextSpec, classes: int, *, lo
 
 
 def _normalisation(pixels: str, spec: ImageSpec) -> tuple[list[onnx.NodeProto], list[TensorProto]]:
-    """Return the nodes that scale and transpose float pixels (N, H, W, C), and their constants."""
+    """Return the nodes that make float32 (N, C, H, W) of pixels uint8 (N, H, W, C), and their constants.
+
+    Half precision would lose some of the 256 levels, so it comes afterwards.
+    """
     mean, std = np.array(spec.mean), np.array(spec.std)
     constants = [
         numpy_helper.from_array((1 / (255 * std)).astype(np.float32), f"{_MARK}scale"),
         numpy_helper.from_array((mean / std).astype(np.float32), f"{_MARK}shift"),
     ]
     nodes = [
-        helper.make_node("Mul", [pixels, f"{_MARK}scale"], [f"{_MARK}scaled"]),
+        helper.make_node("Cast", [pixels], [f"{_MARK}cast"], to=TensorProto.FLOAT),
+        helper.make_node("Mul", [f"{_MARK}cast", f"{_MARK}scale"], [f"{_MARK}scaled"]),
         helper.make_node("Sub", [f"{_MARK}scaled", f"{_MARK}shift"], [f"{_MARK}normal"]),
         helper.make_node("Transpose", [f"{_MARK}normal"], [f"{_MARK}planes"], perm=[0, 3, 1, 2]),
     ]
@@ -211,11 +227,12 @@ def _answers(path: Path, reference: Foreign, inputs: Inputs) -> np.ndarray:
         ) from None
 
 
-def _check_answers(path: Path, answers: np.ndarray, classes: int, *, logits: bool) -> None:
+def _check_answers(path: Path, reference: Foreign, answers: np.ndarray, classes: int, *, logits: bool) -> None:
     if answers.ndim != 2 or answers.shape[1] != classes:
         raise ConversionFailed(
             f"{path}: returns {answers.shape[1:]} numbers per input, expected one for each of the {classes} labels"
         )
+    refuse_nan(str(path), reference.probabilities(answers))
     if logits and are_probabilities(answers):
         raise ConversionFailed(f"{path}: returns probabilities already; leave --logits out")
     if not logits and not are_probabilities(answers):

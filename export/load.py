@@ -21,6 +21,7 @@ from export.classifier import Classifier
 from export.data.inputs import Preprocessing, proving_inputs
 from export.errors import RecipeInvalid
 from export.recipe import find_recipe
+from export.safetensors import SUFFIX
 from export.sentence_nets import as_textcnn, read_tokenizer
 from export.verify import TOLERANCE
 from export.weights import fit_state, read_renames, read_state
@@ -119,7 +120,8 @@ def load_network(order: Order) -> Loaded:
     else:
         renames = read_renames(order.renames) if order.renames else None
         ignored = _AUXILIARY if order.network in SCALES_TWICE else ()
-        notes += fit_state(target, state, renames, ignored)
+        sorted_by_name = Path(order.weights or "").suffix == SUFFIX
+        notes += fit_state(target, state, renames, ignored, in_order=not sorted_by_name)
         _pass_through(network.eval(), preprocessing, 1)
         source = Path(order.weights or "").name
     digest = _digest(target)
@@ -241,13 +243,10 @@ def _settle(network: Network, preprocessing: Preprocessing) -> None:
         RecipeInvalid: The network cannot take such inputs.
     """
     norms = [module for module in network.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
-    momenta = [norm.momentum for norm in norms]
     for norm in norms:
         norm.momentum = None  # the mean of all batches
         nn.init.constant_(norm.weight, _RANDOM_FACTOR)
     _pass_through(network.train(), preprocessing)
-    for norm, momentum in zip(norms, momenta, strict=True):
-        norm.momentum = momentum
 
 
 def _pass_through(network: Network, preprocessing: Preprocessing, count: int | None = None) -> None:

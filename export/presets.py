@@ -36,12 +36,12 @@ def named(network: str, weights: str) -> Any:
 
 
 def of_file(network: str, file: str) -> Any:
-    """Return the entry whose published file has this name, else the first one; None if there are none."""
+    """Return the entry whose published file has this name up to its suffix, else the first; None if there are none."""
     entries = _entries(network)
     if entries is None:
         return None
     usable = _usable(entries)
-    return next((each for each in usable if each.url.rsplit("/", 1)[-1] == file), usable[0])
+    return next((each for each in usable if Path(each.url).stem == Path(file).stem), usable[0])
 
 
 def fetch(preset: Any) -> dict[str, torch.Tensor]:

@@ -14,7 +14,14 @@ from export.data.inputs import Inputs, proving_inputs, proving_raw
 from export.errors import ConversionFailed
 from export.load import Loaded, Order, load_network
 from export.publish import Described, Say, complete, write_aside
-from export.verify import are_probabilities, check_independence, doubt_of_logits, rounding_within, verify_graph
+from export.verify import (
+    are_probabilities,
+    check_independence,
+    doubt_of_logits,
+    refuse_nan,
+    rounding_within,
+    verify_graph,
+)
 from service.backend.onnx import OnnxBackend
 from service.manifest import MODEL_FILE, Dataset
 
@@ -47,7 +54,7 @@ def publish_loaded(order: Order, target: Path, version: int | None, max_batch_si
         for note in loaded.notes:
             say(f"note: {note}")
         preprocessing, spec = loaded.preprocessing, loaded.preprocessing.spec
-        classifier = Classifier(loaded.network, spec).eval()
+        classifier = Classifier(loaded.network, spec)
         inputs = proving_inputs(preprocessing)
         model = Probabilities(classifier).eval()
         refuse_training(model)
@@ -76,10 +83,7 @@ def _check_logits(loaded: Loaded, classifier: Classifier, inputs: Inputs, tolera
     name = loaded.name
     _answers(loaded, classifier, inputs.batch(np.arange(1)))  # some networks drop an axis of size 1
     answers = _answers(loaded, classifier, inputs.batch(np.arange(len(inputs))))
-    if answers.softmax(dim=1).isnan().any():
-        raise ConversionFailed(
-            f"{name}: returns NaN or infinity; its weights are damaged, or mean and std are not its own"
-        )
+    refuse_nan(name, answers.softmax(dim=1).numpy())
     if are_probabilities(answers.numpy()):
         raise ConversionFailed(f"{name}: returns probabilities, expected logits; remove its softmax, load adds one")
     if doubt := doubt_of_logits(answers.numpy()):

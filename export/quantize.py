@@ -84,12 +84,14 @@ def choose_excluded(
         nodes = weighty_nodes(source)
         # Rank nodes by the damage that remains if this node alone stays in float32.
         ranked = sorted(nodes, key=lambda node: measure((node,)))
-        for count in range(1, min(_MOST_EXCLUDED, len(ranked)) + 1):
-            came = measure(ranked[:count])
-            say(f"{', '.join(ranked[:count])} in float32: damage {came:.2%}")
+        excluded: list[str] = []
+        for node in ranked[:_MOST_EXCLUDED]:
+            excluded.append(node)
+            came = measure(excluded)
+            say(f"{', '.join(excluded)} in float32: damage {came:.2%}")
             if came <= limit:
                 break
-        return tuple(ranked[:count])
+        return tuple(excluded)
 
 
 def weighty_nodes(path: Path) -> list[str]:

@@ -222,6 +222,7 @@ def replace_file(path: Path, write: Callable[[Path], Any]) -> None:
         write(aside)
         os.replace(aside, path)
     except (OSError, RuntimeError) as error:  # torch.save raises RuntimeError if it cannot write everything
-        aside.unlink(missing_ok=True)  # free the space that it takes on a full disk
         reason = error.strerror if isinstance(error, OSError) else f"{error}; is the disk full?"
         raise RunInvalid(f"{path}: cannot be written ({reason})") from None
+    finally:
+        aside.unlink(missing_ok=True)  # after an error or a signal: free the space that it takes on a full disk

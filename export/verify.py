@@ -60,17 +60,17 @@ def verify_graph(
     for size in sizes:
         for indices in _batches(len(inputs), size)[:_BATCHES_A_SIZE]:
             batch = inputs.batch(indices)
-            difference = largest_difference(model.answer(batch), backend.run([batch])[0])
-            worst = _accept(difference, worst, tolerance, f"batch size {size}, inputs from {indices[0]}")
+            where = f"batch size {size}, inputs from {indices[0]}"
+            worst = max(worst, _difference(model.answer(batch), backend.run([batch])[0], tolerance, where))
     same = 0
     for start in range(0, len(inputs), max(sizes)):
         indices = np.arange(start, min(start + max(sizes), len(inputs)))
         batch = inputs.batch(indices)
-        torch_answer, answer = model.answer(batch), backend.run([batch])[0]
-        worst = _accept(largest_difference(torch_answer, answer), worst, tolerance, f"inputs from {start}")
-        same += int((torch_answer.argmax(axis=1) == answer.argmax(axis=1)).sum())
+        expected, came = model.answer(batch), backend.run([batch])[0]
+        worst = max(worst, _difference(expected, came, tolerance, f"inputs from {start}"))
+        same += int((expected.argmax(axis=1) == came.argmax(axis=1)).sum())
     if same < len(inputs):
-        raise VerificationFailed(f"the graph's top-1 differs from torch's on {len(inputs) - same} of {len(inputs)}")
+        raise VerificationFailed(f"the graph's top-1 is another on {len(inputs) - same} of {len(inputs)} inputs")
     return Parity(tolerance, worst, sizes, same / len(inputs), len(inputs))
 
 
@@ -143,6 +143,19 @@ def are_probabilities(answers: np.ndarray) -> bool:
     return bool(answers.min() >= -1e-6 and np.abs(answers.sum(axis=1) - 1).max() <= 1e-3)
 
 
+def refuse_nan(name: str, probabilities: np.ndarray) -> None:
+    """Refuse a network some of whose answers (N, K) are not numbers.
+
+    Raises:
+        ConversionFailed: The message states for how many inputs.
+    """
+    if broken := _count_nan(probabilities):
+        raise ConversionFailed(
+            f"{name}: answers NaN or infinity for {broken} of {len(probabilities)} inputs; its weights are damaged, or "
+            "mean and std are not its own"
+        )
+
+
 def doubt_of_logits(answers: np.ndarray) -> str:
     """Return a note if all numbers lie between 0 and 1, as a sigmoid's do and logits may, else an empty string."""
     if answers.min() <= 0 or answers.max() > 1:
@@ -210,8 +223,8 @@ def _check_golden_answers(backend: Backend, golden: Golden, parity: Parity) -> f
         for indices in _batches(golden.count, size):
             answers = backend.run([array[indices] for array in golden.inputs])
             for expected, came in zip(golden.outputs, answers, strict=True):
-                difference = largest_difference(expected[indices], came)
-                worst = _accept(difference, worst, parity.tolerance, f"golden answers at batch size {size}")
+                where = f"golden answers at batch size {size}"
+                worst = max(worst, _difference(expected[indices], came, parity.tolerance, where))
     return worst
 
 
@@ -220,9 +233,17 @@ def _batches(count: int, size: int) -> Sequence[np.ndarray]:
     return [np.arange(start, start + size) % count for start in range(0, count, size)]
 
 
-def _accept(difference: float, worst: float, tolerance: float, where: str) -> float:
+def _difference(expected: np.ndarray, came: np.ndarray, tolerance: float, where: str) -> float:
+    """Return the largest absolute difference of answers (N, K), or refuse one beyond the tolerance."""
+    if broken := _count_nan(came):
+        raise VerificationFailed(f"the graph answers NaN for {broken} of {len(came)} inputs ({where})")
+    difference = largest_difference(expected, came)
     if difference > tolerance:
         raise VerificationFailed(
-            f"a probability differs from torch's by {difference:.3g} ({where}), expected at most {tolerance:g}"
+            f"a probability of the graph is off by {difference:.3g} ({where}), expected at most {tolerance:g}"
         )
-    return max(worst, difference)
+    return difference
+
+
+def _count_nan(answers: np.ndarray) -> int:
+    return int(np.isnan(answers).any(axis=1).sum())

@@ -31,9 +31,11 @@ _WRAPPERS = (
 _PREFIXES = ("module.", "_orig_mod.")  # added by DataParallel and torch.compile
 _AVERAGED = "n_averaged"  # AveragedModel's count of updates
 _COUNTER = "num_batches_tracked"  # of batch norm; older checkpoints lack it, and it does not affect answers
+_COUNTED = ("total_ops", "total_params")  # by thop, which leaves them in every layer
 _PARTS = ("weight", "bias", "running_mean", "running_var")  # torch's names; in batch norm all have the same shape
 _FLOATS = ("float16", "bfloat16", "float32", "float64")  # types that are cast to float32
 _SHOWN = 8
+_ANOTHER = "; name the network that they come from"
 
 
 def read_state(path: Path) -> tuple[dict[str, torch.Tensor], list[str]]:
@@ -128,6 +130,8 @@ def fit_state(
     state: Mapping[str, torch.Tensor],
     renames: Mapping[str, str] | None = None,
     ignored: tuple[str, ...] = (),
+    *,
+    in_order: bool = True,
 ) -> list[str]:
     """Load a state dict into a module by name, beneath a prefix if necessary, or by order if all shapes agree in order.
 
@@ -136,6 +140,7 @@ def fit_state(
         state: Tensors by the file's names.
         renames: The module's name by name in the file.
         ignored: Prefixes of names that the file may have although the module does not.
+        in_order: Whether the file has its tensors in the order of the layers, so that they may be loaded by it.
 
     Returns:
         What was done to make it fit, one line each; empty if it fitted unchanged.
@@ -165,11 +170,17 @@ def fit_state(
         rest = f"; what lies outside it was left out: {_some(others)}" if others else ""
         notes.append(f"the names fit without the prefix '{prefix}'{rest}")
         named = {name.removeprefix(prefix): value for name, value in named.items() if name.startswith(prefix)}
-    dropped = [name for name in named if name not in wanted and name.startswith(ignored)]
+    unneeded = [name for name in named if name.startswith(ignored) or name.rpartition(".")[2] in _COUNTED]
+    dropped = [name for name in unneeded if name not in wanted]
     if dropped:
         notes.append(f"ignored, because only training needs them: {_some(dropped)}")
     named = {name: value for name, value in named.items() if name not in dropped}
     if not any(name in wanted for name in named):
+        if not in_order:
+            raise WeightsInvalid(
+                f"no name fits ({_some(list(named))} for {_some(list(wanted))}), and this file's order is not that of "
+                f"the layers, as safetensors sorts by name{_ANOTHER}, or give --renames FILE"
+            )
         named = _by_order(named, wanted)
         notes.append(f"no name fits, but all {len(named)} shapes agree in order, so tensors were assigned by order")
     _check(named, wanted)
@@ -212,7 +223,7 @@ def _by_order(named: dict[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
             remedy = _other_classes({our: came for (_, came), (our, _) in differing}, wanted)
         raise WeightsInvalid(
             f"no name fits ({_some(list(named))} for {_some(list(wanted))}), and by order the shapes differ, {where}"
-            f"{remedy or '; give --renames FILE'}"
+            f"{remedy or f'{_ANOTHER}, or give --renames FILE'}"
         )
     for (their, _), (our, _) in zip(theirs, ours, strict=True):
         part, expected_part = their.rpartition(".")[2], our.rpartition(".")[2]
@@ -226,12 +237,14 @@ def _check(named: Mapping[str, torch.Tensor], wanted: Mapping[str, torch.Tensor]
     unexpected = [name for name in named if name not in wanted]
     if missing or unexpected:
         parts = [f"missing: {_some(missing)}"] * bool(missing) + [f"unexpected: {_some(unexpected)}"] * bool(unexpected)
-        remedy = "; give --renames FILE" if missing and unexpected else ""
-        raise WeightsInvalid(f"the weights do not fit; {'; '.join(parts)}{remedy}")
+        remedy = ""
+        if unexpected:
+            remedy = ", or give --renames FILE" if missing else ", or save the state dict without what nothing needs"
+        raise WeightsInvalid(f"the weights do not fit; {'; '.join(parts)}{_ANOTHER}{remedy}")
     wrong = {name: value for name, value in named.items() if value.shape != wanted[name].shape}
     if wrong:
         shown = [f"'{name}' is {tuple(v.shape)}, expected {tuple(wanted[name].shape)}" for name, v in wrong.items()]
-        raise WeightsInvalid(f"the weights do not fit; {_some(shown)}{_other_classes(wrong, wanted)}")
+        raise WeightsInvalid(f"the weights do not fit; {_some(shown)}{_other_classes(wrong, wanted) or _ANOTHER}")
     odd = [
         f"'{name}' is {_kind(value)}"
         for name, value in named.items()
@@ -250,7 +263,10 @@ def _other_classes(wrong: Mapping[str, torch.Tensor], wanted: Mapping[str, torch
     alike = all(value.ndim and value.shape[1:] == wanted[name].shape[1:] for name, value in wrong.items())
     if len(counts) != 1 or not alike or len({wanted[name].shape[:1] for name in wrong}) != 1:
         return ""
-    return f"; the weights have {counts.pop()[0]} classes, so give --labels FILE with as many lines"
+    (count,) = counts.pop()
+    if count == 1:
+        return "; the weights give one number, so bring the network with --from and let it return two logits, 0 and x"
+    return f"; the weights have {count} classes, so give --labels FILE with as many lines"
 
 
 def _kind(value: torch.Tensor) -> str:

@@ -52,7 +52,10 @@ class Known:
 
     def layers(self) -> list[Layer]:
         """Return the layers, computed without weights."""
-        with torch.device("meta"):
+        try:
+            with torch.device("meta"):
+                network = self.build()
+        except NotImplementedError:  # RegNet computes its widths with tensors
             network = self.build()
         if self.sizes.vocabulary:
             return layers_of_sentence(network)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import importlib.metadata
 import io
 import os
@@ -13,6 +12,7 @@ from typing import NoReturn
 
 from service import __version__, logs, settings
 from service.client_flags import add_credential_flags
+from service.ending import printing
 from service.errors import LoadError, SettingsError
 
 _OF_TRITON = {  # flags by which its users begin
@@ -21,7 +21,6 @@ _OF_TRITON = {  # flags by which its users begin
     "--metrics-port": "--http-port",
     "--load-model": "--load-models",
 }
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO)  # what writing to standard output can end with
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -35,22 +34,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = _parser()
     flags = parser.parse_args(arguments)
     try:
-        code = int(flags.run(flags))
-        if sys.stdout is not None:  # as where a shell has closed it
-            sys.stdout.flush()
+        return printing("convserve", lambda: int(flags.run(flags)))
     except (SettingsError, LoadError) as error:
         print(f"convserve: {error}", file=sys.stderr)
         return 2
-    except BrokenPipeError:  # whoever reads has left, as `head` does
-        _drop_output()
-        return 1
-    except OSError as error:
-        if error.errno not in _NO_ROOM or error.filename is not None:
-            raise
-        _drop_output()
-        print(f"convserve: the output cannot be written: {error.strerror}", file=sys.stderr)
-        return 1
-    return code
 
 
 def _fill_descriptors() -> None:
@@ -61,11 +48,6 @@ def _fill_descriptors() -> None:
     while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
         pass
     os.close(descriptor)
-
-
-def _drop_output() -> None:
-    """Let Python's last flush not complain of what could not be written."""
-    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _parser() -> argparse.ArgumentParser:

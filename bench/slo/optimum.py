@@ -85,36 +85,38 @@ def most_in_time(arrivals: Sequence[float] | np.ndarray, limit_seconds: float, c
     """
     instants = np.asarray(arrivals, dtype=float)
     count, largest = len(instants), costs.sizes[-1]
-    seconds = [costs(size) for size in range(1, largest + 1)]
-    cheapest = np.minimum.accumulate(seconds[::-1])[::-1].tolist()  # of a size and the larger ones
-    # Row i % len(rows), of those who have considered i arrivals, by the number served; spans say what is in use.
+    sizes = np.arange(1, largest + 1)
+    seconds = np.array([costs(size) for size in range(1, largest + 1)])
+    cheapest = np.minimum.accumulate(seconds[::-1])[::-1]  # of a size and the larger ones
+    # Row i % len(rows), of those who have considered i arrivals, by the number served; low to high is in use.
     rows = np.full((largest + 1, count + 1), math.inf)
-    spans = [(count, -1)] * (largest + 1)
-    rows[0, 0], spans[0] = -math.inf, (0, 0)
-
-    def offer(considered: int, low: int, free: np.ndarray) -> None:
-        place = considered % len(rows)
-        target = rows[place, low : low + len(free)]
-        np.minimum(target, free, out=target)
-        spans[place] = min(spans[place][0], low), max(spans[place][1], low + len(free) - 1)
+    low, high = np.full(len(rows), count), np.full(len(rows), -1)
+    rows[0, 0], low[0], high[0] = -math.inf, 0, 0
+    numbers = np.arange(count + 1)
 
     for i in range(count):
-        place = i % len(rows)
-        low, high = spans[place]
-        idle = np.flatnonzero(rows[place, low : high + 1] <= instants[i])
-        first = low + int(idle[-1]) if len(idle) else low
-        free = rows[place, first : high + 1].copy()
-        rows[place, low : high + 1], spans[place] = math.inf, (count, -1)
-        offer(i + 1, first, free)
-        earliest = float(free.min())
-        for size in range(1, min(largest, count - i) + 1):
-            if max(earliest, instants[i + size - 1]) + cheapest[size - 1] > instants[i] + limit_seconds:
-                break
-            end = np.maximum(free, instants[i + size - 1]) + seconds[size - 1]
-            in_time = np.flatnonzero(end <= instants[i] + limit_seconds)
-            if not len(in_time):
-                continue
-            stop = int(in_time[-1]) + 1
-            offer(i + size, first + size, np.where(end[:stop] <= instants[i] + limit_seconds, end[:stop], math.inf))
-    low, high = spans[count % len(rows)]
-    return low + int(np.flatnonzero(rows[count % len(rows), low : high + 1] < math.inf)[-1])
+        place, following, due = i % len(rows), (i + 1) % len(rows), instants[i] + limit_seconds
+        used = slice(low[place], high[place] + 1)
+        idle = np.flatnonzero(rows[place, used] <= instants[i])
+        first = low[place] + (idle[-1] if len(idle) else 0)
+        free = rows[place, first : used.stop].copy()
+        rows[place, used], low[place], high[place] = math.inf, count, -1
+        # This arrival is not served.
+        target = rows[following, first : used.stop]
+        np.minimum(target, free, out=target)
+        low[following], high[following] = min(low[following], first), max(high[following], used.stop - 1)
+        # It is the first of a batch of each size; the last to arrive says when the batch can begin.
+        last = instants[i : i + largest]
+        size = sizes[: np.count_nonzero(np.maximum(free.min(), last) + cheapest[: len(last)] <= due)]
+        end = np.maximum(free, last[: len(size), np.newaxis]) + seconds[: len(size), np.newaxis]
+        end[end > due] = math.inf
+        ended = end < math.inf
+        some = ended.any(axis=1)
+        size, end, most = size[some], end[some], len(free) - 1 - ended[some, ::-1].argmax(axis=1)
+        places = (i + size) % len(rows)
+        cells = places[:, np.newaxis], first + size[:, np.newaxis] + numbers[: len(free)]
+        rows[cells] = np.minimum(rows[cells], end)
+        low[places] = np.minimum(low[places], first + size)
+        high[places] = np.maximum(high[places], first + size + most)
+    place = count % len(rows)
+    return int(low[place] + np.flatnonzero(rows[place, low[place] : high[place] + 1] < math.inf)[-1])

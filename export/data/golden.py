@@ -5,6 +5,7 @@ They need not resemble the training data; they must exercise every part of the m
 
 from __future__ import annotations
 
+import functools
 import io
 import itertools
 import math
@@ -55,6 +56,7 @@ def golden_sentences() -> tuple[bytes, ...]:
     return tuple(line.encode() for line in text.splitlines() if line and not line.startswith("#"))
 
 
+@functools.lru_cache(maxsize=4)  # load asks four times for those of one model
 def golden_pictures(spec: ImageSpec) -> tuple[bytes, ...]:
     """Draw pictures for a model, as PNGs: digits if it takes grey pictures, scenes if it takes coloured ones.
 

@@ -8,6 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
+from service.batching.cost import PAUSE
 from service.batching.forecast import Forecast
 from service.batching.foresight import Foresight
 from service.batching.occupancy import IDLE
@@ -73,6 +74,8 @@ class Admission:
         self._period_seconds = _PERIOD_BATCHES * policy.cost.seconds(policy.max_batch_size, None)
         self._levels: dict[float, _Level] = {}  # by handicap: overtaken requests do not make others' admission strict
         self._in_vain_since: dict[tuple[Hashable, int], float] = {}  # by group and bucket: given up, and none ran
+        self._before: dict[Foresight, float] = {}  # what broken promises have moved since a batch ended, and from where
+        self._paused = -math.inf  # when the last pause of the machine ended
         self.last_refusal: Refusal | None = None
         """The last refusal by expectation, while the instances stay busy; None if certainly none holds."""
 
@@ -195,18 +198,36 @@ class Admission:
         expected = self._forecast.expected_finish(request, busy_until, now, rate, deadline)
         return now + (expected - now) * factor
 
-    def ended(self, release: Release, now: float) -> None:
-        """Learn from an answered batch which of its requests were answered too late."""
+    def ended(self, release: Release, now: float, began: float = -math.inf, until: float = math.inf) -> None:
+        """Learn from an answered batch which of its requests were answered too late.
+
+        If it took so long that the machine must have paused, promises made before its end teach nothing: no door
+        would have kept them. What those who left meanwhile have taught is forgotten.
+
+        Args:
+            release: The batch.
+            now: The present instant.
+            began: When it began.
+            until: When it should have ended, as predicted then.
+        """
         self.last_refusal = None
         rows = sum([request.rows for request in release.requests])
         self._in_vain_since.pop(self._kind(rows, release.group), None)
+        if now - began > PAUSE * (until - began):
+            self._paused = now
+            for foresight, excess in self._before.items():
+                foresight.back_to(excess)
+        self._before = {}
         self.gave_up([request for request in release.requests if request.deadline < now])
 
     def gave_up(self, late: Sequence[PendingRequest]) -> None:
         """Learn from requests that were admitted and are not answered in time."""
-        if broken := [request.handicap for request in late if request.promised]:
+        paused = self._paused
+        if broken := [request.handicap for request in late if request.promised and request.arrival >= paused]:
             for handicap, count in Counter(broken).items():
-                self._level(handicap).foresight.was_wrong(count)
+                foresight = self._level(handicap).foresight
+                self._before.setdefault(foresight, foresight.excess)
+                foresight.was_wrong(count)
 
     def left(self, request: PendingRequest, now: float) -> None:
         """Learn from a request whose caller left, perhaps because its deadline had passed unanswered."""

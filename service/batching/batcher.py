@@ -452,9 +452,10 @@ class Batcher:
         return Batch(release, now, lone)
 
     def _end_batch(self, place: int) -> None:
-        release = self._occupancy.end(place)
-        if release is not None:
-            self._admission.ended(release, self._clock())
+        ended = self._occupancy.end(place)
+        if ended is not None:
+            release, began, until = ended
+            self._admission.ended(release, self._clock(), began, until)
             if self._closing:
                 self._settled.notify_all()
 

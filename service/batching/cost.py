@@ -16,6 +16,9 @@ import math
 from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 
+PAUSE = 4.0
+"""A batch that takes more than so many times what was predicted was not slow but stopped: the machine paused."""
+
 _MEAN_GAIN = 1 / 16  # slower than TCP's 1/8: a batch's cost has a level, not a path
 _DEVIATION_GAIN = 1 / 8
 _DEVIATIONS = 3.0
@@ -61,7 +64,8 @@ class _Estimate:
         self.idle = 0
         self.untried = max(0, self.untried - 1)
         self.least = min(self.least * _FORGET, seconds)
-        error = seconds - self.mean
+        # In full, one pause would rule the size out for hundreds of batches.
+        error = seconds - self.mean if seconds < PAUSE * self.mean else (PAUSE - 1.0) * self.mean
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 

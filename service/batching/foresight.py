@@ -32,21 +32,26 @@ class Foresight:
         """
         self._batch_size = batch_size
         self._step = _BATCH_STEP / batch_size
-        self._excess = 0.0
+        self.excess = 0.0
+        """The factor less 1."""
         self._then = math.inf
 
     def factor(self, now: float) -> float:
         """Return the factor on a predicted wait, 1 to 2."""
-        if self._excess and now > self._then:
-            self._excess *= math.exp((self._then - now) / _FORGET_SECONDS)
+        if self.excess and now > self._then:
+            self.excess *= math.exp((self._then - now) / _FORGET_SECONDS)
         self._then = now
-        return 1.0 + self._excess
+        return 1.0 + self.excess
 
     def was_wrong(self, count: int) -> None:
         """Learn of requests that were admitted by a prediction and not answered in time."""
-        # At most a batch: a pause of the machine makes all who wait late, and says nothing about the next one.
-        self._excess = min(self._excess + self._step * min(count, self._batch_size), _MOST - 1.0)
+        # At most a batch: what makes all who wait late says no more than that.
+        self.excess = min(self.excess + self._step * min(count, self._batch_size), _MOST - 1.0)
 
     def refused(self, count: int) -> None:
         """Learn of requests that were refused at arrival by a prediction."""
-        self._excess = max(self._excess - self._step * _GIVEN_UP * count, 0.0)
+        self.excess = max(self.excess - self._step * _GIVEN_UP * count, 0.0)
+
+    def back_to(self, excess: float) -> None:
+        """Be no more careful than at an earlier ``excess``: what has happened since teaches nothing."""
+        self.excess = min(self.excess, excess)

@@ -42,14 +42,19 @@ class Occupancy:
         self._batches[place] = (now, release)
         self.idle -= 1
 
-    def end(self, place: int) -> Release | None:
-        """Note that the batch at a place has ended, and return it; None if none ran there."""
+    def end(self, place: int) -> tuple[Release, float, float] | None:
+        """Note that the batch at a place has ended.
+
+        Returns:
+            The batch, when it began and its predicted end; None if none ran there.
+        """
         batch, self._batches[place] = self._batches[place], None
         if batch is None:
             return None
-        self._until[place] = IDLE
+        began, release = batch
+        until, self._until[place] = self._until[place], IDLE
         self.idle += 1
-        return batch[1]
+        return release, began, until
 
     def busy_until(self) -> Sequence[float]:
         """Return for each instance the predicted end of its batch, which may have passed, or ``IDLE``."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 import ssl
@@ -81,11 +82,13 @@ def _fault_in_the_clear(address: tuple[str, int]) -> str | None:
     anybody.verify_mode = ssl.CERT_NONE  # nothing is sent: whether it speaks TLS at all
     try:
         with _connected(address) as plain, anybody.wrap_socket(plain):
-            return "the server speaks TLS: give --tls-ca FILE, or --tls if this machine trusts its certificate"
+            pass
     except TimeoutError:
         return _SILENT
-    except OSError:
-        return _ELSE
+    except OSError as error:
+        if "ALERT" not in str(error):  # which is TLS as well: TLS 1.2 refuses who shows no certificate in the handshake
+            return _ELSE
+    return "the server speaks TLS: give --tls-ca FILE, or --tls if this machine trusts its certificate"
 
 
 def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentials: Credentials) -> str | None:
@@ -94,8 +97,9 @@ def _fault_over_tls(address: tuple[str, int], context: ssl.SSLContext, credentia
         with _connected(address) as plain, context.wrap_socket(plain, server_hostname=name) as secured:
             if secured.selected_alpn_protocol() != "h2":
                 return "the server speaks TLS but not HTTP/2 (ALPN h2): give another HOST:PORT"
-            if _answers(secured):
-                return None
+            with contextlib.suppress(ssl.SSLError, ConnectionError):  # whether or not its last words can be read
+                if _answers(secured):
+                    return None
     except ssl.SSLCertVerificationError as error:
         return _fault_of_certificate(error.verify_code, address, context, name, credentials.ca)
     except OSError as error:

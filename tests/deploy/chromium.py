@@ -27,7 +27,7 @@ os.execv(sys.argv[3], sys.argv[3:])
 
 
 class Browser:
-    """One page. Every wait is for a condition and has a deadline."""
+    """One page at a time. Every wait is for a condition and has a deadline."""
 
     def __init__(self, to_browser: int, from_browser: int) -> None:
         self._to = to_browser
@@ -35,9 +35,19 @@ class Browser:
         self._rest = b""
         self._number = 0
         self._session: str | None = None
+        self._context: str | None = None
         self.complaints: list[str] = []
-        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.begin_anew()
+
+    def begin_anew(self) -> None:
+        """Leave the page for an empty one in a profile of its own: nothing is stored, cached or complained of."""
+        self._session = None
+        if self._context is not None:
+            self.call("Target.disposeBrowserContext", browserContextId=self._context)
+        self._context = self.call("Target.createBrowserContext")["browserContextId"]
+        target = self.call("Target.createTarget", url="about:blank", browserContextId=self._context)["targetId"]
         self._session = self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]
+        self.complaints.clear()
         for domain in ("Page", "Runtime", "Log", "DOM"):
             self.call(f"{domain}.enable")
 
@@ -66,6 +76,8 @@ class Browser:
         return dict(json.loads(message))
 
     def _hear(self, event: dict[str, Any]) -> None:
+        if event.get("sessionId") != self._session:
+            return  # of a page that was left
         if event.get("method") == "Log.entryAdded" and event["params"]["entry"]["level"] in ("error", "warning"):
             self.complaints.append(event["params"]["entry"]["text"])
         if event.get("method") == "Runtime.exceptionThrown":

@@ -55,14 +55,26 @@ def server() -> Iterator[ServerProcess]:
         yield running
 
 
+@pytest.fixture(scope="module")
+def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    with browser(program("chromium"), tmp_path_factory.mktemp("profile")) as running:
+        yield running
+
+
 @pytest.fixture
-def page(server: ServerProcess, tmp_path: Path) -> Iterator[Browser]:
+def empty(chromium: Browser) -> Browser:
+    """An empty page that shares nothing with those of other tests but the process of the browser."""
+    chromium.begin_anew()
+    return chromium
+
+
+@pytest.fixture
+def page(server: ServerProcess, empty: Browser) -> Iterator[Browser]:
     """The page on a desk, in light; it must not have complained in the end."""
-    with browser(program("chromium"), tmp_path / "profile") as opened:
-        opened.screen(1280, 900, "light")
-        opened.open(f"http://localhost:{server.http_port}/")
-        yield opened
-        assert opened.complaints == []
+    empty.screen(1280, 900, "light")
+    empty.open(f"http://localhost:{server.http_port}/")
+    yield empty
+    assert empty.complaints == []
 
 
 def choose_model(page: Browser, name: str) -> None:
@@ -131,8 +143,9 @@ def test_all_is_legible_labelled_and_within_the_width(page: Browser, scheme: str
     assert (page.evaluate("matchMedia('(prefers-color-scheme: dark)').matches")) == (scheme == "dark")
 
 
-def test_a_server_that_is_gone_is_noticed(small_repository: Path, tmp_path: Path) -> None:
-    with ServerProcess(small_repository, "grpcio") as server, browser(program("chromium"), tmp_path / "p") as page:
+def test_a_server_that_is_gone_is_noticed(small_repository: Path, empty: Browser) -> None:
+    page = empty
+    with ServerProcess(small_repository, "grpcio") as server:
         page.open(f"http://localhost:{server.http_port}/")
         page.until("byId('model').options.length === 0")  # a bare graph cannot be tried
         assert page.evaluate("byId('lost').hidden")
@@ -140,15 +153,14 @@ def test_a_server_that_is_gone_is_noticed(small_repository: Path, tmp_path: Path
         page.until("!byId('lost').hidden")
 
 
-def test_another_page_cannot_use_the_form(server: ServerProcess, tmp_path: Path) -> None:
+def test_another_page_cannot_use_the_form(server: ServerProcess, empty: Browser) -> None:
     def tried() -> float:
         return server.metric("convserve_requests_total", method="ClassifySentences")
 
     before = tried()
-    with browser(program("chromium"), tmp_path / "profile") as page:
-        page.open("about:blank")
-        where = f"'http://localhost:{server.http_port}/try?model=textcnn-mr&kind=sentence'"
-        for mode in ("cors", "no-cors"):
-            sent = f"fetch({where}, {{method: 'POST', body: 'x', mode: '{mode}'}})"
-            assert page.evaluate(f"{sent}.then((answer) => answer.status, () => 0)") == 0
+    empty.open("about:blank")
+    where = f"'http://localhost:{server.http_port}/try?model=textcnn-mr&kind=sentence'"
+    for mode in ("cors", "no-cors"):
+        sent = f"fetch({where}, {{method: 'POST', body: 'x', mode: '{mode}'}})"
+        assert empty.evaluate(f"{sent}.then((answer) => answer.status, () => 0)") == 0
     assert tried() == before

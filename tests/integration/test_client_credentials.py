@@ -12,14 +12,19 @@ import json
 import os
 import shutil
 import socket
+import socketserver
+import ssl
+import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import redirect_stderr, redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from pathlib import Path
 from unittest.mock import patch
 
+import grpc
 import numpy as np
 import pytest
 import trustme
@@ -265,6 +270,16 @@ def test_a_proxy_that_grpc_takes_by_itself_is_named(plain: ServerProcess, files:
     assert ran(name, plain.grpc_port, f"--token-file={files.token}", **proxy, no_proxy="127.0.0.1")[0] == 0
 
 
+def test_no_fault_is_found_with_a_server_that_can_be_reached(
+    plain: ServerProcess, secure: ServerProcess, files: Files, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # nor with the proxy, since somebody answered
+    for server, credentials in ((plain, Credentials()), (secure, Credentials(ca=files.folder / "ca.pem"))):
+        address = f"127.0.0.1:{server.grpc_port}"
+        said = remedy.explained(grpc.StatusCode.UNAVAILABLE, "draining", address, credentials)
+        assert said == "UNAVAILABLE: draining"
+
+
 @pytest.mark.parametrize("flags", [[], ["--tls"]])
 def test_what_is_no_server_of_grpc(plain: ServerProcess, flags: list[str]):
     assert "the server at this address does not speak gRPC" in complaint("classify", plain.http_port, *flags)
@@ -281,6 +296,41 @@ def test_who_listens_and_says_nothing(flags: list[str], monkeypatch: pytest.Monk
     assert line.endswith(
         "the server at this address does not respond: check whether it hangs, or give another HOST:PORT"
     )
+
+
+LACK = ("speaks TLS", "requires client certificates", "does not accept ")
+
+
+@pytest.mark.parametrize(
+    ("version", "verify", "protocol", "expected"),
+    [
+        (ssl.TLSVersion.TLSv1_2, ssl.CERT_REQUIRED, "h2", LACK),  # refuses in the handshake
+        (ssl.TLSVersion.TLSv1_3, ssl.CERT_NONE, "h2", LACK),  # after it; here its reset outruns the alert
+        (ssl.TLSVersion.TLSv1_3, ssl.CERT_NONE, "http/1.1", ("speaks TLS", "speaks TLS but not HTTP/2")),
+    ],
+)
+def test_who_speaks_tls_and_goes_no_further(
+    files: Files, version: ssl.TLSVersion, verify: ssl.VerifyMode, protocol: str, expected: tuple[str, ...]
+):
+    files.issue("127.0.0.1")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.maximum_version, context.verify_mode = version, verify
+    context.load_cert_chain(files.folder / "server.pem", files.folder / "key.pem")
+    context.load_verify_locations(files.folder / "ca.pem")
+    context.set_alpn_protocols([protocol])
+
+    def meet(made: socket.socket, *_: object) -> None:
+        made.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        with suppress(OSError), context.wrap_socket(made, server_side=True):
+            pass
+
+    with socketserver.TCPServer(("127.0.0.1", 0), meet) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        try:
+            for flags, said in zip(([], [files.ca], [files.ca, *files.caller(trustme.CA())]), expected, strict=False):
+                assert said in complaint("classify", server.server_address[1], *flags)
+        finally:
+            server.shutdown()
 
 
 def test_files_that_cannot_be_used_are_named(files: Files):

@@ -1,18 +1,22 @@
-"""Calls of NVIDIA's own client, each checked; run by test_tritonclient.py in a process of its own.
+"""Calls of NVIDIA's own client, each checked; run by test_tritonclient.py in another process.
 
 Its descriptors of package ``inference`` and ours cannot live in one process.
 
-    python triton_calls.py NAME PORT MODELS
+Tells of each call by its name and, if it went wrong, the traceback, as JSON. Each has a client of its own.
+
+    python triton_calls.py NAME,NAME… PORT MODELS
     python triton_calls.py secured PORT MODELS CA_FILE TOKEN
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -301,9 +305,20 @@ async def secured() -> None:
 
 ASYNCHRONOUS = {call.__name__: call for call in (asynchronous, asynchronous_stream, secured)}
 
+
+def make(name: str) -> str:
+    """Make one call; return the traceback, or nothing."""
+    try:
+        if name in ASYNCHRONOUS:
+            asyncio.run(ASYNCHRONOUS[name]())
+        else:
+            with triton.InferenceServerClient(ADDRESS) as connected:
+                SYNCHRONOUS[name](connected)
+    except BaseException:
+        return traceback.format_exc()
+    return ""
+
+
 if __name__ == "__main__":
-    if sys.argv[1] in ASYNCHRONOUS:
-        asyncio.run(ASYNCHRONOUS[sys.argv[1]]())
-    else:
-        with triton.InferenceServerClient(ADDRESS) as connected:
-            SYNCHRONOUS[sys.argv[1]](connected)
+    for wanted in sys.argv[1].split(","):
+        print(json.dumps([wanted, make(wanted)]), flush=True)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import importlib
 import io
+import os
 import runpy
+import signal
 import sys
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -34,6 +36,28 @@ def test_ctrl_c_is_one_line_and_130(
     monkeypatch.setattr(importlib.import_module(f"{package}.cli"), "main", press)
     assert entry(package)() == 130
     assert capsys.readouterr().err == f"{COMMANDS[package]}: interrupted\n"
+
+
+@pytest.mark.parametrize(("number", "ends"), [(1, [143]), (2, [])], ids=["process 1", "another"])
+def test_sigterm_ends_process_1_while_it_is_still_being_imported(
+    monkeypatch: pytest.MonkeyPatch, number: int, ends: list[int]
+) -> None:
+    """The system ends any other process, but gives process 1 of a container no signal that it does not handle."""
+    codes: list[int] = []
+    before = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+
+    def be_told_to_stop() -> int:
+        signal.raise_signal(signal.SIGTERM)
+        return 0
+
+    monkeypatch.setattr(importlib.import_module("service.cli"), "main", be_told_to_stop)
+    monkeypatch.setattr(os, "getpid", lambda: number)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    try:
+        entry("service")()
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert codes == ends
 
 
 @pytest.mark.parametrize(("package", "command"), [("service", "classify"), ("bench", "slo"), ("export", "train")])

@@ -68,6 +68,7 @@ def test_a_file_that_cannot_be_written_is_one_line(tmp_path: Path):
     (tmp_path / "tables.md").mkdir()
     with pytest.raises(OptionsInvalid, match=r"tables\.md: Is a directory; give another --out"):
         RunFolder(tmp_path, "compare").write("tables.md", "text")
+    assert [path.name for path in tmp_path.iterdir()] == ["tables.md"]
 
 
 def test_rounds_are_interleaved_within_a_model():

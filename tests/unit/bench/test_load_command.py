@@ -30,7 +30,7 @@ def test_a_reader_who_leaves_costs_no_result(tmp_path: Path, monkeypatch: pytest
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(report, "table", leave)
-    monkeypatch.setattr("bench.cli._drop_output", lambda: None)
+    monkeypatch.setattr("service.ending._drop_output", lambda: None)
     file, picture = tmp_path / "result.json", tmp_path / "result.png"
     assert main([*ARGUMENTS, f"--json={file}", f"--plot={picture}"]) == 1
     assert json.loads(file.read_text())["summary"]["offered"] == 1

@@ -14,11 +14,19 @@ from tests.unit.export.samples import tiny_text, write_pictures, write_sentences
 
 @pytest.fixture(scope="session", autouse=True)
 def operators_are_read_once() -> Iterator[None]:
-    """torch's exporter parses the sources of 500 operators for every conversion, more work than a small network is."""
+    """For every conversion torch parses the sources of 500 operators and lists those that it may take apart.
+
+    Both are more work than a small network is, and give the same each time: no test registers an operator.
+    """
+    from torch._export import utils
+    from torch.export import decomp_utils, exported_program
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ONNXRegistry, "from_torchlib", staticmethod(functools.cache(ONNXRegistry.from_torchlib)))
+        listed = functools.cache(utils._collect_all_valid_cia_ops)
+        for user in (decomp_utils, exported_program):
+            patch.setattr(user, "_collect_all_valid_cia_ops", listed)
         yield
 
 

@@ -84,8 +84,8 @@ def test_each_small_architecture_goes_from_its_name_to_ready(
 def test_each_large_architecture_goes_from_its_name_to_ready(
     tmp_path: Path, name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    if name.startswith("vgg") and name != "vgg11":
-        # All VGGs end in the same three layers with half a gigabyte of weights: once is enough.
+    if name.startswith("vgg"):
+        # VGGs end in layers of AlexNet's kind, with half a gigabyte of weights: AlexNet's are enough.
         monkeypatch.setattr("export.architectures.torchvision_nets.models.get_model", _with_a_narrow_end)
     assert load(tmp_path, name, "--size", "64") == 0
     servable = ready(tmp_path / name / "1")
@@ -105,12 +105,16 @@ def test_a_sibling_is_built_as_its_name_describes_it(name: str) -> None:
 
 def _with_a_narrow_end(name: str, *, num_classes: int, **options: object) -> nn.Module:
     with torch.device("meta"):
-        module = torchvision_models.get_model_builder(name)(num_classes=1, **options)
-    features = module.features.to_empty(device="cpu")
-    for part in features.modules():
+        module: nn.Module = torchvision_models.get_model_builder(name)(num_classes=1, **options)
+    module.features.to_empty(device="cpu")
+    for part in module.features.modules():
         if isinstance(part, nn.Conv2d | nn.BatchNorm2d):
             part.reset_parameters()
-    return nn.Sequential(features, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(512, num_classes))
+    layers = [type(part) for part in module.classifier]
+    assert layers == [nn.Linear, nn.ReLU, nn.Dropout, nn.Linear, nn.ReLU, nn.Dropout, nn.Linear]
+    module.classifier[0], module.classifier[3] = nn.Linear(512 * 7 * 7, 8), nn.Linear(8, 8)
+    module.classifier[6] = nn.Linear(8, num_classes)
+    return module
 
 
 def _trained(name: str, size: int, **options: object) -> nn.Module:
@@ -144,14 +148,17 @@ def test_resnet50_from_torchvisions_file_serves_torchvisions_own_probabilities(t
     module = _trained("resnet50", 64)
     weights = torchvision_models.ResNet50_Weights.IMAGENET1K_V2
     torch.save(module.state_dict(), tmp_path / weights.url.rsplit("/", 1)[-1])
-    assert load(tmp_path, "resnet50", "--weights", str(tmp_path / weights.url.rsplit("/", 1)[-1])) == 0
+    file = tmp_path / weights.url.rsplit("/", 1)[-1]
+    preprocessing, _ = describe(Order("resnet50"), presets.of_file("resnet50", file.name), [])
+    assert (preprocessing.spec.height, preprocessing.spec.resize_px) == (224, 232)  # as the V2 weights want it
+    assert load(tmp_path, "resnet50", "--weights", str(file), "--size", "112") == 0
     version = tmp_path / "resnet50" / "1"
-    manifest = read_manifest(version)
-    assert manifest.preprocessing.resize_px == 232  # as the V2 weights want it
+    assert read_manifest(version).preprocessing.resize_px == 116
     assert read_labels(version / "labels.txt") == tuple(weights.meta["categories"])
     picture = _photo(tmp_path / "photo.png")
     with Image.open(picture) as photo, torch.no_grad():
-        expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
+        prepared = weights.transforms(crop_size=112, resize_size=116)(photo)
+        expected = module(prepared[np.newaxis]).softmax(1)[0].numpy()
     assert np.abs(_served(version, picture) - expected).max() < 1e-5
     assert ready(version).task == "image-classification"
 
@@ -160,10 +167,11 @@ def test_googlenets_second_scaling_happens_once(tmp_path: Path) -> None:
     module = _trained("googlenet", 64, transform_input=True, aux_logits=True, init_weights=True)
     weights = torchvision_models.GoogLeNet_Weights.IMAGENET1K_V1
     torch.save({"state_dict": module.state_dict()}, tmp_path / "theirs.pth")
-    assert load(tmp_path, "googlenet", "--weights", str(tmp_path / "theirs.pth")) == 0
+    assert load(tmp_path, "googlenet", "--weights", str(tmp_path / "theirs.pth"), "--size", "112") == 0
     picture = _photo(tmp_path / "photo.png")
     with Image.open(picture) as photo, torch.no_grad():
-        expected = module(weights.transforms()(photo)[np.newaxis]).softmax(1)[0].numpy()
+        prepared = weights.transforms(crop_size=112, resize_size=128)(photo)
+        expected = module(prepared[np.newaxis]).softmax(1)[0].numpy()
     assert np.abs(_served(tmp_path / "googlenet" / "1", picture) - expected).max() < 1e-5
     assert ready(tmp_path / "googlenet" / "1").labels[:2] == ("tench", "goldfish")
 
@@ -289,7 +297,7 @@ def _only_pairs(logits: torch.Tensor) -> torch.Tensor:
         ),
         (lambda logits: logits.squeeze(0), "returns shape (3,) for a batch of 1, expected (1, 3)"),
         (lambda logits: logits[:, :2], "returns shape (1, 2) for a batch of 1, expected (1, 3)"),
-        (lambda logits: logits * float("inf"), "returns NaN or infinity; its weights are damaged"),
+        (lambda logits: logits * float("inf"), "answers NaN or infinity for 32 of 32 inputs; its weights are damaged"),
         (_only_pairs, "fails on a batch of 1 (RuntimeError: shape '[2, 3]' is invalid"),
         (
             lambda logits: logits.bfloat16(),
@@ -448,11 +456,36 @@ def test_timm_by_name(tmp_path: Path, described: dict[str, Any], monkeypatch: py
         ),
         (Order("lenet5", labels=Path("nowhere")), r"nowhere: labels cannot be read"),
         (Order("lenet5", preprocessing="nowhere.toml"), r"nowhere\.toml: "),
+        (Order("lenet5", preprocessing=str(_RECIPES.parents[1] / "pyproject.toml")), r"has no table \[preprocessing\]"),
+        (Order("alexnet", preprocessing=str(_RECIPES / "lenet5-mnist.toml")), r"alexnet: no labels are known; give "),
     ],
 )
 def test_what_cannot_be_built_is_said(order: Order, message: str) -> None:
     with pytest.raises(RecipeInvalid, match=message):
         load_network(order)
+
+
+@pytest.mark.parametrize(("network", "resized"), [("resnet18", 128), ("resnet20-cifar", 112)])
+def test_pictures_of_another_size_are_cut_as_before(network: str, resized: int) -> None:
+    spec = describe(Order(network, size_px=112), presets.of_file(network, ""), [])[0].spec
+    assert (spec.height, spec.width, spec.resize_px) == (112, 112, resized)
+
+
+def test_a_recipe_for_preprocessing_goes_before_torchvisions_own() -> None:
+    loaded = load_network(Order("resnet18", preprocessing="resnet20-cifar10"))
+    assert (loaded.labels[0], loaded.preprocessing.spec.height) == ("airplane", 32)
+
+
+def test_the_digest_tells_weights_apart_and_random_ones_are_the_same_each_time(
+    described: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    module = tiny()
+    orders = [Order("lenet5"), Order(_own(module, monkeypatch)[1], **described)]
+    before = [load_network(order).digest for order in orders]
+    with torch.no_grad():
+        module[0].bias[0] += 1
+    after = [load_network(order).digest for order in orders]
+    assert [one == other for one, other in zip(before, after, strict=True)] == [True, False]
 
 
 def test_preprocessing_that_is_no_table_is_refused_in_one_line(tmp_path: Path) -> None:
@@ -475,12 +508,14 @@ def test_weights_that_cannot_be_fetched_are_one_line_with_the_remedy(monkeypatch
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ("cat\n\ndog\n", r"labels\.txt, line 2: is empty, expected a label"),
-        ("cat\ndog\n\n", r"labels\.txt, line 3: is empty, expected a label"),
+        (b"cat\n\ndog\n", r"labels\.txt, line 2: is empty, expected a label"),
+        (b"cat\ndog\n \n", r"labels\.txt, line 3: is empty, expected a label"),
+        (b"cat\n", r"labels\.txt: has 1 labels, expected at least two"),
+        (b"cat\nd\xf6g\n", r"labels\.txt: labels cannot be read"),
     ],
 )
-def test_labels_that_tell_no_class_are_refused(tmp_path: Path, lines: str, message: str) -> None:
-    (tmp_path / "labels.txt").write_text(lines, encoding="utf-8")
+def test_labels_that_tell_no_class_are_refused(tmp_path: Path, lines: bytes, message: str) -> None:
+    (tmp_path / "labels.txt").write_bytes(lines)
     with pytest.raises(RecipeInvalid, match=message):
         load_network(Order("lenet5", labels=tmp_path / "labels.txt"))
 
@@ -493,6 +528,12 @@ def test_a_byte_order_mark_is_no_part_of_a_label(tmp_path: Path) -> None:
 def test_an_unknown_name_of_weights_is_answered_with_the_known_ones() -> None:
     with pytest.raises(WeightsInvalid, match=r"resnet50, which has IMAGENET1K_V1, IMAGENET1K_V2 and DEFAULT"):
         load_network(Order("resnet50", weights="IMAGENET1K_V3"))
+
+
+def test_the_name_of_a_published_file_tells_its_preprocessing_with_another_suffix_too() -> None:
+    for file in ("resnet50-11ad3fa6.pth", "resnet50-11ad3fa6.safetensors"):
+        assert presets.of_file("resnet50", file) is torchvision_models.ResNet50_Weights.IMAGENET1K_V2
+    assert presets.of_file("resnet50", "mine.pth") is torchvision_models.ResNet50_Weights.IMAGENET1K_V1
 
 
 def test_unknown_weights_are_refused_with_preprocessing_and_labels_given_too(
@@ -515,6 +556,13 @@ def test_named_weights_are_taken_with_other_preprocessing_and_labels(
     loaded = load_network(Order("resnet18", weights="IMAGENET1K_V1", **described))
     assert torch.equal(loaded.network.state_dict()["inner.fc.weight"], theirs["fc.weight"])
     assert loaded.labels == ("cat", "dog", "fox")
+
+
+def test_named_weights_bring_their_own_preprocessing(monkeypatch: pytest.MonkeyPatch) -> None:
+    weights = torchvision_models.MobileNet_V2_Weights
+    monkeypatch.setattr(weights, "get_state_dict", lambda *_, **__: torchvision_models.mobilenet_v2().state_dict())
+    spec = load_network(Order("mobilenet_v2", weights="IMAGENET1K_V2")).preprocessing.spec
+    assert (spec.height, spec.resize_px) == (224, 232)
 
 
 def _two(first: str = "a", second: str = "b") -> nn.Module:
@@ -560,11 +608,13 @@ def test_names_beneath_a_trainers_prefix_fit_and_what_stands_beside_them_is_left
     torch.manual_seed(1)
     source, target = _two(), _two()
     state = {f"model.{name}": value for name, value in source.state_dict().items()}
-    assert fit_state(target, {"criterion.weight": torch.ones(2)} | state) == [
-        "the names fit without the prefix 'model.'; what lies outside it was left out: criterion.weight"
+    assert fit_state(target, {"teacher.a.weight": torch.ones(2)} | state) == [
+        "the names fit without the prefix 'model.'; what lies outside it was left out: teacher.a.weight"
     ]
     assert torch.equal(target.a.weight, source.a.weight)
-    assert fit_state(_two(), state) == ["the names fit without the prefix 'model.'"]
+    for less in ("nothing", "num_batches_tracked"):
+        rest = {name: value for name, value in state.items() if not name.endswith(less)}
+        assert fit_state(_two(), rest) == ["the names fit without the prefix 'model.'"]
     averaged = {f"ema.{name}": value + 1 for name, value in source.state_dict().items()}
     with pytest.raises(WeightsInvalid, match=r"beneath each of the prefixes 'model\.', 'ema\.'; save what one"):
         fit_state(target, state | averaged)
@@ -575,6 +625,8 @@ def test_names_that_only_training_needs_are_left_out_and_told() -> None:
     notes = fit_state(target, {**state, "aux.weight": torch.ones(1)}, ignored=("a.", "aux."))
     assert notes == ["ignored, because only training needs them: aux.weight"]
     assert torch.equal(target.a.weight, state["a.weight"])
+    counted = {name: torch.ones(1) for name in ("total_ops", "a.total_ops", "a.total_params")}
+    assert fit_state(target, state | counted) == [f"ignored, because only training needs them: {', '.join(counted)}"]
 
 
 _SAFE_DTYPES = {torch.float64: "F64", torch.float32: "F32", torch.float16: "F16", torch.bfloat16: "BF16"}
@@ -618,7 +670,7 @@ def test_safetensors_are_read(tmp_path: Path) -> None:
         pytest.param(_safetensors({"a": torch.zeros(1, 1, 3)}).replace(b"[1, 1, 3]", b"[-1,-3,1]"), id="no shape"),
         pytest.param(_safetensors({"a": torch.zeros(3)}).replace(b"[0, 12]", b"[-1,11]"), id="in its table"),
         pytest.param(
-            _safetensors({"a": torch.zeros(1)}).replace(b'[1], "data_offsets": [0, 4]', b'[-1],"data_offsets": [4, 0]'),
+            _safetensors({"a": torch.zeros(2)}).replace(b'[2], "data_offsets": [0, 8]', b'[-1],"data_offsets": [4, 0]'),
             id="ends before it begins",
         ),
     ],
@@ -707,12 +759,16 @@ def test_weights_of_another_number_of_classes_are_answered_with_the_remedy() -> 
         match=r"'bias' is \(7,\), expected \(3,\); the weights have 7 classes, so give --labels FILE with as",
     ):
         fit_state(nn.Linear(4, 3), state)
-    with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\)$"):
+    with pytest.raises(WeightsInvalid, match=r"expected \(3, 4\); name the network that they come from$"):
         fit_state(nn.Linear(4, 3), nn.Linear(5, 3).state_dict())
+    with pytest.raises(WeightsInvalid, match=r"expected \(3,\); the weights give one number, so .* --from and"):
+        fit_state(nn.Linear(4, 3), nn.Linear(4, 1).state_dict())
     with pytest.raises(
         WeightsInvalid, match=r"'theirs' \(7, 4\) for 'weight' \(3, 4\); the weights have 7 classes, so"
     ):
         fit_state(nn.Linear(4, 3), {"theirs": state["weight"], "bias of theirs": state["bias"]})
+    with pytest.raises(WeightsInvalid, match=r"for 'weight' \(3, 4\); give --renames FILE$"):
+        fit_state(nn.Linear(4, 3), {"theirs": state["weight"], "bias of theirs": state["bias"], "more": torch.ones(1)})
 
 
 def test_weights_that_are_no_numbers_are_named() -> None:
@@ -723,17 +779,28 @@ def test_weights_that_are_no_numbers_are_named() -> None:
 
 
 def test_foreign_names_by_renaming_and_by_order(tmp_path: Path) -> None:
-    source, renamed, ordered = _two("x", "y"), _two(), _two()
-    names = [name for name in source.state_dict() if "num_batches" not in name]
+    source, renamed = _two("x", "y"), _two()
     lines = [f"{name} {name.replace('x', 'a').replace('y', 'b')}\n" for name in source.state_dict()]
     (tmp_path / "names.txt").write_text("# theirs ours\n" + "".join(lines), encoding="utf-8")
     assert fit_state(renamed, source.state_dict(), read_renames(tmp_path / "names.txt")) == [
         "6 names were changed by --renames"
     ]
-    notes = fit_state(ordered, {name: source.state_dict()[name] for name in names})
-    assert notes == ["no name fits, but all 5 shapes agree in order, so tensors were assigned by order"]
     assert torch.equal(renamed.a.weight, source.x.weight)
-    assert torch.equal(ordered.a.weight, source.x.weight)
+    theirs = {name.replace("x.weight", "x.kernel"): value for name, value in source.state_dict().items()}
+    for state in (theirs, {name: value for name, value in theirs.items() if "num_batches" not in name}):
+        ordered = _two()
+        assert fit_state(ordered, state) == [
+            "no name fits, but all 5 shapes agree in order, so tensors were assigned by order"
+        ]
+        assert torch.equal(ordered.a.weight, source.x.weight)
+
+
+def test_safetensors_are_not_taken_by_order_because_they_are_sorted_by_name(tmp_path: Path) -> None:
+    state = ZOO["lenet5"].build().state_dict()
+    content = _safetensors({f"theirs.{number}": value for number, value in enumerate(state.values())})
+    (tmp_path / "w.safetensors").write_bytes(content)
+    with pytest.raises(WeightsInvalid, match=r"^no name fits .* sorts by name; name the network .*, or give --renames"):
+        load_network(Order("lenet5", weights=str(tmp_path / "w.safetensors")))
 
 
 def test_batch_norm_in_another_order_is_not_taken_by_order() -> None:
@@ -786,8 +853,22 @@ def test_a_file_of_renames_that_cannot_be_used_is_refused(tmp_path: Path, conten
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias$"),
-        (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight$"),
+        (lambda s: {k: v for k, v in s.items() if k != "b.bias"}, r"missing: b\.bias; name the network that they come"),
+        (lambda s: {**s, "b.bias": torch.tensor(1.0)}, r"'b\.bias' is \(\), expected \(2,\); name the network"),
+        (lambda s: {**s, "c.weight": torch.zeros(1)}, r"unexpected: c\.weight; .* without what nothing needs$"),
+        (
+            lambda s: {k.replace("b.bias", "b.beta"): v for k, v in s.items()},
+            r"missing: b\.bias; unexpected: b\.beta; name the network that they come from, or give --renames FILE$",
+        ),
+        # Not the number of classes: two of them, or another kernel as well.
+        (
+            lambda s: {**s, "a.weight": torch.zeros(7, 1, 3, 3), "b.bias": torch.zeros(5)},
+            r"expected \(2,\); name the network that they come from$",
+        ),
+        (
+            lambda s: {**s, "a.weight": torch.zeros(7, 1, 5, 5), "b.bias": torch.zeros(7)},
+            r"expected \(2,\); name the network that they come from$",
+        ),
         (lambda s: s | {f"ema.{k}": v for k, v in s.items()}, r"unexpected: ema\.a\.weight, "),
         (
             lambda s: {**s, "a.weight": torch.zeros(2, 1, 5, 5)},
@@ -846,10 +927,13 @@ def test_a_note_tells_of_averaged_weights_that_were_not_taken(tmp_path: Path) ->
     assert notes == ["the state dict was found under 'model' of the checkpoint, which also has ema"]
 
 
-def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Path:
+def _foreign(
+    path: Path, *, batch: int | str = "n", softmax: bool = False, classes: int = 3, dtype: str = "float32"
+) -> Path:
     torch.manual_seed(2)
-    weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, 3) / 12}
+    weights = {"w": torch.randn(4, 3, 3, 3), "v": torch.randn(144, classes) / 12}
     helper = onnx.helper
+    kind = helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
     nodes = [
         helper.make_node("Conv", ["images", "w"], ["c"]),
         helper.make_node("Relu", ["c"], ["r"]),
@@ -861,9 +945,9 @@ def _foreign(path: Path, *, batch: int | str = "n", softmax: bool = False) -> Pa
     graph = helper.make_graph(
         nodes,
         "theirs",
-        [helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, [batch, 3, 8, 8])],
-        [helper.make_tensor_value_info("probabilities", onnx.TensorProto.FLOAT, [batch, 3])],
-        [onnx.numpy_helper.from_array(value.numpy(), name) for name, value in weights.items()],
+        [helper.make_tensor_value_info("images", kind, [batch, 3, 8, 8])],
+        [helper.make_tensor_value_info("probabilities", kind, [batch, classes])],
+        [onnx.numpy_helper.from_array(value.numpy().astype(dtype), name) for name, value in weights.items()],
     )
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
     return path
@@ -879,6 +963,36 @@ def test_a_file_made_elsewhere_becomes_a_verified_version(
     assert read_manifest(tmp_path / "theirs" / "1").provenance.dataset.name == "file theirs.onnx"
 
 
+@pytest.mark.parametrize(("dtype", "softmax"), [("float16", False), ("float16", True)])
+def test_a_file_in_another_precision_becomes_a_version_that_answers_in_float32(
+    tmp_path: Path, described: dict[str, Any], dtype: str, softmax: bool
+) -> None:
+    path = _foreign(tmp_path / "theirs.onnx", softmax=softmax, dtype=dtype)
+    arguments = ["--tolerance", "0.001", *([] if softmax else ["--logits"])]
+    assert load(tmp_path, str(path), *arguments, **described) == 0
+    assert ready(tmp_path / "theirs" / "1").outputs[0].datatype == "FP32"
+
+
+def test_a_file_with_answers_in_double_precision(tmp_path: Path, described: dict[str, Any]) -> None:
+    path = _add(tmp_path / "theirs.onnx", _NODE("Cast", ["m"], ["probabilities"], to=onnx.TensorProto.DOUBLE))
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.DOUBLE
+    onnx.save(model, path)
+    assert load(tmp_path, path, "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").outputs[0].datatype == "FP32"
+
+
+def test_a_file_that_returns_no_floats_is_refused_with_the_remedy(
+    tmp_path: Path, described: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = _add(tmp_path / "theirs.onnx", _NODE("ArgMax", ["m"], ["probabilities"], axis=1))
+    model = onnx.load(path)
+    model.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.INT64
+    onnx.save(model, path)
+    assert load(tmp_path, path, **described) == 2
+    assert "probabilities INT64 [-1, 1], expected FP32 or FP16 or FP64 (N, K); export" in capsys.readouterr().err
+
+
 def test_a_version_is_proven_with_the_tolerance_that_is_given(
     tmp_path: Path,
     described: dict[str, Any],
@@ -889,7 +1003,7 @@ def test_a_version_is_proven_with_the_tolerance_that_is_given(
     for version, network in enumerate((own, foreign), start=1):
         assert load(tmp_path, *network, "--name", "m", "--tolerance", "1e-12", **described) == 2
         complaint = " ".join(capsys.readouterr().err.split())
-        assert re.search(r"expected at most 1e-12; if float32 .* give a greater --tolerance$", complaint)
+        assert re.search(r"expected at most 1e-12; if the network .* give a greater --tolerance$", complaint)
         assert load(tmp_path, *network, "--name", "m", "--tolerance", "0.001", **described) == 0
         assert read_manifest(tmp_path / "m" / str(version)).parity.tolerance == 0.001
 
@@ -953,6 +1067,7 @@ _NODE = onnx.helper.make_node
     ("nodes", "message"),
     [
         ([_NODE("Reshape", ["m", "shape"], ["probabilities"])], "fails on a batch of 32 ("),
+        ([_NODE("Mul", ["m", "nothing"], ["probabilities"])], "answers NaN or infinity for 32 of 32 inputs; "),
         (
             [_NODE("RandomNormalLike", ["m"], ["noise"]), _NODE("Add", ["m", "noise"], ["probabilities"])],
             "answers the same inputs differently each time; ",
@@ -970,7 +1085,7 @@ def test_a_file_whose_answers_depend_on_more_than_their_input_is_one_line(
     nodes: list[onnx.NodeProto],
     message: str,
 ) -> None:
-    path = _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([1, 3]))
+    path = _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([1, 3]), nothing=np.full(1, np.nan, np.float32))
     assert load(tmp_path, path, "--logits", **described) == 2
     complaint = capsys.readouterr().err
     assert complaint.startswith(f"convserve-export: {path}: {message}")
@@ -990,6 +1105,38 @@ def test_a_file_with_nodes_in_any_order_as_the_float16_converter_leaves_them(
     assert ready(tmp_path / "theirs" / "1").verified
 
 
+def _spell(model: onnx.ModelProto) -> None:
+    """Put the last node into a function of the file, as torch's exporter may."""
+    last = model.graph.node.pop()
+    opset = onnx.helper.make_opsetid("", 17)
+    model.functions.append(onnx.helper.make_function("mine", "Last", last.input, last.output, [last], [opset]))
+    model.graph.node.append(onnx.helper.make_node("Last", last.input, last.output, domain="mine"))
+    model.opset_import.append(onnx.helper.make_opsetid("mine", 1))
+
+
+def _let_height_and_width_open(model: onnx.ModelProto) -> None:
+    for axis in (2, 3):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = f"axis {axis}"
+
+
+def _enlarge(model: onnx.ModelProto) -> None:
+    """Answer with logits whose exponentials no float holds."""
+    weights = model.graph.initializer[1]
+    weights.CopyFrom(onnx.numpy_helper.from_array(onnx.numpy_helper.to_array(weights) * 1e5, weights.name))
+
+
+@pytest.mark.parametrize("change", [_spell, _let_height_and_width_open, _enlarge, None])
+def test_a_file_with_functions_open_sizes_great_logits_or_weights_beside_it(
+    tmp_path: Path, described: dict[str, Any], change: Callable[[onnx.ModelProto], None] | None
+) -> None:
+    model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
+    if change is not None:
+        change(model)
+    onnx.save(model, tmp_path / "theirs.onnx", save_as_external_data=change is None, size_threshold=0)
+    assert load(tmp_path, str(tmp_path / "theirs.onnx"), "--logits", **described) == 0
+    assert ready(tmp_path / "theirs" / "1").verified
+
+
 def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -> None:
     model = onnx.load(_foreign(tmp_path / "theirs.onnx"))
     (dense,) = (each for each in model.graph.initializer if each.name == "v")
@@ -1004,13 +1151,68 @@ def test_a_file_with_sparse_weights(tmp_path: Path, described: dict[str, Any]) -
     assert ready(tmp_path / "theirs" / "1").verified
 
 
+_FLOAT, _VALUE = onnx.TensorProto.FLOAT, onnx.helper.make_tensor_value_info
+
+
+@pytest.mark.parametrize(
+    ("takes", "returns", "nodes", "message"),
+    [
+        ({"images": _FLOAT, "more": _FLOAT}, ["m"], [], "has 2 inputs and 1 outputs, expected one of each"),
+        ({"images": _FLOAT}, ["m", "r"], [], "has 1 inputs and 2 outputs, expected one of each"),
+        (
+            {"wide": onnx.TensorProto.DOUBLE},
+            ["m"],
+            [_NODE("Cast", ["wide"], ["images"], to=1)],
+            "expected FP32 (N, 3, ",
+        ),
+        ({"flat": _FLOAT}, ["m"], [_NODE("Reshape", ["flat", "shape"], ["images"])], "expected FP32 (N, 3, 8, 8)"),
+        (
+            {"images": _FLOAT},
+            ["map"],
+            [_NODE("Unsqueeze", ["m", "two"], ["map"])],
+            "returns (3, 1) numbers per input, ",
+        ),
+        (
+            {"images": _FLOAT},
+            ["n"],
+            [_NODE("ReduceSum", ["m", "one"], ["n"], keepdims=0)],
+            "returns () numbers per input",
+        ),
+    ],
+    ids=["two inputs", "two outputs", "another type", "another rank", "a map", "one number"],
+)
+def test_a_file_that_is_no_such_classifier_is_refused(
+    tmp_path: Path,
+    described: dict[str, Any],
+    capsys: pytest.CaptureFixture[str],
+    takes: dict[str, int],
+    returns: list[str],
+    nodes: list[onnx.NodeProto],
+    message: str,
+) -> None:
+    path = Path(
+        _add(tmp_path / "theirs.onnx", *nodes, shape=np.array([-1, 3, 8, 8]), one=np.array([1]), two=np.array([2]))
+    )
+    graph = (model := onnx.load(path)).graph
+    del graph.input[:], graph.output[:]
+    graph.input.extend(
+        _VALUE(name, kind, ["n", "numbers"] if name == "flat" else ["n", 3, 8, 8]) for name, kind in takes.items()
+    )
+    graph.output.extend(_VALUE(name, _FLOAT, None) for name in returns)
+    onnx.save(model, path)
+    assert load(tmp_path, str(path), "--logits", **described) == 2
+    assert message in capsys.readouterr().err
+    assert not (tmp_path / "theirs").exists()
+
+
 @pytest.mark.parametrize(
     ("changes", "arguments", "message"),
     [
         ({"batch": 1}, ["--logits"], "takes only batches of 1; export it with a dynamic batch"),
         ({}, [], "does not return probabilities; give --logits"),
         ({"softmax": True}, ["--logits"], "returns probabilities already; leave --logits out"),
-        ({}, ["--logits", "--size", "9"], "expected FP32 (N, 3, 9, 9)"),
+        ({}, ["--logits", "--size", "9"], "expected FP32 or FP16 or FP64 (N, 3, 9, 9); export it with such an input"),
+        ({"classes": 4}, ["--logits"], "returns (4,) numbers per input, expected one for each of the 3 labels"),
     ],
 )
 def test_a_file_that_cannot_be_wrapped_is_refused(

@@ -7,14 +7,16 @@ import shutil
 import stat
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
 from export import publish
+from export.data.inputs import Preprocessing
 from export.errors import PublishFailed, RunInvalid, VerificationFailed
 from export.evaluate import score
-from export.publish import publish_run, write_aside
+from export.publish import Described, complete, publish_run, write_aside
 from service.golden import read_golden
 from service.manifest import GOLDEN_FILE, MODEL_FILE, file_digest, read_labels, read_manifest
 from service.repository.store import passed_over, scan
@@ -45,7 +47,9 @@ def test_the_manifest_says_where_it_comes_from_and_how_good_it_is(models: Path, 
     manifest = read_manifest(models / "textcnn-mr" / "1")
     record = json.loads((sentence_run / "run.json").read_text())
     assert manifest.provenance.recipe == "textcnn-mr"
+    assert manifest.provenance.architecture == "textcnn"
     assert manifest.provenance.seed == 0
+    assert (manifest.provenance.git_commit, manifest.provenance.created) == (record["git_commit"], record["created"])
     assert manifest.provenance.dataset.digest == record["dataset"]["digest"]
     assert manifest.provenance.libraries["torch"] == record["libraries"]["torch"]
     (accuracy,) = manifest.accuracy
@@ -53,7 +57,17 @@ def test_the_manifest_says_where_it_comes_from_and_how_good_it_is(models: Path, 
     assert accuracy.torch_value == record["test_accuracy"]
     assert accuracy.interval_low < accuracy.value <= accuracy.interval_high
     assert manifest.parity.top1_agreement == 1.0
-    assert manifest.parity.count == 40
+    assert (manifest.parity.count, manifest.parity.batch_sizes) == (40, (1, 2, 7, 32, 33))
+
+
+def test_what_contradicts_its_manifest_is_not_published(tmp_path: Path, models: Path) -> None:
+    version = models / "lenet5-mnist" / "1"
+    manifest, labels = read_manifest(version), read_labels(version / "labels.txt")
+    shutil.copy(version / MODEL_FILE, tmp_path)
+    described = Described(Preprocessing(manifest.preprocessing, None), labels, 33, manifest.provenance)
+    other = SimpleNamespace(answer=lambda inputs: np.full((len(inputs), len(labels)), 0.1, np.float32))
+    with pytest.raises(VerificationFailed, match="golden answers at batch size 1"):
+        complete(tmp_path, described, other, read_golden(version / GOLDEN_FILE).raw, manifest.parity)
 
 
 def test_versions_are_numbered_and_never_replaced(tmp_path: Path, sentence_run: Path) -> None:
@@ -80,8 +94,13 @@ def test_a_version_that_fails_leaves_nothing_behind(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_version_appears_whole_and_readable_to_others(tmp_path: Path) -> None:
-    with write_aside(tmp_path / "m", 3) as (aside, target):
+@pytest.mark.parametrize("here", [False, True])
+def test_a_version_appears_whole_and_readable_to_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
+) -> None:
+    (tmp_path / "m").mkdir()
+    monkeypatch.chdir(tmp_path / "m")
+    with write_aside(Path() if here else tmp_path / "m", 3) as (aside, target):
         (aside / "file").write_text("x")
         assert not aside.name.isdecimal()
         assert not target.exists()
@@ -90,12 +109,24 @@ def test_a_version_appears_whole_and_readable_to_others(tmp_path: Path) -> None:
     assert [path.name for path in (tmp_path / "m").iterdir()] == ["3"]
 
 
+def test_a_version_is_on_the_disk_before_it_has_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, version, synced = tmp_path / "m", tmp_path / "m" / "1", list[tuple[int, bool]]()
+    monkeypatch.setattr(os, "fsync", lambda file: synced.append((os.fstat(file).st_ino, version.exists())))
+    with write_aside(model, 1) as (aside, _):
+        (aside / "file").write_text("x")
+    places = ((version / "file", False), (version, False), (model, True))
+    assert synced == [(place.stat().st_ino, named) for place, named in places]
+
+
 def test_what_a_killed_publishing_left_is_removed_once_it_is_a_day_old(tmp_path: Path) -> None:
     old, new, other = (tmp_path / place for place in ("m/.aside-1-old", "m/.aside-2-new", "n/.aside-1-old"))
     for left, hours in ((old, 25), (new, 23), (other, 25)):
         left.mkdir(parents=True)
         (left / "model.onnx").write_text("x")
         os.utime(left, (time.time() - hours * 3600,) * 2)
+    stays = tmp_path / "m" / ".aside-1-file"  # as would another user's folder
+    stays.touch()
+    os.utime(stays, (0, 0))
     with write_aside(tmp_path / "m", None):
         pass
     assert [left.exists() for left in (old, new, other)] == [False, True, True]
@@ -141,12 +172,17 @@ def test_the_names_and_numbers_that_are_published_are_those_that_a_server_reads(
     assert passed_over(tmp_path) == {}
 
 
-def test_a_disk_that_is_full_is_said_and_leaves_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "error",
+    [OSError(errno.ENOSPC, "No space left on device"), OSError("9 requested and 4 written")],
+    ids=["any", "NumPy"],
+)
+def test_a_disk_that_is_full_is_said_and_leaves_nothing(tmp_path: Path, error: OSError) -> None:
     with (
-        pytest.raises(PublishFailed, match=r"m/1: cannot be published \(No space left"),
+        pytest.raises(PublishFailed, match=r"m/1: cannot be published \((No space left on device|9 requested and 4 w)"),
         write_aside(tmp_path / "new" / "m", 1),
     ):
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise error
     assert list(tmp_path.iterdir()) == []
 
 

@@ -163,6 +163,15 @@ def test_nodes_are_spared_only_while_the_damage_is_past_the_limit(
     assert "all nodes in int8: damage 50.00%" in said
 
 
+def test_a_graph_without_convolutions_or_products_has_no_node_to_spare(tmp_path: Path) -> None:
+    pictures = helper.make_tensor_value_info("images", onnx.TensorProto.FLOAT, ["n", 3])
+    sums = helper.make_tensor_value_info("sums", onnx.TensorProto.FLOAT, ["n", 3])
+    graph = helper.make_graph([helper.make_node("Add", ["images", "images"], ["sums"])], "sum", [pictures], [sums])
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9), tmp_path / "a.onnx")
+    batches = [np.ones((2, 3), dtype=np.float32)]
+    assert choose_excluded(tmp_path / "a.onnx", batches, lambda _: 1.0, 0.1, lambda _: None) == ()
+
+
 def test_a_graph_without_a_table_is_refused(models: Path, tmp_path: Path) -> None:
     with pytest.raises(QuantizationRefused, match="has no table"):
         shrink_tables(models / "lenet5-mnist" / "1" / MODEL_FILE, tmp_path / "x.onnx", "int8")

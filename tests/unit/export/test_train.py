@@ -386,6 +386,16 @@ def test_what_could_not_be_written_whole_does_not_keep_the_disk_full(tmp_path: P
     assert (tmp_path / "weights.pt").read_text() == "before"
 
 
+def test_what_a_signal_cut_short_is_removed(tmp_path: Path) -> None:
+    def end(path: Path) -> None:
+        path.write_text("half")
+        raise SystemExit(143)
+
+    with pytest.raises(SystemExit):
+        run_files.replace_file(tmp_path / "weights.pt", end)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_weights_are_never_unpickled(tmp_path: Path) -> None:
     torch.save({"a": Path("x")}, tmp_path / "weights.pt")
     with pytest.raises(RunInvalid, match="damaged"):

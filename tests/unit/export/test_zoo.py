@@ -32,13 +32,14 @@ def test_formulas_give_the_sizes_and_counts_of_the_real_tensors(name: str) -> No
         ("googlenet", 6_624_904, 1_498),
         ("resnet50", 25_557_032, 4_089),
         ("resnet152", 60_192_808, 11_514),
+        ("regnet_y_400mf", 4_344_144, 402),
         ("resnet20-cifar", 269_722, 41),
         ("resnet110-cifar", 1_727_962, 253),
         ("vgg16-bn-cifar", 14_728_266, 313),
     ],
 )
 def test_parameters_and_multiply_adds_are_the_published_ones(name: str, parameters: int, mega: float) -> None:
-    layers = ZOO[name].layers()
+    layers = find_known(name).layers()
     assert sum(layer.parameters for layer in layers) == parameters
     assert sum(layer.multiply_adds for layer in layers) / 1e6 == pytest.approx(mega, rel=0.02)
 
@@ -48,6 +49,11 @@ def test_the_first_layer_of_alexnet() -> None:
     assert (first.kind, first.output) == ("conv 11x11/4", (64, 55, 55))
     assert first.parameters == (11 * 11 * 3 + 1) * 64
     assert first.multiply_adds == 11 * 11 * 3 * 64 * 55 * 55
+
+
+def test_a_layer_has_the_name_of_the_module_that_computes_it() -> None:
+    names = [layer.name for layer in ZOO["lenet5"].layers()]
+    assert names == ["c1", "", "c3", "", "c5", "f6", "output"]  # it pools in a function of its own
 
 
 @pytest.mark.parametrize(

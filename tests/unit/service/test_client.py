@@ -31,6 +31,7 @@ from service.client import (
     credentials_of,
     explained,
 )
+from service.client.address import NO_ADDRESS
 from service.client.bearer import aio_interceptors, interceptor
 from service.client.requests import (
     CHANNEL_OPTIONS,
@@ -504,6 +505,15 @@ def test_a_token_joins_what_a_call_brings_and_changes_nothing_else() -> None:
             assert request == b"request"
 
 
+def test_both_clients_take_the_same() -> None:
+    ours, theirs = (
+        {name: inspect.signature(way) for name, way in inspect.getmembers(kind, inspect.isfunction) if name[0] != "_"}
+        | {"": inspect.signature(kind)}
+        for kind in (Client, AsyncClient)
+    )
+    assert ours == theirs
+
+
 def test_a_client_cannot_be_pickled_and_says_what_to_do() -> None:
     async def make() -> AsyncClient:
         return AsyncClient("127.0.0.1:1")
@@ -570,25 +580,35 @@ def test_an_any_of_another_kind_is_passed_over() -> None:
     assert CallFailed.of(ended).facts == {}
 
 
+GIVE = "--token-file FILE or CONVSERVE_CLIENT_TOKEN"
+
+
 @pytest.mark.parametrize(
     ("code", "details", "token", "said"),
     [
         ("NOT_FOUND", "no model\n'm'", "", "NOT_FOUND: no model 'm'"),
-        ("UNAUTHENTICATED", "no", "", "UNAUTHENTICATED: no; give one, --token-file FILE or CONVSERVE_CLIENT_TOKEN"),
+        ("UNAUTHENTICATED", "no", "", f"UNAUTHENTICATED: no; give one, {GIVE}"),
         (
             "UNAUTHENTICATED",
             "no",
             "t",
-            "UNAUTHENTICATED: no; the token may have expired or belong to another server: give",
+            f"UNAUTHENTICATED: no; the token may have expired or belong to another server: give a valid one, {GIVE}",
         ),
-        ("PERMISSION_DENIED", "no", "t", "PERMISSION_DENIED: no; give another one, --token-file FILE or"),
+        ("PERMISSION_DENIED", "no", "t", f"PERMISSION_DENIED: no; give another one, {GIVE}"),
         ("UNAVAILABLE", "failed to connect to all", "", "UNAVAILABLE: failed to connect to all"),
     ],
 )
-def test_what_a_call_ended_with_is_one_line_with_the_remedy(code: str, details: str, token: str, said: str) -> None:
-    line = explained(grpc.StatusCode[code], details, "unix:/no/such", Credentials(token=token))
-    assert line.startswith(said)
-    assert "\n" not in line
+def test_what_a_call_ended_with_is_one_line_with_the_remedy(
+    monkeypatch: pytest.MonkeyPatch, code: str, details: str, token: str, said: str
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")  # which gRPC does not take for a socket of Unix
+    assert explained(grpc.StatusCode[code], details, "unix:/no/such", Credentials(token=token)) == said
+
+
+@pytest.mark.parametrize("server", ["localhost", "two..dots:1"])
+def test_what_is_no_address_is_called_so(server: str) -> None:
+    line = explained(grpc.StatusCode.UNAVAILABLE, "no DNS", server, Credentials())
+    assert line == f"{server}: {NO_ADDRESS}"
 
 
 def test_a_key_with_a_passphrase_is_refused_rather_than_asked_about(tmp_path: Path) -> None:

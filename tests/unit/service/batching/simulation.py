@@ -6,6 +6,7 @@ everything that waits.
 
 from __future__ import annotations
 
+import math
 import random
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -75,11 +76,13 @@ def simulate(
     *,
     prompt: bool = False,
     slower: float = 1.0,
+    pause: tuple[float, float] = (math.inf, 0.0),
     handicaps: Sequence[float] = (0.0,),
 ) -> Outcome:
     """Serve a trace; with ``choose`` nobody is refused at the door and the policy is not asked.
 
-    Every batch takes ``slower`` times what was measured. Arrivals have the handicaps in turn.
+    Every batch takes ``slower`` times what was measured. The one that runs at the first of the instants of ``pause``,
+    or the next, goes on at the second. Arrivals have the handicaps in turn.
     """
     queue, busy_until = RequestQueue(), IDLE
     door = Admission(queue, policy, BatcherLimits(len(arrivals), 1, prompt))
@@ -112,9 +115,11 @@ def simulate(
         if release.requests:
             rows = len(release.requests)
             seconds = slower * measured[policy.cost.bucket_of(rows)]
-            busy_until, now = now + policy.cost.seconds(rows, "g"), now + seconds
+            if now + seconds > pause[0]:
+                seconds, pause = max(seconds, seconds + pause[1] - max(now, pause[0])), (math.inf, 0.0)
+            began, busy_until, now = now, now + policy.cost.seconds(rows, "g"), now + seconds
             policy.cost.observe(rows, "g", seconds)
-            door.ended(release, now)
+            door.ended(release, now, began, busy_until)
             latencies += [now - request.arrival for request in release.requests]
             in_time.update(request.handicap for request in release.requests if now <= request.deadline)
     return Outcome(in_time.total(), latencies, dropped, refused, in_time)

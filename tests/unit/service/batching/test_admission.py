@@ -68,7 +68,7 @@ class TestAtTheDoor:
     def test_less_than_a_batch_is_no_more_than_it_takes(self) -> None:
         """Nor less: what a full one takes may never have been seen, where queues are short."""
         door = Door(places=3)
-        for _ in range(40):
+        for _ in range(80):
             door.cost.observe(3, "numbers", 0.3)
         for _ in range(3):
             door.queue.append(make_request(1.0))
@@ -241,6 +241,57 @@ class TestPromises:
         for _ in range(340):
             assert door.refusal(limited(0.002), [IDLE]) is not None
         assert self.is_careful(door)
+
+
+class TestPauses:
+    """A batch of one row that should take 2.5 ms, and as in ``TestPromises``; every request came while it ran."""
+
+    UNTIL = NOW + 0.0025
+
+    def is_careful_after(self, door: Door) -> bool:
+        """Of who comes later; 12.5 ms are predicted, or 16.25."""
+        later = NOW + 1
+        busy = [later + 0.01]
+        request = make_request(deadline=later + 0.014, arrival=later)
+        return door.refusal(request, busy, later) is not None
+
+    def promised(self, door: Door) -> PendingRequest:
+        request = limited(0.017)
+        assert door.refusal(request) is None
+        assert request.promised
+        return request
+
+    @pytest.mark.parametrize(("seconds", "careful"), [(0.0099, True), (0.0101, False)])
+    def test_whom_a_pause_keeps_waiting_is_no_broken_promise(self, seconds: float, careful: bool) -> None:
+        """Whether they leave meanwhile, are given up or are answered by the next batch."""
+        door = Door(most=1)
+        running, leaving, waiting, last = limited(0.001), self.promised(door), self.promised(door), self.promised(door)
+        door.admission.left(leaving, NOW + 0.02)
+        end = NOW + 0.1
+        door.admission.ended(Release("numbers", [running], [], "idle"), end, end - seconds, end - seconds + 0.0025)
+        door.admission.gave_up([waiting])
+        door.admission.ended(Release("numbers", [last], [], "idle"), end + 0.0025, end, end + 0.0025)
+        assert self.is_careful_after(door) == careful
+
+    def test_while_it_lasts_the_door_is_careful(self) -> None:
+        door = Door(most=1)
+        door.admission.left(self.promised(door), NOW + 0.02)
+        assert self.is_careful_after(door)
+
+    def test_afterwards_it_is_as_careful_as_before(self) -> None:
+        door = Door(most=1)
+        door.admission.gave_up([self.promised(door)])
+        batch = Release("numbers", [limited(1.0)], [], "idle")
+        door.admission.ended(batch, NOW + 0.0025, NOW, self.UNTIL)
+        door.admission.left(self.promised(door), NOW + 0.02)
+        door.admission.ended(batch, NOW + 0.9, NOW, self.UNTIL)
+        assert self.is_careful_after(door)
+
+    def test_promises_made_after_it_count(self) -> None:
+        door = Door(most=1)
+        door.admission.ended(Release("numbers", [limited(1.0)], [], "idle"), NOW, NOW - 1, NOW - 1 + 0.0025)
+        door.admission.gave_up([self.promised(door)])
+        assert self.is_careful_after(door)
 
 
 class TestTrials:

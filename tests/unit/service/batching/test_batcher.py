@@ -576,6 +576,17 @@ class TestRefusal:
         assert told == [(3, 2, 1.0, stage.clock.now)]
         assert stage.seen.events == [("rejected", "deadline_unmeetable")] * 3
 
+    def test_the_door_learns_how_long_a_batch_took_and_should_have_taken(
+        self, stage: Stage, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        told: list[tuple[float, ...]] = []
+        monkeypatch.setattr(stage.batcher._admission, "ended", lambda _, *instants: told.append(instants))
+        began = stage.clock.now
+        running = stage.start_busy()
+        stage.clock.advance(1.0)
+        assert stage.finish([running]) == ["OK"]
+        assert told == [(began + 1.0, began, pytest.approx(began + 0.0025))]
+
     def test_nothing_is_refused_likewise_by_a_batcher_that_closes(self, stage: Stage) -> None:
         """Its caller is to go on to the version that comes after."""
         soon = stage.clock.now + 0.0001
@@ -849,18 +860,18 @@ class TestBatches:
 
         class SlowBuffer(BatchBuffer):
             def assemble(self, requests: Sequence[PendingRequest], bucket: int) -> list[np.ndarray]:
-                stage.clock.advance(0.25)
+                stage.clock.advance(0.001)
                 return super().assemble(requests, bucket)
 
         stage = Stage(new_buffer=lambda: SlowBuffer([NUMBERS], 8))
         cost = stage.batcher.policy.cost
         before = cost.seconds(1, "numbers")
         running = stage.start_busy()
-        stage.clock.advance(0.75)
+        stage.clock.advance(0.003)
         assert stage.finish([running]) == ["OK"]
-        assert cost.seconds(1, "numbers") == pytest.approx(before + (1.0 - before) / 16)
+        assert cost.seconds(1, "numbers") == pytest.approx(before + (0.004 - before) / 16)
         facts = reply_of(running).facts[0]
-        assert (facts.assemble_seconds, facts.infer_seconds) == (0.25, 0.75)
+        assert (facts.assemble_seconds, facts.infer_seconds) == pytest.approx((0.001, 0.003))
 
 
 def test_many_callers_at_once() -> None:

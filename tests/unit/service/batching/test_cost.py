@@ -69,8 +69,27 @@ def test_gives_up_by_the_first_measurement_only_after_a_pause() -> None:
     cost = linear_cost()
     before = cost.seconds(8, "numbers")
     cost.observe(8, "numbers", 30.0)
-    assert cost.seconds(8, "numbers") > 1.0
+    assert cost.seconds(8, "numbers") > 1.1 * before
     assert cost.least_seconds(8, "numbers") == pytest.approx(before, rel=0.01)
+
+
+def test_a_pause_of_the_machine_is_no_cost() -> None:
+    """Else one of a second rules the size out of batches for hundreds of them."""
+    cost = linear_cost()
+    before = cost.bound_seconds(8, "numbers")
+    cost.observe(8, "numbers", 1.0)
+    assert cost.bound_seconds(8, "numbers") < 2.5 * before
+    for _ in range(40):
+        cost.observe(8, "numbers", before)
+    assert cost.bound_seconds(8, "numbers") < 1.2 * before
+
+
+def test_a_machine_that_became_ten_times_as_slow_is_noticed_in_some_batches() -> None:
+    cost = linear_cost()
+    before = cost.seconds(8, "numbers")
+    for _ in range(24):
+        cost.observe(8, "numbers", 10 * before)
+    assert cost.bound_seconds(8, "numbers") > 10 * before
 
 
 def test_the_first_measurement_is_not_the_best_for_good() -> None:

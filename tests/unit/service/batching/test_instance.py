@@ -29,7 +29,7 @@ class Timed(RecordingObserver):
 class Stage:
     def __init__(self, behaviour: Callable[[Sequence[np.ndarray]], list[np.ndarray]] = per_row) -> None:
         self.clock = FakeClock()
-        self.cost = linear_cost()
+        self.cost = linear_cost(0.4)
         self.observer = Timed()
 
         def run(batch: Sequence[np.ndarray], overrides: object = None, /) -> list[np.ndarray]:

@@ -26,7 +26,7 @@ def test_batches_begin_and_end(occupancy: Occupancy) -> None:
     occupancy.begin(0, second, NOW, NOW + 2)
     assert (occupancy.idle, occupancy.busy_until()) == (0, [NOW + 2, NOW + 1])
     assert list(occupancy.releases()) == [second, first]
-    assert occupancy.end(1) is first
+    assert occupancy.end(1) == (first, NOW, NOW + 1)
     assert (occupancy.idle, occupancy.busy_until()) == (1, [NOW + 2, IDLE])
 
 
@@ -43,7 +43,7 @@ def test_one_inline_stands_for_an_idle_instance(occupancy: Occupancy, busy: int)
     occupancy.begin(busy, release(), NOW, NOW + 1)
     assert occupancy.idle == 0
     assert sorted(occupancy.busy_until()) == [NOW + 1, NOW + 3]
-    assert occupancy.end(INLINE) is inline
+    assert occupancy.end(INLINE) == (inline, NOW, NOW + 3)
     assert occupancy.busy_until()[busy] == NOW + 1
     assert occupancy.idle == 1
 

@@ -500,6 +500,20 @@ def test_refuses_at_the_door_although_batches_take_longer_than_they_did(profile:
     assert outcome.dropped <= 0.1 * (outcome.dropped + outcome.refused)
 
 
+def test_a_pause_of_the_machine_costs_little_more_than_its_own_time() -> None:
+    """It lasts for a fifth of the trace, and 60 time limits are left after it."""
+    fixed, per_row, limit, max_batch_size = PROFILES["mid"]
+    rate = 1.5 * 2 * (limit / 2 - fixed) / per_row / limit
+    arrivals = poisson(rate, round(100 * limit * rate), seed=1)
+
+    def in_time(until: float) -> int:
+        cost = linear_cost(fixed, per_row, buckets_up_to(max_batch_size), ("g",))
+        policy = BatchingPolicy(cost, max_batch_size)
+        return simulate(arrivals, limit, policy, prompt=True, pause=(20 * limit, until)).in_time
+
+    assert in_time(40 * limit) >= 0.72 * in_time(20 * limit)
+
+
 @pytest.mark.parametrize("prompt", [True, False])
 def test_on_a_machine_that_became_slower_who_has_no_chance_is_told_at_once(prompt: bool) -> None:
     """All have less time than a batch of one takes by now, and more than it took: most ran, for nobody."""
