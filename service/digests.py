@@ -12,6 +12,8 @@ from service.errors import GraphInvalid, LoadError, ManifestInvalid
 from service.external_data import external_files
 from service.manifest import MODEL_FILE, SCHEMA_VERSION, Manifest, companions, file_digest
 
+_LFS = b"version https://git-lfs.github.com/spec/"  # how a pointer begins (git-lfs, docs/spec.md)
+
 
 def sealed(manifest: Manifest, version_dir: Path) -> Manifest:
     """Return the manifest with the digests of all files that it needs, as they are now.
@@ -42,10 +44,13 @@ def check_digests(manifest: Manifest, version_dir: Path) -> None:
     model = version_dir / MODEL_FILE
     digest = digest_of(model)
     if digest != manifest.model_digest:
-        raise GraphInvalid(f"model file has digest {digest}, the manifest says {manifest.model_digest}")
+        raise GraphInvalid(
+            f"model file has digest {digest}, the manifest says {manifest.model_digest}{remedy_of_pointer(model)}"
+        )
     for name, expected in (manifest.digests or {}).items():
-        if (digest := digest_of(version_dir / name)) != expected:
-            raise ManifestInvalid(f"{version_dir / name}: has digest {digest}, the manifest says {expected}")
+        path = version_dir / name
+        if (digest := digest_of(path)) != expected:
+            raise ManifestInvalid(f"{path}: has digest {digest}, the manifest says {expected}{remedy_of_pointer(path)}")
     for name in external_files(model):
         if name not in (manifest.digests or {}):
             raise GraphInvalid(
@@ -71,6 +76,16 @@ def digest_of(path: Path) -> str:
     except OSError as error:
         raise _error(path, str(error.strerror)) from None
     raise _error(path, "no such file")
+
+
+def remedy_of_pointer(path: Path) -> str:
+    """Return what to do, for the end of an error, if Git LFS has not fetched the file; else nothing."""
+    try:
+        with path.open("rb") as file:
+            fetched = file.read(len(_LFS)) != _LFS
+    except OSError:
+        fetched = True
+    return "" if fetched else "; it is a Git LFS pointer, not the file itself: run `git lfs pull`"
 
 
 def _error(path: Path, why: str) -> LoadError:

@@ -18,6 +18,7 @@ from service.backend.cuda import CUDA, DRIVER, NO_GRAPH, TENSORRT, BoundRuns, Cu
 from service.backend.ranks import without_shape
 from service.backend.remedies import not_opened, wrong_type
 from service.backend.weights import read_weights
+from service.digests import remedy_of_pointer
 from service.errors import BackendFailed, GraphNotRunnable, OutputNotText, ProviderUnavailable
 from service.tensors import BF16, AnyRank, TensorSpec
 
@@ -111,7 +112,7 @@ class OnnxBackend:
             if device == "cuda" and CUDA in str(error):
                 raise ProviderUnavailable(_no_cuda(str(error))) from None
             refusal = not_opened(error)
-            raise type(refusal)(f"{path}: {refusal}") from None
+            raise type(refusal)(f"{path}: {refusal}{remedy_of_pointer(path)}") from None
         # get_available_providers() is no evidence; only the session's own list tells.
         actual = self._session.get_providers()[0]
         on_cuda = actual in (CUDA, TENSORRT)

@@ -65,6 +65,14 @@ def test_another_file_is_refused(tmp_path: Path, name: str) -> None:
     assert refusal(folder, ManifestInvalid) == f"{path}: no such file"
 
 
+@pytest.mark.parametrize(("name", "kind"), [("model.onnx", GraphInvalid), ("golden.npz", ManifestInvalid)])
+def test_a_file_that_git_lfs_has_not_fetched_is_named_so(name: str, kind: type[LoadError], tmp_path: Path) -> None:
+    folder = write_sentence_version(tmp_path)
+    seal(folder)
+    (folder.path / name).write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    assert refusal(folder, kind).endswith("; it is a Git LFS pointer, not the file itself: run `git lfs pull`")
+
+
 def test_labels_in_another_order_are_refused(tmp_path: Path) -> None:
     folder = write_picture_version(tmp_path)
     labels = folder.path / "labels.txt"

@@ -118,6 +118,14 @@ def test_what_is_no_graph_is_damaged(content: bytes, tmp_path: Path) -> None:
     with pytest.raises(GraphInvalid, match="copy or export it again") as caught:
         OnnxBackend(path, "cpu")
     assert not isinstance(caught.value, GraphNotRunnable)
+    assert "Git LFS" not in str(caught.value)
+
+
+def test_a_pointer_of_git_lfs_is_named_so(tmp_path: Path) -> None:
+    path = tmp_path / "model.onnx"
+    path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n")
+    with pytest.raises(GraphInvalid, match=r"; it is a Git LFS pointer, not the file itself: run `git lfs pull`$"):
+        OnnxBackend(path, "cpu")
 
 
 @pytest.mark.parametrize(
