@@ -8,7 +8,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
 
 from service.batching.arrivals import ArrivalRate
-from service.batching.cost import PAUSE
+from service.batching.cost import pause_beyond
 from service.batching.forecast import Forecast
 from service.batching.foresight import Foresight
 from service.batching.occupancy import IDLE
@@ -213,7 +213,7 @@ class Admission:
         self.last_refusal = None
         rows = sum([request.rows for request in release.requests])
         self._in_vain_since.pop(self._kind(rows, release.group), None)
-        if now - began > PAUSE * (until - began):
+        if now - began > pause_beyond(until - began):
             self._paused = now
             for foresight, excess in self._before.items():
                 foresight.back_to(excess)

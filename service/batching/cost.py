@@ -16,9 +16,8 @@ import math
 from bisect import bisect_left
 from collections.abc import Hashable, Mapping, Sequence
 
-PAUSE = 4.0
-"""A batch that takes more than so many times what was predicted was not slow but stopped: the machine paused."""
-
+_PAUSE = 4.0  # times what was predicted
+_PAUSE_SECONDS = 0.005  # more than the kernel's time slice of 3 ms, which tiny batches wait for every now and then
 _MEAN_GAIN = 1 / 16  # slower than TCP's 1/8: a batch's cost has a level, not a path
 _DEVIATION_GAIN = 1 / 8
 _DEVIATIONS = 3.0
@@ -45,6 +44,11 @@ def buckets_up_to(max_batch_size: int) -> tuple[int, ...]:
     return (*sizes, max_batch_size)
 
 
+def pause_beyond(predicted: float) -> float:
+    """Return after how many seconds a batch was not slow but stopped, since the machine paused."""
+    return max(_PAUSE * predicted, predicted + _PAUSE_SECONDS)
+
+
 class _Estimate:
     """Mean and deviation of one cell, first and present, and its least time of late, in seconds.
 
@@ -65,7 +69,7 @@ class _Estimate:
         self.untried = max(0, self.untried - 1)
         self.least = min(self.least * _FORGET, seconds)
         # In full, one pause would rule the size out for hundreds of batches.
-        error = seconds - self.mean if seconds < PAUSE * self.mean else (PAUSE - 1.0) * self.mean
+        error = min(seconds, pause_beyond(self.mean)) - self.mean
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 

@@ -261,14 +261,19 @@ class TestPauses:
         assert request.promised
         return request
 
-    @pytest.mark.parametrize(("seconds", "careful"), [(0.0099, True), (0.0101, False)])
-    def test_whom_a_pause_keeps_waiting_is_no_broken_promise(self, seconds: float, careful: bool) -> None:
+    @pytest.mark.parametrize(
+        ("predicted", "seconds", "careful"),
+        [(0.0025, 0.0099, True), (0.0025, 0.0101, False), (0.0001, 0.005, True), (0.0001, 0.0052, False)],
+    )
+    def test_whom_a_pause_keeps_waiting_is_no_broken_promise(
+        self, predicted: float, seconds: float, careful: bool
+    ) -> None:
         """Whether they leave meanwhile, are given up or are answered by the next batch."""
         door = Door(most=1)
         running, leaving, waiting, last = limited(0.001), self.promised(door), self.promised(door), self.promised(door)
         door.admission.left(leaving, NOW + 0.02)
         end = NOW + 0.1
-        door.admission.ended(Release("numbers", [running], [], "idle"), end, end - seconds, end - seconds + 0.0025)
+        door.admission.ended(Release("numbers", [running], [], "idle"), end, end - seconds, end - seconds + predicted)
         door.admission.gave_up([waiting])
         door.admission.ended(Release("numbers", [last], [], "idle"), end + 0.0025, end, end + 0.0025)
         assert self.is_careful_after(door) == careful

@@ -84,6 +84,13 @@ def test_a_pause_of_the_machine_is_no_cost() -> None:
     assert cost.bound_seconds(8, "numbers") < 1.2 * before
 
 
+def test_that_tiny_batches_wait_for_a_time_slice_now_and_then_is_a_cost() -> None:
+    cost = linear_cost(fixed=0.0, per_row=1e-5)
+    before = cost.seconds(8, "numbers")
+    cost.observe(8, "numbers", 0.003)
+    assert cost.seconds(8, "numbers") - before == pytest.approx((0.003 - before) / 16)
+
+
 def test_a_machine_that_became_ten_times_as_slow_is_noticed_in_some_batches() -> None:
     cost = linear_cost()
     before = cost.seconds(8, "numbers")
