@@ -55,7 +55,7 @@ class _Estimate:
     The least time is unknown until the cell has run ``untried`` more times.
     """
 
-    __slots__ = ("deviation", "first", "first_deviation", "idle", "least", "mean", "untried")
+    __slots__ = ("deviation", "first", "first_deviation", "idle", "least", "mean", "stopped", "untried")
 
     def __init__(self, mean: float, deviation: float, least: float, untried: int = 0) -> None:
         self.first = self.mean = max(mean, _LEAST_SECONDS)
@@ -63,13 +63,16 @@ class _Estimate:
         self.least = least
         self.untried = untried
         self.idle = 0
+        self.stopped = False
 
     def learn(self, seconds: float) -> None:
         self.idle = 0
         self.untried = max(0, self.untried - 1)
         self.least = min(self.least * _FORGET, seconds)
-        # In full, one pause would rule the size out for hundreds of batches.
-        error = min(seconds, pause_beyond(self.mean)) - self.mean
+        # In full, one pause would rule the size out for hundreds of batches. Twice in a row it is slow.
+        paused = seconds > (most := pause_beyond(self.mean))
+        error = (most if paused and not self.stopped else seconds) - self.mean
+        self.stopped = paused
         self.deviation += _DEVIATION_GAIN * (abs(error) - self.deviation)
         self.mean = max(self.mean + _MEAN_GAIN * error, _LEAST_SECONDS)
 

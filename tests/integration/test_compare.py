@@ -177,7 +177,7 @@ def test_sigterm_ends_the_peers_as_well(tmp_path: Path):
         (server,) = servers()
         comparing.terminate()
         assert comparing.wait(DEADLINE_SECONDS) == 128 + signal.SIGTERM
-    assert not server.exists()
+    eventually(lambda: not server.exists(), "it has ended, and the system has forgotten it")
 
 
 def test_who_is_told_to_end_while_a_peer_starts_leaves_none_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -54,7 +54,7 @@ def test_one_that_does_not_answer_as_it_did_stays_as_it_is(tmp_path: Path) -> No
     folder = write_picture_version(tmp_path)
     golden = picture_golden()
     write_golden(Golden(golden.raw, (GOLDEN_IMAGES,), (golden.outputs[0] + 0.1,)), folder.path / "golden.npz")
-    with pytest.raises(VerificationFailed, match="a probability differs"):
+    with pytest.raises(VerificationFailed, match="a probability of the graph is off by"):
         sealed_lines(folder)
     assert read_manifest(folder.path).schema_version == 1
 

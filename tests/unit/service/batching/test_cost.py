@@ -84,6 +84,15 @@ def test_a_pause_of_the_machine_is_no_cost() -> None:
     assert cost.bound_seconds(8, "numbers") < 1.2 * before
 
 
+def test_what_takes_far_longer_twice_in_a_row_counts_in_full() -> None:
+    """As the runs of a graph with a loop do, whose number of turns the input says."""
+    cost = linear_cost()
+    before = cost.seconds(8, "numbers")
+    for _ in range(16):
+        cost.observe(8, "numbers", 1000 * before)
+    assert cost.seconds(8, "numbers") > 500 * before
+
+
 def test_that_tiny_batches_wait_for_a_time_slice_now_and_then_is_a_cost() -> None:
     cost = linear_cost(fixed=0.0, per_row=1e-5)
     before = cost.seconds(8, "numbers")
