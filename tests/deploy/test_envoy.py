@@ -42,7 +42,7 @@ CONFIG = DEPLOY / "envoy" / "envoy.yaml"
 MAX_REQUEST_BYTES = 16 * 2**20
 CALLERS = 12
 # An idle instance waits for company, so that a server that dies always has calls in flight.
-FLAGS = ("--device", "cpu", "--instances", "1", "--max-queue-delay-seconds", "0.05", "--lame-duck-seconds", "2.5")
+FLAGS = ("--device", "cpu", "--instances", "1", "--max-queue-delay-seconds", "0.02", "--lame-duck-seconds", "2.5")
 
 
 class Envoy:
@@ -142,7 +142,7 @@ def load(port: int) -> Iterator[Callable[[], int]]:
     for thread in threads:
         thread.start()
     try:
-        eventually(lambda: outcomes["right"] > 10 * CALLERS, "the load runs")
+        eventually(lambda: outcomes["right"] > 20 * CALLERS, "the load runs")
         yield lambda: outcomes["right"]
     finally:
         stop.set()
@@ -182,7 +182,7 @@ def test_no_call_is_lost_when_a_server_is_killed_and_others_are_rolled(
                 fresh = stack.enter_context(start(port))
                 proxy.wait_healthy(3)
                 eventually(lambda fresh=fresh: fresh.metric("convserve_requests_total", code="OK") > 0, "it is called")
-            goal = answered() + 10 * CALLERS
+            goal = answered() + 20 * CALLERS
             eventually(lambda: answered() > goal, "all goes on as before")
         assert proxy.stat("upstream_rq_retry_success") > 0  # so some calls did meet the dying server
 
@@ -238,7 +238,7 @@ def test_requests_that_are_arriving_do_not_fill_the_memory_that_compose_gives(sm
 def test_a_compressed_request_is_refused_before_it_is_unpacked(pair: Pair, client: Client):
     """A few KiB that become a hundred MiB and more: what the server's native door unpacks before it counts."""
     before = pair.server.metric("process_resident_memory_bytes")
-    large = pb.ModelInferRequest(model_name="add-sub", raw_input_contents=[bytes(128 * 2**20)])
+    large = pb.ModelInferRequest(model_name="add-sub", raw_input_contents=[bytes(256 * 2**20)])
     for request in (large, ADD_SUB):
         refused = failure(client.infer, request, compression=grpc.Compression.Gzip)
         assert refused.code is grpc.StatusCode.UNIMPLEMENTED

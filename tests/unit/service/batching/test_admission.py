@@ -68,7 +68,7 @@ class TestAtTheDoor:
     def test_less_than_a_batch_is_no_more_than_it_takes(self) -> None:
         """Nor less: what a full one takes may never have been seen, where queues are short."""
         door = Door(places=3)
-        for _ in range(80):
+        for _ in range(40):
             door.cost.observe(3, "numbers", 0.3)
         for _ in range(3):
             door.queue.append(make_request(1.0))

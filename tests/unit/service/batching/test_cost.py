@@ -68,8 +68,9 @@ def test_learns_a_new_level() -> None:
 def test_gives_up_by_the_first_measurement_only_after_a_pause() -> None:
     cost = linear_cost()
     before = cost.seconds(8, "numbers")
-    cost.observe(8, "numbers", 30.0)
-    assert cost.seconds(8, "numbers") > 1.1 * before
+    for _ in range(2):  # one alone counts as four times the mean
+        cost.observe(8, "numbers", 30.0)
+    assert cost.seconds(8, "numbers") > 1.0
     assert cost.least_seconds(8, "numbers") == pytest.approx(before, rel=0.01)
 
 
@@ -84,13 +85,15 @@ def test_a_pause_of_the_machine_is_no_cost() -> None:
     assert cost.bound_seconds(8, "numbers") < 1.2 * before
 
 
-def test_what_takes_far_longer_twice_in_a_row_counts_in_full() -> None:
-    """As the runs of a graph with a loop do, whose number of turns the input says."""
+@pytest.mark.parametrize("times", [10, 1000])
+def test_what_takes_far_longer_twice_in_a_row_counts_in_full(times: int) -> None:
+    """On a machine that became slower, or of a graph with a loop, whose number of turns the input says."""
     cost = linear_cost()
     before = cost.seconds(8, "numbers")
     for _ in range(16):
-        cost.observe(8, "numbers", 1000 * before)
-    assert cost.seconds(8, "numbers") > 500 * before
+        cost.observe(8, "numbers", times * before)
+    assert cost.seconds(8, "numbers") > times / 2 * before
+    assert cost.bound_seconds(8, "numbers") > times * before
 
 
 def test_that_tiny_batches_wait_for_a_time_slice_now_and_then_is_a_cost() -> None:
@@ -98,14 +101,6 @@ def test_that_tiny_batches_wait_for_a_time_slice_now_and_then_is_a_cost() -> Non
     before = cost.seconds(8, "numbers")
     cost.observe(8, "numbers", 0.003)
     assert cost.seconds(8, "numbers") - before == pytest.approx((0.003 - before) / 16)
-
-
-def test_a_machine_that_became_ten_times_as_slow_is_noticed_in_some_batches() -> None:
-    cost = linear_cost()
-    before = cost.seconds(8, "numbers")
-    for _ in range(24):
-        cost.observe(8, "numbers", 10 * before)
-    assert cost.bound_seconds(8, "numbers") > 10 * before
 
 
 def test_the_first_measurement_is_not_the_best_for_good() -> None:
